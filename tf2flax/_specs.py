@@ -1,0 +1,165 @@
+"""Frozen, validated values that every layer shares: byte ranges, slices, dtypes, specs.
+
+Never reads a byte of a checkpoint and never imports JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Final
+
+import ml_dtypes
+import numpy as np
+
+# Largest element count that TensorFlow's own shapes can hold (int64).
+# Source: `TensorShapeBase::AddDim`, tensorflow/core/framework/tensor_shape.cc.
+MAX_ELEMENTS: Final = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """Half-open span `[start, stop)` of one data file, in bytes."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise ValueError(f"Expected 0 <= start <= stop, got {self}.")
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the span, in bytes."""
+        return self.stop - self.start
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class TensorSlice:
+    """A box of a tensor: half-open `[start, stop)` along every axis."""
+
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.starts) != len(self.stops):
+            raise ValueError(f"Expected as many starts as stops, got {self}.")
+        for start, stop in zip(self.starts, self.stops, strict=True):
+            if not 0 <= start <= stop:
+                raise ValueError(f"Expected 0 <= start <= stop, got {self}.")
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> TensorSlice:
+        """The box that is all of a tensor of `shape`."""
+        return cls((0,) * len(shape), shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent along every axis."""
+        return tuple(b - a for a, b in zip(self.starts, self.stops, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the box lies within a tensor of `shape`."""
+        return len(shape) == len(self.stops) and all(
+            stop <= dim for stop, dim in zip(self.stops, shape, strict=True)
+        )
+
+    def intersection(self, other: TensorSlice) -> TensorSlice | None:
+        """The box that both share; None where they share no element."""
+        starts = tuple(map(max, self.starts, other.starts))
+        stops = tuple(map(min, self.stops, other.stops))
+        if any(a >= b for a, b in zip(starts, stops, strict=True)):
+            return None
+        return TensorSlice(starts, stops)
+
+    def within(self, origin: TensorSlice) -> tuple[slice, ...]:
+        """This box as numpy indices into an array that holds `origin`."""
+        return tuple(
+            slice(a - o, b - o)
+            for a, b, o in zip(self.starts, self.stops, origin.starts, strict=True)
+        )
+
+    def relative_to(self, origin: TensorSlice) -> TensorSlice:
+        """This box in the coordinates of `origin`, which contains it."""
+        return TensorSlice(
+            tuple(a - o for a, o in zip(self.starts, origin.starts, strict=True)),
+            tuple(b - o for b, o in zip(self.stops, origin.starts, strict=True)),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredDtype:
+    """A dtype as TensorFlow names it, and the numpy dtype that holds its elements.
+
+    Attributes:
+        name: TensorFlow's name: `float32`, `qint8`, `string`, `variant`, ...
+        numpy: What a read gives; `object` for strings (of `bytes`) and for dtypes that
+            cannot be read.
+        is_readable: False for `variant` and `resource`, which hold no array.
+    """
+
+    name: str
+    numpy: np.dtype
+    is_readable: bool = True
+
+    @property
+    def is_string(self) -> bool:
+        """Whether elements are byte strings of varying length."""
+        return self.name == "string"
+
+
+# Every dtype of tensorflow/core/framework/types.proto that a bundle may name. Quantised
+# integers read as the integers they are. Elements narrower than a byte take one byte each.
+STORED_DTYPES: Final[dict[int, StoredDtype]] = {
+    1: StoredDtype("float32", np.dtype("<f4")),
+    2: StoredDtype("float64", np.dtype("<f8")),
+    3: StoredDtype("int32", np.dtype("<i4")),
+    4: StoredDtype("uint8", np.dtype("u1")),
+    5: StoredDtype("int16", np.dtype("<i2")),
+    6: StoredDtype("int8", np.dtype("i1")),
+    7: StoredDtype("string", np.dtype(object)),
+    8: StoredDtype("complex64", np.dtype("<c8")),
+    9: StoredDtype("int64", np.dtype("<i8")),
+    10: StoredDtype("bool", np.dtype(bool)),
+    11: StoredDtype("qint8", np.dtype("i1")),
+    12: StoredDtype("quint8", np.dtype("u1")),
+    13: StoredDtype("qint32", np.dtype("<i4")),
+    14: StoredDtype("bfloat16", np.dtype(ml_dtypes.bfloat16)),
+    15: StoredDtype("qint16", np.dtype("<i2")),
+    16: StoredDtype("quint16", np.dtype("<u2")),
+    17: StoredDtype("uint16", np.dtype("<u2")),
+    18: StoredDtype("complex128", np.dtype("<c16")),
+    19: StoredDtype("float16", np.dtype("<f2")),
+    20: StoredDtype("resource", np.dtype(object), is_readable=False),
+    21: StoredDtype("variant", np.dtype(object), is_readable=False),
+    22: StoredDtype("uint32", np.dtype("<u4")),
+    23: StoredDtype("uint64", np.dtype("<u8")),
+    24: StoredDtype("float8_e5m2", np.dtype(ml_dtypes.float8_e5m2)),
+    25: StoredDtype("float8_e4m3fn", np.dtype(ml_dtypes.float8_e4m3fn)),
+    26: StoredDtype("float8_e4m3fnuz", np.dtype(ml_dtypes.float8_e4m3fnuz)),
+    27: StoredDtype("float8_e4m3b11fnuz", np.dtype(ml_dtypes.float8_e4m3b11fnuz)),
+    28: StoredDtype("float8_e5m2fnuz", np.dtype(ml_dtypes.float8_e5m2fnuz)),
+    29: StoredDtype("int4", np.dtype(ml_dtypes.int4)),
+    30: StoredDtype("uint4", np.dtype(ml_dtypes.uint4)),
+    31: StoredDtype("int2", np.dtype(ml_dtypes.int2)),
+    32: StoredDtype("uint2", np.dtype(ml_dtypes.uint2)),
+    33: StoredDtype("float4_e2m1fn", np.dtype(ml_dtypes.float4_e2m1fn)),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape and dtype of one tensor: all that matching needs to know of it."""
+
+    shape: tuple[int, ...]
+    dtype: StoredDtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
