@@ -1,0 +1,59 @@
+"""Reads TensorFlow checkpoints without TensorFlow and puts them into Flax models.
+
+Listing and reading import neither JAX nor Flax; the names that need them are loaded
+when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from ._assignment.aliases import FLAX_ALIASES as FLAX_ALIASES
+from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import StoredTensor as StoredTensor
+from ._checkpoint import list_variables as list_variables
+from ._checkpoint import load_variable as load_variable
+from ._checkpoint import open_checkpoint as open_checkpoint
+from ._errors import AssignmentError as AssignmentError
+from ._errors import CheckpointError as CheckpointError
+from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
+from ._errors import DamagedError as DamagedError
+from ._errors import NotFoundError as NotFoundError
+from ._errors import ReadError as ReadError
+from ._errors import TensorNotFoundError as TensorNotFoundError
+from ._errors import UnsupportedError as UnsupportedError
+from ._locate import checkpoint_exists as checkpoint_exists
+from ._locate import latest_checkpoint as latest_checkpoint
+
+if TYPE_CHECKING:
+    from ._init import init_from_checkpoint as init_from_checkpoint
+    from ._init import warm_start as warm_start
+    from ._restore import Plan as Plan
+    from ._restore import plan as plan
+
+__version__: Final = "0.1.0"
+
+# Public names that need JAX -> the module that has them.
+_LAZY: Final = {
+    "Plan": "_restore",
+    "init_from_checkpoint": "_init",
+    "plan": "_restore",
+    "warm_start": "_init",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name that needs JAX when it is first used (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names."""
+    public = [name for name in globals() if not name.startswith("_")]
+    hidden = {"annotations", "importlib", "TYPE_CHECKING", "Any", "Final"}
+    return sorted({*public, *_LAZY, "__version__"} - hidden)

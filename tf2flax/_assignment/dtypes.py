@@ -1,0 +1,171 @@
+"""Which dtype a leaf gets, and casts that change no value beyond rounding."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import ml_dtypes
+import numpy as np
+
+from .._errors import AssignmentError
+from .._specs import StoredDtype
+
+# None: the target's dtype where the cast is safe; "exact": no cast, as TensorFlow;
+# "checkpoint": the file's dtype; a dtype: that one.
+DtypePolicy = None | Literal["exact", "checkpoint"] | np.dtype
+
+# What JAX narrows without a word while jax_enable_x64 is off.
+WIDE_DTYPES: Final = frozenset(
+    map(np.dtype, ("int64", "uint64", "float64", "complex128"))
+)
+
+
+def parse_dtype(dtype: object) -> DtypePolicy:
+    """Checks the `dtype` option.
+
+    Args:
+        dtype: None, "exact", "checkpoint", or anything numpy takes for a dtype.
+
+    Returns:
+        The policy.
+
+    Raises:
+        AssignmentError: It is none of these.
+    """
+    if dtype is None or dtype == "exact" or dtype == "checkpoint":
+        return dtype  # pyright: ignore[reportReturnType]
+    try:
+        parsed = np.dtype(getattr(ml_dtypes, dtype) if _is_ml_name(dtype) else dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except TypeError as error:
+        raise AssignmentError(
+            f"Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
+            f"{dtype!r}."
+        ) from error
+    if kind_of(parsed) is None:
+        raise AssignmentError(
+            f"Option dtype: expected a dtype of numbers, got {parsed}."
+        )
+    return parsed
+
+
+def _is_ml_name(dtype: object) -> bool:
+    return isinstance(dtype, str) and isinstance(getattr(ml_dtypes, dtype, None), type)
+
+
+def kind_of(dtype: np.dtype) -> str | None:
+    """Sorts a dtype of numbers.
+
+    Args:
+        dtype: Any numpy dtype, those of ml_dtypes included.
+
+    Returns:
+        "bool", "int", "float" or "complex"; None for anything else.
+    """
+    name = dtype.name
+    if dtype.kind == "b":
+        return "bool"
+    if dtype.kind == "c":
+        return "complex"
+    if dtype.kind in "iu" or name in ("int2", "uint2", "int4", "uint4"):
+        return "int"
+    if dtype.kind == "f" or name == "bfloat16" or name.startswith(("float8", "float4")):
+        return "float"
+    return None
+
+
+def result_dtype(
+    stored: StoredDtype, leaf: np.dtype, policy: DtypePolicy, *, x64: bool
+) -> np.dtype:
+    """Chooses the dtype that a leaf gets.
+
+    Args:
+        stored: Dtype of the tensor.
+        leaf: Dtype of the leaf.
+        policy: The `dtype` option.
+        x64: Whether JAX holds 64-bit dtypes.
+
+    Returns:
+        The dtype of the restored array.
+
+    Raises:
+        AssignmentError: The policy refuses the cast, or JAX would narrow the result.
+    """
+    if not stored.is_readable or stored.is_string:
+        raise AssignmentError(
+            f"the tensor is of dtype {stored.name}, which fills no leaf. "
+            "Leave it out of the map."
+        )
+    if isinstance(policy, np.dtype):
+        result = policy
+    elif policy == "checkpoint":
+        result = stored.numpy
+    elif policy == "exact" and stored.numpy != leaf:
+        raise AssignmentError(
+            f"expected dtype {leaf}, got {stored.name}, and dtype='exact' refuses to "
+            "cast. Give the leaf the tensor's dtype, or leave dtype out."
+        )
+    elif kind_of(stored.numpy) != kind_of(leaf):
+        raise AssignmentError(
+            f"expected dtype {leaf}, got {stored.name}; a cast from one to the other "
+            f"is not safe. Force it with dtype={leaf.name!r}, or keep the tensor's "
+            "with dtype='checkpoint'."
+        )
+    else:
+        result = leaf
+    if result in WIDE_DTYPES and not x64:
+        raise AssignmentError(
+            f"JAX would narrow {result} without a word, because jax_enable_x64 is off. "
+            "Switch it on with jax.config.update('jax_enable_x64', True), or choose a "
+            "32-bit dtype for the leaf."
+        )
+    return result
+
+
+def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
+    """Casts an array; refuses where a value would become another one.
+
+    Args:
+        array: What was read.
+        dtype: The dtype to give.
+        is_forced: Whether the user asked for this very dtype, whatever it does.
+
+    Returns:
+        The array itself where it has the dtype already, otherwise a new one.
+
+    Raises:
+        AssignmentError: A finite float would become infinite (or NaN), or an integer
+            does not fit. Rounding of floats is no reason.
+    """
+    if array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        if is_forced and kind_of(array.dtype) == "complex" != kind_of(dtype):
+            array = array.real
+        result = array.astype(dtype)
+        if is_forced:
+            return result
+        if kind_of(dtype) == "int":
+            bad = _outside(array, dtype)
+        else:
+            bad = np.isfinite(array) & ~np.isfinite(result)
+            bad |= np.isinf(array) & ~np.isinf(result)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise AssignmentError(
+            f"{int(bad.sum())} of {array.size} values do not fit {dtype}, the first "
+            f"is {array[first]} at {list(first)}. Give the leaf a wider dtype, or "
+            f"force the cast with dtype={dtype.name!r}."
+        )
+    return result
+
+
+def _outside(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Where integers do not fit a dtype; compared as Python integers, which are exact.
+
+    Bounds outside the array's own range would overflow it, so they are clipped first.
+    """
+    wanted, own = ml_dtypes.iinfo(dtype), ml_dtypes.iinfo(array.dtype)
+    low, high = max(int(wanted.min), int(own.min)), min(int(wanted.max), int(own.max))
+    if array.dtype.itemsize == 1:
+        array = array.astype(np.int16)  # ml_dtypes' narrow integers compare poorly
+    return (array < low) | (array > high)

@@ -1,0 +1,367 @@
+"""A checkpoint as a mapping of names to stored tensors, and TensorFlow's own verbs.
+
+Opening reads the index and no tensor. Never imports JAX.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from . import _indexing, _reading
+from ._errors import DamagedError, TensorNotFoundError
+from ._formats.tensor_bundle import BundleManifest
+from ._locate import locate
+from ._manifest import Entry, Manifest
+from ._names import nearest
+from ._store import impostor, open_view, read_file
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import tensorstore
+
+    PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+class StoredTensor:
+    """One tensor of a checkpoint; nothing of it is read before it is asked for.
+
+    Examples:
+        >>> import tf2flax
+        >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
+        >>> tensor = checkpoint["bert/pooler/dense/kernel"]
+        >>> tensor
+        StoredTensor('bert/pooler/dense/kernel', shape=(32, 32), dtype=float32)
+        >>> tensor[4:6, :8].shape
+        (2, 8)
+    """
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, entry: Entry) -> None:
+        """Wraps an entry; made by `Checkpoint`, not by users."""
+        self._entry = entry
+
+    @property
+    def name(self) -> str:
+        """The tensor's key."""
+        return self._entry.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        return self._entry.spec.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What a read gives; `object` for strings; quantised integers as integers."""
+        return self._entry.spec.dtype.numpy
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk; for strings this includes their lengths."""
+        return self._entry.nbytes
+
+    @property
+    def slices(self) -> tuple[tuple[slice, ...], ...]:
+        """Saved slices of a partitioned variable as numpy indices, else ()."""
+        if not self._entry.is_sliced:
+            return ()
+        return tuple(
+            tuple(map(slice, piece.region.starts, piece.region.stops))
+            for piece in self._entry.pieces
+        )
+
+    def read(self, *, verify: bool = True) -> np.ndarray:
+        """Reads the whole tensor.
+
+        Args:
+            verify: Whether its CRC-32C checksums are compared.
+
+        Returns:
+            Array of `shape` and `dtype` in native byte order; a 0-d array where the
+            rank is 0; an object array of `bytes` for strings.
+
+        Raises:
+            DamagedError: A data file is missing or short, or a checksum differs.
+            UnsupportedError: The dtype (variant, resource) holds no array.
+            ReadError: The operating system refuses.
+        """
+        return _reading.read_entry(self._entry, verify=verify)
+
+    def open(self) -> tensorstore.TensorStore:
+        """Opens a lazy view: slice, transpose, cast, concatenate, read asynchronously.
+
+        Checksums cover whole tensors and are not compared here.
+
+        Returns:
+            A read-only `tensorstore.TensorStore` of `shape`, whose chunks are whole
+            rows of up to 4 MiB; each is read when it is first needed.
+
+        Raises:
+            UnsupportedError: tensorstore lacks this dtype or so many axes.
+
+        Examples:
+            >>> import tf2flax
+            >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
+            >>> view = checkpoint["bert/pooler/dense/kernel"].open()
+            >>> view[2:4].T.read().result().shape
+            (32, 2)
+        """
+        _reading.check_readable(self._entry)
+
+        def read(region: _reading.TensorSlice, out: np.ndarray) -> None:
+            _reading.read_region_into(self._entry, region, out)
+
+        return open_view(self.shape, self.dtype, read, subject=f"Tensor `{self.name}`")
+
+    def __getitem__(self, index: object) -> Any:
+        """Reads what numpy would give for the same index, and little else.
+
+        Of rows, only those asked for are read; where columns are cut, the rows they
+        touch. Checksums cover whole tensors and are compared only where all is read.
+
+        Args:
+            index: Whatever numpy takes.
+
+        Returns:
+            An array; a numpy scalar (or `bytes`) where numpy gives one.
+
+        Raises:
+            IndexError: As numpy.
+            DamagedError: A data file is missing or short.
+            UnsupportedError: The dtype (variant, resource) holds no array.
+        """
+        return _indexing.read_index(self._entry, index)
+
+    def __len__(self) -> int:
+        """Extent along the first axis."""
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterates over the rows of the tensor, read at once."""
+        return iter(self.read())
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
+        """Reads the tensor for `numpy.asarray`."""
+        if copy is False:
+            raise ValueError(
+                f"Tensor `{self.name}` lies on disk: an array of it is always a copy."
+            )
+        array = self.read()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        """Names the tensor with shape and dtype."""
+        dtype = self._entry.spec.dtype.name
+        return f"StoredTensor({self.name!r}, shape={self.shape}, dtype={dtype})"
+
+
+class Checkpoint(Mapping[str, StoredTensor]):
+    """A checkpoint: names, sorted, to stored tensors.
+
+    Picklable; a copy keeps the index that was read when the checkpoint was opened.
+
+    Examples:
+        >>> import tf2flax
+        >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
+        >>> len(checkpoint)
+        139
+        >>> "global_step" in checkpoint
+        True
+        >>> int(checkpoint["global_step"].read())
+        123456
+    """
+
+    __slots__ = ("_manifest",)
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Wraps a manifest; made by `open_checkpoint`, not by users."""
+        self._manifest = manifest
+
+    @property
+    def prefix(self) -> str:
+        """Absolute path of the checkpoint's files, without suffix."""
+        return self._manifest.prefix
+
+    @property
+    def manifest(self) -> Manifest:
+        """Names and entries, for the layers above."""
+        return self._manifest
+
+    def __len__(self) -> int:
+        """Number of tensors."""
+        return len(self._manifest.names)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names, sorted."""
+        return iter(self._manifest.names)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a tensor has this name."""
+        return name in self._manifest
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        """Looks up one tensor; reads nothing of it.
+
+        Args:
+            name: Its key.
+
+        Returns:
+            The stored tensor.
+
+        Raises:
+            TensorNotFoundError: No tensor has this name; the nearest are named.
+            DamagedError: Its entry is malformed.
+        """
+        if name not in self._manifest:
+            raise self._tensor_not_found(name)
+        return StoredTensor(self._manifest.entry(name))
+
+    def read(
+        self, names: Iterable[str] | None = None, *, verify: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Reads many tensors whole, in parallel.
+
+        Args:
+            names: Which; None reads all.
+            verify: Whether CRC-32C checksums are compared.
+
+        Returns:
+            Arrays by name, in the order of `names`.
+
+        Raises:
+            TensorNotFoundError: One of the names is not there; nothing is read.
+            DamagedError: A data file is missing or short, or a checksum differs.
+            UnsupportedError: One of the dtypes holds no array.
+            ReadError: The operating system refuses.
+
+        Examples:
+            >>> import tf2flax
+            >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
+            >>> checkpoint.read(["global_step"])
+            {'global_step': array(123456)}
+        """
+        wanted = (names,) if isinstance(names, str) else names
+        wanted = self._manifest.names if wanted is None else tuple(wanted)
+        for name in wanted:
+            if name not in self._manifest:
+                raise self._tensor_not_found(name)
+        entries = {name: self._manifest.entry(name) for name in wanted}
+        arrays: dict[str, np.ndarray] = {}
+
+        def deliver(entry: Entry, array: np.ndarray) -> None:
+            arrays[entry.name] = array
+
+        _reading.read_many(tuple(entries.values()), deliver, verify=verify)
+        return {name: arrays[name] for name in entries}
+
+    def __repr__(self) -> str:
+        """Names the checkpoint with its number of tensors."""
+        return f"Checkpoint({self.prefix!r}, {len(self)} tensors)"
+
+    def __reduce__(self) -> tuple[type[Checkpoint], tuple[Manifest]]:
+        """Pickles the manifest, not the path alone."""
+        return Checkpoint, (self._manifest,)
+
+    def _tensor_not_found(self, name: object) -> TensorNotFoundError:
+        close = nearest(name, self._manifest.names) if isinstance(name, str) else ()
+        return TensorNotFoundError(str(name), self.prefix, close)
+
+
+def open_checkpoint(path: PathLike) -> Checkpoint:
+    """Opens a checkpoint: reads its index and none of its tensors.
+
+    Args:
+        path: A prefix (`model.ckpt-1000`), a directory (what its `checkpoint` state
+            file names, else an empty basename), or one of the checkpoint's files.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointNotFoundError: There is none at `path`.
+        DamagedError: The index is no table, or malformed.
+        UnsupportedError: It is another kind of checkpoint, or a URL.
+        ReadError: The operating system refuses.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.open_checkpoint("tests/data/bert")["global_step"].dtype
+        dtype('int64')
+    """
+    prefix = locate(path)
+    index = read_file(f"{prefix}.index")
+    found = impostor(index[:64])
+    if found:
+        raise DamagedError(
+            f"Expected the index of a checkpoint, got {found[0]} - at "
+            f"`{prefix}.index`. {found[1]}"
+        )
+    return Checkpoint(BundleManifest(prefix, index))
+
+
+def list_variables(path: PathLike) -> list[tuple[str, list[int]]]:
+    """Lists names and shapes, as `tf.train.list_variables`.
+
+    Args:
+        path: As for `open_checkpoint`.
+
+    Returns:
+        `(name, [dim, ...])` pairs, sorted by name.
+
+    Raises:
+        CheckpointError: As `open_checkpoint`.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.list_variables("tests/data/bert/model.ckpt")[0]
+        ('bert/embeddings/LayerNorm/beta', [32])
+
+    Source: tensorflow/python/training/checkpoint_utils.py.
+    """
+    checkpoint = open_checkpoint(path)
+    return [(name, list(tensor.shape)) for name, tensor in checkpoint.items()]
+
+
+def load_variable(path: PathLike, name: str) -> Any:
+    """Reads one tensor, as `tf.train.load_variable`.
+
+    Args:
+        path: As for `open_checkpoint`.
+        name: Its key; one trailing `:0` is ignored.
+
+    Returns:
+        Array; a numpy scalar, or `bytes`, where the rank is 0.
+
+    Raises:
+        TensorNotFoundError: No tensor has this name.
+        CheckpointError: As `open_checkpoint` and `StoredTensor.read`.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.load_variable("tests/data/bert/model.ckpt", "global_step:0")
+        np.int64(123456)
+
+    Source: tensorflow/python/training/checkpoint_utils.py.
+    """
+    checkpoint = open_checkpoint(path)
+    return checkpoint[name.removesuffix(":0")].read()[()]

@@ -1,0 +1,158 @@
+"""A numpy index into a stored tensor -> the boxes to read, and the array it means.
+
+Which elements an index means, and every IndexError, is decided by numpy itself on an
+array without memory. Only the choice of what to read is made here.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from ._manifest import Entry
+from ._reading import check_readable, read_entry, read_region
+from ._specs import TensorSlice
+
+
+def read_index(entry: Entry, index: object) -> Any:
+    """Reads what numpy would give for an index into the whole tensor.
+
+    Args:
+        entry: Where the tensor lies.
+        index: Whatever numpy takes.
+
+    Returns:
+        An array, or a scalar where numpy gives one.
+
+    Raises:
+        IndexError: As numpy.
+    """
+    check_readable(entry)
+    shape = entry.spec.shape
+    # One byte with strides of 0: numpy checks the index, nothing is allocated.
+    np.broadcast_to(np.zeros((), np.uint8), shape)[index]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    items = index if isinstance(index, tuple) else (index,)
+    if entry.spec.dtype.is_string or not shape:
+        return read_entry(entry)[items]
+    if all(_is_basic(item) for item in items):
+        return _read_basic(entry, items)
+    if _selects_rows(items[0]):
+        return _read_rows(entry, items)
+    return read_entry(entry)[items]
+
+
+def _is_basic(item: object) -> bool:
+    if item is None or item is Ellipsis or isinstance(item, slice):
+        return True
+    return _is_integer(item)
+
+
+def _is_integer(item: object) -> bool:
+    if isinstance(item, (bool, np.bool_, np.ndarray)):
+        return False
+    return hasattr(item, "__index__")
+
+
+def _selects_rows(item: object) -> bool:
+    """Whether an index picks rows by number or by a mask over the first axis alone."""
+    if item is None or item is Ellipsis or isinstance(item, slice):
+        return False
+    array = np.asarray(item)
+    return array.dtype.kind in "iu" or (array.dtype.kind == "b" and array.ndim == 1)
+
+
+def _read_basic(entry: Entry, items: tuple[Any, ...]) -> Any:
+    """Reads an index of integers, slices, `...` and None."""
+    shape = entry.spec.shape
+    items = _spelled_out(items, len(shape))
+    starts: list[int] = []
+    stops: list[int] = []
+    local: list[Any] = []  # the same index, into the box that is read
+    strided: int | None = None  # the first axis cut with gaps
+    for item in items:
+        if item is None:
+            local.append(None)
+            continue
+        axis = len(starts)
+        start, stop, relative, is_gappy = _bounds(item, shape[axis])
+        starts.append(start)
+        stops.append(stop)
+        local.append(relative)
+        if is_gappy and strided is None:
+            strided = axis
+    box = TensorSlice(tuple(starts), tuple(stops))
+    if box == TensorSlice.whole(shape) and strided is None:
+        return read_entry(entry)[tuple(local)]
+    if strided is None or any(n > 1 for n in box.shape[:strided]):
+        return read_region(entry, box)[tuple(local)]
+    # Rows with gaps: each is read by itself, so that the gaps are not.
+    position = [i for i, item in enumerate(items) if item is not None][strided]
+    numbers = np.arange(shape[strided])[items[position]]
+    rows = _gather(entry, box, strided, np.sort(numbers))
+    local[position] = slice(None) if items[position].step > 0 else slice(None, None, -1)
+    return rows[tuple(local)]
+
+
+def _spelled_out(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    """Replaces `...` by as many whole axes as it means, and names every axis."""
+    missing = rank - sum(item is not None and item is not Ellipsis for item in items)
+    whole = (slice(None),) * missing
+    for i, item in enumerate(items):
+        if item is Ellipsis:
+            return (*items[:i], *whole, *items[i + 1 :])
+    return (*items, *whole)
+
+
+def _bounds(item: Any, dim: int) -> tuple[int, int, Any, bool]:
+    """First and last element of one axis, the index relative to them, and gaps."""
+    if not isinstance(item, slice):
+        number = operator.index(item)
+        number += dim if number < 0 else 0
+        return number, number + 1, 0, False
+    numbers = range(dim)[item]
+    if not numbers:
+        return 0, 0, slice(None), False
+    start, stop = min(numbers[0], numbers[-1]), max(numbers[0], numbers[-1]) + 1
+    return start, stop, slice(None, None, numbers.step), abs(numbers.step) > 1
+
+
+def _read_rows(entry: Entry, items: tuple[Any, ...]) -> Any:
+    """Reads an index that picks rows by numbers or by a mask."""
+    rows = np.asarray(items[0])
+    numbers = np.flatnonzero(rows) if rows.dtype.kind == "b" else rows
+    numbers = np.where(numbers < 0, numbers + entry.spec.shape[0], numbers)
+    unique, inverse = np.unique(numbers, return_inverse=True)
+    whole = TensorSlice.whole(entry.spec.shape)
+    compact = _gather(entry, whole, 0, unique)
+    return compact[(inverse.reshape(numbers.shape), *items[1:])]
+
+
+
+def _gather(
+    entry: Entry, box: TensorSlice, axis: int, numbers: np.ndarray
+) -> np.ndarray:
+    """Reads a box with only some positions of one axis, each run of them at once.
+
+    Args:
+        entry: Where the tensor lies.
+        box: The box, with extent 1 along the axes before `axis`.
+        axis: The axis along which positions are chosen.
+        numbers: The positions, ascending.
+
+    Returns:
+        Array of the box's shape but for `axis`, which has the chosen positions.
+    """
+    shape = [*box.shape]
+    shape[axis] = len(numbers)
+    parts: list[np.ndarray] = []
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    for run in np.split(numbers, breaks):
+        if len(run):
+            starts, stops = [*box.starts], [*box.stops]
+            starts[axis], stops[axis] = int(run[0]), int(run[-1]) + 1
+            parts.append(read_region(entry, TensorSlice(tuple(starts), tuple(stops))))
+    if not parts:
+        return np.empty(shape, entry.spec.dtype.numpy)
+    return np.concatenate(parts, axis=axis)

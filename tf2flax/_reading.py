@@ -1,0 +1,427 @@
+"""Entries -> numpy arrays: whole and CRC-checked, by region, or many at once.
+
+Decides which bytes a region needs and in which runs they are read; `_store` reads
+them. Never decides where an array goes afterwards.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from ._errors import DamagedError, MalformedError, UnsupportedError
+from ._manifest import Entry, Piece
+from ._specs import ByteRange, TensorSlice
+from ._store import aligned_empty, check_span, read_into
+from ._wire.crc32c import crc32c, mask
+from ._wire.strings import decode_strings
+
+# Runs at least this long are read one by one; shorter ones are not worth a system call
+# each, so whole rows are read and cut (bytes).
+MIN_RUN_NBYTES: Final = 64 << 10
+# How much is read before its checksum is computed: small enough to be still in the
+# cache, large enough for the disk (bytes).
+CHUNK_NBYTES: Final = 4 << 20
+# Tensors up to this size share one read with their neighbours (bytes) ...
+SMALL_NBYTES: Final = 256 << 10
+# ... which grows to this at most and skips gaps up to this (bytes).
+BATCH_NBYTES: Final = 4 << 20
+BATCH_GAP_NBYTES: Final = 4 << 10
+# numpy's own limit on axes.
+MAX_ARRAY_RANK: Final = 64
+
+
+def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
+    """Reads one tensor whole.
+
+    Args:
+        entry: Where it lies.
+        verify: Whether CRC-32C checksums are compared.
+
+    Returns:
+        Array of the tensor's shape, in native byte order; strings as `object`.
+
+    Raises:
+        DamagedError: A data file is missing or short, or a checksum differs.
+        UnsupportedError: The dtype holds no array.
+        ReadError: The operating system refuses.
+    """
+    check_readable(entry)
+    for piece in entry.pieces:
+        check_span(piece.data_file, piece.span, subject=_subject(entry))
+    if not entry.is_sliced:
+        return _read_piece(entry, entry.pieces[0], verify=verify)
+    whole = TensorSlice.whole(entry.spec.shape)
+    out = _empty(entry, whole.shape)
+    for piece in entry.pieces:
+        target = out[piece.region.within(whole)]
+        if target.flags.c_contiguous and not entry.spec.dtype.is_string:
+            _fill_piece(entry, piece, target, verify=verify)
+        else:
+            target[...] = _read_piece(entry, piece, verify=verify)
+    return out
+
+
+def read_region(entry: Entry, region: TensorSlice) -> np.ndarray:
+    """Reads a box of one tensor; checksums, which cover whole pieces, are not compared.
+
+    Args:
+        entry: Where the tensor lies.
+        region: The box, within the tensor.
+
+    Returns:
+        Array of the box's shape.
+
+    Raises:
+        DamagedError: A data file is missing or short.
+        UnsupportedError: The dtype holds no array.
+        ReadError: The operating system refuses.
+    """
+    check_readable(entry)
+    _check_spans(entry, region)
+    out = _empty(entry, region.shape)
+    read_region_into(entry, region, out)
+    return out
+
+
+def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None:
+    """Fills an array with a box of one tensor, as `read_region` reads it.
+
+    Args:
+        entry: Where the tensor lies.
+        region: The box, within the tensor.
+        out: Array of the box's shape and the tensor's dtype.
+    """
+    for piece in entry.pieces:
+        shared = region.intersection(piece.region)
+        if shared is None:
+            continue
+        target = out[shared.within(region)]
+        local = shared.relative_to(piece.region)
+        if entry.spec.dtype.is_string:
+            strings = _read_piece(entry, piece, verify=True)
+            target[...] = strings[local.within(TensorSlice.whole(strings.shape))]
+        else:
+            _fill_region(entry, piece, local, target)
+
+
+def read_many(
+    entries: Sequence[Entry],
+    deliver: Callable[[Entry, np.ndarray], None],
+    *,
+    verify: bool = True,
+) -> None:
+    """Reads tensors whole and in parallel; small neighbours share one read.
+
+    Args:
+        entries: Where they lie.
+        deliver: Called with each entry and its array, from several threads.
+        verify: Whether CRC-32C checksums are compared.
+
+    Raises:
+        DamagedError: As `read_entry`; the first failure ends the rest.
+    """
+    for entry in entries:
+        check_readable(entry)
+
+    def run(batch: list[Entry]) -> None:
+        if len(batch) == 1:
+            deliver(batch[0], read_entry(batch[0], verify=verify))
+        else:
+            _read_batch(batch, deliver, verify=verify)
+
+    batches = list(_batches(entries))
+    workers = min(len(batches), os.cpu_count() or 1, 8)
+    if workers <= 1:
+        for batch in batches:
+            run(batch)
+        return
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(run, batch) for batch in batches]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Groups entries by place: one that is not small stands alone."""
+    small: list[Entry] = []
+    for entry in entries:
+        if entry.is_sliced or entry.nbytes > SMALL_NBYTES:
+            yield [entry]
+        else:
+            small.append(entry)
+    small.sort(key=lambda e: (e.pieces[0].data_file, e.pieces[0].span))
+    batch: list[Entry] = []
+    for entry in small:
+        if batch and not _joins(batch[0].pieces[0], batch[-1].pieces[0], entry):
+            yield batch
+            batch = []
+        batch.append(entry)
+    if batch:
+        yield batch
+
+
+def _joins(first: Piece, last: Piece, entry: Entry) -> bool:
+    piece = entry.pieces[0]
+    return (
+        piece.data_file == first.data_file
+        and piece.span.start - last.span.stop <= BATCH_GAP_NBYTES
+        and piece.span.stop - first.span.start <= BATCH_NBYTES
+    )
+
+
+def _read_batch(
+    batch: list[Entry], deliver: Callable[[Entry, np.ndarray], None], *, verify: bool
+) -> None:
+    first = batch[0].pieces[0]
+    span = ByteRange(
+        first.span.start, max(entry.pieces[0].span.stop for entry in batch)
+    )
+    last = max(batch, key=lambda entry: entry.pieces[0].span.stop)
+    check_span(first.data_file, last.pieces[0].span, subject=_subject(last))
+    buffer = np.empty(span.nbytes, np.uint8)
+    read_into(
+        first.data_file, span.start, memoryview(buffer), subject=_subject(batch[0])
+    )
+    for entry in batch:
+        piece = entry.pieces[0]
+        start = piece.span.start - span.start
+        stored = buffer[start : start + piece.span.nbytes]
+        if entry.spec.dtype.is_string:
+            array = _decode_string_piece(entry, piece, stored, verify=verify)
+        else:
+            if verify:
+                _compare(entry, piece, mask(crc32c(stored)))
+            array = aligned_empty(entry.spec.shape, entry.spec.dtype.numpy)
+            _bytes_of(array)[:] = stored
+            _to_native(array, entry)
+        deliver(entry, array)
+
+
+def _read_piece(entry: Entry, piece: Piece, *, verify: bool) -> np.ndarray:
+    """Reads one piece as an array of its region's shape."""
+    if entry.spec.dtype.is_string:
+        stored = np.empty(piece.span.nbytes, np.uint8)
+        read_into(
+            piece.data_file,
+            piece.span.start,
+            memoryview(stored),
+            subject=_subject(entry),
+        )
+        return _decode_string_piece(entry, piece, stored, verify=verify)
+    out = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
+    _fill_piece(entry, piece, out, verify=verify)
+    return out
+
+
+def _fill_piece(
+    entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool
+) -> None:
+    """Fills a contiguous array with one piece, its checksum taken chunk by chunk."""
+    buffer = memoryview(_bytes_of(out))
+    crc = 0
+    for start in range(0, len(buffer), CHUNK_NBYTES):
+        chunk = buffer[start : start + CHUNK_NBYTES]
+        read_into(
+            piece.data_file, piece.span.start + start, chunk, subject=_subject(entry)
+        )
+        if verify:
+            crc = crc32c(chunk, crc)
+    if verify:
+        _compare(entry, piece, mask(crc))
+    _to_native(out, entry)
+
+
+def _decode_string_piece(
+    entry: Entry, piece: Piece, stored: np.ndarray, *, verify: bool
+) -> np.ndarray:
+    try:
+        elements, crc = decode_strings(
+            memoryview(stored), piece.region.size, is_big_endian=entry.is_big_endian
+        )
+    except MalformedError as error:
+        raise DamagedError(
+            f"{_subject(entry)} is damaged: {error} - at {_place(piece)}. "
+            "Copy the file again."
+        ) from error
+    if verify:
+        _compare(entry, piece, mask(crc))
+    out = np.empty(piece.region.size, object)
+    out[:] = elements
+    return out.reshape(piece.region.shape)
+
+
+def _fill_region(
+    entry: Entry, piece: Piece, region: TensorSlice, out: np.ndarray
+) -> None:
+    """Fills an array with a box of one piece, in the piece's own coordinates."""
+    shape, dtype = piece.region.shape, entry.spec.dtype.numpy
+    wide = widen(region, shape, dtype.itemsize)
+    if wide == region and out.flags.c_contiguous:
+        buffer = memoryview(_bytes_of(out))
+        done = 0
+        for run in runs(wide, shape, dtype.itemsize):
+            read_into(
+                piece.data_file,
+                piece.span.start + run.start,
+                buffer[done : done + run.nbytes],
+                subject=_subject(entry),
+            )
+            done += run.nbytes
+        _to_native(out, entry)
+        return
+    for part in _row_chunks(wide, dtype.itemsize):
+        shared = part.intersection(region)
+        if shared is None:
+            continue
+        rows = aligned_empty(part.shape, dtype)
+        _fill_region(entry, piece, part, rows)
+        out[shared.within(region)] = rows[shared.within(part)]
+
+
+def widen(
+    region: TensorSlice, shape: tuple[int, ...], itemsize: int
+) -> TensorSlice:
+    """Widens a box until it is read in few or long runs, never beyond its rows.
+
+    Args:
+        region: Box of a row-major array, not empty.
+        shape: Shape of that array.
+        itemsize: Bytes per element.
+
+    Returns:
+        The box itself where it is one run, or runs of at least 64 KiB; otherwise one
+        with trailing axes whole, down to whole rows.
+
+    Examples:
+        >>> widen(TensorSlice((2, 1), (4, 2)), (10, 3), itemsize=4)
+        TensorSlice(starts=(2, 0), stops=(4, 3))
+    """
+    starts, stops = list(region.starts), list(region.stops)
+    for axis in reversed(range(1, len(shape))):
+        box = TensorSlice(tuple(starts), tuple(stops))
+        count, run_nbytes = _run_shape(box, shape, itemsize)
+        if count == 1 or run_nbytes >= MIN_RUN_NBYTES:
+            return box
+        starts[axis], stops[axis] = 0, shape[axis]
+    return TensorSlice(tuple(starts), tuple(stops))
+
+
+def runs(
+    region: TensorSlice, shape: tuple[int, ...], itemsize: int
+) -> Iterator[ByteRange]:
+    """Locates a box of a row-major array as contiguous runs, in row-major order.
+
+    Args:
+        region: Box of the array, not empty.
+        shape: Shape of the array.
+        itemsize: Bytes per element.
+
+    Yields:
+        Spans relative to the array's first byte.
+
+    Examples:
+        >>> list(runs(TensorSlice((0, 1), (2, 3)), (4, 5), itemsize=1))
+        [ByteRange(start=1, stop=3), ByteRange(start=6, stop=8)]
+    """
+    count, run_nbytes = _run_shape(region, shape, itemsize)
+    strides = [itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    first = sum(a * s for a, s in zip(region.starts, strides, strict=True))
+    if count == 1:
+        yield ByteRange(first, first + run_nbytes)
+        return
+    outer = _outer_axes(region, shape)
+    for index in itertools.product(*(range(n) for n in region.shape[:outer])):
+        start = first + sum(i * s for i, s in zip(index, strides, strict=False))
+        yield ByteRange(start, start + run_nbytes)
+
+
+def _outer_axes(region: TensorSlice, shape: tuple[int, ...]) -> int:
+    """Number of leading axes that separate the runs of a box."""
+    extents = region.shape
+    for axis in reversed(range(len(shape))):
+        if extents[axis] != shape[axis]:
+            return axis
+    return 0
+
+
+def _run_shape(
+    region: TensorSlice, shape: tuple[int, ...], itemsize: int
+) -> tuple[int, int]:
+    """Number of runs of a box, and bytes of each."""
+    outer = _outer_axes(region, shape)
+    extents = region.shape
+    return math.prod(extents[:outer]), math.prod(extents[outer:]) * itemsize
+
+
+def _row_chunks(region: TensorSlice, itemsize: int) -> Iterator[TensorSlice]:
+    """Cuts a box along its first axis, to bound what is held besides the result."""
+    row_nbytes = itemsize * math.prod(region.shape[1:])
+    step = max(1, CHUNK_NBYTES // max(row_nbytes, 1))
+    for start in range(region.starts[0], region.stops[0], step):
+        yield TensorSlice(
+            (start, *region.starts[1:]),
+            (min(start + step, region.stops[0]), *region.stops[1:]),
+        )
+
+
+def check_readable(entry: Entry) -> None:
+    if not entry.spec.dtype.is_readable:
+        raise UnsupportedError(
+            f"{_subject(entry)} is of dtype {entry.spec.dtype.name}, which holds no "
+            "array that numpy could show. Leave it out of what is read."
+        )
+    if len(entry.spec.shape) > MAX_ARRAY_RANK:
+        raise UnsupportedError(
+            f"{_subject(entry)} has {len(entry.spec.shape)} axes, numpy can hold "
+            f"{MAX_ARRAY_RANK}. Leave it out of what is read."
+        )
+
+
+def _check_spans(entry: Entry, region: TensorSlice) -> None:
+    for piece in entry.pieces:
+        if region.intersection(piece.region) is not None:
+            check_span(piece.data_file, piece.span, subject=_subject(entry))
+
+
+def _empty(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+    if entry.spec.dtype.is_string:
+        return np.empty(shape, object)
+    return aligned_empty(shape, entry.spec.dtype.numpy)
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _to_native(array: np.ndarray, entry: Entry) -> None:
+    """Swaps the bytes of a big-endian bundle's elements in place."""
+    width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
+    if entry.is_big_endian and width > 1:
+        array.reshape(-1).view(f"u{width}").byteswap(inplace=True)
+
+
+def _compare(entry: Entry, piece: Piece, computed: int) -> None:
+    if computed != piece.crc32c:
+        raise DamagedError(
+            f"{_subject(entry)} is damaged: stored crc32c {piece.crc32c:08x}, computed "
+            f"{computed:08x} - at {_place(piece)}. Copy the file again."
+        )
+
+
+def _subject(entry: Entry) -> str:
+    return f"Tensor `{entry.name}`"
+
+
+def _place(piece: Piece) -> str:
+    return f"`{piece.data_file}`[{piece.span.start}:{piece.span.stop}]"

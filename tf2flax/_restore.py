@@ -1,0 +1,418 @@
+"""Plan and restore: reads what a plan names, checks it, casts it and places it.
+
+Everything is read and placed before anything of the target changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _reading
+from ._assignment.aliases import FLAX_ALIASES
+from ._assignment.dtypes import WIDE_DTYPES, cast, parse_dtype
+from ._assignment.grammar import parse_map
+from ._assignment.matching import Options, resolve
+from ._assignment.values import Assignment
+from ._checkpoint import Checkpoint, open_checkpoint
+from ._errors import AssignmentError, UnsupportedError
+from ._manifest import Entry, Manifest
+from ._placing import box_of, choose_shardings, place
+from ._plan import RestorePlan, make_plan, render
+from ._specs import TensorSlice
+from ._targets import Target, take_apart
+
+if TYPE_CHECKING:
+    from ._checkpoint import PathLike
+
+AssignmentMap = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A plan together with all that running it takes.
+
+    Attributes:
+        plan: What fills each leaf.
+        target: The target, taken apart.
+        manifest: Where the tensors lie.
+        shardings: Where loaded leaves live; those without an opinion are left out.
+        is_forced: Whether casts may change values.
+        verify: Whether CRC-32C checksums are compared.
+    """
+
+    plan: RestorePlan
+    target: Target
+    manifest: Manifest
+    shardings: Mapping[str, jax.sharding.Sharding]
+    is_forced: bool
+    verify: bool
+
+
+class Plan:
+    """What a restore will do; made by `tf2flax.plan`, printed, then run.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
+        ... )
+        >>> plan.nbytes
+        8
+        >>> plan.restore()
+        {'step': Array(123456, dtype=int32)}
+    """
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: Job) -> None:
+        """Wraps a job; made by `tf2flax.plan`, not by users."""
+        self._job = job
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """One for each leaf that is loaded, in the target's order.
+
+        Each has `.leaf`, `.source`, `.region`, `.shape`, `.stored`, `.dtype`,
+        `.nbytes` (bytes of the checkpoint) and `.entry` (of the map).
+        """
+        return self._job.plan.assignments
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the leaves that no entry reaches: they stay as they are."""
+        return self._job.plan.resolution.kept
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of the tensors that fill no leaf, sorted."""
+        return self._job.plan.unused
+
+    @property
+    def unused_rules(self) -> tuple[str, ...]:
+        """Entries of the map that fill no leaf, as they read."""
+        return self._job.plan.unused_rules
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the checkpoint that a restore needs."""
+        return self._job.plan.nbytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, ready for `json.dumps`."""
+        return self._job.plan.to_dict()
+
+    def restore(self) -> Any:
+        """Reads, checks, casts and places what the plan names.
+
+        Returns:
+            The target with `jax.Array`s in the leaves that are loaded and all other
+            leaves as they are: a new tree, or the same `nnx.Module`, updated.
+
+        Raises:
+            DamagedError: A data file is missing or short, or a checksum differs.
+            AssignmentError: A value does not fit the leaf's dtype.
+            UnsupportedError: JAX is tracing.
+            ReadError: The operating system refuses.
+        """
+        return self._job.target.rebuild(restore_leaves(self._job))
+
+    def __str__(self) -> str:
+        """The plan as a report for people."""
+        return render(self._job.plan)
+
+    def __repr__(self) -> str:
+        """The plan in one line."""
+        return (
+            f"Plan({self._job.plan.prefix!r}, {len(self.assignments)} leaves loaded, "
+            f"{len(self.kept)} kept, {len(self.unused)} tensors unused)"
+        )
+
+
+def plan(
+    checkpoint: PathLike | Checkpoint,
+    assignment_map: AssignmentMap,
+    target: Any,
+    *,
+    aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
+    dtype: Any = None,
+    sharding: jax.sharding.Sharding | None = None,
+    verify: bool = True,
+) -> Plan:
+    """Checks a map against a checkpoint and a target; reads no tensor.
+
+    Args:
+        checkpoint: A path, or an open checkpoint.
+        assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
+            target, with the semantics of `tf.compat.v1.train.init_from_checkpoint`.
+        target: A pytree, linen variables, an `nnx.State` or an `nnx.Module`.
+        aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
+            None is exactly TensorFlow.
+        dtype: None gives leaves their own dtype where the cast is safe; "exact"
+            refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
+        sharding: Where all loaded leaves live; None leaves that to the target.
+        verify: Whether a restore compares CRC-32C checksums.
+
+    Returns:
+        The plan: print it, look at it, `restore()` it.
+
+    Raises:
+        CheckpointNotFoundError: There is no checkpoint at the path.
+        AssignmentError: Map, options and target do not fit; every problem is listed.
+        DamagedError: The index is malformed.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> kernel = jax.ShapeDtypeStruct((32, 32), "float32")
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt",
+        ...     {"bert/pooler/": "params/pooler/"},
+        ...     {"params": {"pooler": {"dense": {"kernel": kernel}}}},
+        ... )
+        >>> [a.source for a in plan.assignments]
+        ['bert/pooler/dense/kernel']
+
+    Source: tensorflow/python/training/checkpoint_utils.py.
+    """
+    job = make_job(
+        checkpoint,
+        assignment_map,
+        target,
+        aliases=aliases,
+        dtype=dtype,
+        sharding=sharding,
+        verify=verify,
+    )
+    check_kept(job)
+    return Plan(job)
+
+
+def is_x64() -> bool:
+    """Whether JAX holds 64-bit dtypes, here and now."""
+    return jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+
+
+def refuse_tracing() -> None:
+    """Raises where JAX is tracing: reading files is no computation.
+
+    Raises:
+        UnsupportedError: JAX is tracing.
+    """
+    if isinstance(jnp.zeros(()), jax.core.Tracer):
+        raise UnsupportedError(
+            "A restore was called while JAX is tracing (jit, grad, vmap, eval_shape). "
+            "Restore outside, and pass the arrays in."
+        )
+
+
+def make_job(
+    checkpoint: PathLike | Checkpoint,
+    assignment_map: AssignmentMap,
+    target: Any,
+    *,
+    aliases: Mapping[str, tuple[str, ...]] | None,
+    dtype: Any,
+    sharding: jax.sharding.Sharding | None,
+    verify: bool,
+) -> Job:
+    """Makes a plan whose kept leaves may still be abstract.
+
+    Args:
+        checkpoint: As `plan`.
+        assignment_map: As `plan`.
+        target: As `plan`.
+        aliases: As `plan`.
+        dtype: As `plan`.
+        sharding: As `plan`.
+        verify: As `plan`.
+
+    Returns:
+        The plan, and all that running it takes.
+
+    Raises:
+        CheckpointError: As `plan`.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = open_checkpoint(checkpoint)
+    manifest = checkpoint.manifest
+    policy = parse_dtype(dtype)
+    _check_aliases(aliases)
+    parts = take_apart(target)
+    resolution = resolve(
+        parse_map(assignment_map, parts.identify),
+        parts.leaves,
+        manifest,
+        Options(aliases=aliases, dtype=policy, x64=is_x64()),
+    )
+    return Job(
+        plan=make_plan(resolution, manifest),
+        target=parts,
+        manifest=manifest,
+        shardings=choose_shardings(resolution.assignments, parts.slots, sharding),
+        is_forced=isinstance(policy, np.dtype),
+        verify=verify,
+    )
+
+
+def restore_leaves(job: Job) -> dict[str, jax.Array]:
+    """Reads, checks, casts and places what a plan names.
+
+    Args:
+        job: The plan and what running it takes.
+
+    Returns:
+        One array for each leaf that is loaded.
+
+    Raises:
+        CheckpointError: As `Plan.restore`.
+    """
+    refuse_tracing()
+    _check_width(job)
+    local = [a for a in job.plan.assignments if _is_local(a, job)]
+    arrays = place(_read(local, job), job.shardings)
+    for assignment in job.plan.assignments:
+        if not _is_local(assignment, job):
+            arrays[assignment.leaf] = _restore_shards(assignment, job)
+    return arrays
+
+
+def check_kept(job: Job) -> None:
+    """Refuses leaves that would stay abstract.
+
+    Args:
+        job: The plan and its target.
+
+    Raises:
+        AssignmentError: A leaf that no entry fills is a `jax.ShapeDtypeStruct`.
+    """
+    kept = set(job.plan.resolution.kept)
+    abstract = [
+        slot.leaf.name
+        for slot in job.target.slots
+        if slot.is_abstract and slot.leaf.name in kept
+    ]
+    abstract += job.target.abstract_states
+    if abstract:
+        shown = ", ".join(f"`{name}`" for name in abstract[:20])
+        more = f" and {len(abstract) - 20} more" if len(abstract) > 20 else ""
+        raise AssignmentError(
+            f"No entry fills {len(abstract)} abstract leaves, which would stay "
+            f"jax.ShapeDtypeStruct: {shown}{more}. Add entries for them, or "
+            "initialise them with tf2flax.warm_start."
+        )
+
+
+def _is_local(assignment: Assignment, job: Job) -> bool:
+    """Whether all devices of a leaf belong to this process."""
+    sharding = job.shardings.get(assignment.leaf)
+    return sharding is None or sharding.is_fully_addressable
+
+
+def _check_width(job: Job) -> None:
+    """Refuses what JAX would narrow, had x64 been switched off since planning."""
+    for assignment in job.plan.assignments:
+        if assignment.dtype in WIDE_DTYPES and not is_x64():
+            raise AssignmentError(
+                f"Leaf `{assignment.leaf}` is planned as {assignment.dtype}, but "
+                "jax_enable_x64 is off by now. Restore under the same setting."
+            )
+
+
+def _read(assignments: Iterable[Assignment], job: Job) -> dict[str, np.ndarray]:
+    """Reads and casts; tensors that are needed whole are read once, and checked."""
+    by_source: dict[str, list[Assignment]] = {}
+    for assignment in assignments:
+        by_source.setdefault(assignment.source, []).append(assignment)
+    arrays: dict[str, np.ndarray] = {}
+    problems: list[str] = []
+
+    def finish(assignment: Assignment, array: np.ndarray) -> None:
+        try:
+            result = cast(array, assignment.dtype, is_forced=job.is_forced)
+        except AssignmentError as error:
+            problems.append(_said_of(assignment, error))
+        else:
+            arrays[assignment.leaf] = result
+
+    def deliver(entry: Entry, array: np.ndarray) -> None:
+        whole = TensorSlice.whole(array.shape)
+        for i, assignment in enumerate(by_source[entry.name]):
+            part = array[assignment.region.within(whole)]
+            # JAX takes buffers over: no two leaves may share one.
+            finish(assignment, part if i == 0 and assignment.is_whole else _own(part))
+
+    entries = {name: job.manifest.entry(name) for name in by_source}
+    whole = [e for e in entries.values() if _needs_whole(e, by_source[e.name])]
+    _reading.read_many(whole, deliver, verify=job.verify)
+    for name in entries.keys() - {entry.name for entry in whole}:
+        for assignment in by_source[name]:
+            finish(assignment, _reading.read_region(entries[name], assignment.region))
+    if problems:
+        raise AssignmentError("\n".join(sorted(problems)))
+    return arrays
+
+
+def _restore_shards(assignment: Assignment, job: Job) -> jax.Array:
+    """Reads what this process's devices need of a leaf that spans processes."""
+    sharding = job.shardings[assignment.leaf]
+    entry = job.manifest.entry(assignment.source)
+    read: dict[TensorSlice, np.ndarray] = {}
+    shards: list[jax.Array] = []
+    indices = sharding.addressable_devices_indices_map(assignment.shape)
+    for device, index in indices.items():
+        box = box_of(index, assignment)
+        if box not in read:
+            array = _reading.read_region(entry, box)
+            try:
+                read[box] = cast(array, assignment.dtype, is_forced=job.is_forced)
+            except AssignmentError as error:
+                raise AssignmentError(_said_of(assignment, error)) from error
+        where = jax.sharding.SingleDeviceSharding(
+            device, memory_kind=sharding.memory_kind
+        )
+        shards.append(jax.device_put(read[box], where))
+    return jax.make_array_from_single_device_arrays(assignment.shape, sharding, shards)
+
+
+def _said_of(assignment: Assignment, error: AssignmentError) -> str:
+    return (
+        f"Leaf `{assignment.leaf}` cannot take tensor `{assignment.source}`: {error}"
+    )
+
+
+def _check_aliases(aliases: object) -> None:
+    if aliases is None:
+        return
+    if not isinstance(aliases, Mapping):
+        raise AssignmentError(
+            "Option aliases: expected a mapping of leaf names to tuples of checkpoint "
+            f"names, or None, got {type(aliases).__name__}."
+        )
+    for name, others in aliases.items():  # pyright: ignore[reportUnknownVariableType]
+        if (
+            not isinstance(name, str)
+            or not isinstance(others, (tuple, list))
+            or not all(isinstance(other, str) for other in others)  # pyright: ignore[reportUnknownVariableType]
+        ):
+            raise AssignmentError(
+                f"Option aliases: expected a tuple of names for {name!r}, "
+                f"got {others!r}."
+            )
+
+
+def _needs_whole(entry: Entry, assignments: list[Assignment]) -> bool:
+    """Whether a tensor is read whole, which lets its checksum be compared."""
+    regions = {assignment.region for assignment in assignments}
+    return sum(region.size for region in regions) >= entry.spec.size
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    result = _reading.aligned_empty(array.shape, array.dtype)
+    result[...] = array
+    return result

@@ -1,0 +1,279 @@
+"""An initialisation traced once: the shapes it gives, and any part of it on demand.
+
+XLA drops whatever an asked-for part does not need, so that leaves which a checkpoint
+supplies cost neither time nor memory. Reads no checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import jax
+import jax.extend.core
+import numpy as np
+from flax import nnx
+from flax.errors import TraceContextError
+
+from ._errors import UnsupportedError
+
+# How many objects are looked at to find the `nnx.Rngs` that a function closes over.
+_MAX_VISITED: Final = 10_000
+# Objects below these packages hold no user's Rngs, and many other things.
+_FOREIGN: Final = ("jax", "jaxlib", "flax", "numpy", "optax", "builtins", "functools")
+
+
+class TracedInit:
+    """One call of an init function, traced.
+
+    Attributes:
+        abstract: What it gives, with `jax.ShapeDtypeStruct` in place of arrays.
+    """
+
+    def __init__(
+        self,
+        init_fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        """Traces a call.
+
+        Array and PRNG-key arguments are traced; all others reach `init_fn` as they are.
+
+        Args:
+            init_fn: The function.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Raises:
+            UnsupportedError: It changes an NNX object that cannot be found from here.
+        """
+        flat, treedef = jax.tree.flatten((args, dict(kwargs)), is_leaf=_is_node)
+        self._arrays = [x for x in flat if isinstance(x, (jax.Array, np.ndarray))]
+        self._streams = find_streams((init_fn, flat))
+        self._rng_slots: list[tuple[nnx.Variable[Any], int]] = []
+
+        def traced(*arrays: jax.Array) -> list[Any]:
+            remaining = iter(arrays)
+            filled = [
+                next(remaining) if isinstance(x, (jax.Array, np.ndarray)) else x
+                for x in flat
+            ]
+            own_args, own_kwargs = treedef.unflatten(filled)
+            with _inside_trace(self._streams) as changed_state:
+                output = init_fn(*own_args, **own_kwargs)
+                self._graphdef, state = _split(output)
+                leaves, self._treedef = jax.tree.flatten(state)
+                changed = changed_state()
+            first = len(leaves)
+            self._rng_slots = [
+                (variable, first + i) for i, (variable, _) in enumerate(changed)
+            ]
+            return [*leaves, *(value for _, value in changed)]
+
+        try:
+            trace = jax.jit(traced).trace(*self._arrays)
+        except TraceContextError as error:
+            raise UnsupportedError(
+                "The init function changes an NNX object that it neither takes as an "
+                f"argument nor closes over directly: {error} Pass the object (an "
+                "nnx.Rngs, say) as an argument."
+            ) from error
+        self._function = jax.extend.core.jaxpr_as_fun(trace.jaxpr)
+        self.outputs: tuple[jax.ShapeDtypeStruct, ...] = tuple(
+            jax.ShapeDtypeStruct(info.shape, info.dtype)
+            for info in jax.tree.leaves(trace.out_info)
+        )
+        self.abstract: Any = self.assemble(self.outputs)
+
+    def lower(
+        self,
+        wanted: Sequence[int],
+        shardings: Sequence[jax.sharding.Sharding | None] | None,
+    ) -> Callable[..., list[jax.Array]]:
+        """Makes a jitted function of some outputs alone.
+
+        Args:
+            wanted: Numbers of the outputs.
+            shardings: Where each lives; None leaves all of that to JAX.
+
+        Returns:
+            The function, of the array arguments.
+        """
+
+        def part(*arrays: jax.Array) -> list[jax.Array]:
+            outputs = self._function(*arrays)
+            return [outputs[i] for i in wanted]
+
+        if shardings is None:
+            return jax.jit(part)
+        return jax.jit(part, out_shardings=list(shardings))
+
+    def compute(
+        self,
+        wanted: Sequence[int],
+        shardings: Sequence[jax.sharding.Sharding | None] | None = None,
+    ) -> dict[int, jax.Array]:
+        """Computes some outputs, and nothing that they do not need.
+
+        Args:
+            wanted: Numbers of the outputs.
+            shardings: Where each lives; None leaves all of that to JAX.
+
+        Returns:
+            The arrays, by number.
+        """
+        if not wanted:
+            return {}
+        arrays = self.lower(wanted, shardings)(*self._arrays)
+        return dict(zip(wanted, arrays, strict=True))
+
+    @property
+    def rng_outputs(self) -> tuple[int, ...]:
+        """Numbers of the outputs that are states of the caller's `nnx.Rngs`."""
+        return tuple(number for _, number in self._rng_slots)
+
+    def assemble(self, outputs: Sequence[Any]) -> Any:
+        """Puts outputs into the structure that `init_fn` gives.
+
+        Args:
+            outputs: One value for each output, in order.
+
+        Returns:
+            The tree or the module.
+        """
+        count = self._treedef.num_leaves
+        state = self._treedef.unflatten(outputs[:count])
+        return state if self._graphdef is None else nnx.merge(self._graphdef, state)
+
+    def advance_rngs(self, arrays: Mapping[int, jax.Array]) -> None:
+        """Leaves the caller's `nnx.Rngs` as `init_fn` alone would have left them.
+
+        Args:
+            arrays: At least the outputs named by `rng_outputs`.
+        """
+        for variable, number in self._rng_slots:
+            variable.set_raw_value(arrays[number])
+
+
+def find_streams(roots: object) -> list[nnx.RngStream]:
+    """Finds the streams of random keys that a function can reach.
+
+    Looks into arguments, closures, defaults, bound objects, `functools.partial` and the
+    globals that the function's code names.
+
+    Args:
+        roots: Where to begin.
+
+    Returns:
+        Each stream once.
+    """
+    streams: list[nnx.RngStream] = []
+    seen: set[int] = set()
+    queue: list[Any] = [roots]
+    keep: list[Any] = []  # ids stay unique only while the objects live
+    while queue and len(seen) < _MAX_VISITED:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        keep.append(item)
+        if isinstance(item, nnx.RngStream):
+            streams.append(item)
+        else:
+            queue.extend(_reachable(item))
+    return streams
+
+
+def _reachable(item: Any) -> list[Any]:
+    """What an object leads to."""
+    if isinstance(item, types.FunctionType):
+        return _reachable_from_function(item)
+    if isinstance(item, types.MethodType):
+        return [item.__func__, item.__self__]
+    if isinstance(item, functools.partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, Mapping):
+        return list(item.values())
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return list(item)
+    is_foreign = type(item).__module__.partition(".")[0] in _FOREIGN
+    if isinstance(item, (type, types.ModuleType, nnx.Variable)) or (
+        is_foreign and not isinstance(item, nnx.Pytree)
+    ):
+        return []
+    found = list(getattr(item, "__dict__", {}).values())
+    wrapped = getattr(type(item), "__call__", None)
+    return [*found, wrapped] if isinstance(wrapped, types.FunctionType) else found
+
+
+def _reachable_from_function(function: types.FunctionType) -> list[Any]:
+    if function.__module__.partition(".")[0] in _FOREIGN:
+        return [c for c in map(_contents, function.__closure__ or ()) if c is not None]
+    found = [c for c in map(_contents, function.__closure__ or ()) if c is not None]
+    found += function.__defaults__ or ()
+    found += (function.__kwdefaults__ or {}).values()
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        found += [
+            function.__globals__[name]
+            for name in code.co_names
+            if name in function.__globals__
+        ]
+        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return found
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet assigned
+        return None
+
+
+@contextlib.contextmanager
+def _inside_trace(
+    streams: Sequence[nnx.RngStream],
+) -> Iterator[Callable[[], list[tuple[nnx.Variable[Any], Any]]]]:
+    """Lends streams Variables that belong to the running trace.
+
+    NNX refuses to change a Variable from outside a trace within it. The user's objects
+    stay the same; only what their key and count are is swapped, and swapped back.
+
+    Yields:
+        A function giving each outside Variable whose state changed, with its new value.
+    """
+    outside = [(s, name, vars(s)[name]) for s in streams for name in ("key", "count")]
+    before = [variable.get_raw_value() for _, _, variable in outside]
+
+    def changed() -> list[tuple[nnx.Variable[Any], Any]]:
+        after = [vars(stream)[name].get_raw_value() for stream, name, _ in outside]
+        return [
+            (variable, new)
+            for (_, _, variable), old, new in zip(outside, before, after, strict=True)
+            if new is not old
+        ]
+
+    try:
+        for stream, name, variable in outside:
+            vars(stream)[name] = variable.replace(variable.get_raw_value())
+        yield changed
+    finally:
+        for stream, name, variable in outside:
+            vars(stream)[name] = variable
+
+
+def _split(output: Any) -> tuple[nnx.GraphDef[Any] | None, Any]:
+    """Separates the arrays of an NNX output from its structure; other trees are one."""
+    nodes = jax.tree.leaves(output, is_leaf=_is_node)
+    if any(isinstance(node, nnx.Pytree) for node in nodes):
+        return nnx.split(output)
+    return None, output
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, (nnx.Pytree, nnx.Variable, nnx.State))

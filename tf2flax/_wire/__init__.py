@@ -1,0 +1,1 @@
+"""Bytes <-> values, one structure a file. Nothing here opens a file."""

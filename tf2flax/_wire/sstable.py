@@ -1,0 +1,250 @@
+"""SSTable: sorted keys and values in checked, perhaps compressed blocks.
+
+Blocks are decoded when they are needed. Nothing is trusted: handles, lengths, restarts
+and the order of keys are checked, and no allocation exceeds a stated multiple of the
+file.
+
+Source: tensorflow/core/lib/io/format.cc, block.cc, table.cc.
+"""
+
+from __future__ import annotations
+
+import bisect
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import cramjam
+
+from .._errors import MalformedError
+from .crc32c import crc32c, mask
+from .varint import read_varint64
+
+_MAGIC: Final = bytes.fromhex("57fb808b247547db")
+# Two handles of two varints each, padded, then the magic (bytes).
+_FOOTER_NBYTES: Final = 48
+# After each block: one byte of compression type, four of masked CRC (bytes).
+_TRAILER_NBYTES: Final = 5
+_UNCOMPRESSED: Final = 0
+_SNAPPY: Final = 1
+# A copy of snappy is 3 bytes (2 in its shortest form, for at most 11 bytes) and gives at
+# most 64; anything that announces more per compressed byte is no snappy data.
+_MAX_SNAPPY_RATIO: Final = 64
+
+
+class Block:
+    """The entries of one block, decoded."""
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self, contents: bytes) -> None:
+        """Decodes a block.
+
+        Args:
+            contents: Its bytes, uncompressed and without trailer.
+
+        Raises:
+            MalformedError: A length or restart is impossible, or keys do not ascend.
+        """
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+        stop, restarts = _restarts(contents)
+        pos, last = 0, b""
+        keys, values = self.keys, self.values
+        starts: list[int] = []
+        while pos < stop:
+            starts.append(pos)
+            # Nearly all lengths fit one byte each; the general case follows.
+            header = contents[pos : pos + 3]
+            if len(header) == 3 and header[0] | header[1] | header[2] < 0x80:
+                shared, non_shared, length = header
+                pos += 3
+            else:
+                shared, pos = read_varint64(contents, pos, stop)
+                non_shared, pos = read_varint64(contents, pos, stop)
+                length, pos = read_varint64(contents, pos, stop)
+            split = pos + non_shared
+            after = split + length
+            if shared > len(last) or after > stop:
+                raise MalformedError(
+                    f"an entry of lengths {shared}, {non_shared}, {length} leaves its "
+                    f"block of {stop} bytes"
+                )
+            key = last[:shared] + contents[pos:split]
+            if keys and key <= last:
+                raise MalformedError(f"key {key[:80]!r} follows {last[:80]!r}")
+            keys.append(key)
+            values.append(contents[split:after])
+            last, pos = key, after
+        _check_restarts(restarts, starts, contents)
+
+
+class SSTable:
+    """An immutable table held in memory; each block is decoded once, when needed."""
+
+    def __init__(self, data: bytes) -> None:
+        """Parses footer and block index.
+
+        Args:
+            data: All bytes of the file.
+
+        Raises:
+            MalformedError: It is no table, or its block index is malformed.
+        """
+        self._data = data
+        if len(data) < _FOOTER_NBYTES:
+            raise MalformedError(
+                f"expected a table of at least {_FOOTER_NBYTES} bytes, got {len(data)}"
+            )
+        if data[-len(_MAGIC) :] != _MAGIC:
+            raise MalformedError("the magic number of a table is missing at its end")
+        footer = data[-_FOOTER_NBYTES : -len(_MAGIC)]
+        _, pos = _read_handle(footer, 0)  # of the meta index, which nothing uses
+        (offset, size), _ = _read_handle(footer, pos)
+        index = Block(self._contents(offset, size))
+        self._separators = index.keys
+        self._handles = [_read_handle(value, 0)[0] for value in index.values]
+        self._blocks: dict[int, Block] = {}
+
+    def __reduce__(self) -> tuple[type[SSTable], tuple[bytes]]:
+        """Pickles the bytes; blocks are decoded again."""
+        return SSTable, (self._data,)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Looks up one key; decodes one block.
+
+        Args:
+            key: The key.
+
+        Returns:
+            Its value; None where the table lacks it.
+
+        Raises:
+            MalformedError: The block that would hold it is malformed.
+        """
+        number = bisect.bisect_left(self._separators, key)
+        if number == len(self._handles):
+            return None
+        block = self._block(number)
+        i = bisect.bisect_left(block.keys, key)
+        if i < len(block.keys) and block.keys[i] == key:
+            return block.values[i]
+        return None
+
+    def keys(self) -> list[bytes]:
+        """Lists all keys, ascending; decodes every block.
+
+        Returns:
+            The keys.
+
+        Raises:
+            MalformedError: A block is malformed.
+        """
+        return [k for n in range(len(self._handles)) for k in self._block(n).keys]
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterates over all keys, ascending, with their values.
+
+        Yields:
+            Key and value.
+
+        Raises:
+            MalformedError: A block is malformed.
+        """
+        for number in range(len(self._handles)):
+            block = self._block(number)
+            yield from zip(block.keys, block.values, strict=True)
+
+    def _block(self, number: int) -> Block:
+        block = self._blocks.get(number)
+        if block is None:
+            block = Block(self._contents(*self._handles[number]))
+            self._check_order(number, block)
+            self._blocks[number] = block
+        return block
+
+    def _check_order(self, number: int, block: Block) -> None:
+        """Checks a block's keys against the separators, by which they are found."""
+        if not block.keys:
+            return
+        if block.keys[-1] > self._separators[number]:
+            raise MalformedError(
+                f"key {block.keys[-1][:80]!r} lies beyond its block's separator"
+            )
+        if number and block.keys[0] <= self._separators[number - 1]:
+            raise MalformedError(
+                f"key {block.keys[0][:80]!r} lies before its block's separator"
+            )
+
+    def _contents(self, offset: int, size: int) -> bytes:
+        """The bytes of one block, checked and uncompressed."""
+        stop = offset + size
+        if stop + _TRAILER_NBYTES > len(self._data) - _FOOTER_NBYTES:
+            raise MalformedError(
+                f"a block at [{offset}:{stop}] leaves the {len(self._data)} bytes of "
+                "the table"
+            )
+        trailer = self._data[stop : stop + _TRAILER_NBYTES]
+        stored = int.from_bytes(trailer[1:], "little")
+        computed = mask(crc32c(memoryview(self._data)[offset : stop + 1]))
+        if stored != computed:
+            raise MalformedError(
+                f"the block at [{offset}:{stop}] has stored crc32c {stored:08x}, "
+                f"computed {computed:08x}"
+            )
+        contents = self._data[offset:stop]
+        if trailer[0] == _UNCOMPRESSED:
+            return contents
+        if trailer[0] == _SNAPPY:
+            return _uncompress(contents)
+        raise MalformedError(
+            f"the block at [{offset}:{stop}] has unknown compression {trailer[0]}"
+        )
+
+
+def _read_handle(data: bytes, pos: int) -> tuple[tuple[int, int], int]:
+    offset, pos = read_varint64(data, pos, len(data))
+    size, pos = read_varint64(data, pos, len(data))
+    return (offset, size), pos
+
+
+def _restarts(contents: bytes) -> tuple[int, tuple[int, ...]]:
+    """Where the entries of a block end, and its restart points."""
+    if len(contents) < 4:
+        raise MalformedError(f"a block of {len(contents)} bytes has no restart count")
+    count = int.from_bytes(contents[-4:], "little")
+    stop = len(contents) - 4 - 4 * count
+    if stop < 0:
+        raise MalformedError(
+            f"a block of {len(contents)} bytes cannot hold {count} restarts"
+        )
+    return stop, struct.unpack_from(f"<{count}I", contents, stop)
+
+
+def _check_restarts(
+    restarts: tuple[int, ...], starts: list[int], contents: bytes
+) -> None:
+    """Checks that every restart is the start of an entry that shares nothing."""
+    if not starts:
+        return  # an empty block may say that it restarts at 0
+    known = set(starts)
+    for restart in restarts:
+        if restart not in known or contents[restart] != 0:
+            raise MalformedError(f"a block restarts at byte {restart}, in mid-entry")
+
+
+def _uncompress(contents: bytes) -> bytes:
+    size, _ = read_varint64(contents, 0, len(contents))
+    if size > _MAX_SNAPPY_RATIO * len(contents):
+        raise MalformedError(
+            f"a snappy block of {len(contents)} bytes announces {size} bytes"
+        )
+    try:
+        result = bytes(cramjam.snappy.decompress_raw(contents))
+    except cramjam.DecompressionError as error:
+        raise MalformedError(f"a snappy block does not decompress: {error}") from error
+    if len(result) != size:
+        raise MalformedError(
+            f"a snappy block announces {size} bytes and holds {len(result)}"
+        )
+    return result

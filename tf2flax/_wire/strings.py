@@ -1,0 +1,71 @@
+"""String tensors: lengths, a checksum of the lengths, then the bytes.
+
+Source: `ReadStringTensor`, `WriteStringTensor`,
+tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .._errors import MalformedError
+from .crc32c import crc32c, mask
+from .varint import read_varint64
+
+_UINT32_MAX: Final = 2**32 - 1
+# Masked CRC of the lengths (bytes).
+_CHECKSUM_NBYTES: Final = 4
+
+
+def decode_strings(
+    data: memoryview, count: int, *, is_big_endian: bool
+) -> tuple[list[bytes], int]:
+    """Decodes the elements of a string tensor.
+
+    Args:
+        data: All bytes of the tensor.
+        count: Number of elements.
+        is_big_endian: Byte order of the machine that wrote them; lengths are varints,
+            but enter the checksums as numbers of that machine.
+
+    Returns:
+        The elements, and the unmasked CRC that the tensor's entry stores: of the
+        lengths, of their checksum, and of the bytes.
+
+    Raises:
+        MalformedError: Lengths or their checksum do not fit the data.
+    """
+    if count + _CHECKSUM_NBYTES > len(data):
+        raise MalformedError(
+            f"{len(data)} bytes cannot hold {count} strings and a checksum"
+        )
+    order = "big" if is_big_endian else "little"
+    lengths: list[int] = []
+    packed = bytearray()
+    pos = 0
+    for _ in range(count):
+        length, pos = read_varint64(data, pos, len(data))
+        lengths.append(length)
+        # Lengths are checksummed as uint32, those beyond it as uint64.
+        packed += length.to_bytes(4 if length <= _UINT32_MAX else 8, order)
+    crc = crc32c(packed)
+    checksum = bytes(data[pos : pos + _CHECKSUM_NBYTES])
+    pos += _CHECKSUM_NBYTES
+    if pos + sum(lengths) != len(data):
+        raise MalformedError(
+            f"strings of {sum(lengths)} bytes do not fill the {len(data) - pos} bytes "
+            "after their lengths"
+        )
+    stored = int.from_bytes(checksum, order)
+    if stored != mask(crc):
+        raise MalformedError(
+            f"the lengths of its strings have stored crc32c {stored:08x}, computed "
+            f"{mask(crc):08x}"
+        )
+    crc = crc32c(checksum, crc)
+    crc = crc32c(data[pos:], crc)
+    elements: list[bytes] = []
+    for length in lengths:
+        elements.append(bytes(data[pos : pos + length]))
+        pos += length
+    return elements, crc
