@@ -1,0 +1,85 @@
+"""Loads a TensorFlow 1.15 BERT into linen and NNX, and compares their outputs with TF's.
+
+Needs: jax, flax. Size: 0.3 MB, in tests/data/bert. Time: some seconds.
+Exits 0 only if every output is within 1e-5 of what TensorFlow 1.15 computed.
+
+    python examples/bert_demo.py [CHECKPOINT]
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import bert_linen
+import bert_nnx
+import jax
+import numpy as np
+from flax import nnx
+
+import tf2flax
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "bert"
+# Outputs are of order 1; two correct float32 implementations differ by some 1e-6.
+TOLERANCE = 1e-5
+
+Outputs = tuple[jax.Array, jax.Array]
+
+
+def list_checkpoint(checkpoint: tf2flax.Checkpoint) -> None:
+    """Prints a row for each tensor."""
+    width = max(map(len, checkpoint))
+    print(f"{len(checkpoint)} tensors in {checkpoint.prefix}")
+    for name, tensor in checkpoint.items():
+        print(f"  {name:<{width}}  {tensor.dtype!s:<8}  {list(tensor.shape)}")
+    print()
+
+
+def load_linen(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Outputs:
+    """Plans, loads into linen variables, and runs."""
+    model = bert_linen.Bert(bert_linen.Config())
+    target = jax.eval_shape(model.init, jax.random.key(0), **inputs)
+    plan = tf2flax.plan(checkpoint, bert_linen.ASSIGNMENT_MAP, target)
+    print(plan, end="\n\n")
+    return model.apply(plan.restore(), **inputs)
+
+
+def load_nnx(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Outputs:
+    """Loads into an nnx.Module and runs."""
+    config = bert_linen.Config()
+    model = nnx.eval_shape(lambda: bert_nnx.Bert(config, rngs=nnx.Rngs(0)))
+    tf2flax.init_from_checkpoint(checkpoint, bert_nnx.assignment_map(config), model)
+    return model(**inputs)
+
+
+def main(path: str) -> int:
+    """Runs the demo and gives the exit status."""
+    recorded = np.load(DATA / "oracle.npz")
+    inputs = {
+        "ids": recorded["input_ids"],
+        "mask": recorded["input_mask"],
+        "token_types": recorded["token_type_ids"],
+    }
+    checkpoint = tf2flax.open_checkpoint(path)
+    list_checkpoint(checkpoint)
+    loaders: dict[str, Callable[..., Outputs]] = {"linen": load_linen, "nnx": load_nnx}
+    worst = 0.0
+    results: list[str] = []
+    for kind, load in loaders.items():
+        with jax.default_matmul_precision("highest"):
+            outputs = load(checkpoint, inputs)
+        names = ("sequence_output", "pooled_output")
+        for name, output in zip(names, outputs, strict=True):
+            difference = float(np.abs(np.asarray(output) - recorded[name]).max())
+            worst = max(worst, difference)
+            results.append(f"  {kind:<5}  {name:<15}  {difference:.2e}")
+    print("Greatest absolute difference to TensorFlow 1.15:", *results, sep="\n")
+    is_close = worst <= TOLERANCE
+    print(f"{'OK' if is_close else 'FAILED'}: {worst:.2e}, tolerance {TOLERANCE:.0e}")
+    return 0 if is_close else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else str(DATA / "model.ckpt")))
