@@ -1,0 +1,42 @@
+"""Eight CPU devices, strict dtype promotion, and hypothesis without surprises."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+# Before anything imports JAX.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+
+import hypothesis
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile(
+    "tf2flax",
+    deadline=None,  # this suite runs on busy machines
+    derandomize=True,
+    database=None,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
+)
+hypothesis.settings.load_profile("tf2flax")
+
+
+@pytest.fixture(autouse=True)
+def _repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doctests and the README name checkpoints relative to the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def data() -> pathlib.Path:
+    """The checkpoints kept with the tests."""
+    return ROOT / "tests" / "data"
