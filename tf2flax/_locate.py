@@ -67,19 +67,10 @@ def locate(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
     text = path_text(path)
     if os.path.isdir(text) or text.endswith("/"):
         return _absolute(_in_directory(text))
-    if os.path.isfile(f"{text}.index"):
-        return _absolute(text)
-    member = _MEMBER.fullmatch(text)
-    if member and os.path.isfile(f"{member['prefix']}.index"):
-        return _absolute(member["prefix"])
-    if os.path.isfile(text):
-        raise _recognised(text)
-    if glob.has_magic(text) and any(map(os.path.isfile, _matches(text))):
-        raise UnsupportedError(
-            f"`{text}` is a pattern of V1 checkpoint files, which cannot be read. "
-            "Save the checkpoint in V2 format."
-        )
-    raise _not_found(text)
+    prefix = _prefix_of(text)
+    if prefix is None:
+        raise _not_found(text)
+    return _absolute(prefix)
 
 
 def latest_checkpoint(
@@ -141,9 +132,9 @@ def checkpoint_exists(
     Source: `checkpoint_exists`, tensorflow/python/training/checkpoint_management.py.
     """
     text = path_text(path)
-    if not text:
-        return False
-    return bool(_matches(f"{text}.index") or _matches(text))
+    if _matches(f"{text}.index"):
+        return True
+    return bool(text) and not text.endswith("/") and bool(_matches(text))
 
 
 def path_text(path: object) -> str:
@@ -188,6 +179,23 @@ def _matches(pattern: str) -> list[str]:
     return glob.glob(pattern, include_hidden=True)
 
 
+def _prefix_of(text: str) -> str | None:
+    """The V2 checkpoint that a prefix, or one of its files, means; None for none."""
+    if os.path.isfile(f"{text}.index"):
+        return text
+    member = _MEMBER.fullmatch(text)
+    if member and os.path.isfile(f"{member['prefix']}.index"):
+        return member["prefix"]
+    if os.path.isfile(text):
+        raise _recognised(text)
+    if glob.has_magic(text) and any(map(os.path.isfile, _matches(text))):
+        raise UnsupportedError(
+            f"`{text}` is a pattern of V1 checkpoint files, which cannot be read. "
+            "Save the checkpoint in V2 format."
+        )
+    return None
+
+
 def _read_state(directory: str) -> State:
     path = os.path.join(directory, STATE_FILE)
     try:
@@ -200,10 +208,9 @@ def _read_state(directory: str) -> State:
 
 def _in_directory(directory: str) -> str:
     state = _read_state(directory)
-    if state.prefix and os.path.isfile(f"{state.prefix}.index"):
-        return state.prefix
-    if state.prefix and os.path.isfile(state.prefix):
-        raise _recognised(state.prefix)
+    named = _prefix_of(state.prefix) if state.prefix else None
+    if named is not None:
+        return named
     variables = os.path.join(directory, "variables", "variables")
     if os.path.isfile(f"{variables}.index"):
         raise UnsupportedError(
