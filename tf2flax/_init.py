@@ -83,6 +83,7 @@ def init_from_checkpoint(
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
+    refuse_tracing()
     job = make_job(
         checkpoint,
         assignment_map,

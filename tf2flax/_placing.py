@@ -73,10 +73,13 @@ def sharding_problem(
         )
     try:
         sharding.shard_shape(shape)
+    except IndexError:
+        reason = "it names more axes than there are."
     except ValueError as error:
         reason = str(error).splitlines()[0]
-        return f"shape {list(shape)} does not fit {sharding}: {reason}"
-    return None
+    else:
+        return None
+    return f"shape {list(shape)} does not fit {sharding}: {reason}"
 
 
 def box_of(index: tuple[slice, ...], assignment: Assignment) -> TensorSlice:

@@ -5,6 +5,7 @@ Reads no tensor, places nothing, imports no JAX.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -168,14 +169,18 @@ def render(plan: RestorePlan) -> str:
     ]
     if plan.assignments:
         lines += ["", "Loaded:", *_table(plan.assignments)]
-    lines += _section("Kept as they are", resolution.kept)
+    lines += _section(f"Kept as they are ({len(resolution.kept)})", resolution.kept)
     others = set(plan.slots) | set(plan.averages)
     rest = [name for name in plan.unused if name not in others]
-    lines += _section("Unused in the checkpoint", rest)
-    lines += _section("Unused moving averages", plan.averages)
-    lines += _section("Unused optimizer slots", plan.slots)
-    lines += _section("Entries that matched nothing", plan.unused_rules)
-    lines += _section("Overridden entries", map_overrides(resolution.overridden))
+    averages, slots = _counted(plan.averages), _counted(plan.slots)
+    overrides = map_overrides(resolution.overridden)
+    lines += _section(f"Unused in the checkpoint ({len(rest)})", rest)
+    lines += _section(f"Unused moving averages ({len(plan.averages)})", averages)
+    lines += _section(f"Unused optimizer slots ({len(plan.slots)})", slots)
+    lines += _section(
+        f"Entries that matched nothing ({len(plan.unused_rules)})", plan.unused_rules
+    )
+    lines += _section(f"Overridden entries ({len(overrides)})", overrides)
     return "\n".join(lines)
 
 
@@ -244,10 +249,19 @@ def _box(assignment: Assignment) -> str:
     return f"[{', '.join(spans)}]"
 
 
+def _counted(names: Sequence[str]) -> list[str]:
+    """Slots or averages by their own name: nobody reads them one by one."""
+    counts = collections.Counter(
+        name.rpartition("/")[2] if "/" in name else name for name in names
+    )
+    width = max(map(len, counts), default=0)
+    return [f"{last:<{width}}  {count} tensors" for last, count in counts.items()]
+
+
 def _section(title: str, lines: Sequence[str]) -> list[str]:
     if not lines:
         return []
-    return ["", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)]
+    return ["", f"{title}:", *(f"  {line}" for line in lines)]
 
 
 def _row(assignment: Assignment) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from ._errors import DamagedError, MalformedError, UnsupportedError
 from ._manifest import Entry, Piece
 from ._specs import ByteRange, TensorSlice
-from ._store import aligned_empty, check_span, read_into
+from ._store import aligned_empty, check_span, impostor_at, read_into
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
 
@@ -413,9 +413,11 @@ def _to_native(array: np.ndarray, entry: Entry) -> None:
 
 def _compare(entry: Entry, piece: Piece, computed: int) -> None:
     if computed != piece.crc32c:
+        found = impostor_at(piece.data_file)
+        fix = f"The file is {found[0]}. {found[1]}" if found else "Copy the file again."
         raise DamagedError(
             f"{_subject(entry)} is damaged: stored crc32c {piece.crc32c:08x}, computed "
-            f"{computed:08x} - at {_place(piece)}. Copy the file again."
+            f"{computed:08x} - at {_place(piece)}. {fix}"
         )
 
 

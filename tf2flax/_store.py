@@ -64,7 +64,7 @@ def read_file(path: str) -> bytes:
         ReadError: It cannot be read.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a path object costs more
+        with open(path, "rb") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointNotFoundError(f"No file at `{path}`.") from error
@@ -145,6 +145,22 @@ def impostor(head: bytes) -> tuple[str, str] | None:
         if head.lstrip()[: len(magic)].lower() == magic:
             return what, way_out
     return None
+
+
+def impostor_at(path: str) -> tuple[str, str] | None:
+    """Recognises a file, as `impostor` does, by its first bytes.
+
+    Args:
+        path: Local path.
+
+    Returns:
+        As `impostor`; None where it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return impostor(file.read(64))
+    except OSError:
+        return None
 
 
 def open_view(

@@ -27,9 +27,9 @@ _FOOTER_NBYTES: Final = 48
 _TRAILER_NBYTES: Final = 5
 _UNCOMPRESSED: Final = 0
 _SNAPPY: Final = 1
-# A copy of snappy is 3 bytes (2 in its shortest form, for at most 11 bytes) and gives at
-# most 64; anything that announces more per compressed byte is no snappy data.
-_MAX_SNAPPY_RATIO: Final = 64
+# No element of snappy gives more for its bytes than a copy of 64 in 3 bytes; what
+# announces more than that is no snappy data.
+_MAX_SNAPPY_RATIO: Final = 22
 
 
 class Block:
