@@ -205,10 +205,14 @@ def refuse_tracing() -> None:
         UnsupportedError: JAX is tracing.
     """
     if isinstance(jnp.zeros(()), jax.core.Tracer):
-        raise UnsupportedError(
-            "A restore was called while JAX is tracing (jit, grad, vmap, eval_shape). "
-            "Restore outside, and pass the arrays in."
-        )
+        raise _tracing_error()
+
+
+def _tracing_error() -> UnsupportedError:
+    return UnsupportedError(
+        "A restore was called while JAX is tracing (jit, grad, vmap, eval_shape). "
+        "Restore outside, and pass the arrays in."
+    )
 
 
 def make_job(
@@ -244,6 +248,8 @@ def make_job(
     policy = parse_dtype(dtype)
     _check_aliases(aliases)
     parts = take_apart(target)
+    if any(isinstance(slot.value, jax.core.Tracer) for slot in parts.slots):
+        raise _tracing_error()  # vmap and grad show in their arguments alone
     resolution = resolve(
         parse_map(assignment_map, parts.identify),
         parts.leaves,

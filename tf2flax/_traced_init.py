@@ -22,6 +22,8 @@ from ._errors import UnsupportedError
 
 # How many objects are looked at to find the `nnx.Rngs` that a function closes over.
 _MAX_VISITED: Final = 10_000
+# The attribute in which NNX keeps the trace that an object belongs to.
+_TRACE_NOTE: Final = "_pytree__state"
 # Objects below these packages hold no user's Rngs, and many other things.
 _FOREIGN: Final = ("jax", "jaxlib", "flax", "numpy", "optax", "builtins", "functools")
 
@@ -53,7 +55,7 @@ class TracedInit:
         """
         flat, treedef = jax.tree.flatten((args, dict(kwargs)), is_leaf=_is_node)
         self._arrays = [x for x in flat if isinstance(x, (jax.Array, np.ndarray))]
-        self._streams = find_streams((init_fn, flat))
+        self._rngs = find_rngs((init_fn, flat))
         self._rng_slots: list[tuple[nnx.Variable[Any], int]] = []
 
         def traced(*arrays: jax.Array) -> list[Any]:
@@ -63,7 +65,7 @@ class TracedInit:
                 for x in flat
             ]
             own_args, own_kwargs = treedef.unflatten(filled)
-            with _inside_trace(self._streams) as changed_state:
+            with _inside_trace(self._rngs) as changed_state:
                 output = init_fn(*own_args, **own_kwargs)
                 self._graphdef, state = _split(output)
                 leaves, self._treedef = jax.tree.flatten(state)
@@ -159,8 +161,8 @@ class TracedInit:
             variable.set_raw_value(arrays[number])
 
 
-def find_streams(roots: object) -> list[nnx.RngStream]:
-    """Finds the streams of random keys that a function can reach.
+def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:
+    """Finds the `nnx.Rngs` and the streams in them that a function can reach.
 
     Looks into arguments, closures, defaults, bound objects, `functools.partial` and the
     globals that the function's code names.
@@ -169,9 +171,9 @@ def find_streams(roots: object) -> list[nnx.RngStream]:
         roots: Where to begin.
 
     Returns:
-        Each stream once.
+        Each object once.
     """
-    streams: list[nnx.RngStream] = []
+    found: list[nnx.Rngs | nnx.RngStream] = []
     seen: set[int] = set()
     queue: list[Any] = [roots]
     keep: list[Any] = []  # ids stay unique only while the objects live
@@ -181,11 +183,10 @@ def find_streams(roots: object) -> list[nnx.RngStream]:
             continue
         seen.add(id(item))
         keep.append(item)
-        if isinstance(item, nnx.RngStream):
-            streams.append(item)
-        else:
-            queue.extend(_reachable(item))
-    return streams
+        if isinstance(item, (nnx.Rngs, nnx.RngStream)):
+            found.append(item)
+        queue.extend(_reachable(item))
+    return found
 
 
 def _reachable(item: Any) -> list[Any]:
@@ -237,34 +238,42 @@ def _contents(cell: types.CellType) -> Any:
 
 @contextlib.contextmanager
 def _inside_trace(
-    streams: Sequence[nnx.RngStream],
+    rngs: Sequence[nnx.Rngs | nnx.RngStream],
 ) -> Iterator[Callable[[], list[tuple[nnx.Variable[Any], Any]]]]:
-    """Lends streams Variables that belong to the running trace.
+    """Lends objects from outside to the running trace.
 
-    NNX refuses to change a Variable from outside a trace within it. The user's objects
-    stay the same; only what their key and count are is swapped, and swapped back.
+    NNX refuses to change an object of another trace. The user's objects stay the same;
+    the Variables in them, and NNX's own note of the trace they belong to, are swapped
+    for new ones, and swapped back.
 
     Yields:
         A function giving each outside Variable whose state changed, with its new value.
     """
-    outside = [(s, name, vars(s)[name]) for s in streams for name in ("key", "count")]
-    before = [variable.get_raw_value() for _, _, variable in outside]
+    saved = [dict(vars(item)) for item in rngs]
+    outside = [
+        (item, name, variable, variable.get_raw_value())
+        for item, attributes in zip(rngs, saved, strict=True)
+        for name, variable in attributes.items()
+        if isinstance(variable, nnx.Variable)
+    ]
 
     def changed() -> list[tuple[nnx.Variable[Any], Any]]:
-        after = [vars(stream)[name].get_raw_value() for stream, name, _ in outside]
         return [
             (variable, new)
-            for (_, _, variable), old, new in zip(outside, before, after, strict=True)
-            if new is not old
+            for item, name, variable, old in outside
+            if (new := vars(item)[name].get_raw_value()) is not old
         ]
 
     try:
-        for stream, name, variable in outside:
-            vars(stream)[name] = variable.replace(variable.get_raw_value())
+        for item, name, variable, value in outside:
+            vars(item)[name] = variable.replace(value)
+        for item in rngs:
+            vars(item)[_TRACE_NOTE] = vars(nnx.Rngs())[_TRACE_NOTE]
         yield changed
     finally:
-        for stream, name, variable in outside:
-            vars(stream)[name] = variable
+        for item, attributes in zip(rngs, saved, strict=True):
+            vars(item).clear()
+            vars(item).update(attributes)
 
 
 def _split(output: Any) -> tuple[nnx.GraphDef[Any] | None, Any]:

@@ -281,6 +281,11 @@ class _Resolver:
     def _box(self, claim: _Claim, spec: TensorSpec) -> TensorSlice:
         """The box of the tensor that fills a leaf; shapes must agree."""
         leaf = self._leaves[claim.leaf]
+        if leaf.dtype is None:
+            raise AssignmentError(
+                "the leaf holds no numbers (a PRNG key or another object). "
+                "Leave it out of the map."
+            )
         if not claim.parts:
             if spec.shape != leaf.shape:
                 raise AssignmentError(problems.shapes_differ(leaf.shape, spec.shape))
@@ -296,12 +301,8 @@ class _Resolver:
     def _checked(self, claim: _Claim) -> Assignment:
         spec = self._spec(claim)
         leaf = self._leaves[claim.leaf]
-        if leaf.dtype is None:
-            raise AssignmentError(
-                "the leaf holds no numbers (a PRNG key or another object). "
-                "Leave it out of the map."
-            )
         region = self._box(claim, spec)
+        assert leaf.dtype is not None  # `_box` refuses such leaves
         return Assignment(
             leaf=claim.leaf,
             source=claim.source,
