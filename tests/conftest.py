@@ -15,6 +15,8 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 import hypothesis
 import pytest
 
+# Runs in a Python of its own.
+collect_ignore = ["oracle/tf1_worker.py"]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 hypothesis.settings.register_profile(
