@@ -305,7 +305,7 @@ def test_scopes_that_reach_nothing_warn_once(prefix: pathlib.Path) -> None:
     with pytest.warns(UserWarning) as caught:
         tf2flax.init_from_checkpoint(prefix, entries, target)
     assert len(caught) == 1
-    assert "`bn/` -> `nowhere/`, `fc/` -> `neither/`" in str(caught[0].message)
+    assert "`bn/` -> `nowhere/`; `fc/` -> `neither/`" in str(caught[0].message)
     assert caught[0].filename == __file__
     plan = tf2flax.plan(prefix, entries, target)
     assert plan.unused_rules == ("`bn/` -> `nowhere/`", "`fc/` -> `neither/`")

@@ -24,6 +24,7 @@ from ._restore import (
     make_job,
     refuse_tracing,
     restore_leaves,
+    said_of_unused,
 )
 from ._traced_init import TracedInit
 
@@ -194,10 +195,9 @@ def _run(
 
 def _warn_of_unused(job: Job) -> None:
     """Names scope entries that reached no leaf, which TensorFlow lets pass silently."""
-    if job.plan.unused_rules:
+    if said := said_of_unused(job):
         warnings.warn(
-            f"{len(job.plan.unused_rules)} entries of the assignment map reached no leaf of "
-            f"the target: {', '.join(job.plan.unused_rules)}.",
+            f"Entries of the assignment map reach no leaf of the target: {said}",
             UserWarning,
             stacklevel=3,
         )

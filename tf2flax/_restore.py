@@ -18,6 +18,7 @@ from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.dtypes import WIDE_DTYPES, cast, parse_dtype
 from ._assignment.grammar import parse_map
 from ._assignment.matching import Options, resolve
+from ._assignment.problems import unused_entry
 from ._assignment.values import Assignment
 from ._checkpoint import Checkpoint, open_checkpoint
 from ._errors import AssignmentError, UnsupportedError
@@ -307,11 +308,28 @@ def check_kept(job: Job) -> None:
     if abstract:
         shown = ", ".join(f"`{name}`" for name in abstract[:20])
         more = f" and {len(abstract) - 20} more" if len(abstract) > 20 else ""
-        raise AssignmentError(
-            f"No entry fills {len(abstract)} abstract leaves, which would stay "
+        said = (
+            f"No entry fills these leaves ({len(abstract)}), which would stay "
             f"jax.ShapeDtypeStruct: {shown}{more}. Add entries for them, or "
             "initialise them with tf2flax.warm_start."
         )
+        if unused := said_of_unused(job):
+            said = f"{said} Entries that reach no leaf: {unused}"
+        raise AssignmentError(said)
+
+
+def said_of_unused(job: Job) -> str:
+    """Names the entries of a map that reach no leaf, each with the nearest scope.
+
+    Args:
+        job: The plan and its target.
+
+    Returns:
+        One sentence for each; "" where every entry reaches one.
+    """
+    names = [name for leaf in job.target.leaves for name in leaf.names]
+    entries = job.plan.resolution.unused_entries
+    return "; ".join(unused_entry(entry, names) for entry in entries)
 
 
 def _is_local(assignment: Assignment, job: Job) -> bool:

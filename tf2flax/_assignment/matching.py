@@ -120,9 +120,7 @@ class _Resolver:
             try:
                 assignments[claim.leaf] = self._checked(claim)
             except (AssignmentError, DamagedError) as error:
-                self._problems.append(
-                    problems.Misfit(claim.entry, claim.leaf, claim.source, str(error))
-                )
+                self._misfit(claim, str(error))
         if self._problems:
             raise AssignmentError(problems.report(self._problems, self._manifest))
         return Resolution(
@@ -142,6 +140,15 @@ class _Resolver:
             )
         self._claims[claim.leaf] = claim
 
+    def _misfit(self, claim: _Claim, fact: str) -> None:
+        """Reports that a leaf and its tensor do not fit; a family's parts together."""
+        leaf = claim.leaf
+        if claim.parts:
+            leaf = claim.parts[0].removesuffix("0") + "*"
+        problem = problems.Misfit(claim.entry, leaf, claim.source, fact)
+        if problem not in self._problems:
+            self._problems.append(problem)
+
     def _source_exists(self, entry: MapEntry) -> bool:
         if entry.source in self._manifest:
             return True
@@ -156,9 +163,7 @@ class _Resolver:
         try:
             self._box(claim, self._spec(claim))
         except (AssignmentError, DamagedError) as error:
-            self._problems.append(
-                problems.Misfit(entry, leaf, entry.source, str(error))
-            )
+            self._misfit(claim, str(error))
         else:
             self._claim(claim)
 
@@ -194,13 +199,21 @@ class _Resolver:
             self._problems.append(problems.KeyIsNoScope(entry))
             return
         scope = target[: target.rindex("/")]
-        found = False
-        done: set[str] = set()
-        for name in sorted(self._scope_members(scope)):
-            found = True
-            self._assign_member(entry, target, scope, name, done)
-        if not found:
+        members = sorted(self._scope_members(scope))
+        if not members:
             self._unused.append(entry)
+            return
+        before = len(self._problems)
+        done: set[str] = set()
+        for name in members:
+            self._assign_member(entry, target, scope, name, done)
+        added = self._problems[before:]
+        if len(added) > 1 and all(
+            isinstance(problem, problems.SourceNotFound) for problem in added
+        ):
+            # Nothing under the scope: one sentence, not one for each member.
+            if not problems.scope_holds_tensors(entry.source, self._manifest.names):
+                self._problems[before:] = [problems.ScopeNotFound(entry, len(added))]
 
     def _scope_members(self, scope: str) -> set[str]:
         """Names under a scope, each cut where a part's number begins."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from .._manifest import Manifest
@@ -51,6 +52,23 @@ class SourceNotFound:
         if numbers := _numbers_present(self.source, names):
             return numbers
         return _did_you_mean(nearest(self.source, names))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScopeNotFound:
+    """No tensor lies under a scope; `count` members of the target need one."""
+
+    entry: MapEntry
+    count: int
+
+    def say(self, manifest: Manifest, *, suggest: bool) -> str:
+        """States the problem."""
+        found = (
+            f"none of {len(manifest.names)} tensors lies under `{self.entry.source}`, "
+            f"which fills {self.count} leaves of `{self.entry.target}`."
+        )
+        scopes = scopes_of(manifest.names) if suggest else ()
+        return f"{found} {_did_you_mean(nearest(self.entry.source, scopes))}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,6 +197,7 @@ class Misfit:
 
 Problem = (
     SourceNotFound
+    | ScopeNotFound
     | TargetNotFound
     | KeyIsNoScope
     | NotOneFamily
@@ -210,6 +229,62 @@ def report(problems: Sequence[Problem], manifest: Manifest) -> str:
         return f"{lines[0]} - {place}"
     body = "".join(f"\n  {line}" for line in lines)
     return f"{len(lines)} problems with the assignment map - {place}:{body}"
+
+
+def scope_holds_tensors(scope: str, names: Sequence[str]) -> bool:
+    """Tells whether any tensor lies under a scope.
+
+    Args:
+        scope: The scope, ending in `/`; `/` alone is everything.
+        names: Names of all tensors, sorted.
+
+    Returns:
+        Whether one does.
+    """
+    if scope == "/":
+        return bool(names)
+    first = bisect.bisect_left(names, scope)
+    return first < len(names) and names[first].startswith(scope)
+
+
+def scopes_of(names: Iterable[str]) -> frozenset[str]:
+    """Lists every scope that some name lies under.
+
+    Args:
+        names: Names.
+
+    Returns:
+        Scopes, ending in `/`.
+
+    Examples:
+        >>> sorted(scopes_of(["a/b/w", "c"]))
+        ['a/', 'a/b/']
+    """
+    scopes: set[str] = set()
+    for name in names:
+        scope = name.rpartition("/")[0]
+        while scope and f"{scope}/" not in scopes:
+            scopes.add(f"{scope}/")
+            scope = scope.rpartition("/")[0]
+    return frozenset(scopes)
+
+
+def unused_entry(entry: MapEntry, names: Iterable[str]) -> str:
+    """States that a scope of the target holds no leaf, with the nearest that does.
+
+    Args:
+        entry: The entry that reached nothing.
+        names: Names of all leaves.
+
+    Returns:
+        The entry as it reads, and a suggestion.
+    """
+    target = entry.target if isinstance(entry.target, str) else ""
+    scopes = scopes_of(names)
+    if entry.source in scopes:
+        return f"{entry} (keys are the checkpoint's names, values the target's)"
+    close = _did_you_mean(nearest(target, scopes, count=1))
+    return f"{entry} {close}".rstrip()
 
 
 def shapes_differ(leaf: tuple[int, ...], tensor: tuple[int, ...]) -> str:
