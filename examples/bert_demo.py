@@ -1,4 +1,4 @@
-"""Loads a TensorFlow 1.15 BERT into linen and NNX, and compares their outputs with TF's.
+"""Loads a TensorFlow 1.15 BERT into linen and NNX, and compares the outputs.
 
 Needs: jax, flax. Size: 0.3 MB, in tests/data/bert. Time: some seconds.
 Exits 0 only if every output is within 1e-5 of what TensorFlow 1.15 computed.

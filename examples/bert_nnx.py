@@ -49,7 +49,8 @@ class Attention(nnx.Module):
         key = self.key(x).reshape(shape)
         value = self.value(x).reshape(shape)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / shape[-1] ** 0.5
-        scores += (1.0 - mask[:, None, None, :]) * -10000.0
+        hidden_keys = 1.0 - jnp.asarray(mask, x.dtype)[:, None, None, :]
+        scores += hidden_keys * -10000.0
         context = jnp.einsum("bhqk,bkhd->bqhd", nnx.softmax(scores), value)
         return context.reshape(x.shape)
 

@@ -8,6 +8,7 @@ from packages.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import struct
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,9 @@ def block_bytes(items: Sequence[tuple[bytes, bytes]], restart_interval: int) -> 
     return bytes(out) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
 
 
-def with_trailer(contents: bytes, *, snappy: bool = False, kind: int | None = None) -> bytes:
+def with_trailer(
+    contents: bytes, *, snappy: bool = False, kind: int | None = None
+) -> bytes:
     if snappy:
         contents = bytes(cramjam.snappy.compress_raw(contents))
     tail = contents + bytes([int(snappy) if kind is None else kind])
@@ -189,7 +192,9 @@ def ordered_signed(value: int) -> bytes:
 
 
 def slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
-    escaped = name.replace(b"\xff", b"\xff\0\0")  # two steps, so that none sees the other
+    escaped = name.replace(
+        b"\xff", b"\xff\0\0"
+    )  # two steps, so that none sees the other
     escaped = escaped.replace(b"\0", b"\0\xff").replace(b"\xff\0\xff\0\xff", b"\xff\0")
     out = ordered_unsigned(0) + escaped + b"\0\x01" + ordered_unsigned(len(extents))
     return out + b"".join(
@@ -197,7 +202,9 @@ def slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
     )
 
 
-def string_bytes(elements: Sequence[bytes], *, big_endian: bool = False) -> tuple[bytes, int]:
+def string_bytes(
+    elements: Sequence[bytes], *, big_endian: bool = False
+) -> tuple[bytes, int]:
     """Stored bytes of a string tensor, and the masked crc of its entry."""
     order = ">" if big_endian else "<"
     lengths = b"".join(
@@ -284,7 +291,7 @@ def rows_in(array: np.ndarray, count: int, axis: int = 0) -> list[tuple[slice, .
     edges = [round(i * array.shape[axis] / count) for i in range(count + 1)]
     whole = [slice(None)] * array.ndim
     boxes = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         box = list(whole)
         box[axis] = slice(start, stop)
         boxes.append(tuple(box))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 
@@ -77,14 +78,10 @@ def test_quantised_integers_read_as_integers(
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
-def test_strings_are_objects_of_bytes(
-    tmp_path: pathlib.Path, big_endian: bool
-) -> None:
+def test_strings_are_objects_of_bytes(tmp_path: pathlib.Path, big_endian: bool) -> None:
     array = np.array([[b"a\0", b""], [b"\xff" * 300, "β".encode()]], dtype=object)
     scalar = np.array(b"graph\0", dtype=object)
-    write_bundle(
-        tmp_path / "m", {"s": array, "scalar": scalar}, big_endian=big_endian
-    )
+    write_bundle(tmp_path / "m", {"s": array, "scalar": scalar}, big_endian=big_endian)
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
     read = checkpoint["s"].read()
     assert read.dtype == object
@@ -183,9 +180,8 @@ def test_indexing_agrees_with_numpy(
     try:
         expected = array[index]
     except IndexError as error:
-        with pytest.raises(IndexError) as caught:
+        with pytest.raises(IndexError, match=re.escape(str(error))):
             stored[index]
-        assert str(caught.value) == str(error)
         return
     got = stored[index]
     assert type(got) is type(expected)
@@ -199,7 +195,14 @@ def test_masks_and_index_arrays() -> None:
     ids = np.array([[3, 99], [-1, 3]])
     mask = np.arange(100) % 7 == 0
     full = np.random.RandomState(0).rand(*array.shape) > 0.5
-    for index in (ids, mask, full, (ids, slice(0, 4)), (mask, 3), (slice(2, 9), ids % 9)):
+    for index in (
+        ids,
+        mask,
+        full,
+        (ids, slice(0, 4)),
+        (mask, 3),
+        (slice(2, 9), ids % 9),
+    ):
         assert same(np.asarray(tensor[index]), np.asarray(array[index]))
     with pytest.raises(IndexError):
         tensor[np.array([100])]
@@ -249,7 +252,17 @@ def test_views_that_tensorstore_lacks(tmp_path: pathlib.Path) -> None:
 
 
 def test_names_keep_their_bytes(tmp_path: pathlib.Path) -> None:
-    names = ["a", "a/b", "a//b", "x:0", "nul\0in", "ünï", "sp ace", "bad\udcff", "\0\x01z"]
+    names = [
+        "a",
+        "a/b",
+        "a//b",
+        "x:0",
+        "nul\0in",
+        "ünï",
+        "sp ace",
+        "bad\udcff",
+        "\0\x01z",
+    ]
     write_bundle(tmp_path / "m", {n: np.int32([i]) for i, n in enumerate(names)})
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
     assert list(checkpoint) == sorted(names)
@@ -356,7 +369,8 @@ def test_bytes_read(
 ) -> None:
     array = np.zeros((4096, 1024), np.float32)
     write_bundle(
-        tmp_path / "m", {"t": array if parts == 1 else Tensor(array, rows_in(array, parts))}
+        tmp_path / "m",
+        {"t": array if parts == 1 else Tensor(array, rows_in(array, parts))},
     )
     done = subprocess.run(
         [sys.executable, "-c", BYTES_READ, tmp_path / "m", "t", expression],

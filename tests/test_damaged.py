@@ -106,7 +106,9 @@ def test_the_index_cut_at_every_byte(prefix: pathlib.Path) -> None:
             tf2flax.open_checkpoint(prefix)
 
 
-@given(flips=st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), min_size=1))
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 2**16), st.integers(1, 255)), min_size=1)
+)
 def test_flips_never_give_other_values(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
 ) -> None:
@@ -142,9 +144,7 @@ def open_with(tmp_path: pathlib.Path, **changes: Any) -> tf2flax.Checkpoint:
         (header_bytes(version=field(3, b"\x01")), tf2flax.UnsupportedError),
     ],
 )
-def test_headers(
-    tmp_path: pathlib.Path, header: bytes, error: type[Exception]
-) -> None:
+def test_headers(tmp_path: pathlib.Path, header: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         open_with(tmp_path, header=header)
 
@@ -237,7 +237,7 @@ def test_impossible_slices(tmp_path: pathlib.Path, what: str) -> None:
     checkpoint = open_with(tmp_path, extra=SLICES[what])
     with pytest.raises(tf2flax.DamagedError, match="Tensor `broken` is damaged"):
         checkpoint["broken"]
-    assert list(checkpoint)[0] == "a"
+    assert next(iter(checkpoint)) == "a"
 
 
 def test_permissions_are_a_read_error(

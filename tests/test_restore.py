@@ -302,7 +302,7 @@ def test_tracing_is_refused(prefix: pathlib.Path) -> None:
 def test_scopes_that_reach_nothing_warn_once(prefix: pathlib.Path) -> None:
     entries = {"bn/": "nowhere/", "fc/": "neither/", "f32": "x"}
     target = {"x": SDS((4, 3), "float32")}
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="reach no leaf") as caught:
         tf2flax.init_from_checkpoint(prefix, entries, target)
     assert len(caught) == 1
     assert "`bn/` -> `nowhere/`; `fc/` -> `neither/`" in str(caught[0].message)

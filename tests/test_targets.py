@@ -163,9 +163,7 @@ class Linen(nn.Module):
 
 @pytest.mark.parametrize("box", [nn.with_partitioning, nn.with_logical_partitioning])
 @pytest.mark.parametrize("freeze", [False, True])
-def test_linen_boxes(
-    checkpoint: tf2flax.Checkpoint, box: Any, freeze: bool
-) -> None:
+def test_linen_boxes(checkpoint: tf2flax.Checkpoint, box: Any, freeze: bool) -> None:
     variables = Linen(box).init(jax.random.key(0), jnp.ones((1, 2)))
     variables = flax.core.freeze(variables) if freeze else variables
     kernel = variables["params"]["dense"]["kernel"]
@@ -256,7 +254,7 @@ def test_states_get_new_variables(checkpoint: tf2flax.Checkpoint) -> None:
     assert type(got) is nnx.State
     assert np.array_equal(got["layers"][0]["kernel"][...], W)
     assert not np.array_equal(model.layers[0].kernel[...], W)
-    old = {key: variable for key, variable in nnx.to_flat_state(state)}
+    old = dict(nnx.to_flat_state(state))
     for key, variable in nnx.to_flat_state(got):
         assert variable is not old[key]
         assert type(variable) is type(old[key])
@@ -308,13 +306,13 @@ def test_scalars_and_keys(tmp_path: pathlib.Path) -> None:
 
 
 def test_names_that_join_to_the_same(checkpoint: tf2flax.Checkpoint) -> None:
-    with pytest.raises(tf2flax.AssignmentError, match="Two leaves .* `a/b`"):
+    with pytest.raises(tf2flax.AssignmentError, match=r"Two leaves .* `a/b`"):
         tf2flax.plan(checkpoint, {}, {"a/b": np.ones(1), "a": {"b": np.ones(1)}})
 
 
 def test_objects_at_no_leaf_or_at_several(checkpoint: tf2flax.Checkpoint) -> None:
     array = jnp.zeros((2, 3))
-    with pytest.raises(tf2flax.AssignmentError, match="stands at 2 leaves.*`a`, `b`"):
+    with pytest.raises(tf2flax.AssignmentError, match=r"stands at 2 leaves.*`a`, `b`"):
         tf2flax.plan(checkpoint, {"m/w": array}, {"a": array, "b": array})
     with pytest.raises(tf2flax.AssignmentError, match="no leaf of the target"):
         tf2flax.plan(checkpoint, {"m/w": jnp.zeros((2, 3))}, {"a": array})

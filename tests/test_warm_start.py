@@ -169,7 +169,14 @@ def from_an_object(rngs: nnx.Rngs) -> tuple[Callable[..., Any], tuple[Any, ...]]
 
 @pytest.mark.parametrize(
     "how",
-    [passed, passed_by_class, closed_over, partially_applied, by_default, from_an_object],
+    [
+        passed,
+        passed_by_class,
+        closed_over,
+        partially_applied,
+        by_default,
+        from_an_object,
+    ],
 )
 def test_rngs_end_as_init_alone_would_leave_them(
     prefix: pathlib.Path, how: Callable[..., Any]

@@ -7,7 +7,7 @@ array without memory. Only the choice of what to read is made here.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def read_index(entry: Entry, index: object) -> Any:
     shape = entry.spec.shape
     # One byte with strides of 0: numpy checks the index, nothing is allocated.
     np.broadcast_to(np.zeros((), np.uint8), shape)[index]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    items = index if isinstance(index, tuple) else (index,)
+    items = cast("tuple[Any, ...]", index if isinstance(index, tuple) else (index,))
     if entry.spec.dtype.is_string or not shape:
         return read_entry(entry)[items]
     if all(_is_basic(item) for item in items):
@@ -127,7 +127,6 @@ def _read_rows(entry: Entry, items: tuple[Any, ...]) -> Any:
     whole = TensorSlice.whole(entry.spec.shape)
     compact = _gather(entry, whole, 0, unique)
     return compact[(inverse.reshape(numbers.shape), *items[1:])]
-
 
 
 def _gather(

@@ -4,6 +4,9 @@ Nothing is decided here: maps are resolved below, plans are run below, and an
 initialisation is traced below.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
 from __future__ import annotations
 
 import functools

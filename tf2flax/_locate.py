@@ -305,8 +305,7 @@ def _recognised(path: str) -> UnsupportedError | DamagedError | ReadError:
 def _kind(path: str, head: bytes, tail: bytes) -> str:
     if tail == _TABLE_MAGIC:
         return (
-            "a V1 checkpoint, which cannot be read. "
-            "Save the checkpoint in V2 format."
+            "a V1 checkpoint, which cannot be read. Save the checkpoint in V2 format."
         )
     if head.startswith(_HDF5_MAGIC):
         return "an HDF5 file (Keras weights), not a TensorFlow checkpoint."

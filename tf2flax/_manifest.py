@@ -67,7 +67,7 @@ class Manifest(Protocol):
         """All names, sorted."""
         ...
 
-    def __contains__(self, name: object) -> bool:
+    def __contains__(self, name: object, /) -> bool:
         """Whether a tensor has this name; decodes no entry."""
         ...
 

@@ -3,6 +3,9 @@
 Reads no bytes; decides nothing about names.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +37,7 @@ def choose_shardings(
     Raises:
         AssignmentError: A shape does not fit its sharding; every such leaf is named.
     """
-    if option is not None and not isinstance(option, jax.sharding.Sharding):
+    if not (option is None or isinstance(option, jax.sharding.Sharding)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise AssignmentError(
             f"Option sharding: expected a jax.sharding.Sharding, got {option!r}."
         )
@@ -82,7 +85,7 @@ def sharding_problem(
     return f"shape {list(shape)} does not fit {sharding}: {reason}"
 
 
-def box_of(index: tuple[slice, ...], assignment: Assignment) -> TensorSlice:
+def box_of(index: tuple[slice, ...] | None, assignment: Assignment) -> TensorSlice:
     """Finds a device's shard of a leaf in the tensor that fills the leaf.
 
     Args:
@@ -95,7 +98,10 @@ def box_of(index: tuple[slice, ...], assignment: Assignment) -> TensorSlice:
     starts: list[int] = []
     stops: list[int] = []
     for piece, dim, offset in zip(
-        index, assignment.shape, assignment.region.starts, strict=True
+        index or (slice(None),) * len(assignment.shape),
+        assignment.shape,
+        assignment.region.starts,
+        strict=True,
     ):
         start, stop, _ = piece.indices(dim)
         starts.append(offset + start)

@@ -190,9 +190,7 @@ def _read_batch(
     last = max(batch, key=lambda entry: entry.pieces[0].span.stop)
     check_span(first.data_file, last.pieces[0].span, subject=_subject(last))
     buffer = np.empty(span.nbytes, np.uint8)
-    read_into(
-        first.data_file, span.start, memoryview(buffer), subject=_subject(batch[0])
-    )
+    read_into(first.data_file, span.start, buffer.data, subject=_subject(batch[0]))
     for entry in batch:
         piece = entry.pieces[0]
         start = piece.span.start - span.start
@@ -201,7 +199,7 @@ def _read_batch(
             array = _decode_string_piece(entry, piece, stored, verify=verify)
         else:
             if verify:
-                _compare(entry, piece, mask(crc32c(stored)))
+                _compare(entry, piece, mask(crc32c(stored.data)))
             array = aligned_empty(entry.spec.shape, entry.spec.dtype.numpy)
             _bytes_of(array)[:] = stored
             _to_native(array, entry)
@@ -215,7 +213,7 @@ def _read_piece(entry: Entry, piece: Piece, *, verify: bool) -> np.ndarray:
         read_into(
             piece.data_file,
             piece.span.start,
-            memoryview(stored),
+            stored.data,
             subject=_subject(entry),
         )
         return _decode_string_piece(entry, piece, stored, verify=verify)
@@ -224,11 +222,9 @@ def _read_piece(entry: Entry, piece: Piece, *, verify: bool) -> np.ndarray:
     return out
 
 
-def _fill_piece(
-    entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool
-) -> None:
+def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) -> None:
     """Fills a contiguous array with one piece, its checksum taken chunk by chunk."""
-    buffer = memoryview(_bytes_of(out))
+    buffer = _bytes_of(out).data
     crc = 0
     for start in range(0, len(buffer), CHUNK_NBYTES):
         chunk = buffer[start : start + CHUNK_NBYTES]
@@ -247,7 +243,7 @@ def _decode_string_piece(
 ) -> np.ndarray:
     try:
         elements, crc = decode_strings(
-            memoryview(stored), piece.region.size, is_big_endian=entry.is_big_endian
+            stored.data, piece.region.size, is_big_endian=entry.is_big_endian
         )
     except MalformedError as error:
         raise DamagedError(
@@ -268,7 +264,7 @@ def _fill_region(
     shape, dtype = piece.region.shape, entry.spec.dtype.numpy
     wide = widen(region, shape, dtype.itemsize)
     if wide == region and out.flags.c_contiguous:
-        buffer = memoryview(_bytes_of(out))
+        buffer = _bytes_of(out).data
         done = 0
         for run in runs(wide, shape, dtype.itemsize):
             read_into(
@@ -289,9 +285,7 @@ def _fill_region(
         out[shared.within(region)] = rows[shared.within(part)]
 
 
-def widen(
-    region: TensorSlice, shape: tuple[int, ...], itemsize: int
-) -> TensorSlice:
+def widen(region: TensorSlice, shape: tuple[int, ...], itemsize: int) -> TensorSlice:
     """Widens a box until it is read in few or long runs, never beyond its rows.
 
     Args:

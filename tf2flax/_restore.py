@@ -3,15 +3,19 @@
 Everything is read and placed before anything of the target changes.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from . import _reading
 from ._assignment.aliases import FLAX_ALIASES
@@ -205,7 +209,7 @@ def refuse_tracing() -> None:
     Raises:
         UnsupportedError: JAX is tracing.
     """
-    if isinstance(jnp.zeros(()), jax.core.Tracer):
+    if isinstance(jnp.zeros(()), Tracer):
         raise _tracing_error()
 
 
@@ -249,7 +253,7 @@ def make_job(
     policy = parse_dtype(dtype)
     _check_aliases(aliases)
     parts = take_apart(target)
-    if any(isinstance(slot.value, jax.core.Tracer) for slot in parts.slots):
+    if any(isinstance(slot.value, Tracer) for slot in parts.slots):
         raise _tracing_error()  # vmap and grad show in their arguments alone
     resolution = resolve(
         parse_map(assignment_map, parts.identify),
@@ -386,28 +390,45 @@ def _restore_shards(assignment: Assignment, job: Job) -> jax.Array:
     """Reads what this process's devices need of a leaf that spans processes."""
     sharding = job.shardings[assignment.leaf]
     entry = job.manifest.entry(assignment.source)
-    read: dict[TensorSlice, np.ndarray] = {}
-    shards: list[jax.Array] = []
     indices = sharding.addressable_devices_indices_map(assignment.shape)
-    for device, index in indices.items():
-        box = box_of(index, assignment)
-        if box not in read:
-            array = _reading.read_region(entry, box)
-            try:
-                read[box] = cast(array, assignment.dtype, is_forced=job.is_forced)
-            except AssignmentError as error:
-                raise AssignmentError(_said_of(assignment, error)) from error
-        where = jax.sharding.SingleDeviceSharding(
-            device, memory_kind=sharding.memory_kind
+    boxes = {device: box_of(index, assignment) for device, index in indices.items()}
+    arrays = _read_boxes(entry, set(boxes.values()))
+    try:
+        cut = {
+            box: cast(array, assignment.dtype, is_forced=job.is_forced)
+            for box, array in arrays.items()
+        }
+    except AssignmentError as error:
+        raise AssignmentError(_said_of(assignment, error)) from error
+    shards = [
+        jax.device_put(
+            cut[box],
+            jax.sharding.SingleDeviceSharding(device, memory_kind=sharding.memory_kind),
         )
-        shards.append(jax.device_put(read[box], where))
+        for device, box in boxes.items()
+    ]
     return jax.make_array_from_single_device_arrays(assignment.shape, sharding, shards)
 
 
-def _said_of(assignment: Assignment, error: AssignmentError) -> str:
-    return (
-        f"Leaf `{assignment.leaf}` cannot take tensor `{assignment.source}`: {error}"
+def _read_boxes(
+    entry: Entry, boxes: Collection[TensorSlice]
+) -> dict[TensorSlice, np.ndarray]:
+    """Reads boxes of one tensor: together where they lie together.
+
+    Column shards of the same rows would otherwise read those rows once for each.
+    """
+    around = TensorSlice(
+        tuple(map(min, zip(*(box.starts for box in boxes), strict=True))),
+        tuple(map(max, zip(*(box.stops for box in boxes), strict=True))),
     )
+    if around.size > sum(box.size for box in boxes):
+        return {box: _reading.read_region(entry, box) for box in boxes}
+    array = _reading.read_region(entry, around)
+    return {box: _own(array[box.within(around)]) for box in boxes}
+
+
+def _said_of(assignment: Assignment, error: AssignmentError) -> str:
+    return f"Leaf `{assignment.leaf}` cannot take tensor `{assignment.source}`: {error}"
 
 
 def _check_aliases(aliases: object) -> None:

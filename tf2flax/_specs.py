@@ -114,7 +114,7 @@ class StoredDtype:
 
 
 # Every dtype of tensorflow/core/framework/types.proto that a bundle may name. Quantised
-# integers read as the integers they are. Elements narrower than a byte take one byte each.
+# integers read as the integers they are. Elements narrower than a byte take one.
 STORED_DTYPES: Final[dict[int, StoredDtype]] = {
     1: StoredDtype("float32", np.dtype("<f4")),
     2: StoredDtype("float64", np.dtype("<f8")),

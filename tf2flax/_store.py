@@ -192,7 +192,7 @@ def open_view(
             "Use `read()`."
         )
     try:
-        view_dtype = ts.string if dtype == object else ts.dtype(dtype)
+        view_dtype = ts.string if dtype.kind == "O" else ts.dtype(dtype)
     except (TypeError, ValueError) as error:
         raise UnsupportedError(
             f"{subject} is of dtype {dtype}, of which tensorstore has no lazy view. "

@@ -5,6 +5,9 @@ a way to put a new array back; nothing of the caller's changes before `rebuild`.
 The first file upwards that may import JAX and Flax.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
 from __future__ import annotations
 
 import copy
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.core import meta
+from jax.core import Tracer
 
 from ._assignment.dtypes import kind_of
 from ._assignment.values import Leaf
@@ -158,9 +162,7 @@ def _take_pytree(tree: Any, path: Path) -> Target:
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
-    parts = [
-        _take_apart(value, (*path, *map(_key_of, keys))) for keys, value in flat
-    ]
+    parts = [_take_apart(value, (*path, *map(_key_of, keys))) for keys, value in flat]
 
     def rebuild(values: Mapping[str, Any]) -> Any:
         return treedef.unflatten([part.rebuild(values) for part in parts])
@@ -259,9 +261,7 @@ def _take_dataclass(value: Any, path: Path) -> Target:
     return _joined(list(parts.values()), rebuild)
 
 
-def _joined(
-    parts: list[Target], rebuild: Callable[[Mapping[str, Any]], Any]
-) -> Target:
+def _joined(parts: list[Target], rebuild: Callable[[Mapping[str, Any]], Any]) -> Target:
     return Target(
         slots=tuple(slot for part in parts for slot in part.slots),
         rebuild=rebuild,
@@ -331,6 +331,6 @@ def _sharding_of(value: Any) -> jax.sharding.Sharding | None:
     """Where a target says its array lives; an uncommitted array says nothing."""
     if isinstance(value, jax.ShapeDtypeStruct):
         return value.sharding
-    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, jax.Array) and not isinstance(value, Tracer):
         return value.sharding if value.committed else None
     return None

@@ -4,12 +4,15 @@ XLA drops whatever an asked-for part does not need, so that leaves which a check
 supplies cost neither time nor memory. Reads no checkpoint.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
 from __future__ import annotations
 
 import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final
 
 import jax
@@ -57,6 +60,8 @@ class TracedInit:
         self._arrays = [x for x in flat if isinstance(x, (jax.Array, np.ndarray))]
         self._rngs = find_rngs((init_fn, flat))
         self._rng_slots: list[tuple[nnx.Variable[Any], int]] = []
+        self._graphdef: nnx.GraphDef[Any] | None = None
+        self._treedef: Any = None
 
         def traced(*arrays: jax.Array) -> list[Any]:
             remaining = iter(arrays)
@@ -207,8 +212,7 @@ def _reachable(item: Any) -> list[Any]:
     ):
         return []
     found = list(getattr(item, "__dict__", {}).values())
-    wrapped = getattr(type(item), "__call__", None)
-    return [*found, wrapped] if isinstance(wrapped, types.FunctionType) else found
+    return [*found, type(item).__call__] if callable(item) else found
 
 
 def _reachable_from_function(function: types.FunctionType) -> list[Any]:
@@ -239,7 +243,7 @@ def _contents(cell: types.CellType) -> Any:
 @contextlib.contextmanager
 def _inside_trace(
     rngs: Sequence[nnx.Rngs | nnx.RngStream],
-) -> Iterator[Callable[[], list[tuple[nnx.Variable[Any], Any]]]]:
+) -> Generator[Callable[[], list[tuple[nnx.Variable[Any], Any]]]]:
     """Lends objects from outside to the running trace.
 
     NNX refuses to change an object of another trace. The user's objects stay the same;

@@ -44,7 +44,21 @@ SHAPES = {
 }  # fmt: skip
 NAMES = [scope + leaf for scope in SCOPES for leaf in SHAPES]
 DTYPES = ["float32"] * 8 + ["float64", "int32", "int64", "bool", "float16"]
-SLASHES = ["/", "", "//", "a/", "a", "/a/", "a//", "s/", "s/t/", "s.", "q/", "a_", "none/"]
+SLASHES = [
+    "/",
+    "",
+    "//",
+    "a/",
+    "a",
+    "/a/",
+    "a//",
+    "s/",
+    "s/t/",
+    "s.",
+    "q/",
+    "a_",
+    "none/",
+]
 
 
 class Worker:
@@ -148,7 +162,9 @@ def draw_entry(
         return key, {"name": scope or "/"}
     target = draw_target(rng, leaves)
     key = rng.choice(stored)
-    named = target.get("name") or target.get("variable") or (target.get("list") or [key])[0]
+    named = (
+        target.get("name") or target.get("variable") or (target.get("list") or [key])[0]
+    )
     last = named.partition("/part_")[0].rpartition("/")[2]
     alike = [name for name in stored if name.rpartition("/")[2] == last]
     if alike and rng.random() < 0.95:
@@ -293,9 +309,7 @@ def difference(case: dict[str, Any], fired: collections.Counter[str]) -> str | N
     return None
 
 
-def test_random_cases(
-    worker: Worker, checkpoints: list[tuple[str, list[str]]]
-) -> None:
+def test_random_cases(worker: Worker, checkpoints: list[tuple[str, list[str]]]) -> None:
     fired: collections.Counter[str] = collections.Counter()
     seen: set[int] = set()
 
@@ -313,7 +327,8 @@ def test_random_cases(
             variable |= {"init": -1 - i, "resource": rng.random() < 0.3}
         leaves = leaves_of(variables)
         entries = [
-            draw_entry(rng, stored, leaves) for _ in range(rng.choice([1, 1, 1, 2, 2, 4]))
+            draw_entry(rng, stored, leaves)
+            for _ in range(rng.choice([1, 1, 1, 2, 2, 4]))
         ]
         case: dict[str, Any] = {
             "run": prefix,

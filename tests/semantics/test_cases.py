@@ -109,7 +109,9 @@ def map_of(case: dict[str, Any], entries: Any, target: dict[str, Any]) -> Any:
             return target[inner]
         if kind == "variable_list":
             return [target[name] for name in inner]
-        return {"name": inner, "int": inner, "none": None}.get(kind, str(inner).encode())
+        return {"name": inner, "int": inner, "none": None}.get(
+            kind, str(inner).encode()
+        )
 
     def key(given: Any) -> Any:
         if not isinstance(given, dict):

@@ -26,8 +26,11 @@ DECISIONS: dict[str, Any] = {
     "run/model.ckpt-5.data-00000-of-00001": A_AND_SCOPE,
     "run/model.ckpt-5.meta": A_AND_SCOPE,
     "v2sharded/model.ckpt.data-00000-of-00002": [
-        ("a", [2, 3]), ("p", [10, 4]), ("scope1/a", [2, 3]), ("scope1/b", [3]),
-    ],  # fmt: skip
+        ("a", [2, 3]),
+        ("p", [10, 4]),
+        ("scope1/a", [2, 3]),
+        ("scope1/b", [3]),
+    ],
     # A doubled slash is a slash.
     "run//model.ckpt-5": A_AND_SCOPE,
     # V1 files are recognised and refused.
@@ -35,7 +38,7 @@ DECISIONS: dict[str, Any] = {
     "v1": tf2flax.UnsupportedError,
     "v1sharded/model.ckpt-?????-of-00002": tf2flax.UnsupportedError,
     "v1sharded/model.ckpt-00000-of-00002": tf2flax.UnsupportedError,
-}  # fmt: skip
+}
 STATE_DECISIONS: dict[str, Any] = {
     "state_with_index_suffix": A_AND_SCOPE,
     "state_points_to_v1": tf2flax.UnsupportedError,

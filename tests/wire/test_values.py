@@ -78,9 +78,7 @@ elements = st.lists(st.binary(max_size=300), max_size=20)
 @given(elements=elements, big_endian=st.booleans())
 def test_strings(elements: list[bytes], big_endian: bool) -> None:
     data, crc = w.string_bytes(elements, big_endian=big_endian)
-    decoded = decode_strings(
-        memoryview(data), len(elements), is_big_endian=big_endian
-    )
+    decoded = decode_strings(memoryview(data), len(elements), is_big_endian=big_endian)
     assert decoded[0] == elements
     assert mask(decoded[1]) == crc
     for stop in range(0, len(data), 7):
@@ -116,7 +114,13 @@ def test_random_messages(data: bytes) -> None:
 
 def test_entries() -> None:
     data = w.entry_bytes(
-        14, [2, 0, 5], shard_id=3, offset=2**40, size=7, crc=9, slices=[[(0, -1), (2, 0)]]
+        14,
+        [2, 0, 5],
+        shard_id=3,
+        offset=2**40,
+        size=7,
+        crc=9,
+        slices=[[(0, -1), (2, 0)]],
     )
     assert protos.parse_bundle_entry(data) == protos.BundleEntry(
         dtype_code=14,
@@ -137,7 +141,11 @@ def test_entries() -> None:
 
 def test_headers() -> None:
     header = protos.parse_bundle_header(w.header_bytes(7, 1))
-    assert (header.num_data_files, header.is_big_endian, header.producer) == (7, True, 1)
+    assert (header.num_data_files, header.is_big_endian, header.producer) == (
+        7,
+        True,
+        1,
+    )
     with pytest.raises(MalformedError, match="byte order 2"):
         protos.parse_bundle_header(w.header_bytes(7, 2))
 

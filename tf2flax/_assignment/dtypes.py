@@ -7,8 +7,8 @@ from typing import Final, Literal
 import ml_dtypes
 import numpy as np
 
-from .._errors import AssignmentError
-from .._specs import StoredDtype
+from tf2flax._errors import AssignmentError
+from tf2flax._specs import StoredDtype
 
 # None: the target's dtype where the cast is safe; "exact": no cast, as TensorFlow;
 # "checkpoint": the file's dtype; a dtype: that one.
@@ -140,7 +140,7 @@ def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
         return array
     with np.errstate(all="ignore"):
         if is_forced and kind_of(array.dtype) == "complex" != kind_of(dtype):
-            array = array.real
+            array = np.real(array)
         result = array.astype(dtype)
         if is_forced:
             return result

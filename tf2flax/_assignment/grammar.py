@@ -7,8 +7,10 @@ target, or lists of leaves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
-from .._errors import AssignmentError
+from tf2flax._errors import AssignmentError
+
 from .values import MapEntry
 
 # Finds the leaves of the target that are this very object: their names.
@@ -49,7 +51,7 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
 
 def _pairs(assignment_map: object) -> list[tuple[object, object]]:
     if isinstance(assignment_map, Mapping):
-        return list(assignment_map.items())  # pyright: ignore[reportUnknownArgumentType]
+        return list(cast("Mapping[object, object]", assignment_map).items())
     if isinstance(assignment_map, (str, bytes)) or not isinstance(
         assignment_map, Iterable
     ):
@@ -58,13 +60,15 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
             f"target names, got {_shown(assignment_map)}."
         )
     pairs: list[tuple[object, object]] = []
-    for number, pair in enumerate(assignment_map, start=1):  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
+    given = cast("Iterable[object]", assignment_map)
+    for number, pair in enumerate(given, start=1):
+        items = cast("Sequence[object]", pair)
+        if not isinstance(pair, (tuple, list)) or len(items) != 2:
             raise AssignmentError(
                 f"Entry {number}: expected a pair of a checkpoint name and a target, "
-                f"got {_shown(pair)}."  # pyright: ignore[reportUnknownArgumentType]
+                f"got {_shown(items)}."
             )
-        pairs.append((pair[0], pair[1]))
+        pairs.append((items[0], items[1]))
     return pairs
 
 
@@ -72,7 +76,7 @@ def _entry(number: int, key: str, value: object, identify: Identify) -> MapEntry
     if isinstance(value, str):
         return MapEntry(number, key, value)
     if isinstance(value, list):
-        leaves = tuple(_leaf(item, identify) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        leaves = tuple(_leaf(item, identify) for item in cast("list[object]", value))
         return MapEntry(number, key, leaves, is_list=True)
     return MapEntry(number, key, (_leaf(value, identify),))
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+from tf2flax._errors import AssignmentError, DamagedError
+from tf2flax._manifest import Manifest
+from tf2flax._specs import TensorSlice, TensorSpec
 
-from .._errors import AssignmentError, DamagedError
-from .._manifest import Manifest
-from .._specs import TensorSlice, TensorSpec
 from . import problems
 from .aliases import alias_sources
 from .dtypes import DtypePolicy, result_dtype
@@ -208,12 +208,13 @@ class _Resolver:
         for name in members:
             self._assign_member(entry, target, scope, name, done)
         added = self._problems[before:]
-        if len(added) > 1 and all(
-            isinstance(problem, problems.SourceNotFound) for problem in added
+        if (
+            len(added) > 1
+            and all(isinstance(problem, problems.SourceNotFound) for problem in added)
+            and not problems.scope_holds_tensors(entry.source, self._manifest.names)
         ):
             # Nothing under the scope: one sentence, not one for each member.
-            if not problems.scope_holds_tensors(entry.source, self._manifest.names):
-                self._problems[before:] = [problems.ScopeNotFound(entry, len(added))]
+            self._problems[before:] = [problems.ScopeNotFound(entry, len(added))]
 
     def _scope_members(self, scope: str) -> set[str]:
         """Names under a scope, each cut where a part's number begins."""
@@ -233,19 +234,16 @@ class _Resolver:
         if leaf in done:
             return
         spellings = self._spellings(entry, target, scope, name, leaf)
-        for source, alias in spellings:
-            if source in self._manifest:
-                break
-        else:
+        if leaf:
+            done.add(leaf)
+        found = next((s for s in spellings if s[0] in self._manifest), None)
+        if found is None:
             self._problems.append(
                 problems.SourceNotFound(entry, spellings[0][0], leaf or name)
             )
-            source = alias = None
-        if leaf:
-            done.add(leaf)
-        if source is None:
             return
-        if ambiguous := self._ambiguous(spellings, source, alias):
+        source, alias = found
+        if ambiguous := self._ambiguous(spellings, alias):
             self._problems.append(problems.Ambiguous(entry, leaf or name, ambiguous))
         elif leaf:
             self._claim(_Claim(leaf, source, entry, alias=alias))
@@ -280,7 +278,7 @@ class _Resolver:
         return spelled
 
     def _ambiguous(
-        self, spellings: list[tuple[str, str | None]], source: str, alias: str | None
+        self, spellings: list[tuple[str, str | None]], alias: str | None
     ) -> list[str]:
         """Aliases of one leaf that the checkpoint holds, where they are several."""
         if alias is None:
@@ -348,5 +346,3 @@ def _member_source(key: str, target: str, scope: str, name: str) -> str:
         tail = tail[1:]
     source = tail if key == "/" else key + tail
     return source.removesuffix("/")
-
-

@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Sequence
 from typing import Final
 
-from .._specs import TensorSlice
+from tf2flax._specs import TensorSlice
 
 _PART: Final = re.compile(r"(?P<family>.*)/part_(?P<number>0|[1-9][0-9]*)", re.S)
 

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from .._manifest import Manifest
-from .._names import nearest
+from tf2flax._manifest import Manifest
+from tf2flax._names import nearest
+
 from .aliases import FLAX_ALIASES, alias_sources
 from .values import MapEntry
 
@@ -111,8 +112,7 @@ class KeyIsNoScope:
                 "Name the leaf that the tensor fills."
             )
         return (
-            f"`{target}` is a scope, so the key must be one too. "
-            f"Did you mean `{key}/`?"
+            f"`{target}` is a scope, so the key must be one too. Did you mean `{key}/`?"
         )
 
 
@@ -307,9 +307,7 @@ def shapes_differ(leaf: tuple[int, ...], tensor: tuple[int, ...]) -> str:
     return f"{said} Was the model built with another configuration?"
 
 
-def parts_do_not_tile(
-    parts: Sequence[tuple[int, ...]], tensor: tuple[int, ...]
-) -> str:
+def parts_do_not_tile(parts: Sequence[tuple[int, ...]], tensor: tuple[int, ...]) -> str:
     """States that parts do not make up a tensor.
 
     Args:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from .._specs import StoredDtype, TensorSlice
+from tf2flax._specs import StoredDtype, TensorSlice
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc and naming.cc.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -17,14 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from .._errors import (
+from tf2flax._errors import (
     DamagedError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from .._manifest import Entry, Piece
-from .._specs import (
+from tf2flax._manifest import Entry, Piece
+from tf2flax._specs import (
     MAX_ELEMENTS,
     STORED_DTYPES,
     ByteRange,
@@ -32,14 +31,14 @@ from .._specs import (
     TensorSlice,
     TensorSpec,
 )
-from .._wire.ordered_code import decode_slice_key, encode_slice_key
-from .._wire.protos import (
+from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key
+from tf2flax._wire.protos import (
     BundleEntry,
     BundleHeader,
     parse_bundle_entry,
     parse_bundle_header,
 )
-from .._wire.sstable import SSTable
+from tf2flax._wire.sstable import SSTable
 
 # The header is the value of the empty key, which sorts before every name.
 HEADER_KEY: Final = b""
@@ -64,6 +63,9 @@ class BundleManifest:
             UnsupportedError: A newer version of the format wrote it.
         """
         self._prefix: str = prefix
+        # Filled when first asked for; both hold what the table says, and no more.
+        self._names: tuple[str, ...] | None = None
+        self._listed: dict[bytes, frozenset[tuple[tuple[int, int], ...]]] = {}
         try:
             self._table: SSTable = SSTable(index)
             header = self._table.get(HEADER_KEY)
@@ -79,15 +81,17 @@ class BundleManifest:
         """Absolute path of the checkpoint, without suffix."""
         return self._prefix
 
-    @functools.cached_property
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of all tensors, sorted by code point; slices are not listed."""
-        try:
-            keys = self._table.keys()
-        except MalformedError as error:
-            raise self._damaged("Index", error) from error
-        keys = [key for key in keys if key and not self._is_slice_key(key)]
-        return tuple(sorted(map(_decode_name, keys)))
+        if self._names is None:
+            try:
+                keys = self._table.keys()
+            except MalformedError as error:
+                raise self._damaged("Index", error) from error
+            keys = [key for key in keys if key and not self._is_slice_key(key)]
+            self._names = tuple(sorted(map(_decode_name, keys)))
+        return self._names
 
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name."""
@@ -135,7 +139,7 @@ class BundleManifest:
             raise self._damaged(
                 "Index", f"expected num_shards >= 0, got {header.num_data_files}"
             )
-        if BUNDLE_VERSION < header.min_consumer or (
+        if header.min_consumer > BUNDLE_VERSION or (
             BUNDLE_VERSION in header.bad_consumers
         ):
             raise UnsupportedError(
@@ -165,15 +169,14 @@ class BundleManifest:
         return decoded is not None and decoded[1] in self._listed_slices(decoded[0])
 
     def _listed_slices(self, key: bytes) -> frozenset[tuple[tuple[int, int], ...]]:
-        cache = self.__dict__.setdefault("_listed", {})
-        if key not in cache:
+        if key not in self._listed:
             try:
                 value = self._table.get(key)
                 slices = () if value is None else parse_bundle_entry(value).slices
             except MalformedError as error:
                 raise self._damaged("Index", error) from error
-            cache[key] = frozenset(slices)
-        return cache[key]
+            self._listed[key] = frozenset(slices)
+        return self._listed[key]
 
     def _stored_slices(
         self, key: bytes, parent: BundleEntry, spec: TensorSpec

@@ -5,18 +5,15 @@ Source: tensorflow/core/lib/hash/crc32c.h.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import crc32c as _crc32c
-
-if TYPE_CHECKING:
-    from collections.abc import Buffer
 
 _MASK_DELTA: Final = 0xA282EAD8
 _UINT32: Final = 0xFFFFFFFF
 
 
-def crc32c(data: Buffer, crc: int = 0) -> int:
+def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """Computes or continues a CRC-32C; releases the GIL for long buffers.
 
     Args:

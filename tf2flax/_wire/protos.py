@@ -14,10 +14,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+)
 from google.protobuf.message import DecodeError, Message
 
-from .._errors import MalformedError
+from tf2flax._errors import MalformedError
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE: Final = "tf2flax"
@@ -192,10 +197,7 @@ def parse_bundle_entry(data: bytes) -> BundleEntry:
         size=entry.size,
         crc32c=entry.crc32c,
         slices=tuple(
-            [
-                tuple([(e.start, _length(e)) for e in one.extent])
-                for one in entry.slices
-            ]
+            [tuple([(e.start, _length(e)) for e in one.extent]) for one in entry.slices]
         ),
     )
 

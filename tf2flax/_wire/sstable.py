@@ -16,7 +16,8 @@ from typing import Final
 
 import cramjam
 
-from .._errors import MalformedError
+from tf2flax._errors import MalformedError
+
 from .crc32c import crc32c, mask
 from .varint import read_varint64
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from .._errors import MalformedError
+from tf2flax._errors import MalformedError
+
 from .crc32c import crc32c, mask
 from .varint import read_varint64
 

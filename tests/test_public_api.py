@@ -1,0 +1,103 @@
+"""The public names, their signatures, and the tree of exceptions."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import tomllib
+
+import pytest
+from conftest import ROOT
+
+import tf2flax
+
+NAMES = {
+    "AssignmentError", "Checkpoint", "CheckpointError", "CheckpointNotFoundError",
+    "DamagedError", "FLAX_ALIASES", "NotFoundError", "Plan", "ReadError",
+    "StoredTensor", "TensorNotFoundError", "UnsupportedError", "checkpoint_exists",
+    "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
+    "open_checkpoint", "plan", "warm_start",
+}  # fmt: skip
+OPTIONS = "*, aliases=mappingproxy, dtype=None, sharding=None, verify=True"
+SIGNATURES = {
+    "open_checkpoint": "path",
+    "list_variables": "path",
+    "load_variable": "path, name",
+    "latest_checkpoint": "directory",
+    "checkpoint_exists": "path",
+    "init_from_checkpoint": f"checkpoint, assignment_map, target, {OPTIONS}",
+    "plan": f"checkpoint, assignment_map, target, {OPTIONS}",
+    "warm_start": f"init_fn, checkpoint, assignment_map, {OPTIONS}",
+}
+TREE = {
+    "CheckpointError": (ValueError,),
+    "NotFoundError": (tf2flax.CheckpointError,),
+    "TensorNotFoundError": (tf2flax.NotFoundError, KeyError),
+    "CheckpointNotFoundError": (tf2flax.NotFoundError, FileNotFoundError),
+    "DamagedError": (tf2flax.CheckpointError,),
+    "UnsupportedError": (tf2flax.CheckpointError,),
+    "ReadError": (tf2flax.CheckpointError, OSError),
+    "AssignmentError": (tf2flax.CheckpointError,),
+}
+
+
+def short(signature: inspect.Signature) -> str:
+    parts: list[str] = []
+    for parameter in signature.parameters.values():
+        is_first_option = parameter.kind is parameter.KEYWORD_ONLY and "*" not in parts
+        parts += ["*"] if is_first_option else []
+        default = parameter.default
+        if default is parameter.empty:
+            parts.append(parameter.name)
+        elif type(default).__name__ == "mappingproxy":
+            parts.append(f"{parameter.name}=mappingproxy")
+        else:
+            parts.append(f"{parameter.name}={default!r}")
+    return ", ".join(parts)
+
+
+def test_names() -> None:
+    assert {name for name in dir(tf2flax) if not name.startswith("_")} == NAMES
+    for name in NAMES:
+        assert getattr(tf2flax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'save_checkpoint'"):
+        _ = tf2flax.save_checkpoint  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("name", list(SIGNATURES))
+def test_signatures(name: str) -> None:
+    assert short(inspect.signature(getattr(tf2flax, name))) == SIGNATURES[name]
+
+
+def test_methods() -> None:
+    read = inspect.signature(tf2flax.Checkpoint.read)
+    assert short(read) == "self, names=None, *, verify=True"
+    assert short(inspect.signature(tf2flax.Plan.restore)) == "self"
+    assert short(inspect.signature(tf2flax.StoredTensor.open)) == "self"
+
+
+@pytest.mark.parametrize("name", list(TREE))
+def test_exceptions(name: str) -> None:
+    kind = getattr(tf2flax, name)
+    assert kind.__bases__ == TREE[name]
+    assert kind.__module__ == "tf2flax"
+    arguments = ("a", "prefix", ("b",)) if name == "TensorNotFoundError" else ("said",)
+    error = kind(*arguments)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is kind
+        assert str(twin) == str(error)
+        assert vars(twin) == vars(error)
+    with pytest.raises(ValueError, match=r"said|`a`"):
+        raise error
+
+
+def test_every_public_name_has_a_docstring_with_an_example() -> None:
+    for name in NAMES - set(TREE) - {"FLAX_ALIASES"}:
+        assert ">>>" in (getattr(tf2flax, name).__doc__ or ""), name
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert tf2flax.__version__ == project["version"]
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
