@@ -44,8 +44,8 @@ format: $(VENV)/.dev ## ruff: mend what it can
 	$(BIN)/ruff format .
 
 types: $(VENV)/.dev ## basedpyright: strict, and complete public types
-	$(BIN)/basedpyright
-	$(BIN)/basedpyright --verifytypes tf2flax --ignoreexternal
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	PATH="$(abspath $(BIN)):$$PATH" basedpyright --verifytypes tf2flax --ignoreexternal
 
 layers: $(VENV)/.dev ## import-linter: imports point downwards
 	$(BIN)/lint-imports
