@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,20 @@ def test_missing_data_shows_at_the_first_read(prefix: pathlib.Path) -> None:
     assert tf2flax.list_variables(prefix) == [("a", [4, 3]), ("b", [4, 3])]
     with pytest.raises(tf2flax.DamagedError, match="data file is missing"):
         checkpoint["a"].read()
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(prefix: pathlib.Path) -> None:
+    path = prefix.parent / DATA_NAME
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(tf2flax.CheckpointError):
+        tf2flax.open_checkpoint(prefix)["a"].read()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(tf2flax.CheckpointError):
+        tf2flax.open_checkpoint(prefix)["a"].read()
+    os.mkfifo(prefix.parent / "checkpoint")
+    assert tf2flax.latest_checkpoint(prefix.parent) is None
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
@@ -243,8 +258,6 @@ def test_impossible_slices(tmp_path: pathlib.Path, what: str) -> None:
 def test_permissions_are_a_read_error(
     prefix: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     checkpoint = tf2flax.open_checkpoint(prefix)
 
     def refuse(*_: object) -> int:

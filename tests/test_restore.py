@@ -146,6 +146,17 @@ def test_infinities_and_nans_survive_casts(tmp_path: pathlib.Path) -> None:
         load(tmp_path / "m", "v", SDS((4,), ml_dtypes.float8_e4m3fn))
 
 
+def test_dtypes_that_jax_lacks(prefix: pathlib.Path) -> None:
+    swapped = np.zeros((4, 3), ">f4")
+    assert load(prefix, "f32", swapped).dtype == np.float32
+    assert load(prefix, "f32", swapped, dtype=">f2").dtype == np.float16
+    wide = np.zeros((4, 3), np.longdouble)
+    with pytest.raises(tf2flax.AssignmentError, match="JAX has no dtype"):
+        load(prefix, "f32", wide)
+    with pytest.raises(tf2flax.AssignmentError, match="JAX has no dtype"):
+        load(prefix, "f32", swapped, dtype=np.longdouble)
+
+
 @pytest.mark.parametrize("option", ["float99", 3.5, object(), "string", "O"])
 def test_dtype_options_that_are_none(prefix: pathlib.Path, option: Any) -> None:
     with pytest.raises(tf2flax.AssignmentError, match="Option dtype"):

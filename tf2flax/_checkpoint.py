@@ -232,9 +232,12 @@ class Checkpoint(Mapping[str, StoredTensor]):
             TensorNotFoundError: No tensor has this name; the nearest are named.
             DamagedError: Its entry is malformed.
         """
-        if name not in self._manifest:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise self._tensor_not_found(name)
-        return StoredTensor(self._manifest.entry(name))
+        try:
+            return StoredTensor(self._manifest.entry(name))
+        except TensorNotFoundError:
+            raise self._tensor_not_found(name) from None
 
     def read(
         self, names: Iterable[str] | None = None, *, verify: bool = True

@@ -198,6 +198,8 @@ def _prefix_of(text: str) -> str | None:
 
 def _read_state(directory: str) -> State:
     path = os.path.join(directory, STATE_FILE)
+    if not os.path.isfile(path):
+        return State(path, None)
     try:
         text = read_file(path).decode("utf-8")
     except (CheckpointNotFoundError, ReadError, UnicodeDecodeError):

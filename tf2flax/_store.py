@@ -26,6 +26,8 @@ ALIGNMENT: Final = 64
 VIEW_CHUNK_NBYTES: Final = 4 << 20
 # tensorstore's own limit on axes.
 MAX_VIEW_RANK: Final = 32
+# Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # First bytes of what lies in a checkpoint's place when something else was downloaded.
 _IMPOSTORS: Final = (
     (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull`."),
@@ -122,7 +124,7 @@ def check_span(path: str, span: ByteRange, *, subject: str) -> None:
 
 def _open_data_file(path: str, subject: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, _OPEN_FLAGS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(
             f"{subject} cannot be read: its data file is missing - at `{path}`. "
@@ -247,7 +249,10 @@ def _too_short(
     path: str, descriptor: int, span: ByteRange, subject: str
 ) -> DamagedError:
     size = os.fstat(descriptor).st_size
-    found = impostor(os.pread(descriptor, 64, 0))
+    try:
+        found = impostor(os.pread(descriptor, 64, 0))
+    except OSError:  # a pipe or a directory
+        found = None
     what = f"`{path}` is {found[0]}" if found else f"`{path}` has only {size} bytes"
     return DamagedError(
         f"{subject} is damaged: expected bytes [{span.start}:{span.stop}], but "

@@ -236,14 +236,15 @@ def _walk(
         return
     if id(node) in ancestors:
         return
-    below = (*ancestors, id(node))
-    if isinstance(node, nnx.Pytree):
-        for key, child in nnx.iter_children(node):
-            yield from _walk(child, (*path, key), below)
-        return
-    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=_is_node)
+
+    # One level at a time, since modules may hold themselves.
+    def is_below(value: Any) -> bool:
+        return value is not node
+
+    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
     for keys, child in flat:
-        if isinstance(child, (nnx.Variable, nnx.Pytree)):
+        if child is not node:
+            below = (*ancestors, id(node))
             yield from _walk(child, (*path, *map(_key_of, keys)), below)
 
 
@@ -324,7 +325,7 @@ def _shape_and_dtype(value: Any) -> tuple[tuple[int, ...], np.dtype | None]:
         return (), None
     if not isinstance(dtype, np.dtype) or kind_of(dtype) is None:
         return shape, None  # a PRNG key, or an array of objects
-    return shape, dtype
+    return shape, dtype.newbyteorder("=")
 
 
 def _sharding_of(value: Any) -> jax.sharding.Sharding | None:

@@ -81,11 +81,15 @@ def test_strings(elements: list[bytes], big_endian: bool) -> None:
     decoded = decode_strings(memoryview(data), len(elements), is_big_endian=big_endian)
     assert decoded[0] == elements
     assert mask(decoded[1]) == crc
-    for stop in range(0, len(data), 7):
+    for stop in range(0 if elements else 1, len(data), 7):
         with pytest.raises(MalformedError):
             decode_strings(
                 memoryview(data[:stop]), len(elements), is_big_endian=big_endian
             )
+
+
+def test_no_strings_in_no_bytes() -> None:
+    assert decode_strings(memoryview(b""), 0, is_big_endian=False) == ([], 0)
 
 
 @pytest.mark.parametrize("count", [3, 2**30, 2**62])

@@ -8,12 +8,16 @@ import ml_dtypes
 import numpy as np
 
 from tf2flax._errors import AssignmentError
-from tf2flax._specs import StoredDtype
+from tf2flax._specs import STORED_DTYPES, StoredDtype
 
 # None: the target's dtype where the cast is safe; "exact": no cast, as TensorFlow;
 # "checkpoint": the file's dtype; a dtype: that one.
 DtypePolicy = None | Literal["exact", "checkpoint"] | np.dtype
 
+# What JAX can hold at all: what a tensor can be, strings excepted.
+_JAX_DTYPES: Final = frozenset(
+    dtype.numpy for dtype in STORED_DTYPES.values() if dtype.numpy.kind != "O"
+)
 # What JAX narrows without a word while jax_enable_x64 is off.
 WIDE_DTYPES: Final = frozenset(
     map(np.dtype, ("int64", "uint64", "float64", "complex128"))
@@ -45,7 +49,7 @@ def parse_dtype(dtype: object) -> DtypePolicy:
         raise AssignmentError(
             f"Option dtype: expected a dtype of numbers, got {parsed}."
         )
-    return parsed
+    return parsed.newbyteorder("=")
 
 
 def _is_ml_name(dtype: object) -> bool:
@@ -112,6 +116,11 @@ def result_dtype(
         )
     else:
         result = leaf
+    if result not in _JAX_DTYPES:
+        raise AssignmentError(
+            f"JAX has no dtype {result}. Give the leaf one that it has, or name one "
+            "with option dtype."
+        )
     if result in WIDE_DTYPES and not x64:
         raise AssignmentError(
             f"JAX would narrow {result} without a word, because jax_enable_x64 is off. "

@@ -278,8 +278,9 @@ def _check_size(size: int, spec: TensorSpec) -> None:
     """Checks the stored size against shape and dtype, before anything is allocated."""
     dtype = spec.dtype
     if dtype.is_string:
-        # One byte of length at least for each element, then the lengths' checksum.
-        if size < spec.size + 4:
+        # One byte of length at least for each element, then the lengths' checksum;
+        # no elements may also be no bytes.
+        if size < spec.size + 4 and (size or spec.size):
             raise MalformedError(
                 f"expected at least {spec.size + 4} bytes for {spec.size} strings, "
                 f"got {size}"

@@ -36,6 +36,8 @@ def decode_strings(
     Raises:
         MalformedError: Lengths or their checksum do not fit the data.
     """
+    if not data and not count:
+        return [], 0
     if count + _CHECKSUM_NBYTES > len(data):
         raise MalformedError(
             f"{len(data)} bytes cannot hold {count} strings and a checksum"
