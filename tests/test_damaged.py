@@ -255,6 +255,22 @@ def test_impossible_slices(tmp_path: pathlib.Path, what: str) -> None:
     assert next(iter(checkpoint)) == "a"
 
 
+def test_slices_that_would_take_long_to_check(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tf2flax._formats import tensor_bundle
+
+    monkeypatch.setattr(tensor_bundle, "MAX_COMPARISONS", 100)
+    # A grid that is right, but has more neighbours than that.
+    array = np.zeros((20, 20), np.float32)
+    boxes = [(r[0], c[1]) for r in rows_in(array, 20) for c in rows_in(array, 20, 1)]
+    write_bundle(tmp_path / "m", {"t": Tensor(array, boxes)})
+    with pytest.raises(tf2flax.DamagedError, match="takes too long"):
+        tf2flax.open_checkpoint(tmp_path / "m")["t"]
+    monkeypatch.undo()
+    assert tf2flax.open_checkpoint(tmp_path / "m")["t"].read().shape == (20, 20)
+
+
 def test_permissions_are_a_read_error(
     prefix: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import tensorstore
 
-    PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 class StoredTensor:
@@ -367,4 +367,6 @@ def load_variable(path: PathLike, name: str) -> Any:
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
     checkpoint = open_checkpoint(path)
-    return checkpoint[name.removesuffix(":0")].read()[()]
+    # Anything but a string is looked up as it is, and not found.
+    key = name.removesuffix(":0") if isinstance(name, str) else name  # pyright: ignore[reportUnnecessaryIsInstance]
+    return checkpoint[key].read()[()]

@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
 from ._assignment.aliases import FLAX_ALIASES
-from ._checkpoint import Checkpoint, open_checkpoint
+from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._errors import AssignmentError
 from ._placing import sharding_problem
 from ._restore import (
@@ -30,9 +30,6 @@ from ._restore import (
     said_of_unused,
 )
 from ._traced_init import TracedInit
-
-if TYPE_CHECKING:
-    from ._checkpoint import PathLike
 
 P = ParamSpec("P")
 T = TypeVar("T")

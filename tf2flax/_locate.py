@@ -173,14 +173,16 @@ def _absolute(prefix: str) -> str:
 
 
 def _matches(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern):
-        return [pattern] if os.path.exists(pattern) else []
+    if os.path.exists(pattern):  # `run[1]` may well be a directory's name
+        return [pattern]
     # TensorFlow's patterns match hidden files too.
     return glob.glob(pattern, include_hidden=True)
 
 
 def _prefix_of(text: str) -> str | None:
     """The V2 checkpoint that a prefix, or one of its files, means; None for none."""
+    if not text:
+        return None
     if os.path.isfile(f"{text}.index"):
         return text
     member = _MEMBER.fullmatch(text)

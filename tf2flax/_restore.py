@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,13 @@ from ._assignment.grammar import parse_map
 from ._assignment.matching import Options, resolve
 from ._assignment.problems import unused_entry
 from ._assignment.values import Assignment
-from ._checkpoint import Checkpoint, open_checkpoint
+from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._errors import AssignmentError, UnsupportedError
 from ._manifest import Entry, Manifest
 from ._placing import box_of, choose_shardings, place
 from ._plan import RestorePlan, make_plan, render
 from ._specs import TensorSlice
 from ._targets import Target, take_apart
-
-if TYPE_CHECKING:
-    from ._checkpoint import PathLike
 
 AssignmentMap = Mapping[str, Any] | Iterable[tuple[str, Any]]
 

@@ -195,6 +195,17 @@ def test_crafted_snappy(damage: list[tuple[int, int]]) -> None:
     assert found == sorted(set(found))
 
 
+def test_keys_that_grow_without_bound() -> None:
+    # Each entry repeats the key before and adds a byte: n²/2 bytes of keys.
+    count = 4000
+    block = b"".join(
+        w.varint(i) + w.varint(1) + w.varint(0) + b"k" for i in range(count)
+    )
+    block += struct.pack("<II", 0, 1)
+    with pytest.raises(MalformedError, match="16 times"):
+        read_all(w.raw_table_bytes([(b"\xff", block)]))
+
+
 def test_unknown_compression() -> None:
     good = w.raw_table_bytes([(b"z", w.block_bytes([(b"k", b"v")], 1))])
     kind = good.index(w.block_bytes([(b"k", b"v")], 1)) + len(

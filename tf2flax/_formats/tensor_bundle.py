@@ -46,6 +46,9 @@ HEADER_KEY: Final = b""
 BUNDLE_VERSION: Final = 1
 # TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
 MAX_RANK: Final = 254
+# Pairs of slices that may be compared; a grid of 100 x 100 takes 1,500,000. Without a
+# bound, 100,000 slices could take hours.
+MAX_COMPARISONS: Final = 5_000_000
 
 
 class BundleManifest:
@@ -320,14 +323,18 @@ def _check_tiling(pieces: tuple[Piece, ...], whole: TensorSlice) -> None:
     Boxes that share no element and have as many elements as the whole tile it.
     """
     regions = sorted(piece.region for piece in pieces)
-    for first, second in _maybe_overlapping(regions):
-        if first == second or first.intersection(second):
-            raise MalformedError(f"slices {first.shape} and {second.shape} overlap")
     stored = sum(region.size for region in regions)
     if stored != whole.size:
         raise MalformedError(
             f"expected slices that cover {whole.size} elements, got {stored}"
         )
+    for number, (first, second) in enumerate(_maybe_overlapping(regions)):
+        if first == second or first.intersection(second):
+            raise MalformedError(f"slices {first} and {second} overlap")
+        if number > MAX_COMPARISONS:
+            raise MalformedError(
+                f"its {len(regions)} slices lie so that checking them takes too long"
+            )
 
 
 def _maybe_overlapping(

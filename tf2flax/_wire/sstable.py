@@ -28,6 +28,10 @@ _FOOTER_NBYTES: Final = 48
 _TRAILER_NBYTES: Final = 5
 _UNCOMPRESSED: Final = 0
 _SNAPPY: Final = 1
+# Keys repeat what they share with the one before. TensorFlow writes every 16th in full,
+# so that keys take at most 16 times the bytes of their block; without a bound, a block
+# of n bytes could hold keys of n² bytes.
+_MAX_KEY_RATIO: Final = 16
 # No element of snappy gives more for its bytes than a copy of 64 in 3 bytes; what
 # announces more than that is no snappy data.
 _MAX_SNAPPY_RATIO: Final = 22
@@ -51,6 +55,7 @@ class Block:
         self.values: list[bytes] = []
         stop, restarts = _restarts(contents)
         pos, last = 0, b""
+        room = _MAX_KEY_RATIO * len(contents)
         keys, values = self.keys, self.values
         starts: list[int] = []
         while pos < stop:
@@ -72,6 +77,12 @@ class Block:
                     f"block of {stop} bytes"
                 )
             key = last[:shared] + contents[pos:split]
+            room -= len(key)
+            if room < 0:
+                raise MalformedError(
+                    f"the keys of a block of {len(contents)} bytes take more than "
+                    f"{_MAX_KEY_RATIO} times as many"
+                )
             if keys and key <= last:
                 raise MalformedError(f"key {key[:80]!r} follows {last[:80]!r}")
             keys.append(key)
