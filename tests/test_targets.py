@@ -310,6 +310,20 @@ def test_names_that_join_to_the_same(checkpoint: tf2flax.Checkpoint) -> None:
         tf2flax.plan(checkpoint, {}, {"a/b": np.ones(1), "a": {"b": np.ones(1)}})
 
 
+def test_what_jax_cannot_flatten(checkpoint: tf2flax.Checkpoint) -> None:
+    with pytest.raises(tf2flax.AssignmentError, match="cannot take the target apart"):
+        tf2flax.plan(checkpoint, {}, {1: np.ones(1), "a": np.ones(1)})
+
+
+def test_dataclasses_that_nothing_reaches_stay_the_same_object(
+    checkpoint: tf2flax.Checkpoint,
+) -> None:
+    target = {"x": zeros(), "config": Plain(w=1, b=2), "model": nn.Dense(3)}
+    got = tf2flax.init_from_checkpoint(checkpoint, {"m/": "x/"}, target)
+    assert got["config"] is target["config"]
+    assert got["model"] is target["model"]
+
+
 def test_objects_at_no_leaf_or_at_several(checkpoint: tf2flax.Checkpoint) -> None:
     array = jnp.zeros((2, 3))
     with pytest.raises(tf2flax.AssignmentError, match=r"stands at 2 leaves.*`a`, `b`"):

@@ -267,6 +267,9 @@ def test_tracing_is_refused(prefix: pathlib.Path) -> None:
     init = tf2flax.warm_start(Linen().init, prefix, LINEN_MAP)
     with pytest.raises(tf2flax.UnsupportedError, match="while JAX is tracing"):
         jax.jit(init)(jax.random.key(0), jnp.ones((1, 64)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(tf2flax.UnsupportedError, match="while JAX is tracing"):
+        jax.vmap(init, in_axes=(0, None))(keys, jnp.ones((1, 64)))
 
 
 def test_a_variable_from_elsewhere_is_named(prefix: pathlib.Path) -> None:

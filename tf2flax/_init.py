@@ -153,7 +153,7 @@ def warm_start(
 
     @functools.wraps(init_fn)
     def warm(*args: P.args, **kwargs: P.kwargs) -> T:
-        refuse_tracing()
+        refuse_tracing((args, kwargs))
         traced = TracedInit(init_fn, args, kwargs)
         job = make_job(
             opened,

@@ -200,13 +200,30 @@ def is_x64() -> bool:
     return jax.dtypes.canonicalize_dtype(np.int64) == np.int64
 
 
-def refuse_tracing() -> None:
+def refuse_tracing(*trees: Any) -> None:
     """Raises where JAX is tracing: reading files is no computation.
+
+    Args:
+        trees: What was passed in; under vmap and grad, tracing shows there alone.
 
     Raises:
         UnsupportedError: JAX is tracing.
     """
     if isinstance(jnp.zeros(()), Tracer):
+        raise _tracing_error()
+    refuse_tracers(trees)
+
+
+def refuse_tracers(tree: Any) -> None:
+    """Raises where a tree holds traced arrays.
+
+    Args:
+        tree: The tree.
+
+    Raises:
+        UnsupportedError: It does.
+    """
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
         raise _tracing_error()
 
 
@@ -250,8 +267,7 @@ def make_job(
     policy = parse_dtype(dtype)
     _check_aliases(aliases)
     parts = take_apart(target)
-    if any(isinstance(slot.value, Tracer) for slot in parts.slots):
-        raise _tracing_error()  # vmap and grad show in their arguments alone
+    refuse_tracers([slot.value for slot in parts.slots])
     resolution = resolve(
         parse_map(assignment_map, parts.identify),
         parts.leaves,

@@ -19,7 +19,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from flax.core import meta
 from jax.core import Tracer
 
@@ -153,13 +153,21 @@ def _is_plain_dataclass(value: Any) -> bool:
     """Whether a value is a dataclass that JAX takes for a leaf."""
     return (
         dataclasses.is_dataclass(value)
-        and not isinstance(value, (type, nnx.Variable, jax.ShapeDtypeStruct))
+        and not isinstance(
+            value, (type, linen.Module, nnx.Variable, jax.ShapeDtypeStruct)
+        )
         and jax.tree_util.all_leaves([value])
     )
 
 
 def _take_pytree(tree: Any, path: Path) -> Target:
-    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
+    try:
+        flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
+    except ValueError as error:  # keys of a dict that do not compare, say
+        raise AssignmentError(
+            f"JAX cannot take the target apart: {error} "
+            "Give a tree that jax.tree.leaves takes."
+        ) from error
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
     parts = [_take_apart(value, (*path, *map(_key_of, keys))) for keys, value in flat]
@@ -254,9 +262,12 @@ def _take_dataclass(value: Any, path: Path) -> Target:
     parts = {name: _take_apart(getattr(value, name), (*path, name)) for name in names}
 
     def rebuild(values: Mapping[str, Any]) -> Any:
+        fields = {name: part.rebuild(values) for name, part in parts.items()}
+        if all(getattr(value, name) is new for name, new in fields.items()):
+            return value
         result = copy.copy(value)
-        for name, part in parts.items():
-            object.__setattr__(result, name, part.rebuild(values))
+        for name, new in fields.items():
+            object.__setattr__(result, name, new)  # also where it is frozen
         return result
 
     return _joined(list(parts.values()), rebuild)

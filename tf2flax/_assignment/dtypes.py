@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final, Literal
 
 import ml_dtypes
@@ -56,6 +57,7 @@ def _is_ml_name(dtype: object) -> bool:
     return isinstance(dtype, str) and isinstance(getattr(ml_dtypes, dtype, None), type)
 
 
+@functools.cache
 def kind_of(dtype: np.dtype) -> str | None:
     """Sorts a dtype of numbers.
 

@@ -115,4 +115,4 @@ def _shown(value: object) -> str:
     if isinstance(value, (str, bytes, int, float, bool)):
         return f"{name} {value!r}"[:80]
     shape = getattr(value, "shape", None)
-    return name if shape is None else f"{name} of shape {shape}"
+    return f"{name} of shape {shape}" if isinstance(shape, tuple) else name

@@ -1,0 +1,205 @@
+"""Pure pieces against slower statements of the same: runs, tiles, casts, names."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tf2flax
+from tf2flax import _reading
+from tf2flax._assignment.dtypes import cast, kind_of
+from tf2flax._assignment.partitions import family_of, parts_of, tile
+from tf2flax._names import nearest
+from tf2flax._specs import ByteRange, TensorSlice
+from tf2flax._store import view_chunk_shape
+
+shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], TensorSlice]:
+    shape = draw(shapes)
+    spans = [sorted(draw(st.tuples(*[st.integers(0, dim)] * 2))) for dim in shape]
+    spans = [
+        (a, b) if a < b else (0, dim) for (a, b), dim in zip(spans, shape, strict=True)
+    ]
+    return shape, TensorSlice(tuple(a for a, _ in spans), tuple(b for _, b in spans))
+
+
+@given(drawn=boxes(), itemsize=st.sampled_from([1, 4]))
+def test_runs_are_the_bytes_of_a_box(
+    drawn: tuple[tuple[int, ...], TensorSlice], itemsize: int
+) -> None:
+    shape, box = drawn
+    size = math.prod(shape)
+    array = np.arange(size, dtype=f"u{itemsize}").reshape(shape)
+    stored = array.tobytes()
+    whole = TensorSlice.whole(shape)
+    read = b"".join(
+        stored[run.start : run.stop] for run in _reading.runs(box, shape, itemsize)
+    )
+    assert read == array[box.within(whole)].tobytes()
+
+
+@given(drawn=boxes(), least=st.integers(0, 40))
+def test_widening_never_leaves_the_rows(
+    drawn: tuple[tuple[int, ...], TensorSlice], least: int
+) -> None:
+    shape, box = drawn
+    original = _reading.MIN_RUN_NBYTES
+    _reading.MIN_RUN_NBYTES = least  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        wide = _reading.widen(box, shape, itemsize=1)
+    finally:
+        _reading.MIN_RUN_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
+    assert wide.intersection(box) == box
+    assert wide.fits(shape)
+    if shape:
+        assert (wide.starts[0], wide.stops[0]) == (box.starts[0], box.stops[0])
+    runs = list(_reading.runs(wide, shape, 1))
+    assert len(runs) == 1 or min(run.nbytes for run in runs) >= least
+
+
+@given(shape=st.lists(st.integers(0, 10**6), max_size=5).map(tuple))
+def test_chunks_of_views_are_bounded(shape: tuple[int, ...]) -> None:
+    chunk = view_chunk_shape(shape, itemsize=4)
+    assert len(chunk) == len(shape)
+    assert math.prod(chunk) * 4 <= 4 << 20
+    assert all(1 <= c <= max(dim, 1) for c, dim in zip(chunk, shape, strict=True))
+
+
+@given(
+    shape=st.lists(st.integers(1, 8), min_size=1, max_size=3).map(tuple),
+    data=st.data(),
+)
+def test_tiles_put_together_are_the_tensor(
+    shape: tuple[int, ...], data: st.DataObject
+) -> None:
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    inner = data.draw(st.lists(st.integers(0, shape[axis]), max_size=4))
+    edges = [0, *sorted(inner), shape[axis]]
+    parts = [
+        (*shape[:axis], stop - start, *shape[axis + 1 :])
+        for start, stop in itertools.pairwise(edges)
+    ]
+    placed = tile(parts, shape)
+    assert placed is not None
+    assert [box.shape for box in placed] == parts
+    covered = np.zeros(shape, int)
+    for box in placed:
+        covered[box.within(TensorSlice.whole(shape))] += 1
+    assert (covered == 1).all()
+
+
+def test_tiles_that_do_not_fit() -> None:
+    assert tile([(2, 3), (2, 3)], (5, 3)) is None
+    assert tile([(2, 3), (3, 2)], (5, 3)) is None
+    assert tile([(5,)], (5, 3)) is None
+    assert tile([(4, 3)], (5, 3)) is None
+    # A grid has no one axis.
+    assert tile([(2, 4), (2, 2), (4, 4), (4, 2)], (6, 6)) is None
+
+
+def test_families() -> None:
+    assert family_of("a/part_0") == ("a", 0)
+    for name in ("a/part_01", "a/part_", "a/part_x", "part_0", "a/part_1/b"):
+        assert family_of(name) is None
+    names = {"a/part_0", "a/part_1", "a/part_3"}
+    assert parts_of("a", names) == ("a/part_0", "a/part_1")
+    assert parts_of("b", names) == ()
+
+
+DTYPES = [
+    "bool", "int4", "uint4", "int8", "uint8", "int16", "int32", "uint32", "int64",
+    "uint64", "float16", "bfloat16", "float32", "float64", "float8_e4m3fn",
+    "float8_e5m2", "complex64", "complex128",
+]  # fmt: skip
+
+
+@given(
+    source=st.sampled_from(DTYPES),
+    target=st.sampled_from(DTYPES),
+    numbers=st.lists(
+        st.one_of(
+            st.integers(-(2**63), 2**64 - 1),
+            st.sampled_from([0, 1, -1, 7, 8, 127, 128, 2**31 - 1, 2**31, 2**53 + 1]),
+        ),
+        max_size=5,
+    ),
+)
+def test_safe_casts_keep_integers_and_finiteness(
+    source: str, target: str, numbers: list[int]
+) -> None:
+    from_dtype = np.dtype(getattr(ml_dtypes, source, source))
+    to_dtype = np.dtype(getattr(ml_dtypes, target, target))
+    if kind_of(from_dtype) != kind_of(to_dtype):
+        return
+    array = as_array(numbers, from_dtype)
+    try:
+        result = cast(array, to_dtype, is_forced=False)
+    except tf2flax.AssignmentError:
+        if kind_of(to_dtype) == "int":
+            limits = ml_dtypes.iinfo(to_dtype)
+            assert any(not limits.min <= int(x) <= limits.max for x in array)
+        else:
+            with np.errstate(all="ignore"):
+                assert not np.isfinite(array.astype(to_dtype)).all()
+        return
+    assert result.dtype == to_dtype
+    if kind_of(to_dtype) in ("int", "bool"):
+        assert [int(x) for x in result] == [int(x) for x in array]
+    else:
+        assert np.isfinite(result).tolist() == np.isfinite(array).tolist()
+
+
+def as_array(numbers: list[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Numbers as an array, those that a dtype of integers lacks left out."""
+    if kind_of(dtype) == "int":
+        limits = ml_dtypes.iinfo(dtype)
+        numbers = [n for n in numbers if limits.min <= n <= limits.max]
+        exact = np.array(numbers, np.uint64 if dtype == np.uint64 else np.int64)
+        return exact.astype(dtype)
+    with np.errstate(all="ignore"):
+        return np.array([float(n) for n in numbers]).astype(dtype)
+
+
+def test_byte_ranges_and_boxes_are_checked_when_made() -> None:
+    for start, stop in ((-1, 0), (2, 1)):
+        with pytest.raises(ValueError, match="start <= stop"):
+            ByteRange(start, stop)
+        with pytest.raises(ValueError, match="start <= stop"):
+            TensorSlice((start,), (stop,))
+    with pytest.raises(ValueError, match="as many"):
+        TensorSlice((0,), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("encoder/layer_0/kernal", ("encoder/layer_0/kernel",)),
+        ("encoder/layer_0/kernel:0", ("encoder/layer_0/kernel",)),
+        ("ENCODER/layer_0/kernel", ("encoder/layer_0/kernel",)),
+        ("/encoder/layer_0/kernel", ("encoder/layer_0/kernel",)),
+        ("layer_0/kernel", ("encoder/layer_0/kernel",)),
+        ("nothing alike", ()),
+        ("", ()),
+    ],
+)
+def test_nearest_names(name: str, expected: tuple[str, ...]) -> None:
+    names = ["encoder/layer_0/kernel", "encoder/layer_0/bias", "head/w"]
+    assert nearest(name, names)[: max(len(expected), 1)] == expected
+
+
+def test_nearest_among_100_000_names_is_quick() -> None:
+    names = [f"scope/sub_{i // 100}/variable_{i:06d}" for i in range(100_000)]
+    start = time.perf_counter()
+    assert nearest("scope/sub_500/variabel_050000", names)
+    assert time.perf_counter() - start < 5
