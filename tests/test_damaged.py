@@ -223,6 +223,14 @@ def test_impossible_entries(tmp_path: pathlib.Path, what: str) -> None:
     assert checkpoint["a"].read().tolist() == ARRAY.tolist()
 
 
+def test_a_plan_on_an_impossible_entry_is_damage(tmp_path: pathlib.Path) -> None:
+    checkpoint = open_with(tmp_path, extra={b"broken": ENTRIES["size too small"]()})
+    target = {"broken": np.zeros(2, np.float32)}
+    for entries in ({"broken": "broken"}, {"/": "/"}):
+        with pytest.raises(tf2flax.DamagedError, match="`broken`"):
+            tf2flax.plan(checkpoint, entries, target)
+
+
 def sliced(boxes: list[tuple[int, int]], **stored: Any) -> dict[bytes, bytes]:
     """Slices of rows `(start, length)` of a [4, 3] tensor, all over the same bytes."""
     extra = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from tf2flax._errors import AssignmentError, DamagedError
+from tf2flax._errors import AssignmentError
 from tf2flax._manifest import Manifest
 from tf2flax._specs import TensorSlice, TensorSpec
 
@@ -72,6 +72,7 @@ def resolve(
     Raises:
         AssignmentError: Entries do not fit the target or the checkpoint; all the
             problems are listed, with the nearest names.
+        DamagedError: The entry of a tensor that fills a leaf is malformed.
     """
     resolver = _Resolver(leaves, manifest, options)
     for entry in sorted(entries, key=lambda entry: entry.source):
@@ -119,7 +120,7 @@ class _Resolver:
         for claim in self._claims.values():
             try:
                 assignments[claim.leaf] = self._checked(claim)
-            except (AssignmentError, DamagedError) as error:
+            except AssignmentError as error:
                 self._misfit(claim, str(error))
         if self._problems:
             raise AssignmentError(problems.report(self._problems, self._manifest))
@@ -162,7 +163,7 @@ class _Resolver:
         claim = _Claim(leaf, entry.source, entry)
         try:
             self._box(claim, self._spec(claim))
-        except (AssignmentError, DamagedError) as error:
+        except AssignmentError as error:
             self._misfit(claim, str(error))
         else:
             self._claim(claim)
