@@ -88,6 +88,14 @@ def test_strings(elements: list[bytes], big_endian: bool) -> None:
             )
 
 
+def test_lengths_have_a_checksum_of_their_own() -> None:
+    data, _ = w.string_bytes([b"a", b"bcd"])
+    assert data[:2] == b"\x01\x03"
+    swapped = b"\x03\x01" + data[2:]
+    with pytest.raises(MalformedError, match="lengths of its strings"):
+        decode_strings(memoryview(swapped), 2, is_big_endian=False)
+
+
 def test_no_strings_in_no_bytes() -> None:
     assert decode_strings(memoryview(b""), 0, is_big_endian=False) == ([], 0)
 
