@@ -132,6 +132,9 @@ def test_an_empty_basename(tmp_path: pathlib.Path) -> None:
     for file in tmp_path.glob("m.*"):
         file.rename(tmp_path / "d" / file.name.removeprefix("m"))
     assert tf2flax.list_variables(tmp_path / "d") == [("a", [3])]
+    assert tf2flax.checkpoint_exists(f"{tmp_path}/d/")
+    assert tf2flax.checkpoint_exists(f"{tmp_path}/d/*")  # hidden files match too
+    assert not tf2flax.checkpoint_exists(f"{tmp_path}/d/x*")
     assert tf2flax.load_variable(f"{tmp_path}/d/", "a").tolist() == [0, 1, 2]
 
 

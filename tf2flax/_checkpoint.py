@@ -22,7 +22,8 @@ from ._store import impostor, open_view, read_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import tensorstore
+
+    from ._store import TensorStore
 
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -103,7 +104,7 @@ class StoredTensor:
         """
         return _reading.read_entry(self._entry, verify=verify)
 
-    def open(self) -> tensorstore.TensorStore:
+    def open(self) -> TensorStore:
         """Opens a lazy view: slice, transpose, cast, concatenate, read asynchronously.
 
         Checksums cover whole tensors and are not compared here.

@@ -17,7 +17,7 @@ from ._errors import CheckpointNotFoundError, DamagedError, ReadError, Unsupport
 from ._specs import ByteRange, TensorSlice
 
 if TYPE_CHECKING:
-    import tensorstore
+    from tensorstore import TensorStore as TensorStore
 
 # JAX on CPU takes numpy buffers of this alignment over without a copy (bytes).
 ALIGNMENT: Final = 64
@@ -171,7 +171,7 @@ def open_view(
     read: Callable[[TensorSlice, np.ndarray], None],
     *,
     subject: str,
-) -> tensorstore.TensorStore:
+) -> TensorStore:
     """Makes a lazy view whose chunks are read when they are needed.
 
     Args:

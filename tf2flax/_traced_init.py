@@ -25,6 +25,8 @@ from ._errors import UnsupportedError
 
 # How many objects are looked at to find the `nnx.Rngs` that a function closes over.
 _MAX_VISITED: Final = 10_000
+# What leads nowhere, and does not count.
+_LEAVES: Final = (str, bytes, int, float, complex, np.ndarray, jax.Array, type(None))
 # The attribute in which NNX keeps the trace that an object belongs to.
 _TRACE_NOTE: Final = "_pytree__state"
 # Objects below these packages hold no user's Rngs, and many other things.
@@ -184,7 +186,7 @@ def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:
     keep: list[Any] = []  # ids stay unique only while the objects live
     while queue and len(seen) < _MAX_VISITED:
         item = queue.pop()
-        if id(item) in seen:
+        if id(item) in seen or isinstance(item, _LEAVES):
             continue
         seen.add(id(item))
         keep.append(item)
