@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import pickle
@@ -189,6 +190,32 @@ def test_indexing_agrees_with_numpy(
     got = stored[index]
     assert type(got) is type(expected)
     assert same(np.asarray(got), np.asarray(expected))
+
+
+@given(
+    rows=st.lists(st.integers(0, 9), max_size=3),
+    columns=st.lists(st.integers(0, 7), max_size=3),
+    box=st.tuples(st.slices(9), st.slices(7)),
+)
+def test_any_region_of_any_grid_of_slices(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[int],
+    columns: list[int],
+    box: tuple[slice, slice],
+) -> None:
+    array = np.arange(63, dtype=np.int16).reshape(9, 7)
+
+    def spans(cuts: list[int], dim: int) -> list[slice]:
+        edges = sorted({0, dim, *cuts})
+        return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+    grid = [(r, c) for r in spans(rows, 9) for c in spans(columns, 7)]
+    prefix = tmp_path_factory.mktemp("m") / "m"
+    write_bundle(prefix, {"t": Tensor(array, grid)})
+    tensor = tf2flax.open_checkpoint(prefix)["t"]
+    assert same(tensor.read(), array)
+    assert same(tensor[box], array[box])
+    assert len(tensor.slices) == len(grid)
 
 
 def test_masks_and_index_arrays() -> None:

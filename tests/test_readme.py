@@ -39,7 +39,7 @@ def test_the_error_shown_is_the_error_raised() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for file in ("README.md", "docs/architecture.md"):
+    for file in ("README.md", "docs/architecture.md", "docs/formats.md"):
         text = (ROOT / file).read_text()
         links = re.findall(r"\]\(([^)#:]+)\)", text)
         for link in links:

@@ -247,6 +247,21 @@ def test_a_tied_variable_answers_to_each_of_its_names(
         assert np.array_equal(model.layers[0].kernel[...], W)
 
 
+@pytest.mark.parametrize("stored", ["layers/0/kernel", "tied"])
+def test_a_scope_finds_a_tied_variable_by_either_name(
+    tmp_path: pathlib.Path, stored: str
+) -> None:
+    tensors = {f"m/{stored}": W, "m/layers/0/bias": B, "m/groups/a/0": B}
+    tensors |= {f"m/bn/{name}": B for name in ("bias", "mean", "scale", "var")}
+    write_bundle(tmp_path / "m", tensors)
+    model = Model(nnx.Rngs(0))
+    tf2flax.init_from_checkpoint(tmp_path / "m", {"m/": "/"}, model)
+    assert np.array_equal(model.tied[...], W)
+    other = Model(nnx.Rngs(0))
+    with pytest.raises(tf2flax.AssignmentError, match="none of 7 tensors"):
+        tf2flax.plan(tmp_path / "m", {"m/nowhere/": "layers/0/"}, other)
+
+
 def test_states_get_new_variables(checkpoint: tf2flax.Checkpoint) -> None:
     model = Model(nnx.Rngs(0))
     state = nnx.state(model)
