@@ -381,7 +381,7 @@ def test_slots_and_averages_are_grouped(tmp_path: pathlib.Path) -> None:
         "variables": ["w", "dense/m", "global_step", "other/Adam"],
         "optimizer_slots": [
             "w/Adam", "w/Adam_1", "w/adam_m", "w_slot_vr", "beta1_power",
-            "training/w/Momentum",
+            "training/w/Momentum", "w/dqn_adam_1",
         ],
         "averages": ["w/ExponentialMovingAverage"],
     }  # fmt: skip

@@ -14,12 +14,13 @@ from typing import Any, Final
 from ._assignment.values import Assignment, Override, Resolution
 from ._manifest import Manifest
 
-# Names that optimizers of TensorFlow give to the slots of a variable, as its children.
+# Names that optimizers of TensorFlow give to the slots of a variable, as its children;
+# an optimizer's own name may stand before them (`dqn_adam_1`).
 _SLOT: Final = re.compile(
-    r"(Adam|AdamW|AdamAsync|AdaMax|Adamax|NAdam|LAMB|LARS|Momentum|MomentumOptimizer"
-    r"|RMSProp|RMSprop|Adagrad|AdagradDA|Adadelta|Ftrl|ProximalAdagrad|SGD"
-    r"|adam_m|adam_v|adam_vhat|momentum|vr|vc|v|m|accumulator|linear|rms"
-    r"|gradient_squared_accumulator|gradient_accumulator)(_\d+)?"
+    r"(?i:(.*_)?(nadam|adam|adamax|lamb|lars|momentum|rmsprop|adagrad|adadelta"
+    r"|ftrl|proximaladagrad)\w*)"
+    r"|(vr|vc|v|m|accumulator|linear|rms|gradient_squared_accumulator"
+    r"|gradient_accumulator)(_\d+)?"
 )
 # The slots that Mesh TensorFlow's Adafactor appends to a variable's name.
 _SLOT_SUFFIX: Final = re.compile(r"(?P<base>.+)_slot_(vr|vc|v|m)")
