@@ -1,0 +1,65 @@
+"""What type checkers see of the public names; read by `make types`, never run."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, assert_type
+
+import jax
+import numpy as np
+import tensorstore as ts
+
+import tf2flax
+
+
+def read(path: pathlib.Path) -> None:
+    checkpoint = tf2flax.open_checkpoint(path)
+    assert_type(checkpoint, tf2flax.Checkpoint)
+    assert_type(tf2flax.open_checkpoint("m.ckpt"), tf2flax.Checkpoint)
+    assert_type(tf2flax.open_checkpoint(b"m.ckpt"), tf2flax.Checkpoint)
+    assert_type(iter(checkpoint), Iterator[str])
+    assert_type(checkpoint.get("a"), tf2flax.StoredTensor | None)
+    assert_type(checkpoint.read(["a"], verify=False), dict[str, np.ndarray])
+    tensor = checkpoint["a"]
+    assert_type(tensor, tf2flax.StoredTensor)
+    assert_type(tensor.shape, tuple[int, ...])
+    assert_type(tensor.dtype, np.dtype[Any])
+    assert_type(tensor.slices, tuple[tuple[slice, ...], ...])
+    assert_type(tensor.read(), np.ndarray)
+    assert_type(tensor.open(), ts.TensorStore)
+    np.asarray(tensor)
+    assert_type(tf2flax.list_variables(path), list[tuple[str, list[int]]])
+    assert_type(tf2flax.latest_checkpoint(path), str | None)
+    assert_type(tf2flax.checkpoint_exists(path), bool)
+
+
+def init(key: jax.Array, *, width: int) -> dict[str, jax.Array]:
+    return {"a": jax.random.normal(key, (width,))}
+
+
+def assign(path: pathlib.Path, leaf: jax.Array) -> None:
+    names: dict[str, str] = {"scope/": "params/"}
+    leaves: dict[str, jax.Array] = {"a": leaf}
+    parts: list[tuple[str, list[jax.Array]]] = [("a", [leaf, leaf])]
+    for assignment_map in (names, leaves, parts):
+        plan = tf2flax.plan(path, assignment_map, {"a": leaf}, aliases=None)
+        assert_type(plan, tf2flax.Plan)
+        assert_type(plan.kept, tuple[str, ...])
+        assert_type(plan.nbytes, int)
+        assert_type(plan.to_dict(), dict[str, Any])
+    checkpoint = tf2flax.open_checkpoint(path)
+    tf2flax.init_from_checkpoint(checkpoint, {"a": "a"}, {"a": leaf}, dtype="exact")
+    tf2flax.plan(checkpoint, {"a": "a"}, {}, sharding=jax.sharding.PartitionSpec())  # pyright: ignore[reportArgumentType]
+    warm = tf2flax.warm_start(init, checkpoint, {"a": "a"})
+    assert_type(warm(leaf, width=3), dict[str, jax.Array])
+    warm(leaf, wide=3)  # pyright: ignore[reportCallIssue]
+    loose: Callable[[], Any] = tf2flax.warm_start(dict, checkpoint, {"a": "a"})
+    assert_type(loose(), Any)
+
+
+def tell(error: tf2flax.TensorNotFoundError) -> None:
+    assert_type(error.name, str)
+    as_key: KeyError = error
+    as_value: ValueError = error
+    _ = as_key, as_value, tf2flax.AssignmentError("said")
