@@ -9,7 +9,18 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
 	{ echo $$p; break; }; done)
-JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# Processes for the tests: more than 8 only wait for each other to import JAX.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); \
+	[ $$n -gt 8 ] && n=8; echo $$n)
+# uv where it is installed, else what comes with Python; `make UV= ...` forces that.
+UV := $(shell command -v uv 2>/dev/null)
+make_venv = $(if $(UV),$(UV) venv -q --allow-existing --python $(PYTHON) $(1),\
+	$(PYTHON) -m venv $(1))
+install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,\
+	$(1)/bin/python -m pip install -q)
+require_python = @test -n "$(PYTHON)" || { \
+	echo "Python 3.11 or newer is needed: install it, or make PYTHON=/path/to/python"; \
+	exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-lowest examples lint format types layers check clean
@@ -27,9 +38,9 @@ test-slow: $(VENV)/.test ## the tests marked slow, those against TensorFlow incl
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
 
 test-lowest: ## the tests on the oldest versions that pyproject.toml allows
-	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install -q --upgrade pip
-	.venv-lowest/bin/python -m pip install -q -e '.[test]' -c tests/lowest.txt
+	$(require_python)
+	$(call make_venv,.venv-lowest)
+	$(call install,.venv-lowest) -e '.[test]' -c tests/lowest.txt
 	.venv-lowest/bin/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
 examples: $(VENV)/.run ## every example
@@ -53,23 +64,23 @@ layers: $(VENV)/.dev ## import-linter: imports point downwards
 check: lint types layers test demo ## all of these
 
 clean: ## removes what the commands above made
-	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-3.13 .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { \
-		echo "Python 3.11 or newer is needed: install it, or make PYTHON=/path/to/python"; \
-		exit 1; }
-	$(PYTHON) -m venv $(VENV)
-
-# One stamp for each set of packages; a newer pyproject.toml makes them again.
-$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e .
+# A stamp of its own, so that an environment cut short is made again.
+$(VENV)/.made:
+	$(require_python)
+	$(call make_venv,$(VENV))
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e '.[test]'
+# One stamp for each set of packages; a newer pyproject.toml makes them again.
+$(VENV)/.run: pyproject.toml | $(VENV)/.made
+	$(call install,$(VENV)) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/.made
+	$(call install,$(VENV)) -e '.[test]'
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e '.[dev]'
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	$(call install,$(VENV)) -e '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.run

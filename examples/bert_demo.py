@@ -29,11 +29,23 @@ Outputs = tuple[jax.Array, jax.Array]
 
 
 def list_checkpoint(checkpoint: tf2flax.Checkpoint) -> None:
-    """Prints a row for each tensor."""
-    width = max(map(len, checkpoint))
+    """Prints a row for each tensor; slots stand in the row of what they belong to."""
+    slots: dict[str, list[str]] = {}
+    types = {name: (str(t.dtype), str(list(t.shape))) for name, t in checkpoint.items()}
+    for name in checkpoint:  # sorted: owners come before their slots
+        owner = name.rpartition("/")[0]
+        if owner in slots and types[owner] == types[name]:
+            slots[owner].append(name.removeprefix(owner))
+        else:
+            slots[name] = []
+
+    rows = [("name", "dtype", "shape", "slots of the same dtype and shape")]
+    rows += [(name, *types[name], " ".join(slots[name])) for name in slots]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(f"{len(checkpoint)} tensors in {checkpoint.prefix}")
-    for name, tensor in checkpoint.items():
-        print(f"  {name:<{width}}  {tensor.dtype!s:<8}  {list(tensor.shape)}")
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  " + "  ".join(cells).rstrip())
     print()
 
 
@@ -65,7 +77,7 @@ def main(path: str) -> int:
     checkpoint = tf2flax.open_checkpoint(path)
     list_checkpoint(checkpoint)
     loaders: dict[str, Callable[..., Outputs]] = {"linen": load_linen, "nnx": load_nnx}
-    worst = 0.0
+    differences: list[float] = []
     results: list[str] = []
     for kind, load in loaders.items():
         with jax.default_matmul_precision("highest"):
@@ -73,11 +85,12 @@ def main(path: str) -> int:
         names = ("sequence_output", "pooled_output")
         for name, output in zip(names, outputs, strict=True):
             difference = float(np.abs(np.asarray(output) - recorded[name]).max())
-            worst = max(worst, difference)
+            differences.append(difference)
             results.append(f"  {kind:<5}  {name:<15}  {difference:.2e}")
     print("Greatest absolute difference to TensorFlow 1.15:", *results, sep="\n")
-    is_close = worst <= TOLERANCE
-    print(f"{'OK' if is_close else 'FAILED'}: {worst:.2e}, tolerance {TOLERANCE:.0e}")
+    # Not through their maximum: no comparison finds a NaN there.
+    is_close = all(difference <= TOLERANCE for difference in differences)
+    print(f"{'OK: all' if is_close else 'FAILED: not all'} within {TOLERANCE:.0e}")
     return 0 if is_close else 1
 
 

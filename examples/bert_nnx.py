@@ -13,26 +13,18 @@ from flax import nnx
 
 def assignment_map(config: Config) -> dict[str, str]:
     """TensorFlow names and scopes -> leaves and scopes of `Bert`."""
-    layers = {
-        f"bert/encoder/layer_{i}/{theirs}/": f"layers/{i}/{ours}/"
-        for i in range(config.layers)
-        for theirs, ours in {
-            "attention/self": "attention",
-            "attention/output": "attention_output",
-            "intermediate": "intermediate",
-            "output": "output",
-        }.items()
-    }
-    return layers | {
+    layers = {f"bert/encoder/layer_{i}/": f"layers/{i}/" for i in range(config.layers)}
+    return {
         "bert/embeddings/word_embeddings": "word/embedding",
         "bert/embeddings/token_type_embeddings": "token_type/embedding",
         "bert/embeddings/position_embeddings": "position/embedding",
         "bert/embeddings/LayerNorm/": "norm/",
+        **layers,
         "bert/pooler/dense/": "pooler/",
     }
 
 
-class Attention(nnx.Module):
+class SelfAttention(nnx.Module):
     """Attention of every token to every token that the mask keeps."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
@@ -68,6 +60,19 @@ class Output(nnx.Module):
         return self.LayerNorm(self.dense(x) + residual)
 
 
+class Attention(nnx.Module):
+    """Self-attention with its output projection."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
+        """Makes both; they are called as in the checkpoint."""
+        self.self = SelfAttention(config, rngs=rngs)
+        self.output = Output(config.hidden, config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Maps `[batch, length, hidden]` to the same shape."""
+        return self.output(self.self(x, mask), x)
+
+
 class Intermediate(nnx.Module):
     """The wide layer between two projections; the tanh form of GELU, as in TF."""
 
@@ -84,15 +89,14 @@ class Layer(nnx.Module):
     """One layer of the encoder."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
-        """Makes its four parts."""
+        """Makes its three parts; they are called as in the checkpoint."""
         self.attention = Attention(config, rngs=rngs)
-        self.attention_output = Output(config.hidden, config, rngs=rngs)
         self.intermediate = Intermediate(config, rngs=rngs)
         self.output = Output(config.intermediate, config, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """Maps `[batch, length, hidden]` to the same shape."""
-        x = self.attention_output(self.attention(x, mask), x)
+        x = self.attention(x, mask)
         return self.output(self.intermediate(x), x)
 
 

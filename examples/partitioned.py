@@ -1,6 +1,6 @@
-"""Reads a partitioned variable, saved as slices, whole, in part, and into other parts.
+"""Loads a partitioned embedding, saved as slices, into parts of other sizes.
 
-Needs: jax. Size: 25 kB, in tests/data/wide_deep_partitioned. Time: a second.
+Needs: jax. Size: 36 kB, in tests/data/wide_deep_partitioned. Time: a second.
 """
 
 from __future__ import annotations
@@ -13,27 +13,34 @@ import numpy as np
 import tf2flax
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data"
-PREFIX = DATA / "wide_deep_partitioned" / "model.ckpt"
+FOLDER = DATA / "wide_deep_partitioned"
+NAME = "dnn/input_from_feature_columns/input_layer/colour_embedding/embedding_weights"
 
 
 def main() -> None:
-    """Shows the slices, a few rows, and two parts where TensorFlow saved more."""
-    checkpoint = tf2flax.open_checkpoint(PREFIX)
-    name = max(checkpoint, key=lambda n: len(checkpoint[n].slices))
-    table = checkpoint[name]
-    print(f"{name} {list(table.shape)} was saved as {len(table.slices)} slices")
-    print(f"its rows 2 to 4, across slices: {table[2:4].shape}")
+    """Shows the slices, reads rows across them, and loads two parts from three."""
+    checkpoint = tf2flax.open_checkpoint(FOLDER / "model.ckpt")
+    table = checkpoint[NAME]
+    saved = [rows.stop - rows.start for rows, _ in table.slices]
+    print(f"{NAME} {list(table.shape)}")
+    print(f"saved as slices of {saved} rows")
+    assert saved == [4, 3, 3]
+    print(f"rows 3 and 4, from two slices:\n{table[3:5]}")
 
-    rows, columns = table.shape
-    first = (rows + 1) // 2
     parts = {
-        "table/part_0": jax.ShapeDtypeStruct((first, columns), "float32"),
-        "table/part_1": jax.ShapeDtypeStruct((rows - first, columns), "float32"),
+        "table/part_0": jax.ShapeDtypeStruct((5, 4), "float32"),
+        "table/part_1": jax.ShapeDtypeStruct((5, 4), "float32"),
     }
-    loaded = tf2flax.init_from_checkpoint(checkpoint, {name: "table"}, parts)
-    whole = np.concatenate([loaded["table/part_0"], loaded["table/part_1"]])
-    assert np.array_equal(whole, table.read())
-    print(f"loaded into parts of {first} and {rows - first} rows")
+    parts = tf2flax.init_from_checkpoint(checkpoint, {NAME: "table"}, parts)
+    for name, part in parts.items():
+        print(f"loaded {name} {list(part.shape)}")
+
+    # What TensorFlow looked up in its three parts, looked up in these two.
+    recorded = np.load(FOLDER / "oracle.npz")
+    whole = np.concatenate([parts["table/part_0"], parts["table/part_1"]])
+    assert np.array_equal(whole[recorded["ids_colour"]], recorded["emb_div"])
+    assert np.array_equal(whole[3:5], table[3:5])
+    print(f"ids {recorded['ids_colour'].tolist()} give TensorFlow's embeddings")
 
 
 if __name__ == "__main__":

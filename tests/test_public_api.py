@@ -58,7 +58,7 @@ def short(signature: inspect.Signature) -> str:
 
 
 def test_names() -> None:
-    assert {name for name in dir(tf2flax) if not name.startswith("_")} == NAMES
+    assert set(dir(tf2flax)) == {*NAMES, "__version__"}
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'save_checkpoint'"):

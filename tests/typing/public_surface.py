@@ -1,5 +1,8 @@
 """What type checkers see of the public names; read by `make types`, never run."""
 
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+# What is ignored below must really be an error.
+
 from __future__ import annotations
 
 import pathlib
