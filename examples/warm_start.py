@@ -45,7 +45,10 @@ def main() -> None:
     assert np.array_equal(loaded, stored)
     fresh = jax.jit(Classifier().init)(jax.random.key(0), ids)["params"]
     assert np.array_equal(params["head"]["kernel"], fresh["head"]["kernel"])
-    print("encoder: from the checkpoint; head: as Classifier().init makes it")
+    loaded, head = len(jax.tree.leaves(params["bert"])), params["head"]["kernel"]
+    print(f"encoder: {loaded} leaves from the checkpoint")
+    print(f"head: kernel {list(head.shape)}, as Classifier().init makes it")
+    print(f"logits: {Classifier().apply({'params': params}, ids).tolist()}")
 
 
 if __name__ == "__main__":

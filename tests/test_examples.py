@@ -46,19 +46,25 @@ def test_example(path: pathlib.Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_demo() -> None:
+@pytest.fixture(scope="module")
+def printed() -> str:
+    """What the demo prints."""
     done = run(DEMO)
     assert done.returncode == 0, done.stderr
-    differences = figures(done.stdout)
+    return done.stdout
+
+
+def test_the_demo(printed: str) -> None:
+    differences = figures(printed)
     assert list(differences) == OUTPUTS
     # 0 would mean that the recorded outputs were compared with themselves.
     assert all(0 < difference <= 1e-5 for difference in differences.values())
-    assert "139 tensors" in done.stdout
-    assert "39 leaves loaded" in done.stdout
+    assert "139 tensors" in printed
+    assert "39 leaves loaded" in printed
 
 
-def test_the_demo_lists_every_tensor() -> None:
-    table, _, _ = run(DEMO).stdout.partition("\n\n")
+def test_the_demo_lists_every_tensor(printed: str) -> None:
+    table, _, _ = printed.partition("\n\n")
     listed: dict[str, tuple[str, str]] = {}
     for line in table.splitlines()[2:]:
         row = re.fullmatch(r"  (\S+) +(\w+) +(\[[\d, ]*\])(.*)", line)

@@ -452,11 +452,11 @@ def _check_aliases(aliases: object) -> None:
             "Option aliases: expected a mapping of leaf names to tuples of checkpoint "
             f"names, or None, got {type(aliases).__name__}."
         )
-    for name, others in aliases.items():  # pyright: ignore[reportUnknownVariableType]
+    for name, others in aliases.items():
         if (
             not isinstance(name, str)
             or not isinstance(others, (tuple, list))
-            or not all(isinstance(other, str) for other in others)  # pyright: ignore[reportUnknownVariableType]
+            or not all(isinstance(other, str) for other in others)
         ):
             raise AssignmentError(
                 f"Option aliases: expected a tuple of names for {name!r}, "
