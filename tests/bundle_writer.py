@@ -192,10 +192,9 @@ def ordered_signed(value: int) -> bytes:
 
 
 def slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
-    escaped = name.replace(
-        b"\xff", b"\xff\0\0"
-    )  # two steps, so that none sees the other
-    escaped = escaped.replace(b"\0", b"\0\xff").replace(b"\xff\0\xff\0\xff", b"\xff\0")
+    # One pass: an escape holds the bytes that are escaped.
+    escapes = {0x00: b"\0\xff", 0xFF: b"\xff\0"}
+    escaped = b"".join(escapes.get(byte, bytes([byte])) for byte in name)
     out = ordered_unsigned(0) + escaped + b"\0\x01" + ordered_unsigned(len(extents))
     return out + b"".join(
         ordered_signed(start) + ordered_signed(length) for start, length in extents

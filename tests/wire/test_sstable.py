@@ -8,18 +8,17 @@ import struct
 import bundle_writer as w
 import cramjam
 import pytest
+import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tf2flax._errors import MalformedError
+from tf2flax._wire import sstable
 from tf2flax._wire.sstable import SSTable
-
-keys = st.binary(max_size=12)
-tables = st.dictionaries(keys, st.binary(max_size=200), max_size=60)
 
 
 @given(
-    items=tables,
+    items=strategies.tables,
     block_size=st.sampled_from([1, 64, 4096]),
     restart_interval=st.integers(1, 20),
     snappy=st.booleans(),
@@ -72,16 +71,41 @@ def test_cut_at_every_byte() -> None:
             read_all(VALID[:stop])
 
 
-def test_any_flipped_bit_in_a_block_is_found() -> None:
+def test_any_flipped_bit_is_found_or_changes_nothing() -> None:
     expected = read_all(VALID)
-    for i in range(len(VALID) - 48):
-        for bit in (1, 128):
+    unnoticed: set[int] = set()
+    for i in range(len(VALID)):
+        for bit in range(8):
             data = bytearray(VALID)
-            data[i] ^= bit
+            data[i] ^= 1 << bit
             try:
-                assert read_all(bytes(data)) == expected  # the unused meta index
+                assert read_all(bytes(data)) == expected
             except MalformedError:
                 continue
+            unnoticed.add(i)
+    # The meta index, its handle and the padding of the footer, which nothing uses; and
+    # the last byte of the handles, which with the padding can spell the same number.
+    meta = w.with_trailer(w.block_bytes([], 1))
+    start, footer = VALID.index(meta), len(VALID) - 48
+    handles = VALID[footer : footer + 40].rstrip(b"\0")
+    assert unnoticed >= set(range(start, start + len(meta)))
+    assert unnoticed <= {
+        *range(start, start + len(meta)),
+        *range(footer, footer + 3),
+        *range(footer + len(handles) - 1, footer + 40),
+    }
+
+
+@given(damage=strategies.damage, snappy=st.booleans())
+def test_several_bytes_overwritten(damage: list[tuple[int, int]], snappy: bool) -> None:
+    items = [(b"key%02d" % i, bytes([i]) * 9) for i in range(40)]
+    data = bytearray(w.table_bytes(items, block_size=128, snappy=snappy))
+    for position, value in damage:
+        data[position % len(data)] = value
+    try:
+        assert read_all(bytes(data)) == items
+    except MalformedError:
+        return
 
 
 @given(data=st.binary(max_size=300), has_magic=st.booleans())
@@ -136,6 +160,62 @@ def test_restarts_in_mid_entry() -> None:
         read_all(w.raw_table_bytes([(b"\xff", block)]))
 
 
+def test_restarts_at_an_entry_that_shares() -> None:
+    block = b"\0\1\1av" + b"\1\1\1bv" + struct.pack("<III", 0, 5, 2)
+    with pytest.raises(MalformedError, match="byte 5, in mid-entry"):
+        read_all(w.raw_table_bytes([(b"\xff", block)]))
+
+
+@pytest.mark.parametrize(
+    ("restarts", "message"),
+    [
+        ([], "first entry"),
+        ([5], "first entry"),
+        ([0, 0], "restarts at byte 0 after 0"),
+        ([5, 0], "restarts at byte 0 after 5"),
+    ],
+)
+def test_restarts_that_miss_entries(restarts: list[int], message: str) -> None:
+    count = len(restarts)
+    block = b"\0\1\1av" + b"\0\1\1bv"
+    block += struct.pack(f"<{count + 1}I", *restarts, count)
+    with pytest.raises(MalformedError, match=message):
+        read_all(w.raw_table_bytes([(b"\xff", block)]))
+
+
+def table_of_shared_blocks(handles: list[tuple[int, int]], stored: bytes) -> bytes:
+    """A table whose index names these spans of some stored blocks."""
+    index = w.block_bytes(
+        [(b"%06d" % i, w.varint(o) + w.varint(n)) for i, (o, n) in enumerate(handles)],
+        1,
+    )
+    footer = w.varint(0) + w.varint(0) + w.varint(len(stored)) + w.varint(len(index))
+    footer = footer.ljust(40, b"\0") + struct.pack("<Q", w.MAGIC)
+    return stored + w.with_trailer(index) + footer
+
+
+def test_one_block_without_entries_named_many_times() -> None:
+    # Read as it stands this takes handles times restarts: minutes for a small file.
+    contents = struct.pack("<100001I", *[0] * 100_000, 100_000)
+    stored = w.with_trailer(contents, snappy=True)
+    once = table_of_shared_blocks([(0, len(stored) - 5)], stored)
+    assert read_all(once) == []
+    many = table_of_shared_blocks([(0, len(stored) - 5)] * 20_000, stored)
+    with pytest.raises(MalformedError, match="overlaps or precedes"):
+        SSTable(many)
+
+
+def test_blocks_in_another_order_than_their_keys() -> None:
+    first = w.with_trailer(w.block_bytes([(b"000001", b"b")], 1))
+    second = w.with_trailer(w.block_bytes([(b"000000", b"a")], 1))
+    stored = first + second
+    spans = [(0, len(first) - 5), (len(first), len(second) - 5)]
+    with pytest.raises(MalformedError, match="overlaps or precedes"):
+        SSTable(table_of_shared_blocks(spans[::-1], stored))
+    swapped = table_of_shared_blocks(spans, second + first)
+    assert read_all(swapped) == [(b"000000", b"a"), (b"000001", b"b")]
+
+
 @pytest.mark.parametrize("offset", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
 @pytest.mark.parametrize("size", [0, 16, 2**63, 2**64 - 1])
 def test_handles_near_the_limits(offset: int, size: int) -> None:
@@ -161,6 +241,10 @@ def test_blocks_whose_keys_lie_outside_their_separators() -> None:
         read_all(w.raw_table_bytes([(b"n", first), (b"z", second)]))
     with pytest.raises(MalformedError, match="separator"):
         read_all(w.raw_table_bytes([(b"c", first)]))
+    # A key equal to the separator before it would be looked up in the other block.
+    last = w.block_bytes([(b"n", b"2")], 1)
+    with pytest.raises(MalformedError, match="separator"):
+        read_all(w.raw_table_bytes([(b"n", first), (b"z", last)]))
 
 
 def test_snappy_that_announces_4_gib() -> None:
@@ -176,7 +260,24 @@ def test_snappy_that_announces_4_gib() -> None:
         read_all(data)
 
 
-@given(damage=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1))
+def test_snappy_that_gives_another_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    # cramjam compares the lengths itself; a version that does not must not pass.
+    data = w.raw_table_bytes([(b"z", w.block_bytes([(b"k", b"v")], 1))], snappy=True)
+    assert read_all(data) == [(b"k", b"v")]
+
+    decompress = cramjam.snappy.decompress_raw
+
+    class Shorter:
+        @staticmethod
+        def decompress_raw(contents: bytes) -> bytes:
+            return bytes(decompress(contents))[:-1]
+
+    monkeypatch.setattr(sstable.cramjam, "snappy", Shorter)
+    with pytest.raises(MalformedError, match=r"announces \d+ bytes and holds"):
+        read_all(data)
+
+
+@given(damage=strategies.damage)
 def test_crafted_snappy(damage: list[tuple[int, int]]) -> None:
     block = w.block_bytes([(b"k%02d" % i, b"value" * 3) for i in range(30)], 16)
     contents = bytearray(cramjam.snappy.compress_raw(block))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+
 import bundle_writer as w
 import pytest
+import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,12 +46,7 @@ def test_masks(crc: int) -> None:
     assert 0 <= mask(crc) < 2**32
 
 
-extents = st.lists(
-    st.tuples(st.integers(0, 2**63 - 1), st.integers(-(2**63), 2**63 - 1)), max_size=8
-)
-
-
-@given(name=st.binary(max_size=30), extents=extents)
+@given(name=strategies.names, extents=strategies.extents)
 def test_slice_keys(name: bytes, extents: list[tuple[int, int]]) -> None:
     key = encode_slice_key(name, extents)
     assert decode_slice_key(key) == (name, tuple(extents))
@@ -57,12 +55,44 @@ def test_slice_keys(name: bytes, extents: list[tuple[int, int]]) -> None:
     assert decode_slice_key(key + b"\0") is None
 
 
-@given(values=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2))
+@given(values=st.lists(strategies.int64s, min_size=2, max_size=2))
 def test_slice_keys_sort_like_their_numbers(values: list[int]) -> None:
     low, high = sorted(values)
     keys = [encode_slice_key(b"n", [(value, -1)]) for value in (low, high)]
     assert keys == sorted(keys)
     assert (keys[0] == keys[1]) == (low == high)
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        (b"w", "77"),
+        (b"\0\0\0", "00ff00ff00ff"),
+        (b"\xff\0\xff", "ff0000ffff00"),
+        (b"\0\xff\0\xff", "00ffff0000ffff00"),
+        (b"a\0\0\0b\xff\xff", "6100ff00ff00ff62ff00ff00"),
+    ],
+)
+def test_slice_keys_as_tensorflow_writes_them(name: bytes, escaped: str) -> None:
+    # TensorFlow 1.15: SaveV2 of these names with shape_and_slices "200 10 70,50:-".
+    key = bytes.fromhex(f"00{escaped}00010102c046b2807f")
+    assert encode_slice_key(name, [(70, 50), (0, -1)]) == key
+    assert decode_slice_key(key) == (name, ((70, 50), (0, -1)))
+
+
+@given(name=strategies.names, extents=strategies.small_extents)
+def test_two_encoders_agree(name: bytes, extents: list[tuple[int, int]]) -> None:
+    assert w.slice_key(name, extents) == encode_slice_key(name, extents)
+
+
+def test_slice_keys_with_numbers_that_tensorflow_never_writes() -> None:
+    shortest = bytes.fromhex("00 770001 0101 81 80")
+    assert decode_slice_key(shortest) == (b"w", ((1, 0),))
+    longer = bytes.fromhex("00 770001 0101 c001 80")  # 1 in two bytes
+    assert decode_slice_key(longer) is None
+    assert decode_slice_key(encode_slice_key(b"w", [(2**63 - 1, -(2**63))])) is not None
+    assert decode_slice_key(encode_slice_key(b"w", [(2**63, 0)])) is None
+    assert decode_slice_key(encode_slice_key(b"w", [(0, -(2**63) - 1)])) is None
 
 
 @given(data=st.binary(max_size=40))
@@ -72,10 +102,7 @@ def test_random_slice_keys(data: bytes) -> None:
         assert encode_slice_key(*decoded) == b"\0" + data
 
 
-elements = st.lists(st.binary(max_size=300), max_size=20)
-
-
-@given(elements=elements, big_endian=st.booleans())
+@given(elements=strategies.strings, big_endian=st.booleans())
 def test_strings(elements: list[bytes], big_endian: bool) -> None:
     data, crc = w.string_bytes(elements, big_endian=big_endian)
     decoded = decode_strings(memoryview(data), len(elements), is_big_endian=big_endian)
@@ -100,19 +127,47 @@ def test_no_strings_in_no_bytes() -> None:
     assert decode_strings(memoryview(b""), 0, is_big_endian=False) == ([], 0)
 
 
-@pytest.mark.parametrize("count", [3, 2**30, 2**62])
+@pytest.mark.parametrize("count", [5, 2**30, 2**62])
 def test_more_strings_than_bytes(count: int) -> None:
     data, _ = w.string_bytes([b"a", b"b"])
-    with pytest.raises(MalformedError):
+    with pytest.raises(MalformedError, match="cannot hold"):
         decode_strings(memoryview(data), count, is_big_endian=False)
 
 
-def test_lengths_beyond_32_bits_enter_the_checksum_as_64() -> None:
-    # No data for 4 GiB: the lengths' checksum is compared before the bytes are.
-    length = 2**32 + 5
-    data = w.varint(length) + b"\0\0\0\0"
-    with pytest.raises(MalformedError, match="do not fill"):
-        decode_strings(memoryview(data), 1, is_big_endian=False)
+def test_lengths_whose_checksum_is_cut_off() -> None:
+    data, _ = w.string_bytes([bytes(300)])
+    with pytest.raises(MalformedError, match="is cut off"):
+        decode_strings(memoryview(data[:5]), 1, is_big_endian=False)
+
+
+@pytest.mark.parametrize("is_big_endian", [False, True])
+@pytest.mark.parametrize("length", [1, 2**32 - 1, 2**32, 2**32 + 5, 2**64 - 1])
+def test_lengths_up_to_32_bits_enter_the_checksum_as_32_and_others_as_64(
+    length: int, is_big_endian: bool
+) -> None:
+    # No data for 4 GiB: the checksum of the lengths is compared before the bytes are
+    # counted, so the message tells which of the two was found wrong.
+    order = ">" if is_big_endian else "<"
+    as_32 = w.masked(struct.pack(order + "I", length & 0xFFFFFFFF))
+    as_64 = w.masked(struct.pack(order + "Q", length))
+    right, wrong = (as_32, as_64) if length < 2**32 else (as_64, as_32)
+    found = [(right, "do not fill"), (wrong, "lengths of its strings")]
+    if length == 2**32 - 1 and not is_big_endian:
+        # Four bytes of 0xff cancel the CRC's start: zeros after them change nothing.
+        assert right == wrong
+        found.pop()
+    for checksum, message in found:
+        data = w.varint(length) + struct.pack(order + "I", checksum)
+        with pytest.raises(MalformedError, match=message):
+            decode_strings(memoryview(data), 1, is_big_endian=is_big_endian)
+
+
+def test_no_strings_as_tensorflow_writes_them() -> None:
+    # TensorFlow 1.15: a string tensor of shape (0, 3), entry crc32c 1678557686.
+    data, crc = w.string_bytes([])
+    assert (data.hex(), crc) == ("d8ea82a2", 1678557686)
+    elements, computed = decode_strings(memoryview(data), 0, is_big_endian=False)
+    assert (elements, mask(computed)) == ([], crc)
 
 
 @given(data=st.binary(max_size=60))

@@ -101,7 +101,8 @@ class SSTable:
             data: All bytes of the file.
 
         Raises:
-            MalformedError: It is no table, or its block index is malformed.
+            MalformedError: It is no table, or its block index is malformed; or blocks
+                overlap.
         """
         self._data = data
         if len(data) < _FOOTER_NBYTES:
@@ -116,6 +117,7 @@ class SSTable:
         index = Block(self._contents(offset, size))
         self._separators = index.keys
         self._handles = [_read_handle(value, 0)[0] for value in index.values]
+        _check_disjoint(self._handles)
         self._blocks: dict[int, Block] = {}
 
     def __reduce__(self) -> tuple[type[SSTable], tuple[bytes]]:
@@ -220,6 +222,22 @@ def _read_handle(data: bytes, pos: int) -> tuple[tuple[int, int], int]:
     return (offset, size), pos
 
 
+def _check_disjoint(handles: list[tuple[int, int]]) -> None:
+    """Checks that every block lies after the one before.
+
+    Writers append blocks one by one. Without this, an index could name one large block
+    without entries many times, and a small file would take hours to list.
+    """
+    free = 0
+    for offset, size in handles:
+        if offset < free:
+            raise MalformedError(
+                f"a block at [{offset}:{offset + size}] overlaps or precedes another, "
+                f"which ends at byte {free}"
+            )
+        free = offset + size + _TRAILER_NBYTES
+
+
 def _restarts(contents: bytes) -> tuple[int, tuple[int, ...]]:
     """Where the entries of a block end, and its restart points."""
     if len(contents) < 4:
@@ -236,13 +254,22 @@ def _restarts(contents: bytes) -> tuple[int, tuple[int, ...]]:
 def _check_restarts(
     restarts: tuple[int, ...], starts: list[int], contents: bytes
 ) -> None:
-    """Checks that every restart is the start of an entry that shares nothing."""
+    """Checks that restarts ascend from the first entry, each where nothing is shared.
+
+    Readers that search by them would miss entries otherwise.
+    """
     if not starts:
         return  # an empty block may say that it restarts at 0
     known = set(starts)
+    last = -1
     for restart in restarts:
         if restart not in known or contents[restart] != 0:
             raise MalformedError(f"a block restarts at byte {restart}, in mid-entry")
+        if restart <= last:
+            raise MalformedError(f"a block restarts at byte {restart} after {last}")
+        last = restart
+    if not restarts or restarts[0] != 0:
+        raise MalformedError("a block does not restart at its first entry")
 
 
 def _uncompress(contents: bytes) -> bytes:

@@ -54,16 +54,18 @@ def decode_strings(
     crc = crc32c(packed)
     checksum = bytes(data[pos : pos + _CHECKSUM_NBYTES])
     pos += _CHECKSUM_NBYTES
-    if pos + sum(lengths) != len(data):
-        raise MalformedError(
-            f"strings of {sum(lengths)} bytes do not fill the {len(data) - pos} bytes "
-            "after their lengths"
-        )
+    if pos > len(data):
+        raise MalformedError("the checksum of the lengths of its strings is cut off")
     stored = int.from_bytes(checksum, order)
     if stored != mask(crc):
         raise MalformedError(
             f"the lengths of its strings have stored crc32c {stored:08x}, computed "
             f"{mask(crc):08x}"
+        )
+    if pos + sum(lengths) != len(data):
+        raise MalformedError(
+            f"strings of {sum(lengths)} bytes do not fill the {len(data) - pos} bytes "
+            "after their lengths"
         )
     crc = crc32c(checksum, crc)
     crc = crc32c(data[pos:], crc)
