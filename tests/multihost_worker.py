@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
-from tf2flax import _reading
+from tf2flax._files import LocalFile
 
 
 def main(process: int, port: str, prefix: str) -> None:
@@ -29,13 +29,15 @@ def main(process: int, port: str, prefix: str) -> None:
         for name, spec in specs.items()
     }
     read: list[int] = []
-    read_into = _reading.read_into
+    read_into = LocalFile.read_into
 
-    def counted(path: str, start: int, buffer: memoryview, *, subject: str) -> None:
+    def counted(
+        file: LocalFile, start: int, buffer: memoryview, *, subject: str
+    ) -> None:
         read.append(len(buffer))
-        read_into(path, start, buffer, subject=subject)
+        read_into(file, start, buffer, subject=subject)
 
-    _reading.read_into = counted
+    LocalFile.read_into = counted
     got = tf2flax.init_from_checkpoint(prefix, [("t", name) for name in specs], target)
     for name, leaf in got.items():
         assert leaf.sharding == target[name].sharding

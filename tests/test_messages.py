@@ -151,7 +151,7 @@ MISTAKES: dict[str, Callable[[pathlib.Path], Any]] = {
     "wrong directory": lambda _: tf2flax.open_checkpoint(HERE / "no" / "model.ckpt"),
     "a directory without checkpoint": lambda where: tf2flax.open_checkpoint(where),
     "a state file of another machine": moved,
-    "a URL": lambda _: tf2flax.open_checkpoint("gs://bucket/model.ckpt"),
+    "a URL of no store": lambda _: tf2flax.open_checkpoint("ftp://host/model.ckpt"),
     "a wrong name": lambda _: tf2flax.load_variable(BERT, "bert/pooler/kernel"),
     "a git-LFS pointer": pointer,
     "an index without its data": no_data,

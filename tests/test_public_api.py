@@ -15,16 +15,20 @@ import tf2flax
 NAMES = {
     "AssignmentError", "Checkpoint", "CheckpointError", "CheckpointNotFoundError",
     "DamagedError", "FLAX_ALIASES", "NotFoundError", "Plan", "ReadError",
-    "StoredTensor", "TensorNotFoundError", "UnsupportedError", "checkpoint_exists",
+    "Damage", "StoredTensor", "TensorNotFoundError", "UnsupportedError",
+    "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
     "open_checkpoint", "plan", "warm_start",
 }  # fmt: skip
 OPTIONS = "*, aliases=mappingproxy, dtype=None, sharding=None, verify=True"
 SIGNATURES = {
-    "open_checkpoint": "path",
+    "open_checkpoint": "path, *, context=None",
     "list_variables": "path",
     "load_variable": "path, name",
     "latest_checkpoint": "directory",
+    "checkpoints_iterator": (
+        "checkpoint_dir, min_interval_secs=0, timeout=None, timeout_fn=None"
+    ),
     "checkpoint_exists": "path",
     "init_from_checkpoint": f"checkpoint, assignment_map, target, {OPTIONS}",
     "plan": f"checkpoint, assignment_map, target, {OPTIONS}",
@@ -72,7 +76,7 @@ def test_signatures(name: str) -> None:
 
 def test_methods() -> None:
     read = inspect.signature(tf2flax.Checkpoint.read)
-    assert short(read) == "self, names=None, *, verify=True"
+    assert short(read) == "self, names=None, *, verify=True, progress=False"
     assert short(inspect.signature(tf2flax.Plan.restore)) == "self"
     assert short(inspect.signature(tf2flax.StoredTensor.open)) == "self"
 

@@ -82,16 +82,18 @@ def test_dicts_of_keys_are_traced(prefix: pathlib.Path) -> None:
 def test_tensors_are_read_at_the_call(
     prefix: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax import _reading
+    from tf2flax._files import LocalFile
 
     read: list[int] = []
-    original = _reading.read_into
+    original = LocalFile.read_into
 
-    def counted(path: str, start: int, buffer: memoryview, *, subject: str) -> None:
+    def counted(
+        file: LocalFile, start: int, buffer: memoryview, *, subject: str
+    ) -> None:
         read.append(len(buffer))
-        original(path, start, buffer, subject=subject)
+        original(file, start, buffer, subject=subject)
 
-    monkeypatch.setattr(_reading, "read_into", counted)
+    monkeypatch.setattr(LocalFile, "read_into", counted)
     init = tf2flax.warm_start(Linen().init, prefix, LINEN_MAP)
     assert sum(read) == 0
     init(jax.random.key(0), jnp.ones((1, 64)))

@@ -25,6 +25,9 @@ from ._errors import TensorNotFoundError as TensorNotFoundError
 from ._errors import UnsupportedError as UnsupportedError
 from ._locate import checkpoint_exists as checkpoint_exists
 from ._locate import latest_checkpoint as latest_checkpoint
+from ._verifying import Damage as Damage
+from ._verifying import VerificationReport as VerificationReport
+from ._watching import checkpoints_iterator as checkpoints_iterator
 
 if TYPE_CHECKING:
     from ._init import init_from_checkpoint as init_from_checkpoint

@@ -5,27 +5,30 @@ Opening reads the index and no tensor. Never imports JAX.
 
 from __future__ import annotations
 
+import functools
 import math
-import os
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _indexing, _reading
-from ._errors import DamagedError, TensorNotFoundError
+from ._errors import DamagedError, TensorNotFoundError, UnsupportedError
+from ._files import Storage, impostor
 from ._formats.tensor_bundle import BundleManifest
-from ._locate import locate
-from ._manifest import Entry, Manifest
+from ._formats.v1_table import V1Manifest
+from ._locate import Kind, Location, PathLike, locate
+from ._manifest import DataFile, Entry, Manifest
 from ._names import nearest
-from ._store import impostor, open_view, read_file
+from ._progress import ProgressFunction, reporting
+from ._store import open_view
+from ._verifying import VerificationReport, verify
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ._store import TensorStore
-
-PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    from ._store import Context, KvStore, TensorStore
 
 
 class StoredTensor:
@@ -46,6 +49,11 @@ class StoredTensor:
     def __init__(self, entry: Entry) -> None:
         """Wraps an entry; made by `Checkpoint`, not by users."""
         self._entry = entry
+
+    @property
+    def entry(self) -> Entry:
+        """Where it lies, for the layers above."""
+        return self._entry
 
     @property
     def name(self) -> str:
@@ -128,7 +136,13 @@ class StoredTensor:
         def read(region: _reading.TensorSlice, out: np.ndarray) -> None:
             _reading.read_region_into(self._entry, region, out)
 
-        return open_view(self.shape, self.dtype, read, subject=f"Tensor `{self.name}`")
+        return open_view(
+            self.shape,
+            self.dtype,
+            read,
+            subject=f"Tensor `{self.name}`",
+            waits=not _reading.is_local(self._entry),
+        )
 
     def __getitem__(self, index: object) -> Any:
         """Reads what numpy would give for the same index, and little else.
@@ -200,7 +214,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @property
     def prefix(self) -> str:
-        """Absolute path of the checkpoint's files, without suffix."""
+        """Absolute path or URL of the checkpoint, without suffix."""
         return self._manifest.prefix
 
     @property
@@ -241,13 +255,19 @@ class Checkpoint(Mapping[str, StoredTensor]):
             raise self._tensor_not_found(name) from None
 
     def read(
-        self, names: Iterable[str] | None = None, *, verify: bool = True
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        verify: bool = True,
+        progress: bool | ProgressFunction = False,
     ) -> dict[str, np.ndarray]:
         """Reads many tensors whole, in parallel.
 
         Args:
             names: Which; None reads all.
             verify: Whether CRC-32C checksums are compared.
+            progress: True draws a bar on stderr; a function is called with the bytes
+                done and the bytes of all.
 
         Returns:
             Arrays by name, in the order of `names`.
@@ -272,11 +292,41 @@ class Checkpoint(Mapping[str, StoredTensor]):
         entries = {name: self._manifest.entry(name) for name in wanted}
         arrays: dict[str, np.ndarray] = {}
 
-        def deliver(entry: Entry, array: np.ndarray) -> None:
-            arrays[entry.name] = array
+        total = sum(entry.nbytes for entry in entries.values())
+        with reporting(
+            progress, total, f"Reading {posixpath.basename(self.prefix)}"
+        ) as advance:
 
-        _reading.read_many(tuple(entries.values()), deliver, verify=verify)
+            def deliver(entry: Entry, array: np.ndarray) -> None:
+                arrays[entry.name] = array
+                advance(entry.nbytes)
+
+            _reading.read_many(tuple(entries.values()), deliver, verify=verify)
         return {name: arrays[name] for name in entries}
+
+    def verify(self, progress: bool | ProgressFunction = False) -> VerificationReport:
+        """Checks every byte: blocks, entries, coverage of slices, sizes, checksums.
+
+        Memory is bounded by some MiB besides the largest tensor of strings; every byte
+        is read once (of V1 checkpoints, twice).
+
+        Args:
+            progress: True draws a bar on stderr; a function is called with the bytes
+                done and the bytes of all.
+
+        Returns:
+            A report with everything that is damaged: `ok`, `damaged`,
+            `raise_for_damage()`, and a text when printed.
+
+        Raises:
+            ReadError: The system or the store refuses.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.open_checkpoint("tests/data/bert/model.ckpt").verify().ok
+            True
+        """
+        return verify(self._manifest, progress=progress)
 
     def __repr__(self) -> str:
         """Names the checkpoint with its number of tensors."""
@@ -288,15 +338,23 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     def _tensor_not_found(self, name: object) -> TensorNotFoundError:
         close = nearest(name, self._manifest.names) if isinstance(name, str) else ()
-        return TensorNotFoundError(str(name), self.prefix, close)
+        return TensorNotFoundError(str(name), self._manifest.index_path, close)
 
 
-def open_checkpoint(path: PathLike) -> Checkpoint:
+def open_checkpoint(
+    path: PathLike | KvStore, *, context: Context | None = None
+) -> Checkpoint:
     """Opens a checkpoint: reads its index and none of its tensors.
 
     Args:
-        path: A prefix (`model.ckpt-1000`), a directory (what its `checkpoint` state
-            file names, else an empty basename), or one of the checkpoint's files.
+        path: A prefix (`model.ckpt-1000`); a directory (what its `checkpoint` state
+            file names, else the variables of a SavedModel, else an empty basename);
+            one of the checkpoint's files; a V1 file or a pattern of them
+            (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`). Local, or a
+            URL that tensorstore knows (`gs://`, `s3://`, `http://`, `file://` …), or a
+            `tensorstore.KvStore`.
+        context: tensorstore's, for URLs; the default one gives failing requests up
+            within 30 seconds.
 
     Returns:
         The checkpoint.
@@ -304,26 +362,52 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
     Raises:
         CheckpointNotFoundError: There is none at `path`.
         DamagedError: The index is no table, or malformed.
-        UnsupportedError: It is another kind of checkpoint, or a URL.
-        ReadError: The operating system refuses.
+        UnsupportedError: It is another kind of file, or no tensorstore URL.
+        ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
     Examples:
         >>> import tf2flax
         >>> tf2flax.open_checkpoint("tests/data/bert")["global_step"].dtype
         dtype('int64')
     """
-    prefix = locate(path)
-    index = read_file(f"{prefix}.index")
-    found = impostor(index[:64])
+    return Checkpoint(manifest_at(locate(path, context)))
+
+
+def manifest_at(location: Location) -> Manifest:
+    """Reads what a checkpoint lists.
+
+    Args:
+        location: Where it lies.
+
+    Returns:
+        Its names and entries.
+
+    Raises:
+        CheckpointError: As `open_checkpoint`.
+    """
+    storage, shown = location.storage, location.storage.show(location.path)
+    files = tuple(storage.file(path) for path in location.files)
+    if location.kind is Kind.V1:
+        return V1Manifest(shown, files)
+    if location.kind is Kind.KERAS:
+        raise UnsupportedError(f"`{shown}` holds Keras weights, which cannot be read.")
+    found = impostor(location.index[:64])
     if found:
         raise DamagedError(
             f"Expected the index of a checkpoint, got {found[0]} - at "
-            f"`{prefix}.index`. {found[1]}"
+            f"`{shown}.index`. {found[1]}"
         )
-    return Checkpoint(BundleManifest(prefix, index))
+    base = shown if storage.is_local else location.path
+    data_file = functools.partial(_data_file, storage, base)
+    return BundleManifest(shown, location.index, data_file)
 
 
-def list_variables(path: PathLike) -> list[tuple[str, list[int]]]:
+def _data_file(storage: Storage, prefix: str, suffix: str) -> DataFile:
+    """The file of a checkpoint; a function of the module, so that it is picklable."""
+    return storage.file(prefix + suffix)
+
+
+def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
     """Lists names and shapes, as `tf.train.list_variables`.
 
     Args:
@@ -346,7 +430,7 @@ def list_variables(path: PathLike) -> list[tuple[str, list[int]]]:
     return [(name, list(tensor.shape)) for name, tensor in checkpoint.items()]
 
 
-def load_variable(path: PathLike, name: str) -> Any:
+def load_variable(path: PathLike | KvStore, name: str) -> Any:
     """Reads one tensor, as `tf.train.load_variable`.
 
     Args:

@@ -35,23 +35,27 @@ class TensorNotFoundError(NotFoundError, KeyError):  # KeyError keeps Mapping.ge
 
     Attributes:
         name: The name that was asked for.
-        prefix: The checkpoint that was searched.
+        place: The file that was searched.
         close: The nearest names that the checkpoint does hold, best first.
+        hint: What to do, where more is known than near names.
     """
 
     __module__ = "tf2flax"
 
-    def __init__(self, name: str, prefix: str, close: tuple[str, ...] = ()) -> None:
-        super().__init__(name, prefix, close)  # pickle rebuilds from `args` alone
+    def __init__(
+        self, name: str, place: str, close: tuple[str, ...] = (), hint: str = ""
+    ) -> None:
+        super().__init__(name, place, close, hint)  # pickle rebuilds from `args` alone
         self.name: str = name
-        self.prefix: str = prefix
+        self.place: str = place
         self.close: tuple[str, ...] = close
+        self.hint: str = hint
 
     def __str__(self) -> str:
-        fix = "See `list(checkpoint)`."
-        if self.close:
+        fix = self.hint or "See `list(checkpoint)`."
+        if self.close and not self.hint:
             fix = f"Did you mean {' or '.join(f'`{name}`' for name in self.close)}?"
-        return f"Tensor `{self.name}` not found - in `{self.prefix}.index`. {fix}"
+        return f"Tensor `{self.name}` not found - in `{self.place}`. {fix}"
 
 
 class DamagedError(CheckpointError):

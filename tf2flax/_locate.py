@@ -1,8 +1,8 @@
-"""A path as a user gives it -> the prefix of the checkpoint it means.
+"""A path as a user gives it -> the checkpoint it means: its kind and its files.
 
-Follows TensorFlow's rules for directories, state files and prefixes, and recognises
-what is something else, so that the error can name it. Reads state files and the first
-bytes of what it must recognise; never an index.
+Follows TensorFlow's rules for directories, state files, prefixes and patterns, and
+recognises kinds by content. Reads state files, the indexes of prefixes, and the first
+and last bytes of what it must recognise.
 
 Source: tensorflow/python/training/checkpoint_management.py, checkpoint_utils.py.
 """
@@ -11,28 +11,65 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import glob
 import os
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ._errors import (
+    CheckpointError,
     CheckpointNotFoundError,
     DamagedError,
     ReadError,
     UnsupportedError,
 )
-from ._store import impostor, read_file
+from ._files import Storage, impostor
+from ._store import storage_of
 from ._wire.protos import parse_checkpoint_state
+from ._wire.sstable import TABLE_MAGIC
+
+if TYPE_CHECKING:
+    from ._store import Context, KvStore
 
 STATE_FILE: Final = "checkpoint"
 # Files of one V2 checkpoint, of which any stands for all.
 _MEMBER: Final = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.S)
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# Last 8 bytes of an SSTable: tensorflow/core/lib/io/format.h.
-_TABLE_MAGIC: Final = bytes.fromhex("57fb808b247547db")
+# One of the files of a V1 checkpoint that was saved by several devices.
+_V1_PART: Final = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})", re.S)
 _HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
+# An HDF5 file may begin with a block of the user's, whose length is a power of two.
+_HDF5_STARTS: Final = (0, 512, 1024, 2048)
 _ZIP_MAGIC: Final = b"PK\x03\x04"
+
+PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+class Kind(enum.Enum):
+    """What kind of checkpoint was found."""
+
+    BUNDLE = enum.auto()
+    V1 = enum.auto()
+    KERAS = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Location:
+    """Where a checkpoint lies.
+
+    Attributes:
+        kind: Which kind it is.
+        storage: The place where it lies.
+        path: Prefix of a V2 checkpoint; else the file, or a pattern of files.
+        files: The files of a V1 checkpoint, or the one of another kind; () for V2.
+        index: All bytes of the index of a V2 checkpoint.
+    """
+
+    kind: Kind
+    storage: Storage
+    path: str
+    files: tuple[str, ...] = ()
+    index: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,44 +79,70 @@ class State:
     Attributes:
         path: The state file.
         prefix: The checkpoint it names, joined with the directory; None where there
-            is no such file or it does not parse; "" where it names none.
+            is no such file, it does not parse, or it leads out of the storage; ""
+            where it names none.
+        is_present: Whether the file is there.
+        named: The path as it is written there.
     """
 
     path: str
     prefix: str | None
+    is_present: bool
+    named: str = ""
 
 
-def locate(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
-    """Finds the V2 checkpoint that a path means.
+def locate(path: PathLike | KvStore, context: Context | None = None) -> Location:
+    """Finds the checkpoint that a path means.
 
     Args:
-        path: A prefix, a directory, or one of the checkpoint's files.
+        path: A prefix, a directory, one of the checkpoint's files, or a pattern of V1
+            files; local, a URL, or a KvStore.
+        context: tensorstore's, for URLs.
 
     Returns:
-        Its prefix, absolute, so that a later change of directory has no effect.
+        Where it lies.
 
     Raises:
         CheckpointNotFoundError: Nothing there is a checkpoint.
-        UnsupportedError: It is a kind of checkpoint that cannot be read, or a URL.
+        UnsupportedError: It is a kind of file that cannot be read.
         DamagedError: Something else lies in the checkpoint's place.
-        ReadError: The operating system refuses.
+        ReadError: The system or the store refuses.
     """
-    text = path_text(path)
-    if os.path.isdir(text) or text.endswith("/"):
-        return _absolute(_in_directory(text))
-    prefix = _prefix_of(text)
-    if prefix is None:
-        raise _not_found(text)
-    return _absolute(prefix)
+    return locate_in(*_place(path, context))
 
 
-def latest_checkpoint(
-    directory: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-) -> str | None:
+def locate_in(storage: Storage, text: str) -> Location:
+    """Finds the checkpoint that a path of a storage means.
+
+    Args:
+        storage: The place.
+        text: The path in it.
+
+    Returns:
+        Where the checkpoint lies.
+
+    Raises:
+        CheckpointError: As `locate`.
+    """
+    if storage.is_directory(text):
+        state = _read_state(storage, text)
+        found = _led_to(storage, text, state)
+        if found is None:
+            raise _nothing_in_directory(storage, text, state)
+        return found
+    found = _at(storage, text)
+    if found is None and not storage.is_local:  # stores do not know directories
+        found = _led_to(storage, f"{text}/", _read_state(storage, f"{text}/"))
+    if found is None:
+        raise _not_found(storage, text)
+    return found
+
+
+def latest_checkpoint(directory: PathLike | KvStore) -> str | None:
     """Finds the checkpoint that a directory's state file names.
 
     Args:
-        directory: The directory that `tf.train.Saver` saved to.
+        directory: The directory that `tf.train.Saver` saved to; local, or a URL.
 
     Returns:
         The prefix, joined with `directory` as given; None where there is no state
@@ -87,7 +150,8 @@ def latest_checkpoint(
 
     Raises:
         CheckpointNotFoundError: The state file names no checkpoint at all.
-        UnsupportedError: `directory` is a URL, or no path.
+        UnsupportedError: `directory` is no path.
+        ReadError: The store refuses.
 
     Examples:
         >>> import tf2flax
@@ -96,20 +160,38 @@ def latest_checkpoint(
 
     Source: `latest_checkpoint`, tensorflow/python/training/checkpoint_management.py.
     """
-    state = _read_state(path_text(directory))
+    latest = latest_in(directory)
+    if latest is None:
+        return None
+    storage, prefix = latest
+    return prefix if storage.is_local else storage.show(prefix)
+
+
+def latest_in(directory: PathLike | KvStore) -> tuple[Storage, str] | None:
+    """Finds the same as `latest_checkpoint`, in its storage.
+
+    Args:
+        directory: The directory.
+
+    Returns:
+        The storage and the prefix in it; None where there is none.
+
+    Raises:
+        CheckpointError: As `latest_checkpoint`.
+    """
+    storage, text = _place(directory, None)
+    state = _read_state(storage, text)
     if state.prefix == "":
         raise CheckpointNotFoundError(
-            f"The state file names no checkpoint - at `{state.path}`. "
+            f"The state file names no checkpoint - at `{storage.show(state.path)}`. "
             "Give the prefix of a checkpoint instead of the directory."
         )
-    if state.prefix is None or not checkpoint_exists(state.prefix):
+    if not state.prefix or not _exists(storage, state.prefix):
         return None
-    return state.prefix
+    return storage, state.prefix
 
 
-def checkpoint_exists(
-    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-) -> bool:
+def checkpoint_exists(path: PathLike | KvStore) -> bool:
     """Tells whether files of a checkpoint are there, as TensorFlow tells it.
 
     Args:
@@ -120,7 +202,8 @@ def checkpoint_exists(
         directory without a trailing slash, and for an index without its data.
 
     Raises:
-        UnsupportedError: `path` is a URL, or no path.
+        UnsupportedError: `path` is no path, or a pattern where a store cannot list.
+        ReadError: The store refuses.
 
     Examples:
         >>> import tf2flax
@@ -131,190 +214,100 @@ def checkpoint_exists(
 
     Source: `checkpoint_exists`, tensorflow/python/training/checkpoint_management.py.
     """
-    text = path_text(path)
-    if _matches(f"{text}.index"):
-        return True
-    return bool(text) and not text.endswith("/") and bool(_matches(text))
+    return _exists(*_place(path, None))
 
 
-def path_text(path: object) -> str:
-    """Turns an argument that should be a local path into text.
+def require_listing(directory: PathLike | KvStore) -> None:
+    """Checks that the place of a directory can be listed, as watching it needs.
 
     Args:
-        path: str, bytes or os.PathLike.
-
-    Returns:
-        The path, as given.
+        directory: The directory; it need not exist.
 
     Raises:
-        UnsupportedError: It is a URL, or no path at all.
-        CheckpointNotFoundError: No file can have this name.
+        UnsupportedError: Its store cannot list, or it is no path.
+        ReadError: The store refuses.
     """
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        raise UnsupportedError(
-            "Expected the path of a checkpoint (str, bytes or os.PathLike), "
-            f"got {type(path).__name__}."
-        )
-    text = os.fsdecode(path)  # pyright: ignore[reportUnknownArgumentType]
-    url = _URL.match(text)
-    if url:
-        raise UnsupportedError(
-            f"`{text}` is a {url[0]} URL; only local paths can be read. "
-            "Copy the checkpoint's files to a local directory."
-        )
+    storage, text = _place(directory, None)
+    if not storage.is_local:
+        storage.names_in(text)
+
+
+def _place(path: PathLike | KvStore, context: Context | None) -> tuple[Storage, str]:
+    storage, text = storage_of(path, context)
     if "\0" in text:
         raise CheckpointNotFoundError(f"No file can be called {text!r}.")
-    return text
+    return storage, text
 
 
-def _absolute(prefix: str) -> str:
-    """Joins with the current directory; `..` stays, it may follow a link."""
-    return prefix if os.path.isabs(prefix) else os.path.join(os.getcwd(), prefix)
+def _exists(storage: Storage, text: str) -> bool:
+    if storage.matches(f"{text}.index"):
+        return True
+    return bool(text) and not text.endswith("/") and bool(storage.matches(text))
 
 
-def _matches(pattern: str) -> list[str]:
-    if os.path.exists(pattern):  # `run[1]` may well be a directory's name
-        return [pattern]
-    # TensorFlow's patterns match hidden files too.
-    return glob.glob(pattern, include_hidden=True)
-
-
-def _prefix_of(text: str) -> str | None:
-    """The V2 checkpoint that a prefix, or one of its files, means; None for none."""
+def _at(storage: Storage, text: str) -> Location | None:
+    """The checkpoint that a prefix, a file or a pattern means; None for none."""
     if not text:
         return None
-    if os.path.isfile(f"{text}.index"):
-        return text
+    found = _bundle(storage, text)
+    if found is not None:
+        return found
     member = _MEMBER.fullmatch(text)
-    if member and os.path.isfile(f"{member['prefix']}.index"):
-        return member["prefix"]
-    if os.path.isfile(text):
-        raise _recognised(text)
-    if glob.has_magic(text) and any(map(os.path.isfile, _matches(text))):
-        raise UnsupportedError(
-            f"`{text}` is a pattern of V1 checkpoint files, which cannot be read. "
-            "Save the checkpoint in V2 format."
-        )
+    if member:
+        found = _bundle(storage, member["prefix"])
+        if found is not None:
+            return found
+        if member[2] == "meta" and storage.is_file(member["prefix"]):
+            text = member["prefix"]  # the graph next to a V1 checkpoint
+    if storage.is_file(text):
+        return _recognised(storage, text)
+    if glob.has_magic(text):
+        files = tuple(path for path in storage.matches(text) if storage.is_file(path))
+        if files and all(_is_table(storage, path) for path in files):
+            return Location(Kind.V1, storage, text, files)
     return None
 
 
-def _read_state(directory: str) -> State:
-    path = os.path.join(directory, STATE_FILE)
-    if not os.path.isfile(path):
-        return State(path, None)
-    try:
-        text = read_file(path).decode("utf-8")
-    except (CheckpointNotFoundError, ReadError, UnicodeDecodeError):
-        return State(path, None)
-    named = parse_checkpoint_state(text)
-    return State(path, os.path.join(directory, named) if named else named)
+def _bundle(storage: Storage, prefix: str) -> Location | None:
+    index = storage.read(f"{prefix}.index")
+    if index is None:
+        return None
+    return Location(Kind.BUNDLE, storage, prefix, index=index)
 
 
-def _in_directory(directory: str) -> str:
-    state = _read_state(directory)
-    named = _prefix_of(state.prefix) if state.prefix else None
-    if named is not None:
-        return named
-    variables = os.path.join(directory, "variables", "variables")
-    if os.path.isfile(f"{variables}.index"):
-        raise UnsupportedError(
-            f"`{directory}` is a SavedModel directory. "
-            f"Give the prefix of its variables: `{variables}`."
-        )
-    empty_basename = os.path.join(directory, "")
-    if os.path.isfile(f"{empty_basename}.index"):
-        return empty_basename
-    raise _nothing_in_directory(directory, state)
+def _is_table(storage: Storage, path: str) -> bool:
+    return storage.file(path).tail(len(TABLE_MAGIC)) == TABLE_MAGIC
 
 
-def _nothing_in_directory(directory: str, state: State) -> CheckpointNotFoundError:
-    if not os.path.isdir(directory):
-        return CheckpointNotFoundError(f"No directory at `{directory}`.")
-    prefixes = _prefixes(directory)
-    if not os.path.exists(state.path):
-        found = "it holds no `checkpoint` state file"
-    elif state.prefix:
-        found = (
-            f"its state file names `{state.prefix}`, which is not there "
-            f"- in `{state.path}`"
-        )
-        # Checkpoints are often moved together with a state file of absolute paths.
-        moved = os.path.join(directory, os.path.basename(state.prefix))
-        prefixes.sort(key=lambda prefix: prefix != moved)
-    else:
-        found = f"its state file names no checkpoint - in `{state.path}`"
-    fix = "Give the prefix of a checkpoint (its files without `.index`)."
-    if prefixes:
-        fix = f"Did you mean the prefix `{prefixes[0]}`?"
-    return CheckpointNotFoundError(
-        f"Couldn't find a checkpoint in the directory `{directory}`: {found}. {fix}"
-    )
-
-
-def _not_found(text: str) -> CheckpointNotFoundError:
-    parent = os.path.dirname(text) or "."
-    if not os.path.isdir(parent):
-        return CheckpointNotFoundError(
-            f"No checkpoint at `{text}`: there is no directory `{parent}`."
-        )
-    close = difflib.get_close_matches(text, _prefixes(os.path.dirname(text)), n=1)
-    if glob.has_magic(text) and _matches(f"{text}.index"):
-        fix = "A V2 checkpoint is given by its prefix, not by a pattern."
-    elif close:
-        fix = f"Did you mean `{close[0]}`?"
-    else:
-        fix = "Give its prefix (its files without `.index`) or its directory."
-    return CheckpointNotFoundError(
-        f"No checkpoint at `{text}`: there is no `{text}.index`. {fix}"
-    )
-
-
-def _prefixes(directory: str) -> list[str]:
-    """Prefixes of the V2 checkpoints that lie in a directory."""
-    try:
-        names = sorted(os.listdir(directory or "."))
-    except OSError:
-        return []
-    suffix = ".index"
-    return [
-        os.path.join(directory, name.removesuffix(suffix))
-        for name in names
-        if name.endswith(suffix)
-    ]
-
-
-def _recognised(path: str) -> UnsupportedError | DamagedError | ReadError:
-    """The error for a file that is there and no part of a V2 checkpoint."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - len(_TABLE_MAGIC)))
-            tail = file.read()
-    except OSError as error:
-        return ReadError(f"Cannot read `{path}`: {error.strerror or error}.")
+def _recognised(storage: Storage, path: str) -> Location:
+    """What a file is that is no part of a V2 checkpoint with an index."""
+    file = storage.file(path)
+    shown = storage.show(path)
+    tail = file.tail(len(TABLE_MAGIC))
+    if tail == TABLE_MAGIC:
+        return Location(Kind.V1, storage, path, (path,))
+    head = file.head()
+    if any(head.startswith(_HDF5_MAGIC, start) for start in _HDF5_STARTS):
+        return Location(Kind.KERAS, storage, path, (path,))
+    if head.startswith(_ZIP_MAGIC):
+        return Location(Kind.KERAS, storage, path, (path,))
     found = impostor(head)
     if found:
-        return DamagedError(
-            f"Expected a checkpoint, got {found[0]} - at `{path}`. {found[1]}"
+        raise DamagedError(
+            f"Expected a checkpoint, got {found[0]} - at `{shown}`. {found[1]}"
         )
-    member = _MEMBER.fullmatch(path)
+    member = _MEMBER.fullmatch(shown)
     if member:
-        return DamagedError(
-            f"`{path}` belongs to a checkpoint whose index is missing - at "
+        raise DamagedError(
+            f"`{shown}` belongs to a checkpoint whose index is missing - at "
             f"`{member['prefix']}.index`. Copy it next to this file."
         )
-    return UnsupportedError(f"`{path}` is {_kind(path, head, tail)}")
+    raise UnsupportedError(f"`{shown}` is {_nothing_known(shown, head)}")
 
 
-def _kind(path: str, head: bytes, tail: bytes) -> str:
-    if tail == _TABLE_MAGIC:
-        return (
-            "a V1 checkpoint, which cannot be read. Save the checkpoint in V2 format."
-        )
-    if head.startswith(_HDF5_MAGIC):
-        return "an HDF5 file (Keras weights), not a TensorFlow checkpoint."
-    if head.startswith(_ZIP_MAGIC):
-        return "a zip file (.keras, .npz), not a TensorFlow checkpoint."
+def _nothing_known(path: str, head: bytes) -> str:
+    if not head:
+        return "an empty file, no TensorFlow checkpoint. Copy the file again."
     if os.path.basename(path) == STATE_FILE:
         return f"a state file. Give its directory: `{os.path.dirname(path) or '.'}`."
     if path.endswith((".pb", ".pbtxt")):
@@ -322,4 +315,114 @@ def _kind(path: str, head: bytes, tail: bytes) -> str:
             "a graph, not a checkpoint. Give the prefix of the variables next to it: "
             f"`{os.path.join(os.path.dirname(path), 'variables', 'variables')}`."
         )
-    return "no TensorFlow checkpoint. Give the prefix of one (without `.index`)."
+    return (
+        "no TensorFlow checkpoint, or a V1 checkpoint that was cut short. Give the "
+        "prefix of one (without `.index`), or copy the file again."
+    )
+
+
+def _read_state(storage: Storage, directory: str) -> State:
+    path = os.path.join(directory, STATE_FILE)
+    try:
+        contents = storage.read(path)
+    except ReadError:
+        if not storage.is_local:
+            raise
+        return State(path, None, is_present=True)
+    if contents is None:
+        return State(path, None, is_present=False)
+    try:
+        named = parse_checkpoint_state(contents.decode("utf-8"))
+    except UnicodeDecodeError:
+        return State(path, None, is_present=True)
+    if not named:
+        return State(path, named, is_present=True)
+    return State(
+        path, storage.join_state(directory, named), is_present=True, named=named
+    )
+
+
+def _led_to(storage: Storage, directory: str, state: State) -> Location | None:
+    """The checkpoint that a directory leads to: by its state file, or its layout."""
+    found = _at(storage, state.prefix) if state.prefix else None
+    if found is None:  # a SavedModel, or a module of TensorFlow Hub
+        variables = os.path.join(directory, "variables", "variables")
+        found = _bundle(storage, variables)
+    if found is None:
+        found = _bundle(storage, os.path.join(directory, ""))
+    return found
+
+
+def _nothing_in_directory(
+    storage: Storage, directory: str, state: State
+) -> CheckpointNotFoundError:
+    shown = storage.show(directory)
+    if storage.is_local and not os.path.isdir(directory):
+        return CheckpointNotFoundError(f"No directory at `{shown}`.")
+    prefixes = _prefixes(storage, directory)
+    if not state.is_present:
+        found = "it holds no `checkpoint` state file"
+    elif state.named:
+        named = state.prefix or state.named
+        found = (
+            f"its state file names `{named}`, which is not there "
+            f"- in `{storage.show(state.path)}`"
+        )
+        # Checkpoints are often moved together with a state file of absolute paths.
+        moved = os.path.join(directory, os.path.basename(named))
+        prefixes.sort(key=lambda prefix: prefix != moved)
+    else:
+        found = f"its state file names no checkpoint - in `{storage.show(state.path)}`"
+    fix = "Give the prefix of a checkpoint (its files without `.index`)."
+    if prefixes:
+        fix = f"Did you mean the prefix `{storage.show(prefixes[0])}`?"
+    return CheckpointNotFoundError(
+        f"Couldn't find a checkpoint in the directory `{shown}`: {found}. {fix}"
+    )
+
+
+def _not_found(storage: Storage, text: str) -> CheckpointNotFoundError:
+    shown = storage.show(text)
+    folder = os.path.dirname(text)
+    if storage.is_local and not os.path.isdir(folder or "."):
+        return CheckpointNotFoundError(
+            f"No checkpoint at `{shown}`: there is no directory `{folder or '.'}`."
+        )
+    close = difflib.get_close_matches(text, _prefixes(storage, folder), n=1)
+    parts = [
+        part
+        for part in map(_V1_PART.fullmatch, _paths_in(storage, folder))
+        if part and part["prefix"] == text
+    ]
+    if glob.has_magic(text) and _prefixes_matching(storage, text):
+        fix = "A V2 checkpoint is given by its prefix, not by a pattern."
+    elif parts:
+        fix = f"Did you mean the pattern `{shown}-?????-of-{parts[0]['count']}`?"
+    elif close:
+        fix = f"Did you mean `{storage.show(close[0])}`?"
+    else:
+        fix = "Give its prefix (its files without `.index`) or its directory."
+    return CheckpointNotFoundError(
+        f"No checkpoint at `{shown}`: there is no `{shown}.index`. {fix}"
+    )
+
+
+def _prefixes_matching(storage: Storage, pattern: str) -> list[str]:
+    try:
+        return storage.matches(f"{pattern}.index")
+    except CheckpointError:
+        return []
+
+
+def _prefixes(storage: Storage, directory: str) -> list[str]:
+    """Prefixes of the V2 checkpoints that lie in a directory, as far as can be told."""
+    paths = _paths_in(storage, directory)
+    return [path.removesuffix(".index") for path in paths if path.endswith(".index")]
+
+
+def _paths_in(storage: Storage, directory: str) -> list[str]:
+    try:
+        names = storage.names_in(directory)
+    except CheckpointError:  # a message does without
+        return []
+    return [os.path.join(directory, name) for name in names]

@@ -1,15 +1,87 @@
 """Manifest: what one checkpoint holds, name by name, whatever format it came from.
 
 A piece is a byte range of a data file together with the box of the tensor that lies
-there. Nothing here opens a file; entries may be decoded only when they are asked for.
+there, or whatever else its format can read a box from. Nothing here opens a file;
+entries may be decoded only when they are asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ._specs import ByteRange, TensorSlice, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class DataFile(Protocol):
+    """A file of a checkpoint, wherever it lies; a picklable, hashable value."""
+
+    @property
+    def path(self) -> str:
+        """Its absolute path or URL, for messages."""
+        ...
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """How much is best read at once, in bytes."""
+        ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading it asks no other machine."""
+        ...
+
+    def size(self) -> int | None:
+        """Its length, in bytes; None where the store does not tell.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
+    def head(self) -> bytes:
+        """Its first bytes, at most 4096; none where it cannot be read."""
+        ...
+
+    def tail(self, nbytes: int) -> bytes:
+        """Its last bytes, at most all.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
+    def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
+        """Fills a buffer from a byte position.
+
+        Args:
+            start: First byte to read.
+            buffer: Writable bytes; all of them are filled.
+            subject: What is read, for messages: "Tensor `a/kernel`".
+
+        Raises:
+            DamagedError: The file is not there, or ends before the buffer is full.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
+    def check_span(self, span: ByteRange, *, subject: str) -> None:
+        """Checks that the file is long enough, before memory for it is allocated.
+
+        Args:
+            span: The bytes that are wanted of it.
+            subject: What is read, for messages.
+
+        Raises:
+            DamagedError: The file is not there or too short.
+            ReadError: The system or the store refuses.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,15 +90,50 @@ class Piece:
 
     Attributes:
         region: The box of the whole tensor that lies here.
-        data_file: Path of the file.
+        data_file: The file.
         span: The bytes within that file.
         crc32c: Masked CRC-32C of those bytes, as stored.
     """
 
     region: TensorSlice
-    data_file: str
+    data_file: DataFile
     span: ByteRange
     crc32c: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes on disk."""
+        return self.span.nbytes
+
+
+class EncodedPiece(Protocol):
+    """One box of a tensor that only its format can read; a picklable value."""
+
+    @property
+    def region(self) -> TensorSlice:
+        """The box of the whole tensor that is stored here."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes on disk, or that its elements take."""
+        ...
+
+    def read(self, region: TensorSlice) -> np.ndarray:
+        """Reads a part of it.
+
+        Args:
+            region: Box in the piece's own coordinates, within `self.region.shape`.
+
+        Returns:
+            Array of the box's shape and the tensor's dtype, row-major, in native byte
+            order, that nobody else holds.
+
+        Raises:
+            DamagedError: The bytes are not what they should be.
+            ReadError: The system or the store refuses.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,14 +150,14 @@ class Entry:
 
     name: str
     spec: TensorSpec
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece | EncodedPiece, ...]
     is_sliced: bool
     is_big_endian: bool
 
     @property
     def nbytes(self) -> int:
         """Bytes that all pieces take on disk."""
-        return sum(piece.span.nbytes for piece in self.pieces)
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 @runtime_checkable
@@ -59,7 +166,12 @@ class Manifest(Protocol):
 
     @property
     def prefix(self) -> str:
-        """Absolute path of the checkpoint, without suffix."""
+        """Absolute path or URL of the checkpoint, without suffix."""
+        ...
+
+    @property
+    def index_path(self) -> str:
+        """The file that lists the tensors, for messages."""
         ...
 
     @property
@@ -69,6 +181,22 @@ class Manifest(Protocol):
 
     def __contains__(self, name: object, /) -> bool:
         """Whether a tensor has this name; decodes no entry."""
+        ...
+
+    def hint(self, name: str) -> str:
+        """What to do about a missing name, or a scope that ends in `/`.
+
+        Returns:
+            A sentence; "" where near names are all that can be said.
+        """
+        ...
+
+    def index_damage(self) -> tuple[tuple[str, str], ...]:
+        """Reads and checks every block of the index.
+
+        Returns:
+            For each that is damaged, its file and the message.
+        """
         ...
 
     def entry(self, name: str) -> Entry:

@@ -7,6 +7,7 @@ them. Never decides where an array goes afterwards.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 import math
 import os
@@ -15,24 +16,32 @@ from typing import Final
 
 import numpy as np
 
-from ._errors import DamagedError, MalformedError, UnsupportedError
-from ._manifest import Entry, Piece
+from ._errors import (
+    CheckpointError,
+    DamagedError,
+    MalformedError,
+    UnsupportedError,
+)
+from ._files import ALIGNMENT, aligned_empty, impostor
+from ._manifest import EncodedPiece, Entry, Piece
 from ._specs import ByteRange, TensorSlice
-from ._store import aligned_empty, check_span, impostor_at, read_into
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
 
 # Runs at least this long are read one by one; shorter ones are not worth a system call
 # each, so whole rows are read and cut (bytes).
 MIN_RUN_NBYTES: Final = 64 << 10
-# How much is read before its checksum is computed: small enough to be still in the
-# cache, large enough for the disk (bytes).
-CHUNK_NBYTES: Final = 4 << 20
+# How much of a widened box is held besides the result (bytes).
+ROWS_NBYTES: Final = 4 << 20
 # Tensors up to this size share one read with their neighbours (bytes) ...
 SMALL_NBYTES: Final = 256 << 10
 # ... which grows to this at most and skips gaps up to this (bytes).
 BATCH_NBYTES: Final = 4 << 20
 BATCH_GAP_NBYTES: Final = 4 << 10
+# ... or this where each read is a request to another machine (bytes).
+REMOTE_GAP_NBYTES: Final = 256 << 10
+# Readers at once: each holds a chunk, or a batch, besides its result.
+MAX_WORKERS: Final = 8
 # numpy's own limit on axes.
 MAX_ARRAY_RANK: Final = 64
 
@@ -53,15 +62,18 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
         ReadError: The operating system refuses.
     """
     check_readable(entry)
-    for piece in entry.pieces:
-        check_span(piece.data_file, piece.span, subject=_subject(entry))
+    _check_spans(entry, TensorSlice.whole(entry.spec.shape))
     if not entry.is_sliced:
         return _read_piece(entry, entry.pieces[0], verify=verify)
     whole = TensorSlice.whole(entry.spec.shape)
     out = _empty(entry, whole.shape)
     for piece in entry.pieces:
         target = out[piece.region.within(whole)]
-        if target.flags.c_contiguous and not entry.spec.dtype.is_string:
+        if (
+            isinstance(piece, Piece)
+            and target.flags.c_contiguous
+            and not entry.spec.dtype.is_string
+        ):
             _fill_piece(entry, piece, target, verify=verify)
         else:
             target[...] = _read_piece(entry, piece, verify=verify)
@@ -104,7 +116,9 @@ def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None
             continue
         target = out[shared.within(region)]
         local = shared.relative_to(piece.region)
-        if entry.spec.dtype.is_string:
+        if not isinstance(piece, Piece):
+            target[...] = piece.read(local)
+        elif entry.spec.dtype.is_string:
             strings = _read_piece(entry, piece, verify=True)
             target[...] = strings[local.within(TensorSlice.whole(strings.shape))]
         else:
@@ -136,14 +150,78 @@ def read_many(
         else:
             _read_batch(batch, deliver, verify=verify)
 
-    batches = list(_batches(entries))
-    workers = min(len(batches), os.cpu_count() or 1, 8)
+    _in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
+
+
+def check_many(
+    entries: Sequence[Entry],
+    report: Callable[[Entry, CheckpointError | None], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Checks tensors whole and in parallel, without keeping them.
+
+    Args:
+        entries: Where they lie.
+        report: Called, from several threads, with each entry and what is wrong with it.
+        advance: Called, from several threads, with the number of bytes just checked.
+
+    Raises:
+        ReadError: The system or the store refuses; the first failure ends the rest.
+    """
+
+    def run(batch: list[Entry]) -> None:
+        if len(batch) > 1:
+            try:
+                _read_batch(batch, _drop, verify=True)
+            except (DamagedError, UnsupportedError):
+                pass  # one by one, then
+            else:
+                for entry in batch:
+                    report(entry, None)
+                    advance(entry.nbytes)
+                return
+        for entry in batch:
+            try:
+                _check_entry(entry, advance)
+            except (DamagedError, UnsupportedError) as error:
+                report(entry, error)
+            else:
+                report(entry, None)
+
+    _in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
+
+
+def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
+    check_readable(entry)
+    _check_spans(entry, TensorSlice.whole(entry.spec.shape))
+    for piece in entry.pieces:
+        if not isinstance(piece, Piece) or entry.spec.dtype.is_string:
+            _read_piece(entry, piece, verify=True)
+            advance(piece.nbytes)
+            continue
+        step = piece.data_file.chunk_nbytes
+        buffer = memoryview(bytearray(min(step, piece.nbytes)))
+        crc = 0
+        for start in range(piece.span.start, piece.span.stop, step):
+            chunk = buffer[: min(step, piece.span.stop - start)]
+            piece.data_file.read_into(start, chunk, subject=_subject(entry))
+            crc = crc32c(chunk, crc)
+            advance(len(chunk))
+        _compare(entry, piece, mask(crc))
+
+
+def _drop(_entry: Entry, _array: np.ndarray) -> None:
+    """Delivers an array to nobody."""
+
+
+def _in_parallel(jobs: Sequence[Callable[[], None]]) -> None:
+    workers = min(len(jobs), os.cpu_count() or 1, MAX_WORKERS)
     if workers <= 1:
-        for batch in batches:
-            run(batch)
+        for job in jobs:
+            job()
         return
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(run, batch) for batch in batches]
+        futures = [pool.submit(job) for job in jobs]
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -154,28 +232,34 @@ def read_many(
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """Groups entries by place: one that is not small stands alone."""
-    small: list[Entry] = []
+    small: list[tuple[Piece, Entry]] = []
     for entry in entries:
-        if entry.is_sliced or entry.nbytes > SMALL_NBYTES:
+        if (
+            entry.is_sliced
+            or entry.nbytes > SMALL_NBYTES
+            or not isinstance(entry.pieces[0], Piece)
+        ):
             yield [entry]
         else:
-            small.append(entry)
-    small.sort(key=lambda e: (e.pieces[0].data_file, e.pieces[0].span))
-    batch: list[Entry] = []
-    for entry in small:
-        if batch and not _joins(batch[0].pieces[0], batch[-1].pieces[0], entry):
-            yield batch
+            small.append((entry.pieces[0], entry))
+    small.sort(key=lambda one: (one[0].data_file.path, one[0].span))
+    batch: list[tuple[Piece, Entry]] = []
+    for piece, entry in small:
+        if batch and not _joins(batch[0][0], batch[-1][0], piece):
+            yield [one for _, one in batch]
             batch = []
-        batch.append(entry)
+        batch.append((piece, entry))
     if batch:
-        yield batch
+        yield [one for _, one in batch]
 
 
-def _joins(first: Piece, last: Piece, entry: Entry) -> bool:
-    piece = entry.pieces[0]
+def _joins(first: Piece, last: Piece, piece: Piece) -> bool:
+    """Whether a piece is read together with those before it."""
+    is_local = piece.data_file.is_local
+    gap = BATCH_GAP_NBYTES if is_local else REMOTE_GAP_NBYTES
     return (
         piece.data_file == first.data_file
-        and piece.span.start - last.span.stop <= BATCH_GAP_NBYTES
+        and piece.span.start - last.span.stop <= gap
         and piece.span.stop - first.span.start <= BATCH_NBYTES
     )
 
@@ -183,16 +267,14 @@ def _joins(first: Piece, last: Piece, entry: Entry) -> bool:
 def _read_batch(
     batch: list[Entry], deliver: Callable[[Entry, np.ndarray], None], *, verify: bool
 ) -> None:
-    first = batch[0].pieces[0]
-    span = ByteRange(
-        first.span.start, max(entry.pieces[0].span.stop for entry in batch)
-    )
-    last = max(batch, key=lambda entry: entry.pieces[0].span.stop)
-    check_span(first.data_file, last.pieces[0].span, subject=_subject(last))
+    pieces = [one for entry in batch for one in entry.pieces if isinstance(one, Piece)]
+    first, last = pieces[0], max(pieces, key=lambda piece: piece.span.stop)
+    span = ByteRange(first.span.start, last.span.stop)
+    subject = _subject(batch[pieces.index(last)])
+    first.data_file.check_span(last.span, subject=subject)
     buffer = np.empty(span.nbytes, np.uint8)
-    read_into(first.data_file, span.start, buffer.data, subject=_subject(batch[0]))
-    for entry in batch:
-        piece = entry.pieces[0]
+    first.data_file.read_into(span.start, buffer.data, subject=subject)
+    for entry, piece in zip(batch, pieces, strict=True):
         start = piece.span.start - span.start
         stored = buffer[start : start + piece.span.nbytes]
         if entry.spec.dtype.is_string:
@@ -206,15 +288,16 @@ def _read_batch(
         deliver(entry, array)
 
 
-def _read_piece(entry: Entry, piece: Piece, *, verify: bool) -> np.ndarray:
+def _read_piece(
+    entry: Entry, piece: Piece | EncodedPiece, *, verify: bool
+) -> np.ndarray:
     """Reads one piece as an array of its region's shape."""
+    if not isinstance(piece, Piece):
+        return _aligned(piece.read(TensorSlice.whole(piece.region.shape)))
     if entry.spec.dtype.is_string:
         stored = np.empty(piece.span.nbytes, np.uint8)
-        read_into(
-            piece.data_file,
-            piece.span.start,
-            stored.data,
-            subject=_subject(entry),
+        piece.data_file.read_into(
+            piece.span.start, stored.data, subject=_subject(entry)
         )
         return _decode_string_piece(entry, piece, stored, verify=verify)
     out = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
@@ -226,10 +309,11 @@ def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) ->
     """Fills a contiguous array with one piece, its checksum taken chunk by chunk."""
     buffer = _bytes_of(out).data
     crc = 0
-    for start in range(0, len(buffer), CHUNK_NBYTES):
-        chunk = buffer[start : start + CHUNK_NBYTES]
-        read_into(
-            piece.data_file, piece.span.start + start, chunk, subject=_subject(entry)
+    step = piece.data_file.chunk_nbytes
+    for start in range(0, len(buffer), step):
+        chunk = buffer[start : start + step]
+        piece.data_file.read_into(
+            piece.span.start + start, chunk, subject=_subject(entry)
         )
         if verify:
             crc = crc32c(chunk, crc)
@@ -267,8 +351,7 @@ def _fill_region(
         buffer = _bytes_of(out).data
         done = 0
         for run in runs(wide, shape, dtype.itemsize):
-            read_into(
-                piece.data_file,
+            piece.data_file.read_into(
                 piece.span.start + run.start,
                 buffer[done : done + run.nbytes],
                 subject=_subject(entry),
@@ -361,7 +444,7 @@ def _run_shape(
 def _row_chunks(region: TensorSlice, itemsize: int) -> Iterator[TensorSlice]:
     """Cuts a box along its first axis, to bound what is held besides the result."""
     row_nbytes = itemsize * math.prod(region.shape[1:])
-    step = max(1, CHUNK_NBYTES // max(row_nbytes, 1))
+    step = max(1, ROWS_NBYTES // max(row_nbytes, 1))
     for start in range(region.starts[0], region.stops[0], step):
         yield TensorSlice(
             (start, *region.starts[1:]),
@@ -369,7 +452,15 @@ def _row_chunks(region: TensorSlice, itemsize: int) -> Iterator[TensorSlice]:
         )
 
 
+def is_local(entry: Entry) -> bool:
+    """Tells whether reading a tensor asks no other machine, as far as is known."""
+    return all(
+        isinstance(piece, Piece) and piece.data_file.is_local for piece in entry.pieces
+    )
+
+
 def check_readable(entry: Entry) -> None:
+    """Refuses what no array can hold, before anything of it is read."""
     if not entry.spec.dtype.is_readable:
         raise UnsupportedError(
             f"{_subject(entry)} is of dtype {entry.spec.dtype.name}, which holds no "
@@ -383,9 +474,20 @@ def check_readable(entry: Entry) -> None:
 
 
 def _check_spans(entry: Entry, region: TensorSlice) -> None:
+    """Checks the sizes of the files that a read of a box needs, or of all of it."""
+    is_whole = region.shape == entry.spec.shape
     for piece in entry.pieces:
-        if region.intersection(piece.region) is not None:
-            check_span(piece.data_file, piece.span, subject=_subject(entry))
+        if isinstance(piece, Piece) and (is_whole or region.intersection(piece.region)):
+            piece.data_file.check_span(piece.span, subject=_subject(entry))
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The same values where JAX on CPU takes them over uncopied."""
+    if array.dtype == object or array.ctypes.data % ALIGNMENT == 0:
+        return array
+    out = aligned_empty(array.shape, array.dtype)
+    out[...] = array
+    return out
 
 
 def _empty(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
@@ -407,7 +509,7 @@ def _to_native(array: np.ndarray, entry: Entry) -> None:
 
 def _compare(entry: Entry, piece: Piece, computed: int) -> None:
     if computed != piece.crc32c:
-        found = impostor_at(piece.data_file)
+        found = impostor(piece.data_file.head())
         fix = f"The file is {found[0]}. {found[1]}" if found else "Copy the file again."
         raise DamagedError(
             f"{_subject(entry)} is damaged: stored crc32c {piece.crc32c:08x}, computed "
@@ -420,4 +522,4 @@ def _subject(entry: Entry) -> str:
 
 
 def _place(piece: Piece) -> str:
-    return f"`{piece.data_file}`[{piece.span.start}:{piece.span.stop}]"
+    return f"`{piece.data_file.path}`[{piece.span.start}:{piece.span.stop}]"

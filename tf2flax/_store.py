@@ -1,168 +1,466 @@
-"""Bytes in and lazy views out: the only file that opens data files and tensorstore.
+"""Stores of keys, wherever they are, and lazy views: all that needs tensorstore.
 
-Reads byte ranges into buffers that the caller gives, without holding the GIL and
-without mmap (a truncated file would be a SIGBUS there). Knows nothing of tensors'
-names; `subject` is only for messages.
+Any key-value store that tensorstore knows (`gs://`, `s3://`, `http://`, `memory://` …)
+is a place of checkpoints. Requests are ranged, of bounded size and number, and end
+after a time. Retries and credentials are tensorstore's business.
+
+Source: https://google.github.io/tensorstore/kvstore/index.html
 """
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import fnmatch
+import functools
+import glob
 import os
+import posixpath
+import re
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from ._errors import CheckpointNotFoundError, DamagedError, ReadError, UnsupportedError
+from ._errors import ReadError, UnsupportedError
+from ._files import HEAD_NBYTES, LOCAL, Storage, missing, too_short
 from ._specs import ByteRange, TensorSlice
 
 if TYPE_CHECKING:
+    import tensorstore
+    from tensorstore import Context as Context
+    from tensorstore import KvStore as KvStore
     from tensorstore import TensorStore as TensorStore
 
-# JAX on CPU takes numpy buffers of this alignment over without a copy (bytes).
-ALIGNMENT: Final = 64
+# One request: small enough to end within the time below on a slow line, large enough
+# that its overhead does not count (bytes) ...
+REQUEST_NBYTES: Final = 2 << 20
+# ... of which one reader has this many under way. With the readers of `_reading`, 64
+# MiB at most are in flight.
+MAX_REQUESTS: Final = 4
+# A request that is not answered whole after this is given up; tensorstore itself waits
+# for ever on a server that stops in mid-answer (seconds).
+REQUEST_TIMEOUT_S = 60.0
+# Retries of a failing request: 0.5 s, 1, 2, 4 and 8 between them, so that it ends
+# within 30 s; tensorstore's own default goes on for many minutes.
+_RETRIES: Final = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
+_DEFAULT_CONTEXT: Final = {
+    "http_request_retries": _RETRIES,
+    "gcs_request_retries": _RETRIES,
+    "s3_request_retries": _RETRIES,
+}
 # What a lazy view reads at once: large enough for the disk, small enough that an
 # unaligned row range over-reads little (bytes).
 VIEW_CHUNK_NBYTES: Final = 4 << 20
+# Chunks of lazy views that are read from other machines at once.
+MAX_VIEW_READERS: Final = 8
 # tensorstore's own limit on axes.
 MAX_VIEW_RANK: Final = 32
-# Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
-_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-# First bytes of what lies in a checkpoint's place when something else was downloaded.
-_IMPOSTORS: Final = (
-    (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull`."),
-    (b"<!doctype html", "an HTML page", "Download the file itself."),
-    (b"<html", "an HTML page", "Download the file itself."),
-)
+_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Allocates an uninitialised row-major array that JAX on CPU takes over uncopied.
+def storage_of(
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | KvStore,
+    context: Context | None = None,
+) -> tuple[Storage, str]:
+    """Finds the place that a path means, and the path within it.
 
     Args:
-        shape: Shape of the array.
-        dtype: Its dtype; not `object`.
+        path: A local path, a URL that tensorstore knows, or a KvStore.
+        context: tensorstore's; None bounds the retries of failing requests.
 
     Returns:
-        The array; its first byte lies at a multiple of 64.
-    """
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
-
-
-def read_file(path: str) -> bytes:
-    """Reads a whole small file.
-
-    Args:
-        path: Local path.
-
-    Returns:
-        Its bytes.
+        The storage, and the path as text.
 
     Raises:
-        CheckpointNotFoundError: It is not there.
-        ReadError: It cannot be read.
+        UnsupportedError: It is none of these, or tensorstore does not know such URLs.
+        ReadError: The store cannot be opened.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        if not _is_kvstore(path):
+            raise UnsupportedError(
+                "Expected the path of a checkpoint (str, bytes, os.PathLike or "
+                f"tensorstore.KvStore), got {type(path).__name__}."
+            )
+        return _of_kvstore(path)
+    text = os.fsdecode(path)  # pyright: ignore[reportUnknownArgumentType]
+    url = _URL.match(text)
+    if url is None:
+        return LOCAL, text
+    if url["scheme"].lower() == "file":
+        return LOCAL, _file_url_path(text)
+    ts = _tensorstore()
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointNotFoundError(f"No file at `{path}`.") from error
-    except OSError as error:
-        raise _read_error(path, error) from error
+        store = ts.KvStore.open(text, context=context or _default_context()).result()
+    except Exception as error:
+        if "unsupported URL scheme" in str(error):
+            raise UnsupportedError(
+                f"tensorstore knows no {url[0]} URLs - in `{text}`. "
+                "Copy the checkpoint's files to a local directory."
+            ) from error
+        raise ReadError(f"Cannot open `{text}`: {_reason(error)}.") from error
+    return _of_kvstore(store)
 
 
-def read_into(path: str, start: int, buffer: memoryview, *, subject: str) -> None:
-    """Fills a buffer from a byte position of a data file.
-
-    Args:
-        path: Local path of the data file.
-        start: First byte to read.
-        buffer: Writable bytes; all of them are filled.
-        subject: What is read, for messages: "Tensor `a/kernel`".
-
-    Raises:
-        DamagedError: The file is not there, or ends before the buffer is full.
-        ReadError: The operating system refuses.
-    """
-    descriptor = _open_data_file(path, subject)
-    try:
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(descriptor, [buffer[done:]], start + done)
-            if count == 0:
-                span = ByteRange(start, start + len(buffer))
-                raise _too_short(path, descriptor, span, subject)
-            done += count
-    except OSError as error:
-        raise _read_error(path, error) from error
-    finally:
-        os.close(descriptor)
+def _is_kvstore(path: object) -> bool:
+    module = sys.modules.get("tensorstore")  # who has a KvStore has imported it
+    return module is not None and isinstance(path, module.KvStore)
 
 
-def check_span(path: str, span: ByteRange, *, subject: str) -> None:
-    """Checks that a data file is long enough, before memory for it is allocated.
-
-    Args:
-        path: Local path of the data file.
-        span: The bytes that are wanted of it.
-        subject: What is read, for messages.
-
-    Raises:
-        DamagedError: The file is not there or too short.
-        ReadError: The operating system refuses.
-    """
-    descriptor = _open_data_file(path, subject)
-    try:
-        if os.fstat(descriptor).st_size < span.stop:
-            raise _too_short(path, descriptor, span, subject)
-    finally:
-        os.close(descriptor)
+def _of_kvstore(store: KvStore) -> tuple[Storage, str]:
+    spec = store.spec().to_json()
+    if spec.get("driver") == "file":
+        return LOCAL, store.path
+    root = store.copy()
+    root.path = ""
+    return KvStorage(root), store.path
 
 
-def _open_data_file(path: str, subject: str) -> int:
-    try:
-        return os.open(path, _OPEN_FLAGS)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DamagedError(
-            f"{subject} cannot be read: its data file is missing - at `{path}`. "
-            "Copy it next to its index."
-        ) from error
-    except OSError as error:
-        raise _read_error(path, error) from error
+def _file_url_path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UnsupportedError(
+            f"`{url}` names the host `{parts.netloc}`. A file:// URL has three slashes "
+            "before its absolute path."
+        )
+    return unquote(parts.path)
 
 
-def impostor(head: bytes) -> tuple[str, str] | None:
-    """Recognises what is often found where a checkpoint's file should be.
+class KvStorage:
+    """A key-value store of tensorstore's as a place where checkpoints lie."""
 
-    Args:
-        head: The first bytes of the file.
+    __slots__ = ("_root",)
 
-    Returns:
-        What it is and what to do about it; None where it is nothing known.
-    """
-    for magic, what, way_out in _IMPOSTORS:
-        if head.lstrip()[: len(magic)].lower() == magic:
-            return what, way_out
-    return None
+    def __init__(self, root: KvStore) -> None:
+        """Wraps a store.
+
+        Args:
+            root: The store with an empty path; keys are paths.
+        """
+        self._root = root
+
+    @property
+    def is_local(self) -> bool:
+        """False: a store knows keys, not directories."""
+        return False
+
+    def show(self, path: str) -> str:
+        """The URL of a path."""
+        try:
+            return (self._root + path).url
+        except Exception:  # not every driver has URLs
+            return f"{self._root.spec().to_json().get('driver', 'kvstore')}:{path}"
+
+    def join_state(self, directory: str, named: str) -> str | None:
+        """Joins a relative path; an absolute one was another machine's."""
+        return None if named.startswith("/") else posixpath.join(directory, named)
+
+    def is_file(self, path: str) -> bool:
+        """Whether a key is there; asks for one byte, which every server understands."""
+        if not path or path.endswith("/"):
+            return False
+        try:
+            result = _wait(self._start(path, slice(0, 1)), self.show(path))
+        except _OutOfRangeError:  # an empty file
+            return True
+        return result.state == "value"
+
+    def is_directory(self, path: str) -> bool:
+        """Whether a path ends like a directory."""
+        return not path or path.endswith("/")
+
+    def names_in(self, directory: str) -> list[str]:
+        """Names of the keys right below a path, sorted."""
+        folder = (
+            directory if not directory or directory.endswith("/") else f"{directory}/"
+        )
+        try:
+            keys = _wait((self._root + folder).list(), self.show(folder))
+        except NotImplementedError as error:
+            raise UnsupportedError(
+                f"`{self.show(folder)}` cannot be listed: its store has no listing. "
+                "Give the prefix of one checkpoint."
+            ) from error
+        names = {key.decode("utf-8", "surrogateescape") for key in keys}
+        return sorted(name for name in names if "/" not in name)
+
+    def matches(self, pattern: str) -> list[str]:
+        """Paths that a pattern of the last component matches, sorted."""
+        if self.is_file(pattern):
+            return [pattern]
+        if not glob.has_magic(pattern):
+            return []
+        folder, _, last = pattern.rpartition("/")
+        base = f"{folder}/" if folder or pattern.startswith("/") else ""
+        names = self.names_in(base)
+        return [base + name for name in names if fnmatch.fnmatchcase(name, last)]
+
+    def read(self, path: str) -> bytes | None:
+        """All bytes of a key, in one request; None where there is none."""
+        if not path or path.endswith("/"):
+            return None
+        result = _wait(self._start(path, None), self.show(path))
+        return result.value if result.state == "value" else None
+
+    def file(self, path: str) -> StoreFile:
+        """The file at a path."""
+        return StoreFile(self, path)
+
+    def read_range(self, key: str, span: slice) -> tensorstore.Future[Any]:
+        """Starts to read a part of a key."""
+        return self._start(key, span)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same store."""
+        return isinstance(other, KvStorage) and self._root == other._root
+
+    def __hash__(self) -> int:
+        """Hashes what equal stores share."""
+        return hash(type(self))
+
+    def __reduce__(self) -> tuple[type[KvStorage], tuple[KvStore]]:
+        """Pickles the store with the specification of its context."""
+        return KvStorage, (self._root,)
+
+    def _start(self, key: str, span: slice | None) -> tensorstore.Future[Any]:
+        _tensorstore()
+        encoded = key.encode("utf-8", "surrogateescape")
+        if span is None:
+            return self._root.read(encoded)
+        return self._root.read(encoded, byte_range=span)
 
 
-def impostor_at(path: str) -> tuple[str, str] | None:
-    """Recognises a file, as `impostor` does, by its first bytes.
+class StoreFile:
+    """A key of a store as a file of a checkpoint."""
 
-    Args:
-        path: Local path.
+    __slots__ = ("_key", "_known_nbytes", "_path", "_storage")
 
-    Returns:
-        As `impostor`; None where it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return impostor(file.read(64))
-    except OSError:
+    def __init__(self, storage: KvStorage, key: str) -> None:
+        """Names a key.
+
+        Args:
+            storage: The store.
+            key: The key; it need not be there.
+        """
+        self._storage = storage
+        self._key = key
+        self._path = storage.show(key)
+        self._known_nbytes = 0  # it has at least so many
+
+    @property
+    def path(self) -> str:
+        """Its URL, for messages."""
+        return self._path
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """How much is best read at once, in bytes."""
+        return REQUEST_NBYTES * MAX_REQUESTS
+
+    @property
+    def is_local(self) -> bool:
+        """False: every read is a request."""
+        return False
+
+    def size(self) -> int | None:
+        """None: stores do not tell."""
         return None
+
+    def head(self) -> bytes:
+        """Its first bytes; none where it cannot be read."""
+        try:
+            first = self._storage.read_range(self._key, slice(0, HEAD_NBYTES))
+            return _wait(first, self._path).value
+        except _OutOfRangeError:  # it is shorter than that
+            return self._storage.read(self._key) or b""
+        except ReadError:
+            return b""
+
+    def tail(self, nbytes: int) -> bytes:
+        """Its last bytes; see `DataFile`."""
+        try:
+            result = _wait(
+                self._storage.read_range(self._key, slice(-nbytes, None)), self._path
+            )
+        except _OutOfRangeError:
+            return self._storage.read(self._key) or b""  # it is shorter than that
+        if result.state != "value":
+            raise missing(self._path, "The checkpoint")
+        return result.value
+
+    def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
+        """Fills a buffer, by a few requests at a time; see `DataFile`."""
+        under_way: collections.deque[tuple[slice, Any]] = collections.deque()
+
+        def collect() -> None:
+            part, future = under_way.popleft()
+            span = ByteRange(start + part.start, start + part.stop)
+            buffer[part] = self._answer(future, span, subject)
+
+        try:
+            for at in range(0, len(buffer), REQUEST_NBYTES):
+                if len(under_way) == MAX_REQUESTS:
+                    collect()
+                part = slice(at, min(at + REQUEST_NBYTES, len(buffer)))
+                span = slice(start + part.start, start + part.stop)
+                under_way.append((part, self._storage.read_range(self._key, span)))
+            while under_way:
+                collect()
+        finally:
+            for _, future in under_way:
+                future.cancel()
+        self._known_nbytes = max(self._known_nbytes, start + len(buffer))
+
+    def check_span(self, span: ByteRange, *, subject: str) -> None:
+        """Checks that the file is long enough, where much depends on it.
+
+        Asks for the last byte, since stores do not tell how long a value is; what one
+        request would read is not worth asking.
+        """
+        if span.nbytes <= REQUEST_NBYTES or span.stop <= self._known_nbytes:
+            return
+        last = slice(span.stop - 1, span.stop)
+        self._answer(self._storage.read_range(self._key, last), span, subject, nbytes=1)
+        self._known_nbytes = max(self._known_nbytes, span.stop)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same key of the same store."""
+        return (
+            isinstance(other, StoreFile)
+            and self._key == other._key
+            and self._storage == other._storage
+        )
+
+    def __hash__(self) -> int:
+        """Hashes the key."""
+        return hash(self._key)
+
+    def __reduce__(self) -> tuple[type[StoreFile], tuple[KvStorage, str]]:
+        """Pickles store and key."""
+        return StoreFile, (self._storage, self._key)
+
+    def _answer(
+        self, future: Any, span: ByteRange, subject: str, *, nbytes: int | None = None
+    ) -> bytes:
+        """Waits for a request and checks what came."""
+        try:
+            result = _wait(future, self._path)
+        except _OutOfRangeError as error:
+            raise too_short(
+                self._path, span, subject, size=error.size, head=self.head()
+            ) from error
+        if result.state != "value":
+            raise missing(self._path, subject)
+        if len(result.value) != (span.nbytes if nbytes is None else nbytes):
+            raise ReadError(
+                f"Cannot read `{self._path}`: asked for {span.nbytes} bytes, got "
+                f"{len(result.value)}."
+            )
+        return result.value
+
+
+class _OutOfRangeError(Exception):
+    """More was asked for than the file has; `size` is what it has, where known."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        size = re.search(r"(?:total size|value of size) (\d+)", text)
+        self.size = int(size[1]) if size else None
+
+
+def _wait(future: Any, path: str) -> Any:
+    """Waits for an answer of tensorstore's, but not for ever.
+
+    Raises:
+        ReadError: None came in time, or the store refuses.
+        NotImplementedError: The store cannot do that.
+    """
+    try:
+        return future.result(timeout=REQUEST_TIMEOUT_S)
+    except TimeoutError as error:
+        future.cancel()
+        raise ReadError(
+            f"Cannot read `{path}`: no answer within {REQUEST_TIMEOUT_S:g} seconds."
+        ) from error
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        if str(error).startswith("OUT_OF_RANGE"):
+            raise _OutOfRangeError(str(error)) from error
+        raise ReadError(f"Cannot read `{path}`: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What tensorstore says, in one sentence, with the way out where it is known."""
+    text = re.sub(r"\s*\[[a-z_]+='.*", "", str(error), flags=re.S).rstrip(". \n")
+    if "ignored by server" in text:
+        return (
+            f"{text}. Its server ignores Range requests: copy the checkpoint's files "
+            "to a local directory"
+        )
+    return text
+
+
+@functools.cache
+def _default_context() -> Context:
+    """One context for all: `memory://` is shared within it, connections are kept."""
+    return _tensorstore().Context(_DEFAULT_CONTEXT)
+
+
+class _Use:
+    """Whether this process, or the one it was forked from, has used tensorstore."""
+
+    has_begun = False
+    was_forked_after = False
+    is_forking_after = False
+
+    @classmethod
+    def before_fork(cls) -> None:
+        cls.is_forking_after = (
+            cls.has_begun or cls.was_forked_after or _has_worker_threads()
+        )
+
+    @classmethod
+    def after_in_child(cls) -> None:
+        cls.was_forked_after = cls.is_forking_after
+        cls.has_begun = False
+
+
+os.register_at_fork(before=_Use.before_fork, after_in_child=_Use.after_in_child)
+
+
+def _has_worker_threads() -> bool:
+    """Whether somebody else in this process has made tensorstore start its threads."""
+    if "tensorstore" not in sys.modules:
+        return False
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:  # not Linux: what is imported may have been used
+        return True
+    for task in tasks:
+        try:
+            with open(f"/proc/self/task/{task}/comm") as file:
+                if file.read().startswith("ts_"):
+                    return True
+        except OSError:  # it has ended
+            continue
+    return False
+
+
+def _tensorstore() -> Any:
+    """Imports tensorstore, unless using it here would abort the process."""
+    if _Use.was_forked_after:
+        raise UnsupportedError(
+            "tensorstore cannot be used in a process that was forked after its first "
+            "use: its threads are gone. Start the process with "
+            "`multiprocessing.get_context('spawn')`, or read local checkpoints whole."
+        )
+    import tensorstore as ts
+
+    _Use.has_begun = True
+    return ts
 
 
 def open_view(
@@ -171,6 +469,7 @@ def open_view(
     read: Callable[[TensorSlice, np.ndarray], None],
     *,
     subject: str,
+    waits: bool = False,
 ) -> TensorStore:
     """Makes a lazy view whose chunks are read when they are needed.
 
@@ -179,6 +478,8 @@ def open_view(
         dtype: Its dtype; `object` stands for byte strings.
         read: Fills an array with a box of the tensor.
         subject: What the view shows, for messages.
+        waits: Whether `read` itself waits for tensorstore; then it runs in threads of
+            ours, since tensorstore's own would wait for each other.
 
     Returns:
         The view, with chunks of whole rows of at most 4 MiB (one row at least).
@@ -186,8 +487,7 @@ def open_view(
     Raises:
         UnsupportedError: tensorstore lacks the dtype or so many axes.
     """
-    import tensorstore as ts
-
+    ts = _tensorstore()
     if len(shape) > MAX_VIEW_RANK:
         raise UnsupportedError(
             f"{subject} has {len(shape)} axes, a lazy view can have {MAX_VIEW_RANK}. "
@@ -202,9 +502,17 @@ def open_view(
         ) from error
 
     def read_chunk(
-        domain: ts.IndexDomain, out: np.ndarray, _: ts.VirtualChunkedReadParameters
-    ) -> None:
-        read(TensorSlice(domain.inclusive_min, domain.exclusive_max), out)
+        domain: tensorstore.IndexDomain,
+        out: np.ndarray,
+        _: tensorstore.VirtualChunkedReadParameters,
+    ) -> tensorstore.Future[None] | None:
+        region = TensorSlice(domain.inclusive_min, domain.exclusive_max)
+        if not waits:
+            read(region, out)
+            return None
+        promise, future = ts.Promise.new()
+        _view_readers().submit(_fulfil, promise, read, region, out)
+        return future
 
     chunk = view_chunk_shape(shape, max(dtype.itemsize, 1))
     return ts.virtual_chunked(
@@ -215,6 +523,25 @@ def open_view(
             read_chunk=ts.ChunkLayout.Grid(shape=chunk), rank=len(shape)
         ),
     )
+
+
+def _fulfil(
+    promise: Any,
+    read: Callable[[TensorSlice, np.ndarray], None],
+    region: TensorSlice,
+    out: np.ndarray,
+) -> None:
+    try:
+        read(region, out)
+    except Exception as error:  # whatever it is, whoever waits must learn of it
+        promise.set_exception(error)
+    else:
+        promise.set_result(None)
+
+
+@functools.cache
+def _view_readers() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(MAX_VIEW_READERS, "tf2flax-view")
 
 
 def view_chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -239,22 +566,3 @@ def view_chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
         if room == 0:
             break
     return tuple(chunk)
-
-
-def _read_error(path: str, error: OSError) -> ReadError:
-    return ReadError(f"Cannot read `{path}`: {error.strerror or error}.")
-
-
-def _too_short(
-    path: str, descriptor: int, span: ByteRange, subject: str
-) -> DamagedError:
-    size = os.fstat(descriptor).st_size
-    try:
-        found = impostor(os.pread(descriptor, 64, 0))
-    except OSError:  # a pipe or a directory
-        found = None
-    what = f"`{path}` is {found[0]}" if found else f"`{path}` has only {size} bytes"
-    return DamagedError(
-        f"{subject} is damaged: expected bytes [{span.start}:{span.stop}], but "
-        f"{what}. {found[1] if found else 'Copy the file again.'}"
-    )

@@ -33,16 +33,9 @@ DECISIONS: dict[str, Any] = {
     ],
     # A doubled slash is a slash.
     "run//model.ckpt-5": A_AND_SCOPE,
-    # V1 files are recognised and refused.
-    "v1/model.ckpt": tf2flax.UnsupportedError,
-    "v1": tf2flax.UnsupportedError,
-    "v1sharded/model.ckpt-?????-of-00002": tf2flax.UnsupportedError,
-    "v1sharded/model.ckpt-00000-of-00002": tf2flax.UnsupportedError,
 }
 STATE_DECISIONS: dict[str, Any] = {
     "state_with_index_suffix": A_AND_SCOPE,
-    "state_points_to_v1": tf2flax.UnsupportedError,
-    "state_points_to_v1_sharded_pattern": tf2flax.UnsupportedError,
 }
 
 
@@ -118,9 +111,7 @@ def test_relative_directories(
     assert tf2flax.latest_checkpoint(b"run") == "run/model.ckpt-5"
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in SEEN["fixtures"] if not n.startswith("v1")]
-)
+@pytest.mark.parametrize("name", list(SEEN["fixtures"]))
 def test_fixtures_list_and_load_alike(name: str, root: pathlib.Path) -> None:
     seen = SEEN["fixtures"][name]
     path = seen["path"].replace("{root}", str(root))
@@ -128,6 +119,10 @@ def test_fixtures_list_and_load_alike(name: str, root: pathlib.Path) -> None:
     assert tf2flax.list_variables(path) == expected
     assert len(seen["load_variable"]) > 0
     for tensor, outcome in seen["load_variable"].items():
+        if "error" in outcome and "Sliced checkpoints" in str(outcome):
+            # TensorFlow cannot load slices of V1 at once, though it restores them.
+            assert tf2flax.load_variable(path, tensor).size > 0
+            continue
         if "error" in outcome:
             with pytest.raises(tf2flax.TensorNotFoundError):
                 tf2flax.load_variable(path, tensor)

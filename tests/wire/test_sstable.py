@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tf2flax._errors import MalformedError
 from tf2flax._wire import sstable
-from tf2flax._wire.sstable import SSTable
+from tf2flax._wire.sstable import Bytes, SSTable
 
 
 @given(
@@ -27,14 +27,13 @@ def test_round_trip(
     items: dict[bytes, bytes], block_size: int, restart_interval: int, snappy: bool
 ) -> None:
     ordered = sorted(items.items())
-    table = SSTable(
-        w.table_bytes(
-            ordered,
-            block_size=block_size,
-            restart_interval=restart_interval,
-            snappy=snappy,
-        )
+    data = w.table_bytes(
+        ordered,
+        block_size=block_size,
+        restart_interval=restart_interval,
+        snappy=snappy,
     )
+    table = SSTable(Bytes(data))
     assert list(table.items()) == ordered
     assert table.keys() == [key for key, _ in ordered]
     for key, value in ordered:
@@ -45,13 +44,13 @@ def test_round_trip(
 
 def test_literal_bytes() -> None:
     block = b"\0\1\2k12" + b"\1\1\1l3" + struct.pack("<II", 0, 1)
-    table = SSTable(w.raw_table_bytes([(b"kl", block)]))
+    table = SSTable(Bytes(w.raw_table_bytes([(b"kl", block)])))
     assert list(table.items()) == [(b"k", b"12"), (b"kl", b"3")]
 
 
 def test_one_lookup_decodes_one_block() -> None:
     items = [(b"%03d" % i, bytes(50)) for i in range(100)]
-    table = SSTable(w.table_bytes(items, block_size=100))
+    table = SSTable(Bytes(w.table_bytes(items, block_size=100)))
     assert table.get(b"050") == bytes(50)
     assert len(table._blocks) == 1
 
@@ -62,7 +61,7 @@ VALID = w.table_bytes(
 
 
 def read_all(data: bytes) -> list[tuple[bytes, bytes]]:
-    return list(SSTable(data).items())
+    return list(SSTable(Bytes(data)).items())
 
 
 def test_cut_at_every_byte() -> None:
@@ -202,7 +201,7 @@ def test_one_block_without_entries_named_many_times() -> None:
     assert read_all(once) == []
     many = table_of_shared_blocks([(0, len(stored) - 5)] * 20_000, stored)
     with pytest.raises(MalformedError, match="overlaps or precedes"):
-        SSTable(many)
+        SSTable(Bytes(many))
 
 
 def test_blocks_in_another_order_than_their_keys() -> None:
@@ -211,7 +210,7 @@ def test_blocks_in_another_order_than_their_keys() -> None:
     stored = first + second
     spans = [(0, len(first) - 5), (len(first), len(second) - 5)]
     with pytest.raises(MalformedError, match="overlaps or precedes"):
-        SSTable(table_of_shared_blocks(spans[::-1], stored))
+        SSTable(Bytes(table_of_shared_blocks(spans[::-1], stored)))
     swapped = table_of_shared_blocks(spans, second + first)
     assert read_all(swapped) == [(b"000000", b"a"), (b"000001", b"b")]
 

@@ -52,7 +52,7 @@ class SourceNotFound:
                 return f"Did you mean `{alias}`? Option aliases can stand in for it."
         if numbers := _numbers_present(self.source, names):
             return numbers
-        return _did_you_mean(nearest(self.source, names))
+        return manifest.hint(self.source) or _did_you_mean(nearest(self.source, names))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def report(problems: Sequence[Problem], manifest: Manifest) -> str:
         f"{problem.say(manifest, suggest=i < _MAX_SUGGESTED)}"
         for i, problem in enumerate(ordered)
     ]
-    place = f"in `{manifest.prefix}.index`"
+    place = f"in `{manifest.index_path}`"
     if len(lines) == 1:
         return f"{lines[0]} - {place}"
     body = "".join(f"\n  {line}" for line in lines)

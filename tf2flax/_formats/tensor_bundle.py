@@ -9,12 +9,8 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc and naming.cc.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Final
-
-import numpy as np
 
 from tf2flax._errors import (
     DamagedError,
@@ -22,15 +18,8 @@ from tf2flax._errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import Entry, Piece
-from tf2flax._specs import (
-    MAX_ELEMENTS,
-    STORED_DTYPES,
-    ByteRange,
-    StoredDtype,
-    TensorSlice,
-    TensorSpec,
-)
+from tf2flax._manifest import DataFile, Entry, Piece
+from tf2flax._specs import MAX_ELEMENTS, ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key
 from tf2flax._wire.protos import (
     BundleEntry,
@@ -38,42 +27,50 @@ from tf2flax._wire.protos import (
     parse_bundle_entry,
     parse_bundle_header,
 )
-from tf2flax._wire.sstable import SSTable
+from tf2flax._wire.sstable import Bytes, SSTable
+
+from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
 
 # The header is the value of the empty key, which sorts before every name.
 HEADER_KEY: Final = b""
+# First byte of the list of tensors that a V1 checkpoint has in the header's place.
+_V1_LIST_START: Final = b"\x0a"
 # Source: `kTensorBundleVersion`, tensor_bundle.h.
 BUNDLE_VERSION: Final = 1
-# TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
-MAX_RANK: Final = 254
-# Pairs of slices that may be compared; a grid of 100 x 100 takes 1,500,000. Without a
-# bound, 100,000 slices could take hours.
-MAX_COMPARISONS: Final = 5_000_000
 
 
 class BundleManifest:
     """Names and entries of one V2 checkpoint; entries are decoded when asked for."""
 
-    def __init__(self, prefix: str, index: bytes) -> None:
+    def __init__(
+        self, prefix: str, index: bytes, data_file: Callable[[str], DataFile]
+    ) -> None:
         """Parses the footer, the block index and the header of an index file.
 
         Args:
-            prefix: Absolute path of the checkpoint, for data-file names and messages.
+            prefix: Absolute path or URL of the checkpoint, for messages.
             index: All bytes of `<prefix>.index`.
+            data_file: Gives the file of a suffix: `.data-00000-of-00001`.
 
         Raises:
             DamagedError: The file is not a table, or its header is malformed.
             UnsupportedError: A newer version of the format wrote it.
         """
         self._prefix: str = prefix
+        self._data_file: Callable[[str], DataFile] = data_file
+        self._files: dict[int, DataFile] = {}
         # Filled when first asked for; both hold what the table says, and no more.
         self._names: tuple[str, ...] | None = None
         self._listed: dict[bytes, frozenset[tuple[tuple[int, int], ...]]] = {}
         try:
-            self._table: SSTable = SSTable(index)
+            self._table: SSTable = SSTable(Bytes(index))
             header = self._table.get(HEADER_KEY)
             if header is None:
                 raise MalformedError("expected a header under the empty key, got none")
+            if bytes(header[:1]) == _V1_LIST_START:
+                raise MalformedError(
+                    "it is a V1 checkpoint, whose name does not end in `.index`"
+                )
             self._header: BundleHeader = parse_bundle_header(header)
         except MalformedError as error:
             raise self._damaged("Index", error) from error
@@ -81,8 +78,13 @@ class BundleManifest:
 
     @property
     def prefix(self) -> str:
-        """Absolute path of the checkpoint, without suffix."""
+        """Absolute path or URL of the checkpoint, without suffix."""
         return self._prefix
+
+    @property
+    def index_path(self) -> str:
+        """The index file, for messages."""
+        return f"{self._prefix}.index"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,6 +102,14 @@ class BundleManifest:
         """Whether a tensor has this name."""
         return isinstance(name, str) and self._value(_encode_name(name)) is not None
 
+    def hint(self, name: str) -> str:
+        """Nothing: names are what they are."""
+        return ""
+
+    def index_damage(self) -> tuple[tuple[str, str], ...]:
+        """Checks every block of the index; see `Manifest`."""
+        return damaged_blocks(self._table, self.index_path)
+
     def entry(self, name: str) -> Entry:
         """Decodes and checks the entry of one tensor.
 
@@ -116,14 +126,14 @@ class BundleManifest:
         key = _encode_name(name)
         value = self._value(key)
         if value is None:
-            raise TensorNotFoundError(name, self._prefix)
+            raise TensorNotFoundError(name, self.index_path)
         try:
             parsed = parse_bundle_entry(value)
             spec = _spec(parsed)
             whole = TensorSlice.whole(spec.shape)
             if parsed.slices:
                 pieces = self._stored_slices(key, parsed, spec)
-                _check_tiling(pieces, whole)
+                check_tiling([piece.region for piece in pieces], whole)
             else:
                 pieces = (self._piece(parsed, spec, whole),)
         except MalformedError as error:
@@ -152,7 +162,7 @@ class BundleManifest:
                 "Save the checkpoint again with the standard Saver."
             )
 
-    def _value(self, key: bytes) -> bytes | None:
+    def _value(self, key: bytes) -> memoryview | None:
         """The stored value of a tensor's key; None for slices and for the header."""
         if not key or self._is_slice_key(key):
             return None
@@ -186,7 +196,7 @@ class BundleManifest:
     ) -> tuple[Piece, ...]:
         pieces: list[Piece] = []
         for extents in parent.slices:
-            region = _region(extents, spec.shape)
+            region = slice_region(extents, spec.shape)
             value = self._table.get(encode_slice_key(key, extents))
             if value is None:
                 raise MalformedError(f"expected a stored slice {region}, got none")
@@ -220,10 +230,16 @@ class BundleManifest:
         _check_size(parsed.size, spec)
         return Piece(
             region=region,
-            data_file=data_file_path(self._prefix, parsed.data_file_index, count),
+            data_file=self._file(parsed.data_file_index),
             span=ByteRange(parsed.offset, parsed.offset + parsed.size),
             crc32c=parsed.crc32c,
         )
+
+    def _file(self, index: int) -> DataFile:
+        if index not in self._files:
+            suffix = data_file_suffix(index, self._header.num_data_files)
+            self._files[index] = self._data_file(suffix)
+        return self._files[index]
 
     def _damaged(self, subject: str, fact: object) -> DamagedError:
         return DamagedError(
@@ -232,20 +248,19 @@ class BundleManifest:
         )
 
 
-def data_file_path(prefix: str, index: int, count: int) -> str:
+def data_file_suffix(index: int, count: int) -> str:
     """Names one data file of a checkpoint.
 
     Args:
-        prefix: Path of the checkpoint, without suffix.
         index: Number of the data file, `0 <= index < count`.
         count: Number of data files.
 
     Returns:
-        Its path.
+        What follows the prefix in its path.
 
     Source: `DataFilename`, tensorflow/core/util/tensor_bundle/naming.cc.
     """
-    return f"{prefix}.data-{index:05d}-of-{count:05d}"
+    return f".data-{index:05d}-of-{count:05d}"
 
 
 def _encode_name(name: str) -> bytes:
@@ -257,24 +272,9 @@ def _decode_name(key: bytes) -> str:
 
 
 def _spec(entry: BundleEntry) -> TensorSpec:
-    """Checks an entry's shape and dtype."""
-    if entry.is_unknown_rank:
-        raise MalformedError("expected a shape, got one of unknown rank")
-    if len(entry.dims) > MAX_RANK:
-        raise MalformedError(f"expected at most {MAX_RANK} axes, got {len(entry.dims)}")
-    if any(dim < 0 for dim in entry.dims):
-        raise MalformedError(f"expected dimensions >= 0, got {list(entry.dims)}")
-    dtype = STORED_DTYPES.get(entry.dtype_code)
-    if dtype is None:
-        if entry.dtype_code <= 0:
-            raise MalformedError(f"expected a dtype, got number {entry.dtype_code}")
-        name = f"number {entry.dtype_code}"
-        dtype = StoredDtype(name, np.dtype(object), is_readable=False)
-    # Zero dimensions do not excuse the others: numpy cannot hold such shapes either.
-    elements = math.prod(dim for dim in entry.dims if dim)
-    if elements * dtype.numpy.itemsize > MAX_ELEMENTS:
-        raise MalformedError(f"the size of shape {list(entry.dims)} overflows")
-    return TensorSpec(entry.dims, dtype)
+    return checked_spec(
+        entry.dtype_code, entry.dims, is_unknown_rank=entry.is_unknown_rank
+    )
 
 
 def _check_size(size: int, spec: TensorSpec) -> None:
@@ -293,62 +293,3 @@ def _check_size(size: int, spec: TensorSpec) -> None:
             f"expected {spec.size * dtype.numpy.itemsize} bytes for shape "
             f"{list(spec.shape)} of {dtype.name}, got {size}"
         )
-
-
-def _region(
-    extents: tuple[tuple[int, int], ...], shape: tuple[int, ...]
-) -> TensorSlice:
-    """The box that a slice of an entry means; a length of -1 is the whole axis."""
-    if len(extents) != len(shape):
-        raise MalformedError(
-            f"expected slices of rank {len(shape)}, got one of rank {len(extents)}"
-        )
-    starts: list[int] = []
-    stops: list[int] = []
-    for (start, length), dim in zip(extents, shape, strict=True):
-        if length == -1:
-            start, length = 0, dim
-        if start < 0 or length < 0 or start + length > dim:
-            raise MalformedError(
-                f"expected a slice within [0, {dim}), got [{start}, {start + length})"
-            )
-        starts.append(start)
-        stops.append(start + length)
-    return TensorSlice(tuple(starts), tuple(stops))
-
-
-def _check_tiling(pieces: tuple[Piece, ...], whole: TensorSlice) -> None:
-    """Checks that the slices cover a tensor exactly once.
-
-    Boxes that share no element and have as many elements as the whole tile it.
-    """
-    regions = sorted(piece.region for piece in pieces)
-    stored = sum(region.size for region in regions)
-    if stored != whole.size:
-        raise MalformedError(
-            f"expected slices that cover {whole.size} elements, got {stored}"
-        )
-    for number, (first, second) in enumerate(_maybe_overlapping(regions)):
-        if first == second or first.intersection(second):
-            raise MalformedError(f"slices {first} and {second} overlap")
-        if number > MAX_COMPARISONS:
-            raise MalformedError(
-                f"its {len(regions)} slices lie so that checking them takes too long"
-            )
-
-
-def _maybe_overlapping(
-    regions: list[TensorSlice],
-) -> Iterator[tuple[TensorSlice, TensorSlice]]:
-    """Pairs that may share elements: a sweep along the axis most of them differ on."""
-    rank = len(regions[0].starts)
-    if not rank:
-        yield from itertools.combinations(regions, 2)
-        return
-    axis = max(range(rank), key=lambda a: len({r.starts[a] for r in regions}))
-    active: list[TensorSlice] = []
-    for region in sorted(regions, key=lambda r: (r.starts[axis], r.stops[axis])):
-        start = region.starts[axis]
-        active = [a for a in active if a.stops[axis] > start or a == region]
-        yield from ((a, region) for a in active)
-        active.append(region)

@@ -5,6 +5,7 @@ process, before or after, do not meet them.
 
 Source: tensorflow/core/protobuf/tensor_bundle.proto,
 tensorflow/core/framework/{tensor_shape,tensor_slice,versions}.proto,
+tensorflow/core/util/saved_tensor_slice.proto,
 tensorflow/python/training/checkpoint_state.proto.
 """
 
@@ -59,6 +60,17 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, Any, bool]]]] = {
         "crc32c": (6, _Field.TYPE_FIXED32, False),
         "slices": (7, "TensorSliceProto", True),
     },
+    "SavedSliceMeta": {
+        "name": (1, _Field.TYPE_BYTES, False),
+        "shape": (2, "TensorShapeProto", False),
+        "type": (3, _Field.TYPE_INT32, False),
+        "slice": (4, "TensorSliceProto", True),
+    },
+    "SavedTensorSliceMeta": {
+        "tensor": (1, "SavedSliceMeta", True),
+        "versions": (2, "VersionDef", False),
+    },
+    "SavedTensorSlices": {"meta": (1, "SavedTensorSliceMeta", False)},
     "CheckpointState": {
         "model_checkpoint_path": (1, _Field.TYPE_STRING, False),
         "all_model_checkpoint_paths": (2, _Field.TYPE_STRING, True),
@@ -101,6 +113,8 @@ def _message_classes() -> dict[str, type[Message]]:
 _CLASSES: Final = _message_classes()
 _ENTRY: Final[Any] = _CLASSES["BundleEntryProto"]
 _HEADER: Final[Any] = _CLASSES["BundleHeaderProto"]
+_SLICE: Final[Any] = _CLASSES["TensorSliceProto"]
+_SAVED_SLICES: Final[Any] = _CLASSES["SavedTensorSlices"]
 _STATE: Final[Any] = _CLASSES["CheckpointState"]
 _BIG_ENDIAN: Final = 1
 
@@ -150,7 +164,42 @@ class BundleEntry:
     slices: tuple[tuple[tuple[int, int], ...], ...]
 
 
-def parse_bundle_header(data: bytes) -> BundleHeader:
+@dataclasses.dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """What a V1 checkpoint says of one tensor; nothing is checked.
+
+    Attributes:
+        name: Its key.
+        dtype_code: TensorFlow's number of the dtype.
+        dims: The shape.
+        is_unknown_rank: Whether it has none.
+        slices: Start and length along every axis of each part that the file holds;
+            length -1 for a whole axis.
+    """
+
+    name: bytes
+    dtype_code: int
+    dims: tuple[int, ...]
+    is_unknown_rank: bool
+    slices: tuple[tuple[tuple[int, int], ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SavedTensors:
+    """What the first message of a V1 checkpoint says.
+
+    Attributes:
+        tensors: The tensors of which the file holds parts.
+        min_consumer: Oldest version of the format that may read it.
+        bad_consumers: Versions that must not read it.
+    """
+
+    tensors: tuple[SavedTensor, ...]
+    min_consumer: int
+    bad_consumers: tuple[int, ...]
+
+
+def parse_bundle_header(data: bytes | memoryview) -> BundleHeader:
     """Parses the header of an index.
 
     Args:
@@ -174,7 +223,7 @@ def parse_bundle_header(data: bytes) -> BundleHeader:
     )
 
 
-def parse_bundle_entry(data: bytes) -> BundleEntry:
+def parse_bundle_entry(data: bytes | memoryview) -> BundleEntry:
     """Parses the entry of one tensor.
 
     Args:
@@ -196,10 +245,56 @@ def parse_bundle_entry(data: bytes) -> BundleEntry:
         offset=entry.offset,
         size=entry.size,
         crc32c=entry.crc32c,
-        slices=tuple(
-            [tuple([(e.start, _length(e)) for e in one.extent]) for one in entry.slices]
-        ),
+        slices=tuple(map(_extents, entry.slices)),
     )
+
+
+def parse_saved_tensors(data: bytes | memoryview) -> SavedTensors:
+    """Parses the first message of a V1 checkpoint, which lists what it holds.
+
+    Args:
+        data: A `SavedTensorSlices`.
+
+    Returns:
+        The list.
+
+    Raises:
+        MalformedError: It does not parse, or holds no list.
+    """
+    saved = _parse(_SAVED_SLICES, data)
+    if not saved.HasField("meta"):
+        raise MalformedError("expected a list of tensors, got a message without")
+    return SavedTensors(
+        tensors=tuple(
+            [
+                SavedTensor(
+                    name=one.name,
+                    dtype_code=one.type,
+                    dims=tuple([dim.size for dim in one.shape.dim]),
+                    is_unknown_rank=one.shape.unknown_rank,
+                    slices=tuple(map(_extents, one.slice)),
+                )
+                for one in saved.meta.tensor
+            ]
+        ),
+        min_consumer=saved.meta.versions.min_consumer,
+        bad_consumers=tuple(saved.meta.versions.bad_consumers),
+    )
+
+
+def parse_extents(data: bytes) -> tuple[tuple[int, int], ...]:
+    """Parses a slice.
+
+    Args:
+        data: A `TensorSliceProto`.
+
+    Returns:
+        Start and length along every axis; length -1 for a whole axis.
+
+    Raises:
+        MalformedError: It does not parse.
+    """
+    return _extents(_parse(_SLICE, data))
 
 
 def parse_checkpoint_state(text: str) -> str | None:
@@ -224,11 +319,15 @@ def parse_checkpoint_state(text: str) -> str | None:
     return state.model_checkpoint_path
 
 
+def _extents(one: Any) -> tuple[tuple[int, int], ...]:
+    return tuple([(extent.start, _length(extent)) for extent in one.extent])
+
+
 def _length(extent: Any) -> int:
     return extent.length if extent.HasField("length") else -1
 
 
-def _parse(message_class: Any, data: bytes) -> Any:
+def _parse(message_class: Any, data: bytes | memoryview) -> Any:
     message = message_class()
     try:
         message.ParseFromString(data)

@@ -1,8 +1,8 @@
 """SSTable: sorted keys and values in checked, perhaps compressed blocks.
 
-Blocks are decoded when they are needed. Nothing is trusted: handles, lengths, restarts
-and the order of keys are checked, and no allocation exceeds a stated multiple of the
-file.
+Blocks are read and decoded when they are needed. Nothing is trusted: handles, lengths,
+restarts and the order of keys are checked, and no allocation exceeds a stated multiple
+of the file.
 
 Source: tensorflow/core/lib/io/format.cc, block.cc, table.cc.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import cramjam
 
@@ -21,11 +21,13 @@ from tf2flax._errors import MalformedError
 from .crc32c import crc32c, mask
 from .varint import read_varint64
 
-_MAGIC: Final = bytes.fromhex("57fb808b247547db")
+TABLE_MAGIC: Final = bytes.fromhex("57fb808b247547db")
 # Two handles of two varints each, padded, then the magic (bytes).
-_FOOTER_NBYTES: Final = 48
+FOOTER_NBYTES: Final = 48
 # After each block: one byte of compression type, four of masked CRC (bytes).
 _TRAILER_NBYTES: Final = 5
+# A block of small values, of which the next is likely to be asked for next (bytes).
+_MAX_KEPT_NBYTES: Final = 1 << 20
 _UNCOMPRESSED: Final = 0
 _SNAPPY: Final = 1
 # Keys repeat what they share with the one before. TensorFlow writes every 16th in full,
@@ -37,10 +39,58 @@ _MAX_KEY_RATIO: Final = 16
 _MAX_SNAPPY_RATIO: Final = 22
 
 
-class Block:
-    """The entries of one block, decoded."""
+class TableSource(Protocol):
+    """The bytes of a table, wherever they are."""
 
-    __slots__ = ("keys", "values")
+    @property
+    def nbytes(self) -> int | None:
+        """Its length; None where that is not known."""
+        ...
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Reads bytes, all of them.
+
+        Raises:
+            MalformedError: There are not so many.
+        """
+        ...
+
+    def tail(self, nbytes: int) -> bytes:
+        """Reads the last bytes, at most all."""
+        ...
+
+
+class Bytes:
+    """A table held in memory."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        """Holds the bytes of a table."""
+        self._data = data
+
+    @property
+    def nbytes(self) -> int:
+        """Its length."""
+        return len(self._data)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Cuts bytes out."""
+        return self._data[start:stop]
+
+    def tail(self, nbytes: int) -> bytes:
+        """Cuts the last bytes off."""
+        return self._data[-nbytes:]
+
+    def __reduce__(self) -> tuple[type[Bytes], tuple[bytes]]:
+        """Pickles the bytes."""
+        return Bytes, (self._data,)
+
+
+class Block:
+    """The entries of one block: its keys, and where their values lie."""
+
+    __slots__ = ("_contents", "_spans", "keys")
 
     def __init__(self, contents: bytes) -> None:
         """Decodes a block.
@@ -52,11 +102,12 @@ class Block:
             MalformedError: A length or restart is impossible, or keys do not ascend.
         """
         self.keys: list[bytes] = []
-        self.values: list[bytes] = []
+        self._contents = contents
+        self._spans: list[tuple[int, int]] = []
         stop, restarts = _restarts(contents)
         pos, last = 0, b""
         room = _MAX_KEY_RATIO * len(contents)
-        keys, values = self.keys, self.values
+        keys, spans = self.keys, self._spans
         starts: list[int] = []
         while pos < stop:
             starts.append(pos)
@@ -86,52 +137,79 @@ class Block:
             if keys and key <= last:
                 raise MalformedError(f"key {key[:80]!r} follows {last[:80]!r}")
             keys.append(key)
-            values.append(contents[split:after])
+            spans.append((split, after))
             last, pos = key, after
         _check_restarts(restarts, starts, contents)
 
+    def values(self) -> Iterator[bytes]:
+        """Iterates over the values, in the order of the keys."""
+        return (self._contents[start:stop] for start, stop in self._spans)
+
+    def get(self, key: bytes) -> memoryview | None:
+        """Looks up one key.
+
+        Args:
+            key: The key.
+
+        Returns:
+            Its value, not copied; None where the block lacks it.
+        """
+        i = bisect.bisect_left(self.keys, key)
+        if i == len(self.keys) or self.keys[i] != key:
+            return None
+        start, stop = self._spans[i]
+        return memoryview(self._contents)[start:stop]
+
 
 class SSTable:
-    """An immutable table held in memory; each block is decoded once, when needed."""
+    """An immutable table; each block is decoded once, when needed."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, source: TableSource, *, keeps_blocks: bool = True) -> None:
         """Parses footer and block index.
 
         Args:
-            data: All bytes of the file.
+            source: Its bytes.
+            keeps_blocks: Whether blocks that were decoded stay in memory; else only the
+                last one does, where it is small.
 
         Raises:
             MalformedError: It is no table, or its block index is malformed; or blocks
                 overlap.
         """
-        self._data = data
-        if len(data) < _FOOTER_NBYTES:
+        self._source = source
+        self._keeps_blocks = keeps_blocks
+        tail = source.tail(FOOTER_NBYTES)
+        if len(tail) < FOOTER_NBYTES:
             raise MalformedError(
-                f"expected a table of at least {_FOOTER_NBYTES} bytes, got {len(data)}"
+                f"expected a table of at least {FOOTER_NBYTES} bytes, got {len(tail)}"
             )
-        if data[-len(_MAGIC) :] != _MAGIC:
+        if tail[-len(TABLE_MAGIC) :] != TABLE_MAGIC:
             raise MalformedError("the magic number of a table is missing at its end")
-        footer = data[-_FOOTER_NBYTES : -len(_MAGIC)]
+        footer = tail[: -len(TABLE_MAGIC)]
         _, pos = _read_handle(footer, 0)  # of the meta index, which nothing uses
         (offset, size), _ = _read_handle(footer, pos)
+        # Writers put the block index right before the footer.
+        last = offset + size + _TRAILER_NBYTES
+        nbytes = source.nbytes
+        self._stop = last if nbytes is None else nbytes - FOOTER_NBYTES
         index = Block(self._contents(offset, size))
         self._separators = index.keys
-        self._handles = [_read_handle(value, 0)[0] for value in index.values]
+        self._handles = [_read_handle(value, 0)[0] for value in index.values()]
         _check_disjoint(self._handles)
         self._blocks: dict[int, Block] = {}
 
-    def __reduce__(self) -> tuple[type[SSTable], tuple[bytes]]:
-        """Pickles the bytes; blocks are decoded again."""
-        return SSTable, (self._data,)
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves out the blocks, which are decoded again."""
+        return {**self.__dict__, "_blocks": {}}
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes) -> memoryview | None:
         """Looks up one key; decodes one block.
 
         Args:
             key: The key.
 
         Returns:
-            Its value; None where the table lacks it.
+            Its value, not copied; None where the table lacks it.
 
         Raises:
             MalformedError: The block that would hold it is malformed.
@@ -139,11 +217,7 @@ class SSTable:
         number = bisect.bisect_left(self._separators, key)
         if number == len(self._handles):
             return None
-        block = self._block(number)
-        i = bisect.bisect_left(block.keys, key)
-        if i < len(block.keys) and block.keys[i] == key:
-            return block.values[i]
-        return None
+        return self._block(number).get(key)
 
     def keys(self) -> list[bytes]:
         """Lists all keys, ascending; decodes every block.
@@ -167,14 +241,29 @@ class SSTable:
         """
         for number in range(len(self._handles)):
             block = self._block(number)
-            yield from zip(block.keys, block.values, strict=True)
+            yield from zip(block.keys, block.values(), strict=True)
+
+    def check_blocks(self) -> Iterator[MalformedError]:
+        """Reads and checks every block, one after the other.
+
+        Yields:
+            What is wrong with each that is malformed.
+        """
+        for number, handle in enumerate(self._handles):
+            try:
+                self._check_order(number, Block(self._contents(*handle)))
+            except MalformedError as error:
+                yield error
 
     def _block(self, number: int) -> Block:
         block = self._blocks.get(number)
         if block is None:
             block = Block(self._contents(*self._handles[number]))
             self._check_order(number, block)
-            self._blocks[number] = block
+            if self._keeps_blocks:
+                self._blocks[number] = block
+            elif self._handles[number][1] <= _MAX_KEPT_NBYTES:
+                self._blocks = {number: block}
         return block
 
     def _check_order(self, number: int, block: Block) -> None:
@@ -193,20 +282,21 @@ class SSTable:
     def _contents(self, offset: int, size: int) -> bytes:
         """The bytes of one block, checked and uncompressed."""
         stop = offset + size
-        if stop + _TRAILER_NBYTES > len(self._data) - _FOOTER_NBYTES:
+        if stop + _TRAILER_NBYTES > self._stop:
             raise MalformedError(
-                f"a block at [{offset}:{stop}] leaves the {len(self._data)} bytes of "
-                "the table"
+                f"a block at [{offset}:{stop}] leaves the {self._stop} bytes of the "
+                "table before its footer"
             )
-        trailer = self._data[stop : stop + _TRAILER_NBYTES]
+        block = self._source.read(offset, stop + _TRAILER_NBYTES)
+        trailer = block[size:]
         stored = int.from_bytes(trailer[1:], "little")
-        computed = mask(crc32c(memoryview(self._data)[offset : stop + 1]))
+        computed = mask(crc32c(memoryview(block)[: size + 1]))
         if stored != computed:
             raise MalformedError(
                 f"the block at [{offset}:{stop}] has stored crc32c {stored:08x}, "
                 f"computed {computed:08x}"
             )
-        contents = self._data[offset:stop]
+        contents = block[:size]
         if trailer[0] == _UNCOMPRESSED:
             return contents
         if trailer[0] == _SNAPPY:

@@ -1,0 +1,130 @@
+"""An HTTP server on loopback that serves files, and fails in the ways servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+@dataclasses.dataclass
+class Served:
+    """What a server serves, what it was asked, and how it misbehaves.
+
+    `failures`: how many requests are answered 503, or have their connection reset,
+    before it behaves (-1: for ever).
+    """
+
+    files: dict[str, bytes]
+    url: str = ""
+    requests: list[tuple[str, str, str | None]] = dataclasses.field(
+        default_factory=list[tuple[str, str, "str | None"]]
+    )
+    nbytes: int = 0
+    unavailable: int = 0
+    resets: int = 0
+    stalls: bool = False
+    ignores_range: bool = False
+    truncates: bool = False
+    delay_s: float = 0
+    most_at_once: int = 0
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    now: int = 0
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        served = self.server.served
+        wanted = self.headers.get("Range")
+        with served.lock:
+            served.requests.append((self.command, self.path, wanted))
+            served.now += 1
+            served.most_at_once = max(served.most_at_once, served.now)
+            is_unavailable, is_reset = served.unavailable != 0, served.resets != 0
+            if is_unavailable and served.unavailable > 0:
+                served.unavailable -= 1
+            elif is_reset and served.resets > 0:
+                served.resets -= 1
+        try:
+            time.sleep(served.delay_s)
+            if is_unavailable:
+                self._answer(503, b"")
+            elif is_reset:
+                self.close_connection = True
+                self.connection.close()
+            else:
+                self._serve(served, wanted)
+        finally:
+            with served.lock:
+                served.now -= 1
+
+    def _serve(self, served: Served, wanted: str | None) -> None:
+        contents = served.files.get(self.path)
+        if contents is None:
+            self._answer(404, b"")
+            return
+        if wanted is None or served.ignores_range:
+            self._answer(200, contents)
+            return
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        size = len(contents)
+        start = int(first) if first else max(0, size - int(last))
+        stop = min(int(last) + 1, size) if first and last else size
+        if start >= size:
+            self._answer(416, b"", f"bytes */{size}")
+        else:
+            span = f"bytes {start}-{stop - 1}/{size}"
+            self._answer(206, contents[start:stop], span)
+
+    def _answer(self, status: int, body: bytes, span: str = "") -> None:
+        served = self.server.served
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if span:
+            self.send_header("Content-Range", span)
+        self.end_headers()
+        if (served.stalls or served.truncates) and len(body) > 1:
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        with served.lock:
+            served.nbytes += len(body)
+        self.wfile.write(body)
+        if served.stalls:
+            self.wfile.flush()
+            served.stop.wait()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    served: Served
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that give up are no news."""
+
+
+@contextlib.contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[Served]:
+    """Serves files, by their paths, until the block ends."""
+    served = Served(files)
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.served = served
+    served.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        served.stop.set()
+        server.shutdown()
+        server.server_close()

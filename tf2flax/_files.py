@@ -1,0 +1,330 @@
+"""Local files: bytes of them, what lies in a directory, and what something else is.
+
+Reads without holding the GIL and without mmap (a truncated file would be a SIGBUS
+there). `Storage` is what every place of checkpoints can do; `_store` has the one for
+whatever is not local.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import os
+from typing import Final, Protocol
+
+import numpy as np
+
+from ._errors import DamagedError, ReadError
+from ._manifest import DataFile
+from ._specs import ByteRange
+
+# JAX on CPU takes numpy buffers of this alignment over without a copy (bytes).
+ALIGNMENT: Final = 64
+# How much of a local file is read before its checksum is computed: small enough to be
+# still in the cache, large enough for the disk (bytes).
+LOCAL_CHUNK_NBYTES: Final = 4 << 20
+# What is needed to recognise a file by its beginning (bytes).
+HEAD_NBYTES: Final = 4096
+# Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+# First bytes of what lies in a checkpoint's place when something else was downloaded.
+_IMPOSTORS: Final = (
+    (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull`."),
+    (b"<!doctype html", "an HTML page", "Download the file itself."),
+    (b"<html", "an HTML page", "Download the file itself."),
+)
+
+
+class Storage(Protocol):
+    """A place where checkpoints lie: a file system, or a store of keys."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine's file system, which knows directories."""
+        ...
+
+    def show(self, path: str) -> str:
+        """Names a path for users: absolute, or as a URL."""
+        ...
+
+    def join_state(self, directory: str, named: str) -> str | None:
+        """Where a state file leads.
+
+        Args:
+            directory: The directory of the state file, as given.
+            named: The path that it names.
+
+        Returns:
+            The path, joined with the directory unless it is absolute; None where it
+            leads out of this storage.
+        """
+        ...
+
+    def is_file(self, path: str) -> bool:
+        """Whether a file lies at a path."""
+        ...
+
+    def is_directory(self, path: str) -> bool:
+        """Whether a path is a directory, as far as its spelling or the system tells."""
+        ...
+
+    def names_in(self, directory: str) -> list[str]:
+        """Names of the files in a directory, sorted.
+
+        Raises:
+            UnsupportedError: The store cannot list.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
+    def matches(self, pattern: str) -> list[str]:
+        """Paths that a pattern (`*`, `?`, `[...]`) matches, sorted; or itself.
+
+        Raises:
+            UnsupportedError: The store cannot list.
+            ReadError: The store refuses.
+        """
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """All bytes of a small file; None where there is none.
+
+        Raises:
+            ReadError: The system or the store refuses.
+        """
+        ...
+
+    def file(self, path: str) -> DataFile:
+        """The file at a path, which need not be there."""
+        ...
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Allocates an uninitialised row-major array that JAX on CPU takes over uncopied.
+
+    Args:
+        shape: Shape of the array.
+        dtype: Its dtype; not `object`.
+
+    Returns:
+        The array; its first byte lies at a multiple of 64.
+    """
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+class LocalStorage:
+    """The file system of this machine."""
+
+    __slots__ = ()
+
+    @property
+    def is_local(self) -> bool:
+        """True: this machine's file system."""
+        return True
+
+    def show(self, path: str) -> str:
+        """Joins with the current directory; `..` stays, it may follow a link."""
+        return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+    def join_state(self, directory: str, named: str) -> str | None:
+        """Joins as TensorFlow does: an absolute path leads elsewhere."""
+        return os.path.join(directory, named)
+
+    def is_file(self, path: str) -> bool:
+        """Whether a file lies at a path."""
+        return os.path.isfile(path)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether a path is a directory, or ends like one."""
+        return os.path.isdir(path) or path.endswith("/")
+
+    def names_in(self, directory: str) -> list[str]:
+        """Names of the files in a directory, sorted."""
+        try:
+            return sorted(os.listdir(directory or "."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _read_error(directory, error) from error
+
+    def matches(self, pattern: str) -> list[str]:
+        """Paths that a pattern matches; `run[1]` may well be a directory's name."""
+        if os.path.exists(pattern):
+            return [pattern]
+        # TensorFlow's patterns match hidden files too.
+        return sorted(glob.glob(pattern, include_hidden=True))
+
+    def read(self, path: str) -> bytes | None:
+        """All bytes of a file; None where there is none."""
+        if not os.path.isfile(path):  # a pipe would hang
+            return None
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _read_error(path, error) from error
+
+    def file(self, path: str) -> LocalFile:
+        """The file at a path."""
+        return LocalFile(self.show(path))
+
+
+LOCAL: Final = LocalStorage()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of this machine.
+
+    Attributes:
+        path: Its absolute path.
+    """
+
+    path: str
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """How much is best read at once, in bytes."""
+        return LOCAL_CHUNK_NBYTES
+
+    @property
+    def is_local(self) -> bool:
+        """True: reading it asks no other machine."""
+        return True
+
+    def size(self) -> int | None:
+        """Its length, in bytes."""
+        try:
+            return os.stat(self.path).st_size
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise missing(self.path, "The checkpoint") from error
+        except OSError as error:
+            raise _read_error(self.path, error) from error
+
+    def head(self) -> bytes:
+        """Its first bytes; none where it cannot be read."""
+        try:
+            return self._pread(0, HEAD_NBYTES)
+        except (OSError, DamagedError, ReadError):
+            return b""
+
+    def tail(self, nbytes: int) -> bytes:
+        """Its last bytes, at most all.
+
+        Args:
+            nbytes: How many.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system refuses.
+        """
+        try:
+            return self._pread(-nbytes, nbytes)
+        except OSError as error:
+            raise _read_error(self.path, error) from error
+
+    def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
+        """Fills a buffer from a byte position; see `DataFile`."""
+        descriptor = self._open(subject)
+        try:
+            done = 0
+            while done < len(buffer):
+                count = os.preadv(descriptor, [buffer[done:]], start + done)
+                if count == 0:
+                    span = ByteRange(start, start + len(buffer))
+                    raise self._too_short(descriptor, span, subject)
+                done += count
+        except OSError as error:
+            raise _read_error(self.path, error) from error
+        finally:
+            os.close(descriptor)
+
+    def check_span(self, span: ByteRange, *, subject: str) -> None:
+        """Checks that the file is long enough; see `DataFile`."""
+        descriptor = self._open(subject)
+        try:
+            if os.fstat(descriptor).st_size < span.stop:
+                raise self._too_short(descriptor, span, subject)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, subject: str) -> int:
+        try:
+            return os.open(self.path, _OPEN_FLAGS)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise missing(self.path, subject) from error
+        except OSError as error:
+            raise _read_error(self.path, error) from error
+
+    def _pread(self, start: int, nbytes: int) -> bytes:
+        descriptor = self._open("The checkpoint")
+        try:
+            size = os.fstat(descriptor).st_size
+            return os.pread(
+                descriptor, nbytes, start if start >= 0 else max(0, size + start)
+            )
+        finally:
+            os.close(descriptor)
+
+    def _too_short(
+        self, descriptor: int, span: ByteRange, subject: str
+    ) -> DamagedError:
+        size = os.fstat(descriptor).st_size
+        return too_short(self.path, span, subject, size=size, head=self.head())
+
+
+def impostor(head: bytes) -> tuple[str, str] | None:
+    """Recognises what is often found where a checkpoint's file should be.
+
+    Args:
+        head: The first bytes of the file.
+
+    Returns:
+        What it is and what to do about it; None where it is nothing known.
+    """
+    for magic, what, way_out in _IMPOSTORS:
+        if head.lstrip()[: len(magic)].lower() == magic:
+            return what, way_out
+    return None
+
+
+def missing(path: str, subject: str) -> DamagedError:
+    """The error for a data file that is not there."""
+    return DamagedError(
+        f"{subject} cannot be read: its data file is missing - at `{path}`. "
+        "Copy it next to its index."
+    )
+
+
+def too_short(
+    path: str, span: ByteRange, subject: str, *, size: int | None, head: bytes
+) -> DamagedError:
+    """The error for a data file that ends before the bytes that are wanted.
+
+    Args:
+        path: The file, for messages.
+        span: The bytes that were wanted.
+        subject: What was read, for messages.
+        size: Bytes that the file has, where that is known.
+        head: Its first bytes.
+    """
+    found = impostor(head)
+    if found:
+        what = f"`{path}` is {found[0]}"
+    elif size is None:
+        what = f"`{path}` ends before"
+    else:
+        what = f"`{path}` has only {size} bytes, {span.stop - size} are missing"
+    return DamagedError(
+        f"{subject} is damaged: expected bytes [{span.start}:{span.stop}], but "
+        f"{what}. {found[1] if found else 'Copy the file again.'}"
+    )
+
+
+def _read_error(path: str, error: OSError) -> ReadError:
+    return ReadError(f"Cannot read `{path}`: {error.strerror or error}.")

@@ -1,0 +1,157 @@
+"""What every format must check: shapes, dtypes, and that slices tile their tensor.
+
+Source: tensorflow/core/framework/tensor_shape.cc, tensor_slice.cc.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from tf2flax._errors import MalformedError
+from tf2flax._specs import (
+    MAX_ELEMENTS,
+    STORED_DTYPES,
+    StoredDtype,
+    TensorSlice,
+    TensorSpec,
+)
+from tf2flax._wire.sstable import SSTable
+
+# TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
+MAX_RANK: Final = 254
+# Pairs of slices that may be compared; a grid of 100 x 100 takes 1,500,000. Without a
+# bound, 100,000 slices could take hours.
+MAX_COMPARISONS: Final = 5_000_000
+
+
+def checked_spec(
+    dtype_code: int, dims: tuple[int, ...], *, is_unknown_rank: bool
+) -> TensorSpec:
+    """Checks a shape and a dtype as they are stored.
+
+    Args:
+        dtype_code: TensorFlow's number of the dtype.
+        dims: The shape.
+        is_unknown_rank: Whether it is said to have none.
+
+    Returns:
+        The spec; a dtype that is not known is one that cannot be read.
+
+    Raises:
+        MalformedError: No tensor can have them.
+    """
+    if is_unknown_rank:
+        raise MalformedError("expected a shape, got one of unknown rank")
+    if len(dims) > MAX_RANK:
+        raise MalformedError(f"expected at most {MAX_RANK} axes, got {len(dims)}")
+    if any(dim < 0 for dim in dims):
+        raise MalformedError(f"expected dimensions >= 0, got {list(dims)}")
+    dtype = STORED_DTYPES.get(dtype_code)
+    if dtype is None:
+        if dtype_code <= 0:
+            raise MalformedError(f"expected a dtype, got number {dtype_code}")
+        name = f"number {dtype_code}"
+        dtype = StoredDtype(name, np.dtype(object), is_readable=False)
+    # Zero dimensions do not excuse the others: numpy cannot hold such shapes either.
+    elements = math.prod(dim for dim in dims if dim)
+    if elements * dtype.numpy.itemsize > MAX_ELEMENTS:
+        raise MalformedError(f"the size of shape {list(dims)} overflows")
+    return TensorSpec(dims, dtype)
+
+
+def damaged_blocks(table: SSTable, path: str) -> tuple[tuple[str, str], ...]:
+    """Reads and checks every block of a table.
+
+    Args:
+        table: The table.
+        path: Its file, for messages.
+
+    Returns:
+        For each block that is damaged, the file and the message.
+    """
+    return tuple(
+        (path, f"A block is damaged: {error} - in `{path}`. Copy the file again.")
+        for error in table.check_blocks()
+    )
+
+
+def slice_region(
+    extents: Sequence[tuple[int, int]], shape: tuple[int, ...]
+) -> TensorSlice:
+    """Finds the box that a slice means.
+
+    Args:
+        extents: Start and length along every axis; a length of -1 is the whole axis.
+        shape: Shape of the whole tensor.
+
+    Returns:
+        The box.
+
+    Raises:
+        MalformedError: It does not lie within the tensor.
+    """
+    if len(extents) != len(shape):
+        raise MalformedError(
+            f"expected slices of rank {len(shape)}, got one of rank {len(extents)}"
+        )
+    starts: list[int] = []
+    stops: list[int] = []
+    for (start, length), dim in zip(extents, shape, strict=True):
+        if length == -1:
+            start, length = 0, dim
+        if start < 0 or length < 0 or start + length > dim:
+            raise MalformedError(
+                f"expected a slice within [0, {dim}), got [{start}, {start + length})"
+            )
+        starts.append(start)
+        stops.append(start + length)
+    return TensorSlice(tuple(starts), tuple(stops))
+
+
+def check_tiling(regions: Sequence[TensorSlice], whole: TensorSlice) -> None:
+    """Checks that slices cover a tensor exactly once.
+
+    Boxes that share no element and have as many elements as the whole tile it.
+
+    Args:
+        regions: The boxes, within the tensor.
+        whole: The box that is all of it.
+
+    Raises:
+        MalformedError: They overlap, or leave a hole.
+    """
+    regions = sorted(regions)
+    stored = sum(region.size for region in regions)
+    if stored != whole.size:
+        raise MalformedError(
+            f"expected slices that cover {whole.size} elements, got {stored}"
+        )
+    for number, (first, second) in enumerate(_maybe_overlapping(regions)):
+        if first == second or first.intersection(second):
+            raise MalformedError(f"slices {first} and {second} overlap")
+        if number > MAX_COMPARISONS:
+            raise MalformedError(
+                f"its {len(regions)} slices lie so that checking them takes too long"
+            )
+
+
+def _maybe_overlapping(
+    regions: list[TensorSlice],
+) -> Iterator[tuple[TensorSlice, TensorSlice]]:
+    """Pairs that may share elements: a sweep along the axis most of them differ on."""
+    rank = len(regions[0].starts)
+    if not rank:
+        yield from itertools.combinations(regions, 2)
+        return
+    axis = max(range(rank), key=lambda a: len({r.starts[a] for r in regions}))
+    active: list[TensorSlice] = []
+    for region in sorted(regions, key=lambda r: (r.starts[axis], r.stops[axis])):
+        start = region.starts[axis]
+        active = [a for a in active if a.stops[axis] > start or a == region]
+        yield from ((a, region) for a in active)
+        active.append(region)

@@ -1,0 +1,321 @@
+"""V1 checkpoints: tables of `SavedTensorSlices` -> names and entries.
+
+One file, or several that a pattern matches, each a table: the value of its empty key
+lists the tensors of which it holds parts, every other value is one part. Files are read
+through what `_checkpoint` gives; the values of a tensor only when they are asked for.
+
+Source: tensorflow/core/util/tensor_slice_reader.cc, tensor_slice_writer.cc,
+saved_tensor_slice.proto.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from tf2flax._errors import (
+    DamagedError,
+    MalformedError,
+    TensorNotFoundError,
+    UnsupportedError,
+)
+from tf2flax._manifest import DataFile, Entry
+from tf2flax._specs import ByteRange, TensorSlice, TensorSpec
+from tf2flax._wire.ordered_code import encode_slice_key
+from tf2flax._wire.protos import SavedTensor, parse_extents, parse_saved_tensors
+from tf2flax._wire.sstable import SSTable
+from tf2flax._wire.tensor_proto import decode_tensor, parse_saved_slice
+
+from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
+
+# The list of tensors is the value of the empty key, which sorts before every other.
+LIST_KEY: Final = b""
+# Source: `TF_CHECKPOINT_VERSION`, tensorflow/core/public/version.h.
+CHECKPOINT_VERSION: Final = 1
+# First byte of a V2 header (`num_shards`), where a V1 file has its list.
+_BUNDLE_HEADER_START: Final = 0x08
+
+# One of several files, as a Saver names them.
+_PART: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})", re.S)
+
+_Extents = tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileBytes:
+    """The bytes of a table in a file.
+
+    Attributes:
+        file: The file.
+        nbytes: Its length; None where the store does not tell.
+    """
+
+    file: DataFile
+    nbytes: int | None
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Reads a block."""
+        self.file.check_span(ByteRange(start, stop), subject="The checkpoint")
+        block = bytearray(stop - start)
+        self.file.read_into(start, memoryview(block), subject="The checkpoint")
+        return bytes(block)
+
+    def tail(self, nbytes: int) -> bytes:
+        """Reads the last bytes."""
+        return self.file.tail(nbytes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+    """One stored slice: which file holds it, and under which extents."""
+
+    file_number: int
+    extents: _Extents
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Listed:
+    """What all files together say of one tensor."""
+
+    dtype_code: int
+    spec: TensorSpec
+    parts: list[_Part]  # grows file by file while they are opened
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TablePiece:
+    """One box of a tensor: a value of a table, decoded when it is asked for.
+
+    Attributes:
+        name: The tensor's key.
+        region: The box of the whole tensor.
+        spec: Shape of the box, and dtype.
+        dtype_code: TensorFlow's number of the dtype.
+        extents: The slice as the file names it.
+        table: The table of the file.
+        path: The file, for messages.
+    """
+
+    name: str
+    region: TensorSlice
+    spec: TensorSpec
+    dtype_code: int
+    extents: _Extents
+    table: SSTable
+    path: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its elements take; of strings, of their pointers."""
+        return self.spec.size * self.spec.dtype.numpy.itemsize
+
+    def read(self, region: TensorSlice) -> np.ndarray:
+        """Reads the whole value and cuts; see `EncodedPiece`."""
+        key = _encode_name(self.name)
+        try:
+            value = self.table.get(encode_slice_key(key, self.extents))
+            if value is None:
+                raise MalformedError(
+                    f"its part {self.region} is listed, but not stored"
+                )
+            saved = parse_saved_slice(value)
+            if saved.name != key or parse_extents(saved.extents) != self.extents:
+                raise MalformedError("another tensor's values lie in its place")
+            array = decode_tensor(
+                saved.tensor, self.spec.dtype, self.dtype_code, self.spec.shape
+            )
+        except MalformedError as error:
+            raise _damaged(f"Tensor `{self.name}`", error, self.path) from error
+        if region.shape == self.spec.shape:
+            return array
+        return array[region.within(TensorSlice.whole(self.spec.shape))].copy()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UntiledPiece:
+    """Stands for a tensor whose parts do not make it up: every read is refused.
+
+    Attributes:
+        region: The box that is all of the tensor.
+        nbytes: Bytes that its elements would take.
+        message: Why it cannot be read.
+    """
+
+    region: TensorSlice
+    nbytes: int
+    message: str
+
+    def read(self, region: TensorSlice) -> np.ndarray:
+        """Raises a `DamagedError`."""
+        raise DamagedError(self.message)
+
+
+class V1Manifest:
+    """Names and entries of one V1 checkpoint."""
+
+    def __init__(self, path: str, files: Sequence[DataFile]) -> None:
+        """Reads the list of tensors of every file.
+
+        Args:
+            path: Absolute path, URL or pattern, for messages.
+            files: Its files, at least one.
+
+        Raises:
+            DamagedError: A file is no table, or its list is malformed.
+            UnsupportedError: A newer version of the format wrote it.
+            ReadError: The system or the store refuses.
+        """
+        self._path: str = path
+        self._paths: tuple[str, ...] = tuple(file.path for file in files)
+        tables: list[SSTable] = []
+        self._listed: dict[str, _Listed] = {}
+        for number, file in enumerate(files):
+            try:
+                table = SSTable(FileBytes(file, file.size()), keeps_blocks=False)
+                self._add(number, _listed_in(table, file.path))
+            except MalformedError as error:
+                raise _damaged("The checkpoint", error, file.path) from error
+            tables.append(table)
+        self._tables: tuple[SSTable, ...] = tuple(tables)
+        self._names: tuple[str, ...] = tuple(sorted(self._listed))
+
+    @property
+    def prefix(self) -> str:
+        """Path of the file, or the pattern."""
+        return self._path
+
+    @property
+    def index_path(self) -> str:
+        """The file, or the pattern, for messages."""
+        return self._path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors, sorted by code point."""
+        return self._names
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a tensor has this name."""
+        return name in self._listed
+
+    def hint(self, name: str) -> str:
+        """Nothing: names are what they are."""
+        return ""
+
+    def index_damage(self) -> tuple[tuple[str, str], ...]:
+        """Checks every block of every file; see `Manifest`."""
+        tables = zip(self._tables, self._paths, strict=True)
+        return tuple(
+            one for table, path in tables for one in damaged_blocks(table, path)
+        )
+
+    def entry(self, name: str) -> Entry:
+        """Finds the parts of one tensor.
+
+        Args:
+            name: The tensor's key.
+
+        Returns:
+            The entry. Where the files at hand do not hold all of the tensor (one of
+            several was given), reading it is what fails.
+
+        Raises:
+            TensorNotFoundError: No tensor has this name.
+            DamagedError: A part lies outside of the tensor.
+        """
+        listed = self._listed.get(name)
+        if listed is None:
+            raise TensorNotFoundError(name, self._path)
+        spec = listed.spec
+        whole = TensorSlice.whole(spec.shape)
+        try:
+            regions = [slice_region(part.extents, spec.shape) for part in listed.parts]
+        except MalformedError as error:
+            raise _damaged(f"Tensor `{name}`", error, self._path) from error
+        pieces = tuple(
+            TablePiece(
+                name=name,
+                region=region,
+                spec=TensorSpec(region.shape, spec.dtype),
+                dtype_code=listed.dtype_code,
+                extents=part.extents,
+                table=self._tables[part.file_number],
+                path=self._paths[part.file_number],
+            )
+            for part, region in zip(listed.parts, regions, strict=True)
+        )
+        try:
+            check_tiling(regions, whole)
+        except MalformedError as error:
+            message = self._untiled(name, error)
+            nbytes = spec.size * spec.dtype.numpy.itemsize
+            pieces = (UntiledPiece(whole, nbytes, message),)
+        return Entry(
+            name=name,
+            spec=spec,
+            pieces=pieces,
+            is_sliced=len(regions) != 1 or regions[0] != whole,
+            is_big_endian=False,
+        )
+
+    def _untiled(self, name: str, fact: MalformedError) -> str:
+        part = _PART.fullmatch(self._path)
+        if part is None:
+            return str(_damaged(f"Tensor `{name}`", fact, self._path))
+        return (
+            f"Tensor `{name}` is not whole: {fact} - in `{self._path}`, which is one "
+            f"of several files. Give all of them: `{part[1]}-?????-of-{part[2]}`."
+        )
+
+    def _add(self, number: int, tensors: Sequence[SavedTensor]) -> None:
+        """Adds what one file lists to what the files before it do."""
+        for tensor in tensors:
+            name = tensor.name.decode("utf-8", "surrogateescape")
+            spec = checked_spec(
+                tensor.dtype_code, tensor.dims, is_unknown_rank=tensor.is_unknown_rank
+            )
+            known = self._listed.get(name)
+            if known is not None and known.spec != spec:
+                raise MalformedError(
+                    f"tensor `{name}` is listed with shape {list(spec.shape)} and "
+                    f"dtype {spec.dtype.name}, elsewhere with "
+                    f"{list(known.spec.shape)} and {known.spec.dtype.name}"
+                )
+            if known is None:
+                known = self._listed[name] = _Listed(tensor.dtype_code, spec, [])
+            known.parts.extend(_Part(number, extents) for extents in tensor.slices)
+
+
+def _listed_in(table: SSTable, path: str) -> tuple[SavedTensor, ...]:
+    value = table.get(LIST_KEY)
+    if value is None:
+        raise MalformedError("expected a list of tensors under the empty key, got none")
+    if len(value) and value[0] == _BUNDLE_HEADER_START:
+        raise MalformedError(
+            "it is the index of a V2 checkpoint, and not named `<prefix>.index`"
+        )
+    listed = parse_saved_tensors(value)
+    if listed.min_consumer > CHECKPOINT_VERSION or (
+        CHECKPOINT_VERSION in listed.bad_consumers
+    ):
+        raise UnsupportedError(
+            f"The checkpoint asks for a reader of version {listed.min_consumer} or "
+            f"newer (bad_consumers: {list(listed.bad_consumers)}), this one reads "
+            f"version {CHECKPOINT_VERSION} - in `{path}`. "
+            "Save it again with the standard Saver."
+        )
+    return listed.tensors
+
+
+def _encode_name(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _damaged(subject: str, fact: object, path: str) -> DamagedError:
+    return DamagedError(
+        f"{subject} is damaged: {fact} - in `{path}`. Copy the checkpoint again."
+    )

@@ -1,0 +1,184 @@
+"""Every byte of a checkpoint checked: a report instead of the first error.
+
+Reads through `_reading`; changes nothing and keeps no tensor.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import posixpath
+import threading
+from typing import Any
+
+from ._errors import CheckpointError, DamagedError, ReadError, UnsupportedError
+from ._manifest import DataFile, Entry, Manifest, Piece
+from ._progress import ProgressFunction, reporting
+from ._reading import check_many
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that is wrong.
+
+    Attributes:
+        name: The tensor, or the file.
+        message: What is wrong with it, where, and what to do.
+
+    Examples:
+        >>> Damage("a/kernel", "Tensor `a/kernel` is damaged: ...").name
+        'a/kernel'
+    """
+
+    name: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """What a verification found.
+
+    Attributes:
+        prefix: The checkpoint.
+        num_tensors: How many tensors it lists.
+        nbytes: Bytes of tensors that were read and checked.
+        damaged: What is wrong: files first, then tensors by name.
+        unchecked: Tensors that could not be checked, since their dtype holds no array.
+
+    Examples:
+        >>> import tf2flax
+        >>> report = tf2flax.open_checkpoint("tests/data/bert/model.ckpt").verify()
+        >>> report.ok, report.num_tensors, report.damaged
+        (True, 139, ())
+    """
+
+    prefix: str
+    num_tensors: int
+    nbytes: int
+    damaged: tuple[Damage, ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damaged
+
+    def raise_for_damage(self) -> None:
+        """Does nothing where nothing is wrong.
+
+        Raises:
+            DamagedError: Something is; the message is the report.
+        """
+        if self.damaged:
+            raise DamagedError(str(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        return {"ok": self.ok, **dataclasses.asdict(self)}
+
+    def __str__(self) -> str:
+        """The report as text, a line for each thing that is wrong."""
+        found = f"{len(self.damaged)} damaged" if self.damaged else "all well"
+        lines = [
+            f"Checkpoint {self.prefix}: {self.num_tensors} tensors, {self.nbytes} "
+            f"bytes checked: {found}"
+        ]
+        lines += [f"  {damage.message}" for damage in self.damaged]
+        if self.unchecked:
+            lines.append(f"  Not checked: {', '.join(self.unchecked)}")
+        return "\n".join(lines)
+
+
+def verify(
+    manifest: Manifest, *, progress: bool | ProgressFunction = False
+) -> VerificationReport:
+    """Checks all that a checkpoint holds.
+
+    Args:
+        manifest: The checkpoint.
+        progress: As for `Checkpoint.verify`.
+
+    Returns:
+        The report.
+
+    Raises:
+        ReadError: The system or the store refuses.
+    """
+    files: list[Damage] = []
+    try:
+        files += [Damage(path, text) for path, text in manifest.index_damage()]
+        names = manifest.names
+    except DamagedError as error:
+        damages = files or [Damage(manifest.index_path, str(error))]
+        return VerificationReport(manifest.prefix, 0, 0, tuple(damages))
+    tensors: dict[str, Damage] = {}
+    unchecked: list[str] = []
+    entries: list[Entry] = []
+    for name in names:
+        try:
+            entries.append(manifest.entry(name))
+        except DamagedError as error:
+            tensors[name] = Damage(name, str(error))
+        except UnsupportedError:  # a name that several variables share
+            unchecked.append(name)
+    checked: list[int] = []
+    lock = threading.Lock()
+
+    def report(entry: Entry, error: CheckpointError | None) -> None:
+        with lock:
+            if isinstance(error, UnsupportedError):
+                unchecked.append(entry.name)
+            elif error is not None:
+                tensors[entry.name] = Damage(entry.name, str(error))
+            else:
+                checked.append(entry.nbytes)
+
+    total = sum(entry.nbytes for entry in entries)
+    with reporting(
+        progress, total, f"Verifying {posixpath.basename(manifest.prefix)}"
+    ) as advance:
+        check_many(entries, report, advance)
+    files += _foreign_files(entries, tensors)
+    return VerificationReport(
+        prefix=manifest.prefix,
+        num_tensors=len(names),
+        nbytes=sum(checked),
+        damaged=(*files, *(tensors[name] for name in sorted(tensors))),
+        unchecked=tuple(sorted(unchecked)),
+    )
+
+
+def _foreign_files(entries: list[Entry], damaged: dict[str, Damage]) -> list[Damage]:
+    """Recognises data files of another checkpoint: none of their tensors fits."""
+    fits: collections.Counter[DataFile] = collections.Counter()
+    differs: collections.Counter[DataFile] = collections.Counter()
+    for entry in entries:
+        for piece in entry.pieces:
+            if isinstance(piece, Piece) and piece.nbytes:
+                is_damaged = entry.name in damaged
+                (differs if is_damaged else fits)[piece.data_file] += 1
+    found: list[Damage] = []
+    for file, count in differs.items():
+        if count < 2 or fits[file]:
+            continue
+        stop = max(
+            piece.span.stop
+            for entry in entries
+            for piece in entry.pieces
+            if isinstance(piece, Piece) and piece.data_file == file
+        )
+        try:
+            size = file.size()
+        except (DamagedError, ReadError):  # missing: every tensor says so
+            continue
+        if size is not None and size < stop:
+            continue  # a truncated copy: every tensor says so
+        found.append(
+            Damage(
+                file.path,
+                f"None of the {count} tensors in it fits its checksum: it is the data "
+                f"of another checkpoint - at `{file.path}`. Copy it again, from where "
+                "the index came from.",
+            )
+        )
+    return found

@@ -1,0 +1,125 @@
+"""New checkpoints of a run that is still training, as they are finished.
+
+Source: `checkpoints_iterator` and `wait_for_new_checkpoint`,
+tensorflow/python/training/checkpoint_utils.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from ._checkpoint import manifest_at
+from ._errors import CheckpointNotFoundError, DamagedError, UnsupportedError
+from ._files import Storage
+from ._locate import PathLike, latest_in, locate_in, require_listing
+from ._manifest import Piece
+
+if TYPE_CHECKING:
+    from ._store import KvStore
+
+# How often a directory is looked at while nothing new is there, as TensorFlow does
+# (seconds).
+POLL_INTERVAL_S: Final = 1.0
+
+
+def checkpoints_iterator(
+    checkpoint_dir: PathLike | KvStore,
+    min_interval_secs: float = 0,
+    timeout: float | None = None,
+    timeout_fn: Callable[[], bool] | None = None,
+) -> Iterator[str]:
+    """Waits for new checkpoints and yields each once it is whole.
+
+    As in TensorFlow, checkpoints that appear and are replaced while the caller works on
+    one are skipped: it is the latest that counts. Unlike there, one that is still being
+    copied (data missing or cut short) is waited for.
+
+    Args:
+        checkpoint_dir: The directory that checkpoints are saved to; it need not exist
+            yet. Local, or a URL of a store that can list.
+        min_interval_secs: Least time between two of them, in seconds.
+        timeout: How long to wait for a new one, in seconds; None waits for ever.
+        timeout_fn: Called when that time is over; where it returns something true, the
+            iteration ends, else it goes on waiting. None ends it.
+
+    Yields:
+        The prefix of each new checkpoint, as `latest_checkpoint` gives it.
+
+    Raises:
+        UnsupportedError: The store cannot list.
+        ReadError: The system or the store refuses.
+
+    Examples:
+        >>> import tf2flax
+        >>> for prefix in tf2flax.checkpoints_iterator("tests/data/bert", timeout=0):
+        ...     print(prefix)
+        tests/data/bert/model.ckpt
+
+    Source: `checkpoints_iterator`, tensorflow/python/training/checkpoint_utils.py.
+    """
+    require_listing(checkpoint_dir)
+    return _iterate(checkpoint_dir, min_interval_secs, timeout, timeout_fn)
+
+
+def _iterate(
+    directory: PathLike | KvStore,
+    min_interval_s: float,
+    timeout_s: float | None,
+    timeout_fn: Callable[[], bool] | None,
+) -> Iterator[str]:
+    last: str | None = None
+    while True:
+        new = _wait_for_new(directory, last, timeout_s)
+        if new is None:
+            if timeout_fn is None or timeout_fn():
+                return
+            continue
+        last, found_at = new, time.monotonic()
+        yield new
+        time.sleep(max(0.0, found_at + min_interval_s - time.monotonic()))
+
+
+def _wait_for_new(
+    directory: PathLike | KvStore, last: str | None, timeout_s: float | None
+) -> str | None:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        found = _latest(directory)
+        if found is not None:
+            storage, path = found
+            prefix = path if storage.is_local else storage.show(path)
+            if prefix != last and _is_whole(storage, path):
+                return prefix
+        wait = POLL_INTERVAL_S
+        if deadline is not None:
+            wait = min(wait, deadline - time.monotonic())
+            if wait <= 0:
+                return None
+        time.sleep(wait)
+
+
+def _latest(directory: PathLike | KvStore) -> tuple[Storage, str] | None:
+    try:
+        return latest_in(directory)
+    except CheckpointNotFoundError:  # a state file that is being written
+        return None
+
+
+def _is_whole(storage: Storage, path: str) -> bool:
+    """Whether the index parses and every data file is as long as it must be."""
+    try:
+        manifest = manifest_at(locate_in(storage, path))
+        last: dict[str, Piece] = {}
+        for name in manifest.names:
+            for piece in manifest.entry(name).pieces:
+                if isinstance(piece, Piece):
+                    file = piece.data_file.path
+                    if file not in last or piece.span.stop > last[file].span.stop:
+                        last[file] = piece
+        for piece in last.values():
+            piece.data_file.check_span(piece.span, subject="The checkpoint")
+    except (CheckpointNotFoundError, DamagedError, UnsupportedError):
+        return False
+    return True
