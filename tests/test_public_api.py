@@ -18,7 +18,7 @@ NAMES = {
     "Damage", "StoredTensor", "TensorNotFoundError", "UnsupportedError",
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
-    "open_checkpoint", "plan", "warm_start",
+    "merge_checkpoints", "open_checkpoint", "plan", "warm_start",
 }  # fmt: skip
 OPTIONS = "*, aliases=mappingproxy, dtype=None, sharding=None, verify=True"
 SIGNATURES = {
@@ -26,6 +26,7 @@ SIGNATURES = {
     "list_variables": "path",
     "load_variable": "path, name",
     "latest_checkpoint": "directory",
+    "merge_checkpoints": "checkpoints",
     "checkpoints_iterator": (
         "checkpoint_dir, min_interval_secs=0, timeout=None, timeout_fn=None"
     ),

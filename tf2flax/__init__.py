@@ -14,6 +14,7 @@ from ._checkpoint import Checkpoint as Checkpoint
 from ._checkpoint import StoredTensor as StoredTensor
 from ._checkpoint import list_variables as list_variables
 from ._checkpoint import load_variable as load_variable
+from ._checkpoint import merge_checkpoints as merge_checkpoints
 from ._checkpoint import open_checkpoint as open_checkpoint
 from ._errors import AssignmentError as AssignmentError
 from ._errors import CheckpointError as CheckpointError

@@ -16,6 +16,7 @@ import numpy as np
 from . import _indexing, _reading
 from ._errors import DamagedError, TensorNotFoundError, UnsupportedError
 from ._files import Storage, impostor
+from ._formats.object_graph import GRAPH_KEY
 from ._formats.tensor_bundle import BundleManifest
 from ._formats.v1_table import V1Manifest
 from ._locate import Kind, Location, PathLike, locate
@@ -24,6 +25,7 @@ from ._names import nearest
 from ._progress import ProgressFunction, reporting
 from ._store import open_view
 from ._verifying import VerificationReport, verify
+from ._views import MergedManifest, ObjectBasedManifest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -328,6 +330,60 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """
         return verify(self._manifest, progress=progress)
 
+    def by_variable_name(self) -> Checkpoint:
+        """The tensors of an object-based checkpoint under their variables' own names.
+
+        So that one assignment map works for both generations: `dense/kernel` is what
+        TF1 stores, and what TF2 stores under the path of an object. Slot variables are
+        included. Looking up a name that several variables share is refused.
+
+        Returns:
+            A view; nothing is copied.
+
+        Raises:
+            UnsupportedError: The checkpoint is not object-based: names are the
+                variables' own already.
+            DamagedError: Its object graph is malformed.
+
+        Examples:
+            >>> import tf2flax
+            >>> checkpoint = tf2flax.open_checkpoint("tests/data/tf1_keras/object.ckpt")
+            >>> list(checkpoint.by_variable_name())[:2]
+            ['bi/backward_lstm/bias', 'bi/backward_lstm/kernel']
+
+        Source: `object_graph_key_mapping`, tensorflow/python/training/saver.py.
+        """
+        return Checkpoint(self._object_based().by_variable_name())
+
+    def by_object_path(self) -> Checkpoint:
+        """The tensors of an object-based checkpoint under plain paths of attributes.
+
+        A variable is listed under the path it is stored under, without suffix and
+        escapes; any other path that leads to it can be looked up as well.
+
+        Returns:
+            A view; nothing is copied.
+
+        Raises:
+            UnsupportedError: The checkpoint is not object-based.
+            DamagedError: Its object graph is malformed.
+
+        Examples:
+            >>> import tf2flax
+            >>> checkpoint = tf2flax.open_checkpoint("tests/data/tf1_keras/object.ckpt")
+            >>> list(checkpoint.by_object_path())[:2]
+            ['layer_with_weights-0/bias', 'layer_with_weights-0/kernel']
+        """
+        return Checkpoint(self._object_based().by_object_path())
+
+    def _object_based(self) -> ObjectBasedManifest:
+        if not isinstance(self._manifest, ObjectBasedManifest):
+            raise UnsupportedError(
+                f"`{self._manifest.index_path}` holds no object graph: its names are "
+                "the variables' own already. Use the checkpoint as it is."
+            )
+        return self._manifest
+
     def __repr__(self) -> str:
         """Names the checkpoint with its number of tensors."""
         return f"Checkpoint({self.prefix!r}, {len(self)} tensors)"
@@ -337,8 +393,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return Checkpoint, (self._manifest,)
 
     def _tensor_not_found(self, name: object) -> TensorNotFoundError:
-        close = nearest(name, self._manifest.names) if isinstance(name, str) else ()
-        return TensorNotFoundError(str(name), self._manifest.index_path, close)
+        place = self._manifest.index_path
+        if not isinstance(name, str):
+            return TensorNotFoundError(str(name), place)
+        hint = self._manifest.hint(name)
+        return TensorNotFoundError(
+            name, place, nearest(name, self._manifest.names), hint
+        )
 
 
 def open_checkpoint(
@@ -399,12 +460,41 @@ def manifest_at(location: Location) -> Manifest:
         )
     base = shown if storage.is_local else location.path
     data_file = functools.partial(_data_file, storage, base)
-    return BundleManifest(shown, location.index, data_file)
+    manifest = BundleManifest(shown, location.index, data_file)
+    return ObjectBasedManifest(manifest) if GRAPH_KEY in manifest else manifest
 
 
 def _data_file(storage: Storage, prefix: str, suffix: str) -> DataFile:
     """The file of a checkpoint; a function of the module, so that it is picklable."""
     return storage.file(prefix + suffix)
+
+
+def merge_checkpoints(checkpoints: Mapping[str, Checkpoint | PathLike]) -> Checkpoint:
+    """Shows several checkpoints as one.
+
+    Args:
+        checkpoints: Prefix of names -> checkpoint, or the path of one. A prefix is put
+            before every name of its checkpoint ("encoder/"); "" puts none.
+
+    Returns:
+        One checkpoint with all of the names; nothing is copied.
+
+    Raises:
+        AssignmentError: Two of them would have one name.
+        CheckpointError: As `open_checkpoint`.
+
+    Examples:
+        >>> import tf2flax
+        >>> bert = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
+        >>> merged = tf2flax.merge_checkpoints({"a/": bert, "b/": bert})
+        >>> len(merged), "b/global_step" in merged
+        (278, True)
+    """
+    manifests: dict[str, Manifest] = {}
+    for prefix, one in checkpoints.items():
+        checkpoint = one if isinstance(one, Checkpoint) else open_checkpoint(one)
+        manifests[prefix] = checkpoint.manifest
+    return Checkpoint(MergedManifest(manifests))
 
 
 def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:

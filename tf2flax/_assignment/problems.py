@@ -68,8 +68,12 @@ class ScopeNotFound:
             f"none of {len(manifest.names)} tensors lies under `{self.entry.source}`, "
             f"which fills {self.count} leaves of `{self.entry.target}`."
         )
-        scopes = scopes_of(manifest.names) if suggest else ()
-        return f"{found} {_did_you_mean(nearest(self.entry.source, scopes))}".rstrip()
+        if not suggest:
+            return found
+        fix = manifest.hint(self.entry.source) or _did_you_mean(
+            nearest(self.entry.source, scopes_of(manifest.names))
+        )
+        return f"{found} {fix}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

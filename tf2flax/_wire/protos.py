@@ -6,6 +6,7 @@ process, before or after, do not meet them.
 Source: tensorflow/core/protobuf/tensor_bundle.proto,
 tensorflow/core/framework/{tensor_shape,tensor_slice,versions}.proto,
 tensorflow/core/util/saved_tensor_slice.proto,
+tensorflow/core/protobuf/trackable_object_graph.proto,
 tensorflow/python/training/checkpoint_state.proto.
 """
 
@@ -71,6 +72,20 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, Any, bool]]]] = {
         "versions": (2, "VersionDef", False),
     },
     "SavedTensorSlices": {"meta": (1, "SavedTensorSliceMeta", False)},
+    "ObjectReference": {
+        "node_id": (1, _Field.TYPE_INT32, False),
+        "local_name": (2, _Field.TYPE_BYTES, False),
+    },
+    "SerializedTensor": {
+        "name": (1, _Field.TYPE_BYTES, False),
+        "full_name": (2, _Field.TYPE_BYTES, False),
+        "checkpoint_key": (3, _Field.TYPE_BYTES, False),
+    },
+    "TrackableObject": {
+        "children": (1, "ObjectReference", True),
+        "attributes": (2, "SerializedTensor", True),
+    },
+    "TrackableObjectGraph": {"nodes": (1, "TrackableObject", True)},
     "CheckpointState": {
         "model_checkpoint_path": (1, _Field.TYPE_STRING, False),
         "all_model_checkpoint_paths": (2, _Field.TYPE_STRING, True),
@@ -115,6 +130,7 @@ _ENTRY: Final[Any] = _CLASSES["BundleEntryProto"]
 _HEADER: Final[Any] = _CLASSES["BundleHeaderProto"]
 _SLICE: Final[Any] = _CLASSES["TensorSliceProto"]
 _SAVED_SLICES: Final[Any] = _CLASSES["SavedTensorSlices"]
+_GRAPH: Final[Any] = _CLASSES["TrackableObjectGraph"]
 _STATE: Final[Any] = _CLASSES["CheckpointState"]
 _BIG_ENDIAN: Final = 1
 
@@ -197,6 +213,47 @@ class SavedTensors:
     tensors: tuple[SavedTensor, ...]
     min_consumer: int
     bad_consumers: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectReference:
+    """An attribute of an object that is another object.
+
+    Attributes:
+        node_id: Number of the other object.
+        local_name: Name of the attribute.
+    """
+
+    node_id: int
+    local_name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SerializedTensor:
+    """What an object has stored.
+
+    Attributes:
+        name: What it is: `VARIABLE_VALUE`, ...
+        full_name: The variable's own name; "" where it has none.
+        checkpoint_key: The key under which it is stored.
+    """
+
+    name: str
+    full_name: str
+    checkpoint_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrackableObject:
+    """One object of an object graph.
+
+    Attributes:
+        children: The objects it refers to.
+        attributes: What it has stored.
+    """
+
+    children: tuple[ObjectReference, ...]
+    attributes: tuple[SerializedTensor, ...]
 
 
 def parse_bundle_header(data: bytes | memoryview) -> BundleHeader:
@@ -297,6 +354,43 @@ def parse_extents(data: bytes) -> tuple[tuple[int, int], ...]:
     return _extents(_parse(_SLICE, data))
 
 
+def parse_object_graph(data: bytes) -> tuple[TrackableObject, ...]:
+    """Parses the object graph of a TF2 checkpoint.
+
+    Args:
+        data: A `TrackableObjectGraph`.
+
+    Returns:
+        Its objects; the first is the root.
+
+    Raises:
+        MalformedError: It does not parse, or refers to an object that is not there.
+    """
+    graph = _parse(_GRAPH, data)
+    count = len(graph.nodes)
+    nodes: list[TrackableObject] = []
+    for node in graph.nodes:
+        for child in node.children:
+            if not 0 <= child.node_id < count:
+                raise MalformedError(
+                    f"expected objects within [0, {count}), got {child.node_id}"
+                )
+        children = [
+            ObjectReference(child.node_id, _text(child.local_name))
+            for child in node.children
+        ]
+        attributes = [
+            SerializedTensor(
+                name=_text(one.name),
+                full_name=_text(one.full_name),
+                checkpoint_key=_text(one.checkpoint_key),
+            )
+            for one in node.attributes
+        ]
+        nodes.append(TrackableObject(tuple(children), tuple(attributes)))
+    return tuple(nodes)
+
+
 def parse_checkpoint_state(text: str) -> str | None:
     """Parses the state file that names the latest checkpoint of a directory.
 
@@ -317,6 +411,10 @@ def parse_checkpoint_state(text: str) -> str | None:
     except (text_format.ParseError, UnicodeError):
         return None
     return state.model_checkpoint_path
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _extents(one: Any) -> tuple[tuple[int, int], ...]:
