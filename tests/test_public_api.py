@@ -14,11 +14,11 @@ import tf2flax
 
 NAMES = {
     "AssignmentError", "Checkpoint", "CheckpointError", "CheckpointNotFoundError",
-    "DamagedError", "FLAX_ALIASES", "NotFoundError", "Plan", "ReadError",
+    "DamagedError", "ExistsError", "FLAX_ALIASES", "NotFoundError", "Plan", "ReadError",
     "Damage", "StoredTensor", "TensorNotFoundError", "UnsupportedError",
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
-    "merge_checkpoints", "open_checkpoint", "plan", "warm_start",
+    "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
 }  # fmt: skip
 OPTIONS = "*, aliases=mappingproxy, dtype=None, sharding=None, verify=True"
 SIGNATURES = {
@@ -27,6 +27,7 @@ SIGNATURES = {
     "load_variable": "path, name",
     "latest_checkpoint": "directory",
     "merge_checkpoints": "checkpoints",
+    "save_checkpoint": "prefix, tree_or_mapping, *, data_files=1, overwrite=False",
     "checkpoints_iterator": (
         "checkpoint_dir, min_interval_secs=0, timeout=None, timeout_fn=None"
     ),
@@ -44,6 +45,7 @@ TREE = {
     "UnsupportedError": (tf2flax.CheckpointError,),
     "ReadError": (tf2flax.CheckpointError, OSError),
     "AssignmentError": (tf2flax.CheckpointError,),
+    "ExistsError": (tf2flax.CheckpointError, FileExistsError),
 }
 
 
@@ -66,8 +68,8 @@ def test_names() -> None:
     assert set(dir(tf2flax)) == {*NAMES, "__version__"}
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'save_checkpoint'"):
-        _ = tf2flax.save_checkpoint  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="no attribute 'convert'"):
+        _ = tf2flax.convert  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("name", list(SIGNATURES))

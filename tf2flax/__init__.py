@@ -20,12 +20,14 @@ from ._errors import AssignmentError as AssignmentError
 from ._errors import CheckpointError as CheckpointError
 from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from ._errors import DamagedError as DamagedError
+from ._errors import ExistsError as ExistsError
 from ._errors import NotFoundError as NotFoundError
 from ._errors import ReadError as ReadError
 from ._errors import TensorNotFoundError as TensorNotFoundError
 from ._errors import UnsupportedError as UnsupportedError
 from ._locate import checkpoint_exists as checkpoint_exists
 from ._locate import latest_checkpoint as latest_checkpoint
+from ._saving import save_checkpoint as save_checkpoint
 from ._verifying import Damage as Damage
 from ._verifying import VerificationReport as VerificationReport
 from ._watching import checkpoints_iterator as checkpoints_iterator

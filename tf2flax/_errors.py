@@ -76,6 +76,12 @@ class ReadError(CheckpointError, OSError):
     __module__ = "tf2flax"
 
 
+class ExistsError(CheckpointError, FileExistsError):
+    """What should be written is there already."""
+
+    __module__ = "tf2flax"
+
+
 class AssignmentError(CheckpointError):
     """The assignment map, an option or the target does not fit."""
 

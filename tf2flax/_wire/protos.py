@@ -13,7 +13,7 @@ tensorflow/python/training/checkpoint_state.proto.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf import (
@@ -306,6 +306,51 @@ def parse_bundle_entry(data: bytes | memoryview) -> BundleEntry:
     )
 
 
+def format_bundle_header(header: BundleHeader) -> bytes:
+    """Formats the header of an index; the inverse of `parse_bundle_header`.
+
+    Args:
+        header: The header.
+
+    Returns:
+        A `BundleHeaderProto`.
+    """
+    message = _HEADER(num_shards=header.num_data_files)
+    message.endianness = _BIG_ENDIAN if header.is_big_endian else 0
+    message.version.producer = header.producer
+    message.version.min_consumer = header.min_consumer
+    message.version.bad_consumers.extend(header.bad_consumers)
+    return message.SerializeToString(deterministic=True)
+
+
+def format_bundle_entry(entry: BundleEntry) -> bytes:
+    """Formats the entry of one tensor; the inverse of `parse_bundle_entry`.
+
+    Args:
+        entry: The entry.
+
+    Returns:
+        A `BundleEntryProto`.
+    """
+    message = _ENTRY(
+        dtype=entry.dtype_code,
+        shard_id=entry.data_file_index,
+        offset=entry.offset,
+        size=entry.size,
+        crc32c=entry.crc32c,
+    )
+    message.shape.SetInParent()  # also where there are no axes
+    for dim in entry.dims:
+        message.shape.dim.add(size=dim)
+    for extents in entry.slices:
+        one = message.slices.add()
+        for start, length in extents:
+            extent = one.extent.add(start=start)
+            if length != -1:
+                extent.length = length
+    return message.SerializeToString(deterministic=True)
+
+
 def parse_saved_tensors(data: bytes | memoryview) -> SavedTensors:
     """Parses the first message of a V1 checkpoint, which lists what it holds.
 
@@ -352,6 +397,41 @@ def parse_extents(data: bytes) -> tuple[tuple[int, int], ...]:
         MalformedError: It does not parse.
     """
     return _extents(_parse(_SLICE, data))
+
+
+def parse_checkpoint_paths(text: str) -> tuple[str, ...]:
+    """Parses the paths of all checkpoints that a state file names, oldest first.
+
+    Args:
+        text: A `CheckpointState` in text format.
+
+    Returns:
+        The paths as they are written; () where the text does not parse.
+    """
+    state = _STATE()
+    try:
+        text_format.Merge(text, state)
+    except (text_format.ParseError, UnicodeError):
+        return ()
+    return tuple(state.all_model_checkpoint_paths)
+
+
+def format_checkpoint_state(latest: str, paths: Sequence[str]) -> str:
+    """Formats a state file.
+
+    Args:
+        latest: Path of the latest checkpoint.
+        paths: Paths of all, oldest first.
+
+    Returns:
+        A `CheckpointState` in text format.
+
+    Examples:
+        >>> format_checkpoint_state("m-2", ["m-1", "m-2"]).splitlines()[0]
+        'model_checkpoint_path: "m-2"'
+    """
+    state = _STATE(model_checkpoint_path=latest, all_model_checkpoint_paths=paths)
+    return text_format.MessageToString(state)
 
 
 def parse_object_graph(data: bytes) -> tuple[TrackableObject, ...]:

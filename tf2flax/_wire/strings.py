@@ -6,16 +6,47 @@ tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from tf2flax._errors import MalformedError
 
 from .crc32c import crc32c, mask
-from .varint import read_varint64
+from .varint import encode_varint64, read_varint64
 
 _UINT32_MAX: Final = 2**32 - 1
 # Masked CRC of the lengths (bytes).
 _CHECKSUM_NBYTES: Final = 4
+
+
+def encode_strings(elements: Sequence[bytes]) -> tuple[bytes, int]:
+    """Encodes the elements of a string tensor, little-endian.
+
+    Args:
+        elements: The elements, in row-major order.
+
+    Returns:
+        All bytes of the tensor, and the unmasked CRC that its entry stores.
+
+    Examples:
+        >>> data, crc = encode_strings([b"a", b""])
+        >>> decode_strings(memoryview(data), 2, is_big_endian=False)[0]
+        [b'a', b'']
+    """
+    if not elements:
+        return b"", 0
+    packed = bytearray()
+    lengths = bytearray()
+    for element in elements:
+        nbytes = len(element)
+        packed += nbytes.to_bytes(4 if nbytes <= _UINT32_MAX else 8, "little")
+        lengths += encode_varint64(nbytes)
+    crc = crc32c(packed)
+    checksum = mask(crc).to_bytes(_CHECKSUM_NBYTES, "little")
+    crc = crc32c(checksum, crc)
+    for element in elements:
+        crc = crc32c(element, crc)
+    return b"".join((bytes(lengths), checksum, *elements)), crc
 
 
 def decode_strings(

@@ -43,3 +43,24 @@ def read_varint64(buffer: Sequence[int], pos: int, stop: int) -> tuple[int, int]
                 break
             return value, pos + i + 1
     raise MalformedError(f"a varint at byte {pos} needs more than 64 bits")
+
+
+def encode_varint64(value: int) -> bytes:
+    """Encodes a varint.
+
+    Args:
+        value: The number, `0 <= value < 2**64`.
+
+    Returns:
+        Its bytes.
+
+    Examples:
+        >>> encode_varint64(300).hex()
+        'ac02'
+    """
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,105 @@
+"""TensorFlow 1.15 and 2 restore what `save_checkpoint` wrote, bit for bit."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tf2flax
+
+WORKER = pathlib.Path(__file__).with_name("saver_worker.py")
+TF1 = os.environ.get("TF2FLAX_TF1_PYTHON", "")
+TF2 = sys.executable if importlib.util.find_spec("tensorflow") else ""
+DTYPES = [
+    "float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8",
+    "uint16", "uint32", "uint64", "bool", "complex64", "complex128",
+]  # fmt: skip
+OF_TF2 = ["bfloat16", "float8_e5m2", "float8_e4m3fn", "int4", "uint4"]
+
+pytestmark = pytest.mark.oracle
+
+
+def arrays(dtypes: list[str]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    found: dict[str, np.ndarray] = {}
+    for name in dtypes:
+        dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
+        values = rng.integers(0, 2 if name == "bool" else 7, (5, 4)).astype(dtype)
+        found |= {f"{name}": values, f"{name}_0": values[0, 0], f"{name}_z": values[:0]}
+    return found
+
+
+def plain(array: np.ndarray) -> object:
+    if array.dtype == object:
+        return [base64.b64encode(one).decode() for one in array.ravel()]
+    return array.tobytes().hex()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("python", "dtypes"),
+    [
+        pytest.param(
+            TF1,
+            [*DTYPES, "bfloat16"],
+            marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON"),
+        ),
+        pytest.param(
+            TF2,
+            [*DTYPES, *OF_TF2],
+            marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed"),
+        ),
+    ],
+    ids=["tf1", "tf2"],
+)
+def test_tensorflow_restores_it(
+    tmp_path: pathlib.Path, python: str, dtypes: list[str]
+) -> None:
+    table = np.arange(60, dtype="<f4").reshape(10, 6)
+    tree = {
+        **arrays(dtypes),
+        "strings": np.array([[b"", b"a\0b"], [b"x" * 300, b"\xff"]], object),
+        "text": "one",
+        "none": np.empty((0, 2), object),
+        "rows": {f"part_{i}": table[a:b] for i, (a, b) in enumerate([(0, 4), (4, 10)])},
+        "columns": {
+            f"part_{i}": table[:, a:b] for i, (a, b) in enumerate([(0, 1), (1, 6)])
+        },
+        "many": {f"n{i}": np.full(i % 5, i, "<i8") for i in range(2000)},
+        "odd names/é": {"a.b": np.ones(2, "<f4"), "\0x": np.ones(1, "<f4")},
+    }
+    for count in (1, 3):
+        prefix = tf2flax.save_checkpoint(
+            tmp_path / f"m-{count}", tree, data_files=count
+        )
+        checkpoint = tf2flax.open_checkpoint(prefix)
+        want = checkpoint.read()
+        assert want["rows"].tolist() == want["columns"].tolist() == table.tolist()
+        names = [name for name in want if not name.startswith("many/")]
+        names += ["many/n7", "many/n1999"]
+        done = subprocess.run(
+            [python, str(WORKER), prefix, json.dumps(names)],
+            capture_output=True, text=True, check=False, timeout=500,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        got = json.loads(done.stdout.splitlines()[-1])
+        assert got["__all__"] == sorted(want, key=str.encode)
+        assert got["__latest__"] == prefix
+        restored = 0
+        for name in names:
+            assert got[name]["read"] == plain(want[name]), name
+            assert got[name]["shape"] == list(want[name].shape), name
+            assert got[name]["dtype"] == checkpoint[name].entry.spec.dtype.name, name
+            for way in ("saver", "parts"):
+                assert got[name].get(way, plain(want[name])) == plain(want[name]), name
+                restored += way in got[name]
+        assert restored >= 10

@@ -1,0 +1,428 @@
+"""`save_checkpoint`: a tree or a mapping -> a V2 checkpoint that TensorFlow restores.
+
+What is given is checked and named first; only then the first file is opened. Arrays
+are fetched one by one while they are written. Trees are taken apart by `_targets`,
+which alone needs JAX: a flat mapping of numpy arrays is saved without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, cast
+
+import numpy as np
+
+from ._checkpoint import Checkpoint, StoredTensor
+from ._errors import AssignmentError, ExistsError, ReadError, UnsupportedError
+from ._files import LOCAL
+from ._formats.bundle_writer import (
+    MAX_DATA_FILES,
+    Extents,
+    NewPiece,
+    NewTensor,
+    existing_files,
+    write_bundle,
+    write_state,
+)
+from ._locate import STATE_FILE, PathLike
+from ._manifest import Entry
+from ._reading import check_readable
+from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
+from ._store import storage_of
+from ._wire.protos import format_checkpoint_state, parse_checkpoint_paths
+
+# One member of a family: a partition of the variable whose name stands before it.
+_PART: Final = re.compile(r"(?P<name>.+)/part_(?P<number>0|[1-9][0-9]*)", re.S)
+# Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which
+# are integers to NumPy, keep theirs only where they come from a checkpoint.
+_CODES: Final[dict[np.dtype, int]] = {
+    dtype.numpy: code
+    for code, dtype in STORED_DTYPES.items()
+    if dtype.is_readable and not dtype.name.startswith(("q", "string"))
+}
+_CODE_OF_NAME: Final = {dtype.name: code for code, dtype in STORED_DTYPES.items()}
+_STRING: Final = 7
+
+
+def save_checkpoint(
+    prefix: PathLike,
+    tree_or_mapping: Any,
+    *,
+    data_files: int = 1,
+    overwrite: bool = False,
+) -> str:
+    """Writes a V2 checkpoint, as `tf.train.Saver` does.
+
+    Arrays are written one after the other, so that beside the tree about one tensor is
+    in memory. The files appear under their names only once they are whole, the index
+    last, then the state file `checkpoint` names the prefix; the checkpoints that it
+    named before stay in its list.
+
+    Args:
+        prefix: Local path of the new checkpoint, without suffix ("run/model.ckpt-7");
+            its directory is made where it is missing.
+        tree_or_mapping: What to save. A flat mapping of names to arrays, or a
+            `Checkpoint`, is written under the names as they stand. Of anything else
+            (nested dicts, linen variables, `nnx.State`, `nnx.Module`, any pytree) a
+            leaf is written under its '/'-joined path, and leaves `<name>/part_0` to
+            `<name>/part_<n-1>` (n >= 2) become slices of one tensor `<name>`: along the
+            only axis on which their shapes differ, else along axis 0. Arrays of bytes
+            or text become string tensors; Python scalars, what NumPy makes of them in a
+            flat mapping, and what JAX does in a tree.
+        data_files: Number of data files, between which the bytes are balanced.
+        overwrite: Whether files of this prefix that are there already are replaced. The
+            old index is removed before anything else is.
+
+    Returns:
+        The prefix, absolute.
+
+    Raises:
+        ExistsError: Files of this prefix are there already.
+        AssignmentError: A name or a value cannot be saved, or two leaves have one name.
+        UnsupportedError: A dtype that no checkpoint holds; an array that spans
+            processes; a prefix that is a URL.
+        ReadError: The system refuses.
+
+    Examples:
+        >>> import numpy as np, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = {"part_0": np.zeros((3, 2)), "part_1": np.zeros((1, 2))}
+        ...     prefix = tf2flax.save_checkpoint(f"{folder}/m", {"table": table})
+        ...     tf2flax.list_variables(prefix)
+        [('table', [4, 2])]
+
+    Source: `tf.train.Saver.save`, tensorflow/python/training/saver.py;
+    `update_checkpoint_state_internal`, checkpoint_management.py.
+    """
+    path = _checked_prefix(prefix)
+    if isinstance(data_files, bool) or not isinstance(data_files, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AssignmentError(f"Expected a number of data files, got {data_files!r}.")
+    if not 1 <= data_files <= MAX_DATA_FILES:
+        raise AssignmentError(
+            f"Expected 1 to {MAX_DATA_FILES} data files, got {data_files}."
+        )
+    tensors = sorted(_tensors_of(tree_or_mapping), key=lambda tensor: tensor.name)
+    if not tensors:
+        raise AssignmentError("There is nothing to save: the tree holds no arrays.")
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        present = existing_files(path)
+        if present and not overwrite:
+            raise ExistsError(
+                f"A checkpoint is there already - at `{present[0]}`. Choose another "
+                "prefix, or give overwrite=True."
+            )
+        write_bundle(path, tensors, num_data_files=data_files)
+        _update_state(path)
+    except OSError as error:
+        if isinstance(error, (ExistsError, ReadError)):
+            raise
+        raise ReadError(f"Cannot write `{path}`: {error.strerror or error}.") from error
+    return path
+
+
+def _checked_prefix(prefix: PathLike) -> str:
+    storage, text = storage_of(prefix)
+    if not storage.is_local:
+        raise UnsupportedError(
+            f"`{storage.show(text)}` is no local path: checkpoints are written to "
+            "local directories. Write it there and copy its files, the index last."
+        )
+    if "\0" in text:
+        raise AssignmentError(f"No file can be called {text!r}.")
+    path = LOCAL.show(text)
+    if not os.path.basename(path) or os.path.isdir(path):
+        raise AssignmentError(
+            f"`{path}` is a directory, and a checkpoint needs a name in it: "
+            f"`{os.path.join(path, 'model.ckpt')}`."
+        )
+    return path
+
+
+def _update_state(path: str) -> None:
+    """Makes the state file name a checkpoint, after those that it named before."""
+    folder, name = os.path.split(path)
+    state = os.path.join(folder, STATE_FILE)
+    before = LOCAL.read(state) or b""
+    paths = [
+        one
+        for one in parse_checkpoint_paths(before.decode("utf-8", "replace"))
+        if os.path.join(folder, one) != path
+    ]
+    write_state(state, format_checkpoint_state(name, [*paths, name]).encode())
+
+
+def _tensors_of(value: Any) -> list[NewTensor]:
+    """Names and checks everything that is to be saved; reads and fetches nothing."""
+    if isinstance(value, Checkpoint):
+        return [_stored(name, tensor) for name, tensor in value.items()]
+    if _is_flat(value):
+        flat: Mapping[str, Any] = value
+        return [_tensor(name, one) for name, one in flat.items()]
+    # Here, and not above, since it imports JAX and Flax.
+    targets = importlib.import_module("._targets", __package__)
+    target = targets.take_apart(value)
+    leaves: dict[str, Any] = {}
+    for slot in target.slots:
+        is_scalar = isinstance(slot.value, (bool, int, float, complex))
+        value = np.asarray(slot.value, slot.leaf.dtype) if is_scalar else slot.value
+        leaves[slot.leaf.name] = value
+    tensors: list[NewTensor] = []
+    families = _families(leaves)
+    members = {part for parts in families.values() for part in parts}
+    for name, parts in families.items():
+        if name in leaves:
+            raise AssignmentError(
+                f"Leaf `{name}` and its parts `{parts[0]}` … would be one tensor. "
+                "Rename one of them."
+            )
+        tensors.append(_family(name, [(part, leaves[part]) for part in parts]))
+    for name, one in leaves.items():
+        if name not in members:
+            tensors.append(_tensor(name, one))
+    return tensors
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a value maps names to arrays, one level deep."""
+    if not isinstance(value, Mapping):
+        return False
+    flat = cast("Mapping[Any, Any]", value)
+    return all(isinstance(name, str) and _is_array(one) for name, one in flat.items())
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, np.generic, StoredTensor, bytes, str)):
+        return True
+    return isinstance(value, (bool, int, float, complex)) or _is_jax_array(value)
+
+
+def _is_jax_array(value: Any) -> bool:
+    jax = sys.modules.get("jax")  # who has an array of its has imported it
+    return jax is not None and isinstance(value, jax.Array)
+
+
+def _families(names: Iterable[str]) -> dict[str, list[str]]:
+    """Finds the parts of partitioned variables: all from 0 to n - 1, two at least."""
+    found: dict[str, dict[int, str]] = {}
+    for name in names:
+        match = _PART.fullmatch(name)
+        if match:
+            found.setdefault(match["name"], {})[int(match["number"])] = name
+    return {
+        name: [parts[i] for i in range(len(parts))]
+        for name, parts in found.items()
+        if len(parts) >= 2 and max(parts) == len(parts) - 1
+    }
+
+
+def _family(name: str, members: list[tuple[str, Any]]) -> NewTensor:
+    """One tensor in slices, of the parts of a partitioned variable."""
+    parts = [_tensor(part, value) for part, value in members]
+    shapes = [part.spec.shape for part in parts]
+    way_out = "Save a flat mapping of names to arrays to write them as they stand."
+    if len({part.dtype_code for part in parts}) > 1:
+        names = sorted({part.spec.dtype.name for part in parts})
+        raise AssignmentError(
+            f"The parts of `{name}` differ in dtype: {', '.join(names)}. {way_out}"
+        )
+    if len({len(shape) for shape in shapes}) > 1 or not shapes[0]:
+        raise AssignmentError(
+            f"The parts of `{name}` are no slices of one tensor: their shapes are "
+            f"{_some(shapes)}. {way_out}"
+        )
+    axes = [
+        axis for axis, dims in enumerate(zip(*shapes, strict=True)) if len({*dims}) > 1
+    ]
+    if len(axes) > 1:
+        raise AssignmentError(
+            f"The parts of `{name}` differ along several axes: their shapes are "
+            f"{_some(shapes)}. {way_out}"
+        )
+    axis = axes[0] if axes else 0
+    whole = list(shapes[0])
+    whole[axis] = sum(shape[axis] for shape in shapes)
+    start = 0
+    pieces: list[NewPiece] = []
+    for part in parts:
+        starts, stops = [0] * len(whole), list(whole)
+        starts[axis], stops[axis] = start, start + part.spec.shape[axis]
+        start = stops[axis]
+        region = TensorSlice(tuple(starts), tuple(stops))
+        extents = _extents(region, tuple(whole))
+        pieces.append(NewPiece(part.spec, extents, part.pieces[0].array))
+    spec = TensorSpec(tuple(whole), parts[0].spec.dtype)
+    return NewTensor(_key(name), spec, parts[0].dtype_code, tuple(pieces))
+
+
+def _some(shapes: list[tuple[int, ...]]) -> str:
+    shown = ", ".join(str(list(shape)) for shape in shapes[:6])
+    return f"{shown} …" if len(shapes) > 6 else shown
+
+
+def _extents(region: TensorSlice, shape: tuple[int, ...]) -> Extents:
+    """A box as files name it: a whole axis starts at 0 and has length -1."""
+    return tuple(
+        (0, -1) if (start, stop) == (0, dim) else (start, stop - start)
+        for start, stop, dim in zip(region.starts, region.stops, shape, strict=True)
+    )
+
+
+def _stored(name: str, tensor: StoredTensor) -> NewTensor:
+    """A tensor of a checkpoint: the same dtype, in the same slices."""
+    entry: Entry = tensor.entry
+    check_readable(entry)
+    spec = entry.spec
+    code = _CODE_OF_NAME[spec.dtype.name]
+    if not entry.is_sliced:
+        return NewTensor(_key(name), spec, code, (NewPiece(spec, None, tensor.read),))
+    whole = _Once(tensor.read, uses=len(entry.pieces))
+    pieces = tuple(
+        NewPiece(
+            TensorSpec(piece.region.shape, spec.dtype),
+            _extents(piece.region, spec.shape),
+            whole.part(piece.region.within(TensorSlice.whole(spec.shape))),
+        )
+        for piece in entry.pieces
+    )
+    return NewTensor(_key(name), spec, code, pieces)
+
+
+class _Once:
+    """An array that is read for its first part, and dropped after its last."""
+
+    def __init__(self, read: Callable[[], np.ndarray], *, uses: int) -> None:
+        self._read = read
+        self._uses = uses
+        self._array: np.ndarray | None = None
+
+    def part(self, index: tuple[slice, ...]) -> Callable[[], np.ndarray]:
+        def cut() -> np.ndarray:
+            array = self._read() if self._array is None else self._array
+            self._uses -= 1
+            self._array = array if self._uses else None
+            return array[index]
+
+        return cut
+
+
+def _tensor(name: str, value: Any) -> NewTensor:
+    """One array, not fetched yet."""
+    if isinstance(value, StoredTensor):
+        return _stored(name, value)
+    if _is_jax_array(value):
+        spec, array = _device_array(name, value)
+    else:
+        spec, array = _host_array(name, value)
+    code = _STRING if spec.dtype.is_string else _CODES[spec.dtype.numpy]
+    return NewTensor(_key(name), spec, code, (NewPiece(spec, None, array),))
+
+
+def _host_array(name: str, value: Any) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
+    if not _is_array(value):
+        raise AssignmentError(
+            f"Leaf `{name}` is no array but a {type(value).__name__}. "
+            "Leave it out of the tree."
+        )
+    array: np.ndarray[Any, np.dtype[Any]]
+    array = np.asarray(value, object if isinstance(value, bytes) else None)
+    if array.dtype.kind in "OSU":
+        strings = _strings(name, array)
+        return TensorSpec(array.shape, STORED_DTYPES[_STRING]), lambda: strings
+    return TensorSpec(array.shape, _dtype(name, array.dtype)), lambda: array
+
+
+def _strings(name: str, array: np.ndarray) -> np.ndarray:
+    """An array of bytes; text becomes UTF-8."""
+    out = np.empty(array.size, object)
+    for i, element in enumerate(array.reshape(-1).tolist()):
+        if isinstance(element, str):
+            out[i] = element.encode("utf-8", "surrogateescape")
+        elif isinstance(element, bytes):
+            out[i] = element
+        else:
+            raise AssignmentError(
+                f"Leaf `{name}` is an array of objects, one of which is a "
+                f"{type(element).__name__}. Only bytes and text can be saved."
+            )
+    return out.reshape(array.shape)
+
+
+def _device_array(name: str, value: Any) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
+    jax = sys.modules["jax"]
+    if isinstance(value, jax.core.Tracer):
+        raise UnsupportedError(
+            f"Leaf `{name}` is being traced by JAX. Save outside of jax.jit and of "
+            "every other transformation."
+        )
+    if value.is_deleted():
+        raise AssignmentError(
+            f"Leaf `{name}` was deleted or donated. Save before it is."
+        )
+    if not value.is_fully_addressable:
+        raise UnsupportedError(
+            f"Leaf `{name}` spans processes. Gather it first, with "
+            "jax.experimental.multihost_utils.process_allgather, and save in one "
+            "process."
+        )
+    if not isinstance(value.dtype, np.dtype):
+        raise AssignmentError(
+            f"Leaf `{name}` is of dtype {value.dtype}. Save jax.random.key_data of it, "
+            "or leave it out."
+        )
+    spec = TensorSpec(value.shape, _dtype(name, value.dtype))
+    return spec, lambda: _fetched(jax, value)
+
+
+def _fetched(jax: Any, value: Any) -> np.ndarray:
+    """Copies an array to the host, shard by shard, each once."""
+    shards = {shard.index_key: shard for shard in map(_Shard, value.addressable_shards)}
+    if len(shards) == 1:
+        return next(iter(shards.values())).fetch(jax)
+    out = np.empty(value.shape, value.dtype)
+    for shard in shards.values():
+        out[shard.index] = shard.fetch(jax)
+    return out
+
+
+class _Shard:
+    """One device's piece of an array."""
+
+    def __init__(self, shard: Any) -> None:
+        self.index: tuple[slice, ...] = shard.index
+        self._data = shard.data
+
+    @property
+    def index_key(self) -> tuple[tuple[Any, Any], ...]:
+        """What replicas of a shard have in common."""
+        return tuple((one.start, one.stop) for one in self.index)
+
+    def fetch(self, jax: Any) -> np.ndarray:
+        # An array keeps the host's copy once it was asked for; this one is dropped.
+        passing = jax.make_array_from_single_device_arrays(
+            self._data.shape, self._data.sharding, [self._data]
+        )
+        return np.asarray(passing)
+
+
+def _dtype(name: str, dtype: np.dtype[Any]) -> StoredDtype:
+    code = _CODES.get(dtype.newbyteorder("="))
+    if code is None:
+        raise UnsupportedError(
+            f"Leaf `{name}` is of dtype {dtype}, which no TensorFlow checkpoint holds. "
+            "Cast it, or leave it out."
+        )
+    return STORED_DTYPES[code]
+
+
+def _key(name: str) -> bytes:
+    if not name:
+        raise AssignmentError("A tensor needs a name: the tree is a single array.")
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise AssignmentError(f"Name {name!r} is no text: {error.reason}.") from error
