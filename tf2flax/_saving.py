@@ -374,7 +374,8 @@ def _device_array(name: str, value: Any) -> tuple[TensorSpec, Callable[[], np.nd
             f"Leaf `{name}` is of dtype {value.dtype}. Save jax.random.key_data of it, "
             "or leave it out."
         )
-    spec = TensorSpec(value.shape, _dtype(name, value.dtype))
+    dtype = cast("np.dtype[Any]", value.dtype)
+    spec = TensorSpec(value.shape, _dtype(name, dtype))
     return spec, lambda: _fetched(jax, value)
 
 

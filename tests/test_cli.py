@@ -1,0 +1,252 @@
+"""The command line: what it prints, its exit codes, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import pty
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from bundle_writer import Tensor, rows_in, write_bundle
+from conftest import ROOT
+
+import tf2flax
+from tf2flax._cli import main
+from tf2flax._cli.slots import is_slot
+
+BERT = str(ROOT / "tests" / "data" / "bert" / "model.ckpt")
+WIDE = str(ROOT / "tests" / "data" / "wide_deep_partitioned" / "model.ckpt")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tf2flax", *arguments],
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def on_terminal(*arguments: str) -> str:
+    """What the command prints on a terminal of 100 columns."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tf2flax", *arguments],
+        stdout=child, stderr=child, cwd=ROOT, env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(child)
+    printed = bytearray()
+    try:
+        while chunk := os.read(parent, 4096):
+            printed += chunk
+    except OSError:  # the terminal is closed
+        pass
+    process.wait()
+    os.close(parent)
+    return printed.decode().replace("\r\n", "\n")
+
+
+def test_ls_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", BERT]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    checkpoint = tf2flax.open_checkpoint(BERT)
+    assert [line[0] for line in lines] == list(checkpoint)
+    assert ["global_step", "int64", "[]", "8", "0"] in lines
+    assert main(["ls", WIDE, "dnn/*kernel"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "dnn/hiddenlayer_0/kernel\tfloat32\t[25, 16]\t1600\t5",
+        "dnn/hiddenlayer_1/kernel\tfloat32\t[16, 8]\t512\t3",
+        "dnn/logits/kernel\tfloat32\t[13, 1]\t52\t0",
+    ]
+
+
+def test_ls_on_a_terminal() -> None:
+    printed = on_terminal("ls", WIDE, "--no-slots").splitlines()
+    assert printed[0].split() == ["name", "dtype", "shape", "size", "slices"]
+    assert len({line.index("float32") for line in printed if "float32" in line}) == 1
+    assert printed[-2] == "15 tensors, 3,707 elements, 14.5 KiB"
+    assert printed[-1] == "slots left out: 18 tensors, 4,020 elements, 15.7 KiB"
+
+
+def test_ls_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "--json", "--no-slots", WIDE, "dnn/logits/*"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["checkpoint"] == WIDE
+    assert document["num_tensors"] == 2
+    assert document["tensors"][1] == {
+        "name": "dnn/logits/kernel",
+        "dtype": "float32",
+        "shape": [13, 1],
+        "nbytes": 52,
+        "slices": [],
+    }
+    assert "dnn/logits/kernel/Adagrad" in document["slots_left_out"]
+
+
+def test_slots() -> None:
+    shapes = {
+        "w": (3,), "w/Adam": (3,), "w/Adam_1": (3,), "w/x": (3,), "w/y": (4,),
+        "u_slot_vr": (1,), "u": (2, 1), "beta1_power": (), "a/beta2_power_1": (),
+        "v/Adam": (3,), "m/.OPTIMIZER_SLOT/optimizer/v/a": (1,), "global_step": (),
+    }  # fmt: skip
+    assert [name for name in shapes if not is_slot(name, shapes)] == [
+        "w", "w/y", "u", "v/Adam", "global_step",
+    ]  # fmt: skip
+
+
+def test_names_that_would_break_a_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a\tb", "a\nb", "\x1b[31m", "日本", "\udcff"]
+    write_bundle(tmp_path / "m", {name: np.ones(1) for name in names})
+    assert main(["ls", str(tmp_path / "m")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(line.count("\t") == 4 for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert main(["ls", "--json", str(tmp_path / "m")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [tensor["name"] for tensor in document["tensors"]] == sorted(names)
+    assert run("ls", str(tmp_path / "m")).returncode == 0
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", WIDE, "dnn/hiddenlayer_1/kernel"]) == 0
+    printed = capsys.readouterr().out
+    assert "shape     [16, 8]  (128 elements)" in printed
+    assert "checksum  ok" in printed
+    assert printed.count("model.ckpt.data-00000-of-00001[") == 3
+    array = tf2flax.load_variable(WIDE, "dnn/hiddenlayer_1/kernel")
+    assert main(["show", "--json", WIDE, "dnn/hiddenlayer_1/kernel"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["corner"] == array[:4, :6].tolist()
+    statistics = facts["statistics"]
+    assert statistics["mean"] == pytest.approx(array.mean(), abs=1e-7)
+    assert statistics["std"] == pytest.approx(array.std(), abs=1e-7)
+    assert (statistics["min"], statistics["max"]) == (array.min(), array.max())
+    assert [piece["crc32c"] is not None for piece in facts["pieces"]] == [True] * 3
+
+
+def test_show_what_is_odd(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = {
+        "nan": np.array([1, np.nan, np.inf, 3], "<f4"),
+        "far": np.full(1000, 1e9) + np.arange(1000),
+        "strings": np.array([b"a\xff\x1b", b"x" * 100], object),
+        "flags": np.array([[True, False]]),
+        "empty": np.zeros((0, 3)),
+        "all_nan": np.full(2, np.nan),
+        "scalar": np.array(7, "<i8"),
+        "deep": np.arange(48.0).reshape(2, 3, 2, 4),
+        "complex": np.array([3 + 4j], "<c8"),
+        "small": np.array([1.5, 2], ml_dtypes.bfloat16),
+        "sliced": Tensor(np.arange(40.0), slices=rows_in(np.arange(40.0), 12)),
+        "big": np.array([1e308, -1e308]),
+    }
+    write_bundle(tmp_path / "m", tensors)
+    found: dict[str, dict[str, object]] = {}
+    for name in tensors:
+        assert main(["show", str(tmp_path / "m"), name]) == 0
+        assert "\x1b" not in capsys.readouterr().out
+        assert main(["show", "--json", str(tmp_path / "m"), name]) == 0
+        found[name] = json.loads(capsys.readouterr().out)["statistics"]
+    assert found["nan"] == {
+        "nan": 1, "inf": 1, "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0,
+    }  # fmt: skip
+    assert found["far"]["std"] == pytest.approx(np.arange(1000).std())
+    assert found["strings"] == {"shortest": 3, "longest": 100}
+    assert found["flags"]["mean"] == 0.5
+    assert found["empty"] == found["all_nan"] | {"nan": 0}
+    assert found["complex"]["mean"] == 5
+    assert (found["big"]["std"], found["big"]["max"]) == (None, 1e308)
+
+
+def test_damage(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = tmp_path / "m"
+    write_bundle(prefix, {"a": np.arange(3.0), "b": np.arange(3.0)})
+    data = tmp_path / "m.data-00000-of-00001"
+    contents = bytearray(data.read_bytes())
+    contents[0] ^= 1
+    data.write_bytes(contents)
+    assert main(["verify", str(prefix)]) == 1
+    assert "1 damaged" in capsys.readouterr().out
+    assert main(["verify", "--json", str(prefix)]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [damage["name"] for damage in document["damaged"]] == ["a"]
+    assert main(["show", str(prefix), "a"]) == 1
+    assert "checksum  differs" in capsys.readouterr().out
+    assert main(["show", str(prefix), "b"]) == 0
+    data.write_bytes(contents[:30])
+    assert main(["verify", str(prefix)]) == 1
+    assert "18 are missing" in capsys.readouterr().out
+    assert main(["show", str(prefix), "b"]) == 2
+    data.unlink()
+    assert main(["verify", str(prefix)]) == 1
+    assert main(["ls", str(prefix)]) == 0
+
+
+def test_verify_shows_progress_on_a_terminal() -> None:
+    printed = on_terminal("verify", BERT)
+    assert "Verifying model.ckpt" in printed
+    assert printed.endswith("139 tensors, 282320 bytes checked: all well\n")
+    assert run("verify", BERT).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["ls", "nothing/here"], "no directory `nothing`"),
+        (["ls", BERT, "*poolre*"], "matches none of 139 tensors"),
+        (["show", BERT, "bert/poler/dense/kernel"], "Did you mean `bert/pooler"),
+        (["ls", "ftp://host/x"], "no ftp:// URLs"),
+        (["verify", str(ROOT / "README.md")], "no TensorFlow checkpoint"),
+    ],
+)
+def test_errors_are_one_paragraph(arguments: list[str], text: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert text in done.stderr
+    assert done.stderr.startswith("tf2flax: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["plan"], ["ls"], ["show", BERT]])
+def test_usage(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage: tf2flax" in done.stderr
+
+
+def test_help_and_version() -> None:
+    assert "Exit codes" in run("--help").stdout
+    assert run("--version").stdout == f"tf2flax {tf2flax.__version__}\n"
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    many = str(ROOT / "tests" / "data" / "many_vars" / "model.ckpt")
+    done = subprocess.run(
+        f"{sys.executable} -m tf2flax ls {many} | head -n 1",
+        shell=True, capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ls", BERT], ["show", BERT, "global_step"], ["verify", BERT]]
+)
+def test_no_jax(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom tf2flax._cli import main\n"
+        f"code = main({arguments!r})\n"
+        "slow = {'jax', 'flax', 'tensorflow', 'tensorstore', 'rich'}\n"
+        "found = slow & {*sys.modules}\n"
+        "sys.exit(code or bool(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done

@@ -1,0 +1,34 @@
+"""`tf2flax verify`: every byte of a checkpoint checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from tf2flax._checkpoint import open_checkpoint
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "verify",
+        help="check every byte of index and data",
+        description="Reads and checks the whole checkpoint: every block of the index, "
+        "every tensor, coverage of slices, sizes of files. Exit code 1 where anything "
+        "is damaged.",
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verifies; returns the exit code."""
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    report = checkpoint.verify(progress=sys.stderr.isatty())
+    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+    return 0 if report.ok else 1
