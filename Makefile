@@ -12,6 +12,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 # Processes for the tests: more than 8 only wait for each other to import JAX.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2); \
 	[ $$n -gt 8 ] && n=8; echo $$n)
+FUZZ_SECONDS ?= 600
 # uv where it is installed, else what comes with Python; `make UV= ...` forces that.
 UV := $(shell command -v uv 2>/dev/null)
 make_venv = $(if $(UV),$(UV) venv -q --allow-existing --python $(PYTHON) $(1),\
@@ -23,7 +24,7 @@ require_python = @test -n "$(PYTHON)" || { \
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest examples lint format types layers check clean
+.PHONY: help demo test test-slow fuzz test-lowest examples lint format types layers check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -36,6 +37,9 @@ test: $(VENV)/.test ## the tests, without those marked slow
 
 test-slow: $(VENV)/.test ## the tests marked slow, those against TensorFlow included
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test ## fuzzes the readers for FUZZ_SECONDS (600), in little memory
+	TF2FLAX_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 test-lowest: ## the tests on the oldest versions that pyproject.toml allows
 	$(require_python)

@@ -124,7 +124,10 @@ class StoredTensor:
             rows of up to 4 MiB; each is read when it is first needed.
 
         Raises:
-            UnsupportedError: tensorstore lacks this dtype or so many axes.
+            DamagedError: A data file is missing or short.
+            UnsupportedError: tensorstore lacks this dtype or so many axes, or cannot
+                be used here, in a process forked after its first use.
+            ReadError: The system or the store refuses.
 
         Examples:
             >>> import tf2flax
@@ -133,7 +136,7 @@ class StoredTensor:
             >>> view[2:4].T.read().result().shape
             (32, 2)
         """
-        _reading.check_readable(self._entry)
+        _reading.check_whole(self._entry)
 
         def read(region: _reading.TensorSlice, out: np.ndarray) -> None:
             _reading.read_region_into(self._entry, region, out)

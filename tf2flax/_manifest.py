@@ -115,8 +115,22 @@ class EncodedPiece(Protocol):
         ...
 
     @property
+    def path(self) -> str:
+        """The file that holds it, for messages."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes on disk, or that its elements take."""
+        ...
+
+    def check(self) -> None:
+        """Refuses what cannot be there, before memory for it is allocated.
+
+        Raises:
+            DamagedError: It cannot be what it should be.
+            ReadError: The system or the store refuses.
+        """
         ...
 
     def read(self, region: TensorSlice) -> np.ndarray:

@@ -61,8 +61,7 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
         UnsupportedError: The dtype holds no array.
         ReadError: The operating system refuses.
     """
-    check_readable(entry)
-    _check_spans(entry, TensorSlice.whole(entry.spec.shape))
+    check_whole(entry)
     if not entry.is_sliced:
         return _read_piece(entry, entry.pieces[0], verify=verify)
     whole = TensorSlice.whole(entry.spec.shape)
@@ -172,6 +171,8 @@ def check_many(
     def run(batch: list[Entry]) -> None:
         if len(batch) > 1:
             try:
+                for entry in batch:
+                    check_readable(entry)
                 _read_batch(batch, _drop, verify=True)
             except (DamagedError, UnsupportedError):
                 pass  # one by one, then
@@ -192,8 +193,7 @@ def check_many(
 
 
 def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
-    check_readable(entry)
-    _check_spans(entry, TensorSlice.whole(entry.spec.shape))
+    check_whole(entry)
     for piece in entry.pieces:
         if not isinstance(piece, Piece) or entry.spec.dtype.is_string:
             _read_piece(entry, piece, verify=True)
@@ -464,21 +464,42 @@ def check_readable(entry: Entry) -> None:
     if not entry.spec.dtype.is_readable:
         raise UnsupportedError(
             f"{_subject(entry)} is of dtype {entry.spec.dtype.name}, which holds no "
-            "array that numpy could show. Leave it out of what is read."
+            f"array that numpy could show - at {_place(entry.pieces[0])}. Leave it out "
+            "of what is read."
         )
     if len(entry.spec.shape) > MAX_ARRAY_RANK:
         raise UnsupportedError(
             f"{_subject(entry)} has {len(entry.spec.shape)} axes, numpy can hold "
-            f"{MAX_ARRAY_RANK}. Leave it out of what is read."
+            f"{MAX_ARRAY_RANK} - at {_place(entry.pieces[0])}. Leave it out of what is "
+            "read."
         )
+
+
+def check_whole(entry: Entry) -> None:
+    """Checks that all of a tensor can be there, before memory for it is allocated.
+
+    Args:
+        entry: Where it lies.
+
+    Raises:
+        DamagedError: A data file is missing or short.
+        UnsupportedError: The dtype holds no array.
+        ReadError: The system or the store refuses.
+    """
+    check_readable(entry)
+    _check_spans(entry, TensorSlice.whole(entry.spec.shape))
 
 
 def _check_spans(entry: Entry, region: TensorSlice) -> None:
     """Checks the sizes of the files that a read of a box needs, or of all of it."""
     is_whole = region.shape == entry.spec.shape
     for piece in entry.pieces:
-        if isinstance(piece, Piece) and (is_whole or region.intersection(piece.region)):
+        if not is_whole and not region.intersection(piece.region):
+            continue
+        if isinstance(piece, Piece):
             piece.data_file.check_span(piece.span, subject=_subject(entry))
+        else:
+            piece.check()
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
@@ -521,5 +542,7 @@ def _subject(entry: Entry) -> str:
     return f"Tensor `{entry.name}`"
 
 
-def _place(piece: Piece) -> str:
+def _place(piece: Piece | EncodedPiece) -> str:
+    if not isinstance(piece, Piece):
+        return f"`{piece.path}`"
     return f"`{piece.data_file.path}`[{piece.span.start}:{piece.span.stop}]"

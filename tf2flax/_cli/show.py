@@ -11,7 +11,7 @@ import numpy as np
 
 from tf2flax._checkpoint import StoredTensor, open_checkpoint
 from tf2flax._errors import DamagedError
-from tf2flax._manifest import Piece
+from tf2flax._manifest import EncodedPiece, Piece
 from tf2flax._reading import check_readable
 
 from .table import human, printable
@@ -80,7 +80,7 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
                         piece.region.starts, piece.region.stops, strict=True
                     )
                 ],
-                "place": _place(tensor, piece),
+                "place": _place(piece),
                 "crc32c": f"{piece.crc32c:08x}" if isinstance(piece, Piece) else None,
             }
             for piece in pieces
@@ -92,10 +92,10 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
     }
 
 
-def _place(tensor: StoredTensor, piece: Any) -> str:
+def _place(piece: Piece | EncodedPiece) -> str:
     if isinstance(piece, Piece):
         return f"{piece.data_file.path}[{piece.span.start}:{piece.span.stop}]"
-    return getattr(piece, "path", tensor.name)
+    return piece.path
 
 
 def _statistics(array: np.ndarray) -> dict[str, Any]:

@@ -208,6 +208,7 @@ class BundleManifest:
                     f"{spec.dtype.name}, got {list(stored.shape)} {stored.dtype.name}"
                 )
             pieces.append(self._piece(parsed, stored, region))
+        _check_bytes_apart(pieces)
         return tuple(pieces)
 
     def _piece(
@@ -275,6 +276,18 @@ def _spec(entry: BundleEntry) -> TensorSpec:
     return checked_spec(
         entry.dtype_code, entry.dims, is_unknown_rank=entry.is_unknown_rank
     )
+
+
+def _check_bytes_apart(pieces: list[Piece]) -> None:
+    """Checks that no two slices share bytes.
+
+    Otherwise a small file could make up a tensor of any size.
+    """
+    free: dict[str, int] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.span):
+        if piece.span.start < free.get(piece.data_file.path, 0):
+            raise MalformedError(f"slice {piece.region} shares bytes with another")
+        free[piece.data_file.path] = piece.span.stop
 
 
 def _check_size(size: int, spec: TensorSpec) -> None:

@@ -27,7 +27,7 @@ from tf2flax._manifest import DataFile, Entry
 from tf2flax._specs import ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import encode_slice_key
 from tf2flax._wire.protos import SavedTensor, parse_extents, parse_saved_tensors
-from tf2flax._wire.sstable import SSTable
+from tf2flax._wire.sstable import MAX_SNAPPY_RATIO, SSTable
 from tf2flax._wire.tensor_proto import decode_tensor, parse_saved_slice
 
 from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
@@ -113,6 +113,9 @@ class TablePiece:
         """Bytes that its elements take; of strings, of their pointers."""
         return self.spec.size * self.spec.dtype.numpy.itemsize
 
+    def check(self) -> None:
+        """Nothing: its size was checked against the file's."""
+
     def read(self, region: TensorSlice) -> np.ndarray:
         """Reads the whole value and cuts; see `EncodedPiece`."""
         key = _encode_name(self.name)
@@ -141,13 +144,19 @@ class UntiledPiece:
 
     Attributes:
         region: The box that is all of the tensor.
+        path: The file, or pattern, for messages.
         nbytes: Bytes that its elements would take.
         message: Why it cannot be read.
     """
 
     region: TensorSlice
+    path: str
     nbytes: int
     message: str
+
+    def check(self) -> None:
+        """Raises a `DamagedError`."""
+        raise DamagedError(self.message)
 
     def read(self, region: TensorSlice) -> np.ndarray:
         """Raises a `DamagedError`."""
@@ -250,10 +259,14 @@ class V1Manifest:
         )
         try:
             check_tiling(regions, whole)
+            # Every element takes a byte at least, of which snappy may make less.
+            most = MAX_SNAPPY_RATIO * sum(table.nbytes for table in self._tables)
+            if spec.size > most:
+                raise MalformedError(f"no file of its size holds {spec.size} elements")
         except MalformedError as error:
             message = self._untiled(name, error)
             nbytes = spec.size * spec.dtype.numpy.itemsize
-            pieces = (UntiledPiece(whole, nbytes, message),)
+            pieces = (UntiledPiece(whole, self._path, nbytes, message),)
         return Entry(
             name=name,
             spec=spec,

@@ -36,7 +36,7 @@ _SNAPPY: Final = 1
 _MAX_KEY_RATIO: Final = 16
 # No element of snappy gives more for its bytes than a copy of 64 in 3 bytes; what
 # announces more than that is no snappy data.
-_MAX_SNAPPY_RATIO: Final = 22
+MAX_SNAPPY_RATIO: Final = 22
 
 
 class TableSource(Protocol):
@@ -202,6 +202,11 @@ class SSTable:
         """Leaves out the blocks, which are decoded again."""
         return {**self.__dict__, "_blocks": {}}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks, as far as is known."""
+        return self._stop
+
     def get(self, key: bytes) -> memoryview | None:
         """Looks up one key; decodes one block.
 
@@ -364,7 +369,7 @@ def _check_restarts(
 
 def _uncompress(contents: bytes) -> bytes:
     size, _ = read_varint64(contents, 0, len(contents))
-    if size > _MAX_SNAPPY_RATIO * len(contents):
+    if size > MAX_SNAPPY_RATIO * len(contents):
         raise MalformedError(
             f"a snappy block of {len(contents)} bytes announces {size} bytes"
         )
