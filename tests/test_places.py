@@ -123,6 +123,32 @@ def test_v1(tmp_path: pathlib.Path) -> None:
             tf2flax.open_checkpoint(f"{served.url}/nothing")
 
 
+@pytest.mark.parametrize("name", ["keras.weights.h5", "model.keras"])
+def test_keras_weights(name: str) -> None:
+    pytest.importorskip("h5py")
+    path = ROOT / "tests" / "data" / "tf2_object" / name
+    local = tf2flax.open_checkpoint(path).read()
+    assert len(local) == 46
+    with serving({"/weights": path.read_bytes()}) as served:
+        remote = tf2flax.open_checkpoint(f"{served.url}/weights")
+        for key, array in remote.read().items():
+            assert array.tolist() == local[key].tolist()
+        assert len(remote) == len(local)
+
+
+def test_saved_models(folder: pathlib.Path) -> None:
+    prefix = folder / "model.ckpt"
+    files = {
+        f"/saved/variables/variables{path.name.removeprefix(prefix.name)}": (
+            path.read_bytes()
+        )
+        for path in folder.glob("model.ckpt.*")
+    }
+    with serving({**files, "/saved/saved_model.pb": b""}) as served:
+        check(tf2flax.open_checkpoint(f"{served.url}/saved/"))
+        check(tf2flax.open_checkpoint(f"{served.url}/saved"))
+
+
 def test_listing_and_loading_by_url(server: Served) -> None:
     url = f"{server.url}/run"
     assert ("table", [10, 4]) in tf2flax.list_variables(f"{url}/model.ckpt")

@@ -64,6 +64,9 @@ def test_checkpoint(name: str) -> None:
                 tf2flax.open_checkpoint(prefix)
         else:
             digests = check_tensors(prefix, truth)
+            if prefix.endswith("/variables/variables"):
+                folder = tf2flax.open_checkpoint(prefix[: -len("/variables/variables")])
+                assert folder.prefix == prefix
             assert digests or all("error" in t for t in truth["tensors"])
 
 

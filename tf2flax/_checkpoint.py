@@ -16,6 +16,7 @@ import numpy as np
 from . import _indexing, _reading
 from ._errors import DamagedError, TensorNotFoundError, UnsupportedError
 from ._files import Storage, impostor
+from ._formats.hdf5 import Hdf5Manifest
 from ._formats.object_graph import GRAPH_KEY
 from ._formats.tensor_bundle import BundleManifest
 from ._formats.v1_table import V1Manifest
@@ -454,7 +455,8 @@ def manifest_at(location: Location) -> Manifest:
     if location.kind is Kind.V1:
         return V1Manifest(shown, files)
     if location.kind is Kind.KERAS:
-        raise UnsupportedError(f"`{shown}` holds Keras weights, which cannot be read.")
+        contents = None if storage.is_local else storage.read(location.path)
+        return Hdf5Manifest(shown, contents)
     found = impostor(location.index[:64])
     if found:
         raise DamagedError(

@@ -1,7 +1,7 @@
 """What an HDF5 file of Keras weights holds: where its datasets lie, and their names.
 
 Walks the groups, follows no link out of the file, and gives every weight a name of its
-own. Reads no dataset.
+own. Reads no dataset, and no attribute but the names of layers.
 
 Source: keras-team/keras, keras/src/legacy/saving/legacy_h5_format.py (`.h5` of Keras 1
 and 2) and keras/src/saving/saving_lib.py (Keras 3).
@@ -12,12 +12,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import struct
 from collections.abc import Sequence
 from typing import Final
 
 from tf2flax._errors import MalformedError
 
-from .hdf5_dataset import Handle, check_link, load_h5py
+from .hdf5_dataset import Handle, RefusedError, load_h5py
+from .hdf5_elements import REFERENCE, Heaps
+from .keras_file import Window
 
 # The attribute in which Keras 1 and 2 list the weights of a layer, or those of an
 # optimizer; in parts (`weight_names0`, ...) where it would be longer than 64 KiB.
@@ -27,11 +30,21 @@ _LIST: Final = b"weight_names"
 _MODEL: Final = b"model_weights/"
 # Where Keras 3 has the variables of a layer, with the layer's name as an attribute.
 # Source: `H5IOStore._create_h5_group`, saving_lib.py.
-_VARIABLES: Final = b"/vars/"
+_VARIABLES: Final = b"vars"
 # No model nests so deep, or has so long names. Without bounds, the paths alone could
 # take more memory than any multiple of the file (groups, bytes).
 MAX_DEPTH: Final = 64
 _MAX_PLACE_NBYTES: Final = 4096
+# Headers of objects, their messages, and those of attributes. Source: HDF5 File Format
+# Specification, IV.A.
+_HEADER: Final = struct.Struct("<BxHxxxxI4x")
+_MESSAGE: Final = struct.Struct("<HH4x")
+_SPAN: Final = struct.Struct("<QQ")
+_LENGTHS: Final = struct.Struct("<BxHHH")
+_ATTRIBUTE: Final = 0x0C
+_CONTINUATION: Final = 0x10
+_FIXED_STRING: Final = 3
+_VARYING: Final = 9
 # Every link takes more than this in a file, unless groups share their links (bytes).
 _MIN_LINK_NBYTES: Final = 8
 
@@ -71,13 +84,13 @@ class _Group:
 
     Attributes:
         place: Where it lies, with a `/` at its end; empty for the root.
-        parent: The group that links to it; of the root, itself.
+        handle: The group.
         named_from: Where in the places of its weights their names begin.
         is_listed: Whether a group around it lists its weights.
     """
 
     place: bytes
-    parent: Handle
+    handle: Handle
     named_from: int = 0
     is_listed: bool = False
 
@@ -86,19 +99,19 @@ class Walk:
     """All datasets of a file.
 
     The list of a layer's weights holds their names, at which they lie below its group.
-    So their places tell their names, and the list only that there are some.
+    So their places tell their names, and of the list only the length is needed.
 
     Attributes:
         weights: The datasets.
         layers: By the names of Keras 3's layers, where they are stored.
     """
 
-    def __init__(self, root: Handle, file_nbytes: int) -> None:
+    def __init__(self, root: Handle, window: Window) -> None:
         """Walks.
 
         Args:
             root: The root group.
-            file_nbytes: Length of the file.
+            window: The file.
 
         Raises:
             MalformedError: Groups are within themselves, or lack what they list.
@@ -107,66 +120,83 @@ class Walk:
         self.weights: list[Weight] = []
         self.layers: dict[str, list[str]] = collections.defaultdict(list)
         self._h5py = load_h5py()
-        self._links_left = file_nbytes // _MIN_LINK_NBYTES
-        self._visited: set[int] = {self._h5py.h5o.get_info(root).addr}
+        self._named_at: dict[bytes, int] = {}
+        self._listed: dict[bytes, int] = {}
+        self._links_left = window.nbytes // _MIN_LINK_NBYTES
+        self._visited: set[int] = set()
         self._groups: list[_Group] = [_Group(b"", root)]
         while self._groups:
-            group = self._groups.pop()
-            handle = root
-            if group.place:
-                name = group.place[:-1].rpartition(b"/")[2]
-                handle = self._h5py.h5g.open(group.parent, name)
-            self._walk_group(handle, group)
+            self._walk_group(self._groups.pop())
+        self._check_counts()
+        self._name_layers(window)
 
-    def _walk_group(self, handle: Handle, group: _Group) -> None:
-        h5o, place = self._h5py.h5o, group.place
+    def _walk_group(self, group: _Group) -> None:
+        h5i, place = self._h5py.h5i, group.place
         named_from, is_listed = group.named_from, group.is_listed
-        names = self._names_in(handle, place)
-        count = self._listed_count(handle)
+        links = self._links_in(group.handle, place)
+        count = self._listed_count(group.handle)
         if count is not None:
             named_from, is_listed = len(place), True
-            if count and not names:
-                raise MalformedError(
-                    f"`{decode(place)}` lists {count} weights and holds none"
-                )
-        for name in names:
-            info = h5o.get_info(handle, name)
-            if info.type == h5o.TYPE_DATASET:
-                weight = place + name
-                self.weights.append(Weight(weight, weight[named_from:], is_listed))
-            elif info.type == h5o.TYPE_GROUP:
-                if info.addr in self._visited:
-                    raise MalformedError(f"`{decode(place + name)}` is linked twice")
-                self._visited.add(info.addr)
-                below = _Group(place + name + b"/", handle, named_from, is_listed)
-                self._groups.append(below)
-        if place.endswith(_VARIABLES):
-            layer = self._layer_name(handle)
-            if layer:
-                self.layers[layer].append(decode(place.removesuffix(_VARIABLES)))
+            self._listed[place] = count
+        for name, address in links:
+            here = place + name
+            try:
+                handle = self._h5py.h5o.open(group.handle, name)
+                kind = h5i.get_type(handle)
+            except (KeyError, RuntimeError, ValueError):  # whoever reads it will see
+                handle, kind = None, h5i.DATASET
+            if kind == h5i.DATASET:
+                self.weights.append(Weight(here, here[named_from:], is_listed))
+            elif kind == h5i.GROUP:
+                if address in self._visited:
+                    raise MalformedError(f"`{decode(here)}` is linked twice")
+                self._visited.add(address)
+                self._groups.append(_Group(here + b"/", handle, named_from, is_listed))
+                if name == _VARIABLES and place:
+                    self._named_at[place[:-1]] = address
 
-    def _names_in(self, handle: Handle, place: bytes) -> list[bytes]:
-        """The names of what a group links to."""
-        names: list[bytes] = []
+    def _links_in(self, handle: Handle, place: bytes) -> list[tuple[bytes, int]]:
+        """Names and addresses of what a group links to."""
+        links: list[tuple[bytes, int]] = []
+        problems: list[MalformedError | RefusedError] = []
 
-        def add(name: bytes, info: Handle) -> None:
+        def add(name: bytes, info: Handle) -> bool | None:
             self._links_left -= 1
-            if self._links_left < 0:
-                raise MalformedError("it has more links than its bytes can hold")
-            # HDF5 would follow the one, and stay where it is with the others.
-            if b"/" in name or name in (b"", b"."):
-                raise MalformedError(f"`{decode(place)}` links to {name[:80]!r}")
-            if place.count(b"/") >= MAX_DEPTH:
-                raise MalformedError(f"it has groups more than {MAX_DEPTH} deep")
-            if len(place) + len(name) > _MAX_PLACE_NBYTES:
-                raise MalformedError(
-                    f"it has paths of more than {_MAX_PLACE_NBYTES} bytes"
-                )
-            check_link(info, place + name)
-            names.append(name)
+            is_hard = info.type == self._h5py.h5l.TYPE_HARD
+            problem = self._problem_of(place, name, is_hard=is_hard)
+            if problem is None:
+                links.append((name, int(info.u)))
+                return None
+            # h5py would hide what is raised here; anything but None ends the walk.
+            problems.append(problem)
+            return True
 
         handle.links.iterate(add, info=True)
-        return names
+        if problems:
+            raise problems[0]
+        return links
+
+    def _problem_of(
+        self, place: bytes, name: bytes, *, is_hard: bool
+    ) -> MalformedError | RefusedError | None:
+        """Why a link is not followed; None where it is."""
+        if self._links_left < 0:
+            return MalformedError("it has more links than its bytes can hold")
+        # HDF5 would follow the one, and stay where it is with the others.
+        if b"/" in name or name in (b"", b"."):
+            return MalformedError(f"`{decode(place)}` links to {name[:80]!r}")
+        if place.count(b"/") > MAX_DEPTH:
+            return MalformedError(f"it has groups more than {MAX_DEPTH} deep")
+        if len(place) + len(name) > _MAX_PLACE_NBYTES:
+            return MalformedError(
+                f"it has paths of more than {_MAX_PLACE_NBYTES} bytes"
+            )
+        if not is_hard:
+            return RefusedError(
+                f"`{decode(place + name)}` is a link to another place or file, which "
+                "is not followed"
+            )
+        return None
 
     def _listed_count(self, handle: Handle) -> int | None:
         """How many weights a group lists; None where it has no list."""
@@ -184,16 +214,104 @@ class Walk:
         ]
         return sum(lengths) if lengths else None
 
-    def _layer_name(self, handle: Handle) -> str | None:
-        """The name of the layer whose variables a group holds."""
-        h5a = self._h5py.h5a
-        if not h5a.exists(handle, b"name"):
-            return None
-        if h5a.open(handle, b"name").get_space().get_simple_extent_npoints() != 1:
-            return None
-        name = self._h5py.AttributeManager(self._h5py.Group(handle))["name"]
-        is_name = isinstance(name, str) and len(name) <= _MAX_PLACE_NBYTES
-        return name if is_name else None
+    def _check_counts(self) -> None:
+        counts = collections.Counter(
+            weight.place.removesuffix(weight.name)
+            for weight in self.weights
+            if weight.is_listed
+        )
+        for place, count in self._listed.items():
+            if counts[place] < count:
+                raise MalformedError(
+                    f"`{decode(place)}` lists {count} weights and holds {counts[place]}"
+                )
+
+    def _name_layers(self, window: Window) -> None:
+        heaps = Heaps(window)
+        for place, address in self._named_at.items():
+            try:
+                name = _attribute(window, heaps, address, b"name")
+            except MalformedError:  # without it there is no hint, no more
+                continue
+            if name and len(name) <= _MAX_PLACE_NBYTES:
+                self.layers[decode(name)].append(decode(place))
+
+
+def _attribute(window: Window, heaps: Heaps, address: int, name: bytes) -> bytes | None:
+    """Reads an attribute that is a string, without h5py: HDF5 hangs on damaged heaps.
+
+    Args:
+        window: The file.
+        heaps: Its heaps.
+        address: Where the header of the object lies.
+        name: The attribute.
+
+    Returns:
+        The string; None where the object has a header of a newer version, or no such
+        attribute.
+
+    Raises:
+        MalformedError: Something is not where it should be.
+
+    Source: HDF5 File Format Specification, IV.A.1.a (headers), IV.A.2.m (attributes).
+    """
+    version, count, nbytes = _HEADER.unpack(window.slice(address, _HEADER.size))
+    if version != 1:
+        return None
+    blocks = [(address + 16, nbytes)]
+    while blocks:
+        start, nbytes = blocks.pop(0)
+        block = window.slice(start, nbytes)
+        position = 0
+        while position + _MESSAGE.size <= len(block) and count:
+            kind, size = _MESSAGE.unpack_from(block, position)
+            position += _MESSAGE.size
+            message = block[position : position + size]
+            position += size
+            count -= 1
+            if kind == _CONTINUATION and len(message) >= _SPAN.size:
+                blocks.append(_SPAN.unpack_from(message))
+            elif kind == _ATTRIBUTE:
+                value = _string_in(heaps, message, name)
+                if value is not None:
+                    return value
+    return None
+
+
+def _string_in(heaps: Heaps, message: bytes, name: bytes) -> bytes | None:
+    """The string in the message of an attribute, if it has that name."""
+    if len(message) < _LENGTHS.size:
+        return None
+    version, *sizes = _LENGTHS.unpack_from(message)
+    position = _LENGTHS.size + (1 if version == 3 else 0)
+    parts: list[bytes] = []
+    for size in sizes:
+        parts.append(message[position : position + size])
+        position += -(-size // 8) * 8 if version == 1 else size
+    found, datatype, space = parts
+    is_scalar = len(space) > 1 and space[1] == 0
+    if found.rstrip(b"\0") != name or not is_scalar or len(datatype) < 8:
+        return None
+    kind, value = datatype[0] & 15, message[position:]
+    if kind == _FIXED_STRING:
+        return value[: int.from_bytes(datatype[4:8], "little")].rstrip(b"\0")
+    is_string = kind == _VARYING and datatype[1] & 15 == 1
+    if not is_string or len(value) < REFERENCE.size:
+        return None
+    return heaps.get(value[: REFERENCE.size])
+
+
+def open_dataset(root: Handle, place: bytes) -> Handle:
+    """Opens a dataset that was found.
+
+    Args:
+        root: The root group.
+        place: Where it lies.
+
+    Returns:
+        The dataset.
+    """
+    return load_h5py().h5d.open(root, place)
 
 
 def named(

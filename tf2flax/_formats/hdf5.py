@@ -1,0 +1,283 @@
+"""HDF5 files of Keras weights -> names and entries.
+
+h5py, an extra, tells what a file holds when it is opened, and has no part in reads. No
+handle is kept, so that a manifest is picklable and threads share nothing.
+
+Source: keras-team/keras, keras/src/legacy/saving/legacy_h5_format.py (`.h5` of Keras 1
+and 2) and keras/src/saving/saving_lib.py (`.weights.h5` and `.keras` of Keras 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Generator
+from typing import Final
+
+import numpy as np
+
+from tf2flax._errors import (
+    CheckpointError,
+    MalformedError,
+    TensorNotFoundError,
+    UnsupportedError,
+)
+from tf2flax._manifest import Entry
+from tf2flax._specs import TensorSlice
+
+from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
+from .hdf5_elements import Description, read_box
+from .hdf5_names import Walk, named, open_dataset
+from .keras_file import (
+    KerasFile,
+    Window,
+    checksum_damage,
+    damaged,
+    read_error,
+    weights_in,
+)
+
+# What h5py says of a file that was cut.
+_CUT: Final = re.compile(r"eof = (\d+),.*stored_eof = (\d+)")
+# What h5py has been seen to raise on damaged bytes, and its neighbours.
+_H5PY_ERRORS: Final = (
+    ArithmeticError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SystemError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hdf5Piece:
+    """A dataset, read when it is asked for.
+
+    Attributes:
+        name: The tensor's key.
+        file: The file.
+        description: What the file said of it when it was opened.
+    """
+
+    name: str
+    file: KerasFile
+    description: Description
+
+    @property
+    def region(self) -> TensorSlice:
+        """All of the tensor."""
+        return TensorSlice.whole(self.description.spec.shape)
+
+    @property
+    def path(self) -> str:
+        """The file, for messages."""
+        return self.file.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its elements take; of strings, those of their addresses."""
+        return self.description.nbytes
+
+    def check(self) -> None:
+        """Checks that the file is still there; its size was checked already."""
+        self.file.open().close()
+
+    def read(self, region: TensorSlice) -> np.ndarray:
+        """Reads a box, and of the rest only what shares a chunk; see `EncodedPiece`."""
+        dtype = self.description.spec.dtype
+        if not dtype.is_readable:
+            raise UnsupportedError(
+                f"Tensor `{self.name}` is of dtype {dtype.name}, which holds no array "
+                f"- in `{self.file.path}`. Leave it out of what is read."
+            )
+        window = self.file.open()
+        try:
+            return read_box(window, self.description, region)
+        except MalformedError as error:
+            raise damaged(f"Tensor `{self.name}`", error, self.file.path) from error
+        except OSError as error:
+            raise read_error(self.file.path, error) from error
+        finally:
+            window.close()
+
+
+class Hdf5Manifest:
+    """Names and entries of one file of Keras weights.
+
+    What Keras 1 and 2 wrote goes by the names of the variables, those of optimizers
+    too, without the `:0` of TensorFlow: `dense/kernel`, as assignment maps have it.
+    Where weights of several layers have one name, each goes by its layer's, a `/`, and
+    that name.
+
+    Keras 3 stores no names of variables, and those of layers only as attributes. Its
+    weights go by the paths at which they lie, which is how its own errors and
+    `KerasFileEditor` name them: `layers/dense/vars/0`. `hint` leads there from the name
+    of a layer.
+    """
+
+    def __init__(self, path: str, contents: bytes | None = None) -> None:
+        """Finds the weights and reads what they are.
+
+        Args:
+            path: Absolute path of a local file; where `contents` are given, a name for
+                messages.
+            contents: All bytes of a file that lies elsewhere.
+
+        Raises:
+            DamagedError: It is cut, malformed, or larger inside than it can be.
+            UnsupportedError: h5py is not installed; links lead out of the file; an
+                archive holds no weights.
+            ReadError: The system refuses.
+        """
+        self._path: str = path
+        self._file: KerasFile = weights_in(path, contents)
+        self._entries: dict[str, Entry | CheckpointError] = {}
+        with _opened(self._file, "The file") as (root, window):
+            walk = Walk(root, window)
+            places, self._shared = named(walk.weights)
+            self._layers: dict[str, list[str]] = dict(walk.layers)
+            for name, place in places.items():
+                self._entries[name] = self._described(name, place, root, window)
+        self._names: tuple[str, ...] = tuple(sorted(self._entries))
+
+    @property
+    def prefix(self) -> str:
+        """Path of the file."""
+        return self._path
+
+    @property
+    def index_path(self) -> str:
+        """Path of the file, for messages."""
+        return self._path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all weights, sorted by code point."""
+        return self._names
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a weight, and only one, has this name."""
+        return name in self._entries
+
+    def hint(self, name: str) -> str:
+        """Which weights share a name, or where a layer of Keras 3 is stored."""
+        shared = self._shared.get(name.removesuffix(":0"))
+        if shared:
+            which = " or ".join(f"`{one}`" for one in shared[:4])
+            return f"{len(shared)} weights have this name: give {which}."
+        for part in reversed(name.split("/")):
+            places = self._layers.get(part)
+            if places:
+                which = " or ".join(f"`{place}/`" for place in places[:4])
+                return f"Layer `{part}` is stored as {which}."
+        return ""
+
+    def index_damage(self) -> tuple[tuple[str, str], ...]:
+        """Compares the checksum of an archive; Keras writes HDF5 without any.
+
+        Returns:
+            The file and the message, where it differs.
+
+        Raises:
+            DamagedError: The file is gone, or shorter than it was.
+            ReadError: The system refuses.
+        """
+        message = checksum_damage(self._file)
+        return () if message is None else ((self._path, message),)
+
+    def entry(self, name: str) -> Entry:
+        """Looks up one weight.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            The entry, with one piece.
+
+        Raises:
+            TensorNotFoundError: No weight has this name, or several have.
+            DamagedError: What the file says of it is impossible.
+            UnsupportedError: Its values lie in another file, or behind a plugin.
+        """
+        found = self._entries.get(name)
+        if found is None:
+            close = self._shared.get(name, ())
+            raise TensorNotFoundError(name, self._path, close, self.hint(name))
+        if isinstance(found, CheckpointError):
+            raise type(found)(*found.args)
+        return found
+
+    def _described(
+        self, name: str, place: bytes, root: Handle, window: Window
+    ) -> Entry | CheckpointError:
+        """The entry of a weight, or why it has none: the others have theirs."""
+        try:
+            description = describe(open_dataset(root, place), window.nbytes)
+        except (RefusedError, MalformedError, *_H5PY_ERRORS) as error:
+            if window.failure is not None:
+                raise
+            return _translated(error, f"Tensor `{name}`", self._path)
+        return Entry(
+            name=name,
+            spec=description.spec,
+            pieces=(Hdf5Piece(name, self._file, description),),
+            is_sliced=False,
+            is_big_endian=False,  # h5py has swapped them by then
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    file: KerasFile, subject: str
+) -> Generator[tuple[Handle, Window], None, None]:
+    """Opens a file; what h5py raises meanwhile is damage.
+
+    Args:
+        file: The file.
+        subject: What is read, for messages.
+
+    Yields:
+        The root group, and the bytes.
+    """
+    try:
+        h5py = load_h5py()
+    except ImportError as error:
+        raise UnsupportedError(
+            f"Keras weights are read by h5py, which is not installed - for "
+            f"`{file.path}`. Run `pip install 'tf2flax[keras]'`."
+        ) from error
+    window = file.open(is_exact=True)
+    try:
+        with h5py.File(window, "r") as opened:
+            yield opened.id, window
+    except CheckpointError:
+        raise
+    except (RefusedError, MalformedError, *_H5PY_ERRORS) as error:
+        if window.failure is not None:
+            raise read_error(file.path, window.failure) from error
+        raise _translated(error, subject, file.path) from error
+    finally:
+        window.close()
+
+
+def _translated(error: Exception, subject: str, path: str) -> CheckpointError:
+    """Says to the user what was wrong."""
+    if isinstance(error, RefusedError):
+        return UnsupportedError(
+            f"{subject} cannot be read: {error} - in `{path}`. Save the weights again, "
+            "with Keras itself."
+        )
+    if isinstance(error, MalformedError):
+        return damaged(subject, error, path)
+    cut = _CUT.search(str(error))
+    if cut:
+        size, wanted = int(cut[1]), int(cut[2])
+        fact = f"it has only {size} bytes, {wanted - size} are missing"
+        return damaged("The file", fact, path)
+    return damaged(subject, f"HDF5 cannot read it ({str(error)[:200]})", path)

@@ -1,0 +1,343 @@
+"""Elements of a dataset of an HDF5 file: boxes of it, out of its rows or chunks.
+
+Done without h5py, since HDF5 can crash or hang on damaged chunks and heaps; what h5py
+says of the dataset is all that is needed.
+
+Source: the HDF5 File Format Specification, version 3.0 (chunks, global heaps); what the
+filters do: H5Zdeflate.c, H5Zshuffle.c and H5Zfletcher32.c of HDF5, and lzf/lzf_d.c of
+h5py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+import zlib
+from typing import Final
+
+import numpy as np
+
+from tf2flax._errors import MalformedError
+from tf2flax._specs import TensorSlice, TensorSpec
+
+from .keras_file import MAX_EXPANSION, Window
+
+# Filters that are undone here: all that h5py applies on its own.
+DEFLATE: Final = 1
+SHUFFLE: Final = 2
+FLETCHER32: Final = 3
+LZF: Final = 32000
+FILTERS: Final = frozenset((DEFLATE, SHUFFLE, FLETCHER32, LZF))
+# Rows in which a box is narrow are read whole, so many at once (bytes).
+_BLOCK_NBYTES: Final = 4 << 20
+# Stored for a value of varying length: its length, the address of a heap, its number.
+REFERENCE: Final = struct.Struct("<IQI")
+# A heap, and before each of its values: its number and length.
+_HEAP: Final = struct.Struct("<4sB3xQ")
+_HEAP_OBJECT: Final = struct.Struct("<HH4xQ")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a dataset that is stored apart.
+
+    Attributes:
+        starts: Its first element; it may reach over the dataset's end.
+        offset: Its first byte in the file.
+        nbytes: How many bytes it takes there.
+        skipped: Bit i tells that it did not go through filter i.
+    """
+
+    starts: tuple[int, ...]
+    offset: int
+    nbytes: int
+    skipped: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a dataset in chunks has them, and how they were filtered.
+
+    Attributes:
+        shape: Shape of each.
+        filters: Numbers of the filters, in the order in which they were applied.
+        chunks: All of them.
+    """
+
+    shape: tuple[int, ...]
+    filters: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Description:
+    """What a file says of a dataset.
+
+    Attributes:
+        spec: Shape and dtype.
+        stored: The dtype of its elements as they are stored: big-endian, as bytes of
+            fixed length, or as references to a heap.
+        layout: Its first byte in the file, or its chunks; None where it has neither.
+    """
+
+    spec: TensorSpec
+    stored: np.dtype
+    layout: int | Grid | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its elements take uncompressed; of references, their own."""
+        return self.spec.size * self.stored.itemsize
+
+
+def read_box(
+    window: Window, description: Description, region: TensorSlice
+) -> np.ndarray:
+    """Reads a box: of rows only those of the box, of chunks only those it touches.
+
+    Args:
+        window: The file.
+        description: The dataset; of a readable dtype.
+        region: The box, within its shape.
+
+    Returns:
+        Row-major array of the box's shape and the dataset's dtype, in native order.
+
+    Raises:
+        MalformedError: Its elements are not what they should be.
+    """
+    raw = np.empty(region.shape, description.stored)
+    where = description.layout
+    if not raw.size or where is None:
+        pass
+    elif isinstance(where, Grid):
+        _read_chunks(window, where, region, raw)
+    else:
+        _read_rows(window, where, description.spec.shape, region, raw)
+    dtype = description.spec.dtype
+    if dtype.is_string:
+        if raw.dtype.kind == "S":
+            return raw.astype(object)
+        return _strings(window, raw)
+    if dtype.name == "bfloat16":
+        return raw.astype(np.uint16, copy=False).view(dtype.numpy)
+    if dtype.name == "bool":
+        if raw.size and raw.max() > 1:
+            raise MalformedError("expected booleans of 0 and 1, got others")
+        return raw.view(bool)
+    return raw.astype(dtype.numpy, copy=False)
+
+
+def _read_rows(
+    window: Window,
+    offset: int,
+    shape: tuple[int, ...],
+    region: TensorSlice,
+    out: np.ndarray,
+) -> None:
+    """Fills a row-major array with a box of one that is stored at `offset`."""
+    if region.shape[1:] == shape[1:]:
+        start = region.starts[0] if shape else 0
+        row_nbytes = math.prod(shape[1:]) * out.itemsize
+        window.fill(offset + start * row_nbytes, out.reshape(-1).view(np.uint8).data)
+        return
+    row_nbytes = math.prod(shape[1:]) * out.itemsize
+    inner = TensorSlice(region.starts[1:], region.stops[1:])
+    # One row may be large, and the box in it small; many are read whole and cut.
+    if row_nbytes > _BLOCK_NBYTES or region.shape[0] == 1:
+        for number, row in enumerate(range(region.starts[0], region.stops[0])):
+            start = offset + row * row_nbytes
+            _read_rows(window, start, shape[1:], inner, out[number])
+        return
+    step = max(_BLOCK_NBYTES // row_nbytes, 1)
+    for start in range(0, region.shape[0], step):
+        part = out[start : start + step]
+        block = np.empty((len(part), *shape[1:]), out.dtype)
+        first = offset + (region.starts[0] + start) * row_nbytes
+        window.fill(first, block.reshape(-1).view(np.uint8).data)
+        part[...] = block[:, *inner.within(TensorSlice.whole(shape[1:]))]
+
+
+def _read_chunks(
+    window: Window, grid: Grid, region: TensorSlice, out: np.ndarray
+) -> None:
+    for chunk in grid.chunks:
+        stops = tuple(a + n for a, n in zip(chunk.starts, grid.shape, strict=True))
+        box = TensorSlice(chunk.starts, stops)
+        shared = region.intersection(box)
+        if shared is None:
+            continue
+        data = _unfiltered(window, grid, chunk, out.dtype.itemsize)
+        block = np.frombuffer(data, out.dtype).reshape(grid.shape)
+        out[shared.within(region)] = block[shared.within(box)]
+
+
+def _unfiltered(window: Window, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
+    wanted = math.prod(grid.shape) * itemsize
+    data = bytearray(chunk.nbytes)
+    window.fill(chunk.offset, memoryview(data))
+    data = bytes(data)
+    # Checksums may have been added before the last of the filters.
+    limit = wanted + 4 * len(grid.filters)
+    for number, name in reversed(tuple(enumerate(grid.filters))):
+        if chunk.skipped >> number & 1:
+            continue
+        if name == DEFLATE:
+            data = _inflated(data, limit)
+        elif name == LZF:
+            data = decompress_lzf(data, limit)
+        elif name == SHUFFLE:
+            data = _unshuffled(data, itemsize)
+        else:
+            data = _checked(data)
+    if len(data) != wanted:
+        raise MalformedError(f"expected a chunk of {wanted} bytes, got {len(data)}")
+    return data
+
+
+def _inflated(data: bytes, limit: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        out = inflater.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise MalformedError(f"a chunk cannot be uncompressed ({error})") from error
+    if not inflater.eof:
+        raise MalformedError("a chunk is cut, or larger than it announces")
+    return out
+
+
+def _unshuffled(data: bytes, itemsize: int) -> bytes:
+    """Joins elements whose first bytes are stored first, then all second ones, ..."""
+    whole = len(data) // itemsize * itemsize
+    parts = np.frombuffer(data[:whole], np.uint8).reshape(itemsize, -1)
+    return parts.T.tobytes() + data[whole:]
+
+
+def _checked(data: bytes) -> bytes:
+    """Takes the checksum off, and compares it."""
+    if len(data) < 4:
+        raise MalformedError("a chunk is shorter than its checksum")
+    data, stored = data[:-4], int.from_bytes(data[-4:], "little")
+    words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.uint64)
+    weights = np.arange(len(words), 0, -1, dtype=np.uint64) % 65535
+    low, high = int(words.sum()) % 65535, int((words * weights % 65535).sum()) % 65535
+    # 0 and 65535 mean the same.
+    if (stored & 0xFFFF) % 65535 != low or (stored >> 16) % 65535 != high:
+        raise MalformedError(
+            f"stored fletcher32 {stored:08x}, computed {high << 16 | low:08x}"
+        )
+    return data
+
+
+def decompress_lzf(data: bytes, limit: int) -> bytes:
+    """Uncompresses what h5py's own filter compressed.
+
+    Args:
+        data: Literal runs (a length - 1 below 32, bytes) and repetitions (a length - 2
+            in 3 bits, or 7 and one byte more; a distance - 1 in 13 bits).
+        limit: How long the result may be.
+
+    Returns:
+        The result.
+
+    Raises:
+        MalformedError: The data is cut, or reaches before its start or over the limit.
+    """
+    out = bytearray()
+    position = 0
+    try:
+        while position < len(data):
+            control = data[position]
+            position += 1
+            if control < 32:
+                stop = position + control + 1
+                if stop > len(data):
+                    raise MalformedError("a chunk is cut")
+                out += data[position:stop]
+                position = stop
+            else:
+                count = control >> 5
+                if count == 7:
+                    count += data[position]
+                    position += 1
+                distance = ((control & 31) << 8 | data[position]) + 1
+                position += 1
+                if distance > len(out):
+                    raise MalformedError("a chunk repeats what comes before its start")
+                count += 2
+                period = bytes(out[len(out) - distance :][:count])
+                out += (period * -(-count // len(period)))[:count]
+            if len(out) > limit:
+                raise MalformedError("a chunk is larger than it announces")
+    except IndexError as error:
+        raise MalformedError("a chunk is cut") from error
+    return bytes(out)
+
+
+def _strings(window: Window, references: np.ndarray) -> np.ndarray:
+    """Reads the strings that references name."""
+    out = np.empty(references.size, object)
+    heaps = Heaps(window)
+    left = MAX_EXPANSION * window.nbytes
+    for number, reference in enumerate(references.reshape(-1)):
+        out[number] = heaps.get(reference.tobytes())
+        left -= len(out[number])
+        if left < 0:
+            raise MalformedError(f"its strings do not fit in {window.nbytes} bytes")
+    return out.reshape(references.shape)
+
+
+class Heaps:
+    """Where a file keeps values of varying length."""
+
+    def __init__(self, window: Window) -> None:
+        """Reads nothing yet."""
+        self._window = window
+        self._left = window.nbytes
+        self._objects: dict[int, dict[int, bytes]] = {}
+
+    def get(self, reference: bytes) -> bytes:
+        """Looks a value up.
+
+        Args:
+            reference: What is stored in its place, 16 bytes.
+
+        Returns:
+            The value.
+
+        Raises:
+            MalformedError: There is none.
+        """
+        nbytes, address, number = REFERENCE.unpack(reference)
+        if not nbytes:
+            return b""
+        if address not in self._objects:
+            self._objects[address] = self._parse(address)
+        value = self._objects[address].get(number, b"")
+        if len(value) < nbytes:
+            raise MalformedError(f"no {nbytes} bytes lie at {address}, number {number}")
+        return value[:nbytes]
+
+    def _parse(self, address: int) -> dict[int, bytes]:
+        header = bytearray(_HEAP.size)
+        self._window.fill(address, memoryview(header))
+        magic, version, nbytes = _HEAP.unpack(header)
+        # Heaps do not overlap, so all together are no larger than the file.
+        self._left -= nbytes
+        if magic != b"GCOL" or version != 1 or nbytes < _HEAP.size or self._left < 0:
+            raise MalformedError(f"no heap of strings lies at {address}")
+        heap = bytearray(nbytes)
+        self._window.fill(address, memoryview(heap))
+        values: dict[int, bytes] = {}
+        position = _HEAP.size
+        while position + _HEAP_OBJECT.size <= nbytes:
+            number, _, size = _HEAP_OBJECT.unpack_from(heap, position)
+            position += _HEAP_OBJECT.size
+            if number == 0:  # the rest is free
+                break
+            if position + size > nbytes:
+                raise MalformedError(f"the heap of strings at {address} is cut")
+            values[number] = bytes(heap[position : position + size])
+            position += -(-size // 8) * 8
+        return values
