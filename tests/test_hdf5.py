@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import io
+import os
 import pathlib
 import pickle
 import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +28,7 @@ from tf2flax._errors import MalformedError
 from tf2flax._formats.hdf5 import Hdf5Manifest
 from tf2flax._formats.hdf5_elements import decompress_lzf
 from tf2flax._formats.hdf5_names import MAX_DEPTH
+from tf2flax._formats.keras_file import Window
 from tf2flax._specs import TensorSlice
 
 h5py = pytest.importorskip("h5py")
@@ -685,14 +689,9 @@ def test_damaged_compression_is_damage() -> None:
 
 
 def test_a_chunk_that_swells_is_damage() -> None:
-    import zlib
-
-    def write(file: Any) -> None:
-        file.create_dataset("x", (8,), "f4", chunks=(8,), compression="gzip")
-        file["x"].id.write_direct_chunk((0,), zlib.compress(bytes(1 << 20)))
-
+    checkpoint = opened(chunks_of(8, zlib.compress(bytes(1 << 20))))
     with pytest.raises(tf2flax.DamagedError, match="larger than it announces"):
-        opened(write)["x"].read()
+        checkpoint["x"].read()
 
 
 @given(st.binary(max_size=60))
@@ -813,3 +812,99 @@ def test_many_damaged_files_are_read_or_refused(
     seed: int, libver: str, tmp_path: pathlib.Path
 ) -> None:
     flip(tmp_path, libver, 5 * seed, 8000, seed)
+
+
+def test_elements_beyond_the_end_are_damage_before_they_are_read() -> None:
+    contents = written(lambda file: file.create_dataset("x", data=np.ones(100, "f4")))
+    with h5py.File(io.BytesIO(contents)) as file:
+        start = file["x"].id.get_offset()
+    for wrong in (len(contents) - 399, 1 << 62):
+        damaged = contents.replace(
+            struct.pack("<QQ", start, 400), struct.pack("<QQ", wrong, 400)
+        )
+        assert damaged != contents
+        with pytest.raises(tf2flax.DamagedError):
+            Checkpoint(Hdf5Manifest("m.h5", damaged))["x"]
+
+
+def chunks_of(count: int, *chunks: bytes) -> Callable[[Any], None]:
+    """A dataset in compressed chunks of so many floats, as they are stored."""
+
+    def write(file: Any) -> None:
+        shape = (count * len(chunks),)
+        file.create_dataset("x", shape, "f4", chunks=(count,), compression="gzip")
+        for number, chunk in enumerate(chunks):
+            file["x"].id.write_direct_chunk((number * count,), chunk)
+
+    return write
+
+
+def test_a_chunk_that_announces_too_much_is_damage_before_it_is_read() -> None:
+    with pytest.raises(tf2flax.DamagedError, match="announces 4194304 bytes"):
+        opened(chunks_of(1 << 20, zlib.compress(b"")))["x"]
+
+
+def test_a_chunk_that_is_too_small_is_damage() -> None:
+    checkpoint = opened(chunks_of(8, zlib.compress(bytes(24))))
+    with pytest.raises(tf2flax.DamagedError, match="expected a chunk of 32 bytes"):
+        checkpoint["x"].read()
+
+
+@pytest.mark.parametrize("wrong", [0, 11, 800])
+def test_chunks_lie_on_their_grid(wrong: int) -> None:
+    def write(file: Any) -> None:
+        file.create_dataset("x", data=np.ones(40, "f4"), chunks=(10,))
+
+    contents = written(write)
+    key = struct.pack("<IIQQ", 40, 0, 10, 0)
+    damaged = contents.replace(key, struct.pack("<IIQQ", 40, 0, wrong, 0))
+    assert damaged != contents
+    with pytest.raises(tf2flax.DamagedError):
+        Checkpoint(Hdf5Manifest("m.h5", damaged))["x"].read()
+
+
+def test_lzf_stops_at_its_limit() -> None:
+    data = b"\0a" + b"\xe0\xff\0" * 4
+    assert decompress_lzf(data, 1057) == b"a" * 1057
+    with pytest.raises(MalformedError, match="larger than it announces"):
+        decompress_lzf(data + b"\xe0\xff\0" * 1000, 1057)
+
+
+def test_a_box_in_large_rows_reads_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.zeros((3, 1_200_000), np.float32)
+    checkpoint = opened(lambda file: file.create_dataset("x", data=values))
+    sizes: list[int] = []
+    fill = Window.fill
+
+    def counting(self: Window, start: int, buffer: memoryview) -> None:
+        sizes.append(len(buffer))
+        fill(self, start, buffer)
+
+    monkeypatch.setattr(Window, "fill", counting)
+    piece = checkpoint.manifest.entry("x").pieces[0]
+    piece.read(TensorSlice((0, 5), (3, 7)))  # type: ignore[union-attr]
+    assert sum(sizes) == 3 * 2 * 4
+
+
+def test_what_the_system_refuses_is_a_read_error(
+    data: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(data / "tf1_keras" / "keras.weights.h5")
+    checkpoint = Checkpoint(Hdf5Manifest(path))
+    preadv = os.preadv
+    left = 0
+
+    def failing(*arguments: Any) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    for left in range(60):  # noqa: B007
+        with pytest.raises(tf2flax.ReadError, match="Input/output error"):
+            Hdf5Manifest(path)
+    left = 0
+    with pytest.raises(tf2flax.ReadError, match="Input/output error"):
+        checkpoint["conv/kernel"].read()

@@ -229,3 +229,29 @@ def test_without_h5py_the_error_has_the_pip_line(
     with pytest.raises(tf2flax.UnsupportedError) as caught:
         Hdf5Manifest(str(data / "tf2_object" / "model.keras"))
     assert "pip install 'tf2flax[keras]'" in str(caught.value)
+
+
+def test_a_member_before_the_beginning_is_refused() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr(MEMBER, WEIGHTS)
+    contents = bytearray(out.getvalue())
+    at = contents.rindex(b"PK\x05\x06") + 16  # where the index begins
+    start = struct.unpack_from("<I", contents, at)[0]
+    struct.pack_into("<I", contents, at, start + 20)
+    with pytest.raises(tf2flax.DamagedError):
+        weights_in("m.keras", bytes(contents))
+
+
+def test_a_member_has_the_name_that_the_index_gives() -> None:
+    contents = archive()
+    at = contents.index(MEMBER.encode())
+    contents[at : at + 5] = b"other"
+    with pytest.raises(tf2flax.DamagedError, match="does not lie where"):
+        weights_in("m.keras", bytes(contents))
+
+
+def test_a_member_beyond_the_end_is_refused() -> None:
+    contents = with_sizes(archive(), stored=1 << 20, announced=1 << 20)
+    with pytest.raises(tf2flax.DamagedError, match="bytes short"):
+        weights_in("m.keras", contents)

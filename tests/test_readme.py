@@ -9,11 +9,12 @@ import pytest
 from conftest import ROOT
 
 
-def test_examples_run_as_pasted() -> None:
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("file", "least"), [("README.md", 8), ("docs/formats.md", 18)])
+def test_examples_run_as_pasted(file: str, least: int) -> None:
+    text = (ROOT / file).read_text()
     parser = doctest.DocTestParser()
-    test = parser.get_doctest(text, {}, "README.md", "README.md", 0)
-    assert len(test.examples) > 8
+    test = parser.get_doctest(text, {}, file, file, 0)
+    assert len(test.examples) > least
     runner = doctest.DocTestRunner(
         optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
     )
@@ -39,7 +40,10 @@ def test_the_error_shown_is_the_error_raised() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for file in ("README.md", "docs/architecture.md", "docs/formats.md"):
+    for file in (
+        "README.md",
+        *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    ):
         text = (ROOT / file).read_text()
         links = re.findall(r"\]\(([^)#:]+)\)", text)
         for link in links:
