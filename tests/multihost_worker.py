@@ -10,6 +10,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
@@ -45,6 +46,8 @@ def main(process: int, port: str, prefix: str) -> None:
             assert np.array_equal(shard.data, array[shard.index]), name
     # Half for rows and both, all for the rest.
     assert sum(read) == 3 * array.nbytes, sum(read) / array.nbytes
+    with pytest.raises(tf2flax.UnsupportedError, match="process_allgather"):
+        tf2flax.save_checkpoint(f"{prefix}-again", {"x": {"rows": got["rows"]}})
     print("equal")
 
 

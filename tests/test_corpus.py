@@ -132,6 +132,24 @@ def test_verify_tells_data_of_another_checkpoint(tmp_path: pathlib.Path) -> None
     assert [damage.name for damage in report.damaged[1:]] == ["a", "b", "c"]
     with pytest.raises(tf2flax.DamagedError, match="4 damaged"):
         report.raise_for_damage()
+    data = tmp_path / "one.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+    report = tf2flax.open_checkpoint(tmp_path / "one").verify()
+    assert [damage.name for damage in report.damaged] == ["a", "b", "c"]
+    assert "1 are missing" in str(report)
+    data.unlink()
+    report = tf2flax.open_checkpoint(tmp_path / "one").verify()
+    assert [damage.name for damage in report.damaged] == ["a", "b", "c"]
+    assert "data file is missing" in str(report)
+
+
+def test_verify_tells_files_that_go_on(tmp_path: pathlib.Path) -> None:
+    write_bundle(tmp_path / "m", {"a": np.arange(8.0)})
+    with (tmp_path / "m.data-00000-of-00001").open("ab") as file:
+        file.write(b"xyz")
+    report = tf2flax.open_checkpoint(tmp_path / "m").verify()
+    assert "67 bytes, 3 more than its index knows of" in str(report)
+    assert tf2flax.open_checkpoint(tmp_path / "m")["a"].read().size == 8
 
 
 def test_verify_reports_progress(tmp_path: pathlib.Path) -> None:

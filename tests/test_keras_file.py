@@ -11,6 +11,7 @@ import sys
 import zipfile
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -255,3 +256,17 @@ def test_a_member_beyond_the_end_is_refused() -> None:
     contents = with_sizes(archive(), stored=1 << 20, announced=1 << 20)
     with pytest.raises(tf2flax.DamagedError, match="bytes short"):
         weights_in("m.keras", contents)
+
+
+def test_the_names_that_keras_shows() -> None:
+    pytest.importorskip("h5py")
+    path = pathlib.Path(__file__).parent / "data" / "tf1_keras" / "keras.weights.h5"
+    checkpoint = tf2flax.open_checkpoint(path)
+    values = np.load(path.with_name("keras_weights.npz"))
+    assert len(values) == len(checkpoint)
+    for key in values:
+        name = key.replace("|", "/")
+        assert name.endswith(":0")
+        assert name in checkpoint
+        assert checkpoint[name].read().tobytes() == values[key].tobytes()
+        assert name.removesuffix(":0") in list(checkpoint)

@@ -15,6 +15,7 @@ from ._errors import CheckpointError, DamagedError, ReadError, UnsupportedError
 from ._manifest import DataFile, Entry, Manifest, Piece
 from ._progress import ProgressFunction, reporting
 from ._reading import check_many
+from ._specs import ByteRange
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def verify(
         progress, total, f"Verifying {posixpath.basename(manifest.prefix)}"
     ) as advance:
         check_many(entries, report, advance)
-    files += _foreign_files(entries, tensors)
+    files += _wrong_sizes(entries) + _foreign_files(entries, tensors)
     return VerificationReport(
         prefix=manifest.prefix,
         num_tensors=len(names),
@@ -146,6 +147,43 @@ def verify(
         damaged=(*files, *(tensors[name] for name in sorted(tensors))),
         unchecked=tuple(sorted(unchecked)),
     )
+
+
+def _wrong_sizes(entries: list[Entry]) -> list[Damage]:
+    """Recognises data files that go on after the last tensor, as none is written."""
+    found: list[Damage] = []
+    for file, stop in _ends(entries).items():
+        size = file.size() if _reaches(file, stop) else None
+        if size is not None and size > stop:
+            found.append(
+                Damage(
+                    file.path,
+                    f"The file has {size} bytes, {size - stop} more than its index "
+                    f"knows of - at `{file.path}`. Copy it again, from where the index "
+                    "came from.",
+                )
+            )
+    return found
+
+
+def _ends(entries: list[Entry]) -> dict[DataFile, int]:
+    """Where the last tensor of every data file ends."""
+    ends: dict[DataFile, int] = {}
+    for entry in entries:
+        for piece in entry.pieces:
+            if isinstance(piece, Piece):
+                stop = max(piece.span.stop, ends.get(piece.data_file, 0))
+                ends[piece.data_file] = stop
+    return ends
+
+
+def _reaches(file: DataFile, stop: int) -> bool:
+    """Whether a file is there and not cut; where it is, every tensor in it says so."""
+    try:
+        file.check_span(ByteRange(0, stop), subject="The checkpoint")
+    except (DamagedError, ReadError):
+        return False
+    return True
 
 
 def _foreign_files(entries: list[Entry], damaged: dict[str, Damage]) -> list[Damage]:
@@ -158,21 +196,10 @@ def _foreign_files(entries: list[Entry], damaged: dict[str, Damage]) -> list[Dam
                 is_damaged = entry.name in damaged
                 (differs if is_damaged else fits)[piece.data_file] += 1
     found: list[Damage] = []
+    ends = _ends(entries)
     for file, count in differs.items():
-        if count < 2 or fits[file]:
+        if count < 2 or fits[file] or not _reaches(file, ends[file]):
             continue
-        stop = max(
-            piece.span.stop
-            for entry in entries
-            for piece in entry.pieces
-            if isinstance(piece, Piece) and piece.data_file == file
-        )
-        try:
-            size = file.size()
-        except (DamagedError, ReadError):  # missing: every tensor says so
-            continue
-        if size is not None and size < stop:
-            continue  # a truncated copy: every tensor says so
         found.append(
             Damage(
                 file.path,

@@ -35,6 +35,19 @@ def read(path: pathlib.Path) -> None:
     assert_type(tf2flax.list_variables(path), list[tuple[str, list[int]]])
     assert_type(tf2flax.latest_checkpoint(path), str | None)
     assert_type(tf2flax.checkpoint_exists(path), bool)
+    assert_type(checkpoint.by_variable_name(), tf2flax.Checkpoint)
+    assert_type(checkpoint.by_object_path(), tf2flax.Checkpoint)
+    report = checkpoint.verify(progress=lambda done, total: None)
+    assert_type(report, tf2flax.VerificationReport)
+    assert_type(report.damaged, tuple[tf2flax.Damage, ...])
+    store = ts.KvStore.open("memory://").result()
+    tf2flax.open_checkpoint(store, context=ts.Context())
+    assert_type(tf2flax.checkpoints_iterator(path, timeout=0), Iterator[str])
+    assert_type(tf2flax.merge_checkpoints({"": checkpoint}), tf2flax.Checkpoint)
+    paths: dict[str, str] = {"a/": "one", "b/": "two"}
+    tf2flax.merge_checkpoints(paths)
+    arrays: dict[str, np.ndarray] = {}
+    assert_type(tf2flax.save_checkpoint(path, arrays, overwrite=True), str)
 
 
 def init(key: jax.Array, *, width: int) -> dict[str, jax.Array]:

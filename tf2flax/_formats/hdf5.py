@@ -162,8 +162,8 @@ class Hdf5Manifest:
         return self._names
 
     def __contains__(self, name: object) -> bool:
-        """Whether a weight, and only one, has this name."""
-        return name in self._entries
+        """Whether a weight, and only one, has this name, with or without a `:0`."""
+        return isinstance(name, str) and self._own(name) in self._entries
 
     def hint(self, name: str) -> str:
         """Which weights share a name, or where a layer of Keras 3 is stored."""
@@ -205,13 +205,17 @@ class Hdf5Manifest:
             DamagedError: What the file says of it is impossible.
             UnsupportedError: Its values lie in another file, or behind a plugin.
         """
-        found = self._entries.get(name)
+        found = self._entries.get(self._own(name))
         if found is None:
             close = self._shared.get(name, ())
             raise TensorNotFoundError(name, self._path, close, self.hint(name))
         if isinstance(found, CheckpointError):
             raise type(found)(*found.args)
         return found
+
+    def _own(self, name: str) -> str:
+        """The name without the `:0` that Keras 1 and 2 show, unless it is stored so."""
+        return name if name in self._entries else name.removesuffix(":0")
 
     def _described(
         self, name: str, place: bytes, root: Handle, window: Window

@@ -29,6 +29,8 @@ SHUFFLE: Final = 2
 FLETCHER32: Final = 3
 LZF: Final = 32000
 FILTERS: Final = frozenset((DEFLATE, SHUFFLE, FLETCHER32, LZF))
+# JAX on CPU takes arrays of this alignment over without a copy (bytes).
+_ALIGNMENT: Final = 64
 # Rows in which a box is narrow are read whole, so many at once (bytes).
 _BLOCK_NBYTES: Final = 4 << 20
 # Stored for a value of varying length: its length, the address of a heap, its number.
@@ -107,7 +109,7 @@ def read_box(
     Raises:
         MalformedError: Its elements are not what they should be.
     """
-    raw = np.empty(region.shape, description.stored)
+    raw = _aligned_empty(region.shape, description.stored)
     where = description.layout
     if not raw.size or where is None:
         pass
@@ -127,6 +129,13 @@ def read_box(
             raise MalformedError("expected booleans of 0 and 1, got others")
         return raw.view(bool)
     return raw.astype(dtype.numpy, copy=False)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    nbytes = math.prod(shape) * dtype.itemsize
+    spare = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    start = -spare.ctypes.data % _ALIGNMENT
+    return spare[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def _read_rows(
