@@ -16,7 +16,12 @@ import hypothesis
 import pytest
 
 # Runs in a Python of its own.
-collect_ignore = ["oracle/tf1_worker.py", "multihost_worker.py"]
+collect_ignore = [
+    "oracle/tf1_worker.py",
+    "oracle/saver_worker.py",
+    "multihost_worker.py",
+    "saving_worker.py",
+]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 hypothesis.settings.register_profile(

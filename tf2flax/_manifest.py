@@ -206,7 +206,7 @@ class Manifest(Protocol):
         ...
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
-        """Reads and checks every block of the index.
+        """Reads and checks every block of the index, and the sizes of whole files.
 
         Returns:
             For each that is damaged, its file and the message.

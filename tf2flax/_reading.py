@@ -169,19 +169,25 @@ def check_many(
     """
 
     def run(batch: list[Entry]) -> None:
-        if len(batch) > 1:
+        readable: list[Entry] = []
+        for entry in batch:
             try:
-                for entry in batch:
-                    check_readable(entry)
-                _read_batch(batch, _drop, verify=True)
-            except (DamagedError, UnsupportedError):
-                pass  # one by one, then
+                check_readable(entry)
+            except UnsupportedError as error:
+                report(entry, error)
             else:
-                for entry in batch:
-                    report(entry, None)
+                readable.append(entry)
+        errors: dict[str, DamagedError] = {}
+        try:
+            if len(readable) > 1:
+                _read_batch(readable, _drop, verify=True, errors=errors)
+                for entry in readable:
+                    report(entry, errors.get(entry.name))
                     advance(entry.nbytes)
                 return
-        for entry in batch:
+        except DamagedError:  # of the file: one by one, then
+            pass
+        for entry in readable:
             try:
                 _check_entry(entry, advance)
             except (DamagedError, UnsupportedError) as error:
@@ -265,8 +271,13 @@ def _joins(first: Piece, last: Piece, piece: Piece) -> bool:
 
 
 def _read_batch(
-    batch: list[Entry], deliver: Callable[[Entry, np.ndarray], None], *, verify: bool
+    batch: list[Entry],
+    deliver: Callable[[Entry, np.ndarray], None],
+    *,
+    verify: bool,
+    errors: dict[str, DamagedError] | None = None,
 ) -> None:
+    """Reads neighbours at once; what is wrong with one goes to `errors`, if given."""
     pieces = [one for entry in batch for one in entry.pieces if isinstance(one, Piece)]
     first, last = pieces[0], max(pieces, key=lambda piece: piece.span.stop)
     span = ByteRange(first.span.start, last.span.stop)
@@ -277,15 +288,28 @@ def _read_batch(
     for entry, piece in zip(batch, pieces, strict=True):
         start = piece.span.start - span.start
         stored = buffer[start : start + piece.span.nbytes]
-        if entry.spec.dtype.is_string:
-            array = _decode_string_piece(entry, piece, stored, verify=verify)
+        try:
+            array = _decode_piece(entry, piece, stored, verify=verify)
+        except DamagedError as error:
+            if errors is None:
+                raise
+            errors[entry.name] = error
         else:
-            if verify:
-                _compare(entry, piece, mask(crc32c(stored.data)))
-            array = aligned_empty(entry.spec.shape, entry.spec.dtype.numpy)
-            _bytes_of(array)[:] = stored
-            _to_native(array, entry)
-        deliver(entry, array)
+            deliver(entry, array)
+
+
+def _decode_piece(
+    entry: Entry, piece: Piece, stored: np.ndarray, *, verify: bool
+) -> np.ndarray:
+    """Decodes a piece from its bytes, which are copied."""
+    if entry.spec.dtype.is_string:
+        return _decode_string_piece(entry, piece, stored, verify=verify)
+    if verify:
+        _compare(entry, piece, mask(crc32c(stored.data)))
+    array = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
+    _bytes_of(array)[:] = stored
+    _to_native(array, entry)
+    return array
 
 
 def _read_piece(

@@ -139,7 +139,7 @@ def verify(
         progress, total, f"Verifying {posixpath.basename(manifest.prefix)}"
     ) as advance:
         check_many(entries, report, advance)
-    files += _wrong_sizes(entries) + _foreign_files(entries, tensors)
+    files += _foreign_files(entries, tensors)
     return VerificationReport(
         prefix=manifest.prefix,
         num_tensors=len(names),
@@ -147,23 +147,6 @@ def verify(
         damaged=(*files, *(tensors[name] for name in sorted(tensors))),
         unchecked=tuple(sorted(unchecked)),
     )
-
-
-def _wrong_sizes(entries: list[Entry]) -> list[Damage]:
-    """Recognises data files that go on after the last tensor, as none is written."""
-    found: list[Damage] = []
-    for file, stop in _ends(entries).items():
-        size = file.size() if _reaches(file, stop) else None
-        if size is not None and size > stop:
-            found.append(
-                Damage(
-                    file.path,
-                    f"The file has {size} bytes, {size - stop} more than its index "
-                    f"knows of - at `{file.path}`. Copy it again, from where the index "
-                    "came from.",
-                )
-            )
-    return found
 
 
 def _ends(entries: list[Entry]) -> dict[DataFile, int]:

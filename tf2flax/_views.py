@@ -35,7 +35,9 @@ class RenamedManifest:
         self,
         base: Manifest,
         keys: Names,
-        also: Callable[[str], str | None] | None = None,
+        *,
+        more_keys: Callable[[str], tuple[str, ...]] | None = None,
+        way_out: str = "",
     ) -> None:
         """Renames tensors.
 
@@ -43,11 +45,14 @@ class RenamedManifest:
             base: The checkpoint.
             keys: Names -> keys in the checkpoint; more than one where it is not clear
                 which is meant.
-            also: The key of a name that is not listed, if it has one.
+            more_keys: Keys of a name that is not listed, of which the checkpoint may
+                lack some.
+            way_out: What else to do where it is not clear which is meant: "by_x()".
         """
         self._base = base
         self._keys = keys
-        self._also = also
+        self._more_keys = more_keys
+        self._way_out = way_out
         self._names: tuple[str, ...] = tuple(sorted(keys))
 
     @property
@@ -97,10 +102,11 @@ class RenamedManifest:
         if len(keys) > 1:
             candidates = ", ".join(f"`{key}`" for key in keys[:5])
             more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            way_out = f", or {self._way_out}" if self._way_out else ""
             raise UnsupportedError(
                 f"Name `{name}` is shared by {len(keys)} tensors: {candidates}{more} - "
                 f"in `{self.index_path}`. Use the stored name of the one that is "
-                "meant, or by_object_path()."
+                f"meant{way_out}."
             )
         for key in keys:
             return dataclasses.replace(self._base.entry(key), name=name)
@@ -108,9 +114,8 @@ class RenamedManifest:
 
     def _keys_of(self, name: str) -> tuple[str, ...]:
         keys = self._keys.get(name, ())
-        if not keys and self._also is not None:
-            key = self._also(name)
-            keys = (key,) if key is not None and key in self._base else ()
+        if not keys and self._more_keys is not None:
+            keys = tuple(key for key in self._more_keys(name) if key in self._base)
         return keys
 
 
@@ -124,11 +129,16 @@ class MergedManifest:
             parts: Prefix of names -> checkpoint.
 
         Raises:
-            AssignmentError: Two of them would have one name.
+            AssignmentError: Two of them would have one name, or a prefix is no string.
         """
         self._parts = dict(parts)
         origin: dict[str, tuple[str, str]] = {}
         for added, part in self._parts.items():
+            if not isinstance(added, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise AssignmentError(
+                    f"Expected prefixes of names (str), got {added!r} for "
+                    f'`{part.index_path}`. Write {{"a/": first, "": second}}.'
+                )
             for name in part.names:
                 full = added + name
                 if full in origin:
@@ -159,7 +169,7 @@ class MergedManifest:
 
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name."""
-        return name in self._origin
+        return isinstance(name, str) and bool(self._origins_of(name))
 
     def hint(self, name: str) -> str:
         """Tells where the name would be found under a prefix."""
@@ -184,12 +194,32 @@ class MergedManifest:
 
         Raises:
             TensorNotFoundError: No tensor has this name.
+            UnsupportedError: Several have it.
             DamagedError: Its entry is malformed.
         """
-        if name not in self._origin:
-            raise TensorNotFoundError(name, self.index_path)
-        added, own = self._origin[name]
-        return dataclasses.replace(self._parts[added].entry(own), name=name)
+        origins = self._origins_of(name)
+        if len(origins) > 1:
+            found = ", ".join(
+                f"`{own}` in `{self._parts[added].index_path}`"
+                for added, own in origins[:5]
+            )
+            raise UnsupportedError(
+                f"Name `{name}` leads to {len(origins)} tensors: {found}. Give each "
+                'checkpoint a prefix of its own, as in {"a/": first, "b/": second}.'
+            )
+        for added, own in origins:
+            return dataclasses.replace(self._parts[added].entry(own), name=name)
+        raise TensorNotFoundError(name, self.index_path)
+
+    def _origins_of(self, name: str) -> list[tuple[str, str]]:
+        """Where a name comes from; parts may know more names than they list."""
+        if name in self._origin:
+            return [self._origin[name]]
+        return [
+            (added, name.removeprefix(added))
+            for added, part in self._parts.items()
+            if name.startswith(added) and name.removeprefix(added) in part
+        ]
 
 
 class ObjectBasedManifest:
@@ -250,12 +280,12 @@ class ObjectBasedManifest:
             ReadError: The system or the store refuses.
         """
         keys = names_by_variable(self._object_graph(), _Stored(self._base))
-        return RenamedManifest(self._base, keys)
+        return RenamedManifest(self._base, keys, way_out="by_object_path()")
 
     def by_object_path(self) -> RenamedManifest:
         """The tensors under their paths of attributes; see `by_variable_name`."""
-        graph = self._object_graph()
-        return RenamedManifest(self._base, names_by_path(self.names), graph.key_at)
+        keys, graph = names_by_path(self.names), self._object_graph()
+        return RenamedManifest(self._base, keys, more_keys=graph.keys_at)
 
     def _object_graph(self) -> ObjectGraph:
         if self._graph is None:

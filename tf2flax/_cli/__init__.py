@@ -30,9 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
 
     Examples:
-        >>> main(["ls", "tests/data/bert", "*/pooler/dense/bias"])
-        bert/pooler/dense/bias	float32	[32]	128	0
-        0
+        >>> main(["ls", "no/such/checkpoint"])
+        2
     """
     arguments = _parser().parse_args(argv)
     try:

@@ -11,9 +11,10 @@ tensorflow/python/checkpoint/trackable_utils.py (keys and how names are escaped)
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from tf2flax._wire.protos import TrackableObject, parse_object_graph
 
@@ -22,10 +23,12 @@ GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VARIABLE_ATTRIBUTE: Final = "VARIABLE_VALUE"
 _SLOTS: Final = ".OPTIMIZER_SLOT"
-# States that a walk to one path may visit; real graphs need a handful.
+# Children that a search for one path may follow. Real graphs need a handful, since no
+# object has two attributes of one name; a crafted one could ask for billions.
 _MAX_STEPS: Final = 100_000
 
 Names = Mapping[str, tuple[str, ...]]
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +40,17 @@ class ObjectGraph:
     """
 
     nodes: tuple[TrackableObject, ...]
+    # Of each object: names of children -> numbers of the objects.
+    _children: tuple[Mapping[str, tuple[int, ...]], ...] = dataclasses.field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        children = tuple(
+            _collect((child.local_name, child.node_id) for child in node.children)
+            for node in self.nodes
+        )
+        object.__setattr__(self, "_children", children)
 
     @classmethod
     def parse(cls, data: bytes) -> ObjectGraph:
@@ -53,38 +67,57 @@ class ObjectGraph:
         """
         return cls(parse_object_graph(data))
 
-    def key_at(self, path: str) -> str | None:
+    def keys_at(self, path: str) -> tuple[str, ...]:
         """Follows any path of attributes from the root to a variable.
 
-        A variable is stored under one path only, though several may lead to it.
+        A variable is stored under one path only, though several may lead to it. What
+        follows `.OPTIMIZER_SLOT` in the path of a slot is taken as it is stored.
 
         Args:
             path: Names joined by `/`; a name may itself hold one.
 
         Returns:
-            The key under which the variable is stored; None where the path leads to
-            none.
+            The keys under which what it leads to is stored, though the checkpoint may
+            lack them; none where it leads nowhere, several where names that hold a
+            `/` make it lead to several variables.
         """
-        seen: set[tuple[int, int]] = set()
-        todo = [(0, 0)] if self.nodes else []
-        while todo and len(seen) < _MAX_STEPS:
+        keys = self._walk(path)
+        variable, marker, slot = path.partition(f"/{_SLOTS}/")
+        if keys or not marker:
+            return keys
+        return tuple(
+            f"{key.removesuffix(_VARIABLE_SUFFIX)}{marker}{_escape(slot)}"
+            f"{_VARIABLE_SUFFIX}"
+            for key in self._walk(variable)
+        )
+
+    def _walk(self, path: str) -> tuple[str, ...]:
+        ends = [i for i, character in enumerate(path) if character == "/"]
+        ends.append(len(path))
+        keys: dict[str, None] = {}
+        todo = [(0, 0)] if self.nodes else []  # an object, and where names go on
+        seen = set(todo)  # graphs have cycles
+        steps = 0
+        while todo:
             node_id, start = todo.pop()
-            if (node_id, start) in seen:
-                continue
-            seen.add((node_id, start))
-            node = self.nodes[node_id]
             if start > len(path):
-                for attribute in node.attributes:
-                    if attribute.name == _VARIABLE_ATTRIBUTE:
-                        return attribute.checkpoint_key
+                keys.update(dict.fromkeys(self._values_of(node_id)))
                 continue
-            for child in node.children:
-                after = start + len(child.local_name)
-                if path.startswith(child.local_name, start) and (
-                    after == len(path) or path.startswith("/", after)
-                ):
-                    todo.append((child.node_id, after + 1))
-        return None
+            for end in ends[bisect.bisect_left(ends, start) :]:
+                children = self._children[node_id].get(path[start:end], ())
+                steps += len(children)
+                if steps > _MAX_STEPS:
+                    return ()
+                for child in children:
+                    if (child, end + 1) not in seen:
+                        seen.add((child, end + 1))
+                        todo.append((child, end + 1))
+        return tuple(keys)
+
+    def _values_of(self, node_id: int) -> Iterator[str]:
+        for attribute in self.nodes[node_id].attributes:
+            if attribute.name == _VARIABLE_ATTRIBUTE:
+                yield attribute.checkpoint_key
 
 
 def names_by_variable(graph: ObjectGraph, stored: Collection[str]) -> Names:
@@ -128,11 +161,16 @@ def names_by_path(stored: Iterable[str]) -> Names:
     )
 
 
-def _collect(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, dict[str, None]] = {}
-    for name, key in pairs:
-        found.setdefault(name, {})[key] = None
-    return {name: tuple(keys) for name, keys in found.items()}
+def _collect(pairs: Iterable[tuple[str, _T]]) -> dict[str, tuple[_T, ...]]:
+    """All that goes with a name, each once, in order."""
+    found: dict[str, dict[_T, None]] = {}
+    for name, one in pairs:
+        found.setdefault(name, {})[one] = None
+    return {name: tuple(all_of_it) for name, all_of_it in found.items()}
+
+
+def _escape(path: str) -> str:
+    return path.replace(".", "..")
 
 
 def _unescape(path: str) -> str:

@@ -9,7 +9,7 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc and naming.cc.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tf2flax._errors import (
@@ -107,8 +107,12 @@ class BundleManifest:
         return ""
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
-        """Checks every block of the index; see `Manifest`."""
-        return damaged_blocks(self._table, self.index_path)
+        """Checks every block of the index, and how long data files are; see `Manifest`.
+
+        A data file that goes on after the last tensor is another checkpoint's.
+        """
+        found = damaged_blocks(self._table, self.index_path)
+        return found or tuple(self._files_that_go_on())
 
     def entry(self, name: str) -> Entry:
         """Decodes and checks the entry of one tensor.
@@ -235,6 +239,30 @@ class BundleManifest:
             span=ByteRange(parsed.offset, parsed.offset + parsed.size),
             crc32c=parsed.crc32c,
         )
+
+    def _files_that_go_on(self) -> Iterator[tuple[str, str]]:
+        stops: dict[DataFile, int] = {}
+        for name in self.names:
+            try:
+                pieces = self.entry(name).pieces
+            except DamagedError:  # which whoever reads it will say
+                continue
+            for piece in pieces:
+                if isinstance(piece, Piece):
+                    stop = max(piece.span.stop, stops.get(piece.data_file, 0))
+                    stops[piece.data_file] = stop
+        for file, stop in stops.items():
+            try:
+                size = file.size()
+            except DamagedError:  # it is missing, as every tensor will say
+                continue
+            if size is not None and size > stop:
+                yield (
+                    file.path,
+                    f"The file has {size} bytes, {size - stop} more than its index "
+                    f"knows of - at `{file.path}`. Copy it again, from where the index "
+                    "came from.",
+                )
 
     def _file(self, index: int) -> DataFile:
         if index not in self._files:
