@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax import _reading
+from tf2flax import _runs
 from tf2flax._assignment.dtypes import cast, kind_of
 from tf2flax._assignment.partitions import family_of, parts_of, tile
+from tf2flax._lazy import view_chunk_shape
 from tf2flax._names import nearest
 from tf2flax._specs import ByteRange, TensorSlice
-from tf2flax._store import view_chunk_shape
 
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
 
@@ -44,7 +44,7 @@ def test_runs_are_the_bytes_of_a_box(
     stored = array.tobytes()
     whole = TensorSlice.whole(shape)
     read = b"".join(
-        stored[run.start : run.stop] for run in _reading.runs(box, shape, itemsize)
+        stored[run.start : run.stop] for run in _runs.runs(box, shape, itemsize)
     )
     assert read == array[box.within(whole)].tobytes()
 
@@ -54,17 +54,17 @@ def test_widening_never_leaves_the_rows(
     drawn: tuple[tuple[int, ...], TensorSlice], least: int
 ) -> None:
     shape, box = drawn
-    original = _reading.MIN_RUN_NBYTES
-    _reading.MIN_RUN_NBYTES = least  # pyright: ignore[reportAttributeAccessIssue]
+    original = _runs.MIN_RUN_NBYTES
+    _runs.MIN_RUN_NBYTES = least  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        wide = _reading.widen(box, shape, itemsize=1)
+        wide = _runs.widen(box, shape, itemsize=1)
     finally:
-        _reading.MIN_RUN_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
+        _runs.MIN_RUN_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
     assert wide.intersection(box) == box
     assert wide.fits(shape)
     if shape:
         assert (wide.starts[0], wide.stops[0]) == (box.starts[0], box.stops[0])
-    runs = list(_reading.runs(wide, shape, 1))
+    runs = list(_runs.runs(wide, shape, 1))
     assert len(runs) == 1 or min(run.nbytes for run in runs) >= least
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import pickle
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +16,12 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax._errors import MalformedError
-from tf2flax._formats.object_graph import GRAPH_KEY, ObjectGraph, names_by_path
+from tf2flax._formats.object_graph import (
+    GRAPH_KEY,
+    ObjectGraph,
+    names_by_path,
+    names_by_variable,
+)
 
 DATA = pathlib.Path(__file__).parent / "data"
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -114,6 +121,68 @@ def test_every_path_leads_to_a_variable() -> None:
             paths[path]
 
 
+def test_slots_answer_to_every_path_of_their_variable() -> None:
+    checkpoint = tf2flax.open_checkpoint(DATA / "tf2_object" / "slots.ckpt")
+    paths = checkpoint.by_object_path()
+    slot = "/.OPTIMIZER_SLOT/optimizer/m"
+    assert "model/layers/0/kernel" + slot not in list(paths)
+    got = paths["model/layers/0/kernel" + slot].read()
+    want = checkpoint["model/shared/kernel" + slot + SUFFIX].read()
+    assert got.tobytes() == want.tobytes()
+    assert "model/layers/0/kernel" + slot + "x" not in paths
+    assert "model/layers/7/kernel" + slot not in paths
+    assert "model/layers/0/kernel/.OPTIMIZER_SLOT/" not in paths
+
+
+def test_scopes_along_other_paths_fill_a_target() -> None:
+    paths = tf2flax.open_checkpoint(
+        DATA / "tf2_object" / "object.ckpt"
+    ).by_object_path()
+    shared = {n: paths[f"model/shared/{n}"].read() for n in ("kernel", "bias")}
+    target = {"x": {name: np.zeros_like(array) for name, array in shared.items()}}
+    got = tf2flax.init_from_checkpoint(paths, {"model/layers/0/": "x/"}, target)
+    for name, array in shared.items():
+        assert np.asarray(got["x"][name]).tobytes() == array.tobytes(), name
+
+
+def test_paths_to_several_variables_are_refused(tmp_path: pathlib.Path) -> None:
+    nodes: list[Node] = [
+        ([("a", 1), ("a/b", 2), ("one", 2), ("two", 3)], []),
+        ([("b", 3)], []),
+        ([], [("x", "one" + SUFFIX)]),
+        ([], [("x", "two" + SUFFIX)]),
+    ]
+    paths = write(tmp_path, nodes).by_object_path()
+    assert list(paths) == ["one", "two"]
+    with pytest.raises(tf2flax.UnsupportedError) as caught:
+        paths["a/b"]
+    assert "`one/.ATTRIBUTES" in str(caught.value)
+    assert "`two/.ATTRIBUTES" in str(caught.value)
+    assert "Use the stored name of the one that is meant." in str(caught.value)
+    assert "by_object_path" not in str(caught.value)  # it is where we are
+    doubled: list[Node] = [([("v", 1), ("v", 2)], []), *nodes[2:]]
+    with pytest.raises(tf2flax.UnsupportedError, match="shared by 2 tensors"):
+        write(tmp_path, doubled).by_object_path()["v"]
+
+
+def test_only_a_few_candidates_are_named(tmp_path: pathlib.Path) -> None:
+    nodes: list[Node] = [([], [("same", f"v{i}" + SUFFIX) for i in range(9)])]
+    with pytest.raises(tf2flax.UnsupportedError, match=r"`v4/[^`]*` and 4 more"):
+        write(tmp_path, nodes).by_variable_name()["same"]
+
+
+def test_what_has_no_name_or_is_no_variable_is_left_out() -> None:
+    """As TensorFlow 2.21 and 1.15 store tables, iterators and nameless variables."""
+    kept = field(1, b"VARIABLE_VALUE") + field(2, b"w") + field(3, b"w" + b"/k")
+    table = field(1, b"table") + field(3, b"t/.ATTRIBUTES/table")
+    nameless = field(1, b"VARIABLE_VALUE") + field(3, b"n/k")
+    node = b"".join(field(2, one) for one in (kept, table, nameless))
+    graph = ObjectGraph.parse(field(1, node))
+    stored = ["w/k", "n/k", "t/.ATTRIBUTES/table-keys", "t/.ATTRIBUTES/table-values"]
+    assert names_by_variable(graph, stored) == {"w": ("w/k",)}
+    assert names_by_path(stored) == {}
+
+
 def test_an_error_on_a_stored_name_suggests_the_view() -> None:
     checkpoint = tf2flax.open_checkpoint(DATA / "tf1_keras" / "object.ckpt")
     with pytest.raises(tf2flax.TensorNotFoundError, match=r"by_variable_name\(\)"):
@@ -189,13 +258,101 @@ def test_damaged_graphs(tmp_path: pathlib.Path, graph: np.ndarray) -> None:
             view()
 
 
+# Local names of which some hold slashes, so that paths run into each other.
+LOCAL_NAMES = st.sampled_from(["a", "b", "a/b", "b/a", "a.b", ".", "é", ""])
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[Node]:
+    """Small graphs with cycles, shared objects and names held twice."""
+    count = draw(st.integers(1, 4))
+    references = st.tuples(LOCAL_NAMES, st.integers(0, count - 1))
+    values = st.tuples(st.sampled_from(["x", "y", ""]), st.sampled_from("klmn"))
+    return [
+        (
+            draw(st.lists(references, max_size=4)),
+            draw(st.lists(values, max_size=2)),
+        )
+        for _ in range(count)
+    ]
+
+
+def walks(nodes: Sequence[Node], most: int) -> Iterator[tuple[str, int]]:
+    """Every path of at most so many names, with the object it leads to."""
+    reached: list[tuple[tuple[str, ...], int]] = [((), 0)]
+    for _ in range(most):
+        reached = [
+            ((*names, name), child)
+            for names, node in reached
+            for name, child in nodes[node][0]
+        ]
+        yield from (("/".join(names), node) for names, node in reached)
+
+
+@given(nodes=graphs(), strays=st.lists(st.text("ab/.", max_size=5), max_size=5))
+def test_paths_lead_where_a_walk_leads(nodes: list[Node], strays: list[str]) -> None:
+    graph = ObjectGraph.parse(graph_bytes(nodes))
+    wanted: dict[str, set[str]] = {path: set() for path in strays}
+    # Paths of up to 4 characters can have 5 names, all of them empty.
+    for path, node in walks(nodes, 5):
+        if len(path) <= 4:
+            wanted.setdefault(path, set()).update(key for _, key in nodes[node][1])
+    for path, keys in wanted.items():
+        if len(path) <= 4:
+            found = graph.keys_at(path)
+            assert set(found) == keys, path
+            assert len(found) == len(keys), path
+
+
+@given(nodes=graphs(), stored=st.sets(st.sampled_from("klmn")))
+def test_names_are_those_of_stored_values(nodes: list[Node], stored: set[str]) -> None:
+    found = names_by_variable(ObjectGraph.parse(graph_bytes(nodes)), stored)
+    values = {value for _, values in nodes for value in values}
+    wanted = {(name, key) for name, key in values if name and key in stored}
+    assert {(name, key) for name, keys in found.items() for key in keys} == wanted
+    assert sum(map(len, found.values())) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "path"),
+    [
+        ([([("a", i) for i in range(300)], [])] * 300, "a/" * 300),
+        ([([("/" * i, 0) for i in range(300)], [])], "/" * 3000),
+        ([([("a", 0), ("a/a", 0)], [])], "a/" * 20_000),
+    ],
+)
+def test_crafted_graphs_end_soon(nodes: list[Node], path: str) -> None:
+    graph = ObjectGraph.parse(graph_bytes(nodes))
+    before = time.process_time()
+    assert graph.keys_at(path) == ()
+    assert time.process_time() - before < 5
+
+
+@given(cut=st.integers(0, 200), bit=st.integers(0, 1599))
+def test_every_cut_and_flip_of_a_graph_is_refused_or_parsed(cut: int, bit: int) -> None:
+    nodes: list[Node] = [([("a", i), ("b/c", 0)], [("x", "k")]) for i in range(8)]
+    whole = graph_bytes(nodes)
+    flipped = bytearray(whole)
+    flipped[bit // 8 % len(whole)] ^= 1 << bit % 8
+    for data in (whole[:cut], bytes(flipped)):
+        try:
+            graph = ObjectGraph.parse(data)
+        except MalformedError:
+            continue
+        count = len(graph.nodes)
+        children = itertools.chain(*(node.children for node in graph.nodes))
+        assert all(0 <= child.node_id < count for child in children)
+        graph.keys_at("a/b/c/a")
+        names_by_variable(graph, ["k"])
+
+
 @given(data=st.binary(max_size=60))
 def test_random_graphs(data: bytes) -> None:
     try:
         graph = ObjectGraph.parse(data)
     except MalformedError:
         return
-    graph.key_at("a/b/c")
+    graph.keys_at("a/b/c")
 
 
 @given(names=st.lists(st.text("aS./é", min_size=1, max_size=4), min_size=1, max_size=4))
@@ -227,3 +384,39 @@ def test_merged_checkpoints(tmp_path: pathlib.Path) -> None:
     with pytest.raises(tf2flax.AssignmentError, match=r"`two/a` is in two .*one.*two"):
         tf2flax.merge_checkpoints({"two/": one, "": merged})
     assert len(tf2flax.merge_checkpoints({})) == 0
+
+
+def test_merged_views_know_every_path(tmp_path: pathlib.Path) -> None:
+    paths = tf2flax.open_checkpoint(
+        DATA / "tf2_object" / "object.ckpt"
+    ).by_object_path()
+    merged = tf2flax.merge_checkpoints({"tf2/": paths})
+    want = paths["model/shared/kernel"].read()
+    assert merged["tf2/model/layers/0/kernel"].read().tobytes() == want.tobytes()
+    assert merged["tf2/model/layers/0/kernel"].name == "tf2/model/layers/0/kernel"
+    assert "model/layers/0/kernel" not in merged
+    again = pickle.loads(pickle.dumps(merged))
+    assert again["tf2/model/layers/0/kernel"].read().tobytes() == want.tobytes()
+    nodes: list[Node] = [([("p/m", 1)], []), ([], [("v", "v" + SUFFIX)])]
+    one = write(tmp_path / "one", nodes).by_object_path()
+    nodes = [([("m", 1)], []), ([], [("v", "w" + SUFFIX)])]
+    two = write(tmp_path / "two", nodes).by_object_path()
+    both = tf2flax.merge_checkpoints({"": one, "p/": two})
+    with pytest.raises(tf2flax.UnsupportedError, match=r"`p/m` leads to 2 tensors"):
+        both["p/m"]
+
+
+def test_wrong_names_and_prefixes() -> None:
+    checkpoint = tf2flax.open_checkpoint(DATA / "tf2_object" / "object.ckpt")
+    for view in (
+        checkpoint,
+        checkpoint.by_variable_name(),
+        checkpoint.by_object_path(),
+        tf2flax.merge_checkpoints({"": checkpoint}),
+    ):
+        for name in ([], 1, None, b"step", ("step",)):
+            assert name not in view
+            with pytest.raises(tf2flax.TensorNotFoundError):
+                view[name]  # type: ignore[index]
+    with pytest.raises(tf2flax.AssignmentError, match="prefixes of names"):
+        tf2flax.merge_checkpoints({1: checkpoint})  # type: ignore[dict-item]

@@ -154,22 +154,30 @@ def test_memory_and_time_are_bounded_by_the_size(
     tmp_path: pathlib.Path, make: object, snappy: bool
 ) -> None:
     per_byte: list[float] = []
-    for count in (1_000, 4_000):
+    for count in (500, 8_000):
         index = make(count, snappy=snappy)  # pyright: ignore
         (tmp_path / "m.index").write_bytes(index)
         tracemalloc.start()
-        start = time.perf_counter()
-        try:
-            assert len(list(tf2flax.open_checkpoint(tmp_path / "m"))) == count
-            tf2flax.list_variables(tmp_path / "m")
-        except tf2flax.DamagedError:
-            pass
-        seconds = time.perf_counter() - start
+        listed(tmp_path / "m", count)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 2_000 * len(index) + (16 << 20)
-        per_byte.append(seconds / len(index))
-    assert per_byte[1] < 4 * per_byte[0]  # linear, on a noisy machine
+        times: list[float] = []
+        for _ in range(3):
+            start = time.process_time()
+            listed(tmp_path / "m", count)
+            times.append(time.process_time() - start)
+        per_byte.append(min(times) / len(index))
+    # Were it quadratic, this would be 16.
+    assert per_byte[1] < 8 * per_byte[0]
+
+
+def listed(prefix: pathlib.Path, count: int) -> None:
+    try:
+        assert len(list(tf2flax.open_checkpoint(prefix))) == count
+        tf2flax.list_variables(prefix)
+    except tf2flax.DamagedError:
+        pass
 
 
 def test_one_v1_value_is_held_a_few_times(tmp_path: pathlib.Path) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._assignment.aliases import FLAX_ALIASES as FLAX_ALIASES
 from ._checkpoint import Checkpoint as Checkpoint
-from ._checkpoint import StoredTensor as StoredTensor
 from ._checkpoint import list_variables as list_variables
 from ._checkpoint import load_variable as load_variable
 from ._checkpoint import merge_checkpoints as merge_checkpoints
@@ -28,6 +27,7 @@ from ._errors import UnsupportedError as UnsupportedError
 from ._locate import checkpoint_exists as checkpoint_exists
 from ._locate import latest_checkpoint as latest_checkpoint
 from ._saving import save_checkpoint as save_checkpoint
+from ._stored_tensor import StoredTensor as StoredTensor
 from ._verifying import Damage as Damage
 from ._verifying import VerificationReport as VerificationReport
 from ._watching import checkpoints_iterator as checkpoints_iterator

@@ -6,14 +6,13 @@ Opening reads the index and no tensor. Never imports JAX.
 from __future__ import annotations
 
 import functools
-import math
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _indexing, _reading
+from . import _reading
 from ._errors import DamagedError, TensorNotFoundError, UnsupportedError
 from ._files import Storage, impostor
 from ._formats.hdf5 import Hdf5Manifest
@@ -24,176 +23,12 @@ from ._locate import Kind, Location, PathLike, locate
 from ._manifest import DataFile, Entry, Manifest
 from ._names import nearest
 from ._progress import ProgressFunction, reporting
-from ._store import open_view
+from ._stored_tensor import StoredTensor
 from ._verifying import VerificationReport, verify
 from ._views import MergedManifest, ObjectBasedManifest
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from ._store import Context, KvStore, TensorStore
-
-
-class StoredTensor:
-    """One tensor of a checkpoint; nothing of it is read before it is asked for.
-
-    Examples:
-        >>> import tf2flax
-        >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
-        >>> tensor = checkpoint["bert/pooler/dense/kernel"]
-        >>> tensor
-        StoredTensor('bert/pooler/dense/kernel', shape=(32, 32), dtype=float32)
-        >>> tensor[4:6, :8].shape
-        (2, 8)
-    """
-
-    __slots__ = ("_entry",)
-
-    def __init__(self, entry: Entry) -> None:
-        """Wraps an entry; made by `Checkpoint`, not by users."""
-        self._entry = entry
-
-    @property
-    def entry(self) -> Entry:
-        """Where it lies, for the layers above."""
-        return self._entry
-
-    @property
-    def name(self) -> str:
-        """The tensor's key."""
-        return self._entry.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole tensor."""
-        return self._entry.spec.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What a read gives; `object` for strings; quantised integers as integers."""
-        return self._entry.spec.dtype.numpy
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk; for strings this includes their lengths."""
-        return self._entry.nbytes
-
-    @property
-    def slices(self) -> tuple[tuple[slice, ...], ...]:
-        """Saved slices of a partitioned variable as numpy indices, else ()."""
-        if not self._entry.is_sliced:
-            return ()
-        return tuple(
-            tuple(map(slice, piece.region.starts, piece.region.stops))
-            for piece in self._entry.pieces
-        )
-
-    def read(self, *, verify: bool = True) -> np.ndarray:
-        """Reads the whole tensor.
-
-        Args:
-            verify: Whether its CRC-32C checksums are compared.
-
-        Returns:
-            Array of `shape` and `dtype` in native byte order; a 0-d array where the
-            rank is 0; an object array of `bytes` for strings.
-
-        Raises:
-            DamagedError: A data file is missing or short, or a checksum differs.
-            UnsupportedError: The dtype (variant, resource) holds no array.
-            ReadError: The operating system refuses.
-        """
-        return _reading.read_entry(self._entry, verify=verify)
-
-    def open(self) -> TensorStore:
-        """Opens a lazy view: slice, transpose, cast, concatenate, read asynchronously.
-
-        Checksums cover whole tensors and are not compared here.
-
-        Returns:
-            A read-only `tensorstore.TensorStore` of `shape`, whose chunks are whole
-            rows of up to 4 MiB; each is read when it is first needed.
-
-        Raises:
-            DamagedError: A data file is missing or short.
-            UnsupportedError: tensorstore lacks this dtype or so many axes, or cannot
-                be used here, in a process forked after its first use.
-            ReadError: The system or the store refuses.
-
-        Examples:
-            >>> import tf2flax
-            >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
-            >>> view = checkpoint["bert/pooler/dense/kernel"].open()
-            >>> view[2:4].T.read().result().shape
-            (32, 2)
-        """
-        _reading.check_whole(self._entry)
-
-        def read(region: _reading.TensorSlice, out: np.ndarray) -> None:
-            _reading.read_region_into(self._entry, region, out)
-
-        return open_view(
-            self.shape,
-            self.dtype,
-            read,
-            subject=f"Tensor `{self.name}`",
-            waits=not _reading.is_local(self._entry),
-        )
-
-    def __getitem__(self, index: object) -> Any:
-        """Reads what numpy would give for the same index, and little else.
-
-        Of rows, only those asked for are read; where columns are cut, the rows they
-        touch. Checksums cover whole tensors and are compared only where all is read.
-
-        Args:
-            index: Whatever numpy takes.
-
-        Returns:
-            An array; a numpy scalar (or `bytes`) where numpy gives one.
-
-        Raises:
-            IndexError: As numpy.
-            DamagedError: A data file is missing or short.
-            UnsupportedError: The dtype (variant, resource) holds no array.
-        """
-        return _indexing.read_index(self._entry, index)
-
-    def __len__(self) -> int:
-        """Extent along the first axis."""
-        if not self.shape:
-            raise TypeError("len() of unsized object")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Any]:
-        """Iterates over the rows of the tensor, read at once."""
-        return iter(self.read())
-
-    def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
-    ) -> np.ndarray:
-        """Reads the tensor for `numpy.asarray`."""
-        if copy is False:
-            raise ValueError(
-                f"Tensor `{self.name}` lies on disk: an array of it is always a copy."
-            )
-        array = self.read()
-        return array if dtype is None else array.astype(dtype, copy=False)
-
-    def __repr__(self) -> str:
-        """Names the tensor with shape and dtype."""
-        dtype = self._entry.spec.dtype.name
-        return f"StoredTensor({self.name!r}, shape={self.shape}, dtype={dtype})"
+    from ._store import Context, KvStore
 
 
 class Checkpoint(Mapping[str, StoredTensor]):

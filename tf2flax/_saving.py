@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from ._checkpoint import Checkpoint, StoredTensor
+from ._checkpoint import Checkpoint
 from ._errors import AssignmentError, ExistsError, ReadError, UnsupportedError
 from ._files import LOCAL
 from ._formats.bundle_writer import (
@@ -33,6 +33,7 @@ from ._manifest import Entry
 from ._reading import check_readable
 from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
 from ._store import storage_of
+from ._stored_tensor import StoredTensor
 from ._wire.protos import format_checkpoint_state, parse_checkpoint_paths
 
 # One member of a family: a partition of the variable whose name stands before it.

@@ -1,4 +1,4 @@
-"""Stores of keys, wherever they are, and lazy views: all that needs tensorstore.
+"""Stores of keys, wherever they are: the only file that imports tensorstore.
 
 Any key-value store that tensorstore knows (`gs://`, `s3://`, `http://`, `memory://` …)
 is a place of checkpoints. Requests are ranged, of bounded size and number, and end
@@ -10,7 +10,6 @@ Source: https://google.github.io/tensorstore/kvstore/index.html
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import fnmatch
 import functools
 import glob
@@ -18,19 +17,18 @@ import os
 import posixpath
 import re
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-
 from ._errors import ReadError, UnsupportedError
 from ._files import HEAD_NBYTES, LOCAL, Storage, missing, too_short
-from ._specs import ByteRange, TensorSlice
+from ._specs import ByteRange
 
 if TYPE_CHECKING:
     import tensorstore
     from tensorstore import Context as Context
+    from tensorstore import Future as Future
+    from tensorstore import IndexDomain as IndexDomain
     from tensorstore import KvStore as KvStore
     from tensorstore import TensorStore as TensorStore
 
@@ -51,13 +49,6 @@ _DEFAULT_CONTEXT: Final = {
     "gcs_request_retries": _RETRIES,
     "s3_request_retries": _RETRIES,
 }
-# What a lazy view reads at once: large enough for the disk, small enough that an
-# unaligned row range over-reads little (bytes).
-VIEW_CHUNK_NBYTES: Final = 4 << 20
-# Chunks of lazy views that are read from other machines at once.
-MAX_VIEW_READERS: Final = 8
-# tensorstore's own limit on axes.
-MAX_VIEW_RANK: Final = 32
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -91,7 +82,7 @@ def storage_of(
         return LOCAL, text
     if url["scheme"].lower() == "file":
         return LOCAL, _file_url_path(text)
-    ts = _tensorstore()
+    ts = load_tensorstore()
     try:
         store = ts.KvStore.open(text, context=context or _default_context()).result()
     except Exception as error:
@@ -225,7 +216,7 @@ class KvStorage:
         return KvStorage, (self._root,)
 
     def _start(self, key: str, span: slice | None) -> tensorstore.Future[Any]:
-        _tensorstore()
+        load_tensorstore()
         encoded = key.encode("utf-8", "surrogateescape")
         if span is None:
             return self._root.read(encoded)
@@ -406,7 +397,7 @@ def _reason(error: Exception) -> str:
 @functools.cache
 def _default_context() -> Context:
     """One context for all: `memory://` is shared within it, connections are kept."""
-    return _tensorstore().Context(_DEFAULT_CONTEXT)
+    return load_tensorstore().Context(_DEFAULT_CONTEXT)
 
 
 class _Use:
@@ -449,8 +440,15 @@ def _has_worker_threads() -> bool:
     return False
 
 
-def _tensorstore() -> Any:
-    """Imports tensorstore, unless using it here would abort the process."""
+def load_tensorstore() -> Any:
+    """Imports tensorstore, unless using it here would abort the process.
+
+    Returns:
+        The module.
+
+    Raises:
+        UnsupportedError: The process was forked after its first use.
+    """
     if _Use.was_forked_after:
         raise UnsupportedError(
             "tensorstore cannot be used in a process that was forked after its first "
@@ -461,108 +459,3 @@ def _tensorstore() -> Any:
 
     _Use.has_begun = True
     return ts
-
-
-def open_view(
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    read: Callable[[TensorSlice, np.ndarray], None],
-    *,
-    subject: str,
-    waits: bool = False,
-) -> TensorStore:
-    """Makes a lazy view whose chunks are read when they are needed.
-
-    Args:
-        shape: Shape of the whole tensor.
-        dtype: Its dtype; `object` stands for byte strings.
-        read: Fills an array with a box of the tensor.
-        subject: What the view shows, for messages.
-        waits: Whether `read` itself waits for tensorstore; then it runs in threads of
-            ours, since tensorstore's own would wait for each other.
-
-    Returns:
-        The view, with chunks of whole rows of at most 4 MiB (one row at least).
-
-    Raises:
-        UnsupportedError: tensorstore lacks the dtype or so many axes.
-    """
-    ts = _tensorstore()
-    if len(shape) > MAX_VIEW_RANK:
-        raise UnsupportedError(
-            f"{subject} has {len(shape)} axes, a lazy view can have {MAX_VIEW_RANK}. "
-            "Use `read()`."
-        )
-    try:
-        view_dtype = ts.string if dtype.kind == "O" else ts.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise UnsupportedError(
-            f"{subject} is of dtype {dtype}, of which tensorstore has no lazy view. "
-            "Use `read()`."
-        ) from error
-
-    def read_chunk(
-        domain: tensorstore.IndexDomain,
-        out: np.ndarray,
-        _: tensorstore.VirtualChunkedReadParameters,
-    ) -> tensorstore.Future[None] | None:
-        region = TensorSlice(domain.inclusive_min, domain.exclusive_max)
-        if not waits:
-            read(region, out)
-            return None
-        promise, future = ts.Promise.new()
-        _view_readers().submit(_fulfil, promise, read, region, out)
-        return future
-
-    chunk = view_chunk_shape(shape, max(dtype.itemsize, 1))
-    return ts.virtual_chunked(
-        read_function=read_chunk,
-        dtype=view_dtype,
-        shape=shape,
-        chunk_layout=ts.ChunkLayout(
-            read_chunk=ts.ChunkLayout.Grid(shape=chunk), rank=len(shape)
-        ),
-    )
-
-
-def _fulfil(
-    promise: Any,
-    read: Callable[[TensorSlice, np.ndarray], None],
-    region: TensorSlice,
-    out: np.ndarray,
-) -> None:
-    try:
-        read(region, out)
-    except Exception as error:  # whatever it is, whoever waits must learn of it
-        promise.set_exception(error)
-    else:
-        promise.set_result(None)
-
-
-@functools.cache
-def _view_readers() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(MAX_VIEW_READERS, "tf2flax-view")
-
-
-def view_chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Chooses the box that a lazy view reads at once: whole rows, contiguous on disk.
-
-    Args:
-        shape: Shape of the whole tensor.
-        itemsize: Bytes per element.
-
-    Returns:
-        Extents, each at least 1, of at most 4 MiB together where that is possible.
-
-    Examples:
-        >>> view_chunk_shape((1_000_000, 1024), itemsize=4)
-        (1024, 1024)
-    """
-    chunk = [1] * len(shape)
-    room = VIEW_CHUNK_NBYTES // itemsize
-    for axis in reversed(range(len(shape))):
-        chunk[axis] = max(1, min(shape[axis], room))
-        room //= max(shape[axis], 1)
-        if room == 0:
-            break
-    return tuple(chunk)

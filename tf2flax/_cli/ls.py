@@ -8,9 +8,10 @@ import json
 import sys
 from typing import Any
 
-from tf2flax._checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from tf2flax._checkpoint import Checkpoint, open_checkpoint
 from tf2flax._errors import NotFoundError
 from tf2flax._names import nearest
+from tf2flax._stored_tensor import StoredTensor
 
 from .slots import is_slot
 from .table import aligned, human, printable

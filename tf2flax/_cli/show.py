@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._checkpoint import StoredTensor, open_checkpoint
+from tf2flax._checkpoint import open_checkpoint
 from tf2flax._errors import DamagedError
 from tf2flax._manifest import EncodedPiece, Piece
 from tf2flax._reading import check_readable
+from tf2flax._stored_tensor import StoredTensor
 
 from .table import human, printable
 

@@ -23,9 +23,10 @@ GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VARIABLE_ATTRIBUTE: Final = "VARIABLE_VALUE"
 _SLOTS: Final = ".OPTIMIZER_SLOT"
-# Children that a search for one path may follow. Real graphs need a handful, since no
-# object has two attributes of one name; a crafted one could ask for billions.
-_MAX_STEPS: Final = 100_000
+# Names that a search for one path may try, and children that it may follow. Real
+# graphs need a handful, since no object has two attributes of one name; a crafted one
+# could ask for billions.
+_MAX_STEPS: Final = 1_000_000
 
 Names = Mapping[str, tuple[str, ...]]
 _T = TypeVar("_T")
@@ -44,13 +45,17 @@ class ObjectGraph:
     _children: tuple[Mapping[str, tuple[int, ...]], ...] = dataclasses.field(
         init=False, repr=False, compare=False
     )
+    # Characters of the longest of these names.
+    _longest: int = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         children = tuple(
             _collect((child.local_name, child.node_id) for child in node.children)
             for node in self.nodes
         )
+        longest = max((len(name) for names in children for name in names), default=0)
         object.__setattr__(self, "_children", children)
+        object.__setattr__(self, "_longest", longest)
 
     @classmethod
     def parse(cls, data: bytes) -> ObjectGraph:
@@ -85,9 +90,9 @@ class ObjectGraph:
         variable, marker, slot = path.partition(f"/{_SLOTS}/")
         if keys or not marker:
             return keys
+        stored_slot = slot.replace(".", "..") + _VARIABLE_SUFFIX
         return tuple(
-            f"{key.removesuffix(_VARIABLE_SUFFIX)}{marker}{_escape(slot)}"
-            f"{_VARIABLE_SUFFIX}"
+            key.removesuffix(_VARIABLE_SUFFIX) + marker + stored_slot
             for key in self._walk(variable)
         )
 
@@ -103,9 +108,11 @@ class ObjectGraph:
             if start > len(path):
                 keys.update(dict.fromkeys(self._values_of(node_id)))
                 continue
-            for end in ends[bisect.bisect_left(ends, start) :]:
+            first = bisect.bisect_left(ends, start)
+            last = bisect.bisect_right(ends, start + self._longest)
+            for end in ends[first:last]:
                 children = self._children[node_id].get(path[start:end], ())
-                steps += len(children)
+                steps += 1 + len(children)
                 if steps > _MAX_STEPS:
                     return ()
                 for child in children:
@@ -167,10 +174,6 @@ def _collect(pairs: Iterable[tuple[str, _T]]) -> dict[str, tuple[_T, ...]]:
     for name, one in pairs:
         found.setdefault(name, {})[one] = None
     return {name: tuple(all_of_it) for name, all_of_it in found.items()}
-
-
-def _escape(path: str) -> str:
-    return path.replace(".", "..")
 
 
 def _unescape(path: str) -> str:
