@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tensorstore import IndexDomain as IndexDomain
     from tensorstore import KvStore as KvStore
     from tensorstore import TensorStore as TensorStore
+    from tensorstore import VirtualChunkedReadParameters as VirtualChunkedReadParameters
 
 # One request: small enough to end within the time below on a slow line, large enough
 # that its overhead does not count (bytes) ...
