@@ -134,6 +134,15 @@ def test_slots_answer_to_every_path_of_their_variable() -> None:
     assert "model/layers/0/kernel/.OPTIMIZER_SLOT/" not in paths
 
 
+def test_optimizers_with_dots_in_their_names(tmp_path: pathlib.Path) -> None:
+    nodes: list[Node] = [([("w", 1), ("v", 1)], []), ([], [("w", "w" + SUFFIX)])]
+    stored = "w/.OPTIMIZER_SLOT/my..adam/m..1" + SUFFIX
+    paths = write(tmp_path, nodes, extra=[stored]).by_object_path()
+    assert list(paths) == ["w", "w/.OPTIMIZER_SLOT/my.adam/m.1"]
+    assert paths["v/.OPTIMIZER_SLOT/my.adam/m.1"].read().tolist() == [1]
+    assert paths["w/.OPTIMIZER_SLOT/my.adam/m.1"].read().tolist() == [1]
+
+
 def test_scopes_along_other_paths_fill_a_target() -> None:
     paths = tf2flax.open_checkpoint(
         DATA / "tf2_object" / "object.ckpt"
@@ -176,11 +185,14 @@ def test_what_has_no_name_or_is_no_variable_is_left_out() -> None:
     kept = field(1, b"VARIABLE_VALUE") + field(2, b"w") + field(3, b"w" + b"/k")
     table = field(1, b"table") + field(3, b"t/.ATTRIBUTES/table")
     nameless = field(1, b"VARIABLE_VALUE") + field(3, b"n/k")
-    node = b"".join(field(2, one) for one in (kept, table, nameless))
-    graph = ObjectGraph.parse(field(1, node))
-    stored = ["w/k", "n/k", "t/.ATTRIBUTES/table-keys", "t/.ATTRIBUTES/table-values"]
+    config = field(1, b"OBJECT_CONFIG_JSON") + field(3, b"t/.ATTRIBUTES/config")
+    node = b"".join(field(2, one) for one in (config, table, kept, nameless))
+    root = b"".join(field(1, field(1, 1) + field(2, name)) for name in (b"t", b"u"))
+    graph = ObjectGraph.parse(field(1, root) + field(1, node))
+    stored = ["w/k", "n/k", "t/.ATTRIBUTES/table-keys", "t/.ATTRIBUTES/config"]
     assert names_by_variable(graph, stored) == {"w": ("w/k",)}
     assert names_by_path(stored) == {}
+    assert graph.keys_at("u") == ("w/k", "n/k")
 
 
 def test_an_error_on_a_stored_name_suggests_the_view() -> None:
@@ -313,19 +325,25 @@ def test_names_are_those_of_stored_values(nodes: list[Node], stored: set[str]) -
     assert sum(map(len, found.values())) == len(wanted)
 
 
+CYCLES: list[Node] = [([("a", 0), ("a/a", 0), ("v", 1)], []), ([], [("x", "k")])]
+DENSE: list[Node] = [([("a", i) for i in range(300)], [("x", "k")])] * 300
+SLASHES: list[Node] = [([("/" * i, 0) for i in range(300)], [("x", "k")])]
+
+
+def test_objects_are_visited_once_however_many_ways_lead_there() -> None:
+    graph = ObjectGraph.parse(graph_bytes(CYCLES))
+    assert graph.keys_at("a/" * 5_000 + "v") == ("k",)  # 10 ** 1000 ways and more
+
+
 @pytest.mark.parametrize(
-    ("nodes", "path"),
-    [
-        ([([("a", i) for i in range(300)], [])] * 300, "a/" * 300),
-        ([([("/" * i, 0) for i in range(300)], [])], "/" * 3000),
-        ([([("a", 0), ("a/a", 0)], [])], "a/" * 20_000),
-    ],
+    ("nodes", "path"), [(DENSE, "a/" * 300 + "a"), (SLASHES, "/" * 60_000)]
 )
-def test_crafted_graphs_end_soon(nodes: list[Node], path: str) -> None:
+def test_searches_of_crafted_graphs_are_given_up(nodes: list[Node], path: str) -> None:
     graph = ObjectGraph.parse(graph_bytes(nodes))
     before = time.process_time()
-    assert graph.keys_at(path) == ()
-    assert time.process_time() - before < 5
+    assert graph.keys_at(path) == ()  # though it does lead there
+    assert graph.keys_at(path[:9]) == ("k",)
+    assert time.process_time() - before < 10
 
 
 @given(cut=st.integers(0, 200), bit=st.integers(0, 1599))

@@ -215,6 +215,18 @@ def test_an_error_within_30_seconds(server: Served) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
+def test_a_request_that_stalls_ends_after_60_seconds(server: Served) -> None:
+    checkpoint = tf2flax.open_checkpoint(
+        f"{server.url}/run/model.ckpt", context=ts.Context()
+    )
+    server.stalls = True
+    started = time.monotonic()
+    with pytest.raises(tf2flax.ReadError, match="no answer within 60 seconds"):
+        checkpoint["big"].read()
+    assert 59 < time.monotonic() - started < 75
+
+
 @pytest.mark.usefixtures("hasty")
 def test_damage_is_named(server: Served) -> None:
     data = "/run/model.ckpt.data-00000-of-00001"

@@ -159,6 +159,7 @@ def parts(*shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
         (((2, 0, 4), (2, 3, 4), (2, 1, 4)), 1),
         (((4,), (4,), (4,)), 0),
         (tuple((1, 2) for _ in range(12)), 0),
+        (((2, 0), (3, 0)), 0),
     ],
 )
 def test_families(
@@ -172,6 +173,13 @@ def test_families(
     assert len(checkpoint["scope/w"].slices) == len(shapes)
     want = np.concatenate(ordered, axis)
     assert equal(checkpoint["scope/w"].read(), want)
+
+
+def test_parts_that_are_empty(tmp_path: pathlib.Path) -> None:
+    for i, shapes in enumerate([((0, 2), (0, 2)), ((0, 2), (0, 2), (3, 2), (0, 2))]):
+        family = parts(*shapes)
+        got = read(tf2flax.save_checkpoint(tmp_path / str(i), {"s": {"w": family}}))
+        assert equal(got["s/w"], np.concatenate([*family.values()]))
 
 
 def test_what_is_no_family(tmp_path: pathlib.Path) -> None:
@@ -202,6 +210,7 @@ def test_what_is_no_family(tmp_path: pathlib.Path) -> None:
         ({"a": {"b": object()}}, "no array but a object"),
         ({"a": np.array([1, "x", None], object)}, "one of which is a int"),
         ({"": np.ones(1)}, "needs a name"),
+        ({"a": np.ma.masked_array([1, 2], [0, 1])}, "masked array"),
         ({"a": {"k": jax.random.key(0)}}, "key_data"),
         ({"a": {"s": jax.ShapeDtypeStruct((1,), "float32")}}, "ShapeDtypeStruct"),
         ({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, "called `a/b`"),

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _reading
-from ._errors import DamagedError, TensorNotFoundError, UnsupportedError
+from ._errors import (
+    AssignmentError,
+    DamagedError,
+    TensorNotFoundError,
+    UnsupportedError,
+)
 from ._files import Storage, impostor
 from ._formats.hdf5 import Hdf5Manifest
 from ._formats.object_graph import GRAPH_KEY
@@ -218,8 +223,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def _object_based(self) -> ObjectBasedManifest:
         if not isinstance(self._manifest, ObjectBasedManifest):
             raise UnsupportedError(
-                f"`{self._manifest.index_path}` holds no object graph: its names are "
-                "the variables' own already. Use the checkpoint as it is."
+                f"`{self._manifest.index_path}` holds no object graph, or this is a "
+                "view of it: names are the variables' own already. Use the checkpoint "
+                "as it is."
             )
         return self._manifest
 
@@ -330,6 +336,11 @@ def merge_checkpoints(checkpoints: Mapping[str, Checkpoint | PathLike]) -> Check
         >>> len(merged), "b/global_step" in merged
         (278, True)
     """
+    if not isinstance(checkpoints, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AssignmentError(
+            "Expected a mapping of prefixes to checkpoints, got "
+            f'{type(checkpoints).__name__}. Write {{"a/": first, "b/": second}}.'
+        )
     manifests: dict[str, Manifest] = {}
     for prefix, one in checkpoints.items():
         checkpoint = one if isinstance(one, Checkpoint) else open_checkpoint(one)

@@ -28,9 +28,9 @@ def reporting(
     Yields:
         A function to call, from any thread, with the number of bytes just done.
     """
-    if progress is False:
+    if not progress:
         yield lambda _: None
-    elif progress is True:
+    elif not callable(progress):
         with _bar(total, what) as advance:
             yield advance
     else:

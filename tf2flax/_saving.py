@@ -255,7 +255,8 @@ def _family(name: str, members: list[tuple[str, Any]]) -> NewTensor:
         start = stops[axis]
         region = TensorSlice(tuple(starts), tuple(stops))
         extents = _extents(region, tuple(whole))
-        pieces.append(NewPiece(part.spec, extents, part.pieces[0].array))
+        if all(piece.extents != extents for piece in pieces):  # empty ones may be
+            pieces.append(NewPiece(part.spec, extents, part.pieces[0].array))
     spec = TensorSpec(tuple(whole), parts[0].spec.dtype)
     return NewTensor(_key(name), spec, parts[0].dtype_code, tuple(pieces))
 
@@ -328,6 +329,11 @@ def _host_array(name: str, value: Any) -> tuple[TensorSpec, Callable[[], np.ndar
         raise AssignmentError(
             f"Leaf `{name}` is no array but a {type(value).__name__}. "
             "Leave it out of the tree."
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise AssignmentError(
+            f"Leaf `{name}` is a masked array, and no checkpoint holds masks. Fill it "
+            "first, with `filled()`."
         )
     array: np.ndarray[Any, np.dtype[Any]]
     array = np.asarray(value, object if isinstance(value, bytes) else None)

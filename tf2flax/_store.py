@@ -81,7 +81,7 @@ def storage_of(
     url = _URL.match(text)
     if url is None:
         return LOCAL, text
-    if url["scheme"].lower() == "file":
+    if url["scheme"].lower() == "file" and "|" not in text:  # else a pipeline
         return LOCAL, _file_url_path(text)
     ts = load_tensorstore()
     try:

@@ -177,14 +177,11 @@ def _collect(pairs: Iterable[tuple[str, _T]]) -> dict[str, tuple[_T, ...]]:
 
 
 def _unescape(path: str) -> str:
-    parts = path.split("/")
-    return "/".join(
-        part if part == _SLOTS else "".join(_unescaped(part)) for part in parts
-    )
+    return "/".join("".join(_unescaped(part)) for part in path.split("/"))
 
 
 def _unescaped(part: str) -> Iterator[str]:
-    """A dot stands before a dot, or before an S for a slash."""
+    """A dot stands before a dot, or before an S for a slash, else for itself."""
     characters = iter(part)
     for character in characters:
         if character != ".":
