@@ -17,7 +17,6 @@ from conftest import ROOT
 
 import tf2flax
 from tf2flax._cli import main
-from tf2flax._cli.slots import is_slot
 
 BERT = str(ROOT / "tests" / "data" / "bert" / "model.ckpt")
 WIDE = str(ROOT / "tests" / "data" / "wide_deep_partitioned" / "model.ckpt")
@@ -84,17 +83,6 @@ def test_ls_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "slices": [],
     }
     assert "dnn/logits/kernel/Adagrad" in document["slots_left_out"]
-
-
-def test_slots() -> None:
-    shapes = {
-        "w": (3,), "w/Adam": (3,), "w/Adam_1": (3,), "w/x": (3,), "w/y": (4,),
-        "u_slot_vr": (1,), "u": (2, 1), "beta1_power": (), "a/beta2_power_1": (),
-        "v/Adam": (3,), "m/.OPTIMIZER_SLOT/optimizer/v/a": (1,), "global_step": (),
-    }  # fmt: skip
-    assert [name for name in shapes if not is_slot(name, shapes)] == [
-        "w", "w/y", "u", "v/Adam", "global_step",
-    ]  # fmt: skip
 
 
 def test_names_that_would_break_a_line(

@@ -195,6 +195,25 @@ def test_what_has_no_name_or_is_no_variable_is_left_out() -> None:
     assert graph.keys_at("u") == ("w/k", "n/k")
 
 
+def test_what_was_loaded_by_another_path_is_used() -> None:
+    checkpoint = tf2flax.open_checkpoint(DATA / "tf2_object" / "object.ckpt")
+    paths = checkpoint.by_object_path()
+    name = "model/layers/0/kernel"
+    target = {"w": np.zeros(paths[name].shape, "f4")}
+    plan = tf2flax.plan(paths, {name: "w"}, target)
+    assert "model/shared/kernel" not in plan.unused
+    assert len(plan.unused) == len(paths) - 1
+
+
+def test_a_shared_name_that_a_map_meets_is_one_of_its_problems() -> None:
+    own = tf2flax.open_checkpoint(DATA / "tf2_object" / "slots.ckpt").by_variable_name()
+    target = {"kernel": np.zeros(3, "f4"), "embedding": np.zeros(1, "f4")}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(own, {"/": "/"}, target)
+    assert "2 problems" in str(caught.value)
+    assert "shared by 5 tensors" in str(caught.value)
+
+
 def test_an_error_on_a_stored_name_suggests_the_view() -> None:
     checkpoint = tf2flax.open_checkpoint(DATA / "tf1_keras" / "object.ckpt")
     with pytest.raises(tf2flax.TensorNotFoundError, match=r"by_variable_name\(\)"):

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ._assignment.values import Assignment, Override, Resolution
-from ._manifest import Manifest
+from ._errors import CheckpointError
+from ._manifest import EncodedPiece, Manifest, Piece
 
 # Names that optimizers of TensorFlow give to the slots of a variable, as its children;
 # an optimizer's own name may stand before them (`dqn_adam_1`).
@@ -95,8 +96,7 @@ def make_plan(resolution: Resolution, manifest: Manifest) -> RestorePlan:
     Returns:
         The plan.
     """
-    used = {assignment.source for assignment in resolution.assignments}
-    unused = tuple(name for name in manifest.names if name not in used)
+    unused = _unused({one.source for one in resolution.assignments}, manifest)
     slots = tuple(name for name in unused if is_slot(name, manifest))
     averages = tuple(name for name in unused if is_average(name, manifest))
     regions = {(a.source, a.region): a.nbytes for a in resolution.assignments}
@@ -108,6 +108,26 @@ def make_plan(resolution: Resolution, manifest: Manifest) -> RestorePlan:
         averages=averages,
         nbytes=sum(regions.values()),
     )
+
+
+def _unused(used: set[str], manifest: Manifest) -> tuple[str, ...]:
+    """Names of the tensors that fill no leaf, under whatever name they would."""
+    unused = tuple(name for name in manifest.names if name not in used)
+    unlisted = used.difference(manifest.names)
+    if not unlisted:
+        return unused
+    # Views answer to names that they do not list, of tensors that they list as others.
+    places = {manifest.entry(name).pieces for name in unlisted}
+    return tuple(name for name in unused if not _lies_in(places, name, manifest))
+
+
+def _lies_in(
+    places: set[tuple[Piece | EncodedPiece, ...]], name: str, manifest: Manifest
+) -> bool:
+    try:
+        return manifest.entry(name).pieces in places
+    except CheckpointError:  # a name that several tensors share
+        return False
 
 
 def is_slot(name: str, manifest: Manifest) -> bool:

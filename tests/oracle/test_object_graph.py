@@ -186,6 +186,7 @@ def test_every_path_leads_where_it_leads_in_tensorflow(prefix: str) -> None:
         if keys:
             (key,) = keys  # no names here make a path ambiguous
             assert equal(paths[path].read(), tensors[key]), path
+    assert {path for path in paths if "/.OPTIMIZER_SLOT/" not in path} <= {*wanted}
     listed = {key for key in checkpoint if key.endswith(SUFFIX)}
     assert len(paths) == len(listed) == len(set().union(*values))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from tf2flax._errors import AssignmentError
+from tf2flax._errors import AssignmentError, UnsupportedError
 from tf2flax._manifest import Manifest
 from tf2flax._specs import TensorSlice, TensorSpec
 
@@ -288,7 +288,10 @@ class _Resolver:
         return list(dict.fromkeys(found)) if len(set(found)) > 1 else []
 
     def _spec(self, claim: _Claim) -> TensorSpec:
-        return self._manifest.entry(claim.source).spec
+        try:
+            return self._manifest.entry(claim.source).spec
+        except UnsupportedError as error:  # a name that several tensors share
+            raise AssignmentError(str(error)) from error
 
     def _box(self, claim: _Claim, spec: TensorSpec) -> TensorSlice:
         """The box of the tensor that fills a leaf; shapes must agree."""

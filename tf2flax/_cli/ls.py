@@ -11,9 +11,9 @@ from typing import Any
 from tf2flax._checkpoint import Checkpoint, open_checkpoint
 from tf2flax._errors import NotFoundError
 from tf2flax._names import nearest
+from tf2flax._plan import is_slot
 from tf2flax._stored_tensor import StoredTensor
 
-from .slots import is_slot
 from .table import aligned, human, printable
 
 
@@ -35,8 +35,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--no-slots",
         action="store_true",
-        help="leave out slots of optimizers: NAME/Adam, NAME/adam_m, beta1_power …, "
-        "and what has one more part than another tensor and its shape",
+        help="leave out what optimizers keep of other tensors: NAME/Adam_1, "
+        "NAME/adam_m, NAME_slot_vr, beta1_power, .OPTIMIZER_SLOT …",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     tensors = _chosen(checkpoint, arguments.pattern)
     hidden: list[StoredTensor] = []
     if arguments.no_slots:
-        shapes = {tensor.name: tensor.shape for tensor in checkpoint.values()}
-        hidden = [tensor for tensor in tensors if is_slot(tensor.name, shapes)]
+        manifest = checkpoint.manifest
+        hidden = [tensor for tensor in tensors if is_slot(tensor.name, manifest)]
         names = {tensor.name for tensor in hidden}
         tensors = [tensor for tensor in tensors if tensor.name not in names]
     if arguments.json:
