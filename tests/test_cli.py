@@ -99,6 +99,11 @@ def test_names_that_would_break_a_line(
     document = json.loads(capsys.readouterr().out)
     assert [tensor["name"] for tensor in document["tensors"]] == sorted(names)
     assert run("ls", str(tmp_path / "m")).returncode == 0
+    ascii_only = subprocess.run(
+        [sys.executable, "-m", "tf2flax", "ls", str(tmp_path / "m")],
+        capture_output=True, cwd=ROOT, env={"PYTHONIOENCODING": "ascii"}, check=True,
+    )  # fmt: skip
+    assert b"\\u65e5" in ascii_only.stdout
 
 
 def test_show(capsys: pytest.CaptureFixture[str]) -> None:

@@ -386,7 +386,10 @@ def _wait(future: Any, path: str) -> Any:
 
 def _reason(error: Exception) -> str:
     """What tensorstore says, in one sentence, with the way out where it is known."""
-    text = re.sub(r"\s*\[[a-z_]+='.*", "", str(error), flags=re.S).rstrip(". \n")
+    code = re.search(r"http_response_code='(\d+)'", str(error))
+    text = re.sub(r"\s*\[[a-z_ ]+='[^']*'\]", "", str(error)).rstrip(". \n")
+    if code and code[1] not in text:
+        text = f"{text} (HTTP {code[1]})"
     if "ignored by server" in text:
         return (
             f"{text}. Its server ignores Range requests: copy the checkpoint's files "
