@@ -30,6 +30,7 @@ class Served:
     stalls: bool = False
     ignores_range: bool = False
     truncates: bool = False
+    shifts: bool = False
     delay_s: float = 0
     most_at_once: int = 0
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -81,6 +82,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = len(contents)
         start = int(first) if first else max(0, size - int(last))
         stop = min(int(last) + 1, size) if first and last else size
+        if served.shifts:
+            start, stop = start + 4, min(stop + 4, size)
         if start >= size:
             self._answer(416, b"", f"bytes */{size}")
         else:

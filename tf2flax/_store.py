@@ -340,6 +340,11 @@ class StoreFile:
         try:
             result = _wait(future, self._path)
         except _OutOfRangeError as error:
+            if error.size is not None and error.size >= span.stop:
+                raise ReadError(
+                    f"Cannot read `{self._path}`: asked for bytes "
+                    f"[{span.start}:{span.stop}], got another range."
+                ) from error
             raise too_short(
                 self._path, span, subject, size=error.size, head=self.head()
             ) from error
