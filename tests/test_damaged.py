@@ -309,6 +309,21 @@ def test_other_files_are_recognised(
         tf2flax.open_checkpoint(tmp_path / name)
 
 
+def test_what_is_no_file_at_all(tmp_path: pathlib.Path) -> None:
+    for name in ("m.index", "checkpoint", "v1"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(tf2flax.DamagedError, match="more than any index"):
+        tf2flax.open_checkpoint(tmp_path / "m")
+    with pytest.raises(tf2flax.CheckpointNotFoundError):
+        tf2flax.open_checkpoint(tmp_path)
+    with pytest.raises(tf2flax.UnsupportedError, match="no TensorFlow checkpoint"):
+        tf2flax.open_checkpoint(tmp_path / "v1")
+    for path in ("/dev/zero", "/dev/null"):
+        with pytest.raises(tf2flax.CheckpointNotFoundError):
+            tf2flax.open_checkpoint(path)
+
+
 def test_paths_that_no_file_can_have() -> None:
     for path in ("a\0b", "x" * 5000, "no_directory/model.ckpt"):
         with pytest.raises(tf2flax.CheckpointNotFoundError):

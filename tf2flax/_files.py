@@ -23,6 +23,9 @@ ALIGNMENT: Final = 64
 # How much of a local file is read before its checksum is computed: small enough to be
 # still in the cache, large enough for the disk (bytes).
 LOCAL_CHUNK_NBYTES: Final = 4 << 20
+# Indexes and state files are read whole; one of a million tensors takes some 80 MB
+# (bytes).
+MAX_INDEX_NBYTES: Final = 512 << 20
 # What is needed to recognise a file by its beginning (bytes).
 HEAD_NBYTES: Final = 4096
 # Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
@@ -90,6 +93,7 @@ class Storage(Protocol):
         """All bytes of a small file; None where there is none.
 
         Raises:
+            DamagedError: It is larger than any index.
             ReadError: The system or the store refuses.
         """
         ...
@@ -163,6 +167,12 @@ class LocalStorage:
             return None
         try:
             with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_INDEX_NBYTES:
+                    raise DamagedError(
+                        f"`{path}` has {size} bytes, more than any index. "
+                        "Copy the file again."
+                    )
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -325,7 +325,7 @@ def _read_state(storage: Storage, directory: str) -> State:
     path = os.path.join(directory, STATE_FILE)
     try:
         contents = storage.read(path)
-    except ReadError:
+    except (DamagedError, ReadError):
         if not storage.is_local:
             raise
         return State(path, None, is_present=True)
