@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
+from tf2flax._errors import MalformedError
+from tf2flax._formats.checks import check_tiling
+from tf2flax._specs import TensorSlice
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)
 ARRAY = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -261,6 +265,29 @@ def test_impossible_slices(tmp_path: pathlib.Path, what: str) -> None:
     with pytest.raises(tf2flax.DamagedError, match="Tensor `broken` is damaged"):
         checkpoint["broken"]
     assert next(iter(checkpoint)) == "a"
+
+
+boxes = st.lists(
+    st.tuples(st.tuples(st.integers(0, 3), st.integers(0, 2)),
+              st.tuples(st.integers(0, 3), st.integers(0, 2))),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+@given(drawn=boxes)
+def test_tiling_agrees_with_comparing_all_pairs(
+    drawn: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    regions = [TensorSlice((a, c), (a + b, c + d)) for (a, b), (c, d) in drawn]
+    pairs = itertools.combinations(regions, 2)
+    overlap = any(a == b or a.intersection(b) for a, b in pairs)
+    whole = TensorSlice((0,), (sum(region.size for region in regions),))
+    try:
+        check_tiling(regions, whole)
+    except MalformedError:
+        assert overlap
+    else:
+        assert not overlap
 
 
 def test_slices_that_would_take_long_to_check(
