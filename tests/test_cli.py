@@ -123,6 +123,21 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert [piece["crc32c"] is not None for piece in facts["pieces"]] == [True] * 3
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "state"),
+    [
+        ("v1_format/model.ckpt", "dt/bool", "ok"),
+        ("tf1_keras/keras.weights.h5", "conv/bias", "not stored"),
+    ],
+)
+def test_show_other_kinds(
+    path: str, name: str, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("h5py")
+    assert main(["show", str(ROOT / "tests" / "data" / path), name]) == 0
+    assert f"checksum  {state}\n" in capsys.readouterr().out
+
+
 def test_show_what_is_odd(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

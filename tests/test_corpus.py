@@ -152,6 +152,11 @@ def test_verify_tells_files_that_go_on(tmp_path: pathlib.Path) -> None:
     assert tf2flax.open_checkpoint(tmp_path / "m")["a"].read().size == 8
 
 
+def test_verify_does_not_blame_the_data_for_the_index() -> None:
+    report = tf2flax.open_checkpoint(CORPUS / "slices_hole" / "m").verify()
+    assert [damage.name for damage in report.damaged] == ["x"]
+
+
 def test_verify_reports_progress(tmp_path: pathlib.Path) -> None:
     arrays = {f"t{i}": np.zeros((1 << 20) // 8 + i) for i in range(9)}
     write_bundle(tmp_path / "m", arrays | {"small": np.zeros(3), "s": STRINGS})

@@ -11,6 +11,7 @@ import numpy as np
 
 from tf2flax._checkpoint import open_checkpoint
 from tf2flax._errors import DamagedError
+from tf2flax._formats.v1_table import TablePiece
 from tf2flax._manifest import EncodedPiece, Piece
 from tf2flax._reading import check_readable
 from tf2flax._stored_tensor import StoredTensor
@@ -65,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, Any]:
     pieces = tensor.entry.pieces
-    has_checksum = all(isinstance(piece, Piece) for piece in pieces)
-    state = "differs" if damage else ("ok" if has_checksum else "of its format")
+    has_checksum = all(isinstance(piece, (Piece, TablePiece)) for piece in pieces)
+    state = "differs" if damage else ("ok" if has_checksum else "not stored")
     return {
         "name": tensor.name,
         "dtype": tensor.entry.spec.dtype.name,

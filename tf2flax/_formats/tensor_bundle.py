@@ -245,8 +245,8 @@ class BundleManifest:
         for name in self.names:
             try:
                 pieces = self.entry(name).pieces
-            except DamagedError:  # which whoever reads it will say
-                continue
+            except DamagedError:  # where it lies, nobody knows
+                return
             for piece in pieces:
                 if isinstance(piece, Piece):
                     stop = max(piece.span.stop, stops.get(piece.data_file, 0))
