@@ -34,38 +34,87 @@ def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], TensorSlice]:
     return shape, TensorSlice(tuple(a for a, _ in spans), tuple(b for _, b in spans))
 
 
-@given(drawn=boxes(), itemsize=st.sampled_from([1, 4]))
-def test_runs_are_the_bytes_of_a_box(
-    drawn: tuple[tuple[int, ...], TensorSlice], itemsize: int
+@given(drawn=boxes(), itemsize=st.sampled_from([1, 4]), cost=st.integers(1, 200))
+def test_blocks_hold_the_elements_of_a_box(
+    drawn: tuple[tuple[int, ...], TensorSlice], itemsize: int, cost: int
 ) -> None:
     shape, box = drawn
-    size = math.prod(shape)
-    array = np.arange(size, dtype=f"u{itemsize}").reshape(shape)
-    stored = array.tobytes()
-    whole = TensorSlice.whole(shape)
-    read = b"".join(
-        stored[run.start : run.stop] for run in _runs.runs(box, shape, itemsize)
-    )
-    assert read == array[box.within(whole)].tobytes()
+    array = np.arange(math.prod(shape), dtype=f"u{itemsize}").reshape(shape)
+    wanted = array[box.within(TensorSlice.whole(shape))]
+    if not wanted.size:
+        return
+    strides = _runs.strides_of(shape)
+    offset = sum(a * s for a, s in zip(box.starts, strides, strict=True))
+    check_blocks(array, offset, strides, wanted, cost)
 
 
-@given(drawn=boxes(), least=st.integers(0, 40))
-def test_widening_never_leaves_the_rows(
-    drawn: tuple[tuple[int, ...], TensorSlice], least: int
+@st.composite
+def views(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """An array, and a view of it: steps, both ways, permuted, reshaped."""
+    shape = draw(st.lists(st.integers(1, 5), max_size=4).map(tuple))
+    array = np.arange(math.prod(shape), dtype="i4").reshape(shape)
+    view = array
+    for _ in range(draw(st.integers(0, 3))):
+        steps = draw(
+            st.lists(
+                st.sampled_from([1, 2, -1, -2]),
+                min_size=view.ndim,
+                max_size=view.ndim,
+            )
+        )
+        view = view[(*(slice(None, None, step) for step in steps), ...)]
+        view = view.transpose(draw(st.permutations(range(view.ndim))))
+        count = draw(st.integers(1, 4))
+        if view.size % count == 0:
+            other = view.reshape(count, -1)
+            view = other if np.shares_memory(other, array) else view
+    return array, view
+
+
+@given(drawn=views(), cost=st.integers(1, 200), room=st.sampled_from([4, 40, 1 << 20]))
+def test_blocks_hold_the_elements_of_any_view(
+    drawn: tuple[np.ndarray, np.ndarray], cost: int, room: int
 ) -> None:
-    shape, box = drawn
-    original = _runs.MIN_RUN_NBYTES
-    _runs.MIN_RUN_NBYTES = least  # pyright: ignore[reportAttributeAccessIssue]
+    array, view = drawn
+    offset = (view.ctypes.data - array.ctypes.data) // 4
+    strides = tuple(step // 4 for step in view.strides)
+    original = _runs.BUFFER_NBYTES
+    _runs.BUFFER_NBYTES = room  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        wide = _runs.widen(box, shape, itemsize=1)
+        for block in check_blocks(array, offset, strides, view, cost):
+            assert (block.stop - block.start) * 4 <= room or block.is_run
     finally:
-        _runs.MIN_RUN_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
-    assert wide.intersection(box) == box
-    assert wide.fits(shape)
-    if shape:
-        assert (wide.starts[0], wide.stops[0]) == (box.starts[0], box.stops[0])
-    runs = list(_runs.runs(wide, shape, 1))
-    assert len(runs) == 1 or min(run.nbytes for run in runs) >= least
+        _runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
+    box, first, inner = _runs.box_around(array.shape, offset, view.shape, strides)
+    held = np.ascontiguousarray(array[box.within(TensorSlice.whole(array.shape))])
+    shown = _runs.strided(held.reshape(box.shape), first, view.shape, inner)
+    assert np.array_equal(shown, view)
+
+
+def check_blocks(
+    array: np.ndarray,
+    offset: int,
+    strides: tuple[int, ...],
+    wanted: np.ndarray,
+    cost: int,
+) -> list[_runs.Block]:
+    out = np.empty(wanted.shape, array.dtype)
+    start, steps, turned = _runs.ascending(offset, strides, out)
+    found = list(_runs.blocks(start, turned.shape, steps, array.itemsize, cost))
+    for block in found:
+        buffer = array.reshape(-1)[block.start : block.stop]
+        turned[block.index] = _runs.strided(buffer, 0, block.shape, block.strides)
+    assert np.array_equal(out, wanted)
+    return found
+
+
+def test_far_rows_are_read_one_by_one_and_near_ones_together() -> None:
+    # 10 rows of 16 KiB, each 1 MiB after the other.
+    far = list(_runs.blocks(0, (10, 4096), (1 << 18, 1), 4, 16 << 10))
+    assert len(far) == 10
+    assert sum(block.stop - block.start for block in far) == 10 * 4096
+    # 1000 times 8 bytes of every 256.
+    assert len(list(_runs.blocks(0, (1000, 2), (64, 1), 4, 16 << 10))) == 1
 
 
 @given(shape=st.lists(st.integers(0, 10**6), max_size=5).map(tuple))

@@ -14,20 +14,32 @@ import tf2flax
 
 NAMES = {
     "AssignmentError", "Checkpoint", "CheckpointError", "CheckpointNotFoundError",
-    "DamagedError", "ExistsError", "FLAX_ALIASES", "NotFoundError", "Plan", "ReadError",
+    "DamagedError", "ExistsError", "Expression", "FLAX_ALIASES", "NotFoundError",
+    "Plan", "ReadError", "concat", "load_map", "save_map", "src", "stack",
     "Damage", "StoredTensor", "TensorNotFoundError", "UnsupportedError",
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
 }  # fmt: skip
-OPTIONS = "*, aliases=mappingproxy, dtype=None, sharding=None, verify=True"
+OPTIONS = (
+    "*, aliases=mappingproxy, dtype=None, sharding=None, on_missing='error', "
+    "on_mismatch='error', verify=True"
+)
 SIGNATURES = {
     "open_checkpoint": "path, *, context=None",
     "list_variables": "path",
     "load_variable": "path, name",
     "latest_checkpoint": "directory",
     "merge_checkpoints": "checkpoints",
-    "save_checkpoint": "prefix, tree_or_mapping, *, data_files=1, overwrite=False",
+    "save_checkpoint": (
+        "prefix, tree_or_mapping, *, plan=None, unused='copy', data_files=1, "
+        "overwrite=False"
+    ),
+    "src": "name",
+    "concat": "sources, *, axis=0, over=None",
+    "stack": "sources, *, axis=0, over=None",
+    "load_map": "path",
+    "save_map": "path, assignment_map, *, overwrite=False",
     "checkpoints_iterator": (
         "checkpoint_dir, min_interval_secs=0, timeout=None, timeout_fn=None"
     ),

@@ -342,19 +342,24 @@ def test_the_plan(prefix: pathlib.Path) -> None:
     assert said["assignments"][1] == {
         "leaf": "t/part_1",
         "source": "rows",
+        "sources": ["rows"],
+        "expression": None,
         "region": [[50, 100], [0, 2]],
         "shape": [50, 2],
         "stored_dtype": "float32",
         "dtype": "float32",
+        "casts": ["float32"],
         "nbytes": 400,
+        "reads": "shards",
         "entry": "`rows` -> `t`",
+        "rule": {"number": 2, "key": "rows", "target": "t", "place": None},
         "alias": None,
     }
     text = str(plan)
     for line in (
         "3 leaves loaded (848 B), 1 kept, 21 tensors unused",
-        "  x         f32                [4, 3]   float32 -> bfloat16   48 B",
-        "  t/part_1  rows[50:100, 0:2]  [50, 2]  float32              400 B",
+        "  x         f32                [4, 3]   float32 -> bfloat16   48 B      1",
+        "  t/part_1  rows[50:100, 0:2]  [50, 2]  float32              400 B      2",
         "Entries that matched nothing (2):",
     ):
         assert line in text

@@ -10,6 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from ._assignment.aliases import FLAX_ALIASES as FLAX_ALIASES
+from ._assignment.expressions import Expression as Expression
+from ._assignment.making import concat as concat
+from ._assignment.making import src as src
+from ._assignment.making import stack as stack
 from ._checkpoint import Checkpoint as Checkpoint
 from ._checkpoint import list_variables as list_variables
 from ._checkpoint import load_variable as load_variable
@@ -26,6 +30,8 @@ from ._errors import TensorNotFoundError as TensorNotFoundError
 from ._errors import UnsupportedError as UnsupportedError
 from ._locate import checkpoint_exists as checkpoint_exists
 from ._locate import latest_checkpoint as latest_checkpoint
+from ._map_files import load_map as load_map
+from ._map_files import save_map as save_map
 from ._saving import save_checkpoint as save_checkpoint
 from ._stored_tensor import StoredTensor as StoredTensor
 from ._verifying import Damage as Damage

@@ -23,6 +23,7 @@ from ._placing import sharding_problem
 from ._restore import (
     AssignmentMap,
     Job,
+    PolicyOption,
     check_kept,
     make_job,
     refuse_tracing,
@@ -43,6 +44,8 @@ def init_from_checkpoint(
     aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
     dtype: Any = None,
     sharding: jax.sharding.Sharding | None = None,
+    on_missing: PolicyOption = "error",
+    on_mismatch: PolicyOption = "error",
     verify: bool = True,
 ) -> Any:
     """Loads tensors of a checkpoint into a target, as TensorFlow's function does.
@@ -51,13 +54,16 @@ def init_from_checkpoint(
         checkpoint: A path, or an open checkpoint.
         assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
             target, or lists of the parts of a partitioned leaf. A dict, or pairs;
-            entries apply in ascending order of their keys.
+            entries apply in ascending order of their keys. Keys may be expressions
+            (`tf2flax.src`), keys and values may have captures: docs/maps.md.
         target: A pytree, linen variables, an `nnx.State` or an `nnx.Module`.
         aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
             None is exactly TensorFlow.
         dtype: None gives leaves their own dtype where the cast is safe; "exact"
             refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
         sharding: Where all loaded leaves live; None leaves that to the target.
+        on_missing: As `tf2flax.plan`.
+        on_mismatch: As `tf2flax.plan`.
         verify: Whether CRC-32C checksums are compared.
 
     Returns:
@@ -92,6 +98,8 @@ def init_from_checkpoint(
         aliases=aliases,
         dtype=dtype,
         sharding=sharding,
+        on_missing=on_missing,
+        on_mismatch=on_mismatch,
         verify=verify,
     )
     check_kept(job)
@@ -108,6 +116,8 @@ def warm_start(
     aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
     dtype: Any = None,
     sharding: jax.sharding.Sharding | None = None,
+    on_missing: PolicyOption = "error",
+    on_mismatch: PolicyOption = "error",
     verify: bool = True,
 ) -> Callable[P, T]:
     """Makes an init function that takes what it can from a checkpoint.
@@ -123,6 +133,8 @@ def warm_start(
         aliases: As for `init_from_checkpoint`.
         dtype: As for `init_from_checkpoint`.
         sharding: Where all leaves live, the initialised ones too.
+        on_missing: As `tf2flax.plan`.
+        on_mismatch: As `tf2flax.plan`.
         verify: Whether CRC-32C checksums are compared.
 
     Returns:
@@ -162,6 +174,8 @@ def warm_start(
             aliases=aliases,
             dtype=dtype,
             sharding=sharding,
+            on_missing=on_missing,
+            on_mismatch=on_mismatch,
             verify=verify,
         )
         arrays = _run(traced, job, sharding)

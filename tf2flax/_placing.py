@@ -85,28 +85,21 @@ def sharding_problem(
     return f"shape {list(shape)} does not fit {sharding}: {reason}"
 
 
-def box_of(index: tuple[slice, ...] | None, assignment: Assignment) -> TensorSlice:
-    """Finds a device's shard of a leaf in the tensor that fills the leaf.
+def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> TensorSlice:
+    """Finds a device's shard in a leaf.
 
     Args:
         index: The shard, as JAX indexes the leaf.
-        assignment: The leaf and its tensor.
+        shape: Shape of the leaf.
 
     Returns:
-        The box of the tensor.
+        The box.
     """
-    starts: list[int] = []
-    stops: list[int] = []
-    for piece, dim, offset in zip(
-        index or (slice(None),) * len(assignment.shape),
-        assignment.shape,
-        assignment.region.starts,
-        strict=True,
-    ):
-        start, stop, _ = piece.indices(dim)
-        starts.append(offset + start)
-        stops.append(offset + stop)
-    return TensorSlice(tuple(starts), tuple(stops))
+    bounds = [
+        piece.indices(dim)
+        for piece, dim in zip(index or (slice(None),) * len(shape), shape, strict=True)
+    ]
+    return TensorSlice(tuple(b[0] for b in bounds), tuple(b[1] for b in bounds))
 
 
 def place(

@@ -1,17 +1,17 @@
-"""The restore plan: what fills each leaf, what stays, what is left over; as a report.
+"""The restore plan: what fills each leaf, what stays, what is left over.
 
 Reads no tensor, places nothing, imports no JAX.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ._assignment.values import Assignment, Override, Resolution
+from ._assignment.expressions import Source
+from ._assignment.problems import key_of, target_of
+from ._assignment.values import Assignment, Entry, Gap, Resolution, count_nbytes
 from ._errors import CheckpointError
 from ._manifest import EncodedPiece, Manifest, Piece
 
@@ -27,7 +27,6 @@ _SLOT: Final = re.compile(
 _SLOT_SUFFIX: Final = re.compile(r"(?P<base>.+)_slot_(vr|vc|v|m)")
 _AVERAGE: Final = re.compile(r"ExponentialMovingAverage(_\d+)?|EMA|local_step|biased")
 _POWER: Final = re.compile(r"(.*/)?beta[12]_power(_\d+)?")
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +66,9 @@ class RestorePlan:
             "checkpoint": self.prefix,
             "nbytes": self.nbytes,
             "assignments": [_row(assignment) for assignment in self.assignments],
-            "kept": list(self.resolution.kept),
+            "kept": list(self.resolution.unreached),
+            "missing": [_gap(gap) for gap in self.resolution.missing],
+            "mismatched": [_gap(gap) for gap in self.resolution.mismatched],
             "unused": {
                 "variables": [name for name in self.unused if name not in others],
                 "averages": list(self.averages),
@@ -96,17 +97,17 @@ def make_plan(resolution: Resolution, manifest: Manifest) -> RestorePlan:
     Returns:
         The plan.
     """
-    unused = _unused({one.source for one in resolution.assignments}, manifest)
+    views = [view for one in resolution.assignments for view in one.views]
+    unused = _unused({view.source for view in views}, manifest)
     slots = tuple(name for name in unused if is_slot(name, manifest))
     averages = tuple(name for name in unused if is_average(name, manifest))
-    regions = {(a.source, a.region): a.nbytes for a in resolution.assignments}
     return RestorePlan(
         prefix=manifest.prefix,
         resolution=resolution,
         unused=unused,
         slots=slots,
         averages=averages,
-        nbytes=sum(regions.values()),
+        nbytes=count_nbytes(views),
     )
 
 
@@ -173,130 +174,43 @@ def _tails(name: str) -> list[str]:
     return ["/".join(parts[i:]) for i in range(len(parts))] if name else []
 
 
-def render(plan: RestorePlan) -> str:
-    """Writes a plan for people: a summary, then a row for each leaf, then the rest.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        Lines of text, columns aligned.
-    """
-    resolution = plan.resolution
-    lines = [
-        f"Restore plan for {plan.prefix}",
-        f"{len(plan.assignments)} leaves loaded ({format_nbytes(plan.nbytes)}), "
-        f"{len(resolution.kept)} kept, {len(plan.unused)} tensors unused",
-    ]
-    if plan.assignments:
-        lines += ["", "Loaded:", *_table(plan.assignments)]
-    lines += _section(f"Kept as they are ({len(resolution.kept)})", resolution.kept)
-    others = set(plan.slots) | set(plan.averages)
-    rest = [name for name in plan.unused if name not in others]
-    averages, slots = _counted(plan.averages), _counted(plan.slots)
-    overrides = map_overrides(resolution.overridden)
-    lines += _section(f"Unused in the checkpoint ({len(rest)})", rest)
-    lines += _section(f"Unused moving averages ({len(plan.averages)})", averages)
-    lines += _section(f"Unused optimizer slots ({len(plan.slots)})", slots)
-    lines += _section(
-        f"Entries that matched nothing ({len(plan.unused_rules)})", plan.unused_rules
-    )
-    lines += _section(f"Overridden entries ({len(overrides)})", overrides)
-    return "\n".join(lines)
-
-
-def map_overrides(overridden: Sequence[Override]) -> list[str]:
-    """Says which entries lost a leaf to a later one.
-
-    Args:
-        overridden: The assignments that were replaced.
-
-    Returns:
-        One line each.
-    """
-    return [
-        f"{o.leaf}: {o.entry} ({o.source}) is overridden by {o.by}" for o in overridden
-    ]
-
-
-def format_nbytes(nbytes: int) -> str:
-    """Writes a number of bytes for people, in decimal units.
-
-    Args:
-        nbytes: The number.
-
-    Returns:
-        Up to four digits and a unit.
-
-    Examples:
-        >>> format_nbytes(1_340_000_000)
-        '1.34 GB'
-        >>> format_nbytes(512)
-        '512 B'
-    """
-    value, unit = float(nbytes), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{nbytes} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
-
-
-def _table(assignments: Sequence[Assignment]) -> list[str]:
-    header = ("leaf", "source", "shape", "dtype", "bytes")
-    rows = [
-        (
-            a.leaf,
-            f"{a.source}{'' if a.is_whole else _box(a)}",
-            str(list(a.shape)),
-            a.dtype.name if not a.is_cast else f"{a.stored.name} -> {a.dtype.name}",
-            format_nbytes(a.nbytes),
-        )
-        for a in assignments
-    ]
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if i == len(widths) - 1 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (header, *rows)
-    ]
-
-
-def _box(assignment: Assignment) -> str:
+def _row(assignment: Assignment) -> dict[str, Any]:
     region = assignment.region
-    spans = (f"{a}:{b}" for a, b in zip(region.starts, region.stops, strict=True))
-    return f"[{', '.join(spans)}]"
-
-
-def _counted(names: Sequence[str]) -> list[str]:
-    """Slots or averages by their own name: nobody reads them one by one."""
-    counts = collections.Counter(
-        name.rpartition("/")[2] if "/" in name else name for name in names
-    )
-    width = max(map(len, counts), default=0)
-    return [f"{last:<{width}}  {count} tensors" for last, count in counts.items()]
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    if not lines:
-        return []
-    return ["", f"{title}:", *(f"  {line}" for line in lines)]
-
-
-def _row(assignment: Assignment) -> Mapping[str, Any]:
-    region = assignment.region
+    is_plain = isinstance(assignment.expression, Source)
     return {
         "leaf": assignment.leaf,
         "source": assignment.source,
+        "sources": list(assignment.sources),
+        "expression": None if is_plain else repr(assignment.expression),
         "region": None
-        if assignment.is_whole
+        if assignment.is_whole or region is None
         else [list(pair) for pair in zip(region.starts, region.stops, strict=True)],
         "shape": list(assignment.shape),
         "stored_dtype": assignment.stored.name,
         "dtype": assignment.dtype.name,
+        "casts": [dtype.name for dtype in assignment.casts],
         "nbytes": assignment.nbytes,
+        "reads": "shards" if assignment.is_exact else "whole",
         "entry": str(assignment.entry),
+        "rule": _rule(assignment.entry),
         "alias": assignment.alias,
+    }
+
+
+def _rule(entry: Entry) -> dict[str, Any]:
+    return {
+        "number": entry.number,
+        "key": key_of(entry),
+        "target": target_of(entry) or None,
+        "place": entry.place or None,
+    }
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    return {
+        "leaf": gap.leaf,
+        "source": gap.source,
+        "reason": gap.fact,
+        "entry": str(gap.entry),
+        "rule": _rule(gap.entry),
     }

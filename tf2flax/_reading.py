@@ -22,7 +22,15 @@ from ._errors import (
 )
 from ._files import ALIGNMENT, aligned_empty, impostor
 from ._manifest import EncodedPiece, Entry, Piece
-from ._runs import row_chunks, runs, widen
+from ._runs import (
+    LOCAL_READ_NBYTES,
+    REMOTE_READ_NBYTES,
+    ascending,
+    blocks,
+    box_around,
+    strided,
+    strides_of,
+)
 from ._specs import ByteRange, TensorSlice
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
@@ -116,6 +124,35 @@ def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None
             target[...] = strings[local.within(TensorSlice.whole(strings.shape))]
         else:
             _fill_region(entry, piece, local, target)
+
+
+def read_view_into(
+    entry: Entry, offset: int, strides: tuple[int, ...], out: np.ndarray
+) -> None:
+    """Fills an array with a strided view of one tensor; checksums are not compared.
+
+    Args:
+        entry: Where the tensor lies.
+        offset: The view's first element, in the tensor's row-major order.
+        strides: Its steps, in elements.
+        out: Array of the view's shape and the tensor's dtype.
+
+    Raises:
+        DamagedError: A data file is missing or short.
+        UnsupportedError: The dtype holds no array.
+        ReadError: The operating system refuses.
+    """
+    if not out.size:
+        return
+    check_readable(entry)
+    piece = entry.pieces[0]
+    if isinstance(piece, Piece) and not entry.is_sliced:
+        piece.data_file.check_span(piece.span, subject=_subject(entry))
+        _fill_view(entry, piece, offset, strides, out)
+        return
+    # Pieces know boxes: a box of the tensor around the view, then the view of that.
+    box, offset, strides = box_around(entry.spec.shape, offset, out.shape, strides)
+    out[...] = strided(read_region(entry, box), offset, out.shape, strides)
 
 
 def read_many(
@@ -363,27 +400,31 @@ def _fill_region(
     entry: Entry, piece: Piece, region: TensorSlice, out: np.ndarray
 ) -> None:
     """Fills an array with a box of one piece, in the piece's own coordinates."""
-    shape, dtype = piece.region.shape, entry.spec.dtype.numpy
-    wide = widen(region, shape, dtype.itemsize)
-    if wide == region and out.flags.c_contiguous:
-        buffer = _bytes_of(out).data
-        done = 0
-        for run in runs(wide, shape, dtype.itemsize):
-            piece.data_file.read_into(
-                piece.span.start + run.start,
-                buffer[done : done + run.nbytes],
-                subject=_subject(entry),
-            )
-            done += run.nbytes
-        _to_native(out, entry)
-        return
-    for part in row_chunks(wide, dtype.itemsize):
-        shared = part.intersection(region)
-        if shared is None:
-            continue
-        rows = aligned_empty(part.shape, dtype)
-        _fill_region(entry, piece, part, rows)
-        out[shared.within(region)] = rows[shared.within(part)]
+    strides = strides_of(piece.region.shape)
+    offset = sum(a * s for a, s in zip(region.starts, strides, strict=True))
+    _fill_view(entry, piece, offset, strides, out)
+
+
+def _fill_view(
+    entry: Entry, piece: Piece, offset: int, strides: tuple[int, ...], out: np.ndarray
+) -> None:
+    """Fills an array with a strided view of one piece, counted in elements."""
+    offset, strides, out = ascending(offset, strides, out)
+    itemsize = entry.spec.dtype.numpy.itemsize
+    cost = LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
+    for block in blocks(offset, out.shape, strides, itemsize, cost):
+        target = out[(*block.index, ...)]  # an array, also of rank 0
+        is_direct = block.is_run and target.flags.c_contiguous
+        length = block.stop - block.start
+        buffer = target if is_direct else aligned_empty((length,), out.dtype)
+        piece.data_file.read_into(
+            piece.span.start + block.start * itemsize,
+            _bytes_of(buffer).data,
+            subject=_subject(entry),
+        )
+        _to_native(buffer, entry)
+        if not is_direct:
+            target[...] = strided(buffer, 0, block.shape, block.strides)
 
 
 def is_local(entry: Entry) -> bool:

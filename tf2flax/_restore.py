@@ -9,30 +9,41 @@ Everything is read and placed before anything of the target changes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import _reading
+from ._assembling import read_boxes, read_leaves
 from ._assignment.aliases import FLAX_ALIASES
-from ._assignment.dtypes import WIDE_DTYPES, cast, parse_dtype
+from ._assignment.dtypes import WIDE_DTYPES, parse_dtype
+from ._assignment.expressions import Expression
 from ._assignment.grammar import parse_map
 from ._assignment.matching import Options, resolve
+from ._assignment.policies import parse_policy
 from ._assignment.problems import unused_entry
-from ._assignment.values import Assignment
+from ._assignment.values import Assignment, Gap
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._errors import AssignmentError, UnsupportedError
-from ._manifest import Entry, Manifest
+from ._inverse import InversePlan
+from ._manifest import Manifest
 from ._placing import box_of, choose_shardings, place
-from ._plan import RestorePlan, make_plan, render
-from ._specs import TensorSlice
+from ._plan import RestorePlan, make_plan
+from ._report import is_terminal, render, render_html
 from ._targets import Target, take_apart
 
-AssignmentMap = Mapping[str, Any] | Iterable[tuple[str, Any]]
+# Keys of mappings are invariant, so that each kind of mapping is a case of its own.
+AssignmentMap = (
+    Mapping[str, Any]
+    | Mapping[Expression, Any]
+    | Mapping[str | Expression, Any]
+    | Iterable[tuple[str | Expression, Any]]
+)
+# What `on_missing` and `on_mismatch` take.
+PolicyOption = Literal["error", "keep"] | Sequence[tuple[str, Literal["error", "keep"]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,14 +92,31 @@ class Plan:
     def assignments(self) -> tuple[Assignment, ...]:
         """One for each leaf that is loaded, in the target's order.
 
-        Each has `.leaf`, `.source`, `.region`, `.shape`, `.stored`, `.dtype`,
-        `.nbytes` (bytes of the checkpoint) and `.entry` (of the map).
+        Each has `.leaf`, `.source`, `.sources`, `.expression`, `.region`, `.shape`,
+        `.stored`, `.dtype`, `.casts`, `.nbytes` (bytes of the checkpoint) and `.entry`
+        (of the map).
         """
         return self._job.plan.assignments
 
     @property
+    def missing(self) -> tuple[Gap, ...]:
+        """Leaves whose source is not in the checkpoint, kept by `on_missing`.
+
+        Each has `.leaf`, `.source`, `.fact` and `.entry`.
+        """
+        return self._job.plan.resolution.missing
+
+    @property
+    def mismatched(self) -> tuple[Gap, ...]:
+        """Leaves whose source does not fit, kept by `on_mismatch`."""
+        return self._job.plan.resolution.mismatched
+
+    @property
     def kept(self) -> tuple[str, ...]:
-        """Names of the leaves that no entry reaches: they stay as they are."""
+        """Names of the leaves that stay as they are.
+
+        No entry reaches them, or they are in `missing` or `mismatched`.
+        """
         return self._job.plan.resolution.kept
 
     @property
@@ -125,9 +153,30 @@ class Plan:
         """
         return self._job.target.rebuild(restore_leaves(self._job))
 
+    def inverse(self) -> InversePlan:
+        """Turns the plan round: what each tensor is, in terms of leaves.
+
+        `tf2flax.save_checkpoint(..., plan=plan)` writes what it says.
+
+        Returns:
+            The inverse: print it, look at `.assignments`, `.copied`, `.left_out`.
+
+        Raises:
+            AssignmentError: Some of it cannot be inverted; every leaf is named.
+        """
+        return InversePlan(self._job.plan, self._job.manifest)
+
     def __str__(self) -> str:
-        """The plan as a report for people."""
-        return render(self._job.plan)
+        """The plan as a report for people; in colour where that is a terminal."""
+        return render(self._job.plan, is_coloured=is_terminal())
+
+    def __format__(self, spec: str) -> str:
+        """The plan as a report without colours, wherever it goes."""
+        return format(render(self._job.plan), spec)
+
+    def _repr_html_(self) -> str:
+        """The plan as a report for notebooks."""
+        return render_html(self._job.plan)
 
     def __repr__(self) -> str:
         """The plan in one line."""
@@ -145,6 +194,8 @@ def plan(
     aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
     dtype: Any = None,
     sharding: jax.sharding.Sharding | None = None,
+    on_missing: PolicyOption = "error",
+    on_mismatch: PolicyOption = "error",
     verify: bool = True,
 ) -> Plan:
     """Checks a map against a checkpoint and a target; reads no tensor.
@@ -152,13 +203,19 @@ def plan(
     Args:
         checkpoint: A path, or an open checkpoint.
         assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
-            target, with the semantics of `tf.compat.v1.train.init_from_checkpoint`.
+            target, with the semantics of `tf.compat.v1.train.init_from_checkpoint`;
+            expressions (`tf2flax.src`) and captures (`layer_{i}`) as docs/maps.md.
         target: A pytree, linen variables, an `nnx.State` or an `nnx.Module`.
         aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
             None is exactly TensorFlow.
         dtype: None gives leaves their own dtype where the cast is safe; "exact"
             refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
         sharding: Where all loaded leaves live; None leaves that to the target.
+        on_missing: What happens to a leaf that an entry reaches and whose source is not
+            in the checkpoint: "error", "keep", or pairs of a regex, searched in the
+            leaf's name, and one of these; the first that matches counts, else "error".
+        on_mismatch: The same for a source of another shape, or a dtype that cannot be
+            cast.
         verify: Whether a restore compares CRC-32C checksums.
 
     Returns:
@@ -189,6 +246,8 @@ def plan(
         aliases=aliases,
         dtype=dtype,
         sharding=sharding,
+        on_missing=on_missing,
+        on_mismatch=on_mismatch,
         verify=verify,
     )
     check_kept(job)
@@ -242,6 +301,8 @@ def make_job(
     aliases: Mapping[str, tuple[str, ...]] | None,
     dtype: Any,
     sharding: jax.sharding.Sharding | None,
+    on_missing: PolicyOption,
+    on_mismatch: PolicyOption,
     verify: bool,
 ) -> Job:
     """Makes a plan whose kept leaves may still be abstract.
@@ -253,6 +314,8 @@ def make_job(
         aliases: As `plan`.
         dtype: As `plan`.
         sharding: As `plan`.
+        on_missing: As `plan`.
+        on_mismatch: As `plan`.
         verify: As `plan`.
 
     Returns:
@@ -272,7 +335,13 @@ def make_job(
         parse_map(assignment_map, parts.identify),
         parts.leaves,
         manifest,
-        Options(aliases=aliases, dtype=policy, x64=is_x64()),
+        Options(
+            aliases=aliases,
+            dtype=policy,
+            x64=is_x64(),
+            on_missing=parse_policy("on_missing", on_missing),
+            on_mismatch=parse_policy("on_mismatch", on_mismatch),
+        ),
     )
     return Job(
         plan=make_plan(resolution, manifest),
@@ -299,7 +368,8 @@ def restore_leaves(job: Job) -> dict[str, jax.Array]:
     refuse_tracing()
     _check_width(job)
     local = [a for a in job.plan.assignments if _is_local(a, job)]
-    arrays = place(_read(local, job), job.shardings)
+    host = read_leaves(local, job.manifest, is_forced=job.is_forced, verify=job.verify)
+    arrays = place(host, job.shardings)
     for assignment in job.plan.assignments:
         if not _is_local(assignment, job):
             arrays[assignment.leaf] = _restore_shards(assignment, job)
@@ -365,83 +435,24 @@ def _check_width(job: Job) -> None:
             )
 
 
-def _read(assignments: Iterable[Assignment], job: Job) -> dict[str, np.ndarray]:
-    """Reads and casts; tensors that are needed whole are read once, and checked."""
-    by_source: dict[str, list[Assignment]] = {}
-    for assignment in assignments:
-        by_source.setdefault(assignment.source, []).append(assignment)
-    arrays: dict[str, np.ndarray] = {}
-    problems: list[str] = []
-
-    def finish(assignment: Assignment, array: np.ndarray) -> None:
-        try:
-            result = cast(array, assignment.dtype, is_forced=job.is_forced)
-        except AssignmentError as error:
-            problems.append(_said_of(assignment, error))
-        else:
-            arrays[assignment.leaf] = result
-
-    def deliver(entry: Entry, array: np.ndarray) -> None:
-        whole = TensorSlice.whole(array.shape)
-        for i, assignment in enumerate(by_source[entry.name]):
-            part = array[assignment.region.within(whole)]
-            # JAX takes buffers over: no two leaves may share one.
-            finish(assignment, part if i == 0 and assignment.is_whole else _own(part))
-
-    entries = {name: job.manifest.entry(name) for name in by_source}
-    whole = [e for e in entries.values() if _needs_whole(e, by_source[e.name])]
-    _reading.read_many(whole, deliver, verify=job.verify)
-    for name in entries.keys() - {entry.name for entry in whole}:
-        for assignment in by_source[name]:
-            finish(assignment, _reading.read_region(entries[name], assignment.region))
-    if problems:
-        raise AssignmentError("\n".join(sorted(problems)))
-    return arrays
-
-
 def _restore_shards(assignment: Assignment, job: Job) -> jax.Array:
     """Reads what this process's devices need of a leaf that spans processes."""
     sharding = job.shardings[assignment.leaf]
-    entry = job.manifest.entry(assignment.source)
     indices = sharding.addressable_devices_indices_map(assignment.shape)
-    boxes = {device: box_of(index, assignment) for device, index in indices.items()}
-    arrays = _read_boxes(entry, set(boxes.values()))
-    try:
-        cut = {
-            box: cast(array, assignment.dtype, is_forced=job.is_forced)
-            for box, array in arrays.items()
-        }
-    except AssignmentError as error:
-        raise AssignmentError(_said_of(assignment, error)) from error
+    boxes = {
+        device: box_of(index, assignment.shape) for device, index in indices.items()
+    }
+    arrays = read_boxes(
+        assignment, boxes.values(), job.manifest, is_forced=job.is_forced
+    )
     shards = [
         jax.device_put(
-            cut[box],
+            arrays[box],
             jax.sharding.SingleDeviceSharding(device, memory_kind=sharding.memory_kind),
         )
         for device, box in boxes.items()
     ]
     return jax.make_array_from_single_device_arrays(assignment.shape, sharding, shards)
-
-
-def _read_boxes(
-    entry: Entry, boxes: Collection[TensorSlice]
-) -> dict[TensorSlice, np.ndarray]:
-    """Reads boxes of one tensor: together where they lie together.
-
-    Column shards of the same rows would otherwise read those rows once for each.
-    """
-    around = TensorSlice(
-        tuple(map(min, zip(*(box.starts for box in boxes), strict=True))),
-        tuple(map(max, zip(*(box.stops for box in boxes), strict=True))),
-    )
-    if around.size > sum(box.size for box in boxes):
-        return {box: _reading.read_region(entry, box) for box in boxes}
-    array = _reading.read_region(entry, around)
-    return {box: _own(array[box.within(around)]) for box in boxes}
-
-
-def _said_of(assignment: Assignment, error: AssignmentError) -> str:
-    return f"Leaf `{assignment.leaf}` cannot take tensor `{assignment.source}`: {error}"
 
 
 def _check_aliases(aliases: object) -> None:
@@ -462,15 +473,3 @@ def _check_aliases(aliases: object) -> None:
                 f"Option aliases: expected a tuple of names for {name!r}, "
                 f"got {others!r}."
             )
-
-
-def _needs_whole(entry: Entry, assignments: list[Assignment]) -> bool:
-    """Whether a tensor is read whole, which lets its checksum be compared."""
-    regions = {assignment.region for assignment in assignments}
-    return sum(region.size for region in regions) >= entry.spec.size
-
-
-def _own(array: np.ndarray) -> np.ndarray:
-    result = _reading.aligned_empty(array.shape, array.dtype)
-    result[...] = array
-    return result

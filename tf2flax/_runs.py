@@ -1,108 +1,256 @@
-"""Boxes of row-major arrays -> the runs of bytes in which they lie; pure functions."""
+"""Strided views of row-major arrays -> the runs of bytes worth reading; pure functions.
+
+A view is an offset, extents and strides, counted in elements. What lies close together
+is read together, gaps and all; what lies far apart is read run by run.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from ._specs import ByteRange, TensorSlice
+import numpy as np
 
-# Runs at least this long are read one by one; shorter ones are not worth a system call
-# each, so whole rows are read and cut (bytes).
-MIN_RUN_NBYTES: Final = 64 << 10
-# How much of a widened box is held besides the result (bytes).
-ROWS_NBYTES: Final = 4 << 20
+from ._specs import TensorSlice
+
+# What another read costs, as bytes that could be read in its time: a system call, a few
+# microseconds of Python ...
+LOCAL_READ_NBYTES: Final = 16 << 10
+# ... or a request to another machine.
+REMOTE_READ_NBYTES: Final = 256 << 10
+# How much that is not the result itself is held at once (bytes).
+BUFFER_NBYTES: Final = 4 << 20
 
 
-def widen(region: TensorSlice, shape: tuple[int, ...], itemsize: int) -> TensorSlice:
-    """Widens a box until it is read in few or long runs, never beyond its rows.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """Elements that are read together.
+
+    Attributes:
+        start: First element, in the array.
+        stop: Past the last one.
+        index: Where the block goes in the result.
+        shape: Extents of the block there.
+        strides: Steps between its elements, from `start` on.
+    """
+
+    start: int
+    stop: int
+    index: tuple[slice, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether every element read is wanted, in the order it lies in."""
+        return self.stop - self.start == math.prod(self.shape)
+
+
+def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a row-major array.
 
     Args:
-        region: Box of a row-major array, not empty.
-        shape: Shape of that array.
-        itemsize: Bytes per element.
+        shape: Its extents.
 
     Returns:
-        The box itself where it is one run, or runs of at least 64 KiB; otherwise one
-        with trailing axes whole, down to whole rows.
-
-    Examples:
-        >>> widen(TensorSlice((2, 1), (4, 2)), (10, 3), itemsize=4)
-        TensorSlice(starts=(2, 0), stops=(4, 3))
+        Steps, in elements.
     """
-    starts, stops = list(region.starts), list(region.stops)
-    for axis in reversed(range(1, len(shape))):
-        box = TensorSlice(tuple(starts), tuple(stops))
-        count, run_nbytes = _run_shape(box, shape, itemsize)
-        if count == 1 or run_nbytes >= MIN_RUN_NBYTES:
-            return box
-        starts[axis], stops[axis] = 0, shape[axis]
-    return TensorSlice(tuple(starts), tuple(stops))
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def runs(
-    region: TensorSlice, shape: tuple[int, ...], itemsize: int
-) -> Iterator[ByteRange]:
-    """Locates a box of a row-major array as contiguous runs, in row-major order.
+def strided(
+    array: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> np.ndarray:
+    """Views an array.
 
     Args:
-        region: Box of the array, not empty.
-        shape: Shape of the array.
-        itemsize: Bytes per element.
+        array: The array, contiguous.
+        offset: First element, in row-major order.
+        shape: Extents of the view, none of them 0.
+        strides: Its steps, in elements; all of the view lies within the array.
 
-    Yields:
-        Spans relative to the array's first byte.
+    Returns:
+        The view.
 
     Examples:
-        >>> list(runs(TensorSlice((0, 1), (2, 3)), (4, 5), itemsize=1))
-        [ByteRange(start=1, stop=3), ByteRange(start=6, stop=8)]
+        >>> strided(np.arange(6), 1, (2,), (3,)).tolist()
+        [1, 4]
     """
-    count, run_nbytes = _run_shape(region, shape, itemsize)
-    strides = [itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    first = sum(a * s for a, s in zip(region.starts, strides, strict=True))
-    if count == 1:
-        yield ByteRange(first, first + run_nbytes)
+    itemsize = array.itemsize
+    return np.ndarray(
+        shape,
+        array.dtype,
+        buffer=array.reshape(-1).view(np.uint8),
+        offset=offset * itemsize,
+        strides=tuple(step * itemsize for step in strides),
+    )
+
+
+def box_around(
+    base: tuple[int, ...],
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> tuple[TensorSlice, int, tuple[int, ...]]:
+    """Finds a box of an array that holds a view of it.
+
+    Args:
+        base: Shape of the array.
+        offset: The view's first element.
+        shape: Its extents, none of them 0.
+        strides: Its steps.
+
+    Returns:
+        The box, and the view's offset and strides within the box: as small as can be
+        where every axis of the view runs along one of the array, else whole rows.
+
+    Examples:
+        >>> box_around((4, 5), 6, (2, 3), (1, 5))
+        (TensorSlice(starts=(1, 1), stops=(4, 3)), 0, (1, 2))
+    """
+    own = strides_of(base)
+    starts: list[int] = []
+    rest = offset
+    for step in own:
+        start, rest = divmod(rest, step) if step else (0, rest)
+        starts.append(start)
+    lows, highs = list(starts), list(starts)
+    along: list[tuple[int, int]] = []
+    for extent, step in zip(shape, strides, strict=True):
+        if extent == 1:
+            along.append((0, 0))
+            continue
+        axis = next((a for a, s in enumerate(own) if base[a] > 1 and s <= abs(step)), 0)
+        count, rest = divmod(step, own[axis])
+        if rest:
+            return _rows_around(base, offset, shape, strides)
+        along.append((axis, count))
+        ends = highs if count > 0 else lows
+        ends[axis] += count * (extent - 1)
+    if any(
+        low < 0 or high >= dim for low, high, dim in zip(lows, highs, base, strict=True)
+    ):
+        return _rows_around(base, offset, shape, strides)
+    box = TensorSlice(tuple(lows), tuple(high + 1 for high in highs))
+    inner = strides_of(box.shape)
+    first = sum((a - b) * s for a, b, s in zip(starts, lows, inner, strict=True))
+    return box, first, tuple(n * inner[axis] if n else 0 for axis, n in along)
+
+
+def _rows_around(
+    base: tuple[int, ...],
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> tuple[TensorSlice, int, tuple[int, ...]]:
+    moves = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    first = offset + sum(move for move in moves if move < 0)
+    last = offset + sum(move for move in moves if move > 0)
+    row = math.prod(base[1:])
+    low, high = first // row, last // row + 1
+    box = TensorSlice((low, *(0 for _ in base[1:])), (high, *base[1:]))
+    return box, offset - low * row, strides
+
+
+def ascending(
+    offset: int, strides: tuple[int, ...], out: np.ndarray
+) -> tuple[int, tuple[int, ...], np.ndarray]:
+    """Turns a view, and the array it fills, so that elements lie in ascending order.
+
+    Args:
+        offset: The view's first element.
+        strides: Its steps.
+        out: Array of the view's shape, not empty.
+
+    Returns:
+        The view turned so, without axes of extent 1, and the array turned likewise.
+    """
+    index: list[Any] = []
+    for axis, stride in enumerate(strides):
+        extent = out.shape[axis]
+        if extent == 1:
+            index.append(0)
+        elif stride < 0:
+            offset += (extent - 1) * stride
+            index.append(slice(None, None, -1))
+        else:
+            index.append(slice(None))
+    kept = [abs(s) for s, n in zip(strides, out.shape, strict=True) if n != 1]
+    out = out[(*index, ...)]  # the dots keep an array of rank 0 an array
+    order = sorted(range(len(kept)), key=lambda axis: -kept[axis])
+    return offset, tuple(kept[axis] for axis in order), out.transpose(order)
+
+
+def blocks(
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    itemsize: int,
+    read_nbytes: int,
+) -> Iterator[Block]:
+    """Cuts a view into blocks, so that reading them takes the least time.
+
+    Args:
+        offset: First element.
+        shape: Extents, none of them 0.
+        strides: Steps, positive, in descending order.
+        itemsize: Bytes per element.
+        read_nbytes: What one more read costs, as bytes.
+
+    Yields:
+        Blocks of at most 4 MiB, or single runs.
+
+    Examples:
+        >>> [(b.start, b.stop) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=1)]
+        [(1, 3), (6, 8)]
+        >>> [(b.start, b.stop) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=4)]
+        [(1, 8)]
+    """
+    level = min(
+        range(len(shape) + 1),
+        key=lambda j: (
+            math.prod(shape[:j])
+            * (read_nbytes + _span(shape[j:], strides[j:]) * itemsize)
+        ),
+    )
+    for outer in itertools.product(*(range(n) for n in shape[:level])):
+        start = offset + sum(i * s for i, s in zip(outer, strides, strict=False))
+        index = tuple(slice(i, i + 1) for i in outer)
+        shape_within = (1,) * level + shape[level:]
+        yield from _bounded(start, index, shape_within, strides, itemsize)
+
+
+def _bounded(
+    start: int,
+    index: tuple[slice, ...],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    itemsize: int,
+) -> Iterator[Block]:
+    """Cuts a block until it is a run, or no larger than the buffer."""
+    span = _span(shape, strides)
+    axis = next((a for a, n in enumerate(shape) if n > 1), None)
+    if axis is None or span == math.prod(shape) or span * itemsize <= BUFFER_NBYTES:
+        tail = tuple(slice(0, n) for n in shape[len(index) :])
+        yield Block(start, start + span, (*index, *tail), shape, strides)
         return
-    outer = _outer_axes(region, shape)
-    for index in itertools.product(*(range(n) for n in region.shape[:outer])):
-        start = first + sum(i * s for i, s in zip(index, strides, strict=False))
-        yield ByteRange(start, start + run_nbytes)
-
-
-def _outer_axes(region: TensorSlice, shape: tuple[int, ...]) -> int:
-    """Number of leading axes that separate the runs of a box."""
-    extents = region.shape
-    for axis in reversed(range(len(shape))):
-        if extents[axis] != shape[axis]:
-            return axis
-    return 0
-
-
-def _run_shape(
-    region: TensorSlice, shape: tuple[int, ...], itemsize: int
-) -> tuple[int, int]:
-    """Number of runs of a box, and bytes of each."""
-    outer = _outer_axes(region, shape)
-    extents = region.shape
-    return math.prod(extents[:outer]), math.prod(extents[outer:]) * itemsize
-
-
-def row_chunks(region: TensorSlice, itemsize: int) -> Iterator[TensorSlice]:
-    """Cuts a box along its first axis, to bound what is held besides the result.
-
-    Args:
-        region: The box, of at least one axis.
-        itemsize: Bytes per element.
-
-    Yields:
-        Boxes of at most 4 MiB each, or of one row.
-    """
-    row_nbytes = itemsize * math.prod(region.shape[1:])
-    step = max(1, ROWS_NBYTES // max(row_nbytes, 1))
-    for start in range(region.starts[0], region.stops[0], step):
-        yield TensorSlice(
-            (start, *region.starts[1:]),
-            (min(start + step, region.stops[0]), *region.stops[1:]),
+    inner = _span(shape[axis + 1 :], strides[axis + 1 :])
+    step = max(1, (BUFFER_NBYTES // itemsize - inner) // strides[axis] + 1)
+    head = (*index, *(slice(0, 1) for _ in range(axis - len(index))))[:axis]
+    for first in range(0, shape[axis], step):
+        count = min(step, shape[axis] - first)
+        yield from _bounded(
+            start + first * strides[axis],
+            (*head, slice(first, first + count)),
+            (*shape[:axis], count, *shape[axis + 1 :]),
+            strides,
+            itemsize,
         )
+
+
+def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last of a view, both included."""
+    return 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))

@@ -7,12 +7,14 @@ which alone needs JAX: a flat mapping of numpy arrays is saved without it.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from ._formats.bundle_writer import (
     write_bundle,
     write_state,
 )
+from ._inverse import InverseAssignment, InversePlan
 from ._locate import STATE_FILE, PathLike
 from ._manifest import Entry
 from ._reading import check_readable
@@ -53,6 +56,8 @@ def save_checkpoint(
     prefix: PathLike,
     tree_or_mapping: Any,
     *,
+    plan: Invertible | None = None,
+    unused: Literal["copy", "drop"] = "copy",
     data_files: int = 1,
     overwrite: bool = False,
 ) -> str:
@@ -74,6 +79,11 @@ def save_checkpoint(
             only axis on which their shapes differ, else along axis 0. Arrays of bytes
             or text become string tensors; Python scalars, what NumPy makes of them in a
             flat mapping, and what JAX does in a tree.
+        plan: The plan that loaded the tree (`tf2flax.plan`). The tree is written under
+            the checkpoint's names, in its shapes, dtypes and slices: the map backwards.
+            Leaves that the plan did not load are left out, with a warning.
+        unused: With a plan, what happens to tensors, and parts of tensors, that it did
+            not load: "copy" them from the checkpoint, or "drop" them.
         data_files: Number of data files, between which the bytes are balanced.
         overwrite: Whether files of this prefix that are there already are replaced. The
             old index is removed before anything else is.
@@ -83,7 +93,8 @@ def save_checkpoint(
 
     Raises:
         ExistsError: Files of this prefix are there already.
-        AssignmentError: A name or a value cannot be saved, or two leaves have one name.
+        AssignmentError: A name or a value cannot be saved, two leaves have one name, or
+            something in the plan cannot be inverted.
         UnsupportedError: A dtype that no checkpoint holds; an array that spans
             processes; a prefix that is a URL.
         ReadError: The system refuses.
@@ -106,7 +117,13 @@ def save_checkpoint(
         raise AssignmentError(
             f"Expected 1 to {MAX_DATA_FILES} data files, got {data_files}."
         )
-    tensors = sorted(_tensors_of(tree_or_mapping), key=lambda tensor: tensor.name)
+    if unused not in ("copy", "drop"):
+        raise AssignmentError(f"Expected unused 'copy' or 'drop', got {unused!r}.")
+    if plan is None:
+        found = _tensors_of(tree_or_mapping)
+    else:
+        found = _tensors_backwards(tree_or_mapping, plan, is_copying=unused == "copy")
+    tensors = sorted(found, key=lambda tensor: tensor.name)
     if not tensors:
         raise AssignmentError("There is nothing to save: the tree holds no arrays.")
     try:
@@ -124,6 +141,18 @@ def save_checkpoint(
             raise
         raise ReadError(f"Cannot write `{path}`: {error.strerror or error}.") from error
     return path
+
+
+class Invertible(Protocol):
+    """A plan that can be turned round: `tf2flax.Plan`."""
+
+    def inverse(self) -> InversePlan:
+        """What each tensor is, in terms of leaves.
+
+        Raises:
+            AssignmentError: Something in the plan cannot be inverted.
+        """
+        ...
 
 
 def _checked_prefix(prefix: PathLike) -> str:
@@ -164,14 +193,7 @@ def _tensors_of(value: Any) -> list[NewTensor]:
     if _is_flat(value):
         flat: Mapping[str, Any] = value
         return [_tensor(name, one) for name, one in flat.items()]
-    # Here, and not above, since it imports JAX and Flax.
-    targets = importlib.import_module("._targets", __package__)
-    target = targets.take_apart(value)
-    leaves: dict[str, Any] = {}
-    for slot in target.slots:
-        is_scalar = isinstance(slot.value, (bool, int, float, complex))
-        value = np.asarray(slot.value, slot.leaf.dtype) if is_scalar else slot.value
-        leaves[slot.leaf.name] = value
+    leaves = _leaves_of(value)
     tensors: list[NewTensor] = []
     families = _families(leaves)
     members = {part for parts in families.values() for part in parts}
@@ -186,6 +208,73 @@ def _tensors_of(value: Any) -> list[NewTensor]:
         if name not in members:
             tensors.append(_tensor(name, one))
     return tensors
+
+
+def _leaves_of(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by name; Python scalars as the arrays that JAX makes."""
+    # Here, and not above, since it imports JAX and Flax.
+    targets = importlib.import_module("._targets", __package__)
+    leaves: dict[str, Any] = {}
+    for slot in targets.take_apart(tree).slots:
+        value = slot.value
+        if isinstance(value, (bool, int, float, complex)):
+            value = np.asarray(value, slot.leaf.dtype)
+        leaves[slot.leaf.name] = value
+    return leaves
+
+
+def _tensors_backwards(
+    tree: Any, plan: Invertible, *, is_copying: bool
+) -> list[NewTensor]:
+    """Names and checks the tensors that a plan's leaves came from."""
+    if not callable(getattr(plan, "inverse", None)):
+        raise AssignmentError(
+            f"Expected a plan of tf2flax.plan, got {type(plan).__name__}."
+        )
+    inverse = plan.inverse()
+    leaves = _leaves_of(tree)
+    wanted = set(inverse.leaves)
+    arrays = {name: _tensor(name, leaves[name]) for name in wanted & leaves.keys()}
+    shapes = {name: one.spec.shape for name, one in arrays.items()}
+    inverse.check(shapes, is_copying=is_copying)
+    if left_out := [name for name in leaves if name not in wanted]:
+        shown = ", ".join(f"`{name}`" for name in left_out[:20])
+        more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
+        warnings.warn(
+            f"{len(left_out)} leaves that the plan did not load are not written: "
+            f"{shown}{more}. Save them in a checkpoint of their own.",
+            UserWarning,
+            stacklevel=4,
+        )
+    uses: dict[str, int] = {}
+    for one in inverse.assignments:
+        for leaf in one.leaves:
+            uses[leaf] = uses.get(leaf, 0) + 1
+    fetched = {
+        name: _Once(arrays[name].pieces[0].array, uses=count)
+        for name, count in uses.items()
+    }
+    manifest = inverse.manifest
+    tensors = [
+        _rewritten(manifest.entry(one.name), _backwards(inverse, one, fetched))
+        for one in inverse.assignments
+    ]
+    if is_copying:
+        copied = {name: StoredTensor(manifest.entry(name)) for name in inverse.copied}
+        tensors += [_stored(name, tensor) for name, tensor in copied.items()]
+    return tensors
+
+
+def _backwards(
+    inverse: InversePlan, one: InverseAssignment, fetched: Mapping[str, _Once]
+) -> Callable[[], np.ndarray]:
+    """Makes the function that puts a tensor together when it is written."""
+
+    def read() -> np.ndarray:
+        arrays = {leaf: fetched[leaf].get() for leaf in one.leaves}
+        return inverse.tensor(one.name, arrays.__getitem__)
+
+    return read
 
 
 def _is_flat(value: Any) -> bool:
@@ -275,14 +364,18 @@ def _extents(region: TensorSlice, shape: tuple[int, ...]) -> Extents:
 
 
 def _stored(name: str, tensor: StoredTensor) -> NewTensor:
-    """A tensor of a checkpoint: the same dtype, in the same slices."""
-    entry: Entry = tensor.entry
+    """A tensor of a checkpoint under some name, as it is."""
+    return _rewritten(dataclasses.replace(tensor.entry, name=name), tensor.read)
+
+
+def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
+    """A tensor with the dtype and the slices of a stored one, and values of its own."""
     check_readable(entry)
-    spec = entry.spec
+    name, spec = entry.name, entry.spec
     code = _CODE_OF_NAME[spec.dtype.name]
     if not entry.is_sliced:
-        return NewTensor(_key(name), spec, code, (NewPiece(spec, None, tensor.read),))
-    whole = _Once(tensor.read, uses=len(entry.pieces))
+        return NewTensor(_key(name), spec, code, (NewPiece(spec, None, read),))
+    whole = _Once(read, uses=len(entry.pieces))
     pieces = tuple(
         NewPiece(
             TensorSpec(piece.region.shape, spec.dtype),
@@ -295,7 +388,7 @@ def _stored(name: str, tensor: StoredTensor) -> NewTensor:
 
 
 class _Once:
-    """An array that is read for its first part, and dropped after its last."""
+    """An array that is read for its first use, and dropped after its last."""
 
     def __init__(self, read: Callable[[], np.ndarray], *, uses: int) -> None:
         self._read = read
@@ -303,13 +396,14 @@ class _Once:
         self._array: np.ndarray | None = None
 
     def part(self, index: tuple[slice, ...]) -> Callable[[], np.ndarray]:
-        def cut() -> np.ndarray:
-            array = self._read() if self._array is None else self._array
-            self._uses -= 1
-            self._array = array if self._uses else None
-            return array[index]
+        return lambda: self.get()[index]
 
-        return cut
+    def get(self) -> np.ndarray:
+        """The array, for one of its uses."""
+        array = self._read() if self._array is None else self._array
+        self._uses -= 1
+        self._array = array if self._uses else None
+        return array
 
 
 def _tensor(name: str, value: Any) -> NewTensor:

@@ -96,11 +96,7 @@ def result_dtype(
     Raises:
         AssignmentError: The policy refuses the cast, or JAX would narrow the result.
     """
-    if not stored.is_readable or stored.is_string:
-        raise AssignmentError(
-            f"the tensor is of dtype {stored.name}, which fills no leaf. "
-            "Leave it out of the map."
-        )
+    check_holds_numbers(stored)
     if isinstance(policy, np.dtype):
         result = policy
     elif policy == "checkpoint":
@@ -132,6 +128,22 @@ def result_dtype(
     return result
 
 
+def check_holds_numbers(stored: StoredDtype) -> None:
+    """Refuses tensors of strings and of what holds no array.
+
+    Args:
+        stored: Dtype of the tensor.
+
+    Raises:
+        AssignmentError: It is one of these.
+    """
+    if not stored.is_readable or stored.is_string:
+        raise AssignmentError(
+            f"the tensor is of dtype {stored.name}, which fills no leaf. "
+            "Leave it out of the map."
+        )
+
+
 def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
     """Casts an array; refuses where a value would become another one.
 
@@ -149,12 +161,10 @@ def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
     """
     if array.dtype == dtype:
         return array
+    if is_forced:
+        return forced_cast(array, dtype)
     with np.errstate(all="ignore"):
-        if is_forced and kind_of(array.dtype) == "complex" != kind_of(dtype):
-            array = np.real(array)
         result = array.astype(dtype)
-        if is_forced:
-            return result
         if kind_of(dtype) == "int":
             bad = _outside(array, dtype)
         else:
@@ -168,6 +178,22 @@ def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
             f"force the cast with dtype={dtype.name!r}."
         )
     return result
+
+
+def forced_cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Casts an array, whatever that does to the values; real parts of complex ones.
+
+    Args:
+        array: The array.
+        dtype: The dtype to give.
+
+    Returns:
+        A new array.
+    """
+    with np.errstate(all="ignore"):
+        if kind_of(array.dtype) == "complex" != kind_of(dtype):
+            array = np.real(array)
+        return array.astype(dtype)
 
 
 def _outside(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -1,23 +1,36 @@
 """An assignment map as the user wrote it -> entries, every wrong one reported at once.
 
-Accepts a mapping, or pairs; keys are strings; values are names, scopes, leaves of the
-target, or lists of leaves.
+Accepts a mapping, or pairs; keys are names, scopes or expressions; values are names,
+scopes, leaves of the target, or lists of leaves. Entries with an expression or a
+capture become rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from tf2flax._errors import AssignmentError
 
-from .values import MapEntry
+from .captures import NamePattern, parse_name
+from .expressions import Expression, Joined, Source, sources_of
+from .values import Entry, MapEntry, Rule
 
 # Finds the leaves of the target that are this very object: their names.
 Identify = Callable[[object], tuple[str, ...]]
 
 
-def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...]:
+class Placed:
+    """A map that was loaded from a file, and knows where its entries stand.
+
+    Attributes:
+        places: File and line of every entry, by its key and value.
+    """
+
+    places: Mapping[object, str]
+
+
+def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
     """Checks the types of a map and finds the objects in it.
 
     Args:
@@ -28,25 +41,44 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
         The entries, in the map's order.
 
     Raises:
-        AssignmentError: The map, a key or a value is of a wrong type, or an object is
-            no leaf of the target, or several. All are named.
+        AssignmentError: The map, a key or a value is of a wrong type, a capture or an
+            expression is malformed, or an object is no leaf of the target, or several.
+            All are named.
     """
-    entries: list[MapEntry] = []
+    entries: list[Entry] = []
     problems: list[str] = []
+    is_placed = isinstance(assignment_map, Placed)
+    places: Mapping[object, str] = assignment_map.places if is_placed else {}
     for number, (key, value) in enumerate(_pairs(assignment_map), start=1):
-        if not isinstance(key, str):
+        if not isinstance(key, (str, Expression)):
             problems.append(
-                f"Entry {number}: expected the name of a tensor or a scope as the key, "
-                f"got {_shown(key)}. Keys are str."
+                f"Entry {number}: expected the name of a tensor, a scope or an "
+                f"expression (tf2flax.src) as the key, got {_shown(key)}."
             )
             continue
+        is_known = isinstance(value, str) and (key, value) in places
+        place = places[key, value] if is_known else ""
         try:
-            entries.append(_entry(number, key, value, identify))
+            entries.append(_entry(number, key, value, identify, place))
         except AssignmentError as error:
-            problems.append(f"Entry {number} `{key}`: {error}")
+            where = f" ({place})" if place else ""
+            problems.append(f"Entry {number}{where} `{key}`: {error}")
     if problems:
         raise AssignmentError("\n".join(problems))
     return tuple(entries)
+
+
+def check_entry(key: str | Expression, target: str) -> None:
+    """Checks an entry without a target at hand, as `parse_map` does.
+
+    Args:
+        key: The key.
+        target: A name or scope.
+
+    Raises:
+        AssignmentError: Captures or scopes of key and value do not fit together.
+    """
+    _entry(0, key, target, lambda _: (), "")
 
 
 def _pairs(assignment_map: object) -> list[tuple[object, object]]:
@@ -72,13 +104,106 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
     return pairs
 
 
-def _entry(number: int, key: str, value: object, identify: Identify) -> MapEntry:
+def _entry(
+    number: int, key: str | Expression, value: object, identify: Identify, place: str
+) -> Entry:
+    target, is_list = _target(value, identify)
+    if isinstance(key, str):
+        pattern = parse_name(key)
+        if not pattern.captures and (isinstance(target, tuple) or not target.captures):
+            own = target if isinstance(target, tuple) else target.literal
+            return MapEntry(number, pattern.literal, own, is_list, place)
+        if key == "":
+            raise AssignmentError('expected a name, got "". All of it is "/".')
+        key = Source(key)
+    rule = Rule(number, key, target, is_list, place)
+    _check_scopes(rule)
+    _check_captures(rule)
+    return rule
+
+
+def _target(
+    value: object, identify: Identify
+) -> tuple[NamePattern | tuple[str, ...], bool]:
     if isinstance(value, str):
-        return MapEntry(number, key, value)
+        return parse_name(value), False
     if isinstance(value, list):
-        leaves = tuple(_leaf(item, identify) for item in cast("list[object]", value))
-        return MapEntry(number, key, leaves, is_list=True)
-    return MapEntry(number, key, (_leaf(value, identify),))
+        items = cast("list[object]", value)
+        return tuple(_leaf(item, identify) for item in items), True
+    return (_leaf(value, identify),), False
+
+
+def _check_scopes(rule: Rule) -> None:
+    """Names fill leaves, scopes fill scopes."""
+    patterns = [source.pattern for source in sources_of(rule.source)]
+    scopes = [pattern for pattern in patterns if pattern.endswith("/")]
+    names = [pattern for pattern in patterns if not pattern.endswith("/")]
+    if scopes and names:
+        raise AssignmentError(
+            f"`{scopes[0]}` is a scope and `{names[0]}` a name; an expression is made "
+            "of the one or of the other."
+        )
+    if not isinstance(rule.target, NamePattern):
+        if scopes:
+            raise AssignmentError(
+                f"`{scopes[0]}` is a scope, and fills a scope, not a leaf. Give the "
+                "value as a scope ending in `/`."
+            )
+        return
+    target = rule.target.text
+    if scopes and not rule.is_scope:
+        raise AssignmentError(
+            f"`{scopes[0]}` is a scope, and `{target}` is none. Did you mean "
+            f"`{target}/`?"
+        )
+    if names and rule.is_scope:
+        raise AssignmentError(
+            f"`{target}` is a scope, so the key must be one too. Did you mean "
+            f"`{names[0]}/`?"
+        )
+
+
+def _check_captures(rule: Rule) -> None:
+    """What the target does not tell must be counted by `over`."""
+    target = rule.target
+    given = set(target.captures) if isinstance(target, NamePattern) else set[str]()
+    for name in dict.fromkeys(_free_captures(rule.source)):
+        if name not in given:
+            raise AssignmentError(
+                f"capture {{{name}}} of the key does not stand in the value, which "
+                f'tells what it means. Put it there, or stack(..., over="{name}").'
+            )
+    for one in _counted(rule.source):
+        if one.over in given:
+            raise AssignmentError(
+                f'{{{one.over}}} is counted by over="{one.over}" and stands in the '
+                "value as well. Give one of them another name."
+            )
+        found = {
+            name
+            for source in sources_of(one.operands[0])
+            for name in parse_name(source.pattern).captures
+        }
+        if one.over not in found:
+            raise AssignmentError(
+                f'over="{one.over}": there is no capture {{{one.over}}} in '
+                f"{one.operands[0]!r}."
+            )
+
+
+def _free_captures(expression: Expression) -> Iterator[str]:
+    if isinstance(expression, Source):
+        yield from parse_name(expression.pattern).captures
+    for child in expression.children:
+        own = expression.over if isinstance(expression, Joined) else None
+        yield from (name for name in _free_captures(child) if name != own)
+
+
+def _counted(expression: Expression) -> Iterator[Joined]:
+    if isinstance(expression, Joined) and expression.over is not None:
+        yield expression
+    for child in expression.children:
+        yield from _counted(child)
 
 
 def _leaf(value: object, identify: Identify) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -12,11 +13,10 @@ from tf2flax._manifest import Manifest
 from tf2flax._names import nearest
 
 from .aliases import FLAX_ALIASES, alias_sources
-from .values import MapEntry
+from .captures import NamePattern, parse_name
+from .expressions import Expression, Joined, sources_of
+from .values import Entry, MapEntry, Rule
 
-# Nearest names are looked up for this many problems of one report: each takes a pass
-# over all names, and the first few tell the story.
-_MAX_SUGGESTED: Final = 20
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -24,7 +24,7 @@ _NUMBER: Final = re.compile(r"\d+")
 class SourceNotFound:
     """The checkpoint lacks a tensor; `leaf` is the member of a scope that needs it."""
 
-    entry: MapEntry
+    entry: Entry
     source: str
     leaf: str | None
 
@@ -59,19 +59,20 @@ class SourceNotFound:
 class ScopeNotFound:
     """No tensor lies under a scope; `count` members of the target need one."""
 
-    entry: MapEntry
+    entry: Entry
     count: int
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
         """States the problem."""
+        key = key_of(self.entry)
         found = (
-            f"none of {len(manifest.names)} tensors lies under `{self.entry.source}`, "
-            f"which fills {self.count} leaves of `{self.entry.target}`."
+            f"none of {len(manifest.names)} tensors lies under `{key}`, which fills "
+            f"{self.count} leaves of `{target_of(self.entry)}`."
         )
         if not suggest:
             return found
-        fix = manifest.hint(self.entry.source) or _did_you_mean(
-            nearest(self.entry.source, scopes_of(manifest.names))
+        fix = manifest.hint(key) or _did_you_mean(
+            nearest(key, scopes_of(manifest.names))
         )
         return f"{found} {fix}".rstrip()
 
@@ -80,7 +81,7 @@ class ScopeNotFound:
 class TargetNotFound:
     """The value of an entry names no leaf, no family of parts and no scope."""
 
-    entry: MapEntry
+    entry: Entry
     target: str
     names: tuple[str, ...]
 
@@ -124,7 +125,7 @@ class KeyIsNoScope:
 class NotOneFamily:
     """A list of leaves that are not parts of one family."""
 
-    entry: MapEntry
+    entry: Entry
     leaves: tuple[str, ...]
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -140,7 +141,7 @@ class NotOneFamily:
 class GapInFamily:
     """A part whose place is unknown, since parts before it are missing."""
 
-    entry: MapEntry
+    entry: Entry
     leaf: str
     parts: tuple[str, ...]
 
@@ -156,7 +157,7 @@ class GapInFamily:
 class Ambiguous:
     """Several aliases of one leaf are in the checkpoint."""
 
-    entry: MapEntry
+    entry: Entry
     leaf: str
     sources: list[str]
 
@@ -173,7 +174,7 @@ class Ambiguous:
 class CutName:
     """A name with `/part_` inside, cut there, is no leaf."""
 
-    entry: MapEntry
+    entry: Entry
     name: str
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -189,7 +190,7 @@ class CutName:
 class Misfit:
     """A leaf and its tensor do not fit together."""
 
-    entry: MapEntry
+    entry: Entry
     leaf: str
     source: str
     fact: str
@@ -199,8 +200,30 @@ class Misfit:
         return f"leaf `{self.leaf}` cannot take tensor `{self.source}`: {self.fact}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clash:
+    """Two entries of the same strength reach one leaf, one of them a rule."""
+
+    entry: Entry
+    other: Entry
+    leaf: str
+
+    def say(self, manifest: Manifest, *, suggest: bool) -> str:
+        """States the problem."""
+        how = "reach" if _is_scope(self.entry) else "name"
+        return (
+            f"leaf `{self.leaf}` is filled by entry {self.other.number} {self.other} "
+            f"as well: both {how} it. Take it out of one of them."
+        )
+
+
+def _is_scope(entry: Entry) -> bool:
+    return isinstance(entry, Rule) and entry.is_scope
+
+
 Problem = (
-    SourceNotFound
+    Clash
+    | SourceNotFound
     | ScopeNotFound
     | TargetNotFound
     | KeyIsNoScope
@@ -212,27 +235,30 @@ Problem = (
 )
 
 
-def report(problems: Sequence[Problem], manifest: Manifest) -> str:
-    """States every problem of a map.
+def key_of(entry: Entry) -> str:
+    """The key of an entry as it reads in the map.
 
     Args:
-        problems: At least one.
-        manifest: The checkpoint, for the nearest names.
+        entry: The entry.
 
     Returns:
-        One line, or a line for each under a heading.
+        The text.
     """
-    ordered = sorted(problems, key=lambda problem: problem.entry.number)
-    lines = [
-        f"Entry {problem.entry.number} {problem.entry}: "
-        f"{problem.say(manifest, suggest=i < _MAX_SUGGESTED)}"
-        for i, problem in enumerate(ordered)
-    ]
-    place = f"in `{manifest.index_path}`"
-    if len(lines) == 1:
-        return f"{lines[0]} - {place}"
-    body = "".join(f"\n  {line}" for line in lines)
-    return f"{len(lines)} problems with the assignment map - {place}:{body}"
+    return entry.source if isinstance(entry, MapEntry) else entry.key
+
+
+def target_of(entry: Entry) -> str:
+    """The value of an entry as it reads in the map; "" where it is an object.
+
+    Args:
+        entry: The entry.
+
+    Returns:
+        The text.
+    """
+    if isinstance(entry.target, NamePattern):
+        return entry.target.text
+    return entry.target if isinstance(entry.target, str) else ""
 
 
 def scope_holds_tensors(scope: str, names: Sequence[str]) -> bool:
@@ -273,8 +299,26 @@ def scopes_of(names: Iterable[str]) -> frozenset[str]:
     return frozenset(scopes)
 
 
-def unused_entry(entry: MapEntry, names: Iterable[str]) -> str:
-    """States that a scope of the target holds no leaf, with the nearest that does.
+def rule_scope_holds_tensors(rule: Rule, names: Sequence[str]) -> bool:
+    """Tells whether any tensor lies under a scope of a rule.
+
+    Args:
+        rule: The rule.
+        names: Names of all tensors.
+
+    Returns:
+        Whether one does, whatever its captures stand for.
+    """
+    patterns = {source.pattern for source in sources_of(rule.source)}
+    return any(
+        pattern == "/" or parse_name(pattern).matches(name, is_scope=True) is not None
+        for pattern in patterns
+        for name in names
+    )
+
+
+def unused_entry(entry: Entry, names: Iterable[str]) -> str:
+    """States that an entry fills no leaf, with the nearest scope that it could fill.
 
     Args:
         entry: The entry that reached nothing.
@@ -283,31 +327,51 @@ def unused_entry(entry: MapEntry, names: Iterable[str]) -> str:
     Returns:
         The entry as it reads, and a suggestion.
     """
-    target = entry.target if isinstance(entry.target, str) else ""
     scopes = scopes_of(names)
-    if entry.source in scopes:
+    if key_of(entry) in scopes:
         return f"{entry} (keys are the checkpoint's names, values the target's)"
-    close = _did_you_mean(nearest(target, scopes, count=1))
+    close = _did_you_mean(nearest(target_of(entry), scopes, count=1))
     return f"{entry} {close}".rstrip()
 
 
-def shapes_differ(leaf: tuple[int, ...], tensor: tuple[int, ...]) -> str:
+def shapes_differ(
+    leaf: tuple[int, ...], found: tuple[int, ...], source: Expression
+) -> str:
     """States that shapes differ, and the likely reason.
 
     Args:
         leaf: Shape of the leaf.
-        tensor: Shape of the tensor.
+        found: Shape of the tensor, or expression.
+        source: The tensor, or expression.
 
     Returns:
         The sentence.
     """
-    said = f"expected shape {list(leaf)}, got {list(tensor)}."
-    if len(leaf) > 1 and leaf == tensor[::-1]:
-        return f"{said} The tensor is the transpose: was it saved for `x @ w.T`?"
-    if len(leaf) == len(tensor) and sorted(leaf) == sorted(tensor):
-        return f"{said} The axes stand in another order."
-    if [d for d in leaf if d != 1] == [d for d in tensor if d != 1]:
-        return f"{said} Nothing is broadcast or squeezed: give the leaf this shape."
+    said = f"expected shape {list(leaf)}, got {list(found)}."
+    if isinstance(source, Joined) and source.is_stack and len(leaf) == len(found):
+        axis = source.axis % len(found)
+        if leaf[:axis] + leaf[axis + 1 :] == found[:axis] + found[axis + 1 :]:
+            return (
+                f"{said} {found[axis]} are stacked: was the model built with another "
+                "number of layers?"
+            )
+    if len(leaf) > 1 and leaf == found[::-1]:
+        return f"{said} It is the transpose: make the key `{source.transpose()!r}`."
+    if len(leaf) == len(found) and sorted(leaf) == sorted(found):
+        return (
+            f"{said} The axes stand in another order: `.transpose(...)` in the key "
+            "would change it."
+        )
+    if [d for d in leaf if d != 1] == [d for d in found if d != 1]:
+        return (
+            f"{said} Nothing is broadcast or squeezed: make the key "
+            f"`{source.reshape(leaf)!r}`."
+        )
+    if math.prod(leaf) == math.prod(found):
+        return (
+            f"{said} The elements are as many: `.rearrange(...)` or `.reshape(...)` in "
+            "the key may be meant."
+        )
     return f"{said} Was the model built with another configuration?"
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from tf2flax._specs import StoredDtype, TensorSlice
+
+from .captures import NamePattern
+from .expressions import Expression, Source
+from .layouts import Layout, View, is_exact, needed_elements, views_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,76 +37,195 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MapEntry:
-    """One entry of an assignment map, its objects already found in the target.
+    """A plain entry of an assignment map, its objects already found in the target.
 
     Attributes:
         number: Its place in the map, from 1.
         source: The key: a tensor's name, or a scope ending in `/`.
         target: The value: a name or scope; or the leaves that were given as objects.
         is_list: Whether the value was a list of leaves: parts of one tensor.
+        place: File and line, where the map comes from a file; else "".
     """
 
     number: int
     source: str
     target: str | tuple[str, ...]
     is_list: bool = False
+    place: str = ""
 
     def __str__(self) -> str:
         """The entry as it reads in the map."""
-        if isinstance(self.target, str):
-            shown = f"`{self.target}`"
-        elif self.is_list:
-            shown = f"[{', '.join(f'`{name}`' for name in self.target)}]"
-        else:
-            shown = f"`{self.target[0]}`"
-        return f"`{self.source}` -> {shown}"
+        return f"`{self.source}` -> {_target_text(self.target, is_list=self.is_list)}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """An entry of an assignment map with an expression or a capture.
+
+    Attributes:
+        number: Its place in the map, from 1.
+        source: The key. Its tensors are all names, or all scopes.
+        target: The value: a name or scope with captures; or the leaves that were given
+            as objects.
+        is_list: Whether the value was a list of leaves: parts of one tensor.
+        place: File and line, where the map comes from a file; else "".
+    """
+
+    number: int
+    source: Expression
+    target: NamePattern | tuple[str, ...]
+    is_list: bool = False
+    place: str = ""
+
+    @property
+    def is_scope(self) -> bool:
+        """Whether it fills a scope, member by member."""
+        return isinstance(self.target, NamePattern) and self.target.text.endswith("/")
+
+    @property
+    def key(self) -> str:
+        """The key as it reads in the map."""
+        source = self.source
+        return source.pattern if isinstance(source, Source) else repr(source)
+
+    def __str__(self) -> str:
+        """The rule as it reads in the map."""
+        target = self.target
+        text = target.text if isinstance(target, NamePattern) else target
+        return f"`{self.key}` -> {_target_text(text, is_list=self.is_list)}"
+
+
+Entry = MapEntry | Rule
+
+
+def _target_text(target: str | tuple[str, ...], *, is_list: bool) -> str:
+    if isinstance(target, str):
+        return f"`{target}`"
+    if is_list:
+        return f"[{', '.join(f'`{name}`' for name in target)}]"
+    return f"`{target[0]}`"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Assignment:
-    """One leaf and the tensor, or box of one, that fills it.
+    """One leaf and what fills it.
 
     Attributes:
         leaf: Name of the leaf.
-        source: Name of the tensor.
-        region: The box of the tensor that fills the leaf.
-        is_whole: Whether that is all of the tensor.
+        expression: What fills it, with names in place of captures; where the leaf is
+            a part of a family, what fills the family.
+        layout: Where each of the leaf's elements lies.
         shape: Shape of the leaf.
-        stored: The tensor's dtype.
         dtype: The dtype that the leaf gets.
         entry: The entry of the map that says so.
         alias: The last component of the leaf's name, where an alias stood in for it.
+        box: The box of the expression that the leaf is, where it is a part of a family.
     """
 
     leaf: str
-    source: str
-    region: TensorSlice
-    is_whole: bool
+    expression: Expression
+    layout: Layout
     shape: tuple[int, ...]
-    stored: StoredDtype
     dtype: np.dtype
-    entry: MapEntry
+    entry: Entry
     alias: str | None = None
+    box: TensorSlice | None = None
+
+    @property
+    def source(self) -> str:
+        """The tensor's name; of rules that do more than name one, the expression."""
+        views = self.views
+        is_plain = isinstance(self.expression, Source)
+        return views[0].source if is_plain else repr(self.expression)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of all tensors that the leaf needs, each once."""
+        return tuple(dict.fromkeys(view.source for view in self.views))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views of tensors that the leaf is put together from."""
+        return tuple(views_of(self.layout))
+
+    @property
+    def stored(self) -> StoredDtype:
+        """Dtype of the tensor, of the first where there are several."""
+        return self.views[0].base.dtype
+
+    @property
+    def region(self) -> TensorSlice | None:
+        """The box of the one tensor that fills the leaf as it is, else None."""
+        return self.layout.region if isinstance(self.layout, View) else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of one tensor, in its own order."""
+        return isinstance(self.layout, View) and self.layout.is_whole
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a shard is read from its own bytes alone."""
+        return is_exact(self.layout)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the checkpoint that the leaf needs."""
-        return self.region.size * self.stored.numpy.itemsize
+        return count_nbytes(self.views)
+
+    @property
+    def casts(self) -> tuple[np.dtype, ...]:
+        """Dtypes that the elements go through, from the stored one to the leaf's."""
+        view = self.views[0]
+        chain = [view.base.dtype.numpy, *view.casts, self.dtype]
+        return tuple(b for a, b in zip([None, *chain], chain, strict=False) if a != b)
 
     @property
     def is_cast(self) -> bool:
         """Whether the dtype changes on the way."""
-        return self.stored.numpy != self.dtype
+        return len(self.casts) > 1
+
+
+def count_nbytes(views: Sequence[View]) -> int:
+    """Counts the bytes of tensors that views need.
+
+    Args:
+        views: The views.
+
+    Returns:
+        Bytes; of each tensor no more than it has.
+    """
+    itemsizes = {view.source: view.base.dtype.numpy.itemsize for view in views}
+    return sum(
+        count * itemsizes[name] for name, count in needed_elements(views).items()
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gap:
+    """A leaf that an entry reaches and that an option says to keep nevertheless.
+
+    Attributes:
+        leaf: Name of the leaf.
+        source: The tensor, or expression, that does not fill it.
+        entry: The entry of the map.
+        fact: What is wrong.
+    """
+
+    leaf: str
+    source: str
+    entry: Entry
+    fact: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Override:
-    """An assignment that a later entry, in key order, replaced."""
+    """An assignment that a stronger entry, or a later one, replaced."""
 
     leaf: str
     source: str
-    entry: MapEntry
-    by: MapEntry
+    entry: Entry
+    by: Entry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,12 +234,23 @@ class Resolution:
 
     Attributes:
         assignments: One for each leaf that is filled, in the target's order.
-        kept: Names of the leaves that no entry reaches, in the target's order.
-        overridden: What later entries replaced.
+        kept: Names of the leaves that stay as they are, in the target's order: those
+            that no entry reaches, and those of the gaps.
+        overridden: What other entries replaced.
         unused_entries: Entries that assign nothing.
+        missing: Leaves whose source is not in the checkpoint, kept by `on_missing`.
+        mismatched: Leaves whose source does not fit, kept by `on_mismatch`.
     """
 
     assignments: tuple[Assignment, ...]
     kept: tuple[str, ...]
     overridden: tuple[Override, ...]
-    unused_entries: tuple[MapEntry, ...]
+    unused_entries: tuple[Entry, ...]
+    missing: tuple[Gap, ...] = ()
+    mismatched: tuple[Gap, ...] = ()
+
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """Names of the leaves that no entry reaches."""
+        gaps = {gap.leaf for gap in (*self.missing, *self.mismatched)}
+        return tuple(name for name in self.kept if name not in gaps)

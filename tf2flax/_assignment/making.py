@@ -1,0 +1,110 @@
+"""`src`, `concat` and `stack`: how expressions begin."""
+
+from __future__ import annotations
+
+from typing import SupportsIndex
+
+from tf2flax._errors import AssignmentError
+
+from .expressions import Expression, Joined, Source, integers
+
+
+def src(name: str) -> Expression:
+    """Names a tensor of the checkpoint, or a scope, to be worked on.
+
+    Args:
+        name: Its name, or a scope ending in `/`; captures (`layer_{i}`) may be in it.
+
+    Returns:
+        The expression.
+
+    Raises:
+        AssignmentError: It is no name.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.src("head/weights").transpose()
+        src("head/weights").transpose()
+    """
+    return Source(name)
+
+
+def concat(
+    *sources: str | Expression, axis: SupportsIndex = 0, over: str | None = None
+) -> Expression:
+    """Joins tensors, or all tensors of scopes, along an axis that they have.
+
+    Args:
+        *sources: Names, scopes or expressions.
+        axis: The axis, as `numpy.concatenate`.
+        over: A capture in the one source given: it is repeated for each number that
+            the checkpoint has there, in ascending order.
+
+    Returns:
+        The expression.
+
+    Raises:
+        AssignmentError: There is no source, or the options do not fit them.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.concat("q/kernel", "k/kernel", "v/kernel", axis=1)
+        concat("q/kernel", "k/kernel", "v/kernel", axis=1)
+    """
+    return _joined(sources, axis, over, is_stack=False)
+
+
+def stack(
+    *sources: str | Expression, axis: SupportsIndex = 0, over: str | None = None
+) -> Expression:
+    """Joins tensors, or all tensors of scopes, along a new axis.
+
+    Args:
+        *sources: Names, scopes or expressions.
+        axis: The place of the new axis, as `numpy.stack`.
+        over: A capture in the one source given: it is repeated for each number that
+            the checkpoint has there, in ascending order.
+
+    Returns:
+        The expression.
+
+    Raises:
+        AssignmentError: There is no source, or the options do not fit them.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.stack("bert/encoder/layer_{i}/", over="i")
+        stack("bert/encoder/layer_{i}/", over="i", axis=0)
+    """
+    return _joined(sources, axis, over, is_stack=True)
+
+
+def _joined(
+    sources: tuple[str | Expression, ...],
+    axis: SupportsIndex,
+    over: str | None,
+    *,
+    is_stack: bool,
+) -> Expression:
+    verb = "stack" if is_stack else "concat"
+    if not sources:
+        raise AssignmentError(f"{verb}: expected names or expressions, got none.")
+    operands: list[Expression] = []
+    for source in sources:
+        if not isinstance(source, (str, Expression)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"{verb}: expected names or expressions, got "
+                f"{type(source).__name__}. Give them one by one, not in a list."
+            )
+        operands.append(Source(source) if isinstance(source, str) else source)
+    if over is not None:
+        if not isinstance(over, str) or not over.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"{verb}: expected the name of a capture for over, got {over!r}."
+            )
+        if len(operands) != 1:
+            raise AssignmentError(
+                f"{verb}: with over={over!r}, expected one source, got {len(operands)}."
+            )
+    (number,) = integers(verb, "axis", (axis,))
+    return Joined(tuple(operands), number, is_stack, over)

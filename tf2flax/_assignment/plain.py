@@ -1,0 +1,223 @@
+"""Plain entries, by TensorFlow's own rules: ascending keys, later ones win.
+
+Source: `_init_from_checkpoint`, tensorflow/python/training/checkpoint_utils.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tf2flax._errors import AssignmentError
+
+from . import problems
+from .aliases import alias_sources
+from .captures import literal_pattern
+from .claims import Claim, Claims
+from .expressions import Source
+from .lowering import lower
+from .partitions import parts_of
+from .values import MapEntry
+
+
+def apply_plain(claims: Claims, entries: Sequence[MapEntry]) -> None:
+    """Adds the claims of plain entries; leaves that rules have are none of theirs.
+
+    Args:
+        claims: What has been claimed so far.
+        entries: The entries, in any order.
+    """
+    plain = _Plain(claims)
+    for entry in sorted(entries, key=lambda entry: entry.source):
+        plain.apply(entry)
+
+
+class _Plain:
+    """The plain entries of one map."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._index = claims.index
+        self._manifest = claims.manifest
+
+    def apply(self, entry: MapEntry) -> None:
+        """Adds the claims of one entry, or its problems."""
+        if isinstance(entry.target, tuple):
+            if entry.is_list:
+                self._assign_list(entry, entry.target)
+            else:
+                self._assign_leaf(entry, entry.target[0])
+        elif entry.target in self._index:
+            self._assign_leaf(entry, self._index[entry.target])
+        elif parts := parts_of(entry.target, self._index):
+            self._assign_parts(entry, parts, parts)
+        elif entry.target.endswith("/"):
+            self._assign_scope(entry, entry.target)
+        else:
+            self._claims.problems.append(
+                problems.TargetNotFound(entry, entry.target, tuple(self._index))
+            )
+
+    def _yields(self, entry: MapEntry, leaf: str) -> bool:
+        """Whether an entry leaves a leaf to the rule that has it."""
+        rule = self._claims.taken.get(leaf)
+        if rule is None:
+            return False
+        self._claims.override(leaf, entry.source, entry, rule)
+        return True
+
+    def _clashes(self, entry: MapEntry, leaves: Iterable[str]) -> bool:
+        """Whether a rule names one of the leaves that an entry names."""
+        for leaf in leaves:
+            rule = self._claims.taken.get(leaf)
+            if rule is not None and not rule.is_scope:
+                self._claims.problems.append(problems.Clash(entry, rule, leaf))
+                return True
+        return False
+
+    def _source_exists(self, entry: MapEntry, leaves: Sequence[str]) -> bool:
+        if entry.source in self._manifest:
+            return True
+        keeps = self._claims.options.on_missing.keeps
+        if leaves and all(keeps(leaf) for leaf in leaves):
+            self._claims.lacks(entry, leaves, [entry.source])
+        else:
+            self._claims.problems.append(
+                problems.SourceNotFound(entry, entry.source, None)
+            )
+        return False
+
+    def _assign_leaf(self, entry: MapEntry, leaf: str) -> None:
+        """One tensor to one leaf; TensorFlow compares the shapes at once."""
+        if self._clashes(entry, [leaf]) or self._yields(entry, leaf):
+            return
+        if not self._source_exists(entry, [leaf]):
+            return
+        claim = Claim(leaf, Source(literal_pattern(entry.source)), entry)
+        try:
+            self._claims.box(claim, lower(claim.source, self._claims.spec_of))
+        except AssignmentError as error:
+            self._claims.misfit(claim, str(error))
+        else:
+            self._claims.claim(claim)
+
+    def _assign_list(self, entry: MapEntry, leaves: tuple[str, ...]) -> None:
+        """One tensor to a list of parts, in whatever order."""
+        if not self._source_exists(entry, leaves) or not leaves:
+            return
+        if parts := self._claims.family_parts(entry, leaves):
+            self._assign_parts(entry, leaves, parts)
+
+    def _assign_parts(
+        self, entry: MapEntry, names: Iterable[str], parts: tuple[str, ...]
+    ) -> None:
+        leaves = [self._index[name] for name in names]
+        if self._clashes(entry, leaves) or not self._source_exists(entry, leaves):
+            return
+        source = Source(literal_pattern(entry.source))
+        for leaf in leaves:
+            if not self._yields(entry, leaf):
+                self._claims.claim(Claim(leaf, source, entry, parts))
+
+    def _assign_scope(self, entry: MapEntry, target: str) -> None:
+        """Every tensor under a scope to the leaf of the same name under another."""
+        if not entry.source.endswith("/"):
+            self._claims.problems.append(problems.KeyIsNoScope(entry))
+            return
+        scope = target[: target.rindex("/")]
+        before = len(self._claims.problems)
+        done: set[str] = set()
+        for name in sorted(self._scope_members(scope)):
+            self._assign_member(entry, target, scope, name, done)
+        added = self._claims.problems[before:]
+        if (
+            len(added) > 1
+            and all(isinstance(problem, problems.SourceNotFound) for problem in added)
+            and not problems.scope_holds_tensors(entry.source, self._manifest.names)
+        ):
+            # Nothing under the scope: one sentence, not one for each member.
+            self._claims.problems[before:] = [problems.ScopeNotFound(entry, len(added))]
+
+    def _scope_members(self, scope: str) -> set[str]:
+        """Names under a scope, each cut where a part's number begins."""
+        prefix = f"{scope}/" if scope else ""
+        return {
+            name.partition("/part_")[0]
+            for name, leaf in self._index.items()
+            if name.startswith(prefix) and self._claims.leaves[leaf].dtype is not None
+        }
+
+    def _assign_member(
+        self, entry: MapEntry, target: str, scope: str, name: str, done: set[str]
+    ) -> None:
+        """One member of a scope; `done` are leaves reached under another name."""
+        leaf = self._index.get(name)
+        parts = () if leaf else parts_of(name, self._index)
+        leaves = [leaf] if leaf else [self._index[part] for part in parts]
+        free = [one for one in leaves if not self._yields(entry, one)]
+        if leaf in done or (leaves and not free):
+            return
+        spellings = self._spellings(entry, target, scope, name)
+        if leaf:
+            done.add(leaf)
+        found = next((s for s in spellings if s[0] in self._manifest), None)
+        if found is None:
+            self._claims.lacks(entry, free or [name], [spellings[0][0]])
+            return
+        source, alias = found
+        if ambiguous := self._ambiguous(spellings, alias):
+            self._claims.problems.append(
+                problems.Ambiguous(entry, leaf or name, ambiguous)
+            )
+            return
+        if not leaves:
+            self._claims.problems.append(problems.CutName(entry, name))
+        expression = Source(literal_pattern(source))
+        for one in free:
+            self._claims.claim(Claim(one, expression, entry, parts, alias))
+
+    def _spellings(
+        self, entry: MapEntry, target: str, scope: str, name: str
+    ) -> list[tuple[str, str | None]]:
+        """Names that a member's tensor may have, exact ones first, with the alias."""
+        names = self._claims.names_within(name, scope)
+        exact = [_member_source(entry.source, target, scope, n) for n in names]
+        spelled: list[tuple[str, str | None]] = [(source, None) for source in exact]
+        known = self._claims.options.aliases
+        for source, own in zip(exact, names, strict=True):
+            component = own.rpartition("/")[2]
+            spelled += [
+                (alias, component) for alias in alias_sources(source, component, known)
+            ]
+        return spelled
+
+    def _ambiguous(
+        self, spellings: list[tuple[str, str | None]], alias: str | None
+    ) -> list[str]:
+        """Aliases of one leaf that the checkpoint holds, where they are several."""
+        if alias is None:
+            return []
+        found = [s for s, a in spellings if a is not None and s in self._manifest]
+        return list(dict.fromkeys(found)) if len(set(found)) > 1 else []
+
+
+def _member_source(key: str, target: str, scope: str, name: str) -> str:
+    """Name of the tensor that fills a member of a scope.
+
+    Args:
+        key: The entry's key, a scope of the checkpoint.
+        target: The entry's value, a scope of the target.
+        scope: That value up to its last `/`.
+        name: The member's name.
+
+    Returns:
+        The tensor's name, put together the way TensorFlow does.
+    """
+    tail = _tail(target, scope, name)
+    source = tail if key == "/" else key + tail
+    return source.removesuffix("/")
+
+
+def _tail(target: str, scope: str, name: str) -> str:
+    """What of a member's name lies below the scope."""
+    tail = name[len(scope) :]
+    return tail if target == "/" else tail[1:]

@@ -1,0 +1,279 @@
+"""Expressions backwards: the value of an expression -> the tensors it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Set
+from typing import Any
+
+import numpy as np
+
+from tf2flax._errors import AssignmentError
+from tf2flax._specs import TensorSpec
+
+from . import expressions as ex
+from .captures import parse_name
+from .lowering import lower
+from .rearranging import Pattern, Steps, steps_for
+
+SpecOf = Callable[[str], TensorSpec]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Share:
+    """What a value says about one tensor.
+
+    Attributes:
+        name: Name of the tensor.
+        value: Array of the tensor's shape; None in a dry run.
+        mask: Where the value says anything; None for everywhere.
+    """
+
+    name: str
+    value: np.ndarray | None
+    mask: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+    """A value on its way back, of which only the shape is known in a dry run."""
+
+    shape: tuple[int, ...]
+    value: np.ndarray | None
+    mask: np.ndarray | None
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> _Part:
+        """Does the same to value and mask, which loses and repeats no element."""
+        value = None if self.value is None else change(self.value)
+        mask = None if self.mask is None else change(self.mask)
+        ghost = np.broadcast_to(np.empty((), bool), self.shape)
+        some = value if value is not None else mask
+        return _Part((change(ghost) if some is None else some).shape, value, mask)
+
+    def reshaped(self, shape: tuple[int, ...]) -> _Part:
+        """Gives it another shape."""
+        value = None if self.value is None else self.value.reshape(shape)
+        mask = None if self.mask is None else self.mask.reshape(shape)
+        return _Part(shape, value, mask)
+
+    def placed(self, shape: tuple[int, ...], index: Any) -> _Part:
+        """Puts it into something larger, of which nothing else is known.
+
+        Raises:
+            AssignmentError: Two of its elements are one there, and differ.
+        """
+        mask = np.zeros(shape, bool)
+        mask[index] = True if self.mask is None else self.mask
+        if self.value is None:
+            return _Part(shape, None, mask)
+        value = np.zeros(shape, self.value.dtype)
+        value[index] = self.value
+        if not same_bits(value[index], self.value, self.mask):
+            raise AssignmentError(
+                "rows that were taken several times differ, and are one in the "
+                "checkpoint"
+            )
+        return _Part(shape, value, mask)
+
+
+def scatter(
+    expression: ex.Expression,
+    value: np.ndarray | None,
+    mask: np.ndarray | None,
+    spec_of: SpecOf,
+    wanted: Set[str] | None = None,
+) -> list[Share]:
+    """Takes the value of an expression apart into what it says about its tensors.
+
+    Args:
+        expression: The expression, without captures.
+        value: Its value; None to learn only which elements are told.
+        mask: Where the value counts; None for everywhere.
+        spec_of: Gives shape and dtype of a tensor.
+        wanted: Names of the tensors that are asked for; None for all.
+
+    Returns:
+        One share for each time that a tensor stands in the expression.
+
+    Raises:
+        AssignmentError: A tensor's element would have to be two values.
+    """
+    shape = lower(expression, spec_of).shape
+    part = _Part(shape, value, mask)
+    return list(_scatter(expression, part, spec_of, wanted))
+
+
+def _scatter(
+    expression: ex.Expression,
+    part: _Part,
+    spec_of: SpecOf,
+    wanted: Set[str] | None,
+) -> list[Share]:
+    names = {parse_name(one.pattern).literal for one in ex.sources_of(expression)}
+    if wanted is not None and not wanted & names:
+        return []
+    match expression:
+        case ex.Source():
+            name = parse_name(expression.pattern).literal
+            return [Share(name, part.value, part.mask)]
+        case ex.Joined():
+            return _scatter_joined(expression, part, spec_of, wanted)
+        case ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Indexed():
+            pass
+        case ex.Taken() | ex.Cast():
+            pass
+        case _:
+            raise AssertionError(type(expression))
+    operand = expression.operand
+    if isinstance(expression, ex.Cast):
+        return _scatter(operand, part, spec_of, wanted)
+    below = lower(operand, spec_of).shape
+    match expression:
+        case ex.Transposed():
+            part = part.changed(_undo_transpose(expression.axes, len(below)))
+        case ex.Reshaped():
+            part = part.reshaped(below)
+        case ex.Rearranged():
+            steps = steps_for(expression.pattern, below)
+            between = tuple(steps.split[axis] for axis in steps.axes)
+            part = part.reshaped(between)
+            part = part.changed(_undo_transpose(steps.axes, len(between)))
+            part = part.reshaped(below)
+        case ex.Indexed():
+            part = part.placed(below, expression.numpy_index)
+        case ex.Taken():
+            part = part.placed(below, np.array(expression.rows, np.int64))
+    return _scatter(operand, part, spec_of, wanted)
+
+
+def _undo_transpose(
+    axes: tuple[int, ...] | None, rank: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    order = tuple(reversed(range(rank))) if axes is None else axes
+    back = tuple(int(i) for i in np.argsort([axis % rank for axis in order]))
+    return lambda array: array.transpose(back)
+
+
+def _scatter_joined(
+    expression: ex.Joined,
+    part: _Part,
+    spec_of: SpecOf,
+    wanted: Set[str] | None,
+) -> list[Share]:
+    shares: list[Share] = []
+    start = 0
+    axis = expression.axis % len(part.shape)
+    for operand in expression.operands:
+        if expression.is_stack:
+            index: tuple[object, ...] = (*[slice(None)] * axis, start)
+            stop = start + 1
+        else:
+            stop = start + lower(operand, spec_of).shape[axis]
+            index = (*[slice(None)] * axis, slice(start, stop))
+        own = (*index, ...)  # the dots keep an array of rank 0 an array
+
+        def cut(array: np.ndarray, own: Any = own) -> np.ndarray:
+            return array[own]
+
+        shares += _scatter(operand, part.changed(cut), spec_of, wanted)
+        start = stop
+    return shares
+
+
+def same_bits(
+    first: np.ndarray, second: np.ndarray, mask: np.ndarray | None = None
+) -> bool:
+    """Tells whether two arrays of one shape and dtype hold the same bits.
+
+    Args:
+        first: An array.
+        second: Another one.
+        mask: Where they are compared; None for everywhere.
+
+    Returns:
+        Whether they do; NaNs count as what they are.
+    """
+    if mask is not None:
+        first, second = first[mask], second[mask]
+    one, other = (
+        np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (first, second)
+    )
+    return bool(np.array_equal(one, other))
+
+
+def inverse_of(
+    expression: ex.Expression, leaf: ex.Expression, spec_of: SpecOf
+) -> dict[str, ex.Expression]:
+    """Writes what each tensor of an expression is, in terms of the leaf it fills.
+
+    Args:
+        expression: The expression, without captures.
+        leaf: What stands for its value.
+        spec_of: Gives shape and dtype of a tensor.
+
+    Returns:
+        Expressions by tensor; those that the leaf tells only in part, or several times,
+        are left out.
+    """
+    found: dict[str, list[ex.Expression]] = {}
+
+    def walk(node: ex.Expression, value: ex.Expression) -> None:
+        if isinstance(node, ex.Source):
+            name = parse_name(node.pattern).literal
+            found.setdefault(name, []).append(value)
+        elif isinstance(node, ex.Joined):
+            start = 0
+            rank = len(lower(node, spec_of).shape)
+            axis = node.axis % rank
+            for operand in node.operands:
+                before = (slice(None),) * axis
+                if node.is_stack:
+                    walk(operand, value[(*before, start)])
+                    start += 1
+                else:
+                    stop = start + lower(operand, spec_of).shape[axis]
+                    walk(operand, value[(*before, slice(start, stop))])
+                    start = stop
+        elif isinstance(node, ex.Cast):
+            walk(node.operand, value)
+        elif isinstance(node, (ex.Transposed, ex.Reshaped, ex.Rearranged)):
+            below = lower(node.operand, spec_of).shape
+            walk(node.operand, _undone(node, value, below))
+
+    walk(expression, leaf)
+    return {name: values[0] for name, values in found.items() if len(values) == 1}
+
+
+def _undone(
+    node: ex.Transposed | ex.Reshaped | ex.Rearranged,
+    value: ex.Expression,
+    below: tuple[int, ...],
+) -> ex.Expression:
+    if isinstance(node, ex.Reshaped):
+        return value.reshape(below)
+    if isinstance(node, ex.Transposed):
+        if node.axes is None:
+            return value.transpose()
+        back = np.argsort([axis % len(below) for axis in node.axes])
+        return value.transpose([int(axis) for axis in back])
+    return _reversed_pattern(node.pattern, steps_for(node.pattern, below), value, below)
+
+
+def _reversed_pattern(
+    pattern: Pattern, steps: Steps, value: ex.Expression, below: tuple[int, ...]
+) -> ex.Expression:
+    """The pattern the other way round; plain steps where it has dots."""
+    if "..." in pattern.text or "…" in pattern.text:
+        between = [steps.split[axis] for axis in steps.axes]
+        back = [int(axis) for axis in np.argsort(steps.axes)]
+        return value.reshape(between).transpose(back).reshape(below)
+    names = [name for axis in pattern.before for name in axis]
+    extents = dict(zip(names, steps.split, strict=True))
+    before, after = (side.strip() for side in pattern.text.split("->"))
+    sizes = {
+        name: extents[name]
+        for axis in pattern.after
+        if len(axis) > 1
+        for name in axis[:-1]
+    }
+    return value.rearrange(f"{after} -> {before}", **sizes)

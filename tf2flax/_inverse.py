@@ -1,0 +1,340 @@
+"""The way back: a plan -> what each tensor of the checkpoint is, in terms of leaves.
+
+Reads no leaf and writes no file: `_saving` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._assignment.captures import literal_pattern
+from ._assignment.dtypes import cast, kind_of
+from ._assignment.expressions import Expression, Source
+from ._assignment.lowering import lower
+from ._assignment.scattering import Share, inverse_of, same_bits, scatter
+from ._assignment.values import Assignment
+from ._errors import AssignmentError
+from ._manifest import Manifest
+from ._plan import RestorePlan
+from ._reading import read_entry
+from ._specs import TensorSpec
+
+# Gives the array of a leaf, by name, on the host.
+FetchLeaf = Callable[[str], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InverseAssignment:
+    """One tensor of the checkpoint, and the leaves that it is made of.
+
+    Attributes:
+        name: Name of the tensor.
+        leaves: Names of the leaves, each once.
+        expression: What it is, with leaves as sources; None where several leaves tell
+            parts of it.
+        is_complete: Whether the leaves tell every element; the others are copied from
+            the checkpoint.
+    """
+
+    name: str
+    leaves: tuple[str, ...]
+    expression: Expression | None
+    is_complete: bool
+
+    def __str__(self) -> str:
+        """The tensor and what it is."""
+        if self.expression is None:
+            told = " and ".join(f"`{leaf}`" for leaf in self.leaves)
+            return f"`{self.name}` <- parts in {told}"
+        plain = isinstance(self.expression, Source)
+        return f"`{self.name}` <- `{self.leaves[0] if plain else self.expression}`"
+
+
+class InversePlan:
+    """What a checkpoint of the same layout holds, for a tree that was loaded.
+
+    Made by `Plan.inverse`, used by `tf2flax.save_checkpoint(..., plan=plan)`.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"head": jax.ShapeDtypeStruct((32, 2), "float32")}
+        >>> key = tf2flax.src("cls/seq_relationship/output_weights").transpose()
+        >>> plan = tf2flax.plan("tests/data/bert/model.ckpt", {key: "head"}, target)
+        >>> print(plan.inverse().assignments[0])
+        `cls/seq_relationship/output_weights` <- `src("head").transpose()`
+    """
+
+    __slots__ = ("_by_tensor", "_manifest", "assignments", "copied", "left_out")
+
+    assignments: tuple[InverseAssignment, ...]
+    copied: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __init__(self, plan: RestorePlan, manifest: Manifest) -> None:
+        """Turns a plan round; made by `Plan.inverse`, not by users.
+
+        Args:
+            plan: The plan.
+            manifest: The checkpoint.
+
+        Raises:
+            AssignmentError: Some of it cannot be inverted; every leaf is named.
+        """
+        self._manifest = manifest
+        self._by_tensor: dict[str, list[Assignment]] = {}
+        problems: list[str] = []
+        for one in plan.assignments:
+            if problem := _cast_problem(one):
+                problems.append(f"Leaf `{one.leaf}`: {problem}")
+            for name in one.sources:
+                self._by_tensor.setdefault(name, []).append(one)
+        if problems:
+            raise AssignmentError("\n".join(problems))
+        self.assignments = tuple(
+            self._inverted(name) for name in sorted(self._by_tensor)
+        )
+        self.copied = plan.unused
+        self.left_out = plan.resolution.kept
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of the leaves that are written, each once."""
+        found = (one.leaf for users in self._by_tensor.values() for one in users)
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The checkpoint that the plan was made for, for the layers above."""
+        return self._manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse as plain values, ready for `json.dumps`."""
+        return {
+            "checkpoint": self._manifest.prefix,
+            "tensors": [
+                {
+                    "name": one.name,
+                    "leaves": list(one.leaves),
+                    "expression": None
+                    if one.expression is None
+                    else repr(one.expression),
+                    "complete": one.is_complete,
+                }
+                for one in self.assignments
+            ],
+            "copied": list(self.copied),
+            "left_out": list(self.left_out),
+        }
+
+    def __str__(self) -> str:
+        """The inverse for people: a line for each tensor."""
+        lines = [
+            f"{len(self.assignments)} tensors from {len(self.leaves)} leaves, "
+            f"{len(self.copied)} copied, {len(self.left_out)} leaves left out",
+            *(f"  {one}" for one in self.assignments),
+        ]
+        return "\n".join(lines)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], *, is_copying: bool) -> None:
+        """Checks a tree against the plan, before anything of it is fetched.
+
+        Args:
+            shapes: Shape of every leaf of the tree.
+            is_copying: Whether the checkpoint supplies what leaves do not tell.
+
+        Raises:
+            AssignmentError: A leaf is missing or of another shape, or a tensor would
+                have gaps; all are named.
+        """
+        problems: list[str] = []
+        shape_of = {
+            one.leaf: one.shape for users in self._by_tensor.values() for one in users
+        }
+        for leaf, shape in shape_of.items():
+            if leaf not in shapes:
+                problems.append(
+                    f"Leaf `{leaf}`, which the plan loaded, is not in the tree."
+                )
+            elif shapes[leaf] != shape:
+                problems.append(
+                    f"Leaf `{leaf}`: expected shape {list(shape)}, as in the plan, got "
+                    f"{list(shapes[leaf])}."
+                )
+        for one in () if is_copying else self.assignments:
+            if not one.is_complete:
+                told = ", ".join(f"`{leaf}`" for leaf in one.leaves)
+                problems.append(
+                    f"Tensor `{one.name}` is told only in part, by {told}: "
+                    'unused="copy" takes the rest from the checkpoint.'
+                )
+        if problems:
+            raise AssignmentError("\n".join(problems))
+
+    def tensor(self, name: str, fetch: FetchLeaf) -> np.ndarray:
+        """Puts one tensor together.
+
+        Args:
+            name: Its name.
+            fetch: Gives the arrays of leaves.
+
+        Returns:
+            Array of the tensor's shape and dtype.
+
+        Raises:
+            AssignmentError: Values do not fit the tensor's dtype, or leaves disagree.
+            DamagedError: What is to be copied is damaged.
+            ReadError: The operating system refuses.
+        """
+        entry = self._manifest.entry(name)
+        dtype = entry.spec.dtype.numpy
+        out: np.ndarray | None = None
+        known: np.ndarray | None = None
+        told: list[str] = []
+        for group in _families(self._by_tensor[name]):
+            leaf = group[0].leaf
+            try:
+                value = _cast_back(_joined(group, fetch, self._spec_of), dtype)
+                shares = scatter(
+                    group[0].expression, *value, self._spec_of, wanted={name}
+                )
+            except AssignmentError as error:
+                raise AssignmentError(
+                    f"Leaf `{leaf}` cannot be written as `{name}`: {error}"
+                ) from error
+            for share in shares:
+                out, known = _merged(out, known, share, name, [*told, leaf])
+            told.append(leaf)
+        assert out is not None
+        if known is None or known.all():
+            return np.ascontiguousarray(out)
+        rest = read_entry(entry)
+        return np.where(known, out, rest)
+
+    def _inverted(self, name: str) -> InverseAssignment:
+        users = self._by_tensor[name]
+        groups = _families(users)
+        masks: list[np.ndarray | None] = []
+        for group in groups:
+            _, mask = _joined(group, None, self._spec_of)
+            shares = scatter(
+                group[0].expression, None, mask, self._spec_of, wanted={name}
+            )
+            masks += [share.mask for share in shares]
+        is_complete = any(mask is None for mask in masks)
+        if not is_complete:
+            known = np.zeros(self._spec_of(name).shape, bool)
+            for mask in masks:
+                assert mask is not None
+                known |= mask
+            is_complete = bool(known.all())
+        expression = None
+        if len(groups) == 1 and is_complete:
+            source = Source(literal_pattern(_family_name(groups[0])))
+            found = inverse_of(groups[0][0].expression, source, self._spec_of)
+            expression = found.get(name)
+        leaves = tuple(dict.fromkeys(one.leaf for one in users))
+        return InverseAssignment(name, leaves, expression, is_complete)
+
+    def _spec_of(self, name: str) -> TensorSpec:
+        return self._manifest.entry(name).spec
+
+
+def _families(users: Sequence[Assignment]) -> list[list[Assignment]]:
+    """Groups the parts of each family; other leaves stand alone."""
+    groups: dict[object, list[Assignment]] = {}
+    for one in users:
+        family = one.leaf.rpartition("/part_")[0] if one.box is not None else None
+        key = one.leaf if family is None else (one.expression, family)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _family_name(group: Sequence[Assignment]) -> str:
+    leaf = group[0].leaf
+    return leaf if group[0].box is None else leaf.rpartition("/part_")[0]
+
+
+def _joined(
+    group: Sequence[Assignment],
+    fetch: FetchLeaf | None,
+    spec_of: Callable[[str], TensorSpec],
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The value of an expression, of the parts of a family or of one leaf."""
+    if group[0].box is None:
+        return (None if fetch is None else fetch(group[0].leaf)), None
+    shape = lower(group[0].expression, spec_of).shape
+    mask = np.zeros(shape, bool)
+    value: np.ndarray | None = None
+    for one in group:
+        assert one.box is not None
+        index = tuple(map(slice, one.box.starts, one.box.stops))
+        mask[index] = True
+        if fetch is not None:
+            part = fetch(one.leaf)
+            value = np.empty(shape, part.dtype) if value is None else value
+            value[index] = part
+    return value, None if mask.all() else mask
+
+
+def _cast_problem(one: Assignment) -> str | None:
+    for before, after in itertools.pairwise(one.casts):
+        if kind_of(before) != kind_of(after):
+            return (
+                f"the cast from {before} to {after} in entry {one.entry.number} "
+                f"{one.entry} cannot be inverted. Save this leaf without the plan."
+            )
+    return None
+
+
+def _cast_back(
+    value: tuple[np.ndarray | None, np.ndarray | None], dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Casts to a tensor's dtype; what would lose digits is refused."""
+    array, mask = value
+    assert array is not None
+    result = cast(array, dtype, is_forced=False)
+    if result is not array:
+        back = cast(result, array.dtype, is_forced=True)
+        if not same_bits(_without_nan(back), _without_nan(array), mask):
+            raise AssignmentError(
+                f"its values do not fit {dtype} without rounding. Cast the leaf to "
+                f"{dtype} first, to round it."
+            )
+    return result, mask
+
+
+def _without_nan(array: np.ndarray) -> np.ndarray:
+    """The array with one kind of NaN, since casts do not keep their bits."""
+    if kind_of(array.dtype) not in ("float", "complex"):
+        return array
+    return np.where(np.isnan(array), np.zeros((), array.dtype), array)
+
+
+def _merged(
+    out: np.ndarray | None,
+    known: np.ndarray | None,
+    share: Share,
+    name: str,
+    leaves: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Adds what one more share tells; what is told twice must agree, bit for bit."""
+    assert share.value is not None
+    if out is None:
+        return share.value, share.mask
+    both = share.mask if known is None else known
+    if share.mask is not None and known is not None:
+        both = known & share.mask
+    if not same_bits(out, share.value, both):
+        told = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
+        raise AssignmentError(
+            f"Tensor `{name}` is told by {told}, which differ where they should be "
+            "one. Make them equal, or save one of them under another name."
+        )
+    if known is None or share.mask is None:
+        return (out, None) if known is None else (share.value, None)
+    return np.where(share.mask, share.value, out), known | share.mask

@@ -1,0 +1,308 @@
+"""A restore plan for people: as text, coloured on a terminal, or as HTML.
+
+Decides nothing: `_plan` has what is shown here.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import html
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, TextIO
+
+from ._assignment.collapsing import collapse, in_sequence
+from ._assignment.expressions import Expression, Joined, Source, quoted
+from ._assignment.problem_report import header
+from ._assignment.values import Assignment, Gap, Override
+from ._plan import RestorePlan
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"
+# Columns of a table that are numbers, and stand to the right.
+_RIGHT: Final = frozenset({"bytes", "entry"})
+# Lines of a list of names; the plan's attributes have all of them.
+_MAX_LISTED: Final = 60
+# What marks leaves of which any shard takes more than its own bytes.
+_MARK: Final = " *"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """One group of the report.
+
+    Attributes:
+        title: Its heading, with what is counted.
+        colour: Of the heading, as terminals number it.
+        columns: Headings of a table; () for a list.
+        rows: Cells of each row.
+        note: What is said below; "" for nothing.
+    """
+
+    title: str
+    colour: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def sections(plan: RestorePlan) -> list[Section]:
+    """Sorts a plan into groups; those that are empty are left out.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The groups, the most important first.
+    """
+    resolution = plan.resolution
+    others = {*plan.slots, *plan.averages}
+    unused = [name for name in plan.unused if name not in others]
+    groups = [
+        _loaded(plan.assignments),
+        _gaps("Missing in the checkpoint, kept as they are", resolution.missing),
+        _gaps("Mismatched, kept as they are", resolution.mismatched),
+        _names("Kept as they are", _BLUE, resolution.unreached),
+        _names("Unused in the checkpoint", _GREY, unused),
+        _counted("Unused moving averages", plan.averages),
+        _counted("Unused optimizer slots", plan.slots),
+        _names("Entries that matched nothing", _YELLOW, plan.unused_rules),
+        _overrides(resolution.overridden),
+    ]
+    return [group for group in groups if group.rows]
+
+
+def summary(plan: RestorePlan) -> str:
+    """Counts the groups of a plan.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        One line.
+    """
+    resolution = plan.resolution
+    counts = [
+        f"{len(plan.assignments)} leaves loaded ({format_nbytes(plan.nbytes)})",
+        f"{len(resolution.unreached)} kept",
+    ]
+    if resolution.missing:
+        counts.append(f"{len(resolution.missing)} missing")
+    if resolution.mismatched:
+        counts.append(f"{len(resolution.mismatched)} mismatched")
+    return ", ".join([*counts, f"{len(plan.unused)} tensors unused"])
+
+
+def render(plan: RestorePlan, *, is_coloured: bool = False) -> str:
+    """Writes a plan for people: a summary, then group by group.
+
+    Args:
+        plan: The plan.
+        is_coloured: Whether headings are coloured, as terminals show it.
+
+    Returns:
+        Lines of text, columns aligned.
+    """
+    lines = [f"Restore plan for {plan.prefix}", summary(plan)]
+    for section in sections(plan):
+        title = f"{section.title}:"
+        shown = f"\x1b[{section.colour}m{title}\x1b[0m" if is_coloured else title
+        lines += ["", shown, *_aligned(section)]
+        if section.note:
+            lines.append(f"  {section.note}")
+    return "\n".join(lines)
+
+
+def render_html(plan: RestorePlan) -> str:
+    """Writes a plan for notebooks.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        A block of HTML; names of tensors and leaves are escaped.
+    """
+    parts = [
+        "<div>",
+        f"<p><b>Restore plan</b> for <code>{html.escape(plan.prefix)}</code><br>",
+        f"{html.escape(summary(plan))}</p>",
+    ]
+    for i, section in enumerate(sections(plan)):
+        is_open = " open" if i == 0 else ""
+        parts.append(
+            f"<details{is_open}><summary>{html.escape(section.title)}</summary><table>"
+        )
+        if section.columns:
+            cells = "".join(f"<th>{html.escape(name)}</th>" for name in section.columns)
+            parts.append(f"<tr>{cells}</tr>")
+        for row in section.rows:
+            cells = "".join(
+                f'<td style="text-align:left"><code>{html.escape(cell)}</code></td>'
+                for cell in row
+            )
+            parts.append(f"<tr>{cells}</tr>")
+        parts.append(f"</table>{html.escape(section.note)}</details>")
+    return "\n".join([*parts, "</div>"])
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Tells whether what is printed is seen on a terminal that shows colours.
+
+    Args:
+        stream: Where it is printed; None for standard output.
+
+    Returns:
+        Whether it is; `NO_COLOR` and `TERM=dumb` say that it is not.
+    """
+    shown: Any = sys.stdout if stream is None else stream  # None under pythonw
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        return bool(shown.isatty())
+    except (AttributeError, ValueError):  # closed, or no stream at all
+        return False
+
+
+def format_nbytes(nbytes: int) -> str:
+    """Writes a number of bytes for people, in decimal units.
+
+    Args:
+        nbytes: The number.
+
+    Returns:
+        Up to four digits and a unit.
+
+    Examples:
+        >>> format_nbytes(1_340_000_000)
+        '1.34 GB'
+        >>> format_nbytes(512)
+        '512 B'
+    """
+    value, unit = float(nbytes), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{nbytes} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
+
+
+def _loaded(assignments: Sequence[Assignment]) -> Section:
+    cells = [
+        (
+            one.leaf,
+            f"{_source(one)}{_box(one)}",
+            str(list(one.shape)),
+            " -> ".join(dtype.name for dtype in one.casts),
+            str(one.entry.number),
+            "" if one.is_exact else _MARK,
+        )
+        for one in assignments
+    ]
+    rows = [
+        (
+            f"{leaf}{mark}",
+            source,
+            shape,
+            dtype,
+            format_nbytes(sum(assignments[i].nbytes for i in row.members)),
+            entry,
+        )
+        for row in collapse(cells)
+        for leaf, source, shape, dtype, entry, mark in [row.cells]
+    ]
+    is_marked = any(not one.is_exact for one in assignments)
+    return Section(
+        title=f"Loaded ({len(assignments)})",
+        colour=_GREEN,
+        columns=("leaf", "source", "shape", "dtype", "bytes", "entry"),
+        rows=tuple(rows),
+        note="* any shard of it takes whole tensors to read" if is_marked else "",
+    )
+
+
+def _source(one: Assignment) -> str:
+    """A source as the table shows it: what is joined in sequence, as one."""
+    is_plain = isinstance(one.expression, Source)
+    return one.source if is_plain else _abbreviated(one.expression)
+
+
+def _abbreviated(expression: Expression) -> str:
+    text = repr(expression)
+    if isinstance(expression, Joined):
+        parts = [
+            quoted(part.pattern) if isinstance(part, Source) else _abbreviated(part)
+            for part in expression.operands
+        ]
+        rows = in_sequence(parts)
+        axis = expression.axis
+        return f"{expression.verb}({', '.join(rows)}, axis={axis})"
+    if not expression.children:
+        return text
+    (operand,) = expression.children
+    return _abbreviated(operand) + text.removeprefix(repr(operand))
+
+
+def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
+    cells = [(gap.leaf, gap.source, gap.fact, header(gap.entry)) for gap in gaps]
+    return Section(
+        title=f"{title} ({len(gaps)})",
+        colour=_RED,
+        columns=("leaf", "source", "reason", "entry of the map"),
+        rows=tuple(row.cells for row in collapse(cells)),
+    )
+
+
+def _overrides(overridden: Sequence[Override]) -> Section:
+    """Entries that lost a leaf to another one."""
+    cells = [
+        (one.leaf, header(one.entry), f"entry {one.by.number}") for one in overridden
+    ]
+    return Section(
+        title=f"Overridden entries ({len(overridden)})",
+        colour=_YELLOW,
+        columns=("leaf", "entry of the map", "overridden by"),
+        rows=tuple(row.cells for row in collapse(cells)),
+    )
+
+
+def _names(title: str, colour: str, names: Sequence[str]) -> Section:
+    rows = [row.cells for row in collapse([(name,) for name in names])]
+    hidden = len(rows) - _MAX_LISTED
+    note = f"... and {hidden} lines more" if hidden > 0 else ""
+    return Section(
+        f"{title} ({len(names)})", colour, (), tuple(rows[:_MAX_LISTED]), note
+    )
+
+
+def _counted(title: str, names: Sequence[str]) -> Section:
+    """Slots or averages by their own name: nobody reads them one by one."""
+    counts = collections.Counter(name.rpartition("/")[2] for name in names)
+    rows = tuple((last, f"{count} tensors") for last, count in counts.items())
+    return Section(f"{title} ({len(names)})", _GREY, (), rows)
+
+
+def _aligned(section: Section) -> list[str]:
+    rows = [section.columns, *section.rows] if section.columns else section.rows
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [i for i, name in enumerate(section.columns) if name in _RIGHT]
+    return [
+        "  "
+        + "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _box(assignment: Assignment) -> str:
+    """The part of one tensor that fills a leaf of a family."""
+    region = assignment.region
+    if assignment.is_whole or region is None or not _is_plain(assignment):
+        return ""
+    spans = (f"{a}:{b}" for a, b in zip(region.starts, region.stops, strict=True))
+    return f"[{', '.join(spans)}]"
+
+
+def _is_plain(assignment: Assignment) -> bool:
+    return assignment.source == assignment.sources[0]
