@@ -30,7 +30,7 @@ _TABLE: Final = "assignment_map"
 _COMMENT: Final = "comment"
 _STRING: Final = re.compile(
     r'#[^\n]*|"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
-    r"|(?m:^)[ \t]*[A-Za-z0-9_-]+(?=[ \t]*=)",
+    r"|(?m:^)[ \t]*[A-Za-z0-9_.-]+(?=[ \t]*=)",
     re.S,
 )
 _PAIR: Final = re.compile(r'\[\s+("(?:[^"\\]|\\.)*"),\s+("(?:[^"\\]|\\.)*")\s+\]')
@@ -313,7 +313,7 @@ def _strings(text: str, *, is_json: bool) -> Iterator[tuple[str, int]]:
             continue
         try:
             if token[0] not in "\"'":
-                value = token
+                value = token.partition(".")[0]
             elif is_json:
                 value = json.loads(token)
             else:
@@ -427,12 +427,8 @@ def _format_toml(
 def _toml_string(text: str) -> str:
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
-    # JSON's escapes are TOML's, but for DEL and what stands for halves of characters.
-    return json.dumps(text, ensure_ascii=not _is_plain(text)).replace("\x7f", "\\u007f")
-
-
-def _is_plain(text: str) -> bool:
-    return all(ord(c) < 0x10000 or c.isprintable() for c in text)
+    # JSON's escapes are TOML's, which wants DEL escaped as well.
+    return quoted(text).replace("\x7f", "\\u007f")
 
 
 def _format_json(

@@ -130,7 +130,7 @@ def _span(first: int, last: int) -> str:
 
 
 def _split(cell: str) -> list[str]:
-    return _NUMBER.split(cell.replace("\0", "\\0").replace("\1", "\\1"))
+    return _NUMBER.split(cell.replace("\0", "\u2400").replace("\1", "\u2401"))
 
 
 def _is_number(piece: str) -> bool:
