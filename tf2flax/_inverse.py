@@ -282,7 +282,8 @@ def _joined(
 
 
 def _cast_problem(one: Assignment) -> str | None:
-    for before, after in itertools.pairwise(one.casts):
+    steps = {pair for chain in one.cast_chains for pair in itertools.pairwise(chain)}
+    for before, after in sorted(steps, key=str):
         if kind_of(before) != kind_of(after):
             return (
                 f"the cast from {before} to {after} in entry {one.entry.number} "

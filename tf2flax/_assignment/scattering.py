@@ -63,12 +63,19 @@ class _Part:
             AssignmentError: Two of its elements are one there, and differ.
         """
         mask = np.zeros(shape, bool)
-        mask[index] = True if self.mask is None else self.mask
-        if self.value is None:
+        own: Any = index
+        if self.mask is None:
+            told = self.value
+        else:  # element by element, so that what is told is not lost under what is not
+            places = np.arange(mask.size).reshape(shape)[index]
+            own = np.unravel_index(places[self.mask], shape)
+            told = None if self.value is None else self.value[self.mask]
+        mask[own] = True
+        if told is None:
             return _Part(shape, None, mask)
-        value = np.zeros(shape, self.value.dtype)
-        value[index] = self.value
-        if not same_bits(value[index], self.value, self.mask):
+        value = np.zeros(shape, told.dtype)
+        value[own] = told
+        if not same_bits(value[own], told):
             raise AssignmentError(
                 "rows that were taken several times differ, and are one in the "
                 "checkpoint"

@@ -175,15 +175,26 @@ class Assignment:
 
     @property
     def casts(self) -> tuple[np.dtype, ...]:
-        """Dtypes that the elements go through, from the stored one to the leaf's."""
-        view = self.views[0]
-        chain = [view.base.dtype.numpy, *view.casts, self.dtype]
-        return tuple(b for a, b in zip([None, *chain], chain, strict=False) if a != b)
+        """Dtypes that the elements go through, from the stored one to the leaf's.
+
+        Those of the first tensor, where several take different ways.
+        """
+        return self.cast_chains[0]
+
+    @property
+    def cast_chains(self) -> tuple[tuple[np.dtype, ...], ...]:
+        """As `casts`, for every way that some tensor takes, each once."""
+        chains: dict[tuple[np.dtype, ...], None] = {}
+        for view in self.views:
+            chain = [view.base.dtype.numpy, *view.casts, self.dtype]
+            steps = zip([None, *chain], chain, strict=False)
+            chains[tuple(after for before, after in steps if before != after)] = None
+        return tuple(chains)
 
     @property
     def is_cast(self) -> bool:
         """Whether the dtype changes on the way."""
-        return len(self.casts) > 1
+        return any(len(chain) > 1 for chain in self.cast_chains)
 
 
 def count_nbytes(views: Sequence[View]) -> int:

@@ -1,0 +1,377 @@
+"""The way back: what was loaded is saved bit for bit, or refused by name."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from bundle_writer import Tensor, rows_in, write_bundle
+from expressions import cases, tensors
+from flax import linen, nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import tf2flax
+from tf2flax import concat, src, stack
+
+
+def bits(prefix: Any) -> dict[str, tuple[str, tuple[int, ...], Any]]:
+    checkpoint = tf2flax.open_checkpoint(prefix)
+    assert checkpoint.verify().ok
+    return {
+        name: (str(a.dtype), a.shape, a.tolist() if a.dtype == object else a.tobytes())
+        for name, a in checkpoint.read().items()
+    }
+
+
+def shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_what_is_loaded_is_saved_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("inverse")
+    arrays = data.draw(tensors(4, dtype=data.draw(st.sampled_from(["i4", "f4"]))))
+    write_bundle(
+        folder / "a",
+        {
+            name: Tensor(a, rows_in(a, 2) if a.ndim and a.shape[0] > 1 else None)
+            for name, a in arrays.items()
+        },
+    )
+    case = data.draw(cases(arrays, is_bijective=True))
+    target = {"x": jax.ShapeDtypeStruct(case.value.shape, case.value.dtype)}
+    plan = tf2flax.plan(folder / "a", {case.expression: "x"}, target)
+    tree = plan.restore()
+    assert np.array_equal(tree["x"], case.value)
+    saved = tf2flax.save_checkpoint(folder / "b", tree, plan=plan, overwrite=True)
+    assert bits(saved) == bits(folder / "a")
+    for name, tensor in tf2flax.open_checkpoint(saved).items():
+        assert tensor.slices == tf2flax.open_checkpoint(folder / "a")[name].slices
+    changed = {"x": tree["x"] + 1}
+    again = tf2flax.save_checkpoint(folder / "c", changed, plan=plan, unused="drop")
+    used = set(plan.assignments[0].sources)
+    assert set(tf2flax.open_checkpoint(again)) == used
+    for name in used:
+        assert np.array_equal(tf2flax.load_variable(again, name), arrays[name] + 1)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_parts_are_saved_over_the_rest(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    arrays = data.draw(tensors(2))
+    write_bundle(folder / "a", {name: Tensor(a) for name, a in arrays.items()})
+    case = data.draw(cases(arrays))
+    value = case.value
+    if value.dtype != "i4":
+        return
+    target = {"x": jax.ShapeDtypeStruct(value.shape, value.dtype)}
+    plan = tf2flax.plan(folder / "a", {case.expression: "x"}, target)
+    if any(np.dtype("f4") in view.casts for view in plan.assignments[0].views):
+        with pytest.raises(tf2flax.AssignmentError, match="cannot be inverted"):
+            plan.inverse()
+        return
+    saved = tf2flax.save_checkpoint(folder / "b", plan.restore(), plan=plan)
+    assert bits(saved) == bits(folder / "a")
+
+
+@pytest.fixture
+def prefix(tmp_path: pathlib.Path) -> pathlib.Path:
+    rows = np.arange(10, dtype="f4").reshape(5, 2)
+    arrays = {
+        "m": np.arange(6, dtype="f4").reshape(2, 3),
+        "q": np.arange(8, dtype="f4").reshape(2, 4),
+        "k": np.arange(8, 16, dtype="f4").reshape(2, 4),
+        "half": np.array([1.5, np.nan, -0.0], ml_dtypes.bfloat16),
+        "step": np.array(2**40, "i8"),
+        "small": np.array([1, 2], "i8"),
+        "strings": np.array([b"x", b""], object),
+    }
+    tensors = {name: Tensor(array) for name, array in arrays.items()}
+    tensors["rows"] = Tensor(rows, rows_in(rows, 3))
+    tensors |= {f"l_{i}/w": Tensor(np.full((2,), i, "f4")) for i in range(3)}
+    write_bundle(tmp_path / "from" / "m", tensors)
+    return tmp_path / "from" / "m"
+
+
+def saved(
+    tmp_path: pathlib.Path, tree: Any, plan: tf2flax.Plan, **options: Any
+) -> dict[str, np.ndarray]:
+    path = tf2flax.save_checkpoint(tmp_path / "to" / "m", tree, plan=plan, **options)
+    return tf2flax.open_checkpoint(path).read()
+
+
+def test_the_map_is_shown_backwards(prefix: pathlib.Path) -> None:
+    entries = {
+        src("m").transpose(): "head",
+        concat("q", "k", axis=1).rearrange("d (h k) -> h d k", h=4): "qk",
+        stack("l_{i}/", over="i"): "layers/",
+        src("rows")[1:3]: "some",
+        "step": "step",
+    }
+    target = {
+        "head": jnp.zeros((3, 2)),
+        "qk": jnp.zeros((4, 2, 2)),
+        "some": jnp.zeros((2, 2)),
+        "layers": {"w": jnp.zeros((3, 2))},
+        "new": jnp.ones(1),
+    }
+    with jax.enable_x64(True):
+        target["step"] = jnp.zeros((), "i8")
+        inverse = tf2flax.plan(prefix, entries, target).inverse()
+    assert [str(one) for one in inverse.assignments] == [
+        '`k` <- `src("qk").rearrange("h d k -> d (h k)")[:, 4:8]`',
+        '`l_0/w` <- `src("layers/w")[0]`',
+        '`l_1/w` <- `src("layers/w")[1]`',
+        '`l_2/w` <- `src("layers/w")[2]`',
+        '`m` <- `src("head").transpose()`',
+        '`q` <- `src("qk").rearrange("h d k -> d (h k)")[:, 0:4]`',
+        "`rows` <- parts in `some`",
+        "`step` <- `step`",
+    ]
+    assert inverse.copied == ("half", "small", "strings")
+    assert inverse.left_out == ("new",)
+    assert [one.name for one in inverse.assignments if not one.is_complete] == ["rows"]
+    assert str(inverse).splitlines()[0] == (
+        "8 tensors from 5 leaves, 3 copied, 1 leaves left out"
+    )
+    assert inverse.to_dict()["tensors"][4] == {
+        "name": "m",
+        "leaves": ["head"],
+        "expression": 'src("head").transpose()',
+        "complete": True,
+    }
+
+
+def test_the_inverse_is_a_map_in_the_same_language(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    key = concat("q", "k", axis=1).rearrange("d (h k) -> h d k", h=4)
+    target = {"qk": jax.ShapeDtypeStruct((4, 2, 2), "float32")}
+    plan = tf2flax.plan(prefix, {key: "qk"}, target)
+    tree = plan.restore()
+    flax = tf2flax.save_checkpoint(tmp_path / "flax", tree)
+    backwards = {one.expression: one.name for one in plan.inverse().assignments}
+    original = tf2flax.open_checkpoint(prefix).read(["q", "k"])
+    again = tf2flax.init_from_checkpoint(flax, backwards, shapes(original))
+    assert all(np.array_equal(again[name], original[name]) for name in original)
+
+
+def test_parts_of_several_leaves_make_one_tensor(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    target = {"a": jnp.zeros((2, 2)), "b": jnp.zeros((2, 2)), "r": jnp.zeros((2, 2))}
+    q, rows = src("q"), src("rows")
+    entries = {q[:, :2]: "a", q[:, 2:]: "b", rows.take([3, 1]): "r"}
+    plan = tf2flax.plan(prefix, entries, target)
+    tree = {name: leaf * 10 for name, leaf in plan.restore().items()}
+    got = saved(tmp_path, tree, plan)
+    assert got["q"].tolist() == (np.arange(8).reshape(2, 4) * 10).tolist()
+    array = np.arange(10).reshape(5, 2)
+    array[[3, 1]] *= 10
+    assert got["rows"].tolist() == array.tolist()
+    with pytest.raises(tf2flax.AssignmentError, match="`rows` is told only in part"):
+        tf2flax.save_checkpoint(tmp_path / "x" / "m", tree, plan=plan, unused="drop")
+    assert not (tmp_path / "x").exists()
+
+
+def test_families(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    target = {f"t/part_{i}": jnp.zeros((n, 2)) for i, n in enumerate((3, 2))}
+    for key in ("rows", src("rows").take([4, 3, 2, 1, 0])):
+        plan = tf2flax.plan(prefix, [(key, "t")], target)
+        assert bits(
+            tf2flax.save_checkpoint(
+                tmp_path / "m", plan.restore(), plan=plan, overwrite=True
+            )
+        ) == bits(prefix)
+    plan = tf2flax.plan(prefix, [("rows", [target["t/part_1"]])], target)
+    tree = plan.restore()
+    tree["t/part_1"] += 100
+    with pytest.warns(UserWarning, match="`t/part_0`"):
+        got = saved(tmp_path, tree, plan)
+    assert got["rows"][:, 0].tolist() == [0, 2, 4, 106, 108]
+
+
+# Map, target, tree, and why it cannot be saved.
+REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
+    "floats from integers": (
+        {src("small").cast("f4"): "x"}, {"x": jnp.zeros(2)}, {"x": jnp.zeros(2)},
+        "Leaf `x`: the cast from int64 to float32 .*cannot be inverted",
+    ),
+    "a leaf that is not there": (
+        {"m": "x"}, {"x": jnp.zeros((2, 3))}, {"y": jnp.zeros((2, 3))},
+        "Leaf `x`, which the plan loaded, is not in the tree",
+    ),
+    "a leaf of another shape": (
+        {"m": "x"}, {"x": jnp.zeros((2, 3))}, {"x": jnp.zeros((3, 2))},
+        r"Leaf `x`: expected shape \[2, 3\], as in the plan, got \[3, 2\]",
+    ),
+    "leaves that differ where they are one": (
+        {"{m}": "{m}{n}"}, {"m1": jnp.zeros((2, 3)), "m2": jnp.zeros((2, 3))},
+        {"m1": jnp.zeros((2, 3)), "m2": jnp.ones((2, 3))},
+        "`m` is told by `m1` and `m2`, which differ",
+    ),
+    "rows that differ where they are one": (
+        {src("m").take([0, 0]): "x"}, {"x": jnp.zeros((2, 3))},
+        {"x": jnp.arange(6.0).reshape(2, 3)}, "taken several times differ",
+    ),
+    "digits that would be lost": (
+        {"half": "x"}, {"x": jnp.zeros(3)}, {"x": jnp.full(3, 1.001)},
+        "`x` cannot be written as `half`: its values do not fit bfloat16 without round",
+    ),
+    "values that do not fit": (
+        {"half": "x"}, {"x": jnp.zeros(3)}, {"x": jnp.full(3, 3.4e38)},
+        "do not fit bfloat16",
+    ),
+    "a string": ({"m": "x"}, {"x": jnp.zeros((2, 3))}, {"x": "text"}, "expected shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_cannot_be_saved_is_refused_by_name(
+    name: str, prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    entries, target, tree, message = REFUSED[name]
+    plan = tf2flax.plan(prefix, entries, target)
+    with pytest.raises(tf2flax.AssignmentError, match=message):
+        tf2flax.save_checkpoint(tmp_path / "to", tree, plan=plan)
+    assert [path.name for path in tmp_path.iterdir()] == ["from"]
+
+
+def test_equal_leaves_of_one_tensor_are_saved(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    target = {"m1": jnp.zeros((2, 3)), "m2": jnp.zeros((3, 2))}
+    plan = tf2flax.plan(prefix, {"m": "m1", src("m").transpose(): "m2"}, target)
+    tree = {"m1": plan.restore()["m1"] + 1, "m2": (plan.restore()["m1"] + 1).T}
+    assert saved(tmp_path, tree, plan)["m"].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_dtypes_go_back(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    dtypes = {"half": "f4", "small": "i2", "m": "f2"}
+    stored = tf2flax.open_checkpoint(prefix)
+    target = {name: jnp.zeros(stored[name].shape, one) for name, one in dtypes.items()}
+    plan = tf2flax.plan(prefix, {name: name for name in target}, target)
+    tree = plan.restore()
+    assert tree["half"].dtype == "float32"
+    path = tf2flax.save_checkpoint(tmp_path / "m", tree, plan=plan)
+    assert bits(path) == bits(prefix)
+
+
+def test_leaves_that_were_not_loaded_are_left_out_loudly(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    target = {"m": jnp.zeros((2, 3)), "head": jnp.ones(2)}
+    plan = tf2flax.plan(prefix, {"m": "m"}, target)
+    with pytest.warns(UserWarning, match="1 leaves that .*`head`"):
+        saved(tmp_path, plan.restore(), plan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved(tmp_path, {"m": jnp.zeros((2, 3))}, plan, overwrite=True)
+
+
+def test_wrong_options(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    plan = tf2flax.plan(prefix, {"m": "m"}, {"m": jnp.zeros((2, 3))})
+    with pytest.raises(tf2flax.AssignmentError, match="'copy' or 'drop'"):
+        saved(tmp_path, plan.restore(), plan, unused="keep")
+    with pytest.raises(tf2flax.AssignmentError, match="Expected a plan"):
+        saved(tmp_path, plan.restore(), {"m": "m"})  # pyright: ignore[reportArgumentType]
+
+
+def test_over_the_checkpoint_it_was_loaded_from(prefix: pathlib.Path) -> None:
+    before = bits(prefix)
+    plan = tf2flax.plan(prefix, {"m": "m"}, {"m": jnp.zeros((2, 3))})
+    tree = {"m": plan.restore()["m"] * 2}
+    tf2flax.save_checkpoint(prefix, tree, plan=plan, overwrite=True)
+    after = bits(prefix)
+    assert after.pop("m") != before.pop("m")
+    assert after == before
+
+
+def test_modules_states_boxes_and_shards(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    class Module(nnx.Module):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.zeros((3, 2)))
+            self.dropout = nnx.Dropout(0.1, rngs=nnx.Rngs(0))
+
+    mesh = Mesh(np.array(jax.devices()[:2]), "d")
+    placed = jax.ShapeDtypeStruct(
+        (2, 3), "float32", sharding=NamedSharding(mesh, PartitionSpec("d"))
+    )
+    boxed = {"w": linen.Partitioned(jnp.zeros((3, 2)), names=(None, None))}
+    transposed = {src("m").transpose(): "w"}
+    for entries, target in (
+        (transposed, Module()),
+        (transposed, nnx.state(Module(), nnx.Param)),
+        (transposed, boxed),
+        ({"m": "w"}, {"w": placed}),
+    ):
+        plan = tf2flax.plan(prefix, entries, target)
+        path = tf2flax.save_checkpoint(
+            tmp_path / "m", plan.restore(), plan=plan, overwrite=True
+        )
+        assert bits(path) == bits(prefix)
+
+
+@pytest.mark.parametrize("source", ["v1", "object", "h5", "merged"])
+def test_other_kinds_of_checkpoints(
+    source: str, data: pathlib.Path, prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    opened = {
+        "v1": lambda: tf2flax.open_checkpoint(data / "v1_format" / "model.ckpt"),
+        "object": lambda: tf2flax.open_checkpoint(
+            data / "tf1_keras" / "object.ckpt"
+        ).by_variable_name(),
+        "h5": lambda: tf2flax.open_checkpoint(data / "tf1_keras" / "keras.weights.h5"),
+        "merged": lambda: tf2flax.merge_checkpoints({"a/": prefix, "b/": prefix}),
+    }[source]()
+    arrays = {
+        name: array
+        for name, array in opened.read().items()
+        if array.dtype == "f4" and array.ndim == 2
+    }
+    assert arrays
+    target = {name: jnp.zeros(array.shape[::-1]) for name, array in arrays.items()}
+    entries = [(src(name.replace("{", "{{")).transpose(), name) for name in arrays]
+    plan = tf2flax.plan(opened, entries, target)
+    path = tf2flax.save_checkpoint(
+        tmp_path / "m", plan.restore(), plan=plan, unused="drop"
+    )
+    got = tf2flax.open_checkpoint(path).read()
+    assert got.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert got[name].tobytes() == array.tobytes()
+
+
+def test_stacked_layers_are_fetched_once(
+    prefix: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tf2flax import _saving
+
+    fetched: list[int] = []
+    original = _saving._fetched  # pyright: ignore[reportPrivateUsage]
+
+    def counted(jax_module: Any, value: Any) -> np.ndarray:
+        fetched.append(value.nbytes)
+        return original(jax_module, value)
+
+    monkeypatch.setattr(_saving, "_fetched", counted)
+    target = {"w": jnp.zeros((3, 2))}
+    plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
+    saved(tmp_path, plan.restore(), plan)
+    assert fetched == [24]
