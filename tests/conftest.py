@@ -19,6 +19,7 @@ import pytest
 collect_ignore = [
     "oracle/tf1_worker.py",
     "oracle/saver_worker.py",
+    "oracle/port_worker.py",
     "multihost_worker.py",
     "saving_worker.py",
 ]

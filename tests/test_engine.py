@@ -85,10 +85,18 @@ def test_blocks_hold_the_elements_of_any_view(
             assert (block.stop - block.start) * 4 <= room or block.is_run
     finally:
         _runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
-    box, first, inner = _runs.box_around(array.shape, offset, view.shape, strides)
-    held = np.ascontiguousarray(array[box.within(TensorSlice.whole(array.shape))])
-    shown = _runs.strided(held.reshape(box.shape), first, view.shape, inner)
-    assert np.array_equal(shown, view)
+    whole = TensorSlice.whole(array.shape)
+    found = _runs.along_axes(array.shape, offset, view.shape, strides)
+    if found is not None:
+        held = np.ascontiguousarray(array[found.box.within(whole)])
+        first, inner = found.within(found.box)
+        shown = _runs.strided(held.reshape(found.box.shape), first, view.shape, inner)
+        assert np.array_equal(shown, view)
+    elif array.ndim:
+        rows = _runs.rows_around(array.shape, offset, view.shape, strides)
+        held = np.ascontiguousarray(array[rows.starts[0] : rows.stops[0]])
+        first = offset - rows.starts[0] * math.prod(array.shape[1:])
+        assert np.array_equal(_runs.strided(held, first, view.shape, strides), view)
 
 
 def check_blocks(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -25,9 +26,11 @@ from ._manifest import EncodedPiece, Entry, Piece
 from ._runs import (
     LOCAL_READ_NBYTES,
     REMOTE_READ_NBYTES,
+    AxisView,
+    along_axes,
     ascending,
     blocks,
-    box_around,
+    rows_around,
     strided,
     strides_of,
 )
@@ -150,9 +153,37 @@ def read_view_into(
         piece.data_file.check_span(piece.span, subject=_subject(entry))
         _fill_view(entry, piece, offset, strides, out)
         return
-    # Pieces know boxes: a box of the tensor around the view, then the view of that.
-    box, offset, strides = box_around(entry.spec.shape, offset, out.shape, strides)
-    out[...] = strided(read_region(entry, box), offset, out.shape, strides)
+    view = along_axes(entry.spec.shape, offset, out.shape, strides)
+    if view is None:
+        rows = rows_around(entry.spec.shape, offset, out.shape, strides)
+        first = offset - rows.starts[0] * math.prod(entry.spec.shape[1:])
+        out[...] = strided(read_region(entry, rows), first, out.shape, strides)
+        return
+    for piece in entry.pieces:
+        if view.box.intersection(piece.region) == view.box:
+            _read_piece_view(entry, piece, view, out)
+            return
+    # It lies in several pieces: the half of it with the longest steps, then the other.
+    axis = max(range(out.ndim), key=lambda a: (out.shape[a] > 1) * abs(strides[a]))
+    half = out.shape[axis] // 2
+    before = (slice(None),) * axis
+    read_view_into(entry, offset, strides, out[(*before, slice(0, half))])
+    second = offset + half * strides[axis]
+    read_view_into(entry, second, strides, out[(*before, slice(half, None))])
+
+
+def _read_piece_view(
+    entry: Entry, piece: Piece | EncodedPiece, view: AxisView, out: np.ndarray
+) -> None:
+    if isinstance(piece, Piece):
+        piece.data_file.check_span(piece.span, subject=_subject(entry))
+        first, strides = view.within(piece.region)
+        _fill_view(entry, piece, first, strides, out)
+        return
+    piece.check()
+    array = piece.read(view.box.relative_to(piece.region))
+    first, strides = view.within(view.box)
+    out[...] = strided(array, first, out.shape, strides)
 
 
 def read_many(

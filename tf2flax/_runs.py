@@ -16,9 +16,9 @@ import numpy as np
 
 from ._specs import TensorSlice
 
-# What another read costs, as bytes that could be read in its time: a system call, a few
-# microseconds of Python ...
-LOCAL_READ_NBYTES: Final = 16 << 10
+# What another read costs, as bytes that could be read instead: a page, which a disk
+# reads in any case ...
+LOCAL_READ_NBYTES: Final = 4 << 10
 # ... or a request to another machine.
 REMOTE_READ_NBYTES: Final = 256 << 10
 # How much that is not the result itself is held at once (bytes).
@@ -89,13 +89,43 @@ def strided(
     )
 
 
-def box_around(
+@dataclasses.dataclass(frozen=True, slots=True)
+class AxisView:
+    """A view of which every axis runs along one axis of the array.
+
+    Attributes:
+        starts: Where its first element lies, along every axis of the array.
+        along: For every axis of the view, the array's axis and the step.
+        box: The smallest box of the array that holds it.
+    """
+
+    starts: tuple[int, ...]
+    along: tuple[tuple[int, int], ...]
+    box: TensorSlice
+
+    def within(self, region: TensorSlice) -> tuple[int, tuple[int, ...]]:
+        """Its offset and strides in a row-major array that holds a box.
+
+        Args:
+            region: A box of the array, around `box`.
+
+        Returns:
+            First element and steps.
+        """
+        own = strides_of(region.shape)
+        offsets = zip(self.starts, region.starts, own, strict=True)
+        first = sum((start - low) * step for start, low, step in offsets)
+        steps = (count * own[axis] if count else 0 for axis, count in self.along)
+        return first, tuple(steps)
+
+
+def along_axes(
     base: tuple[int, ...],
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-) -> tuple[TensorSlice, int, tuple[int, ...]]:
-    """Finds a box of an array that holds a view of it.
+) -> AxisView | None:
+    """Finds out along which axes of an array a view runs.
 
     Args:
         base: Shape of the array.
@@ -104,12 +134,11 @@ def box_around(
         strides: Its steps.
 
     Returns:
-        The box, and the view's offset and strides within the box: as small as can be
-        where every axis of the view runs along one of the array, else whole rows.
+        The view by axes; None where some axis of it runs along several.
 
     Examples:
-        >>> box_around((4, 5), 6, (2, 3), (1, 5))
-        (TensorSlice(starts=(1, 1), stops=(4, 3)), 0, (1, 2))
+        >>> along_axes((4, 5), 6, (2, 3), (1, 5)).box
+        TensorSlice(starts=(1, 1), stops=(4, 3))
     """
     own = strides_of(base)
     starts: list[int] = []
@@ -126,33 +155,41 @@ def box_around(
         axis = next((a for a, s in enumerate(own) if base[a] > 1 and s <= abs(step)), 0)
         count, rest = divmod(step, own[axis])
         if rest:
-            return _rows_around(base, offset, shape, strides)
+            return None
         along.append((axis, count))
         ends = highs if count > 0 else lows
         ends[axis] += count * (extent - 1)
-    if any(
-        low < 0 or high >= dim for low, high, dim in zip(lows, highs, base, strict=True)
-    ):
-        return _rows_around(base, offset, shape, strides)
+    spans = zip(lows, highs, base, strict=True)
+    if any(low < 0 or high >= dim for low, high, dim in spans):
+        return None
     box = TensorSlice(tuple(lows), tuple(high + 1 for high in highs))
-    inner = strides_of(box.shape)
-    first = sum((a - b) * s for a, b, s in zip(starts, lows, inner, strict=True))
-    return box, first, tuple(n * inner[axis] if n else 0 for axis, n in along)
+    return AxisView(tuple(starts), tuple(along), box)
 
 
-def _rows_around(
+def rows_around(
     base: tuple[int, ...],
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-) -> tuple[TensorSlice, int, tuple[int, ...]]:
+) -> TensorSlice:
+    """Finds the rows of an array, along its first axis, that hold a view of it.
+
+    Args:
+        base: Shape of the array, of at least one axis.
+        offset: The view's first element.
+        shape: Its extents, none of them 0.
+        strides: Its steps.
+
+    Returns:
+        The box of whole rows.
+    """
     moves = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
     first = offset + sum(move for move in moves if move < 0)
     last = offset + sum(move for move in moves if move > 0)
     row = math.prod(base[1:])
-    low, high = first // row, last // row + 1
-    box = TensorSlice((low, *(0 for _ in base[1:])), (high, *base[1:]))
-    return box, offset - low * row, strides
+    return TensorSlice(
+        (first // row, *(0 for _ in base[1:])), (last // row + 1, *base[1:])
+    )
 
 
 def ascending(

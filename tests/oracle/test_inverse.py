@@ -1,0 +1,93 @@
+"""TensorFlow 1.15 restores what a plan wrote backwards, and computes the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from flax import nnx
+
+import tf2flax
+
+WORKER = pathlib.Path(__file__).with_name("port_worker.py")
+TF1 = os.environ.get("TF2FLAX_TF1_PYTHON", "")
+EXAMPLES = ROOT / "examples"
+# The moving averages fill no variable of their own that the graph has.
+NAMES = ["bert_linen", "bert_scan", "bert_nnx", "gpt2_linen", "resnet_linen"]
+
+pytestmark = pytest.mark.oracle
+
+
+def demo() -> Any:
+    sys.path.insert(0, str(EXAMPLES))
+    spec = importlib.util.spec_from_file_location("ports", EXAMPLES / "ports_demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ports"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_tensorflow_computes_the_same(
+    name: str, is_changed: bool, tmp_path: pathlib.Path
+) -> None:
+    ports = demo()
+    port = ports.PORTS[name]
+    recorded = port.recorded()
+    inputs = {argument: recorded[array] for array, argument in port.inputs.items()}
+    plan, _ = ports.load(name, inputs)
+    tree = plan.restore()
+    if is_changed:  # as training would, a little
+        tree = jax.tree.map(lambda x: x * 1.01, tree)
+    saved = tf2flax.save_checkpoint(tmp_path / "m", tree, plan=plan)
+    with jax.default_matmul_precision("highest"):
+        model = tree if isinstance(tree, nnx.Module) else port.model()
+        outputs = (
+            model(**inputs)
+            if isinstance(model, nnx.Module)
+            else model.apply(tree, **inputs)
+        )
+    recorded_inputs = {array: recorded[array] for array in port.inputs}
+    of_tensorflow = computed(port.checkpoint, saved, recorded_inputs, tmp_path)
+    given = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert len(of_tensorflow) == len(given)
+    for output, want in zip(given, of_tensorflow.values(), strict=True):
+        assert np.abs(np.asarray(output) - want).max() <= 1e-5
+    original = ROOT / "tests" / "data" / port.checkpoint / "model.ckpt"
+    of_original = computed(port.checkpoint, original, recorded_inputs, tmp_path)
+    for key, want in of_original.items():
+        if is_changed:
+            assert np.abs(of_tensorflow[key] - want).max() > 1e-4
+        else:
+            assert np.array_equal(of_tensorflow[key], want)
+
+
+def computed(
+    model: str,
+    prefix: str | pathlib.Path,
+    inputs: dict[str, np.ndarray],
+    folder: pathlib.Path,
+) -> dict[str, np.ndarray]:
+    """What TensorFlow's own model gives with a checkpoint."""
+    np.savez(folder / "in.npz", **inputs)
+    done = subprocess.run(
+        [TF1, WORKER, model, prefix, folder / "in.npz", folder / "out.npz"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "out.npz") as outputs:
+        return dict(outputs)
