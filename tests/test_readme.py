@@ -9,7 +9,9 @@ import pytest
 from conftest import ROOT
 
 
-@pytest.mark.parametrize(("file", "least"), [("README.md", 8), ("docs/formats.md", 18)])
+@pytest.mark.parametrize(
+    ("file", "least"), [("README.md", 8), ("docs/formats.md", 18), ("docs/maps.md", 30)]
+)
 def test_examples_run_as_pasted(file: str, least: int) -> None:
     text = (ROOT / file).read_text()
     parser = doctest.DocTestParser()

@@ -6,6 +6,7 @@ Reads no leaf and writes no file: `_saving` does.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -69,7 +70,7 @@ class InversePlan:
         `cls/seq_relationship/output_weights` <- `src("head").transpose()`
     """
 
-    __slots__ = ("_by_tensor", "_manifest", "assignments", "copied", "left_out")
+    __slots__ = ("_groups", "_manifest", "assignments", "copied", "left_out")
 
     assignments: tuple[InverseAssignment, ...]
     copied: tuple[str, ...]
@@ -86,26 +87,22 @@ class InversePlan:
             AssignmentError: Some of it cannot be inverted; every leaf is named.
         """
         self._manifest = manifest
-        self._by_tensor: dict[str, list[Assignment]] = {}
-        problems: list[str] = []
-        for one in plan.assignments:
-            if problem := _cast_problem(one):
-                problems.append(f"Leaf `{one.leaf}`: {problem}")
-            for name in one.sources:
-                self._by_tensor.setdefault(name, []).append(one)
+        problems = [
+            f"Leaf `{one.leaf}`: {problem}"
+            for one in plan.assignments
+            if (problem := _cast_problem(one))
+        ]
         if problems:
             raise AssignmentError("\n".join(problems))
-        self.assignments = tuple(
-            self._inverted(name) for name in sorted(self._by_tensor)
-        )
+        self._groups = _families(plan.assignments)
+        self.assignments = self._inverted()
         self.copied = plan.unused
         self.left_out = plan.resolution.kept
 
     @property
     def leaves(self) -> tuple[str, ...]:
         """Names of the leaves that are written, each once."""
-        found = (one.leaf for users in self._by_tensor.values() for one in users)
-        return tuple(dict.fromkeys(found))
+        return tuple(one.leaf for group in self._groups for one in group)
 
     @property
     def manifest(self) -> Manifest:
@@ -152,9 +149,7 @@ class InversePlan:
                 have gaps; all are named.
         """
         problems: list[str] = []
-        shape_of = {
-            one.leaf: one.shape for users in self._by_tensor.values() for one in users
-        }
+        shape_of = {one.leaf: one.shape for group in self._groups for one in group}
         for leaf, shape in shape_of.items():
             if leaf not in shapes:
                 problems.append(
@@ -175,12 +170,76 @@ class InversePlan:
         if problems:
             raise AssignmentError("\n".join(problems))
 
-    def tensor(self, name: str, fetch: FetchLeaf) -> np.ndarray:
-        """Puts one tensor together.
+    def begin(self, fetch: FetchLeaf) -> Backwards:
+        """Begins to put tensors together.
+
+        Args:
+            fetch: Gives the array of a leaf, on the host; called once for each.
+
+        Returns:
+            What gives the tensors.
+        """
+        return Backwards(self._groups, self._manifest, fetch)
+
+    def _inverted(self) -> tuple[InverseAssignment, ...]:
+        spec_of = _specs_of(self._manifest)
+        masks: dict[str, list[np.ndarray | None]] = {}
+        told: dict[str, list[Sequence[Assignment]]] = {}
+        for group in self._groups:
+            _, mask = _joined(group, None, spec_of)
+            for share in scatter(group[0].expression, None, mask, spec_of):
+                masks.setdefault(share.name, []).append(share.mask)
+            for name in group[0].sources:
+                told.setdefault(name, []).append(group)
+        written: dict[int, Mapping[str, Expression]] = {}
+        result: list[InverseAssignment] = []
+        for name in sorted(told):
+            groups = told[name]
+            is_complete = _covers(masks.get(name, []), spec_of(name).shape)
+            expression = None
+            if len(groups) == 1 and is_complete:
+                (group,) = groups
+                if id(group) not in written:
+                    source = Source(literal_pattern(_family_name(group)))
+                    written[id(group)] = inverse_of(
+                        group[0].expression, source, spec_of
+                    )
+                expression = written[id(group)].get(name)
+            leaves = tuple(one.leaf for group in groups for one in group)
+            result.append(InverseAssignment(name, leaves, expression, is_complete))
+        return tuple(result)
+
+
+class Backwards:
+    """Tensors put together from leaves, of which each is fetched once and then dropped.
+
+    What a leaf says is kept until the last of its tensors has been asked for.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Assignment]],
+        manifest: Manifest,
+        fetch: FetchLeaf,
+    ) -> None:
+        """Made by `InversePlan.begin`."""
+        self._manifest = manifest
+        self._fetch = fetch
+        self._spec_of = _specs_of(manifest)
+        self._groups_of: dict[str, list[int]] = {}
+        self._groups = groups
+        self._left: list[int] = []
+        self._shares: dict[int, dict[str, list[Share]]] = {}
+        for number, group in enumerate(groups):
+            self._left.append(len(group[0].sources))
+            for name in group[0].sources:
+                self._groups_of.setdefault(name, []).append(number)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Puts one tensor together; each may be asked for once.
 
         Args:
             name: Its name.
-            fetch: Gives the arrays of leaves.
 
         Returns:
             Array of the tensor's shape and dtype.
@@ -191,57 +250,60 @@ class InversePlan:
             ReadError: The operating system refuses.
         """
         entry = self._manifest.entry(name)
-        dtype = entry.spec.dtype.numpy
         out: np.ndarray | None = None
         known: np.ndarray | None = None
         told: list[str] = []
-        for group in _families(self._by_tensor[name]):
-            leaf = group[0].leaf
+        for number in self._groups_of[name]:
+            leaf = self._groups[number][0].leaf
+            told.append(leaf)
             try:
-                value = _cast_back(_joined(group, fetch, self._spec_of), dtype)
-                shares = scatter(
-                    group[0].expression, *value, self._spec_of, wanted={name}
-                )
-            except AssignmentError as error:
+                for share in self._shares_of(number, name):
+                    value = _cast_back(share, entry.spec.dtype.numpy)
+                    out, known = _merged(out, known, value, share.mask, name, told)
+            except _CannotWriteError as error:
                 raise AssignmentError(
                     f"Leaf `{leaf}` cannot be written as `{name}`: {error}"
                 ) from error
-            for share in shares:
-                out, known = _merged(out, known, share, name, [*told, leaf])
-            told.append(leaf)
         assert out is not None
         if known is None or known.all():
             return np.ascontiguousarray(out)
-        rest = read_entry(entry)
-        return np.where(known, out, rest)
+        return np.where(known, out, read_entry(entry))
 
-    def _inverted(self, name: str) -> InverseAssignment:
-        users = self._by_tensor[name]
-        groups = _families(users)
-        masks: list[np.ndarray | None] = []
-        for group in groups:
-            _, mask = _joined(group, None, self._spec_of)
-            shares = scatter(
-                group[0].expression, None, mask, self._spec_of, wanted={name}
-            )
-            masks += [share.mask for share in shares]
-        is_complete = any(mask is None for mask in masks)
-        if not is_complete:
-            known = np.zeros(self._spec_of(name).shape, bool)
-            for mask in masks:
-                assert mask is not None
-                known |= mask
-            is_complete = bool(known.all())
-        expression = None
-        if len(groups) == 1 and is_complete:
-            source = Source(literal_pattern(_family_name(groups[0])))
-            found = inverse_of(groups[0][0].expression, source, self._spec_of)
-            expression = found.get(name)
-        leaves = tuple(dict.fromkeys(one.leaf for one in users))
-        return InverseAssignment(name, leaves, expression, is_complete)
+    def _shares_of(self, number: int, name: str) -> list[Share]:
+        group = self._groups[number]
+        if number not in self._shares:
+            value, mask = _joined(group, self._fetch, self._spec_of)
+            found: dict[str, list[Share]] = {}
+            try:
+                shares = scatter(group[0].expression, value, mask, self._spec_of)
+            except AssignmentError as error:
+                raise _CannotWriteError(str(error)) from error
+            for share in shares:
+                found.setdefault(share.name, []).append(share)
+            self._shares[number] = found
+        shares = self._shares[number].pop(name)
+        self._left[number] -= 1
+        if not self._left[number]:
+            del self._shares[number]
+        return shares
 
-    def _spec_of(self, name: str) -> TensorSpec:
-        return self._manifest.entry(name).spec
+
+class _CannotWriteError(Exception):
+    """Why the value of a leaf cannot be written."""
+
+
+def _specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
+    return functools.cache(lambda name: manifest.entry(name).spec)
+
+
+def _covers(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> bool:
+    """Whether masks, of which None is everything, leave nothing out."""
+    known = np.zeros(shape, bool)
+    for mask in masks:
+        if mask is None:
+            return True
+        known |= mask
+    return bool(known.all())
 
 
 def _families(users: Sequence[Assignment]) -> list[list[Assignment]]:
@@ -292,21 +354,22 @@ def _cast_problem(one: Assignment) -> str | None:
     return None
 
 
-def _cast_back(
-    value: tuple[np.ndarray | None, np.ndarray | None], dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _cast_back(share: Share, dtype: np.dtype) -> np.ndarray:
     """Casts to a tensor's dtype; what would lose digits is refused."""
-    array, mask = value
+    array = share.value
     assert array is not None
-    result = cast(array, dtype, is_forced=False)
+    try:
+        result = cast(array, dtype, is_forced=False)
+    except AssignmentError as error:
+        raise _CannotWriteError(str(error)) from error
     if result is not array:
         back = cast(result, array.dtype, is_forced=True)
-        if not same_bits(_without_nan(back), _without_nan(array), mask):
-            raise AssignmentError(
+        if not same_bits(_without_nan(back), _without_nan(array), share.mask):
+            raise _CannotWriteError(
                 f"its values do not fit {dtype} without rounding. Cast the leaf to "
                 f"{dtype} first, to round it."
             )
-    return result, mask
+    return result
 
 
 def _without_nan(array: np.ndarray) -> np.ndarray:
@@ -319,23 +382,23 @@ def _without_nan(array: np.ndarray) -> np.ndarray:
 def _merged(
     out: np.ndarray | None,
     known: np.ndarray | None,
-    share: Share,
+    value: np.ndarray,
+    mask: np.ndarray | None,
     name: str,
     leaves: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Adds what one more share tells; what is told twice must agree, bit for bit."""
-    assert share.value is not None
     if out is None:
-        return share.value, share.mask
-    both = share.mask if known is None else known
-    if share.mask is not None and known is not None:
-        both = known & share.mask
-    if not same_bits(out, share.value, both):
+        return value, mask
+    both = mask if known is None else known
+    if mask is not None and known is not None:
+        both = known & mask
+    if not same_bits(out, value, both):
         told = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
         raise AssignmentError(
             f"Tensor `{name}` is told by {told}, which differ where they should be "
             "one. Make them equal, or save one of them under another name."
         )
-    if known is None or share.mask is None:
-        return (out, None) if known is None else (share.value, None)
-    return np.where(share.mask, share.value, out), known | share.mask
+    if known is None or mask is None:
+        return (out, None) if known is None else (value, None)
+    return np.where(mask, value, out), known | mask

@@ -8,6 +8,7 @@ which alone needs JAX: a flat mapping of numpy arrays is saved without it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import re
@@ -30,7 +31,7 @@ from ._formats.bundle_writer import (
     write_bundle,
     write_state,
 )
-from ._inverse import InverseAssignment, InversePlan
+from ._inverse import InversePlan
 from ._locate import STATE_FILE, PathLike
 from ._manifest import Entry
 from ._reading import check_readable
@@ -246,35 +247,18 @@ def _tensors_backwards(
             UserWarning,
             stacklevel=4,
         )
-    uses: dict[str, int] = {}
-    for one in inverse.assignments:
-        for leaf in one.leaves:
-            uses[leaf] = uses.get(leaf, 0) + 1
-    fetched = {
-        name: _Once(arrays[name].pieces[0].array, uses=count)
-        for name, count in uses.items()
-    }
+    backwards = inverse.begin(lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
     tensors = [
-        _rewritten(manifest.entry(one.name), _backwards(inverse, one, fetched))
+        _rewritten(
+            manifest.entry(one.name), functools.partial(backwards.tensor, one.name)
+        )
         for one in inverse.assignments
     ]
     if is_copying:
         copied = {name: StoredTensor(manifest.entry(name)) for name in inverse.copied}
         tensors += [_stored(name, tensor) for name, tensor in copied.items()]
     return tensors
-
-
-def _backwards(
-    inverse: InversePlan, one: InverseAssignment, fetched: Mapping[str, _Once]
-) -> Callable[[], np.ndarray]:
-    """Makes the function that puts a tensor together when it is written."""
-
-    def read() -> np.ndarray:
-        arrays = {leaf: fetched[leaf].get() for leaf in one.leaves}
-        return inverse.tensor(one.name, arrays.__getitem__)
-
-    return read
 
 
 def _is_flat(value: Any) -> bool:

@@ -134,9 +134,8 @@ class Claims:
     def _gaps(
         self, gaps: Mapping[str, Gap], assignments: Mapping[str, Assignment]
     ) -> tuple[Gap, ...]:
-        return tuple(
-            gaps[name] for name in self.leaves if name in gaps.keys() - assignments
-        )
+        open_gaps = gaps.keys() - assignments
+        return tuple(gaps[name] for name in self.leaves if name in open_gaps)
 
     def claim(self, claim: Claim) -> None:
         """Lets an entry have a leaf, whichever had it before."""

@@ -35,11 +35,19 @@ class Pattern:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Steps:
-    """What a pattern does to one shape: reshape, transpose, reshape."""
+    """What a pattern does to one shape: reshape, transpose, reshape.
+
+    Attributes:
+        split: Shape after every axis has been split.
+        axes: Those axes in their new order.
+        merged: Shape after axes have been merged.
+        extents: Extent of every named axis.
+    """
 
     split: tuple[int, ...]
     axes: tuple[int, ...]
     merged: tuple[int, ...]
+    extents: dict[str, int] = dataclasses.field(compare=False, repr=False)
 
 
 def parse_pattern(text: object, sizes: tuple[tuple[str, int], ...]) -> Pattern:
@@ -121,6 +129,7 @@ def steps_for(pattern: Pattern, shape: tuple[int, ...]) -> Steps:
         split=tuple(known[name] for name in names),
         axes=tuple(names.index(name) for axis in order for name in axis),
         merged=tuple(math.prod(known[name] for name in axis) for axis in order),
+        extents=known,
     )
 
 

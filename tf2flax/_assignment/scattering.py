@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,6 @@ def scatter(
     value: np.ndarray | None,
     mask: np.ndarray | None,
     spec_of: SpecOf,
-    wanted: Set[str] | None = None,
 ) -> list[Share]:
     """Takes the value of an expression apart into what it says about its tensors.
 
@@ -97,7 +96,6 @@ def scatter(
         value: Its value; None to learn only which elements are told.
         mask: Where the value counts; None for everywhere.
         spec_of: Gives shape and dtype of a tensor.
-        wanted: Names of the tensors that are asked for; None for all.
 
     Returns:
         One share for each time that a tensor stands in the expression.
@@ -107,24 +105,20 @@ def scatter(
     """
     shape = lower(expression, spec_of).shape
     part = _Part(shape, value, mask)
-    return list(_scatter(expression, part, spec_of, wanted))
+    return _scatter(expression, part, spec_of)
 
 
 def _scatter(
     expression: ex.Expression,
     part: _Part,
     spec_of: SpecOf,
-    wanted: Set[str] | None,
 ) -> list[Share]:
-    names = {parse_name(one.pattern).literal for one in ex.sources_of(expression)}
-    if wanted is not None and not wanted & names:
-        return []
     match expression:
         case ex.Source():
             name = parse_name(expression.pattern).literal
             return [Share(name, part.value, part.mask)]
         case ex.Joined():
-            return _scatter_joined(expression, part, spec_of, wanted)
+            return _scatter_joined(expression, part, spec_of)
         case ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Indexed():
             pass
         case ex.Taken() | ex.Cast():
@@ -133,7 +127,7 @@ def _scatter(
             raise AssertionError(type(expression))
     operand = expression.operand
     if isinstance(expression, ex.Cast):
-        return _scatter(operand, part, spec_of, wanted)
+        return _scatter(operand, part, spec_of)
     below = lower(operand, spec_of).shape
     match expression:
         case ex.Transposed():
@@ -150,7 +144,7 @@ def _scatter(
             part = part.placed(below, expression.numpy_index)
         case ex.Taken():
             part = part.placed(below, np.array(expression.rows, np.int64))
-    return _scatter(operand, part, spec_of, wanted)
+    return _scatter(operand, part, spec_of)
 
 
 def _undo_transpose(
@@ -165,7 +159,6 @@ def _scatter_joined(
     expression: ex.Joined,
     part: _Part,
     spec_of: SpecOf,
-    wanted: Set[str] | None,
 ) -> list[Share]:
     shares: list[Share] = []
     start = 0
@@ -182,7 +175,7 @@ def _scatter_joined(
         def cut(array: np.ndarray, own: Any = own) -> np.ndarray:
             return array[own]
 
-        shares += _scatter(operand, part.changed(cut), spec_of, wanted)
+        shares += _scatter(operand, part.changed(cut), spec_of)
         start = stop
     return shares
 
@@ -269,16 +262,15 @@ def _undone(
 def _reversed_pattern(
     pattern: Pattern, steps: Steps, value: ex.Expression, below: tuple[int, ...]
 ) -> ex.Expression:
-    """The pattern the other way round; plain steps where it has dots."""
-    if "..." in pattern.text or "…" in pattern.text:
+    """The pattern the other way round; plain steps where dots stand in parentheses."""
+    groups = [axis for axis in (*pattern.before, *pattern.after) if len(axis) > 1]
+    if any("..." in axis for axis in groups):
         between = [steps.split[axis] for axis in steps.axes]
         back = [int(axis) for axis in np.argsort(steps.axes)]
         return value.reshape(between).transpose(back).reshape(below)
-    names = [name for axis in pattern.before for name in axis]
-    extents = dict(zip(names, steps.split, strict=True))
     before, after = (side.strip() for side in pattern.text.split("->"))
     sizes = {
-        name: extents[name]
+        name: steps.extents[name]
         for axis in pattern.after
         if len(axis) > 1
         for name in axis[:-1]
