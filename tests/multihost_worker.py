@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -30,15 +31,15 @@ def main(process: int, port: str, prefix: str) -> None:
         for name, spec in specs.items()
     }
     read: list[int] = []
-    read_into = LocalFile.read_into
+    read_runs_into = LocalFile.read_runs_into
 
     def counted(
-        file: LocalFile, start: int, buffer: memoryview, *, subject: str
+        file: LocalFile, starts: Sequence[int], buffer: memoryview, *, subject: str
     ) -> None:
         read.append(len(buffer))
-        read_into(file, start, buffer, subject=subject)
+        read_runs_into(file, starts, buffer, subject=subject)
 
-    LocalFile.read_into = counted
+    LocalFile.read_runs_into = counted
     expect_expressions(prefix, mesh, array, read)
     got = tf2flax.init_from_checkpoint(prefix, [("t", name) for name in specs], target)
     for name, leaf in got.items():

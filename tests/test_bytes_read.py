@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -46,15 +46,15 @@ def prefix(
 def nbytes_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Bytes read of data files since it was last called."""
     read: list[int] = []
-    original = LocalFile.read_into
+    original = LocalFile.read_runs_into
 
     def counted(
-        file: LocalFile, start: int, buffer: memoryview, *, subject: str
+        file: LocalFile, starts: Sequence[int], buffer: memoryview, *, subject: str
     ) -> None:
         read.append(len(buffer))
-        original(file, start, buffer, subject=subject)
+        original(file, starts, buffer, subject=subject)
 
-    monkeypatch.setattr(LocalFile, "read_into", counted)
+    monkeypatch.setattr(LocalFile, "read_runs_into", counted)
 
     def total() -> int:
         count = sum(read)

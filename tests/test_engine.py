@@ -82,7 +82,7 @@ def test_blocks_hold_the_elements_of_any_view(
     _runs.BUFFER_NBYTES = room  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for block in check_blocks(array, offset, strides, view, cost):
-            assert (block.stop - block.start) * 4 <= room or block.is_run
+            assert block.size * 4 <= room or block.is_exact
     finally:
         _runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
     whole = TensorSlice.whole(array.shape)
@@ -109,8 +109,9 @@ def check_blocks(
     out = np.empty(wanted.shape, array.dtype)
     start, steps, turned = _runs.ascending(offset, strides, out)
     found = list(_runs.blocks(start, turned.shape, steps, array.itemsize, cost))
+    flat = array.reshape(-1)
     for block in found:
-        buffer = array.reshape(-1)[block.start : block.stop]
+        buffer = np.concatenate([flat[n : n + block.length] for n in block.starts])
         turned[block.index] = _runs.strided(buffer, 0, block.shape, block.strides)
     assert np.array_equal(out, wanted)
     return found
@@ -118,11 +119,12 @@ def check_blocks(
 
 def test_far_rows_are_read_one_by_one_and_near_ones_together() -> None:
     # 10 rows of 16 KiB, each 1 MiB after the other.
-    far = list(_runs.blocks(0, (10, 4096), (1 << 18, 1), 4, 16 << 10))
-    assert len(far) == 10
-    assert sum(block.stop - block.start for block in far) == 10 * 4096
+    (far,) = _runs.blocks(0, (10, 4096), (1 << 18, 1), 4, 4 << 10)
+    assert len(far.starts) == 10
+    assert far.length == 4096
     # 1000 times 8 bytes of every 256.
-    assert len(list(_runs.blocks(0, (1000, 2), (64, 1), 4, 16 << 10))) == 1
+    (near,) = _runs.blocks(0, (1000, 2), (64, 1), 4, 4 << 10)
+    assert len(near.starts) == 1
 
 
 @given(shape=st.lists(st.integers(0, 10**6), max_size=5).map(tuple))

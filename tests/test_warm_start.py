@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,15 +85,15 @@ def test_tensors_are_read_at_the_call(
     from tf2flax._files import LocalFile
 
     read: list[int] = []
-    original = LocalFile.read_into
+    original = LocalFile.read_runs_into
 
     def counted(
-        file: LocalFile, start: int, buffer: memoryview, *, subject: str
+        file: LocalFile, starts: Sequence[int], buffer: memoryview, *, subject: str
     ) -> None:
         read.append(len(buffer))
-        original(file, start, buffer, subject=subject)
+        original(file, starts, buffer, subject=subject)
 
-    monkeypatch.setattr(LocalFile, "read_into", counted)
+    monkeypatch.setattr(LocalFile, "read_runs_into", counted)
     init = tf2flax.warm_start(Linen().init, prefix, LINEN_MAP)
     assert sum(read) == 0
     init(jax.random.key(0), jnp.ones((1, 64)))

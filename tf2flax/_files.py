@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import os
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -240,15 +241,24 @@ class LocalFile:
 
     def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
         """Fills a buffer from a byte position; see `DataFile`."""
+        self.read_runs_into((start,), buffer, subject=subject)
+
+    def read_runs_into(
+        self, starts: Sequence[int], buffer: memoryview, *, subject: str
+    ) -> None:
+        """Fills a buffer with runs of equal length; see `DataFile`."""
+        nbytes = len(buffer) // len(starts)
         descriptor = self._open(subject)
         try:
-            done = 0
-            while done < len(buffer):
-                count = os.preadv(descriptor, [buffer[done:]], start + done)
-                if count == 0:
-                    span = ByteRange(start, start + len(buffer))
-                    raise self._too_short(descriptor, span, subject)
-                done += count
+            for number, start in enumerate(starts):
+                run = buffer[number * nbytes : (number + 1) * nbytes]
+                done = os.preadv(descriptor, [run], start) if nbytes else 0
+                while done < nbytes:
+                    count = os.preadv(descriptor, [run[done:]], start + done)
+                    if count == 0:
+                        span = ByteRange(start, start + nbytes)
+                        raise self._too_short(descriptor, span, subject)
+                    done += count
         except OSError as error:
             raise _read_error(self.path, error) from error
         finally:

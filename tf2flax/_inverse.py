@@ -293,7 +293,11 @@ class _CannotWriteError(Exception):
 
 
 def _specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
-    return functools.cache(lambda name: manifest.entry(name).spec)
+    @functools.cache
+    def spec_of(name: str) -> TensorSpec:
+        return manifest.entry(name).spec
+
+    return spec_of
 
 
 def _covers(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> bool:

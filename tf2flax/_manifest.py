@@ -8,6 +8,7 @@ entries may be decoded only when they are asked for.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ._specs import ByteRange, TensorSlice, TensorSpec
@@ -63,6 +64,22 @@ class DataFile(Protocol):
             start: First byte to read.
             buffer: Writable bytes; all of them are filled.
             subject: What is read, for messages: "Tensor `a/kernel`".
+
+        Raises:
+            DamagedError: The file is not there, or ends before the buffer is full.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
+    def read_runs_into(
+        self, starts: Sequence[int], buffer: memoryview, *, subject: str
+    ) -> None:
+        """Fills a buffer with runs of equal length, one behind the other.
+
+        Args:
+            starts: First byte of each; their number divides the buffer's length.
+            buffer: Writable bytes; all of them are filled.
+            subject: What is read, for messages.
 
         Raises:
             DamagedError: The file is not there, or ends before the buffer is full.

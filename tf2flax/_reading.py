@@ -445,11 +445,11 @@ def _fill_view(
     cost = LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
     for block in blocks(offset, out.shape, strides, itemsize, cost):
         target = out[(*block.index, ...)]  # an array, also of rank 0
-        is_direct = block.is_run and target.flags.c_contiguous
-        length = block.stop - block.start
-        buffer = target if is_direct else aligned_empty((length,), out.dtype)
-        piece.data_file.read_into(
-            piece.span.start + block.start * itemsize,
+        is_direct = block.is_exact and target.flags.c_contiguous
+        buffer = target if is_direct else aligned_empty((block.size,), out.dtype)
+        first = piece.span.start
+        piece.data_file.read_runs_into(
+            [first + start * itemsize for start in block.starts],
             _bytes_of(buffer).data,
             subject=_subject(entry),
         )

@@ -27,26 +27,31 @@ BUFFER_NBYTES: Final = 4 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """Elements that are read together.
+    """Runs of equal length that are read one after the other, into one buffer.
 
     Attributes:
-        start: First element, in the array.
-        stop: Past the last one.
+        starts: First element of each run, in the array.
+        length: Elements of each.
         index: Where the block goes in the result.
         shape: Extents of the block there.
-        strides: Steps between its elements, from `start` on.
+        strides: Steps between its elements in the buffer.
     """
 
-    start: int
-    stop: int
+    starts: range
+    length: int
     index: tuple[slice, ...]
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     @property
-    def is_run(self) -> bool:
-        """Whether every element read is wanted, in the order it lies in."""
-        return self.stop - self.start == math.prod(self.shape)
+    def size(self) -> int:
+        """Elements that are read."""
+        return len(self.starts) * self.length
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every element read is wanted, in the order it is read in."""
+        return self.size == math.prod(self.shape)
 
 
 def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
@@ -241,10 +246,10 @@ def blocks(
         Blocks of at most 4 MiB, or single runs.
 
     Examples:
-        >>> [(b.start, b.stop) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=1)]
-        [(1, 3), (6, 8)]
-        >>> [(b.start, b.stop) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=4)]
-        [(1, 8)]
+        >>> [(b.starts, b.length) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=1)]
+        [(range(1, 11, 5), 2)]
+        >>> [(b.starts, b.length) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=4)]
+        [(range(1, 2), 7)]
     """
     level = min(
         range(len(shape) + 1),
@@ -253,11 +258,32 @@ def blocks(
             * (read_nbytes + _span(shape[j:], strides[j:]) * itemsize)
         ),
     )
-    for outer in itertools.product(*(range(n) for n in shape[:level])):
+    span = _span(shape[level:], strides[level:])
+    together = BUFFER_NBYTES // (span * itemsize) if level else 0
+    if together < 2:
+        for outer in itertools.product(*(range(n) for n in shape[:level])):
+            start = offset + sum(i * s for i, s in zip(outer, strides, strict=False))
+            index = tuple(slice(i, i + 1) for i in outer)
+            own = (1,) * level + shape[level:]
+            yield from _bounded(start, index, own, strides, itemsize)
+        return
+    for outer in itertools.product(*(range(n) for n in shape[: level - 1])):
         start = offset + sum(i * s for i, s in zip(outer, strides, strict=False))
-        index = tuple(slice(i, i + 1) for i in outer)
-        shape_within = (1,) * level + shape[level:]
-        yield from _bounded(start, index, shape_within, strides, itemsize)
+        step = strides[level - 1]
+        for first in range(0, shape[level - 1], together):
+            count = min(together, shape[level - 1] - first)
+            begin = start + first * step
+            yield Block(
+                starts=range(begin, begin + count * step, step),
+                length=span,
+                index=(
+                    *(slice(i, i + 1) for i in outer),
+                    slice(first, first + count),
+                    *(slice(0, n) for n in shape[level:]),
+                ),
+                shape=(*(1 for _ in outer), count, *shape[level:]),
+                strides=(*(0 for _ in outer), span, *strides[level:]),
+            )
 
 
 def _bounded(
@@ -272,7 +298,7 @@ def _bounded(
     axis = next((a for a, n in enumerate(shape) if n > 1), None)
     if axis is None or span == math.prod(shape) or span * itemsize <= BUFFER_NBYTES:
         tail = tuple(slice(0, n) for n in shape[len(index) :])
-        yield Block(start, start + span, (*index, *tail), shape, strides)
+        yield Block(range(start, start + 1), span, (*index, *tail), shape, strides)
         return
     inner = _span(shape[axis + 1 :], strides[axis + 1 :])
     step = max(1, (BUFFER_NBYTES // itemsize - inner) // strides[axis] + 1)

@@ -17,6 +17,7 @@ import os
 import posixpath
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -284,26 +285,37 @@ class StoreFile:
 
     def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
         """Fills a buffer, by a few requests at a time; see `DataFile`."""
-        under_way: collections.deque[tuple[slice, Any]] = collections.deque()
+        self.read_runs_into((start,), buffer, subject=subject)
+
+    def read_runs_into(
+        self, starts: Sequence[int], buffer: memoryview, *, subject: str
+    ) -> None:
+        """Fills a buffer with runs, by a few requests at a time; see `DataFile`."""
+        nbytes = len(buffer) // len(starts)
+        under_way: collections.deque[tuple[slice, ByteRange, Any]] = collections.deque()
 
         def collect() -> None:
-            part, future = under_way.popleft()
-            span = ByteRange(start + part.start, start + part.stop)
+            part, span, future = under_way.popleft()
             buffer[part] = self._answer(future, span, subject)
 
         try:
-            for at in range(0, len(buffer), REQUEST_NBYTES):
-                if len(under_way) == MAX_REQUESTS:
-                    collect()
-                part = slice(at, min(at + REQUEST_NBYTES, len(buffer)))
-                span = slice(start + part.start, start + part.stop)
-                under_way.append((part, self._storage.read_range(self._key, span)))
+            for number, start in enumerate(starts):
+                for at in range(0, nbytes, REQUEST_NBYTES):
+                    if len(under_way) == MAX_REQUESTS:
+                        collect()
+                    count = min(REQUEST_NBYTES, nbytes - at)
+                    first = number * nbytes + at
+                    part = slice(first, first + count)
+                    span = ByteRange(start + at, start + at + count)
+                    request = slice(span.start, span.stop)
+                    future = self._storage.read_range(self._key, request)
+                    under_way.append((part, span, future))
             while under_way:
                 collect()
         finally:
-            for _, future in under_way:
+            for _, _, future in under_way:
                 future.cancel()
-        self._known_nbytes = max(self._known_nbytes, start + len(buffer))
+        self._known_nbytes = max(self._known_nbytes, max(starts) + nbytes)
 
     def check_span(self, span: ByteRange, *, subject: str) -> None:
         """Checks that the file is long enough, where much depends on it.
