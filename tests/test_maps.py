@@ -246,6 +246,10 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "a counted capture in the value": (
         {stack("gap/l_{i}/w", over="i"): "x_{i}"}, leaves("x_0"), "stands in the value"
     ),
+    "a capture counted twice": (
+        {stack(stack("gap/l_{i}/w", over="i"), over="i"): "x"}, leaves("x"),
+        r"no capture \{i\}",
+    ),
     "a counted capture that is not there": (
         {stack("gap/l_0/w", over="i"): "x"}, leaves("x"), r"no capture \{i\}"
     ),
@@ -312,7 +316,7 @@ def test_overridden_entries_are_told(prefix: pathlib.Path) -> None:
     plan = tf2flax.plan(prefix, entries, leaves("p/kernel"))
     (lost,) = plan.to_dict()["overridden"]
     assert lost["entry"] == "`enc/` -> `p/`"
-    assert lost["by"] == "`shared` -> `p/kernel`"
+    assert lost["by"] == '`src("shared")` -> `p/kernel`'
     assert plan.unused_rules == ()
 
 

@@ -118,7 +118,7 @@ def save_checkpoint(
         raise AssignmentError(
             f"Expected 1 to {MAX_DATA_FILES} data files, got {data_files}."
         )
-    if unused not in ("copy", "drop"):
+    if not isinstance(unused, str) or unused not in ("copy", "drop"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise AssignmentError(f"Expected unused 'copy' or 'drop', got {unused!r}.")
     if plan is None:
         found = _tensors_of(tree_or_mapping)

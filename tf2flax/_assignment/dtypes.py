@@ -37,8 +37,10 @@ def parse_dtype(dtype: object) -> DtypePolicy:
     Raises:
         AssignmentError: It is none of these.
     """
-    if dtype is None or dtype == "exact" or dtype == "checkpoint":
-        return dtype  # pyright: ignore[reportReturnType]
+    if dtype is None:
+        return None
+    if isinstance(dtype, str) and dtype in ("exact", "checkpoint"):
+        return dtype
     try:
         parsed = np.dtype(getattr(ml_dtypes, dtype) if _is_ml_name(dtype) else dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
     except TypeError as error:

@@ -174,7 +174,8 @@ class Expression:
         Raises:
             AssignmentError: It is no dtype of numbers.
         """
-        parsed = None if dtype in ("exact", "checkpoint") else parse_dtype(dtype)
+        is_word = isinstance(dtype, str) and dtype in ("exact", "checkpoint")
+        parsed = None if is_word else parse_dtype(dtype)
         if not isinstance(parsed, np.dtype):
             raise AssignmentError(f"cast: expected a dtype, got {dtype!r}.")
         return (

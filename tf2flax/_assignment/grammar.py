@@ -115,8 +115,9 @@ def _entry(
             return MapEntry(number, pattern.literal, own, is_list, place)
         if key == "":
             raise AssignmentError('expected a name, got "". All of it is "/".')
-        key = Source(key)
-    rule = Rule(number, key, target, is_list, place)
+    source = Source(key) if isinstance(key, str) else key
+    text = key if isinstance(key, str) else repr(key)
+    rule = Rule(number, source, target, text, is_list, place)
     _check_scopes(rule)
     _check_captures(rule)
     return rule
@@ -179,12 +180,7 @@ def _check_captures(rule: Rule) -> None:
                 f'{{{one.over}}} is counted by over="{one.over}" and stands in the '
                 "value as well. Give one of them another name."
             )
-        found = {
-            name
-            for source in sources_of(one.operands[0])
-            for name in parse_name(source.pattern).captures
-        }
-        if one.over not in found:
+        if all(one.over != name for name in _free_captures(one.operands[0])):
             raise AssignmentError(
                 f'over="{one.over}": there is no capture {{{one.over}}} in '
                 f"{one.operands[0]!r}."

@@ -55,7 +55,7 @@ def parse_policy(option: str, value: object) -> Policy:
     Raises:
         AssignmentError: It is none of these.
     """
-    if value in _CHOICES:
+    if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise AssignmentError(
@@ -72,7 +72,7 @@ def parse_policy(option: str, value: object) -> Policy:
                 f"Option {option}: expected pairs of a regex and a policy, got "
                 f"{pair!r}."
             )
-        if items[1] not in _CHOICES:
+        if not isinstance(items[1], str) or items[1] not in _CHOICES:
             raise AssignmentError(
                 f"Option {option}: expected 'error' or 'keep' for {items[0]!r}, "
                 f"got {items[1]!r}."

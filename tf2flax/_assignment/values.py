@@ -67,6 +67,7 @@ class Rule:
         source: The key. Its tensors are all names, or all scopes.
         target: The value: a name or scope with captures; or the leaves that were given
             as objects.
+        key: The key as it reads in the map.
         is_list: Whether the value was a list of leaves: parts of one tensor.
         place: File and line, where the map comes from a file; else "".
     """
@@ -74,6 +75,7 @@ class Rule:
     number: int
     source: Expression
     target: NamePattern | tuple[str, ...]
+    key: str
     is_list: bool = False
     place: str = ""
 
@@ -81,12 +83,6 @@ class Rule:
     def is_scope(self) -> bool:
         """Whether it fills a scope, member by member."""
         return isinstance(self.target, NamePattern) and self.target.text.endswith("/")
-
-    @property
-    def key(self) -> str:
-        """The key as it reads in the map."""
-        source = self.source
-        return source.pattern if isinstance(source, Source) else repr(source)
 
     def __str__(self) -> str:
         """The rule as it reads in the map."""
