@@ -237,6 +237,10 @@ REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
         "do not fit bfloat16",
     ),
     "a string": ({"m": "x"}, {"x": jnp.zeros((2, 3))}, {"x": "text"}, "expected shape"),
+    "integers for floats": (
+        {"m": "x"}, {"x": jnp.zeros((2, 3))}, {"x": np.zeros((2, 3), "i4")},
+        "Leaf `x`: expected dtype float32, as in the plan, got int32",
+    ),
 }  # fmt: skip
 
 
@@ -258,6 +262,34 @@ def test_equal_leaves_of_one_tensor_are_saved(
     plan = tf2flax.plan(prefix, {"m": "m1", src("m").transpose(): "m2"}, target)
     tree = {"m1": plan.restore()["m1"] + 1, "m2": (plan.restore()["m1"] + 1).T}
     assert saved(tmp_path, tree, plan)["m"].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn"])
+def test_digits_that_loading_lost_come_back(tmp_path: pathlib.Path, dtype: str) -> None:
+    array = np.array([1 / 3, -0.0, np.nan, 2.0, 1e-30, 5 / 7], "f4")
+    stored = {"a": array, "b": array.astype("f8"), "c": array.astype("c8")}
+    prefix = tf2flax.save_checkpoint(tmp_path / "from" / "m", stored)
+    entries: dict[Any, str] = {
+        src("a")[::-1].cast(dtype): "x",
+        src("b").cast("f4"): "y",
+        src("c").reshape(2, 3): "c",
+    }
+    target = {
+        "x": jax.ShapeDtypeStruct((6,), "float32"),
+        "y": jax.ShapeDtypeStruct((6,), dtype),
+        "c": jax.ShapeDtypeStruct((2, 3), "complex64"),
+    }
+    plan = tf2flax.plan(prefix, entries, target)
+    tree = plan.restore()
+    path = tf2flax.save_checkpoint(tmp_path / "m", tree, plan=plan)
+    assert bits(path) == bits(prefix)
+    # What was changed is written, what was not stays as it was.
+    tree["x"] = tree["x"].at[0].set(0.5)
+    path = tf2flax.save_checkpoint(tmp_path / "m", tree, plan=plan, overwrite=True)
+    assert (
+        tf2flax.load_variable(path, "a").tobytes()
+        == np.array([*array[:5], 0.5], "f4").tobytes()
+    )
 
 
 def test_dtypes_go_back(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:

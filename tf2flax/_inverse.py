@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ._assignment.captures import literal_pattern
@@ -20,7 +21,7 @@ from ._assignment.lowering import lower
 from ._assignment.scattering import Share, inverse_of, same_bits, scatter
 from ._assignment.values import Assignment
 from ._errors import AssignmentError
-from ._manifest import Manifest
+from ._manifest import Entry, Manifest
 from ._plan import RestorePlan
 from ._reading import read_entry
 from ._specs import TensorSpec
@@ -128,6 +129,13 @@ class InversePlan:
             "left_out": list(self.left_out),
         }
 
+    def __repr__(self) -> str:
+        """The inverse in one line."""
+        return (
+            f"InversePlan({self._manifest.prefix!r}, {len(self.assignments)} tensors, "
+            f"{len(self.copied)} copied)"
+        )
+
     def __str__(self) -> str:
         """The inverse for people: a line for each tensor."""
         lines = [
@@ -137,11 +145,11 @@ class InversePlan:
         ]
         return "\n".join(lines)
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], *, is_copying: bool) -> None:
+    def check(self, specs: Mapping[str, TensorSpec], *, is_copying: bool) -> None:
         """Checks a tree against the plan, before anything of it is fetched.
 
         Args:
-            shapes: Shape of every leaf of the tree.
+            specs: Shape and dtype of every leaf of the tree.
             is_copying: Whether the checkpoint supplies what leaves do not tell.
 
         Raises:
@@ -149,16 +157,21 @@ class InversePlan:
                 have gaps; all are named.
         """
         problems: list[str] = []
-        shape_of = {one.leaf: one.shape for group in self._groups for one in group}
-        for leaf, shape in shape_of.items():
-            if leaf not in shapes:
+        for one in (one for group in self._groups for one in group):
+            leaf = one.leaf
+            if leaf not in specs:
                 problems.append(
                     f"Leaf `{leaf}`, which the plan loaded, is not in the tree."
                 )
-            elif shapes[leaf] != shape:
+            elif specs[leaf].shape != one.shape:
                 problems.append(
-                    f"Leaf `{leaf}`: expected shape {list(shape)}, as in the plan, got "
-                    f"{list(shapes[leaf])}."
+                    f"Leaf `{leaf}`: expected shape {list(one.shape)}, as in the plan, "
+                    f"got {list(specs[leaf].shape)}."
+                )
+            elif kind_of(specs[leaf].dtype.numpy) != kind_of(one.dtype):
+                problems.append(
+                    f"Leaf `{leaf}`: expected dtype {one.dtype}, as in the plan, got "
+                    f"{specs[leaf].dtype.name}. Cast it first."
                 )
         for one in () if is_copying else self.assignments:
             if not one.is_complete:
@@ -258,7 +271,7 @@ class Backwards:
             told.append(leaf)
             try:
                 for share in self._shares_of(number, name):
-                    value = _cast_back(share, entry.spec.dtype.numpy)
+                    value = self._cast_back(share, entry, self._groups[number][0])
                     out, known = _merged(out, known, value, share.mask, name, told)
             except _CannotWriteError as error:
                 raise AssignmentError(
@@ -286,6 +299,34 @@ class Backwards:
         if not self._left[number]:
             del self._shares[number]
         return shares
+
+    def _cast_back(self, share: Share, entry: Entry, one: Assignment) -> np.ndarray:
+        """Casts to a tensor's dtype; what would lose digits is refused.
+
+        Where loading lost digits, elements that are as they were loaded get the
+        checkpoint's own again.
+        """
+        dtype = entry.spec.dtype.numpy
+        assert share.value is not None
+        chain = next(
+            [dtype, *view.casts, one.dtype]
+            for view in one.views
+            if view.source == entry.name
+        )
+        is_lossy = any(_loses(*pair) for pair in itertools.pairwise(chain))
+        if not is_lossy or share.value.dtype != one.dtype:
+            return _cast_exactly(share, dtype)
+        original = loaded = read_entry(entry)
+        for step in chain[1:]:
+            loaded = cast(loaded, step, is_forced=True)
+        is_as_loaded = _bits_of(loaded) == _bits_of(share.value)
+        if is_as_loaded.all():
+            return original
+        kept = dataclasses.replace(
+            share,
+            mask=~is_as_loaded if share.mask is None else share.mask & ~is_as_loaded,
+        )
+        return np.where(is_as_loaded, original, _cast_exactly(kept, dtype))
 
 
 class _CannotWriteError(Exception):
@@ -358,7 +399,34 @@ def _cast_problem(one: Assignment) -> str | None:
     return None
 
 
-def _cast_back(share: Share, dtype: np.dtype) -> np.ndarray:
+def _loses(before: np.dtype, after: np.dtype) -> bool:
+    """Whether a cast between floats may lose digits; integers are checked when cast."""
+    if before == after or kind_of(before) not in ("float", "complex"):
+        return False
+    one: Any = ml_dtypes.finfo(_real(before))
+    other: Any = ml_dtypes.finfo(_real(after))
+    return bool(
+        one.nmant > other.nmant
+        or one.maxexp > other.maxexp
+        or one.minexp - one.nmant < other.minexp - other.nmant
+    )
+
+
+def _real(dtype: np.dtype) -> np.dtype:
+    """The dtype of the parts of complex numbers; itself for others."""
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
+
+
+def _bits_of(array: np.ndarray) -> np.ndarray:
+    """The bits of each element, as an array of the same shape that compares by bits."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    width = array.dtype.itemsize
+    if width <= 8:
+        return array.view(f"u{width}")
+    return np.ascontiguousarray(array).view(f"V{width}")
+
+
+def _cast_exactly(share: Share, dtype: np.dtype) -> np.ndarray:
     """Casts to a tensor's dtype; what would lose digits is refused."""
     array = share.value
     assert array is not None

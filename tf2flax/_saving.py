@@ -236,8 +236,8 @@ def _tensors_backwards(
     leaves = _leaves_of(tree)
     wanted = set(inverse.leaves)
     arrays = {name: _tensor(name, leaves[name]) for name in wanted & leaves.keys()}
-    shapes = {name: one.spec.shape for name, one in arrays.items()}
-    inverse.check(shapes, is_copying=is_copying)
+    specs = {name: one.spec for name, one in arrays.items()}
+    inverse.check(specs, is_copying=is_copying)
     if left_out := [name for name in leaves if name not in wanted]:
         shown = ", ".join(f"`{name}`" for name in left_out[:20])
         more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
@@ -245,7 +245,7 @@ def _tensors_backwards(
             f"{len(left_out)} leaves that the plan did not load are not written: "
             f"{shown}{more}. Save them in a checkpoint of their own.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     backwards = inverse.begin(lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
