@@ -403,13 +403,18 @@ def _loses(before: np.dtype, after: np.dtype) -> bool:
     """Whether a cast between floats may lose digits; integers are checked when cast."""
     if before == after or kind_of(before) not in ("float", "complex"):
         return False
-    one: Any = ml_dtypes.finfo(_real(before))
-    other: Any = ml_dtypes.finfo(_real(after))
-    return bool(
-        one.nmant > other.nmant
-        or one.maxexp > other.maxexp
-        or one.minexp - one.nmant < other.minexp - other.nmant
+    digits, high, low = _reach(before)
+    other_digits, other_high, other_low = _reach(after)
+    return digits > other_digits or high > other_high or low < other_low
+
+
+def _reach(dtype: np.dtype) -> tuple[int, int, int]:
+    """Digits of a float, its greatest exponent, and that of its smallest step."""
+    info = ml_dtypes.finfo(_real(dtype))
+    nmant, maxexp, minexp = (
+        int(getattr(info, name)) for name in ("nmant", "maxexp", "minexp")
     )
+    return nmant, maxexp, minexp - nmant
 
 
 def _real(dtype: np.dtype) -> np.dtype:
