@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -410,11 +411,8 @@ def _loses(before: np.dtype, after: np.dtype) -> bool:
 
 def _reach(dtype: np.dtype) -> tuple[int, int, int]:
     """Digits of a float, its greatest exponent, and that of its smallest step."""
-    info = ml_dtypes.finfo(_real(dtype))
-    nmant, maxexp, minexp = (
-        int(getattr(info, name)) for name in ("nmant", "maxexp", "minexp")
-    )
-    return nmant, maxexp, minexp - nmant
+    info = typing.cast("Any", ml_dtypes.finfo(_real(dtype)))
+    return int(info.nmant), int(info.maxexp), int(info.minexp - info.nmant)
 
 
 def _real(dtype: np.dtype) -> np.dtype:
