@@ -21,6 +21,7 @@ Pairs = Sequence[tuple[str | Expression, Any]]
 
 # Tensors of one element, so that a value tells where it is from; some are sliced.
 NAMES = [
+    *(f"deep/l_{i}/w" for i in range(12)),
     *(f"enc/layer_{i}/{part}" for i in range(3) for part in ("kernel", "bias")),
     "enc/layer_10/kernel", "enc/norm/gamma", "enc/norm/beta", "enc/kernel",
     "gap/l_0/w", "gap/l_1/w", "gap/l_3/w", "from_two/l_2/w", "from_two/l_3/w",
@@ -178,6 +179,10 @@ VALUES: dict[str, tuple[Expression, Any]] = {
     "stack in numeric order": (
         stack("enc/layer_{i}/bias", over="i"),
         [[NUMBER[f"enc/layer_{i}/bias"]] for i in range(3)],
+    ),
+    "ten comes after nine": (
+        stack("deep/l_{i}/w", over="i").reshape(-1),
+        [NUMBER[f"deep/l_{i}/w"] for i in range(12)],
     ),
     "stack from the smallest": (
         stack("from_two/l_{i}/w", over="i", axis=1),

@@ -5,12 +5,13 @@ Reads and casts; knows no device and never imports JAX.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from . import _reading
+from . import _reading, _regions
 from ._assignment.dtypes import cast
 from ._assignment.filling import fill
 from ._assignment.layouts import View, needed_elements
@@ -134,8 +135,9 @@ class _Assembly:
 
     def make_independent(self) -> None:
         """Makes the leaves that need no whole tensor."""
-        for one in self._independent:
-            self._make(one)
+        _reading.in_parallel(
+            [functools.partial(self._make, one) for one in self._independent]
+        )
 
     def deliver(self, entry: Entry, array: np.ndarray) -> None:
         """Takes a tensor that was read whole; makes the leaves that it completes."""
@@ -203,7 +205,7 @@ class _Assembly:
         array = self._tensors.get(view.source)
         if array is None:
             entry = self._entries[view.source]
-            _reading.read_view_into(entry, view.offset, view.strides, out)
+            _regions.read_view_into(entry, view.offset, view.strides, out)
         else:
             out[...] = strided(array, view.offset, view.shape, view.strides)
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 import numpy as np
 
 from ._manifest import Entry
-from ._reading import check_readable, read_entry, read_region
+from ._reading import check_readable, read_entry
+from ._regions import read_region
 from ._specs import TensorSlice
 
 

@@ -1,14 +1,12 @@
-"""Entries -> numpy arrays: whole and CRC-checked, by region, or many at once.
+"""Entries -> numpy arrays: whole and CRC-checked, one or many at once.
 
-Decides which bytes a region needs and in which runs they are read; `_store` reads
-them. Never decides where an array goes afterwards.
+Never decides where an array goes afterwards; parts of tensors are read by `_regions`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import functools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -23,17 +21,6 @@ from ._errors import (
 )
 from ._files import ALIGNMENT, aligned_empty, impostor
 from ._manifest import EncodedPiece, Entry, Piece
-from ._runs import (
-    LOCAL_READ_NBYTES,
-    REMOTE_READ_NBYTES,
-    AxisView,
-    along_axes,
-    ascending,
-    blocks,
-    rows_around,
-    strided,
-    strides_of,
-)
 from ._specs import ByteRange, TensorSlice
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
@@ -68,9 +55,9 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
     """
     check_whole(entry)
     if not entry.is_sliced:
-        return _read_piece(entry, entry.pieces[0], verify=verify)
+        return read_piece(entry, entry.pieces[0], verify=verify)
     whole = TensorSlice.whole(entry.spec.shape)
-    out = _empty(entry, whole.shape)
+    out = empty_for(entry, whole.shape)
     for piece in entry.pieces:
         target = out[piece.region.within(whole)]
         if (
@@ -80,110 +67,8 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
         ):
             _fill_piece(entry, piece, target, verify=verify)
         else:
-            target[...] = _read_piece(entry, piece, verify=verify)
+            target[...] = read_piece(entry, piece, verify=verify)
     return out
-
-
-def read_region(entry: Entry, region: TensorSlice) -> np.ndarray:
-    """Reads a box of one tensor; checksums, which cover whole pieces, are not compared.
-
-    Args:
-        entry: Where the tensor lies.
-        region: The box, within the tensor.
-
-    Returns:
-        Array of the box's shape.
-
-    Raises:
-        DamagedError: A data file is missing or short.
-        UnsupportedError: The dtype holds no array.
-        ReadError: The operating system refuses.
-    """
-    check_readable(entry)
-    _check_spans(entry, region)
-    out = _empty(entry, region.shape)
-    read_region_into(entry, region, out)
-    return out
-
-
-def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None:
-    """Fills an array with a box of one tensor, as `read_region` reads it.
-
-    Args:
-        entry: Where the tensor lies.
-        region: The box, within the tensor.
-        out: Array of the box's shape and the tensor's dtype.
-    """
-    for piece in entry.pieces:
-        shared = region.intersection(piece.region)
-        if shared is None:
-            continue
-        target = out[shared.within(region)]
-        local = shared.relative_to(piece.region)
-        if not isinstance(piece, Piece):
-            target[...] = piece.read(local)
-        elif entry.spec.dtype.is_string:
-            strings = _read_piece(entry, piece, verify=True)
-            target[...] = strings[local.within(TensorSlice.whole(strings.shape))]
-        else:
-            _fill_region(entry, piece, local, target)
-
-
-def read_view_into(
-    entry: Entry, offset: int, strides: tuple[int, ...], out: np.ndarray
-) -> None:
-    """Fills an array with a strided view of one tensor; checksums are not compared.
-
-    Args:
-        entry: Where the tensor lies.
-        offset: The view's first element, in the tensor's row-major order.
-        strides: Its steps, in elements.
-        out: Array of the view's shape and the tensor's dtype.
-
-    Raises:
-        DamagedError: A data file is missing or short.
-        UnsupportedError: The dtype holds no array.
-        ReadError: The operating system refuses.
-    """
-    if not out.size:
-        return
-    check_readable(entry)
-    piece = entry.pieces[0]
-    if isinstance(piece, Piece) and not entry.is_sliced:
-        piece.data_file.check_span(piece.span, subject=_subject(entry))
-        _fill_view(entry, piece, offset, strides, out)
-        return
-    view = along_axes(entry.spec.shape, offset, out.shape, strides)
-    if view is None:
-        rows = rows_around(entry.spec.shape, offset, out.shape, strides)
-        first = offset - rows.starts[0] * math.prod(entry.spec.shape[1:])
-        out[...] = strided(read_region(entry, rows), first, out.shape, strides)
-        return
-    for piece in entry.pieces:
-        if view.box.intersection(piece.region) == view.box:
-            _read_piece_view(entry, piece, view, out)
-            return
-    # It lies in several pieces: the half of it with the longest steps, then the other.
-    axis = max(range(out.ndim), key=lambda a: (out.shape[a] > 1) * abs(strides[a]))
-    half = out.shape[axis] // 2
-    before = (slice(None),) * axis
-    read_view_into(entry, offset, strides, out[(*before, slice(0, half))])
-    second = offset + half * strides[axis]
-    read_view_into(entry, second, strides, out[(*before, slice(half, None))])
-
-
-def _read_piece_view(
-    entry: Entry, piece: Piece | EncodedPiece, view: AxisView, out: np.ndarray
-) -> None:
-    if isinstance(piece, Piece):
-        piece.data_file.check_span(piece.span, subject=_subject(entry))
-        first, strides = view.within(piece.region)
-        _fill_view(entry, piece, first, strides, out)
-        return
-    piece.check()
-    array = piece.read(view.box.relative_to(piece.region))
-    first, strides = view.within(view.box)
-    out[...] = strided(array, first, out.shape, strides)
 
 
 def read_many(
@@ -211,7 +96,7 @@ def read_many(
         else:
             _read_batch(batch, deliver, verify=verify)
 
-    _in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
+    in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
 
 
 def check_many(
@@ -257,14 +142,14 @@ def check_many(
             else:
                 report(entry, None)
 
-    _in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
+    in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
 
 
 def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
     check_whole(entry)
     for piece in entry.pieces:
         if not isinstance(piece, Piece) or entry.spec.dtype.is_string:
-            _read_piece(entry, piece, verify=True)
+            read_piece(entry, piece, verify=True)
             advance(piece.nbytes)
             continue
         step = piece.data_file.chunk_nbytes
@@ -272,7 +157,7 @@ def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
         crc = 0
         for start in range(piece.span.start, piece.span.stop, step):
             chunk = buffer[: min(step, piece.span.stop - start)]
-            piece.data_file.read_into(start, chunk, subject=_subject(entry))
+            piece.data_file.read_into(start, chunk, subject=subject_of(entry))
             crc = crc32c(chunk, crc)
             advance(len(chunk))
         _compare(entry, piece, mask(crc))
@@ -282,7 +167,12 @@ def _drop(_entry: Entry, _array: np.ndarray) -> None:
     """Delivers an array to nobody."""
 
 
-def _in_parallel(jobs: Sequence[Callable[[], None]]) -> None:
+def in_parallel(jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs jobs that mostly wait, in a few threads; the first failure ends the rest.
+
+    Args:
+        jobs: The jobs.
+    """
     workers = min(len(jobs), os.cpu_count() or 1, MAX_WORKERS)
     if workers <= 1:
         for job in jobs:
@@ -343,7 +233,7 @@ def _read_batch(
     pieces = [one for entry in batch for one in entry.pieces if isinstance(one, Piece)]
     first, last = pieces[0], max(pieces, key=lambda piece: piece.span.stop)
     span = ByteRange(first.span.start, last.span.stop)
-    subject = _subject(batch[pieces.index(last)])
+    subject = subject_of(batch[pieces.index(last)])
     first.data_file.check_span(last.span, subject=subject)
     buffer = np.empty(span.nbytes, np.uint8)
     first.data_file.read_into(span.start, buffer.data, subject=subject)
@@ -369,21 +259,34 @@ def _decode_piece(
     if verify:
         _compare(entry, piece, mask(crc32c(stored.data)))
     array = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
-    _bytes_of(array)[:] = stored
-    _to_native(array, entry)
+    bytes_of(array)[:] = stored
+    to_native(array, entry)
     return array
 
 
-def _read_piece(
+def read_piece(
     entry: Entry, piece: Piece | EncodedPiece, *, verify: bool
 ) -> np.ndarray:
-    """Reads one piece as an array of its region's shape."""
+    """Reads one piece as an array of its region's shape.
+
+    Args:
+        entry: The tensor.
+        piece: One of its pieces.
+        verify: Whether its checksum is compared.
+
+    Returns:
+        The array.
+
+    Raises:
+        DamagedError: As `read_entry`.
+        ReadError: The system or the store refuses.
+    """
     if not isinstance(piece, Piece):
         return _aligned(piece.read(TensorSlice.whole(piece.region.shape)))
     if entry.spec.dtype.is_string:
         stored = np.empty(piece.span.nbytes, np.uint8)
         piece.data_file.read_into(
-            piece.span.start, stored.data, subject=_subject(entry)
+            piece.span.start, stored.data, subject=subject_of(entry)
         )
         return _decode_string_piece(entry, piece, stored, verify=verify)
     out = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
@@ -393,19 +296,19 @@ def _read_piece(
 
 def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) -> None:
     """Fills a contiguous array with one piece, its checksum taken chunk by chunk."""
-    buffer = _bytes_of(out).data
+    buffer = bytes_of(out).data
     crc = 0
     step = piece.data_file.chunk_nbytes
     for start in range(0, len(buffer), step):
         chunk = buffer[start : start + step]
         piece.data_file.read_into(
-            piece.span.start + start, chunk, subject=_subject(entry)
+            piece.span.start + start, chunk, subject=subject_of(entry)
         )
         if verify:
             crc = crc32c(chunk, crc)
     if verify:
         _compare(entry, piece, mask(crc))
-    _to_native(out, entry)
+    to_native(out, entry)
 
 
 def _decode_string_piece(
@@ -417,7 +320,7 @@ def _decode_string_piece(
         )
     except MalformedError as error:
         raise DamagedError(
-            f"{_subject(entry)} is damaged: {error} - at {_place(piece)}. "
+            f"{subject_of(entry)} is damaged: {error} - at {_place(piece)}. "
             "Copy the file again."
         ) from error
     if verify:
@@ -425,37 +328,6 @@ def _decode_string_piece(
     out = np.empty(piece.region.size, object)
     out[:] = elements
     return out.reshape(piece.region.shape)
-
-
-def _fill_region(
-    entry: Entry, piece: Piece, region: TensorSlice, out: np.ndarray
-) -> None:
-    """Fills an array with a box of one piece, in the piece's own coordinates."""
-    strides = strides_of(piece.region.shape)
-    offset = sum(a * s for a, s in zip(region.starts, strides, strict=True))
-    _fill_view(entry, piece, offset, strides, out)
-
-
-def _fill_view(
-    entry: Entry, piece: Piece, offset: int, strides: tuple[int, ...], out: np.ndarray
-) -> None:
-    """Fills an array with a strided view of one piece, counted in elements."""
-    offset, strides, out = ascending(offset, strides, out)
-    itemsize = entry.spec.dtype.numpy.itemsize
-    cost = LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
-    for block in blocks(offset, out.shape, strides, itemsize, cost):
-        target = out[(*block.index, ...)]  # an array, also of rank 0
-        is_direct = block.is_exact and target.flags.c_contiguous
-        buffer = target if is_direct else aligned_empty((block.size,), out.dtype)
-        first = piece.span.start
-        piece.data_file.read_runs_into(
-            [first + start * itemsize for start in block.starts],
-            _bytes_of(buffer).data,
-            subject=_subject(entry),
-        )
-        _to_native(buffer, entry)
-        if not is_direct:
-            target[...] = strided(buffer, 0, block.shape, block.strides)
 
 
 def is_local(entry: Entry) -> bool:
@@ -469,13 +341,13 @@ def check_readable(entry: Entry) -> None:
     """Refuses what no array can hold, before anything of it is read."""
     if not entry.spec.dtype.is_readable:
         raise UnsupportedError(
-            f"{_subject(entry)} is of dtype {entry.spec.dtype.name}, which holds no "
+            f"{subject_of(entry)} is of dtype {entry.spec.dtype.name}, which holds no "
             f"array that numpy could show - at {_place(entry.pieces[0])}. Leave it out "
             "of what is read."
         )
     if len(entry.spec.shape) > MAX_ARRAY_RANK:
         raise UnsupportedError(
-            f"{_subject(entry)} has {len(entry.spec.shape)} axes, numpy can hold "
+            f"{subject_of(entry)} has {len(entry.spec.shape)} axes, numpy can hold "
             f"{MAX_ARRAY_RANK} - at {_place(entry.pieces[0])}. Leave it out of what is "
             "read."
         )
@@ -493,17 +365,26 @@ def check_whole(entry: Entry) -> None:
         ReadError: The system or the store refuses.
     """
     check_readable(entry)
-    _check_spans(entry, TensorSlice.whole(entry.spec.shape))
+    check_spans(entry, TensorSlice.whole(entry.spec.shape))
 
 
-def _check_spans(entry: Entry, region: TensorSlice) -> None:
-    """Checks the sizes of the files that a read of a box needs, or of all of it."""
+def check_spans(entry: Entry, region: TensorSlice) -> None:
+    """Checks the sizes of the files that a read of a box needs, or of all of it.
+
+    Args:
+        entry: Where the tensor lies.
+        region: The box.
+
+    Raises:
+        DamagedError: A data file is missing or short.
+        ReadError: The system or the store refuses.
+    """
     is_whole = region.shape == entry.spec.shape
     for piece in entry.pieces:
         if not is_whole and not region.intersection(piece.region):
             continue
         if isinstance(piece, Piece):
-            piece.data_file.check_span(piece.span, subject=_subject(entry))
+            piece.data_file.check_span(piece.span, subject=subject_of(entry))
         else:
             piece.check()
 
@@ -517,17 +398,19 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def _empty(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+def empty_for(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+    """Makes an array for elements of a tensor, where JAX on CPU can take it over."""
     if entry.spec.dtype.is_string:
         return np.empty(shape, object)
     return aligned_empty(shape, entry.spec.dtype.numpy)
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """Views a contiguous array as bytes."""
     return array.reshape(-1).view(np.uint8)
 
 
-def _to_native(array: np.ndarray, entry: Entry) -> None:
+def to_native(array: np.ndarray, entry: Entry) -> None:
     """Swaps the bytes of a big-endian bundle's elements in place."""
     width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
     if entry.is_big_endian and width > 1:
@@ -539,12 +422,13 @@ def _compare(entry: Entry, piece: Piece, computed: int) -> None:
         found = impostor(piece.data_file.head())
         fix = f"The file is {found[0]}. {found[1]}" if found else "Copy the file again."
         raise DamagedError(
-            f"{_subject(entry)} is damaged: stored crc32c {piece.crc32c:08x}, computed "
-            f"{computed:08x} - at {_place(piece)}. {fix}"
+            f"{subject_of(entry)} is damaged: stored crc32c {piece.crc32c:08x}, "
+            f"computed {computed:08x} - at {_place(piece)}. {fix}"
         )
 
 
-def _subject(entry: Entry) -> str:
+def subject_of(entry: Entry) -> str:
+    """Names a tensor at the beginning of a message."""
     return f"Tensor `{entry.name}`"
 
 

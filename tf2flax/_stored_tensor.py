@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _indexing, _reading
+from . import _indexing, _reading, _regions
 from ._lazy import open_view
 from ._manifest import Entry
+from ._specs import TensorSlice
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -123,8 +124,8 @@ class StoredTensor:
         """
         _reading.check_whole(self._entry)
 
-        def read(region: _reading.TensorSlice, out: np.ndarray) -> None:
-            _reading.read_region_into(self._entry, region, out)
+        def read(region: TensorSlice, out: np.ndarray) -> None:
+            _regions.read_region_into(self._entry, region, out)
 
         return open_view(
             self.shape,

@@ -299,7 +299,7 @@ def cut(node: Layout, items: _Items) -> Layout:
             offset += item * node.strides[axis]
         else:
             start, step, count = item
-            offset += start * node.strides[axis] if count else 0
+            offset += start * node.strides[axis]
             shape.append(count)
             strides.append(step * node.strides[axis])
         axis += 1
