@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 import warnings
+import weakref
 from typing import Any
 
 import jax
@@ -407,3 +409,22 @@ def test_stacked_layers_are_fetched_once(
     plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
     saved(tmp_path, plan.restore(), plan)
     assert fetched == [24]
+
+
+def test_what_was_fetched_is_dropped(prefix: pathlib.Path) -> None:
+    target = {"w": jnp.zeros((3, 2))}
+    plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def fetch(_leaf: str) -> np.ndarray:
+        array = np.zeros((3, 2), "f4")
+        held.append(weakref.ref(array))
+        return array
+
+    backwards = plan.inverse().begin(fetch)
+    for name in ("l_0/w", "l_1/w"):
+        backwards.tensor(name)
+        assert held[0]() is not None
+    backwards.tensor("l_2/w")
+    gc.collect()
+    assert [one() for one in held] == [None]

@@ -178,6 +178,9 @@ COLLAPSED: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
         [(f"a_{i}/b_{j}",) for i in range(3) for j in range(2)],
         [("a_{0..2}/b_{0..1}",)],
     ),
+    "another step": (
+        [("a_0/b_0",), ("a_0/b_1",), ("a_1/b_1",)], [("a_0/b_{0..1}",), ("a_1/b_1",)]
+    ),
     "ten follows nine": ([(f"a_{i}",) for i in (9, 10, 11)], [("a_{9..11}",)]),
     "leading zeros": ([("a_00",), ("a_01",)], [("a_00",), ("a_01",)]),
     "equal rows": ([("a_0",), ("a_0",)], [("a_0",), ("a_0",)]),

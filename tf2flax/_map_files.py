@@ -13,7 +13,8 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from ._assignment.expressions import Expression, quoted
+from ._assignment.arguments import quoted
+from ._assignment.expressions import Expression
 from ._assignment.grammar import Placed, check_entry
 from ._assignment.syntax import is_expression, parse_key
 from ._errors import AssignmentError, ExistsError, ReadError

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
+from ._assignment.arguments import quoted
 from ._assignment.collapsing import collapse, in_sequence
-from ._assignment.expressions import Expression, Joined, Source, quoted
+from ._assignment.expressions import Expression, Joined, Source
 from ._assignment.problem_report import header
 from ._assignment.values import Assignment, Gap, Override
 from ._plan import RestorePlan

@@ -7,19 +7,25 @@ Here expressions are only made and taken apart; `layouts` gives them shapes and 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import json
-import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import EllipsisType
 from typing import Any, Final, SupportsIndex, cast
 
 import numpy as np
 
 from tf2flax._errors import AssignmentError
 
+from .arguments import (
+    IndexItem,
+    from_the_front,
+    index_item,
+    index_text,
+    integers,
+    listed,
+    quoted,
+    reshaped_again,
+    rows_text,
+)
 from .dtypes import parse_dtype
 from .rearranging import Pattern, parse_pattern
 
@@ -29,11 +35,6 @@ MAX_DEPTH: Final = 100
 MAX_SIZE: Final = 10_000
 # Rows that are picked by number: a vocabulary, not more.
 MAX_ROWS: Final = 1 << 24
-# Rows in steady steps are printed as a range from this many on.
-_MIN_RANGE: Final = 4
-
-Slice = tuple[int | None, int | None, int | None]
-IndexItem = int | None | EllipsisType | Slice
 
 
 class Expression:
@@ -110,7 +111,7 @@ class Expression:
                 f"reshape{new}: expected extents, of which one may be -1."
             )
         if isinstance(self, Reshaped):
-            resolved = _reshaped_again(self.shape, new)
+            resolved = reshaped_again(self.shape, new)
             if resolved is not None:
                 return self.operand.reshape(resolved)
         return Reshaped(self, new)
@@ -198,7 +199,7 @@ class Expression:
         """
         is_tuple = isinstance(index, tuple)
         items = cast("tuple[Any, ...]", index) if is_tuple else (index,)
-        return Indexed(self, tuple(_index_item(item) for item in items))
+        return Indexed(self, tuple(index_item(item) for item in items))
 
     def __repr__(self) -> str:
         """The expression as it is written."""
@@ -281,8 +282,10 @@ class Transposed(_Unary):
         """Whether another transposition brings back the operand."""
         if self.axes is None or axes is None:
             own = axes if self.axes is None else self.axes
-            return own is None or _positive(own) == tuple(reversed(range(len(own))))
-        own, new = _positive(self.axes), _positive(axes)
+            return own is None or from_the_front(own) == tuple(
+                reversed(range(len(own)))
+            )
+        own, new = from_the_front(self.axes), from_the_front(axes)
         return len(own) == len(new) and [own[a] for a in new] == list(range(len(own)))
 
     def composed(self, axes: tuple[int, ...] | None) -> Expression:
@@ -290,14 +293,14 @@ class Transposed(_Unary):
         known = self.axes if self.axes is not None else axes
         assert known is not None  # two reversals undo each other
         reverse = tuple(reversed(range(len(known))))
-        first = reverse if self.axes is None else _positive(self.axes)
-        second = reverse if axes is None else _positive(axes)
+        first = reverse if self.axes is None else from_the_front(self.axes)
+        second = reverse if axes is None else from_the_front(axes)
         if len(first) != len(second):
             return Transposed(self, axes)
         return Transposed(self.operand, tuple(first[a] for a in second))
 
     def _written(self) -> str:
-        return f"{self.operand!r}.transpose({_listed(self.axes or ())})"
+        return f"{self.operand!r}.transpose({listed(self.axes or ())})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -307,7 +310,7 @@ class Reshaped(_Unary):
     shape: tuple[int, ...]
 
     def _written(self) -> str:
-        shape = _listed(self.shape) if self.shape else "()"
+        shape = listed(self.shape) if self.shape else "()"
         return f"{self.operand!r}.reshape({shape})"
 
 
@@ -336,7 +339,7 @@ class Indexed(_Unary):
         )
 
     def _written(self) -> str:
-        items = ", ".join(map(_index_text, self.index))
+        items = ", ".join(map(index_text, self.index))
         if len(self.index) == 1 and not items:
             items = "..."
         return f"{self.operand!r}[{items or '()'}]"
@@ -349,7 +352,7 @@ class Taken(_Unary):
     rows: tuple[int, ...]
 
     def _written(self) -> str:
-        return f"{self.operand!r}.take({_rows_text(self.rows)})"
+        return f"{self.operand!r}.take({rows_text(self.rows)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -441,107 +444,3 @@ def map_sources(
         return change(expression)
     children = [map_sources(child, change) for child in expression.children]
     return expression.with_children(children)
-
-
-def quoted(text: str) -> str:
-    """Writes a string in double quotes, as Python, TOML and JSON read it.
-
-    Args:
-        text: The string.
-
-    Returns:
-        The literal.
-    """
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _positive(axes: Sequence[int]) -> tuple[int, ...]:
-    return tuple(axis % len(axes) for axis in axes)
-
-
-def _reshaped_again(
-    old: tuple[int, ...], new: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    """The one shape that two reshapes amount to; None where the first checks more."""
-    if -1 in old:
-        least = -math.prod(old)  # what the size is a multiple of
-        is_implied = -1 not in new and least and math.prod(new) % least == 0
-        return new if is_implied else None
-    size = math.prod(old)
-    if -1 not in new:
-        return new if math.prod(new) == size else None
-    rest = -math.prod(new)
-    if not rest or size % rest:
-        return None
-    return tuple(size // rest if dim == -1 else dim for dim in new)
-
-
-def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
-    """Checks integers that are given one by one, or in one sequence.
-
-    Args:
-        verb: Who asks for them, for messages.
-        what: What they are, for messages.
-        values: As they were given.
-
-    Returns:
-        The integers.
-
-    Raises:
-        AssignmentError: They are none.
-    """
-    if len(values) == 1 and isinstance(values[0], (tuple, list)):
-        values = tuple(cast("Sequence[Any]", values[0]))
-    try:
-        if any(isinstance(value, (bool, np.bool_)) for value in values):
-            raise TypeError
-        return tuple(map(operator.index, values))
-    except TypeError:
-        shown = ", ".join(repr(value)[:40] for value in values[:6])
-        raise AssignmentError(
-            f"{verb}: expected integers for {what}, got {shown}."
-        ) from None
-
-
-def _index_item(item: Any) -> IndexItem:
-    if item is None or item is ...:
-        return item
-    if isinstance(item, slice):
-        own = cast("slice[Any, Any, Any]", item)
-        bounds = (own.start, own.stop, own.step)
-        start, stop, step = (
-            None if bound is None else integers("[]", "a slice", (bound,))[0]
-            for bound in bounds
-        )
-        if step == 0:
-            raise AssignmentError("[]: the step of a slice cannot be 0.")
-        return start, stop, step
-    if isinstance(item, (list, np.ndarray)):
-        raise AssignmentError(
-            "[]: expected integers, slices, ... and None, got several numbers. "
-            "Pick rows with .take(rows)."
-        )
-    return integers("[]", "an index", (item,))[0]
-
-
-def _index_text(item: IndexItem) -> str:
-    if item is ...:
-        return "..."
-    if not isinstance(item, tuple):
-        return str(item)
-    start, stop, step = ("" if bound is None else str(bound) for bound in item)
-    return f"{start}:{stop}{f':{step}' if step else ''}"
-
-
-def _rows_text(rows: tuple[int, ...]) -> str:
-    if len(rows) >= _MIN_RANGE:
-        step = rows[1] - rows[0]
-        if step and all(b - a == step for a, b in itertools.pairwise(rows)):
-            stop = rows[-1] + (1 if step > 0 else -1)
-            return f"range({rows[0]}, {stop}{f', {step}' if step != 1 else ''})"
-    return f"[{_listed(rows)}]"
-
-
-@functools.cache
-def _listed(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))

@@ -9,6 +9,7 @@ from tf2flax._errors import AssignmentError
 from tf2flax._specs import TensorSpec
 
 from . import expressions as ex
+from .arguments import IndexItem
 from .captures import parse_name
 from .layouts import (
     MAX_RANK,
@@ -89,7 +90,7 @@ def _reshaped(node: Layout, shape: tuple[int, ...]) -> Layout:
     return reshape(node, shape)
 
 
-def _indexed(node: Layout, index: tuple[ex.IndexItem, ...]) -> Layout:
+def _indexed(node: Layout, index: tuple[IndexItem, ...]) -> Layout:
     """Resolves an index against a shape, as NumPy does."""
     rank, shown = len(node.shape), ex.Indexed(ex.Source("?"), index)
     consumed = sum(item is not None and item is not ... for item in index)
@@ -98,7 +99,7 @@ def _indexed(node: Layout, index: tuple[ex.IndexItem, ...]) -> Layout:
             f"{str(shown)[8:]}: the operand has shape {list(node.shape)}, {rank} axes."
         )
     where = index.index(...) if ... in index else len(index)
-    fill: list[ex.IndexItem] = [(None, None, None)] * (rank - consumed)
+    fill: list[IndexItem] = [(None, None, None)] * (rank - consumed)
     full = [*index[:where], *fill, *index[where + 1 :]]
     items: list[int | tuple[int, int, int] | None] = []
     dims = iter(node.shape)

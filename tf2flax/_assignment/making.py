@@ -6,7 +6,8 @@ from typing import SupportsIndex
 
 from tf2flax._errors import AssignmentError
 
-from .expressions import Expression, Joined, Source, integers
+from .arguments import integers
+from .expressions import Expression, Joined, Source
 
 
 def src(name: str) -> Expression:

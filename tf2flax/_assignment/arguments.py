@@ -1,0 +1,177 @@
+"""What the methods of expressions are given: checked, and written as it was given."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import operator
+from collections.abc import Sequence
+from types import EllipsisType
+from typing import Any, Final, cast
+
+import numpy as np
+
+from tf2flax._errors import AssignmentError
+
+# Rows in steady steps are printed as a range from this many on.
+_MIN_RANGE: Final = 4
+
+Slice = tuple[int | None, int | None, int | None]
+IndexItem = int | None | EllipsisType | Slice
+
+
+def quoted(text: str) -> str:
+    """Writes a string in double quotes, as Python, TOML and JSON read it.
+
+    Args:
+        text: The string.
+
+    Returns:
+        The literal.
+    """
+    return json.dumps(text, ensure_ascii=False)
+
+
+def from_the_front(axes: Sequence[int]) -> tuple[int, ...]:
+    """Counts all axes of an operand from the front.
+
+    Args:
+        axes: Every axis once, negative ones from the end.
+
+    Returns:
+        The axes, none of them negative.
+    """
+    return tuple(axis % len(axes) for axis in axes)
+
+
+def reshaped_again(
+    old: tuple[int, ...], new: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Finds the one shape that two reshapes amount to.
+
+    Args:
+        old: The shape of the first.
+        new: The shape of the second.
+
+    Returns:
+        The shape; None where the first checks what the second would not.
+    """
+    if -1 in old:
+        least = -math.prod(old)  # what the size is a multiple of
+        is_implied = -1 not in new and least and math.prod(new) % least == 0
+        return new if is_implied else None
+    size = math.prod(old)
+    if -1 not in new:
+        return new if math.prod(new) == size else None
+    rest = -math.prod(new)
+    if not rest or size % rest:
+        return None
+    return tuple(size // rest if dim == -1 else dim for dim in new)
+
+
+def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
+    """Checks integers that are given one by one, or in one sequence.
+
+    Args:
+        verb: Who asks for them, for messages.
+        what: What they are, for messages.
+        values: As they were given.
+
+    Returns:
+        The integers.
+
+    Raises:
+        AssignmentError: They are none.
+    """
+    if len(values) == 1 and isinstance(values[0], (tuple, list)):
+        values = tuple(cast("Sequence[Any]", values[0]))
+    try:
+        if any(isinstance(value, (bool, np.bool_)) for value in values):
+            raise TypeError
+        return tuple(map(operator.index, values))
+    except TypeError:
+        shown = ", ".join(repr(value)[:40] for value in values[:6])
+        raise AssignmentError(
+            f"{verb}: expected integers for {what}, got {shown}."
+        ) from None
+
+
+def index_item(item: Any) -> IndexItem:
+    """Checks one item of a basic index.
+
+    Args:
+        item: The item, as Python gives it.
+
+    Returns:
+        An integer, None, `...`, or a slice as a triple.
+
+    Raises:
+        AssignmentError: It is another kind of index.
+    """
+    if item is None or item is ...:
+        return item
+    if isinstance(item, slice):
+        own = cast("slice[Any, Any, Any]", item)
+        bounds = (own.start, own.stop, own.step)
+        start, stop, step = (
+            None if bound is None else integers("[]", "a slice", (bound,))[0]
+            for bound in bounds
+        )
+        if step == 0:
+            raise AssignmentError("[]: the step of a slice cannot be 0.")
+        return start, stop, step
+    if isinstance(item, (list, np.ndarray)):
+        raise AssignmentError(
+            "[]: expected integers, slices, ... and None, got several numbers. "
+            "Pick rows with .take(rows)."
+        )
+    return integers("[]", "an index", (item,))[0]
+
+
+def index_text(item: IndexItem) -> str:
+    """Writes one item of an index.
+
+    Args:
+        item: The item.
+
+    Returns:
+        The text.
+    """
+    if item is ...:
+        return "..."
+    if not isinstance(item, tuple):
+        return str(item)
+    start, stop, step = ("" if bound is None else str(bound) for bound in item)
+    return f"{start}:{stop}{f':{step}' if step else ''}"
+
+
+def rows_text(rows: tuple[int, ...]) -> str:
+    """Writes numbers of rows, as a range where they are one.
+
+    Args:
+        rows: The numbers.
+
+    Returns:
+        The text.
+    """
+    if len(rows) >= _MIN_RANGE:
+        step = rows[1] - rows[0]
+        if step and all(b - a == step for a, b in itertools.pairwise(rows)):
+            stop = rows[-1] + (1 if step > 0 else -1)
+            return f"range({rows[0]}, {stop}{f', {step}' if step != 1 else ''})"
+    return f"[{listed(rows)}]"
+
+
+@functools.cache
+def listed(values: tuple[int, ...]) -> str:
+    """Writes integers with commas between them.
+
+    Args:
+        values: The integers.
+
+    Returns:
+        The text.
+    """
+    return ", ".join(map(str, values))
