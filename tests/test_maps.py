@@ -27,7 +27,7 @@ NAMES = [
     "gap/l_0/w", "gap/l_1/w", "gap/l_3/w", "from_two/l_2/w", "from_two/l_3/w",
     "twice/l_1/w", "twice/l_01/w", "moe/l_0/e_0/w", "moe/l_0/e_1/w", "moe/l_1/e_0/w",
     "moe/l_1/e_1/w", "odd/{i}/w", "shared", "a/x", "a/y", "b/x", "b/y", "l_x/w",
-    "1_2/w", "two/both/gamma", "two/both/g",
+    "1_2/w", "1:2_3/w", "1_2:3/w", "from_two/l_x/w", "two/both/gamma", "two/both/g",
 ]  # fmt: skip
 LEAF = np.zeros(1, "f4")
 PARTS = {"t/part_0": np.zeros((5, 2), "f4")}
@@ -87,6 +87,9 @@ MEANINGS: dict[str, tuple[Pairs, list[str], dict[str, str]]] = {
         [("{a}_{b}/w", "x_{a}_{b}")],
         ["x_1_2", "x_l_x"],
         {"x_1_2": "1_2/w", "x_l_x": "l_x/w"},
+    ),
+    "the first capture is the shortest": (
+        [("{a}:{b}/w", "x_{a}_{b}")], ["x_1_2_3"], {"x_1_2_3": "1:2_3/w"}
     ),
     "a capture twice": (
         [("enc/layer_{i}/kernel", "w_{i}_{i}")],
