@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
@@ -487,3 +489,50 @@ def test_warm_start_takes_rules(prefix: pathlib.Path) -> None:
     tree = warm(jax.random.key(0))
     assert tree["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert np.array_equal(tree["y"], jax.jit(init)(jax.random.key(0))["y"])
+
+
+ENTRIES: list[tuple[str | Expression, str]] = [
+    ("enc/", "p/"), ("enc/layer_{i}/", "p/layer_{i}/"), ("{s}/", "p/{s}/"),
+    ("a/", "p/layer_0/"), ("a/x", "p/layer_0/kernel"),
+    ("{s}/layer_{i}/bias", "{s}_{i}"),
+    (src("a/x"), "p/kernel"), (src("enc/layer_0/").reshape(1), "p/layer_1/"),
+    (stack("deep/l_{i}/w", over="i")[0], "p/layer_{j}/kernel"), ("none", "p/kernel"),
+    ("/", "q/"), ("{x}", "q/{x}"), (concat("shared", "a/y")[1:], "q/shared"),
+]  # fmt: skip
+MEMBERS = [
+    "p/kernel", "p/layer_0/kernel", "p/layer_0/bias", "p/layer_1/kernel", "enc_2",
+    "p/norm/gamma", "q/shared", "q/a/x", "q/missing",
+]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(drawn=st.data())
+def test_plans_add_up_whatever_the_order(
+    drawn: st.DataObject, prefix: pathlib.Path
+) -> None:
+    entries = drawn.draw(st.lists(st.sampled_from(ENTRIES), unique=True, max_size=5))
+    target = leaves(*drawn.draw(st.lists(st.sampled_from(MEMBERS), unique=True)))
+    keep = drawn.draw(st.sampled_from(["error", "keep"]))
+    outcomes: list[Any] = []
+    for order in (entries, entries[::-1], drawn.draw(st.permutations(entries))):
+        try:
+            plan = tf2flax.plan(
+                prefix, order, target, on_missing=keep, on_mismatch=keep
+            )
+        except tf2flax.AssignmentError as error:
+            outcomes.append(f"an error: {len(str(error).splitlines()) <= 60}")
+            continue
+        loaded = [one.leaf for one in plan.assignments]
+        assert sorted([*loaded, *plan.kept]) == sorted(target)
+        gaps = [gap.leaf for gap in (*plan.missing, *plan.mismatched)]
+        assert set(gaps) <= set(plan.kept)
+        used = {name for one in plan.assignments for name in one.sources}
+        assert used | set(plan.unused) == set(tf2flax.open_checkpoint(prefix))
+        assert not used & set(plan.unused)
+        assert plan.nbytes <= sum(one.nbytes for one in plan.assignments)
+        told = plan.to_dict()
+        assert [one["leaf"] for one in told["assignments"]] == loaded
+        assert f"{len(loaded)} leaves loaded" in str(plan)
+        outcomes.append(sources(plan))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert outcomes[0] != "an error: False"

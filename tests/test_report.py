@@ -62,6 +62,11 @@ Loaded (25):
   layers_{0..23}/w enc/layer_{0..23}/kernel [2, 3] float32 576 B 1
   t src("enc/layer_0/kernel").transpose() [3, 2] float32 -> float16 24 B 2
 
+Entries that fill them (2):
+  entry of the map leaves in
+  1 `enc/layer_{i}/kernel` -> `layers_{i}/w` 24
+  2 `src("enc/layer_0/kernel").transpose()` -> `t` 1
+
 Missing in the checkpoint, kept as they are (1):
   leaf source reason entry of the map
   gone none not in the checkpoint Entry 3 `none` -> `gone`
@@ -237,3 +242,11 @@ def test_names_that_nearly_match_are_told_for_each(prefix: pathlib.Path) -> None
         )
     assert "Did you mean `norm`?" in str(caught.value)
     assert "Did you mean `other`?" in str(caught.value)
+
+
+def test_other_messages_stay_within_a_screen(prefix: pathlib.Path) -> None:
+    letters = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(prefix, {f"{name}{{": "x" for name in letters}, {"x": np.zeros(1)})
+    assert len(str(caught.value).splitlines()) <= 60
+    assert str(caught.value).endswith("and 42 more.")

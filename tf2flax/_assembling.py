@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from . import _reading, _regions
+from ._assignment.collapsing import screenful
 from ._assignment.dtypes import cast
 from ._assignment.filling import fill
 from ._assignment.layouts import View, needed_elements
@@ -159,7 +160,7 @@ class _Assembly:
     def finish(self) -> dict[str, np.ndarray]:
         """Gives the arrays, or everything that is wrong with them."""
         if self._problems:
-            raise AssignmentError("\n".join(sorted(self._problems)))
+            raise AssignmentError(screenful(sorted(self._problems)))
         return self._arrays
 
     def box(self, assignment: Assignment, box: TensorSlice) -> np.ndarray:

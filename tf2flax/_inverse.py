@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from ._assignment.captures import literal_pattern
+from ._assignment.collapsing import screenful
 from ._assignment.dtypes import cast, kind_of
 from ._assignment.expressions import Expression, Source
 from ._assignment.lowering import lower
@@ -95,7 +96,7 @@ class InversePlan:
             if (problem := _cast_problem(one))
         ]
         if problems:
-            raise AssignmentError("\n".join(problems))
+            raise AssignmentError(screenful(problems))
         self._groups = _families(plan.assignments)
         self.assignments = self._inverted()
         self.copied = plan.unused
@@ -182,7 +183,7 @@ class InversePlan:
                     'unused="copy" takes the rest from the checkpoint.'
                 )
         if problems:
-            raise AssignmentError("\n".join(problems))
+            raise AssignmentError(screenful(problems))
 
     def begin(self, fetch: FetchLeaf) -> Backwards:
         """Begins to put tensors together.

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ._assignment.arguments import quoted
+from ._assignment.collapsing import MAX_LINES, screenful
 from ._assignment.expressions import Expression
 from ._assignment.grammar import Placed, check_entry
 from ._assignment.syntax import is_expression, parse_key
@@ -108,7 +109,9 @@ def load_map(path: PathLike) -> MapTable | MapPairs:
     if is_table and len({key for key, _ in entries}) < len(entries):
         problems += _spelled_twice(entries, places)
     if problems:
-        raise AssignmentError("\n".join(problems))
+        hidden = len(problems) - MAX_LINES
+        more = [f"{name}: and {hidden} more."] if hidden > 0 else []
+        raise AssignmentError("\n".join([*problems[:MAX_LINES], *more]))
     return MapTable(entries, places) if is_table else MapPairs(entries, places)
 
 
@@ -345,7 +348,7 @@ def _checked_entries(
         except AssignmentError as error:
             problems.append(f"Entry {number}: {error}")
     if problems:
-        raise AssignmentError("\n".join(problems))
+        raise AssignmentError(screenful(problems))
     return entries
 
 

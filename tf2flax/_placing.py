@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
+from ._assignment.collapsing import screenful
 from ._assignment.values import Assignment
 from ._errors import AssignmentError
 from ._specs import TensorSlice
@@ -52,7 +53,7 @@ def choose_shardings(
             problems.append(f"Leaf `{assignment.leaf}`: {problem}")
         shardings[assignment.leaf] = sharding
     if problems:
-        raise AssignmentError("\n".join(problems))
+        raise AssignmentError(screenful(problems))
     return shardings
 
 

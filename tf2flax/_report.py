@@ -17,13 +17,13 @@ from ._assignment.arguments import quoted
 from ._assignment.collapsing import collapse, in_sequence
 from ._assignment.expressions import Expression, Joined, Source
 from ._assignment.problem_report import header
-from ._assignment.values import Assignment, Gap, Override
+from ._assignment.values import Assignment, Entry, Gap, Override
 from ._plan import RestorePlan
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"
 # Columns of a table that are numbers, and stand to the right.
-_RIGHT: Final = frozenset({"bytes", "entry"})
+_RIGHT: Final = frozenset({"bytes", "entry", "leaves"})
 # Lines of a list of names; the plan's attributes have all of them.
 _MAX_LISTED: Final = 60
 # What marks leaves of which any shard takes more than its own bytes.
@@ -63,6 +63,7 @@ def sections(plan: RestorePlan) -> list[Section]:
     unused = [name for name in plan.unused if name not in others]
     groups = [
         _loaded(plan.assignments),
+        _entries(plan.assignments),
         _gaps("Missing in the checkpoint, kept as they are", resolution.missing),
         _gaps("Mismatched, kept as they are", resolution.mismatched),
         _names("Kept as they are", _BLUE, resolution.unreached),
@@ -218,6 +219,30 @@ def _loaded(assignments: Sequence[Assignment]) -> Section:
         columns=("leaf", "source", "shape", "dtype", "bytes", "entry"),
         rows=tuple(rows),
         note="* any shard of it takes whole tensors to read" if is_marked else "",
+    )
+
+
+def _entries(assignments: Sequence[Assignment]) -> Section:
+    """The entries of the map that the numbers in the table stand for."""
+    counts: dict[int, int] = {}
+    entries: dict[int, Entry] = {}
+    for one in assignments:
+        entries[one.entry.number] = one.entry
+        counts[one.entry.number] = counts.get(one.entry.number, 0) + 1
+    cells = [
+        (str(number), str(entries[number]), entries[number].place)
+        for number in sorted(entries)
+    ]
+    rows = [
+        (number, entry, str(sum(counts[int(cells[i][0])] for i in row.members)), place)
+        for row in collapse(cells)
+        for number, entry, place in [row.cells]
+    ]
+    return Section(
+        title=f"Entries that fill them ({len(entries)})",
+        colour=_GREEN,
+        columns=("entry", "of the map", "leaves", "in"),
+        rows=tuple(rows),
     )
 
 

@@ -11,6 +11,8 @@ from typing import Final
 _NUMBER: Final = re.compile(r"(\{\d+\.\.\d+\}|(?<!\d)(?:0|[1-9]\d*)(?!\d))")
 # Numbers within numbers within numbers: block, unit, convolution.
 _MAX_PASSES: Final = 4
+# Lines of a message that are read: a screen, with room for a heading and a last line.
+MAX_LINES: Final = 58
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +49,26 @@ def collapse(rows: Sequence[tuple[str, ...]]) -> list[Row]:
             break
         result = shorter
     return result
+
+
+def screenful(lines: Sequence[str]) -> str:
+    """Joins the lines of a message: running numbers as one, and no more than a screen.
+
+    Args:
+        lines: The lines.
+
+    Returns:
+        At most 60 lines.
+
+    Examples:
+        >>> print(screenful(["Leaf `a_0` is odd.", "Leaf `a_1` is odd.", "Odd."]))
+        Leaf `a_{0..1}` is odd.
+        Odd.
+    """
+    rows = collapse([(line,) for line in lines])
+    shown = [row.cells[0] for row in rows[:MAX_LINES]]
+    hidden = sum(len(row.members) for row in rows[MAX_LINES:])
+    return "\n".join([*shown, f"and {hidden} more."] if hidden else shown)
 
 
 def in_sequence(texts: Sequence[str]) -> list[str]:

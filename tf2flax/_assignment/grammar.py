@@ -13,6 +13,7 @@ from typing import cast
 from tf2flax._errors import AssignmentError
 
 from .captures import NamePattern, parse_name
+from .collapsing import screenful
 from .expressions import Expression, Joined, Source, sources_of
 from .values import Entry, MapEntry, Rule
 
@@ -64,7 +65,7 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
             where = f" ({place})" if place else ""
             problems.append(f"Entry {number}{where} `{key}`: {error}")
     if problems:
-        raise AssignmentError("\n".join(problems))
+        raise AssignmentError(screenful(problems))
     return tuple(entries)
 
 

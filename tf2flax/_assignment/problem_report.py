@@ -11,7 +11,7 @@ from typing import Final
 
 from tf2flax._manifest import Manifest
 
-from .collapsing import collapse
+from .collapsing import MAX_LINES, collapse
 from .problems import Misfit, Problem, ScopeNotFound, SourceNotFound
 from .values import Entry
 
@@ -20,8 +20,7 @@ from .values import Entry
 # story.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 1_000_000
-# Lines of one report; and of one entry at least, where there are many.
-_MAX_LINES: Final = 58
+# Lines of one entry at least, where there are many.
 _MIN_LINES_OF_ENTRY: Final = 3
 # What is most likely the cause of the rest comes first: the map's own form, then what
 # the checkpoint lacks altogether, then single tensors, then shapes and dtypes.
@@ -70,15 +69,15 @@ def report(problems: Sequence[Problem], manifest: Manifest) -> str:
 
 def _within_a_screen(entries: Sequence[Entry]) -> list[int]:
     """Chooses lines to show: a few of each entry, in order."""
-    if len(entries) <= _MAX_LINES:
+    if len(entries) <= MAX_LINES:
         return list(range(len(entries)))
     distinct = len({entry.number for entry in entries})
-    limit = max(_MIN_LINES_OF_ENTRY, _MAX_LINES // distinct)
+    limit = max(_MIN_LINES_OF_ENTRY, MAX_LINES // distinct)
     counts: dict[int, int] = {}
     shown: list[int] = []
     for i, entry in enumerate(entries):
         counts[entry.number] = counts.get(entry.number, 0) + 1
-        if counts[entry.number] <= limit and len(shown) < _MAX_LINES:
+        if counts[entry.number] <= limit and len(shown) < MAX_LINES:
             shown.append(i)
     return shown
 
