@@ -374,6 +374,16 @@ def test_objects_are_targets_of_expressions(prefix: pathlib.Path) -> None:
     assert tree["y"] is target["y"]
 
 
+def test_captures_reach_no_leaf_without_numbers(prefix: pathlib.Path) -> None:
+    target = {"x": np.zeros(1, "f4"), "y": jax.random.key(0), "z": None}
+    for entries in ({"a/{n}": "{n}"}, {src("a/").reshape(1): "/"}):
+        tree = tf2flax.init_from_checkpoint(prefix, entries, target)
+        assert tree["x"].tolist() == [NUMBER["a/x"]]
+        assert tree["y"] is target["y"]
+    with pytest.raises(tf2flax.AssignmentError, match="holds no numbers"):
+        tf2flax.plan(prefix, {src("a/y"): "y"}, target)
+
+
 def test_casts(prefix: pathlib.Path) -> None:
     key = src("matrix").cast("bfloat16")
     target = {"x": jax.ShapeDtypeStruct((2, 3), "float32")}

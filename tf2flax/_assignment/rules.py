@@ -95,11 +95,16 @@ class _Naming:
             return
         done: set[str] = set()
         for name in sorted(self._families.union(self._claims.index)):
-            binding = target.matches(name)
             leaf = self._claims.index.get(name, name)
+            if leaf in self._claims.leaves and not self._holds_numbers(leaf):
+                continue  # as scopes do
+            binding = target.matches(name)
             if binding is not None and leaf not in done:
                 done.add(leaf)
                 yield name, binding
+
+    def _holds_numbers(self, leaf: str) -> bool:
+        return self._claims.leaves[leaf].dtype is not None
 
     def _assign(self, rule: Rule, name: str, source: Expression) -> None:
         index = self._claims.index
