@@ -12,8 +12,10 @@ from bundle_writer import Tensor, rows_in, write_bundle
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
-from tf2flax._assembling import read_boxes
+from tf2flax._assembling import HostLeaves
+from tf2flax._demands import plan_reading
 from tf2flax._files import LocalFile
+from tf2flax._scheduling import assemble
 from tf2flax._specs import TensorSlice
 
 # Rows of 32 KiB: runs that are worth a system call of their own.
@@ -166,8 +168,23 @@ def test_a_shard_reads_its_own_bytes(
     assert ("x *" in str(plan)) == (not is_exact)
     box = TensorSlice(tuple(s.start for s in index), tuple(s.stop for s in index))
     nbytes_read()
-    found = read_boxes(assignment, [box], checkpoint.manifest, is_forced=False)[box]
-    assert np.array_equal(found, whole[index])
+    reading = plan_reading([assignment], {"x": [box]}, checkpoint.manifest)
+    found: list[np.ndarray] = []
+
+    def deliver(leaves: HostLeaves) -> Callable[[], None]:
+        found.append(leaves["x"][box])
+        return lambda: None
+
+    assemble(
+        reading,
+        deliver,
+        is_forced=False,
+        verify=True,
+        max_in_flight_bytes=1,
+        advance=lambda _nbytes, _name: None,
+    )
+    assert np.array_equal(found[0], whole[index])
+    assert reading.needed_nbytes == box.size * 4 or not is_exact
     assert (nbytes_read() == box.size * 4) == is_exact
 
 

@@ -1,221 +1,443 @@
-"""Assignments -> host arrays: tensors read once, leaves put together from them.
+"""One group of leaves: tensors read, checked, cast and put together, job by job.
 
-Reads and casts; knows no device and never imports JAX.
+Jobs run in any order and in several threads; knows no device and never imports JAX.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
-from . import _reading, _regions
-from ._assignment.collapsing import screenful
-from ._assignment.dtypes import cast
+from ._assignment.dtypes import Misfits
 from ._assignment.filling import fill
-from ._assignment.layouts import View, needed_elements
-from ._assignment.values import Assignment
-from ._errors import AssignmentError
+from ._assignment.layouts import View
+from ._boxes import tiles
+from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
+from ._destinations import Destination, joined, put
 from ._files import aligned_empty
-from ._manifest import Entry, Manifest
-from ._runs import strided
-from ._specs import TensorSlice
+from ._manifest import Entry, Piece
+from ._reading import (
+    SMALL_NBYTES,
+    bytes_of,
+    check_readable,
+    compare_crc,
+    joins,
+    read_entry_into,
+    read_piece,
+    subject_of,
+    to_native,
+)
+from ._regions import count_read_nbytes, read_view_into
+from ._runs import BUFFER_NBYTES, strided, strides_of
+from ._specs import ByteRange, TensorSlice
+from ._wire.crc32c import combine, crc32c
+
+# What one thread reads of a piece before another may take over: some chunks (bytes).
+SPAN_NBYTES: Final = 32 << 20
+# Shorter runs are copied out of a chunk, which is read in one (bytes).
+MIN_DIRECT_NBYTES: Final = 128 << 10
+
+# Arrays by box, of each leaf of a group.
+HostLeaves = Mapping[str, Mapping[TensorSlice, np.ndarray]]
+# Called with a number of bytes just read, and the tensor's name.
+Advance = Callable[[int, str], None]
+Job = Callable[[], None]
 
 
-def read_leaves(
-    assignments: Sequence[Assignment],
-    manifest: Manifest,
-    *,
-    is_forced: bool,
-    verify: bool,
-) -> dict[str, np.ndarray]:
-    """Reads, puts together and casts leaves.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How groups are read.
 
-    Tensors that are needed whole are read once, and checked; of the others, what is
-    needed. A leaf is put together as soon as all of its tensors are there.
-
-    Args:
-        assignments: What fills each leaf.
-        manifest: Where the tensors lie.
+    Attributes:
         is_forced: Whether casts may change values.
         verify: Whether CRC-32C checksums are compared.
-
-    Returns:
-        Arrays by leaf, of which no two share memory.
-
-    Raises:
-        DamagedError: A data file is missing or short, or a checksum differs.
-        AssignmentError: Values do not fit the leaves' dtypes; every leaf is named.
-        ReadError: The operating system refuses.
+        advance: Called, from several threads, with bytes read and the tensor's name.
     """
-    needed = needed_elements([view for one in assignments for view in one.views])
-    entries = {name: manifest.entry(name) for name in needed}
-    whole = {name for name, entry in entries.items() if needed[name] >= entry.spec.size}
-    assembly = _Assembly(assignments, entries, whole, is_forced=is_forced)
-    assembly.make_independent()
-    _reading.read_many(
-        [entries[name] for name in needed if name in whole],
-        assembly.deliver,
-        verify=verify,
-    )
-    return assembly.finish()
+
+    is_forced: bool
+    verify: bool
+    advance: Advance
 
 
-def read_boxes(
-    assignment: Assignment,
-    boxes: Iterable[TensorSlice],
-    manifest: Manifest,
-    *,
-    is_forced: bool,
-) -> dict[TensorSlice, np.ndarray]:
-    """Reads boxes of one leaf: together where they lie together.
+class GroupAssembly:
+    """A group on its way from tensors to arrays.
 
-    Column shards of the same rows would otherwise read those rows once for each.
-
-    Args:
-        assignment: What fills the leaf.
-        boxes: Boxes of the leaf, at least one.
-        manifest: Where the tensors lie.
-        is_forced: Whether casts may change values.
-
-    Returns:
-        Arrays by box, of which no two share memory.
-
-    Raises:
-        DamagedError: A data file is missing or short.
-        AssignmentError: Values do not fit the leaf's dtype.
-        ReadError: The operating system refuses.
+    Attributes:
+        group: What is read.
+        arrays: The arrays, complete after `finish`.
     """
-    entries = {name: manifest.entry(name) for name in assignment.sources}
-    assembly = _Assembly([assignment], entries, set(), is_forced=is_forced)
-    wanted = list(dict.fromkeys(boxes))
-    around = TensorSlice(
-        tuple(map(min, zip(*(box.starts for box in wanted), strict=True))),
-        tuple(map(max, zip(*(box.stops for box in wanted), strict=True))),
-    )
-    try:
-        if around.size > sum(box.size for box in wanted):
-            return {box: assembly.box(assignment, box) for box in wanted}
-        array = assembly.box(assignment, around)
-    except AssignmentError as error:
-        raise AssignmentError(_said_of(assignment, error)) from error
-    return {box: _own(array[box.within(around)]) for box in wanted}
 
+    def __init__(self, group: Group, options: ReadOptions) -> None:
+        """Allocates the arrays; nothing is read yet.
 
-class _Assembly:
-    """Leaves on their way from tensors to arrays; used from several threads."""
-
-    def __init__(
-        self,
-        assignments: Sequence[Assignment],
-        entries: Mapping[str, Entry],
-        whole: set[str],
-        *,
-        is_forced: bool,
-    ) -> None:
-        self._entries = entries
-        self._is_forced = is_forced
-        self._lock = threading.Lock()
-        # Tensors that were read whole, for as long as leaves need them.
-        self._tensors: dict[str, np.ndarray] = {}
-        self._users: dict[str, list[Assignment]] = {name: [] for name in whole}
-        self._uses: dict[str, int] = dict.fromkeys(whole, 0)
-        self._waits: dict[str, int] = {}
-        self._given: set[str] = set()
-        self._arrays: dict[str, np.ndarray] = {}
-        self._problems: list[str] = []
-        for one in assignments:
-            own = whole.intersection(one.sources)
-            self._waits[one.leaf] = len(own)
-            for name in own:
-                self._users[name].append(one)
-                self._uses[name] += 1
-        self._independent = [one for one in assignments if not self._waits[one.leaf]]
-
-    def make_independent(self) -> None:
-        """Makes the leaves that need no whole tensor."""
-        _reading.in_parallel(
-            [functools.partial(self._make, one) for one in self._independent]
-        )
-
-    def deliver(self, entry: Entry, array: np.ndarray) -> None:
-        """Takes a tensor that was read whole; makes the leaves that it completes."""
-        ready: list[Assignment] = []
-        with self._lock:
-            self._tensors[entry.name] = array
-            for one in self._users[entry.name]:
-                self._waits[one.leaf] -= 1
-                if not self._waits[one.leaf]:
-                    ready.append(one)
-        for one in ready:
-            self._make(one)
-            with self._lock:
-                for name in self._uses.keys() & set(one.sources):
-                    self._uses[name] -= 1
-                    if not self._uses[name]:
-                        del self._tensors[name]
-
-    def finish(self) -> dict[str, np.ndarray]:
-        """Gives the arrays, or everything that is wrong with them."""
-        if self._problems:
-            raise AssignmentError(screenful(sorted(self._problems)))
-        return self._arrays
-
-    def box(self, assignment: Assignment, box: TensorSlice) -> np.ndarray:
-        """Puts a box of a leaf together.
+        Args:
+            group: What is read.
+            options: How.
 
         Raises:
-            AssignmentError: Values do not fit the leaf's dtype.
+            DamagedError: A data file is missing or short.
+            UnsupportedError: A dtype holds no array.
+            ReadError: The system or the store refuses.
         """
-        out = aligned_empty(box.shape, assignment.layout.dtype)
-        fill(assignment.layout, box, out, self._fetch)
-        return cast(out, assignment.dtype, is_forced=self._is_forced)
+        self.group = group
+        self._options = options
+        self._lock = threading.Lock()
+        self._misfits: dict[str, Misfits] = {}
+        for entry in group.entries.values():
+            check_readable(entry)
+        for read in group.wholes:
+            if read.unit.nbytes > SMALL_NBYTES:  # smaller ones are checked when read
+                _check_there(read.unit)
+        self.arrays: dict[str, dict[TensorSlice, np.ndarray]] = {
+            need.assignment.leaf: {
+                box: aligned_empty(box.shape, need.assignment.dtype)
+                for box in need.boxes
+            }
+            for need in group.leaves
+        }
+        # Tensors that are kept until leaves are put together from them.
+        self._held: dict[str, np.ndarray] = {
+            read.unit.entry.name: _empty_for(read.unit.entry)
+            for read in group.wholes
+            if read.is_held and read.unit.start == 0
+        }
+        self._jobs_left = 0
 
-    def _make(self, one: Assignment) -> None:
-        try:
-            array = self._handed_over(one)
-            if array is None:
-                array = self.box(one, TensorSlice.whole(one.shape))
+    def jobs(self) -> list[Job]:
+        """Makes the jobs that fill the arrays; `finish` comes after all of them."""
+        small: list[tuple[Piece, WholeRead]] = []
+        jobs: list[Job] = []
+        for read in self.group.wholes:
+            piece = read.unit.piece
+            if not isinstance(piece, Piece):
+                jobs.append(functools.partial(self._read_unit, read))
+            elif read.unit.nbytes <= SMALL_NBYTES:
+                small.append((piece, read))
             else:
-                array = cast(array, one.dtype, is_forced=self._is_forced)
-        except AssignmentError as error:
-            with self._lock:
-                self._problems.append(_said_of(one, error))
-        else:
-            with self._lock:
-                self._arrays[one.leaf] = array
+                jobs += self._span_jobs(read, piece)
+        jobs += [functools.partial(self._read_batch, b) for b in _batches(small)]
+        for part in self.group.parts:
+            jobs += self._tile_jobs(part)
+        self._jobs_left = len(jobs)
+        return jobs
 
-    def _handed_over(self, one: Assignment) -> np.ndarray | None:
-        """The tensor's own buffer, for the first leaf that is all of it as it is.
-
-        JAX takes buffers over: no two leaves may share one.
-        """
-        view = one.layout
-        if not isinstance(view, View) or not view.is_whole or view.casts:
-            return None
+    def is_last_job(self) -> bool:
+        """Counts a job as done; whether it was the last."""
         with self._lock:
-            array = self._tensors.get(view.source)
-            if array is None or view.source in self._given:
-                return None
-            self._given.add(view.source)
-        return array.reshape(view.shape)
+            self._jobs_left -= 1
+            return not self._jobs_left
+
+    def finish(self) -> None:
+        """Puts together the leaves that are not filled while their tensors are read.
+
+        Raises:
+            DamagedError: A data file is missing or short.
+            ReadError: The system or the store refuses.
+        """
+        for need in self.group.leaves:
+            if not need.is_streamed:
+                self._put_together(need)
+        self._held.clear()
+
+    def problems(self) -> list[str]:
+        """Says which leaves have values that do not fit their dtypes."""
+        said: list[str] = []
+        for need in self.group.leaves:
+            one = need.assignment
+            if misfits := self._misfits.get(one.leaf):
+                what = misfits.said(sum(box.size for box in need.regions), one.dtype)
+                said.append(
+                    f"Leaf `{one.leaf}` cannot take tensor `{one.source}`: {what}"
+                )
+        return said
+
+    def _destinations(self, read: WholeRead) -> list[Destination]:
+        """Where the elements of a unit go."""
+        entry = read.unit.entry
+        stored = entry.spec.dtype.numpy
+        result: list[Destination] = []
+        for demand in read.demands:
+            for box, array in self.arrays[demand.leaf].items():
+                shared = box.intersection(demand.box)
+                if shared is None:
+                    continue
+                own = shared.relative_to(demand.box)
+                steps = zip(own.starts, demand.strides, strict=True)
+                result.append(
+                    Destination(
+                        demand.leaf,
+                        array[(*shared.within(box), ...)],
+                        stored,
+                        offset=demand.offset + sum(n * step for n, step in steps),
+                        strides=demand.strides,
+                        casts=demand.casts,
+                        origin=shared.starts,
+                    )
+                )
+        if read.is_held:
+            held = self._held[entry.name]
+            strides = strides_of(held.shape)
+            result.append(Destination("", held, stored, offset=0, strides=strides))
+        return result
+
+    def _scatter(
+        self,
+        destinations: Sequence[Destination],
+        start: int,
+        elements: np.ndarray,
+        name: str,
+    ) -> None:
+        """Copies a run of elements of a tensor to where they belong."""
+        for one in destinations:
+            found = one.take(start, elements, is_forced=self._options.is_forced)
+            if found:
+                self._add_misfits(one.leaf, found)
+        self._options.advance(elements.nbytes, name)
+
+    def _add_misfits(self, leaf: str, found: Misfits) -> None:
+        with self._lock:
+            both = joined(self._misfits.get(leaf), found)
+            assert both is not None
+            self._misfits[leaf] = both
+
+    def _read_unit(self, read: WholeRead) -> None:
+        """Reads a unit of which no run of bytes is a run of elements."""
+        unit = read.unit
+        entry, piece = unit.entry, unit.piece
+        destinations = self._destinations(read)
+        if piece is not None:
+            elements = read_piece(entry, piece, verify=self._options.verify)
+            self._scatter(destinations, unit.start, elements.reshape(-1), entry.name)
+            return
+        direct = [(one, one.direct(0, unit.size)) for one in destinations]
+        own, out = next((pair for pair in direct if pair[1] is not None), (None, None))
+        if out is None:
+            out = aligned_empty((unit.size,), entry.spec.dtype.numpy)
+        whole = out.reshape(entry.spec.shape)
+        read_entry_into(entry, whole, verify=self._options.verify)
+        others = [one for one in destinations if one is not own]
+        self._scatter(others, 0, out, entry.name)
+
+    def _read_batch(self, batch: Sequence[tuple[Piece, WholeRead]]) -> None:
+        """Reads small neighbours at once."""
+        first, last = batch[0], max(batch, key=lambda one: one[0].span.stop)
+        span = ByteRange(first[0].span.start, last[0].span.stop)
+        subject = subject_of(last[1].unit.entry)
+        first[0].data_file.check_span(last[0].span, subject=subject)
+        buffer = np.empty(span.nbytes, np.uint8)
+        first[0].data_file.read_into(span.start, buffer.data, subject=subject)
+        for piece, read in batch:
+            entry = read.unit.entry
+            start = piece.span.start - span.start
+            stored = buffer[start : start + piece.span.nbytes]
+            if self._options.verify:
+                compare_crc(entry, piece, crc32c(stored.data))
+            elements = stored.view(entry.spec.dtype.numpy)
+            to_native(elements, entry)
+            self._scatter(
+                self._destinations(read), read.unit.start, elements, entry.name
+            )
+
+    def _span_jobs(self, read: WholeRead, piece: Piece) -> Iterator[Job]:
+        """Jobs that read a large unit, span by span."""
+        spans = [
+            ByteRange(start, min(start + SPAN_NBYTES, piece.span.stop))
+            for start in range(piece.span.start, piece.span.stop, SPAN_NBYTES)
+        ]
+        checksum = _Checksum(read.unit.entry, piece, len(spans))
+        destinations = self._destinations(read)
+        for number, span in enumerate(spans):
+            yield functools.partial(
+                self._read_span, read.unit, piece, span, number, destinations, checksum
+            )
+
+    def _read_span(
+        self,
+        unit: Unit,
+        piece: Piece,
+        span: ByteRange,
+        number: int,
+        destinations: Sequence[Destination],
+        checksum: _Checksum,
+    ) -> None:
+        """Reads a part of a piece, chunk by chunk, its checksum taken on the way."""
+        entry = unit.entry
+        dtype = entry.spec.dtype.numpy
+        staging: np.ndarray | None = None
+        crc = 0
+        position = span.start
+        while position < span.stop:
+            start = unit.start + (position - piece.span.start) // dtype.itemsize
+            chunk = min(piece.data_file.chunk_nbytes, span.stop - position)
+            stop = start + chunk // dtype.itemsize
+            own, elements = _direct(destinations, start, stop, dtype)
+            if elements is None:
+                if staging is None:
+                    staging = aligned_empty((stop - start,), dtype)
+                elements = staging[: stop - start]
+            stop = start + elements.size
+            stored = bytes_of(elements).data
+            piece.data_file.read_into(position, stored, subject=subject_of(entry))
+            if self._options.verify:
+                crc = crc32c(stored, crc)
+            to_native(elements, entry)
+            others = [
+                one
+                for one in destinations
+                if one is not own and one.low < stop and one.high > start
+            ]
+            self._scatter(others, start, elements, entry.name)
+            position += elements.nbytes
+        if self._options.verify:
+            checksum.add(number, crc, span.nbytes)
+
+    def _tile_jobs(self, part: PartRead) -> Iterator[Job]:
+        """Jobs that read a view, tile by tile."""
+        itemsize = part.entry.spec.dtype.numpy.itemsize
+        size = math.prod(part.shape)
+        done = 0
+        for tile in tiles(part.shape, part.strides, BUFFER_NBYTES // itemsize):
+            nbytes = part.nbytes * (done + tile.size) // size
+            nbytes -= part.nbytes * done // size
+            done += tile.size
+            yield functools.partial(self._read_tile, part, tile, nbytes)
+
+    def _read_tile(self, part: PartRead, tile: TensorSlice, nbytes: int) -> None:
+        """Reads a tile of a view, and copies it to the boxes that share it."""
+        entry = part.entry
+        steps = zip(tile.starts, part.strides, strict=True)
+        offset = part.offset + sum(n * step for n, step in steps)
+        targets = [
+            (demand, box, array, shared)
+            for demand in part.demands
+            for box, array in self.arrays[demand.leaf].items()
+            if (shared := box.intersection(tile.moved(demand.box.starts))) is not None
+        ]
+        demand, box, array, shared = targets[0]
+        if (
+            len(targets) == 1
+            and shared.shape == tile.shape
+            and not demand.casts
+            and array.dtype == entry.spec.dtype.numpy
+        ):
+            target = array[(*shared.within(box), ...)]
+            read_view_into(entry, offset, part.strides, target)
+        else:
+            staging = aligned_empty(tile.shape, entry.spec.dtype.numpy)
+            read_view_into(entry, offset, part.strides, staging)
+            for demand, box, array, shared in targets:
+                around = tile.moved(demand.box.starts)
+                found = put(
+                    staging[(*shared.within(around), ...)],
+                    array[(*shared.within(box), ...)],
+                    casts=demand.casts,
+                    origin=shared.starts,
+                    is_forced=self._options.is_forced,
+                )
+                if found:
+                    self._add_misfits(demand.leaf, found)
+        self._options.advance(nbytes, entry.name)
+
+    def _put_together(self, need: LeafNeed) -> None:
+        one = need.assignment
+        for region in need.regions:
+            out = aligned_empty(region.shape, one.layout.dtype)
+            fill(one.layout, region, out, self._fetch)
+            for box, array in self.arrays[one.leaf].items():
+                shared = box.intersection(region)
+                if shared is None:
+                    continue
+                found = put(
+                    out[(*shared.within(region), ...)],
+                    array[(*shared.within(box), ...)],
+                    casts=(),
+                    origin=shared.starts,
+                    is_forced=self._options.is_forced,
+                )
+                if found:
+                    self._add_misfits(one.leaf, found)
 
     def _fetch(self, view: View, out: np.ndarray) -> None:
-        array = self._tensors.get(view.source)
-        if array is None:
-            entry = self._entries[view.source]
-            _regions.read_view_into(entry, view.offset, view.strides, out)
+        held = self._held.get(view.source)
+        if held is not None:
+            out[...] = strided(held, view.offset, view.shape, view.strides)
+            return
+        entry = self.group.entries[view.source]
+        read_view_into(entry, view.offset, view.strides, out)
+        nbytes = count_read_nbytes(entry, view.offset, view.shape, view.strides)
+        self._options.advance(nbytes, entry.name)
+
+
+class _Checksum:
+    """The checksum of a piece that several threads read."""
+
+    def __init__(self, entry: Entry, piece: Piece, count: int) -> None:
+        self._entry = entry
+        self._piece = piece
+        self._parts: list[tuple[int, int] | None] = [None] * count
+        self._lock = threading.Lock()
+
+    def add(self, number: int, crc: int, nbytes: int) -> None:
+        """Adds the checksum of a part; compares when it is the last."""
+        with self._lock:
+            self._parts[number] = (crc, nbytes)
+            parts = [part for part in self._parts if part is not None]
+            if len(parts) < len(self._parts):
+                return
+        total = 0
+        for own, length in parts:
+            total = combine(total, own, length)
+        compare_crc(self._entry, self._piece, total)
+
+
+def _direct(
+    destinations: Sequence[Destination], start: int, stop: int, dtype: np.dtype
+) -> tuple[Destination | None, np.ndarray | None]:
+    """Finds memory that elements can be read into, where they stay.
+
+    Returns:
+        Whose memory it is, and an array of all the elements, or of the first of them.
+    """
+    for one in destinations:
+        if one.low <= start < one.high:
+            end = min(stop, one.high)
+            if end == stop or (end - start) * dtype.itemsize >= MIN_DIRECT_NBYTES:
+                elements = one.direct(start, end)
+                if elements is not None:
+                    return one, elements
+    return None, None
+
+
+def _check_there(unit: Unit) -> None:
+    """Checks that a unit can be there, before memory for it is allocated."""
+    pieces = unit.entry.pieces if unit.piece is None else (unit.piece,)
+    for piece in pieces:
+        if isinstance(piece, Piece):
+            piece.data_file.check_span(piece.span, subject=subject_of(unit.entry))
         else:
-            out[...] = strided(array, view.offset, view.shape, view.strides)
+            piece.check()
 
 
-def _said_of(assignment: Assignment, error: AssignmentError) -> str:
-    return f"Leaf `{assignment.leaf}` cannot take tensor `{assignment.source}`: {error}"
+def _empty_for(entry: Entry) -> np.ndarray:
+    return aligned_empty(entry.spec.shape, entry.spec.dtype.numpy)
 
 
-def _own(array: np.ndarray) -> np.ndarray:
-    result = aligned_empty(array.shape, array.dtype)
-    result[...] = array
-    return result
+def _batches(
+    small: list[tuple[Piece, WholeRead]],
+) -> Iterator[list[tuple[Piece, WholeRead]]]:
+    """Groups small pieces that one read takes."""
+    small.sort(key=lambda one: (one[0].data_file.path, one[0].span))
+    batch: list[tuple[Piece, WholeRead]] = []
+    for one in small:
+        if batch and not joins(batch[0][0], batch[-1][0], one[0]):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch

@@ -56,8 +56,20 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
     check_whole(entry)
     if not entry.is_sliced:
         return read_piece(entry, entry.pieces[0], verify=verify)
+    out = empty_for(entry, entry.spec.shape)
+    read_entry_into(entry, out, verify=verify)
+    return out
+
+
+def read_entry_into(entry: Entry, out: np.ndarray, *, verify: bool = True) -> None:
+    """Fills an array with one tensor, as `read_entry` reads it.
+
+    Args:
+        entry: Where it lies.
+        out: Array of the tensor's shape and dtype.
+        verify: Whether CRC-32C checksums are compared.
+    """
     whole = TensorSlice.whole(entry.spec.shape)
-    out = empty_for(entry, whole.shape)
     for piece in entry.pieces:
         target = out[piece.region.within(whole)]
         if (
@@ -68,7 +80,6 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
             _fill_piece(entry, piece, target, verify=verify)
         else:
             target[...] = read_piece(entry, piece, verify=verify)
-    return out
 
 
 def read_many(
@@ -160,7 +171,7 @@ def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
             piece.data_file.read_into(start, chunk, subject=subject_of(entry))
             crc = crc32c(chunk, crc)
             advance(len(chunk))
-        _compare(entry, piece, mask(crc))
+        compare_crc(entry, piece, crc)
 
 
 def _drop(_entry: Entry, _array: np.ndarray) -> None:
@@ -203,7 +214,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     small.sort(key=lambda one: (one[0].data_file.path, one[0].span))
     batch: list[tuple[Piece, Entry]] = []
     for piece, entry in small:
-        if batch and not _joins(batch[0][0], batch[-1][0], piece):
+        if batch and not joins(batch[0][0], batch[-1][0], piece):
             yield [one for _, one in batch]
             batch = []
         batch.append((piece, entry))
@@ -211,8 +222,17 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield [one for _, one in batch]
 
 
-def _joins(first: Piece, last: Piece, piece: Piece) -> bool:
-    """Whether a piece is read together with those before it."""
+def joins(first: Piece, last: Piece, piece: Piece) -> bool:
+    """Tells whether a piece is read together with those before it.
+
+    Args:
+        first: The first of those.
+        last: The last of those.
+        piece: The piece; it does not begin before them.
+
+    Returns:
+        Whether one read of all of them is small, and skips little.
+    """
     is_local = piece.data_file.is_local
     gap = BATCH_GAP_NBYTES if is_local else REMOTE_GAP_NBYTES
     return (
@@ -257,7 +277,7 @@ def _decode_piece(
     if entry.spec.dtype.is_string:
         return _decode_string_piece(entry, piece, stored, verify=verify)
     if verify:
-        _compare(entry, piece, mask(crc32c(stored.data)))
+        compare_crc(entry, piece, crc32c(stored.data))
     array = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
     bytes_of(array)[:] = stored
     to_native(array, entry)
@@ -307,7 +327,7 @@ def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) ->
         if verify:
             crc = crc32c(chunk, crc)
     if verify:
-        _compare(entry, piece, mask(crc))
+        compare_crc(entry, piece, crc)
     to_native(out, entry)
 
 
@@ -324,7 +344,7 @@ def _decode_string_piece(
             "Copy the file again."
         ) from error
     if verify:
-        _compare(entry, piece, mask(crc))
+        compare_crc(entry, piece, crc)
     out = np.empty(piece.region.size, object)
     out[:] = elements
     return out.reshape(piece.region.shape)
@@ -417,7 +437,18 @@ def to_native(array: np.ndarray, entry: Entry) -> None:
         array.reshape(-1).view(f"u{width}").byteswap(inplace=True)
 
 
-def _compare(entry: Entry, piece: Piece, computed: int) -> None:
+def compare_crc(entry: Entry, piece: Piece, crc: int) -> None:
+    """Compares a checksum with the stored one.
+
+    Args:
+        entry: The tensor.
+        piece: The piece.
+        crc: CRC-32C of its bytes, unmasked.
+
+    Raises:
+        DamagedError: They differ.
+    """
+    computed = mask(crc)
     if computed != piece.crc32c:
         found = impostor(piece.data_file.head())
         fix = f"The file is {found[0]}. {found[1]}" if found else "Copy the file again."

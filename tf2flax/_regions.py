@@ -6,7 +6,9 @@ pieces and are not compared here.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from ._reading import (
 from ._runs import (
     LOCAL_READ_NBYTES,
     REMOTE_READ_NBYTES,
-    AxisView,
+    Block,
     along_axes,
     ascending,
     blocks,
@@ -80,6 +82,27 @@ def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None
             _fill_region(entry, piece, local, target)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    """A part of a view that lies in one piece.
+
+    Attributes:
+        piece: The piece.
+        index: Where the part stands in the view.
+        offset: Its first element, in the piece's row-major order.
+        shape: Its extents.
+        strides: Its steps in the piece.
+        box: What is read of a piece that only its format can read, in its coordinates.
+    """
+
+    piece: Piece | EncodedPiece
+    index: tuple[slice, ...]
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: TensorSlice | None = None
+
+
 def read_view_into(
     entry: Entry, offset: int, strides: tuple[int, ...], out: np.ndarray
 ) -> None:
@@ -99,42 +122,116 @@ def read_view_into(
     if not out.size:
         return
     check_readable(entry)
-    piece = entry.pieces[0]
-    if isinstance(piece, Piece) and not entry.is_sliced:
-        piece.data_file.check_span(piece.span, subject=subject_of(entry))
-        _fill_view(entry, piece, offset, strides, out)
-        return
-    view = along_axes(entry.spec.shape, offset, out.shape, strides)
-    if view is None:
-        rows = rows_around(entry.spec.shape, offset, out.shape, strides)
-        first = offset - rows.starts[0] * math.prod(entry.spec.shape[1:])
+    steps = _steps(entry, offset, out.shape, strides)
+    if steps is None:
+        rows, first = _rows_of(entry, offset, out.shape, strides)
         out[...] = strided(read_region(entry, rows), first, out.shape, strides)
         return
+    for step in steps:
+        target = out[(*step.index, ...)]  # an array, also of rank 0
+        if isinstance(step.piece, Piece):
+            step.piece.data_file.check_span(step.piece.span, subject=subject_of(entry))
+            _fill_view(entry, step.piece, step.offset, step.strides, target)
+        else:
+            assert step.box is not None
+            step.piece.check()
+            array = step.piece.read(step.box)
+            target[...] = strided(array, step.offset, step.shape, step.strides)
+
+
+def count_read_nbytes(
+    entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> int:
+    """Counts the bytes that `read_view_into` reads, gaps included.
+
+    Args:
+        entry: Where the tensor lies.
+        offset: The view's first element.
+        shape: Its extents.
+        strides: Its steps.
+
+    Returns:
+        Bytes; of pieces that only their format can read, those of the elements.
+    """
+    if 0 in shape:
+        return 0
+    itemsize = entry.spec.dtype.numpy.itemsize
+    steps = _steps(entry, offset, shape, strides)
+    if steps is None:
+        rows, _ = _rows_of(entry, offset, shape, strides)
+        own = strides_of(entry.spec.shape)
+        first = sum(a * s for a, s in zip(rows.starts, own, strict=True))
+        return count_read_nbytes(entry, first, rows.shape, own)
+    total = 0
+    for step in steps:
+        if isinstance(step.piece, Piece):
+            size = sum(block.size for block in _blocks(entry, step.piece, step))
+        else:
+            assert step.box is not None
+            size = step.box.size
+        total += size * itemsize
+    return total
+
+
+def _rows_of(
+    entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[TensorSlice, int]:
+    """The rows that hold a view, and where it begins in them."""
+    rows = rows_around(entry.spec.shape, offset, shape, strides)
+    return rows, offset - rows.starts[0] * math.prod(entry.spec.shape[1:])
+
+
+def _steps(
+    entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> list[_Step] | None:
+    """Cuts a view into parts that lie in one piece each.
+
+    Returns:
+        The parts; None where axes of the view run across those of a sliced tensor.
+    """
+    whole = tuple(slice(0, n) for n in shape)
+    piece = entry.pieces[0]
+    if isinstance(piece, Piece) and not entry.is_sliced:
+        return [_Step(piece, whole, offset, shape, strides)]
+    view = along_axes(entry.spec.shape, offset, shape, strides)
+    if view is None:
+        return None
     for piece in entry.pieces:
         if view.box.intersection(piece.region) == view.box:
-            _read_piece_view(entry, piece, view, out)
-            return
+            if isinstance(piece, Piece):
+                first, steps = view.within(piece.region)
+                return [_Step(piece, whole, first, shape, steps)]
+            first, steps = view.within(view.box)
+            box = view.box.relative_to(piece.region)
+            return [_Step(piece, whole, first, shape, steps, box)]
     # It lies in several pieces: the half of it with the longest steps, then the other.
-    axis = max(range(out.ndim), key=lambda a: (out.shape[a] > 1) * abs(strides[a]))
-    half = out.shape[axis] // 2
-    before = (slice(None),) * axis
-    read_view_into(entry, offset, strides, out[(*before, slice(0, half))])
-    second = offset + half * strides[axis]
-    read_view_into(entry, second, strides, out[(*before, slice(half, None))])
+    axis = max(range(len(shape)), key=lambda a: (shape[a] > 1) * abs(strides[a]))
+    half = shape[axis] // 2
+    result: list[_Step] = []
+    for low, high in ((0, half), (half, shape[axis])):
+        own = (*shape[:axis], high - low, *shape[axis + 1 :])
+        parts = _steps(entry, offset + low * strides[axis], own, strides)
+        if parts is None:
+            return None
+        for part in parts:
+            span = part.index[axis]
+            moved = slice(span.start + low, span.stop + low)
+            index = (*part.index[:axis], moved, *part.index[axis + 1 :])
+            result.append(dataclasses.replace(part, index=index))
+    return result
 
 
-def _read_piece_view(
-    entry: Entry, piece: Piece | EncodedPiece, view: AxisView, out: np.ndarray
-) -> None:
-    if isinstance(piece, Piece):
-        piece.data_file.check_span(piece.span, subject=subject_of(entry))
-        first, strides = view.within(piece.region)
-        _fill_view(entry, piece, first, strides, out)
-        return
-    piece.check()
-    array = piece.read(view.box.relative_to(piece.region))
-    first, strides = view.within(view.box)
-    out[...] = strided(array, first, out.shape, strides)
+def _blocks(entry: Entry, piece: Piece, step: _Step) -> Iterator[Block]:
+    shape = np.broadcast_to(np.empty((), np.uint8), step.shape)  # takes no memory
+    offset, strides, turned = ascending(step.offset, step.strides, shape)
+    return blocks(
+        offset, turned.shape, strides, entry.spec.dtype.numpy.itemsize, _cost(piece)
+    )
+
+
+def _cost(piece: Piece) -> int:
+    """What one more read costs, as bytes."""
+    return LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
 
 
 def _fill_region(
@@ -152,8 +249,7 @@ def _fill_view(
     """Fills an array with a strided view of one piece, counted in elements."""
     offset, strides, out = ascending(offset, strides, out)
     itemsize = entry.spec.dtype.numpy.itemsize
-    cost = LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
-    for block in blocks(offset, out.shape, strides, itemsize, cost):
+    for block in blocks(offset, out.shape, strides, itemsize, _cost(piece)):
         target = out[(*block.index, ...)]  # an array, also of rank 0
         is_direct = block.is_exact and target.flags.c_contiguous
         buffer = target if is_direct else aligned_empty((block.size,), out.dtype)

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._assembling import read_boxes, read_leaves
 from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.dtypes import WIDE_DTYPES, parse_dtype
 from ._assignment.expressions import Expression
@@ -27,12 +26,14 @@ from ._assignment.policies import parse_policy
 from ._assignment.problems import unused_entry
 from ._assignment.values import Assignment, Gap
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
+from ._demands import plan_reading
 from ._errors import AssignmentError, UnsupportedError
 from ._inverse import InversePlan
 from ._manifest import Manifest
-from ._placing import box_of, choose_shardings, place
+from ._placing import Placer, choose_shardings
 from ._plan import RestorePlan, make_plan
 from ._report import is_terminal, render, render_html
+from ._scheduling import assemble
 from ._targets import Target, take_apart
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
@@ -42,6 +43,7 @@ AssignmentMap = (
     | Mapping[str | Expression, Any]
     | Iterable[tuple[str | Expression, Any]]
 )
+DEFAULT_MAX_IN_FLIGHT_BYTES = 1 << 30
 # What `on_missing` and `on_mismatch` take.
 PolicyOption = Literal["error", "keep"] | Sequence[tuple[str, Literal["error", "keep"]]]
 
@@ -367,13 +369,18 @@ def restore_leaves(job: Job) -> dict[str, jax.Array]:
     """
     refuse_tracing()
     _check_width(job)
-    local = [a for a in job.plan.assignments if _is_local(a, job)]
-    host = read_leaves(local, job.manifest, is_forced=job.is_forced, verify=job.verify)
-    arrays = place(host, job.shardings)
-    for assignment in job.plan.assignments:
-        if not _is_local(assignment, job):
-            arrays[assignment.leaf] = _restore_shards(assignment, job)
-    return arrays
+    assignments = job.plan.assignments
+    placer = Placer(assignments, job.shardings)
+    reading = plan_reading(assignments, placer.boxes(), job.manifest)
+    assemble(
+        reading,
+        placer.deliver,
+        is_forced=job.is_forced,
+        verify=job.verify,
+        max_in_flight_bytes=DEFAULT_MAX_IN_FLIGHT_BYTES,
+        advance=lambda nbytes, name: None,
+    )
+    return placer.arrays
 
 
 def check_kept(job: Job) -> None:
@@ -419,12 +426,6 @@ def said_of_unused(job: Job) -> str:
     return "; ".join(unused_entry(entry, names) for entry in entries)
 
 
-def _is_local(assignment: Assignment, job: Job) -> bool:
-    """Whether all devices of a leaf belong to this process."""
-    sharding = job.shardings.get(assignment.leaf)
-    return sharding is None or sharding.is_fully_addressable
-
-
 def _check_width(job: Job) -> None:
     """Refuses what JAX would narrow, had x64 been switched off since planning."""
     for assignment in job.plan.assignments:
@@ -433,26 +434,6 @@ def _check_width(job: Job) -> None:
                 f"Leaf `{assignment.leaf}` is planned as {assignment.dtype}, but "
                 "jax_enable_x64 is off by now. Restore under the same setting."
             )
-
-
-def _restore_shards(assignment: Assignment, job: Job) -> jax.Array:
-    """Reads what this process's devices need of a leaf that spans processes."""
-    sharding = job.shardings[assignment.leaf]
-    indices = sharding.addressable_devices_indices_map(assignment.shape)
-    boxes = {
-        device: box_of(index, assignment.shape) for device, index in indices.items()
-    }
-    arrays = read_boxes(
-        assignment, boxes.values(), job.manifest, is_forced=job.is_forced
-    )
-    shards = [
-        jax.device_put(
-            arrays[box],
-            jax.sharding.SingleDeviceSharding(device, memory_kind=sharding.memory_kind),
-        )
-        for device, box in boxes.items()
-    ]
-    return jax.make_array_from_single_device_arrays(assignment.shape, sharding, shards)
 
 
 def _check_aliases(aliases: object) -> None:

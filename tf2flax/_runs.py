@@ -23,6 +23,12 @@ LOCAL_READ_NBYTES: Final = 4 << 10
 REMOTE_READ_NBYTES: Final = 256 << 10
 # How much that is not the result itself is held at once (bytes).
 BUFFER_NBYTES: Final = 4 << 20
+# Bytes that are read for each byte needed, at most, where it is worth the trouble ...
+MAX_OVER_READ: Final = 8
+# ... since they are more than this (bytes) ...
+MIN_EXCESS_NBYTES: Final = 1 << 20
+# ... and as long as it takes no more reads than this for one view.
+MAX_READS: Final = 16_384
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -235,6 +241,9 @@ def blocks(
 ) -> Iterator[Block]:
     """Cuts a view into blocks, so that reading them takes the least time.
 
+    At most eight bytes are read for each that is needed, unless the excess is small or
+    it took more than 16,384 reads to avoid it.
+
     Args:
         offset: First element.
         shape: Extents, none of them 0.
@@ -251,13 +260,7 @@ def blocks(
         >>> [(b.starts, b.length) for b in blocks(1, (2, 2), (5, 1), 1, read_nbytes=4)]
         [(range(1, 2), 7)]
     """
-    level = min(
-        range(len(shape) + 1),
-        key=lambda j: (
-            math.prod(shape[:j])
-            * (read_nbytes + _span(shape[j:], strides[j:]) * itemsize)
-        ),
-    )
+    level = _best_level(shape, strides, itemsize, read_nbytes)
     span = _span(shape[level:], strides[level:])
     together = BUFFER_NBYTES // (span * itemsize) if level else 0
     if together < 2:
@@ -284,6 +287,29 @@ def blocks(
                 shape=(*(1 for _ in outer), count, *shape[level:]),
                 strides=(*(0 for _ in outer), span, *strides[level:]),
             )
+
+
+def _best_level(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, read_nbytes: int
+) -> int:
+    """The axis from which on a view is read in one, gaps included."""
+
+    def reads(level: int) -> int:
+        return math.prod(shape[:level])
+
+    def is_sparing(level: int) -> bool:
+        needed = math.prod(shape[level:])
+        span = _span(shape[level:], strides[level:])
+        excess = reads(level) * (span - needed) * itemsize
+        return excess <= MIN_EXCESS_NBYTES or span <= MAX_OVER_READ * needed
+
+    def cost(level: int) -> int:
+        span = _span(shape[level:], strides[level:])
+        return reads(level) * (read_nbytes + span * itemsize)
+
+    levels = range(len(shape) + 1)
+    sparing = [j for j in levels if is_sparing(j) and reads(j) <= MAX_READS]
+    return min(sparing or levels, key=cost)
 
 
 def _bounded(

@@ -84,6 +84,13 @@ class TensorSlice:
             for a, b, o in zip(self.starts, self.stops, origin.starts, strict=True)
         )
 
+    def moved(self, by: tuple[int, ...]) -> TensorSlice:
+        """This box, so much further along every axis."""
+        return TensorSlice(
+            tuple(a + b for a, b in zip(self.starts, by, strict=True)),
+            tuple(a + b for a, b in zip(self.stops, by, strict=True)),
+        )
+
     def relative_to(self, origin: TensorSlice) -> TensorSlice:
         """This box in the coordinates of `origin`, which contains it."""
         return TensorSlice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Final, Literal
 
@@ -146,6 +147,77 @@ def check_holds_numbers(stored: StoredDtype) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Misfits:
+    """Values that a cast would make others, found in a part of a leaf.
+
+    Attributes:
+        count: How many there are.
+        first: Where the first of them is, in the leaf.
+        value: What it is, as text.
+    """
+
+    count: int
+    first: tuple[int, ...]
+    value: str
+
+    def joined(self, other: Misfits) -> Misfits:
+        """Those of two parts together."""
+        first = min(self, other, key=lambda one: one.first)
+        return dataclasses.replace(first, count=self.count + other.count)
+
+    def said(self, size: int, dtype: np.dtype) -> str:
+        """What is wrong, and what to do.
+
+        Args:
+            size: Elements of the leaf.
+            dtype: The dtype that they do not fit.
+
+        Returns:
+            Two sentences.
+        """
+        return (
+            f"{self.count} of {size} values do not fit {dtype}, the first is "
+            f"{self.value} at {list(self.first)}. Give the leaf a wider dtype, or "
+            f"force the cast with dtype={dtype.name!r}."
+        )
+
+
+def cast_into(
+    array: np.ndarray, out: np.ndarray, *, is_forced: bool, origin: tuple[int, ...]
+) -> Misfits | None:
+    """Casts an array into another one; finds values that become other ones.
+
+    Args:
+        array: What was read.
+        out: Array of the same shape, of the dtype to give.
+        is_forced: Whether the user asked for this very dtype, whatever it does.
+        origin: Where the array's first element lies in its leaf.
+
+    Returns:
+        What does not fit: finite floats that become infinite (or NaN), and integers out
+        of range; None where all do. Rounding of floats is no misfit.
+    """
+    if array.dtype == out.dtype:
+        out[...] = array
+        return None
+    if is_forced:
+        out[...] = forced_cast(array, out.dtype)
+        return None
+    with np.errstate(all="ignore"):
+        np.copyto(out, array, casting="unsafe")
+        if kind_of(out.dtype) == "int":
+            bad = _outside(array, out.dtype)
+        else:
+            bad = np.isfinite(array) & ~np.isfinite(out)
+            bad |= np.isinf(array) & ~np.isinf(out)
+    if not bad.any():
+        return None
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    place = tuple(a + b for a, b in zip(origin, first, strict=True))
+    return Misfits(int(bad.sum()), place, str(array[first]))
+
+
 def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
     """Casts an array; refuses where a value would become another one.
 
@@ -158,28 +230,16 @@ def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
         The array itself where it has the dtype already, otherwise a new one.
 
     Raises:
-        AssignmentError: A finite float would become infinite (or NaN), or an integer
-            does not fit. Rounding of floats is no reason.
+        AssignmentError: Values do not fit, as `cast_into` finds.
     """
     if array.dtype == dtype:
         return array
-    if is_forced:
-        return forced_cast(array, dtype)
-    with np.errstate(all="ignore"):
-        result = array.astype(dtype)
-        if kind_of(dtype) == "int":
-            bad = _outside(array, dtype)
-        else:
-            bad = np.isfinite(array) & ~np.isfinite(result)
-            bad |= np.isinf(array) & ~np.isinf(result)
-    if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise AssignmentError(
-            f"{int(bad.sum())} of {array.size} values do not fit {dtype}, the first "
-            f"is {array[first]} at {list(first)}. Give the leaf a wider dtype, or "
-            f"force the cast with dtype={dtype.name!r}."
-        )
-    return result
+    out = np.empty(array.shape, dtype)
+    origin = (0,) * array.ndim
+    misfits = cast_into(array, out, is_forced=is_forced, origin=origin)
+    if misfits:
+        raise AssignmentError(misfits.said(array.size, dtype))
+    return out
 
 
 def forced_cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

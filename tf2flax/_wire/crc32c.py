@@ -5,12 +5,15 @@ Source: tensorflow/core/lib/hash/crc32c.h.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import crc32c as _crc32c
 
 _MASK_DELTA: Final = 0xA282EAD8
 _UINT32: Final = 0xFFFFFFFF
+# The polynomial of CRC-32C, x^0 in the highest bit, without x^32.
+_POLYNOMIAL: Final = 0x82F63B78
 
 
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
@@ -57,3 +60,46 @@ def unmask(masked: int) -> int:
     """
     rotated = (masked - _MASK_DELTA) & _UINT32
     return ((rotated >> 17) | (rotated << 15)) & _UINT32
+
+
+def combine(first: int, second: int, second_nbytes: int) -> int:
+    """Computes the CRC of bytes from the CRCs of two parts of them.
+
+    A CRC is the remainder of a polynomial over GF(2): appending n bytes multiplies
+    what stands before them by x^(8n).
+
+    Args:
+        first: CRC of the first part, unmasked.
+        second: CRC of the second part, unmasked.
+        second_nbytes: Length of the second part.
+
+    Returns:
+        The CRC of both, unmasked.
+
+    Examples:
+        >>> hex(combine(crc32c(b"12345"), crc32c(b"6789"), 4))
+        '0xe3069283'
+    """
+    return _multiply(_power(8 * second_nbytes), first) ^ second
+
+
+@functools.lru_cache(maxsize=256)
+def _power(exponent: int) -> int:
+    """X to some power, modulo the polynomial."""
+    result, square = 1 << 31, 1 << 30
+    while exponent:
+        if exponent & 1:
+            result = _multiply(square, result)
+        square = _multiply(square, square)
+        exponent >>= 1
+    return result
+
+
+def _multiply(a: int, b: int) -> int:
+    """The product of two polynomials, modulo the polynomial."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return product

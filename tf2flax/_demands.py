@@ -1,0 +1,503 @@
+"""Boxes of leaves -> what a process reads of a checkpoint, in which order.
+
+Whatever is needed whole is read whole, once, and checked; of the rest, the views that
+leaves need. Pure functions: nothing is read or allocated here, and no device is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from ._assignment.filling import parts_within
+from ._assignment.layouts import Layout, Tiles, View, cut
+from ._assignment.values import Assignment
+from ._boxes import merged, restrict
+from ._manifest import EncodedPiece, Entry, Manifest, Piece
+from ._reading import SMALL_NBYTES
+from ._regions import count_read_nbytes
+from ._specs import TensorSlice
+
+# Small leaves whose tensors are neighbours are read, and placed, together until they
+# take this much (bytes).
+GROUP_NBYTES: Final = 4 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unit:
+    """What is read and checked at once where all of it is needed.
+
+    Attributes:
+        entry: The tensor.
+        piece: The piece of it; None for all pieces of a tensor that is not cut along
+            its first axis.
+        start: First element, in the tensor's row-major order.
+        size: Number of elements.
+        nbytes: Bytes that it takes on disk.
+    """
+
+    entry: Entry
+    piece: Piece | EncodedPiece | None
+    start: int
+    size: int
+    nbytes: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where it begins: a file, and a position there."""
+        piece = self.piece or self.entry.pieces[0]
+        if isinstance(piece, Piece):
+            return piece.data_file.path, piece.span.start
+        return piece.path, 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Demand:
+    """A view of a tensor, and the box of a leaf that it fills.
+
+    Attributes:
+        leaf: Name of the leaf.
+        box: The box.
+        offset: The view's first element, in the tensor's row-major order.
+        strides: Its steps.
+        casts: Dtypes that the elements go through before the leaf's own.
+    """
+
+    leaf: str
+    box: TensorSlice
+    offset: int
+    strides: tuple[int, ...]
+    casts: tuple[np.dtype, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WholeRead:
+    """A unit that is read whole, and checked.
+
+    Attributes:
+        unit: The unit.
+        demands: What of it goes where.
+        is_held: Whether it is kept besides, for leaves that are put together later.
+    """
+
+    unit: Unit
+    demands: tuple[Demand, ...]
+    is_held: bool = False
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether all of it is in memory at once, besides what it fills."""
+        return self.is_held or not isinstance(self.unit.piece, Piece)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartRead:
+    """A view of a tensor that is read alone; all demands are for the same view."""
+
+    entry: Entry
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    demands: tuple[Demand, ...]
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeafNeed:
+    """What is needed of one leaf.
+
+    Attributes:
+        assignment: What fills it.
+        boxes: The boxes that are needed, each once.
+        regions: The same elements in as few boxes as possible.
+        is_streamed: Whether it is filled while its tensors are read; otherwise it is
+            put together when they are there.
+        held: Tensors that are kept whole until then; it reads its part of the others.
+    """
+
+    assignment: Assignment
+    boxes: tuple[TensorSlice, ...]
+    regions: tuple[TensorSlice, ...]
+    is_streamed: bool
+    held: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Leaves that are read and placed together: they share tensors, or are small.
+
+    Attributes:
+        leaves: The leaves.
+        wholes: What is read whole.
+        parts: What is read in part.
+        entries: The tensors, by name.
+        nbytes: Bytes that are read.
+        host_nbytes: Bytes of host memory that it takes until it is placed.
+    """
+
+    leaves: tuple[LeafNeed, ...]
+    wholes: tuple[WholeRead, ...]
+    parts: tuple[PartRead, ...]
+    entries: Mapping[str, Entry]
+    nbytes: int
+    host_nbytes: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where its first byte lies."""
+        places = [unit.place for e in self.entries.values() for unit in units_of(e)]
+        return min(places, default=("", 0))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reading:
+    """All that one process reads.
+
+    Attributes:
+        groups: What is read and placed together, in the order of the files.
+        needed_nbytes: Bytes of the checkpoint that its leaves are made of.
+        unverified: Names of the tensors of which parts are read, which no checksum
+            covers; sorted.
+    """
+
+    groups: tuple[Group, ...]
+    needed_nbytes: int
+    unverified: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read."""
+        return sum(group.nbytes for group in self.groups)
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes that the largest group takes on the host."""
+        return max((group.host_nbytes for group in self.groups), default=0)
+
+
+def plan_reading(
+    assignments: Iterable[Assignment],
+    boxes: Mapping[str, Iterable[TensorSlice]],
+    manifest: Manifest,
+) -> Reading:
+    """Finds out what to read for some boxes of leaves.
+
+    Args:
+        assignments: What fills each leaf.
+        boxes: The boxes that are needed, by leaf; any of them may be listed twice.
+        manifest: Where the tensors lie.
+
+    Returns:
+        What is read.
+
+    Raises:
+        CheckpointError: An entry is malformed.
+    """
+    needs = _Needs(manifest)
+    for assignment in assignments:
+        needs.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
+    return needs.reading()
+
+
+@dataclasses.dataclass(slots=True)
+class _Tally:
+    """What is demanded of one unit, as it is collected.
+
+    Attributes:
+        unit: The unit.
+        demands: What streamed leaves demand of it.
+        is_held: Whether some leaf keeps all of its tensor.
+        leaves: Numbers of all leaves that need it.
+    """
+
+    unit: Unit
+    demands: list[Demand]
+    is_held: bool
+    leaves: set[int]
+
+    @property
+    def needed(self) -> int:
+        """Elements that are needed, at most all of them."""
+        if self.is_held:
+            return self.unit.size
+        shapes = {_view_of(demand): demand.box.size for demand in self.demands}
+        return min(self.unit.size, sum(shapes.values()))
+
+
+class _Needs:
+    """What leaves need, as it is collected."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._entry = functools.cache(manifest.entry)
+        self._leaves: list[LeafNeed] = []
+        self._tallies: dict[str, tuple[_Tally, ...]] = {}
+        # Views that leaves read themselves, since they need no whole tensor.
+        self._pulled: dict[int, dict[str, list[View]]] = {}
+
+    def add(self, assignment: Assignment, boxes: tuple[TensorSlice, ...]) -> None:
+        """Adds a leaf."""
+        number = len(self._leaves)
+        regions = merged(boxes) if len(boxes) > 1 else boxes
+        if not is_streamed(assignment.layout):
+            self._add_mixed(assignment, boxes, regions)
+            return
+        self._leaves.append(LeafNeed(assignment, boxes, regions, is_streamed=True))
+        for region in regions:
+            for view, box in views_within(assignment.layout, region):
+                for tally in self._tallies_of(view.source):
+                    for demand in _demands(assignment.leaf, view, box, tally.unit):
+                        tally.demands.append(demand)
+                        tally.leaves.add(number)
+
+    def _add_mixed(
+        self,
+        assignment: Assignment,
+        boxes: tuple[TensorSlice, ...],
+        regions: tuple[TensorSlice, ...],
+    ) -> None:
+        number = len(self._leaves)
+        views: dict[str, list[View]] = {}
+        for region in regions:
+            for view in parts_within(assignment.layout, region):
+                views.setdefault(view.source, []).append(view)
+        self._pulled[number] = {}
+        for source, own in views.items():
+            tallies = self._tallies_of(source)
+            needed = sum(math.prod(view.shape) for view in dict.fromkeys(own))
+            if needed < sum(tally.unit.size for tally in tallies):
+                self._pulled[number][source] = own
+                continue
+            for tally in tallies:
+                tally.is_held = True
+                tally.leaves.add(number)
+        held = tuple(name for name in views if name not in self._pulled[number])
+        self._leaves.append(LeafNeed(assignment, boxes, regions, False, held))
+
+    def _tallies_of(self, name: str) -> tuple[_Tally, ...]:
+        if name not in self._tallies:
+            units = units_of(self._entry(name))
+            self._tallies[name] = tuple(_Tally(u, [], False, set()) for u in units)
+        return self._tallies[name]
+
+    def reading(self) -> Reading:
+        """Decides what is read whole, and forms groups."""
+        needed, unverified = 0, set[str]()
+        reads: list[tuple[WholeRead | PartRead, set[int]]] = []
+        for name, tallies in self._tallies.items():
+            itemsize = tallies[0].unit.entry.spec.dtype.numpy.itemsize
+            for tally in tallies:
+                if not tally.leaves:
+                    continue
+                needed += tally.needed * itemsize
+                parts = [] if tally.needed == tally.unit.size else _part_reads(tally)
+                if parts and sum(part.nbytes for part in parts) < tally.unit.nbytes:
+                    reads += [(part, tally.leaves) for part in parts]
+                    unverified.add(name)
+                else:
+                    whole = WholeRead(tally.unit, tuple(tally.demands), tally.is_held)
+                    reads.append((whole, tally.leaves))
+        pulled_nbytes = [0] * len(self._leaves)
+        for number, views in self._pulled.items():
+            unverified.update(views)
+            for name, own in views.items():
+                entry = self._entry(name)
+                itemsize = entry.spec.dtype.numpy.itemsize
+                distinct = dict.fromkeys(own)
+                needed += sum(math.prod(view.shape) for view in distinct) * itemsize
+                pulled_nbytes[number] += sum(
+                    count_read_nbytes(entry, view.offset, view.shape, view.strides)
+                    for view in own
+                )
+        groups = [
+            self._group(leaves, own, sum(pulled_nbytes[i] for i in leaves))
+            for leaves, own in _components(len(self._leaves), reads)
+        ]
+        groups.sort(key=lambda group: group.place)
+        return Reading(tuple(_joined(groups)), needed, tuple(sorted(unverified)))
+
+    def _group(
+        self,
+        numbers: Sequence[int],
+        reads: Sequence[WholeRead | PartRead],
+        pulled_nbytes: int,
+    ) -> Group:
+        leaves = tuple(self._leaves[number] for number in numbers)
+        wholes = tuple(read for read in reads if isinstance(read, WholeRead))
+        parts = tuple(read for read in reads if isinstance(read, PartRead))
+        nbytes = sum(r.unit.nbytes for r in wholes) + sum(r.nbytes for r in parts)
+        names = dict.fromkeys(name for one in leaves for name in one.assignment.sources)
+        return Group(
+            leaves=leaves,
+            wholes=wholes,
+            parts=parts,
+            entries={name: self._entry(name) for name in names},
+            nbytes=nbytes + pulled_nbytes,
+            host_nbytes=sum(map(_host_nbytes, leaves))
+            + sum(read.unit.nbytes for read in wholes if read.is_buffered),
+        )
+
+
+def units_of(entry: Entry) -> tuple[Unit, ...]:
+    """Finds what of a tensor can be read and checked alone.
+
+    Args:
+        entry: The tensor.
+
+    Returns:
+        One unit for each piece, in the order of their elements, where each piece is a
+        run of elements; else one for all of them.
+    """
+    shape = entry.spec.shape
+    if not entry.is_sliced:
+        return (Unit(entry, entry.pieces[0], 0, entry.spec.size, entry.nbytes),)
+    row = math.prod(shape[1:])
+    units: list[Unit] = []
+    for piece in sorted(entry.pieces, key=lambda piece: piece.region):
+        region = piece.region
+        if (
+            region.starts[1:] != (0,) * (len(shape) - 1)
+            or region.stops[1:] != shape[1:]
+        ):
+            return (Unit(entry, None, 0, entry.spec.size, entry.nbytes),)
+        start = region.starts[0] * row if shape else 0
+        units.append(Unit(entry, piece, start, region.size, piece.nbytes))
+    return tuple(units)
+
+
+def is_streamed(layout: Layout) -> bool:
+    """Whether a layout is made of views alone, so that elements go straight into it."""
+    if isinstance(layout, Tiles):
+        return all(is_streamed(part) for _, part in layout.parts)
+    return isinstance(layout, View)
+
+
+def views_within(
+    layout: Layout, box: TensorSlice
+) -> Iterator[tuple[View, TensorSlice]]:
+    """Lists the views that make up a box of a streamed layout.
+
+    Args:
+        layout: Views and tiles alone.
+        box: The box.
+
+    Yields:
+        Views, and the boxes of the layout that they fill.
+    """
+    if not box.size:
+        return
+    if isinstance(layout, Tiles):
+        for starts, part in layout.parts:
+            stops = tuple(a + n for a, n in zip(starts, part.shape, strict=True))
+            tile = TensorSlice(starts, stops)
+            shared = tile.intersection(box)
+            if shared is not None:
+                for view, inner in views_within(part, shared.relative_to(tile)):
+                    yield view, inner.moved(starts)
+        return
+    bounds = zip(box.starts, box.stops, strict=True)
+    view = cut(layout, [(start, 1, stop - start) for start, stop in bounds])
+    assert isinstance(view, View)
+    yield view, box
+
+
+def _demands(leaf: str, view: View, box: TensorSlice, unit: Unit) -> Iterator[Demand]:
+    """The parts of a view that lie in a unit."""
+    stop = unit.start + unit.size
+    for part in restrict(view.offset, view.shape, view.strides, unit.start, stop):
+        steps = zip(part.starts, view.strides, strict=True)
+        offset = view.offset + sum(start * step for start, step in steps)
+        own = part.moved(box.starts)
+        yield Demand(leaf, own, offset, view.strides, view.casts)
+
+
+def _view_of(demand: Demand) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return demand.offset, demand.box.shape, demand.strides
+
+
+def _part_reads(tally: _Tally) -> list[PartRead]:
+    """One read for each view that is demanded, whoever demands it."""
+    views: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Demand]] = {}
+    for demand in tally.demands:
+        views.setdefault(_view_of(demand), []).append(demand)
+    entry = tally.unit.entry
+    return [
+        PartRead(
+            entry,
+            *view,
+            demands=tuple(demands),
+            nbytes=count_read_nbytes(entry, *view),
+        )
+        for view, demands in views.items()
+    ]
+
+
+def _components(
+    count: int, reads: Iterable[tuple[WholeRead | PartRead, set[int]]]
+) -> Iterator[tuple[list[int], list[WholeRead | PartRead]]]:
+    """Sorts leaves, and what they read, into groups that share nothing."""
+    parents = list(range(count))
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            parents[number] = number = parents[parents[number]]
+        return number
+
+    listed = list(reads)
+    for _, leaves in listed:
+        first, *others = leaves
+        for other in others:
+            parents[root(other)] = root(first)
+    groups: dict[int, tuple[list[int], list[WholeRead | PartRead]]] = {}
+    for number in range(count):
+        groups.setdefault(root(number), ([], []))[0].append(number)
+    for read, leaves in listed:
+        groups[root(next(iter(leaves)))][1].append(read)
+    yield from groups.values()
+
+
+def _host_nbytes(need: LeafNeed) -> int:
+    """Host memory of a leaf: its boxes, and what is put together for them."""
+    itemsize = need.assignment.dtype.itemsize
+    boxes = sum(box.size for box in need.boxes) * itemsize
+    if need.is_streamed:
+        return boxes
+    largest = max((region.size for region in need.regions), default=0)
+    return boxes + largest * need.assignment.layout.dtype.itemsize
+
+
+def _joined(groups: Iterable[Group]) -> Iterator[Group]:
+    """Joins neighbours that are small."""
+    small: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        is_small = group.host_nbytes <= SMALL_NBYTES
+        if small and not (is_small and nbytes + group.host_nbytes <= GROUP_NBYTES):
+            yield _join(small)
+            small, nbytes = [], 0
+        if is_small:
+            small.append(group)
+            nbytes += group.host_nbytes
+        else:
+            yield group
+    if small:
+        yield _join(small)
+
+
+def _join(groups: Sequence[Group]) -> Group:
+    if len(groups) == 1:
+        return groups[0]
+    chain = itertools.chain.from_iterable
+    return Group(
+        leaves=tuple(chain(group.leaves for group in groups)),
+        wholes=tuple(chain(group.wholes for group in groups)),
+        parts=tuple(chain(group.parts for group in groups)),
+        entries={k: v for group in groups for k, v in group.entries.items()},
+        nbytes=sum(group.nbytes for group in groups),
+        host_nbytes=sum(group.host_nbytes for group in groups),
+    )

@@ -1,0 +1,178 @@
+"""Groups of leaves, read in the order of the files, in parallel, within a bound.
+
+Decides when each group begins and hands it on when it is there; knows no device.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+import queue
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from ._assembling import Advance, GroupAssembly, HostLeaves, ReadOptions
+from ._assignment.collapsing import screenful
+from ._demands import Reading
+from ._errors import AssignmentError
+from ._manifest import Piece
+from ._reading import SMALL_NBYTES
+
+# Readers at once: each holds a chunk besides what it fills. Local files keep the
+# processors busy; requests to other machines mostly wait.
+MAX_WORKERS: Final = 8
+
+# Takes leaves over; what it returns waits until their host memory is free again.
+Deliver = Callable[[HostLeaves], Callable[[], object]]
+
+
+def assemble(
+    reading: Reading,
+    deliver: Deliver,
+    *,
+    is_forced: bool,
+    verify: bool,
+    max_in_flight_bytes: int,
+    advance: Advance,
+) -> None:
+    """Reads groups of leaves and hands them on, a bounded number of bytes at a time.
+
+    Args:
+        reading: What is read.
+        deliver: Called with each group, in this thread.
+        is_forced: Whether casts may change values.
+        verify: Whether CRC-32C checksums are compared.
+        max_in_flight_bytes: Host memory of groups that are begun and not yet handed
+            on; a larger group passes alone.
+        advance: Called, from several threads, with bytes read and the tensor's name.
+
+    Raises:
+        DamagedError: A data file is missing or short, or a checksum differs.
+        AssignmentError: Values do not fit the leaves' dtypes; every leaf is named.
+        ReadError: The operating system refuses.
+    """
+    options = ReadOptions(is_forced=is_forced, verify=verify, advance=advance)
+    problems: list[str] = []
+    in_flight = 0
+    # Groups that were handed on, whose memory may still be in use.
+    leaving: collections.deque[tuple[Callable[[], object], int]] = collections.deque()
+
+    def hand_on(assembly: GroupAssembly) -> None:
+        said = assembly.problems()
+        problems.extend(said)
+        wait = _at_once if said or problems else deliver(assembly.arrays)
+        leaving.append((wait, assembly.group.host_nbytes))
+
+    with _Workers(_count_workers(reading)) as workers:
+        for group in reading.groups:
+            while in_flight and in_flight + group.host_nbytes > max_in_flight_bytes:
+                if not leaving:
+                    hand_on(workers.next_done())
+                wait, nbytes = leaving.popleft()
+                wait()
+                in_flight -= nbytes
+            in_flight += group.host_nbytes
+            workers.start(GroupAssembly(group, options))
+            for assembly in workers.all_done():
+                hand_on(assembly)
+        while workers.count_running:
+            hand_on(workers.next_done())
+    for wait, _ in leaving:
+        wait()
+    if problems:
+        raise AssignmentError(screenful(sorted(problems)))
+
+
+def _at_once() -> None:
+    """Waits for nothing."""
+
+
+def _count_workers(reading: Reading) -> int:
+    """How many threads read; 0 where one read is all there is to do."""
+    if reading.nbytes <= SMALL_NBYTES and len(reading.groups) == 1:
+        return 0
+    is_local = all(
+        isinstance(piece, Piece) and piece.data_file.is_local
+        for group in reading.groups
+        for entry in group.entries.values()
+        for piece in entry.pieces
+    )
+    return min(MAX_WORKERS, (os.cpu_count() or 1) if is_local else MAX_WORKERS)
+
+
+class _Workers:
+    """Threads that work on groups; a failure of one job ends all others."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(count) if count else None
+        # Groups that are done, or what went wrong.
+        self._done: queue.SimpleQueue[GroupAssembly | BaseException] = (
+            queue.SimpleQueue()
+        )
+        self._is_stopped = False
+        self.count_running = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_stopped = True
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def start(self, assembly: GroupAssembly) -> None:
+        """Begins to work on a group."""
+        self.count_running += 1
+        jobs = assembly.jobs()
+        if not jobs:
+            self._finish(assembly)
+        for job in jobs:
+            if self._pool is None:
+                self._run(assembly, job)
+            else:
+                self._pool.submit(self._run, assembly, job)
+
+    def next_done(self) -> GroupAssembly:
+        """Waits for a group.
+
+        Raises:
+            BaseException: What went wrong in some thread.
+        """
+        done = self._done.get()
+        if isinstance(done, BaseException):
+            raise done
+        self.count_running -= 1
+        return done
+
+    def all_done(self) -> Iterator[GroupAssembly]:
+        """Gives the groups that are done by now."""
+        while not self._done.empty():
+            yield self.next_done()
+
+    def _run(self, assembly: GroupAssembly, job: Callable[[], None]) -> None:
+        if self._is_stopped:
+            return
+        try:
+            job()
+        except BaseException as error:
+            self._is_stopped = True
+            self._done.put(error)
+        else:
+            if assembly.is_last_job():
+                self._finish(assembly)
+
+    def _finish(self, assembly: GroupAssembly) -> None:
+        try:
+            assembly.finish()
+        except BaseException as error:
+            self._is_stopped = True
+            self._done.put(error)
+        else:
+            self._done.put(assembly)
