@@ -20,10 +20,13 @@ NAMES = {
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
+    "PlanCost", "Progress", "from_partitions", "partition_rules",
 }  # fmt: skip
 OPTIONS = (
-    "*, aliases=mappingproxy, dtype=None, sharding=None, on_missing='error', "
-    "on_mismatch='error', verify=True"
+    "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
+    "logical_axis_rules=None, strategy='auto', on_missing='error', "
+    "on_mismatch='error', on_uneven='error', verify=True, "
+    "max_in_flight_bytes=1073741824, progress=False"
 )
 SIGNATURES = {
     "open_checkpoint": "path, *, context=None",
@@ -44,6 +47,8 @@ SIGNATURES = {
         "checkpoint_dir, min_interval_secs=0, timeout=None, timeout_fn=None"
     ),
     "checkpoint_exists": "path",
+    "partition_rules": "rules",
+    "from_partitions": "axis",
     "init_from_checkpoint": f"checkpoint, assignment_map, target, {OPTIONS}",
     "plan": f"checkpoint, assignment_map, target, {OPTIONS}",
     "warm_start": f"init_fn, checkpoint, assignment_map, {OPTIONS}",
@@ -92,7 +97,9 @@ def test_signatures(name: str) -> None:
 def test_methods() -> None:
     read = inspect.signature(tf2flax.Checkpoint.read)
     assert short(read) == "self, names=None, *, verify=True, progress=False"
-    assert short(inspect.signature(tf2flax.Plan.restore)) == "self"
+    assert short(inspect.signature(tf2flax.Plan.restore)) == "self, progress=False"
+    cost = inspect.signature(tf2flax.Plan.cost)
+    assert short(cost) == "self, processes=None, *, strategy=None"
     assert short(inspect.signature(tf2flax.StoredTensor.open)) == "self"
 
 

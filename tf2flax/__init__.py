@@ -32,6 +32,8 @@ from ._locate import checkpoint_exists as checkpoint_exists
 from ._locate import latest_checkpoint as latest_checkpoint
 from ._map_files import load_map as load_map
 from ._map_files import save_map as save_map
+from ._plan_cost import PlanCost as PlanCost
+from ._progress import Progress as Progress
 from ._saving import save_checkpoint as save_checkpoint
 from ._stored_tensor import StoredTensor as StoredTensor
 from ._verifying import Damage as Damage
@@ -43,12 +45,16 @@ if TYPE_CHECKING:
     from ._init import warm_start as warm_start
     from ._restore import Plan as Plan
     from ._restore import plan as plan
+    from ._sharding import from_partitions as from_partitions
+    from ._sharding import partition_rules as partition_rules
 
 __version__: Final = "0.1.0"
 
 # Public names that need JAX -> the module that has them.
 _LAZY: Final = {
     "Plan": "_restore",
+    "from_partitions": "_sharding",
+    "partition_rules": "_sharding",
     "init_from_checkpoint": "_init",
     "plan": "_restore",
     "warm_start": "_init",

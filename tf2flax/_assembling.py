@@ -22,6 +22,7 @@ from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
 from ._files import aligned_empty
 from ._manifest import Entry, Piece
+from ._progress import Advance
 from ._reading import (
     SMALL_NBYTES,
     bytes_of,
@@ -45,8 +46,6 @@ MIN_DIRECT_NBYTES: Final = 128 << 10
 
 # Arrays by box, of each leaf of a group.
 HostLeaves = Mapping[str, Mapping[TensorSlice, np.ndarray]]
-# Called with a number of bytes just read, and the tensor's name.
-Advance = Callable[[int, str], None]
 Job = Callable[[], None]
 
 

@@ -112,8 +112,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
         Args:
             names: Which; None reads all.
             verify: Whether CRC-32C checksums are compared.
-            progress: True draws a bar on stderr; a function is called with the bytes
-                done and the bytes of all.
+            progress: True draws a bar on stderr; a function is called with a
+                `tf2flax.Progress`, or, if it takes two arguments, with the bytes done
+                and the bytes of all.
 
         Returns:
             Arrays by name, in the order of `names`.
@@ -145,7 +146,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
             def deliver(entry: Entry, array: np.ndarray) -> None:
                 arrays[entry.name] = array
-                advance(entry.nbytes)
+                advance(entry.nbytes, entry.name)
 
             _reading.read_many(tuple(entries.values()), deliver, verify=verify)
         return {name: arrays[name] for name in entries}
@@ -157,8 +158,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
         is read once (of V1 checkpoints, twice).
 
         Args:
-            progress: True draws a bar on stderr; a function is called with the bytes
-                done and the bytes of all.
+            progress: True draws a bar on stderr; a function is called with a
+                `tf2flax.Progress`, or, if it takes two arguments, with the bytes done
+                and the bytes of all.
 
         Returns:
             A report with everything that is damaged: `ok`, `damaged`,

@@ -12,24 +12,30 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import jax
+from jax.sharding import AbstractMesh, Mesh, Sharding
 
+from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
-from ._errors import AssignmentError
-from ._placing import sharding_problem
+from ._meshes import Device, participants
+from ._progress import ProgressFunction
 from ._restore import (
+    MAX_IN_FLIGHT_BYTES,
     AssignmentMap,
     Job,
+    JobOptions,
     PolicyOption,
     check_kept,
     make_job,
+    read_leaves,
     refuse_tracing,
-    restore_leaves,
     said_of_unused,
 )
+from ._sharding import LogicalRules, ShardingOption, expected_shardings
+from ._targets import take_apart
 from ._traced_init import TracedInit
 
 P = ParamSpec("P")
@@ -43,10 +49,16 @@ def init_from_checkpoint(
     *,
     aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
     dtype: Any = None,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: ShardingOption = None,
+    mesh: Mesh | AbstractMesh | None = None,
+    logical_axis_rules: LogicalRules | None = None,
+    strategy: Literal["auto", "local", "read-once"] = "auto",
     on_missing: PolicyOption = "error",
     on_mismatch: PolicyOption = "error",
+    on_uneven: Literal["error", "replicate"] = "error",
     verify: bool = True,
+    max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
+    progress: bool | ProgressFunction = False,
 ) -> Any:
     """Loads tensors of a checkpoint into a target, as TensorFlow's function does.
 
@@ -61,10 +73,17 @@ def init_from_checkpoint(
             None is exactly TensorFlow.
         dtype: None gives leaves their own dtype where the cast is safe; "exact"
             refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
-        sharding: Where all loaded leaves live; None leaves that to the target.
+        sharding: Where loaded leaves live; as `tf2flax.plan`.
+        mesh: As `tf2flax.plan`; not an AbstractMesh.
+        logical_axis_rules: As `tf2flax.plan`.
+        strategy: As `tf2flax.plan`.
         on_missing: As `tf2flax.plan`.
         on_mismatch: As `tf2flax.plan`.
+        on_uneven: As `tf2flax.plan`.
         verify: Whether CRC-32C checksums are compared.
+        max_in_flight_bytes: As `tf2flax.plan`.
+        progress: True draws a bar on stderr; a function is called with a
+            `tf2flax.Progress`.
 
     Returns:
         The target with `jax.Array`s in the leaves that are loaded and the other leaves
@@ -75,7 +94,7 @@ def init_from_checkpoint(
         AssignmentError: Map, options and target do not fit; every problem is listed.
         DamagedError: The checkpoint is malformed, or a checksum differs.
         UnsupportedError: Another kind of checkpoint, or JAX is tracing.
-        ReadError: The operating system refuses.
+        ReadError: The operating system refuses, or another process failed.
 
     Examples:
         >>> import jax, tf2flax
@@ -91,21 +110,30 @@ def init_from_checkpoint(
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
     refuse_tracing()
-    job = make_job(
-        checkpoint,
-        assignment_map,
-        target,
+    options = JobOptions(
         aliases=aliases,
         dtype=dtype,
         sharding=sharding,
+        mesh=mesh,
+        logical_axis_rules=logical_axis_rules,
+        strategy=strategy,
         on_missing=on_missing,
         on_mismatch=on_mismatch,
+        on_uneven=on_uneven,
         verify=verify,
+        max_in_flight_bytes=max_in_flight_bytes,
+        progress=progress,
     )
-    check_kept(job)
-    arrays = restore_leaves(job)
+    parts = take_apart(target)
+    expected = expected_shardings(parts.slots, options.placement)
+    with agreement(participants(expected)) as name_participants:
+        job = make_job(checkpoint, assignment_map, parts, options)
+        check_kept(job)
+        name_participants(participants(job.shardings.values()))
+        placer = read_leaves(job, progress)
+    placer.redistribute()
     _warn_of_unused(job)
-    return job.target.rebuild(arrays)
+    return job.target.rebuild(placer.arrays)
 
 
 def warm_start(
@@ -115,10 +143,16 @@ def warm_start(
     *,
     aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
     dtype: Any = None,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: ShardingOption = None,
+    mesh: Mesh | AbstractMesh | None = None,
+    logical_axis_rules: LogicalRules | None = None,
+    strategy: Literal["auto", "local", "read-once"] = "auto",
     on_missing: PolicyOption = "error",
     on_mismatch: PolicyOption = "error",
+    on_uneven: Literal["error", "replicate"] = "error",
     verify: bool = True,
+    max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
+    progress: bool | ProgressFunction = False,
 ) -> Callable[P, T]:
     """Makes an init function that takes what it can from a checkpoint.
 
@@ -132,10 +166,17 @@ def warm_start(
         assignment_map: As for `init_from_checkpoint`.
         aliases: As for `init_from_checkpoint`.
         dtype: As for `init_from_checkpoint`.
-        sharding: Where all leaves live, the initialised ones too.
+        sharding: Where leaves live, those that are initialised included (they have no
+            `.sources`); as `tf2flax.plan`.
+        mesh: As `tf2flax.plan`; not an AbstractMesh.
+        logical_axis_rules: As `tf2flax.plan`.
+        strategy: As `tf2flax.plan`.
         on_missing: As `tf2flax.plan`.
         on_mismatch: As `tf2flax.plan`.
+        on_uneven: As `tf2flax.plan`.
         verify: Whether CRC-32C checksums are compared.
+        max_in_flight_bytes: As `tf2flax.plan`.
+        progress: As for `init_from_checkpoint`.
 
     Returns:
         A function with `init_fn`'s signature. It reads tensors when it is called, and
@@ -157,6 +198,20 @@ def warm_start(
         >>> sorted(variables["params"])
         ['bias', 'kernel']
     """
+    options = JobOptions(
+        aliases=aliases,
+        dtype=dtype,
+        sharding=sharding,
+        mesh=mesh,
+        logical_axis_rules=logical_axis_rules,
+        strategy=strategy,
+        on_missing=on_missing,
+        on_mismatch=on_mismatch,
+        on_uneven=on_uneven,
+        verify=verify,
+        max_in_flight_bytes=max_in_flight_bytes,
+        progress=progress,
+    )
     opened = (
         checkpoint
         if isinstance(checkpoint, Checkpoint)
@@ -167,19 +222,7 @@ def warm_start(
     def warm(*args: P.args, **kwargs: P.kwargs) -> T:
         refuse_tracing((args, kwargs))
         traced = TracedInit(init_fn, args, kwargs)
-        job = make_job(
-            opened,
-            assignment_map,
-            traced.abstract,
-            aliases=aliases,
-            dtype=dtype,
-            sharding=sharding,
-            on_missing=on_missing,
-            on_mismatch=on_mismatch,
-            verify=verify,
-        )
-        arrays = _run(traced, job, sharding)
-        _warn_of_unused(job)
+        arrays = _run(traced, opened, assignment_map, options)
         result = traced.assemble([arrays[i] for i in range(len(traced.outputs))])
         traced.advance_rngs(arrays)
         return result
@@ -188,30 +231,41 @@ def warm_start(
 
 
 def _run(
-    traced: TracedInit, job: Job, sharding: jax.sharding.Sharding | None
+    traced: TracedInit,
+    checkpoint: Checkpoint,
+    assignment_map: AssignmentMap,
+    options: JobOptions,
 ) -> dict[int, jax.Array]:
-    """Reads what the plan names and initialises the rest: every output, by number."""
+    """Reads what the map names and initialises the rest: every output, by number."""
+    parts = take_apart(traced.abstract)
+    expected = expected_shardings(parts.slots, options.placement)
+    with agreement(participants(expected)) as name_participants:
+        job = make_job(checkpoint, assignment_map, parts, options, is_initialised=True)
+        name_participants(participants(job.shardings.values()))
+        placer = read_leaves(job, options.progress)
+    placer.redistribute()
+    _warn_of_unused(job, stacklevel=4)
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
-    number_of = {slot.leaf.name: numbers[id(slot.value)] for slot in job.target.slots}
-    loaded = {number_of[assignment.leaf] for assignment in job.plan.assignments}
-    wanted = [i for i in range(len(traced.outputs)) if i not in loaded]
-    shardings = None
-    if sharding is not None:
-        names = {number: leaf for leaf, number in number_of.items()}
-        for i in wanted:
-            problem = sharding_problem(sharding, traced.outputs[i].shape)
-            if problem and i in names:
-                raise AssignmentError(f"Leaf `{names[i]}`: {problem}")
-        shardings = [sharding if i in names else None for i in wanted]
-    arrays = {number_of[leaf]: array for leaf, array in restore_leaves(job).items()}
-    return arrays | traced.compute(wanted, shardings)
+    leaves = {numbers[id(slot.value)]: slot.leaf.name for slot in parts.slots}
+    arrays = {i: placer.arrays[n] for i, n in leaves.items() if n in placer.arrays}
+    # One computation for each set of devices; XLA drops what a part does not need.
+    wanted: dict[frozenset[Device] | None, dict[int, Sharding | None]] = {}
+    for i in range(len(traced.outputs)):
+        if i not in arrays:
+            sharding = job.shardings.get(leaves.get(i, ""))
+            devices = None if sharding is None else frozenset(sharding.device_set)
+            wanted.setdefault(devices, {})[i] = sharding
+    for devices, shardings in wanted.items():
+        own = None if devices is None else list(shardings.values())
+        arrays |= traced.compute(list(shardings), own)
+    return arrays
 
 
-def _warn_of_unused(job: Job) -> None:
+def _warn_of_unused(job: Job, stacklevel: int = 3) -> None:
     """Names scope entries that reached no leaf, which TensorFlow lets pass silently."""
     if said := said_of_unused(job):
         warnings.warn(
             f"Entries of the assignment map reach no leaf of the target: {said}",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

@@ -1,6 +1,6 @@
-"""Where restored arrays live: checks of shardings, and the way onto devices.
+"""Host arrays -> devices: which boxes of leaves are needed here, and the way there.
 
-Reads no bytes; decides nothing about names.
+Reads no bytes; decides nothing about names or shardings.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -8,106 +8,78 @@ Reads no bytes; decides nothing about names.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, Sharding
 
-from ._assignment.collapsing import screenful
 from ._assignment.values import Assignment
-from ._errors import AssignmentError
 from ._files import ALIGNMENT
+from ._meshes import Spread, box_of, clipped, with_auto_axes
 from ._specs import TensorSlice
-from ._targets import Slot
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
 WHOLE_NBYTES: Final = 1 << 20
+# Leaves that are redistributed in one computation (bytes).
+REDISTRIBUTED_NBYTES: Final = 256 << 20
 
 
-def choose_shardings(
-    assignments: Iterable[Assignment],
-    slots: Iterable[Slot],
-    option: jax.sharding.Sharding | None,
-) -> dict[str, jax.sharding.Sharding]:
-    """Chooses where each loaded leaf lives: what is asked for, else what it carries.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Landing:
+    """How a leaf comes onto devices.
+
+    Attributes:
+        shape: Its shape there, padded where it is redistributed afterwards.
+        dtype: Its dtype.
+        sharding: Where it comes to lie; None lets JAX decide.
+        boxes: The boxes of the leaf that this process needs, each once.
+        is_cut: Whether it goes to its devices shard by shard.
+        target: Where it is redistributed to afterwards; None where it stays.
+        target_shape: The leaf's own shape.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    sharding: Sharding | None
+    boxes: tuple[TensorSlice, ...]
+    is_cut: bool
+    target: NamedSharding | None
+    target_shape: tuple[int, ...]
+
+
+def plan_landing(
+    assignment: Assignment, sharding: Sharding | None, spread: Spread | None
+) -> Landing:
+    """Decides how a leaf comes onto devices.
 
     Args:
-        assignments: The leaves that are loaded.
-        slots: All leaves of the target.
-        option: One sharding for all of them; None for what the target carries.
+        assignment: The leaf.
+        sharding: Where it will live.
+        spread: How processes share in reading it, if they do.
 
     Returns:
-        Shardings by leaf; leaves about which nobody has an opinion are left out.
-
-    Raises:
-        AssignmentError: A shape does not fit its sharding; every such leaf is named.
+        The way.
     """
-    if not (option is None or isinstance(option, jax.sharding.Sharding)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise AssignmentError(
-            f"Option sharding: expected a jax.sharding.Sharding, got {option!r}."
+    shape, dtype = assignment.shape, assignment.dtype
+    if spread is not None:
+        assert isinstance(sharding, NamedSharding)
+        found = (clipped(b, shape) for b in _boxes(spread.sharding, spread.shape))
+        boxes = tuple(dict.fromkeys(box for box in found if box is not None))
+        return Landing(
+            spread.shape, dtype, spread.sharding, boxes, True, sharding, shape
         )
-    carried = {slot.leaf.name: slot.sharding for slot in slots}
-    shardings: dict[str, jax.sharding.Sharding] = {}
-    problems: list[str] = []
-    for assignment in assignments:
-        sharding = option or carried[assignment.leaf]
-        if sharding is None:
-            continue
-        if problem := sharding_problem(sharding, assignment.shape):
-            problems.append(f"Leaf `{assignment.leaf}`: {problem}")
-        shardings[assignment.leaf] = sharding
-    if problems:
-        raise AssignmentError(screenful(problems))
-    return shardings
-
-
-def sharding_problem(
-    sharding: jax.sharding.Sharding, shape: tuple[int, ...]
-) -> str | None:
-    """Says why an array of some shape cannot live on a sharding.
-
-    Args:
-        sharding: Where it should live.
-        shape: Its shape.
-
-    Returns:
-        The reason, with a way out; None where it can.
-    """
-    mesh = getattr(sharding, "mesh", None)
-    if isinstance(mesh, jax.sharding.AbstractMesh):
-        return (
-            "its sharding is over an AbstractMesh, which has no devices. "
-            "Give option sharding one over a Mesh."
-        )
-    try:
-        sharding.shard_shape(shape)
-    except IndexError:
-        reason = "it names more axes than there are."
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-    else:
-        return None
-    return f"shape {list(shape)} does not fit {sharding}: {reason}"
-
-
-def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> TensorSlice:
-    """Finds a device's shard in a leaf.
-
-    Args:
-        index: The shard, as JAX indexes the leaf.
-        shape: Shape of the leaf.
-
-    Returns:
-        The box.
-    """
-    bounds = [
-        piece.indices(dim)
-        for piece, dim in zip(index or (slice(None),) * len(shape), shape, strict=True)
-    ]
-    return TensorSlice(tuple(b[0] for b in bounds), tuple(b[1] for b in bounds))
+    boxes = (TensorSlice.whole(shape),)
+    is_cut = False
+    if sharding is not None:
+        own = _boxes(sharding, shape)
+        is_cut = _is_cut(sharding, assignment, own)
+        boxes = own if is_cut else boxes
+    return Landing(shape, dtype, sharding, boxes, is_cut, None, shape)
 
 
 class Placer:
@@ -117,36 +89,14 @@ class Placer:
         arrays: The leaves that are on devices.
     """
 
-    def __init__(
-        self,
-        assignments: Iterable[Assignment],
-        shardings: Mapping[str, jax.sharding.Sharding],
-    ) -> None:
-        """Decides what of each leaf this process needs.
+    def __init__(self, landings: Mapping[str, Landing]) -> None:
+        """Prepares to take leaves over.
 
         Args:
-            assignments: The leaves.
-            shardings: Where they live; an array without one is uncommitted, so that JAX
-                may move it.
+            landings: How each leaf comes onto devices.
         """
         self.arrays: dict[str, jax.Array] = {}
-        self._shardings = shardings
-        self._shapes = {one.leaf: one.shape for one in assignments}
-        self._dtypes = {one.leaf: one.dtype for one in assignments}
-        # Leaves that are put on their devices shard by shard.
-        self._shards: dict[str, tuple[TensorSlice, ...]] = {}
-        for one in assignments:
-            if one.leaf in shardings:
-                boxes = boxes_of(shardings[one.leaf], one.shape)
-                if _is_cut(shardings[one.leaf], one, boxes):
-                    self._shards[one.leaf] = boxes
-
-    def boxes(self) -> dict[str, tuple[TensorSlice, ...]]:
-        """The boxes of each leaf that this process needs, each once."""
-        return {
-            leaf: self._shards.get(leaf) or (TensorSlice.whole(shape),)
-            for leaf, shape in self._shapes.items()
-        }
+        self._landings = landings
 
     def deliver(
         self, leaves: Mapping[str, Mapping[TensorSlice, np.ndarray]]
@@ -159,36 +109,96 @@ class Placer:
         Returns:
             A function that waits until the host arrays are free again.
         """
-        committed = [
-            leaf
-            for leaf in leaves
-            if leaf in self._shardings and leaf not in self._shards
-        ]
-        free = [leaf for leaf in leaves if leaf not in self._shardings]
+        committed: list[str] = []
+        free: list[str] = []
+        for leaf in leaves:
+            landing = self._landings[leaf]
+            if landing.is_cut:
+                self.arrays[leaf] = _join(landing, leaves[leaf])
+            elif landing.sharding is None:
+                free.append(leaf)
+            else:
+                committed.append(leaf)
         if committed:
             hosts = [_only(leaves[leaf]) for leaf in committed]
-            places = [self._shardings[leaf] for leaf in committed]
+            places = [self._landings[leaf].sharding for leaf in committed]
             put = jax.device_put(hosts, places)
             self.arrays.update(zip(committed, put, strict=True))
         if free:
             put = jax.device_put([_only(leaves[leaf]) for leaf in free])
             self.arrays.update(zip(free, put, strict=True))
-        for leaf in leaves:
-            if leaf in self._shards:
-                self.arrays[leaf] = self._join(leaf, leaves[leaf])
-        return functools.partial(
-            jax.block_until_ready, [self.arrays[leaf] for leaf in leaves]
-        )
+        placed = [self.arrays[leaf] for leaf in leaves]
+        return functools.partial(jax.block_until_ready, placed)
 
-    def _join(self, leaf: str, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Array:
-        """Puts each shard on its device; no value is compared between processes."""
-        shape = self._shapes[leaf]
-        return jax.make_array_from_callback(
-            shape,
-            self._shardings[leaf],
-            lambda index: arrays[box_of(index, shape)],
-            dtype=self._dtypes[leaf],
-        )
+    def redistribute(self) -> None:
+        """Gives every device what it needs of the leaves that processes share in.
+
+        All processes of the mesh must call it, with the same leaves.
+        """
+        for batch in self._batches():
+            landings = [self._landings[leaf] for leaf in batch]
+            targets = [one.target for one in landings if one.target is not None]
+            plain = [with_auto_axes(target) for target in targets]
+            shapes = tuple(one.target_shape for one in landings)
+            crop = jax.jit(
+                functools.partial(_cropped, shapes=shapes), out_shardings=plain
+            )
+            arrays = crop([self.arrays[leaf] for leaf in batch])
+            for leaf, array, target in zip(batch, arrays, targets, strict=True):
+                self.arrays[leaf] = _over(target, array)
+
+    def _batches(self) -> Iterator[list[str]]:
+        batch: list[str] = []
+        nbytes = 0
+        for leaf, landing in self._landings.items():
+            if landing.target is None:
+                continue
+            own = math.prod(landing.shape) * landing.dtype.itemsize
+            if batch and nbytes + own > REDISTRIBUTED_NBYTES:
+                yield batch
+                batch, nbytes = [], 0
+            batch.append(leaf)
+            nbytes += own
+        if batch:
+            yield batch
+
+
+def _cropped(
+    arrays: Sequence[jax.Array], shapes: tuple[tuple[int, ...], ...]
+) -> list[jax.Array]:
+    """Takes off the padding."""
+    return [
+        array[tuple(map(slice, shape))] if shape else array[0]
+        for array, shape in zip(arrays, shapes, strict=True)
+    ]
+
+
+def _over(target: NamedSharding, array: jax.Array) -> jax.Array:
+    """The same shards under a sharding whose mesh has Explicit axes, say."""
+    if array.sharding == target:
+        return array
+    shards = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, target, shards)
+
+
+def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Array:
+    """Puts each shard on its device; no value is compared between processes."""
+
+    def shard(index: Any) -> np.ndarray:
+        box = box_of(index, landing.shape)
+        own = clipped(box, landing.target_shape)
+        if own == box:
+            return arrays[box]
+        out = np.zeros(box.shape, landing.dtype)
+        if own is not None:
+            place = own.within(box) if landing.target_shape else 0
+            out[place] = arrays[own]
+        return out
+
+    assert landing.sharding is not None
+    return jax.make_array_from_callback(
+        landing.shape, landing.sharding, shard, dtype=landing.dtype
+    )
 
 
 def _only(arrays: Mapping[TensorSlice, np.ndarray]) -> np.ndarray:
@@ -196,26 +206,14 @@ def _only(arrays: Mapping[TensorSlice, np.ndarray]) -> np.ndarray:
     return array
 
 
-def boxes_of(
-    sharding: jax.sharding.Sharding, shape: tuple[int, ...]
-) -> tuple[TensorSlice, ...]:
-    """Finds what of a leaf the devices of this process hold.
-
-    Args:
-        sharding: Where the leaf lives.
-        shape: Its shape.
-
-    Returns:
-        Boxes, each once.
-    """
-    indices = sharding.addressable_devices_indices_map(shape)
-    return tuple(dict.fromkeys(box_of(index, shape) for index in indices.values()))
+def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlice, ...]:
+    """What of a leaf the devices of this process hold, each box once."""
+    indices: Iterable[Any] = sharding.addressable_devices_indices_map(shape).values()
+    return tuple(dict.fromkeys(box_of(index, shape) for index in indices))
 
 
 def _is_cut(
-    sharding: jax.sharding.Sharding,
-    assignment: Assignment,
-    boxes: Sequence[TensorSlice],
+    sharding: Sharding, assignment: Assignment, boxes: Sequence[TensorSlice]
 ) -> bool:
     """Whether a leaf goes to its devices shard by shard.
 

@@ -30,6 +30,43 @@ _POWER: Final = re.compile(r"(.*/)?beta[12]_power(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Replicated:
+    """A dimension that is replicated because its mesh axes do not divide it.
+
+    Attributes:
+        leaf: Name of the leaf.
+        dimension: Number of the dimension.
+        size: Its extent.
+        axes: The mesh axes that it was to be sharded on.
+        count: Into how many shards that would be.
+    """
+
+    leaf: str
+    dimension: int
+    size: int
+    axes: tuple[str, ...]
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlacementReport:
+    """What is worth knowing about where leaves live.
+
+    Attributes:
+        replicated: Dimensions that are replicated because of `on_uneven`.
+        unmatched: Leaves that no rule of `partition_rules` matches.
+        unused_rules: Rules of `partition_rules` that match no leaf, as they read.
+    """
+
+    replicated: tuple[Replicated, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    unused_rules: tuple[str, ...] = ()
+
+
+_NOTHING_TO_REPORT: Final = PlacementReport()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RestorePlan:
     """What a map means for one target and one checkpoint.
 
@@ -40,6 +77,7 @@ class RestorePlan:
         slots: Those of them that are an optimizer's state.
         averages: Those of them that are moving averages of variables.
         nbytes: Bytes of the checkpoint that a restore reads.
+        placement: What is worth knowing about where leaves live.
     """
 
     prefix: str
@@ -48,6 +86,7 @@ class RestorePlan:
     slots: tuple[str, ...]
     averages: tuple[str, ...]
     nbytes: int
+    placement: PlacementReport = _NOTHING_TO_REPORT
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
@@ -75,6 +114,13 @@ class RestorePlan:
                 "optimizer_slots": list(self.slots),
             },
             "unused_rules": list(self.unused_rules),
+            "placement": {
+                "replicated": [
+                    dataclasses.asdict(one) for one in self.placement.replicated
+                ],
+                "unmatched": list(self.placement.unmatched),
+                "unused_rules": list(self.placement.unused_rules),
+            },
             "overridden": [
                 {
                     "leaf": override.leaf,
@@ -87,12 +133,17 @@ class RestorePlan:
         }
 
 
-def make_plan(resolution: Resolution, manifest: Manifest) -> RestorePlan:
+def make_plan(
+    resolution: Resolution,
+    manifest: Manifest,
+    placement: PlacementReport = _NOTHING_TO_REPORT,
+) -> RestorePlan:
     """Adds to a resolution what it leaves unused and how much it reads.
 
     Args:
         resolution: What the map means.
         manifest: The checkpoint.
+        placement: What is worth knowing about where leaves live.
 
     Returns:
         The plan.
@@ -108,6 +159,7 @@ def make_plan(resolution: Resolution, manifest: Manifest) -> RestorePlan:
         slots=slots,
         averages=averages,
         nbytes=count_nbytes(views),
+        placement=placement,
     )
 
 

@@ -6,49 +6,114 @@ The bar is drawn by rich, which Flax brings, and which is imported only for it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import threading
+import time
 from collections.abc import Callable, Generator
+from typing import Any, Final
 
-# Called with the bytes that are done and with all there are.
-ProgressFunction = Callable[[int, int], None]
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """How far long work has come.
+
+    Attributes:
+        done: Bytes that are done.
+        total: Bytes of the whole work.
+        rate: Bytes a second, since the work began.
+        eta: Seconds that are left at this rate; None while nothing is done.
+        tensor: Name of the tensor that was read last; "" where that is unknown.
+
+    Examples:
+        >>> Progress(done=3, total=4, rate=1.0, eta=1.0, tensor="a/kernel").done
+        3
+    """
+
+    done: int
+    total: int
+    rate: float
+    eta: float | None
+    tensor: str
+
+
+# Called with how far the work is; or, if it takes two arguments, with the bytes done
+# and those of all.
+ProgressFunction = Callable[[Progress], Any] | Callable[[int, int], Any]
+# Called, from any thread, with the number of bytes just done and a tensor's name.
+Advance = Callable[[int, str], None]
+
+# How much of a tensor's name the bar shows (characters).
+_NAME_WIDTH: Final = 40
 
 
 @contextlib.contextmanager
 def reporting(
     progress: bool | ProgressFunction, total: int, what: str
-) -> Generator[Callable[[int], None]]:
+) -> Generator[Advance]:
     """Reports progress while work is done.
 
     Args:
-        progress: False reports nothing; True draws a bar on stderr with bytes, rate and
-            time left; a function is called with the bytes done and the total.
+        progress: False reports nothing; True draws a bar on stderr with bytes, rate,
+            time left and the current tensor; a function is called with a `Progress`, or
+            with the bytes done and the total if it takes two arguments.
         total: Bytes of the whole work.
         what: What is done, shown before the bar: "Verifying model.ckpt".
 
     Yields:
-        A function to call, from any thread, with the number of bytes just done.
+        A function to call, from any thread, with the number of bytes just done and the
+        name of their tensor.
     """
     if not progress:
-        yield lambda _: None
+        yield _ignore
     elif not callable(progress):
         with _bar(total, what) as advance:
             yield advance
     else:
-        function = progress
-        done = 0
-        lock = threading.Lock()
+        yield _Caller(progress, total)
 
-        def call(nbytes: int) -> None:
-            nonlocal done
-            with lock:
-                done += nbytes
-                function(done, total)
 
-        yield call
+def _ignore(_nbytes: int, _tensor: str) -> None:
+    """Reports nothing."""
+
+
+class _Caller:
+    """Tells a caller's function how far the work is; one call at a time."""
+
+    def __init__(self, function: Callable[..., Any], total: int) -> None:
+        self._function = function
+        self._takes_two = _takes_two(function)
+        self._total = total
+        self._done = 0
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, nbytes: int, tensor: str) -> None:
+        with self._lock:
+            self._done += nbytes
+            if self._takes_two:
+                self._function(self._done, self._total)
+                return
+            rate = self._done / max(time.monotonic() - self._begun, 1e-9)
+            eta = (self._total - self._done) / rate if rate else None
+            self._function(Progress(self._done, self._total, rate, eta, tensor))
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function takes two arguments and cannot be called with one."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins have none
+        return False
+    try:
+        signature.bind(None)
+    except TypeError:
+        return True
+    return False
 
 
 @contextlib.contextmanager
-def _bar(total: int, what: str) -> Generator[Callable[[int], None]]:
+def _bar(total: int, what: str) -> Generator[Advance]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import (
@@ -66,8 +131,15 @@ def _bar(total: int, what: str) -> Generator[Callable[[int], None]]:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[tensor]}"),
         console=Console(stderr=True),
     )
+
+    def advance(nbytes: int, tensor: str) -> None:
+        is_long = len(tensor) > _NAME_WIDTH
+        shown = f"…{tensor[1 - _NAME_WIDTH :]}" if is_long else tensor
+        bar.update(task, advance=nbytes, tensor=escape(shown))
+
     with bar:
-        task = bar.add_task(escape(what), total=total)
-        yield lambda nbytes: bar.advance(task, nbytes)
+        task = bar.add_task(escape(what), total=total, tensor="")
+        yield advance

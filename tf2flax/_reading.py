@@ -21,6 +21,7 @@ from ._errors import (
 )
 from ._files import ALIGNMENT, aligned_empty, impostor
 from ._manifest import EncodedPiece, Entry, Piece
+from ._progress import Advance
 from ._specs import ByteRange, TensorSlice
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
@@ -113,14 +114,15 @@ def read_many(
 def check_many(
     entries: Sequence[Entry],
     report: Callable[[Entry, CheckpointError | None], None],
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> None:
     """Checks tensors whole and in parallel, without keeping them.
 
     Args:
         entries: Where they lie.
         report: Called, from several threads, with each entry and what is wrong with it.
-        advance: Called, from several threads, with the number of bytes just checked.
+        advance: Called, from several threads, with the number of bytes just
+            checked and the tensor's name.
 
     Raises:
         ReadError: The system or the store refuses; the first failure ends the rest.
@@ -141,7 +143,7 @@ def check_many(
                 _read_batch(readable, _drop, verify=True, errors=errors)
                 for entry in readable:
                     report(entry, errors.get(entry.name))
-                    advance(entry.nbytes)
+                    advance(entry.nbytes, entry.name)
                 return
         except DamagedError:  # of the file: one by one, then
             pass
@@ -156,12 +158,12 @@ def check_many(
     in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
 
 
-def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
+def _check_entry(entry: Entry, advance: Advance) -> None:
     check_whole(entry)
     for piece in entry.pieces:
         if not isinstance(piece, Piece) or entry.spec.dtype.is_string:
             read_piece(entry, piece, verify=True)
-            advance(piece.nbytes)
+            advance(piece.nbytes, entry.name)
             continue
         step = piece.data_file.chunk_nbytes
         buffer = memoryview(bytearray(min(step, piece.nbytes)))
@@ -170,7 +172,7 @@ def _check_entry(entry: Entry, advance: Callable[[int], None]) -> None:
             chunk = buffer[: min(step, piece.span.stop - start)]
             piece.data_file.read_into(start, chunk, subject=subject_of(entry))
             crc = crc32c(chunk, crc)
-            advance(len(chunk))
+            advance(len(chunk), entry.name)
         compare_crc(entry, piece, crc)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import html
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
 from ._assignment.arguments import quoted
@@ -18,12 +18,14 @@ from ._assignment.collapsing import collapse, in_sequence
 from ._assignment.expressions import Expression, Joined, Source
 from ._assignment.problem_report import header
 from ._assignment.values import Assignment, Entry, Gap, Override
-from ._plan import RestorePlan
+from ._plan import Replicated, RestorePlan
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
-_GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"
+GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"
 # Columns of a table that are numbers, and stand to the right.
-_RIGHT: Final = frozenset({"bytes", "entry", "leaves"})
+_RIGHT: Final = frozenset(
+    {"bytes", "entry", "leaves", "needed", "read", "ratio", "host memory", "on devices"}
+)
 # Lines of a list of names; the plan's attributes have all of them.
 _MAX_LISTED: Final = 60
 # What marks leaves of which any shard takes more than its own bytes.
@@ -49,11 +51,28 @@ class Section:
     note: str = ""
 
 
-def sections(plan: RestorePlan) -> list[Section]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reads:
+    """What a restore reads, as the report shows it.
+
+    Attributes:
+        by_process: What it costs each process; None where that is no news.
+        unverified: Tensors that this process reads in part.
+    """
+
+    by_process: Section | None = None
+    unverified: tuple[str, ...] = ()
+
+
+_NO_READS: Final = Reads()
+
+
+def sections(plan: RestorePlan, reads: Reads = _NO_READS) -> list[Section]:
     """Sorts a plan into groups; those that are empty are left out.
 
     Args:
         plan: The plan.
+        reads: What it reads.
 
     Returns:
         The groups, the most important first.
@@ -72,6 +91,19 @@ def sections(plan: RestorePlan) -> list[Section]:
         _counted("Unused optimizer slots", plan.slots),
         _names("Entries that matched nothing", _YELLOW, plan.unused_rules),
         _overrides(resolution.overridden),
+        _replicated(plan.placement.replicated),
+        _names(
+            "Replicated, since no partition rule matches",
+            _YELLOW,
+            plan.placement.unmatched,
+        ),
+        _names(
+            "Partition rules that matched no leaf",
+            _YELLOW,
+            plan.placement.unused_rules,
+        ),
+        *([reads.by_process] if reads.by_process else []),
+        _names("Read in part, and so not verified", _YELLOW, reads.unverified),
     ]
     return [group for group in groups if group.rows]
 
@@ -97,31 +129,50 @@ def summary(plan: RestorePlan) -> str:
     return ", ".join([*counts, f"{len(plan.unused)} tensors unused"])
 
 
-def render(plan: RestorePlan, *, is_coloured: bool = False) -> str:
+def render(
+    plan: RestorePlan, reads: Reads = _NO_READS, *, is_coloured: bool = False
+) -> str:
     """Writes a plan for people: a summary, then group by group.
 
     Args:
         plan: The plan.
+        reads: What it reads.
         is_coloured: Whether headings are coloured, as terminals show it.
 
     Returns:
         Lines of text, columns aligned.
     """
     lines = [f"Restore plan for {plan.prefix}", summary(plan)]
-    for section in sections(plan):
+    groups = sections(plan, reads)
+    return "\n".join([*lines, *lines_of(groups, is_coloured=is_coloured)])
+
+
+def lines_of(sections: Iterable[Section], *, is_coloured: bool = False) -> list[str]:
+    """Writes groups for people, columns aligned.
+
+    Args:
+        sections: The groups.
+        is_coloured: Whether headings are coloured, as terminals show it.
+
+    Returns:
+        Lines of text, an empty one before each group.
+    """
+    lines: list[str] = []
+    for section in sections:
         title = f"{section.title}:"
         shown = f"\x1b[{section.colour}m{title}\x1b[0m" if is_coloured else title
         lines += ["", shown, *_aligned(section)]
         if section.note:
             lines.append(f"  {section.note}")
-    return "\n".join(lines)
+    return lines
 
 
-def render_html(plan: RestorePlan) -> str:
+def render_html(plan: RestorePlan, reads: Reads = _NO_READS) -> str:
     """Writes a plan for notebooks.
 
     Args:
         plan: The plan.
+        reads: What it reads.
 
     Returns:
         A block of HTML; names of tensors and leaves are escaped.
@@ -131,7 +182,7 @@ def render_html(plan: RestorePlan) -> str:
         f"<p><b>Restore plan</b> for <code>{html.escape(plan.prefix)}</code><br>",
         f"{html.escape(summary(plan))}</p>",
     ]
-    for i, section in enumerate(sections(plan)):
+    for i, section in enumerate(sections(plan, reads)):
         is_open = " open" if i == 0 else ""
         parts.append(
             f"<details{is_open}><summary>{html.escape(section.title)}</summary><table>"
@@ -215,7 +266,7 @@ def _loaded(assignments: Sequence[Assignment]) -> Section:
     is_marked = any(not one.is_exact for one in assignments)
     return Section(
         title=f"Loaded ({len(assignments)})",
-        colour=_GREEN,
+        colour=GREEN,
         columns=("leaf", "source", "shape", "dtype", "bytes", "entry"),
         rows=tuple(rows),
         note="* any shard of it takes whole tensors to read" if is_marked else "",
@@ -240,7 +291,7 @@ def _entries(assignments: Sequence[Assignment]) -> Section:
     ]
     return Section(
         title=f"Entries that fill them ({len(entries)})",
-        colour=_GREEN,
+        colour=GREEN,
         columns=("entry", "of the map", "leaves", "in"),
         rows=tuple(rows),
     )
@@ -287,6 +338,26 @@ def _overrides(overridden: Sequence[Override]) -> Section:
         title=f"Overridden entries ({len(overridden)})",
         colour=_YELLOW,
         columns=("leaf", "entry of the map", "overridden by"),
+        rows=tuple(row.cells for row in collapse(cells)),
+    )
+
+
+def _replicated(replicated: Sequence[Replicated]) -> Section:
+    """Dimensions that the mesh does not divide."""
+    cells = [
+        (
+            one.leaf,
+            str(one.dimension),
+            str(one.size),
+            ", ".join(one.axes),
+            str(one.count),
+        )
+        for one in replicated
+    ]
+    return Section(
+        title=f"Replicated, since the mesh does not divide them ({len(replicated)})",
+        colour=_YELLOW,
+        columns=("leaf", "dimension", "size", "mesh axis", "of size"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
 

@@ -9,14 +9,17 @@ Everything is read and placed before anything of the target changes.
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AbstractMesh, Mesh
 
+from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.dtypes import WIDE_DTYPES, parse_dtype
 from ._assignment.expressions import Expression
@@ -26,14 +29,24 @@ from ._assignment.policies import parse_policy
 from ._assignment.problems import unused_entry
 from ._assignment.values import Assignment, Gap
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
-from ._demands import plan_reading
+from ._costs import STRATEGIES, Strategy, choose_spreads, count_costs
+from ._demands import Reading, plan_reading
 from ._errors import AssignmentError, UnsupportedError
 from ._inverse import InversePlan
 from ._manifest import Manifest
-from ._placing import Placer, choose_shardings
-from ._plan import RestorePlan, make_plan
-from ._report import is_terminal, render, render_html
+from ._meshes import is_abstract, participants
+from ._placing import Landing, Placer, plan_landing
+from ._plan import PlacementReport, RestorePlan, make_plan
+from ._plan_cost import PlanCost
+from ._progress import ProgressFunction, reporting
+from ._report import Reads, is_terminal, render, render_html
 from ._scheduling import assemble
+from ._sharding import (
+    LogicalRules,
+    PlacementOptions,
+    ShardingOption,
+    choose_placement,
+)
 from ._targets import Target, take_apart
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
@@ -43,9 +56,53 @@ AssignmentMap = (
     | Mapping[str | Expression, Any]
     | Iterable[tuple[str | Expression, Any]]
 )
-DEFAULT_MAX_IN_FLIGHT_BYTES = 1 << 30
+# Enough for the largest leaves of most models to be read side by side; a few hundredths
+# of a host's memory.
+MAX_IN_FLIGHT_BYTES: Final = 1 << 30
 # What `on_missing` and `on_mismatch` take.
 PolicyOption = Literal["error", "keep"] | Sequence[tuple[str, Literal["error", "keep"]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What `plan`, `init_from_checkpoint` and `warm_start` take; see `plan`."""
+
+    aliases: Mapping[str, tuple[str, ...]] | None
+    dtype: Any
+    sharding: ShardingOption
+    mesh: Mesh | AbstractMesh | None
+    logical_axis_rules: LogicalRules | None
+    strategy: Strategy
+    on_missing: PolicyOption
+    on_mismatch: PolicyOption
+    on_uneven: Literal["error", "replicate"]
+    verify: bool
+    max_in_flight_bytes: int
+    progress: bool | ProgressFunction
+
+    def __post_init__(self) -> None:
+        _check_aliases(self.aliases)
+        if self.strategy not in STRATEGIES:
+            raise AssignmentError(
+                "Option strategy: expected 'auto', 'local' or 'read-once', got "
+                f"{self.strategy!r}."
+            )
+        limit: object = self.max_in_flight_bytes
+        if not _is_count(limit):
+            raise AssignmentError(
+                "Option max_in_flight_bytes: expected a positive number of bytes, got "
+                f"{limit!r}."
+            )
+
+    @property
+    def placement(self) -> PlacementOptions:
+        """Those that say where leaves live."""
+        return PlacementOptions(
+            sharding=self.sharding,
+            mesh=self.mesh,
+            logical_axis_rules=self.logical_axis_rules,
+            on_uneven=self.on_uneven,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,17 +113,33 @@ class Job:
         plan: What fills each leaf.
         target: The target, taken apart.
         manifest: Where the tensors lie.
-        shardings: Where loaded leaves live; those without an opinion are left out.
-        is_forced: Whether casts may change values.
-        verify: Whether CRC-32C checksums are compared.
+        shardings: Where leaves live; those without an opinion are left out.
+        options: What the caller says.
     """
 
     plan: RestorePlan
     target: Target
     manifest: Manifest
     shardings: Mapping[str, jax.sharding.Sharding]
-    is_forced: bool
-    verify: bool
+    options: JobOptions
+
+    def reading(self) -> Reading:
+        """What this process reads."""
+        boxes = {leaf: landing.boxes for leaf, landing in self.landings().items()}
+        return plan_reading(self.plan.assignments, boxes, self.manifest)
+
+    def landings(self) -> dict[str, Landing]:
+        """How each loaded leaf comes onto devices."""
+        loaded = self.plan.assignments
+        spreads = choose_spreads(
+            loaded, self.shardings, self.manifest, self.options.strategy
+        )
+        return {
+            one.leaf: plan_landing(
+                one, self.shardings.get(one.leaf), spreads.get(one.leaf)
+            )
+            for one in loaded
+        }
 
 
 class Plan:
@@ -140,8 +213,89 @@ class Plan:
         """The plan as plain values, ready for `json.dumps`."""
         return self._job.plan.to_dict()
 
-    def restore(self) -> Any:
+    @property
+    def shardings(self) -> Mapping[str, jax.sharding.Sharding]:
+        """Where loaded leaves will live; those that JAX may place are left out."""
+        loaded = [one.leaf for one in self.assignments]
+        shardings = self._job.shardings
+        return {leaf: shardings[leaf] for leaf in loaded if leaf in shardings}
+
+    @property
+    def placement(self) -> PlacementReport:
+        """What is worth knowing about shardings.
+
+        It has `.replicated` (dimensions, by `on_uneven`), and of `partition_rules` the
+        leaves that are `.unmatched` and the `.unused_rules`.
+        """
+        return self._job.plan.placement
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """Names of tensors that this process reads in part: no checksum covers that."""
+        return () if self._is_abstract else self._job.reading().unverified
+
+    def cost(
+        self,
+        processes: int | None = None,
+        *,
+        strategy: Literal["auto", "local", "read-once"] | None = None,
+    ) -> PlanCost:
+        """Counts what a restore costs each process; reads nothing.
+
+        Args:
+            processes: Over how many processes the devices of the mesh are split, in
+                their order; None takes the processes that they belong to.
+            strategy: How processes share in reading; None takes the plan's own.
+
+        Returns:
+            The costs: `.processes`, each with bytes needed, bytes read, host memory and
+            bytes on devices; print them.
+
+        Raises:
+            AssignmentError: The devices cannot be split so.
+
+        Examples:
+            >>> import jax, tf2flax
+            >>> from jax.sharding import AbstractMesh, PartitionSpec as P
+            >>> kernel = jax.ShapeDtypeStruct((32, 32), "float32")
+            >>> plan = tf2flax.plan(
+            ...     "tests/data/bert/model.ckpt",
+            ...     {"bert/pooler/dense/kernel": "kernel"},
+            ...     {"kernel": kernel},
+            ...     sharding=P("rows"),
+            ...     mesh=AbstractMesh((16,), ("rows",)),
+            ... )
+            >>> [one.read_nbytes for one in plan.cost(processes=2).processes]
+            [2048, 2048]
+        """
+        job = self._job
+        count: Any = processes
+        if count is not None and not _is_count(count):
+            raise AssignmentError(
+                f"processes: expected a positive number, got {processes!r}."
+            )
+        if strategy is not None:
+            job = dataclasses.replace(
+                job, options=dataclasses.replace(job.options, strategy=strategy)
+            )
+        return count_costs(
+            job.plan.assignments,
+            job.shardings,
+            job.manifest,
+            strategy=job.options.strategy,
+            processes=processes,
+            max_in_flight_bytes=job.options.max_in_flight_bytes,
+        )
+
+    def restore(self, progress: bool | ProgressFunction = False) -> Any:
         """Reads, checks, casts and places what the plan names.
+
+        Under `jax.distributed`, all processes of a leaf's mesh call it.
+
+        Args:
+            progress: True draws a bar on stderr (bytes, rate, time left, tensor); a
+                function is called with a `tf2flax.Progress`. False leaves that to the
+                plan's own option.
 
         Returns:
             The target with `jax.Array`s in the leaves that are loaded and all other
@@ -151,9 +305,13 @@ class Plan:
             DamagedError: A data file is missing or short, or a checksum differs.
             AssignmentError: A value does not fit the leaf's dtype.
             UnsupportedError: JAX is tracing.
-            ReadError: The operating system refuses.
+            ReadError: The operating system refuses, or another process failed.
         """
-        return self._job.target.rebuild(restore_leaves(self._job))
+        refuse_tracing()
+        with agreement(participants(self._job.shardings.values())):
+            placer = read_leaves(self._job, progress or self._job.options.progress)
+        placer.redistribute()
+        return self._job.target.rebuild(placer.arrays)
 
     def inverse(self) -> InversePlan:
         """Turns the plan round: what each tensor is, in terms of leaves.
@@ -170,15 +328,29 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan as a report for people; in colour where that is a terminal."""
-        return render(self._job.plan, is_coloured=is_terminal())
+        return render(self._job.plan, self._reads(), is_coloured=is_terminal())
 
     def __format__(self, spec: str) -> str:
         """The plan as a report without colours, wherever it goes."""
-        return format(render(self._job.plan), spec)
+        return format(render(self._job.plan, self._reads()), spec)
 
     def _repr_html_(self) -> str:
         """The plan as a report for notebooks."""
-        return render_html(self._job.plan)
+        return render_html(self._job.plan, self._reads())
+
+    @property
+    def _is_abstract(self) -> bool:
+        """Whether it is over devices that do not exist here."""
+        return any(map(is_abstract, self._job.shardings.values()))
+
+    def _reads(self) -> Reads:
+        """What the report says about reading, where that is any news."""
+        if self._is_abstract:
+            return Reads()
+        shardings = self._job.shardings.values()
+        is_sharded = any(one.num_devices > 1 for one in shardings)
+        by_process = self.cost().section() if is_sharded else None
+        return Reads(by_process, self.unverified)
 
     def __repr__(self) -> str:
         """The plan in one line."""
@@ -195,10 +367,16 @@ def plan(
     *,
     aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
     dtype: Any = None,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: ShardingOption = None,
+    mesh: Mesh | AbstractMesh | None = None,
+    logical_axis_rules: LogicalRules | None = None,
+    strategy: Literal["auto", "local", "read-once"] = "auto",
     on_missing: PolicyOption = "error",
     on_mismatch: PolicyOption = "error",
+    on_uneven: Literal["error", "replicate"] = "error",
     verify: bool = True,
+    max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
+    progress: bool | ProgressFunction = False,
 ) -> Plan:
     """Checks a map against a checkpoint and a target; reads no tensor.
 
@@ -212,13 +390,30 @@ def plan(
             None is exactly TensorFlow.
         dtype: None gives leaves their own dtype where the cast is safe; "exact"
             refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
-        sharding: Where all loaded leaves live; None leaves that to the target.
+        sharding: Where loaded leaves live: a `jax.sharding.Sharding` or PartitionSpec
+            for all, a tree of them, or a function of leaves (`.name`, `.shape`,
+            `.dtype`, `.sources`): `tf2flax.partition_rules`, `tf2flax.from_partitions`.
+            None, there and here, leaves that to the target: its shardings, and Flax's
+            partitioning metadata where there is a mesh.
+        mesh: What PartitionSpecs, metadata and shardings over an AbstractMesh are put
+            on; None takes that of `jax.set_mesh`. An AbstractMesh is good for planning
+            alone.
+        logical_axis_rules: What logical names in metadata mean on the mesh, in pairs;
+            None takes the rules in force in Flax, and the leaf's own.
+        strategy: "local", each process reads what its devices need; "read-once", each
+            byte is read by one process, and redistributed by XLA; "auto", so for leaves
+            of 1 MiB or more of which processes would read each byte twice or more.
         on_missing: What happens to a leaf that an entry reaches and whose source is not
             in the checkpoint: "error", "keep", or pairs of a regex, searched in the
             leaf's name, and one of these; the first that matches counts, else "error".
         on_mismatch: The same for a source of another shape, or a dtype that cannot be
             cast.
+        on_uneven: What happens to a dimension that its mesh axes do not divide:
+            "error", or "replicate", that dimension alone.
         verify: Whether a restore compares CRC-32C checksums.
+        max_in_flight_bytes: Host memory that a restore takes at once for arrays which
+            are not yet handed over to JAX; a larger shard passes alone.
+        progress: As `Plan.restore`.
 
     Returns:
         The plan: print it, look at it, `restore()` it.
@@ -241,19 +436,27 @@ def plan(
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    job = make_job(
-        checkpoint,
-        assignment_map,
-        target,
+    options = JobOptions(
         aliases=aliases,
         dtype=dtype,
         sharding=sharding,
+        mesh=mesh,
+        logical_axis_rules=logical_axis_rules,
+        strategy=strategy,
         on_missing=on_missing,
         on_mismatch=on_mismatch,
+        on_uneven=on_uneven,
         verify=verify,
+        max_in_flight_bytes=max_in_flight_bytes,
+        progress=progress,
     )
+    job = make_job(checkpoint, assignment_map, take_apart(target), options)
     check_kept(job)
     return Plan(job)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def is_x64() -> bool:
@@ -298,27 +501,19 @@ def _tracing_error() -> UnsupportedError:
 def make_job(
     checkpoint: PathLike | Checkpoint,
     assignment_map: AssignmentMap,
-    target: Any,
+    target: Target,
+    options: JobOptions,
     *,
-    aliases: Mapping[str, tuple[str, ...]] | None,
-    dtype: Any,
-    sharding: jax.sharding.Sharding | None,
-    on_missing: PolicyOption,
-    on_mismatch: PolicyOption,
-    verify: bool,
+    is_initialised: bool = False,
 ) -> Job:
     """Makes a plan whose kept leaves may still be abstract.
 
     Args:
         checkpoint: As `plan`.
         assignment_map: As `plan`.
-        target: As `plan`.
-        aliases: As `plan`.
-        dtype: As `plan`.
-        sharding: As `plan`.
-        on_missing: As `plan`.
-        on_mismatch: As `plan`.
-        verify: As `plan`.
+        target: The target, taken apart.
+        options: What the caller says.
+        is_initialised: Whether kept leaves are made anew, and placed too.
 
     Returns:
         The plan, and all that running it takes.
@@ -329,58 +524,69 @@ def make_job(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = open_checkpoint(checkpoint)
     manifest = checkpoint.manifest
-    policy = parse_dtype(dtype)
-    _check_aliases(aliases)
-    parts = take_apart(target)
-    refuse_tracers([slot.value for slot in parts.slots])
+    refuse_tracers([slot.value for slot in target.slots])
     resolution = resolve(
-        parse_map(assignment_map, parts.identify),
-        parts.leaves,
+        parse_map(assignment_map, target.identify),
+        target.leaves,
         manifest,
         Options(
-            aliases=aliases,
-            dtype=policy,
+            aliases=options.aliases,
+            dtype=parse_dtype(options.dtype),
             x64=is_x64(),
-            on_missing=parse_policy("on_missing", on_missing),
-            on_mismatch=parse_policy("on_mismatch", on_mismatch),
+            on_missing=parse_policy("on_missing", options.on_missing),
+            on_mismatch=parse_policy("on_mismatch", options.on_mismatch),
         ),
     )
+    placement = choose_placement(
+        resolution.assignments,
+        target.slots,
+        manifest,
+        options.placement,
+        initialised=resolution.kept if is_initialised else (),
+    )
     return Job(
-        plan=make_plan(resolution, manifest),
-        target=parts,
+        plan=make_plan(resolution, manifest, placement.report),
+        target=target,
         manifest=manifest,
-        shardings=choose_shardings(resolution.assignments, parts.slots, sharding),
-        is_forced=isinstance(policy, np.dtype),
-        verify=verify,
+        shardings=placement.shardings,
+        options=options,
     )
 
 
-def restore_leaves(job: Job) -> dict[str, jax.Array]:
-    """Reads, checks, casts and places what a plan names.
+def read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
+    """Reads, checks and casts what a plan names, and puts it on devices.
 
     Args:
         job: The plan and what running it takes.
+        progress: As `Plan.restore`.
 
     Returns:
-        One array for each leaf that is loaded.
+        What has the arrays, once leaves that processes share in are redistributed.
 
     Raises:
         CheckpointError: As `Plan.restore`.
     """
-    refuse_tracing()
+    if any(map(is_abstract, job.shardings.values())):
+        raise UnsupportedError(
+            "The plan is over an AbstractMesh, which has no devices. Plan again with "
+            "mesh=jax.sharding.Mesh(...) to restore."
+        )
     _check_width(job)
-    assignments = job.plan.assignments
-    placer = Placer(assignments, job.shardings)
-    reading = plan_reading(assignments, placer.boxes(), job.manifest)
-    assemble(
-        reading,
-        placer.deliver,
-        is_forced=job.is_forced,
-        verify=job.verify,
-        max_in_flight_bytes=DEFAULT_MAX_IN_FLIGHT_BYTES,
-        advance=lambda nbytes, name: None,
-    )
-    return placer.arrays
+    landings = job.landings()
+    placer = Placer(landings)
+    boxes = {leaf: landing.boxes for leaf, landing in landings.items()}
+    reading = plan_reading(job.plan.assignments, boxes, job.manifest)
+    what = f"Restoring {posixpath.basename(job.manifest.prefix)}"
+    with reporting(progress, reading.nbytes, what) as advance:
+        assemble(
+            reading,
+            placer.deliver,
+            is_forced=isinstance(parse_dtype(job.options.dtype), np.dtype),
+            verify=job.options.verify,
+            max_in_flight_bytes=job.options.max_in_flight_bytes,
+            advance=advance,
+        )
+    return placer
 
 
 def check_kept(job: Job) -> None:

@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from ._assembling import Advance, GroupAssembly, HostLeaves, ReadOptions
+from ._assembling import GroupAssembly, HostLeaves, ReadOptions
 from ._assignment.collapsing import screenful
 from ._demands import Reading
 from ._errors import AssignmentError
 from ._manifest import Piece
+from ._progress import Advance
 from ._reading import SMALL_NBYTES
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.
 MAX_WORKERS: Final = 8
+# What all readers hold besides: a chunk each, two where runs have gaps (bytes).
+STAGING_NBYTES: Final = MAX_WORKERS * 8 << 20
 
 # Takes leaves over; what it returns waits until their host memory is free again.
 Deliver = Callable[[HostLeaves], Callable[[], object]]

@@ -31,6 +31,21 @@ Path = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Partitioning:
+    """Flax's partitioning metadata of a leaf.
+
+    Attributes:
+        names: Of every axis, a mesh axis or a logical name, several, or None.
+        mesh: The mesh that the leaf names itself, if any.
+        rules: What logical names mean, if the leaf says so itself.
+    """
+
+    names: tuple[Any, ...]
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None
+    rules: tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Slot:
     """One leaf of a target.
 
@@ -39,12 +54,14 @@ class Slot:
         value: The array, scalar or ShapeDtypeStruct that stands there.
         owners: Objects of the user that identify it: the value, its box or Variable.
         sharding: Where the target says the array should live; None for no opinion.
+        partitioning: What Flax's metadata says about that, if anything.
     """
 
     leaf: Leaf
     value: Any
     owners: tuple[Any, ...]
     sharding: jax.sharding.Sharding | None
+    partitioning: Partitioning | None = None
 
     @property
     def is_abstract(self) -> bool:
@@ -293,7 +310,10 @@ def _slot(names: tuple[str, ...], holder: Any) -> Slot:
     value = _inner(holder)
     shape, dtype = _shape_and_dtype(value)
     owners = (holder,) if value is holder else (holder, value)
-    return Slot(Leaf(names, shape, dtype), value, owners, _sharding_of(value))
+    sharding, partitioning = _sharding_of(value), _partitioning_of(holder)
+    if isinstance(partitioning, jax.sharding.Sharding):
+        sharding, partitioning = sharding or partitioning, None
+    return Slot(Leaf(names, shape, dtype), value, owners, sharding, partitioning)
 
 
 def _inner(holder: Any) -> Any:
@@ -346,3 +366,40 @@ def _sharding_of(value: Any) -> jax.sharding.Sharding | None:
     if isinstance(value, jax.Array) and not isinstance(value, Tracer):
         return value.sharding if value.committed else None
     return None
+
+
+def _partitioning_of(holder: Any) -> Partitioning | jax.sharding.Sharding | None:
+    """What the metadata of a Variable, or of a box, says about its sharding."""
+    while isinstance(holder, nnx.Variable):
+        metadata = holder.get_metadata()
+        # Flax has called it by all of these names.
+        keys = ("out_sharding", "sharding_names", "sharding")
+        said = next((metadata[key] for key in keys if metadata.get(key)), None)
+        if isinstance(said, jax.sharding.Sharding):
+            return said
+        if isinstance(said, (tuple, list, jax.sharding.PartitionSpec)):
+            rules = tuple(metadata.get("sharding_rules") or ())
+            return Partitioning(tuple(said), metadata.get("mesh"), rules)
+        holder = holder.get_raw_value()
+    if isinstance(holder, meta.Partitioned):
+        rules = tuple(getattr(holder, "rules", None) or ())
+        return Partitioning(tuple(holder.names), holder.mesh, rules)
+    return None
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Names the leaves of a tree of shardings as those of a target are named.
+
+    Args:
+        tree: A pytree, of which boxes and Variables hold shardings or specs.
+
+    Returns:
+        Names and what stands there, None included.
+    """
+
+    def is_leaf(value: Any) -> bool:
+        kinds = (jax.sharding.Sharding, jax.sharding.PartitionSpec, nnx.Variable)
+        return value is None or isinstance(value, (*kinds, meta.AxisMetadata))
+
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    return [(join_path(map(_key_of, path)), _inner(value)) for path, value in flat]

@@ -66,7 +66,11 @@ def assign(path: pathlib.Path, leaf: jax.Array) -> None:
         assert_type(plan.to_dict(), dict[str, Any])
     checkpoint = tf2flax.open_checkpoint(path)
     tf2flax.init_from_checkpoint(checkpoint, {"a": "a"}, {"a": leaf}, dtype="exact")
-    tf2flax.plan(checkpoint, {"a": "a"}, {}, sharding=jax.sharding.PartitionSpec())  # pyright: ignore[reportArgumentType]
+    tf2flax.plan(checkpoint, {"a": "a"}, {}, strategy="once")  # pyright: ignore[reportArgumentType]
+    rules = tf2flax.partition_rules([("kernel$", jax.sharding.PartitionSpec("m"))])
+    assert_type(
+        tf2flax.plan(checkpoint, {}, {}, sharding=rules).cost(), tf2flax.PlanCost
+    )
     warm = tf2flax.warm_start(init, checkpoint, {"a": "a"})
     assert_type(warm(leaf, width=3), dict[str, jax.Array])
     warm(leaf, wide=3)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,171 @@
+"""What a plan costs each process: bytes needed, bytes read, memory.
+
+Works for meshes that do not exist here; reads nothing.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX leaves many of its types unknown; what leaves this file is annotated.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import jax
+from jax.sharding import Sharding
+
+from ._assignment.values import Assignment
+from ._demands import Reading, plan_reading
+from ._manifest import Manifest
+from ._meshes import (
+    Spread,
+    boxes_by_process,
+    device_boxes,
+    device_processes,
+    spreads,
+)
+from ._plan_cost import PlanCost, ProcessCost
+from ._scheduling import STAGING_NBYTES
+from ._specs import TensorSlice
+
+Strategy = Literal["auto", "local", "read-once"]
+STRATEGIES: Final = ("auto", "local", "read-once")
+# Smaller leaves are read by every process under "auto": a collective operation takes
+# longer than reading them (bytes).
+READ_ONCE_NBYTES: Final = 1 << 20
+
+
+def choose_spreads(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    manifest: Manifest,
+    strategy: Strategy,
+    processes: int | None = None,
+) -> dict[str, Spread]:
+    """Decides which leaves processes share in reading.
+
+    Args:
+        assignments: The leaves.
+        shardings: Where they will live.
+        manifest: Where the tensors lie.
+        strategy: "local", none; "read-once", all of which processes would read any byte
+            twice; "auto", those of 1 MiB and more of which they would read each byte
+            twice or more.
+        processes: As for `Plan.cost`.
+
+    Returns:
+        How each of them is read.
+    """
+    if strategy == "local" or (processes or jax.process_count()) == 1:
+        return {}
+    chosen: dict[str, Spread] = {}
+    for one in assignments:
+        sharding = shardings.get(one.leaf)
+        if sharding is None or (strategy == "auto" and one.nbytes < READ_ONCE_NBYTES):
+            continue
+        if processes is None and sharding.is_fully_addressable:
+            continue
+
+        least = _read_nbytes(one, sharding, manifest, processes)
+        if least < (2 if strategy == "auto" else 1.001) * one.nbytes:
+            continue
+        for way in spreads(sharding, one.shape, processes):
+            nbytes = _read_nbytes(one, sharding, manifest, processes, way)
+            if nbytes < 0.99 * least:
+                least = nbytes
+                chosen[one.leaf] = way
+    return chosen
+
+
+def _read_nbytes(
+    assignment: Assignment,
+    sharding: Sharding,
+    manifest: Manifest,
+    processes: int | None,
+    way: Spread | None = None,
+) -> int:
+    """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
+    boxes = boxes_by_process(sharding, assignment.shape, processes, way)
+    known: dict[tuple[tuple[int, ...], ...], int] = {}
+    total = 0
+    for own in boxes.values():
+        shapes = tuple(box.shape for box in own)
+        if shapes not in known:
+            reading = plan_reading([assignment], {assignment.leaf: own}, manifest)
+            known[shapes] = reading.nbytes
+        total += known[shapes]
+    return total
+
+
+def count_costs(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    manifest: Manifest,
+    *,
+    strategy: Strategy,
+    processes: int | None,
+    max_in_flight_bytes: int,
+) -> PlanCost:
+    """Counts what a plan costs each process.
+
+    Args:
+        assignments: What fills each leaf.
+        shardings: Where leaves will live; those without one are needed by every
+            process.
+        manifest: Where the tensors lie.
+        strategy: How processes share in reading.
+        processes: Over how many processes the devices are split, in their order; None
+            takes those they belong to.
+        max_in_flight_bytes: Host memory that reading takes at once.
+
+    Returns:
+        The costs.
+
+    Raises:
+        AssignmentError: The devices cannot be split so.
+    """
+    chosen = choose_spreads(assignments, shardings, manifest, strategy, processes)
+    count = processes or jax.process_count()
+    boxes: dict[int, dict[str, tuple[TensorSlice, ...]]] = {n: {} for n in range(count)}
+    device_nbytes = dict.fromkeys(boxes, 0)
+    for one in assignments:
+        sharding = shardings.get(one.leaf)
+        itemsize = one.dtype.itemsize
+        if sharding is None or sharding.num_devices == 1:
+            for number in boxes:
+                boxes[number][one.leaf] = (TensorSlice.whole(one.shape),)
+                device_nbytes[number] += math.prod(one.shape) * itemsize
+            continue
+        way = chosen.get(one.leaf)
+        found = boxes_by_process(sharding, one.shape, processes, way)
+        for number in boxes:
+            boxes[number][one.leaf] = found.get(number, ())
+        owners = device_processes(sharding, processes)
+        held = device_boxes(sharding, one.shape)[0].size * itemsize
+        for number in owners:
+            device_nbytes[number] += held
+    readings: dict[tuple[tuple[TensorSlice, ...], ...], Reading] = {}
+    costs: list[ProcessCost] = []
+    for number, own_boxes in boxes.items():
+        key = tuple(own_boxes.values())  # replicas need the same
+        if key not in readings:
+            readings[key] = plan_reading(assignments, own_boxes, manifest)
+        reading = readings[key]
+        costs.append(
+            ProcessCost(
+                process=number,
+                needed_nbytes=reading.needed_nbytes,
+                read_nbytes=reading.nbytes,
+                host_nbytes=_peak(reading, max_in_flight_bytes),
+                device_nbytes=device_nbytes[number],
+            )
+        )
+    return PlanCost(strategy, tuple(costs))
+
+
+def _peak(reading: Reading, max_in_flight_bytes: int) -> int:
+    """Host memory of a restore at most, besides what stays on the host."""
+    total = sum(group.host_nbytes for group in reading.groups)
+    bound = max(max_in_flight_bytes, reading.host_nbytes)
+    return min(total, bound) + min(reading.nbytes, STAGING_NBYTES)

@@ -1,0 +1,106 @@
+"""What a restore costs each process, as values and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+from ._report import GREEN, Section, format_nbytes, lines_of
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProcessCost:
+    """What a restore costs one process.
+
+    Attributes:
+        process: Its number.
+        needed_nbytes: Bytes of the checkpoint that its devices need of it.
+        read_nbytes: Bytes that it reads for that.
+        host_nbytes: Host memory that reading takes at most, besides arrays that live on
+            the host.
+        device_nbytes: Bytes of the leaves on all of its devices.
+    """
+
+    process: int
+    needed_nbytes: int
+    read_nbytes: int
+    host_nbytes: int
+    device_nbytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanCost:
+    """What a restore costs all processes; made by `Plan.cost`.
+
+    Attributes:
+        strategy: How they share in reading.
+        processes: What it costs each of them.
+
+    Examples:
+        >>> cost = PlanCost("local", (ProcessCost(0, 10, 12, 20, 10),))
+        >>> cost.over_read
+        1.2
+    """
+
+    strategy: str
+    processes: tuple[ProcessCost, ...]
+
+    def __str__(self) -> str:
+        """A table for people."""
+        return "\n".join(lines_of([self.section()])[1:])
+
+    def section(self) -> Section:
+        """The same as a group of a plan's report; equal processes share a row."""
+        rows: list[tuple[str, ...]] = []
+        for _, group in itertools.groupby(
+            self.processes, key=lambda one: dataclasses.replace(one, process=0)
+        ):
+            first, *others = group
+            span = f"-{others[-1].process}" if others else ""
+            needed, read = first.needed_nbytes, first.read_nbytes
+            rows.append(
+                (
+                    f"{first.process}{span}",
+                    format_nbytes(needed),
+                    format_nbytes(read),
+                    f"{read / needed if needed else 1:.2f}",
+                    format_nbytes(first.host_nbytes),
+                    format_nbytes(first.device_nbytes),
+                )
+            )
+        return Section(
+            title=f"Reads of each process (strategy {self.strategy})",
+            colour=GREEN,
+            columns=("process", "needed", "read", "ratio", "host memory", "on devices"),
+            rows=tuple(rows),
+            note=(
+                f"all processes: {format_nbytes(self.read_nbytes)} read, "
+                f"{self.over_read:.2f} bytes for each byte needed"
+            ),
+        )
+
+    @property
+    def needed_nbytes(self) -> int:
+        """Bytes that all processes need, those that several need counted for each."""
+        return sum(one.needed_nbytes for one in self.processes)
+
+    @property
+    def read_nbytes(self) -> int:
+        """Bytes that all processes read."""
+        return sum(one.read_nbytes for one in self.processes)
+
+    @property
+    def over_read(self) -> float:
+        """Bytes read for each byte needed."""
+        return self.read_nbytes / self.needed_nbytes if self.needed_nbytes else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The costs as plain values, ready for `json.dumps`."""
+        return {
+            "strategy": self.strategy,
+            "needed_nbytes": self.needed_nbytes,
+            "read_nbytes": self.read_nbytes,
+            "over_read": self.over_read,
+            "processes": [dataclasses.asdict(one) for one in self.processes],
+        }

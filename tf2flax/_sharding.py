@@ -1,0 +1,609 @@
+"""Where leaves live: options, what the target carries, Flax's metadata -> shardings.
+
+Reads no bytes and puts nothing anywhere.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import jax
+import numpy as np
+from flax.core.spmd import get_logical_axis_rules
+from flax.linen.spmd import logical_to_mesh_axes
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from ._assignment.collapsing import screenful
+from ._assignment.layouts import Layout, Tiles, View
+from ._assignment.values import Assignment
+from ._errors import AssignmentError
+from ._manifest import Manifest
+from ._meshes import names_of
+from ._plan import PlacementReport, Replicated
+from ._runs import along_axes
+from ._stored_tensor import StoredTensor
+from ._targets import Partitioning, Slot, named_leaves
+
+# A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
+AxisNames = str | tuple[str, ...] | None
+# Pairs of a logical name and the mesh axes that it means.
+LogicalRules = Sequence[tuple[str, AxisNames]]
+# What a leaf's opinion may be; None for none.
+Opinion = Sharding | PartitionSpec | None
+# What the option `sharding` takes: one for all leaves, a tree, or a function.
+ShardingOption = Any
+
+_UNEVEN: Final = ("error", "replicate")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardedLeaf:
+    """A leaf, as functions that choose shardings see it.
+
+    Attributes:
+        name: Its name in the target.
+        shape: Its shape.
+        dtype: Its dtype.
+        sources: The tensors that fill it; none for a leaf that is initialised.
+        partitioned_axis: The axis along which its tensors are saved as slices of a
+            partitioned variable; None where they are not.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    sources: tuple[StoredTensor, ...] = ()
+    partitioned_axis: int | None = None
+
+
+class PartitionRules:
+    """Shardings by rule; made by `partition_rules`."""
+
+    __slots__ = ("rules",)
+    rules: tuple[tuple[re.Pattern[str], PartitionSpec], ...]
+
+    def __init__(
+        self, rules: tuple[tuple[re.Pattern[str], PartitionSpec], ...]
+    ) -> None:
+        """Wraps rules; made by `partition_rules`, not by users."""
+        self.rules = rules
+
+    def match(self, name: str) -> int | None:
+        """The number of the first rule that matches a leaf; None where none does."""
+        numbers = (i for i, (regex, _) in enumerate(self.rules) if regex.search(name))
+        return next(numbers, None)
+
+    def __call__(self, leaf: ShardedLeaf) -> PartitionSpec:
+        """The spec of a leaf; replicated where no rule matches."""
+        number = self.match(leaf.name)
+        return PartitionSpec() if number is None else self.rules[number][1]
+
+    def __repr__(self) -> str:
+        """As it is written."""
+        shown = ", ".join(f"({regex.pattern!r}, {spec})" for regex, spec in self.rules)
+        return f"partition_rules([{shown}])"
+
+
+def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRules:
+    """Shards leaves by rule: a value for the option `sharding`.
+
+    A leaf that no rule matches is replicated, and the plan says so; so it does of rules
+    that match no leaf.
+
+    Args:
+        rules: Pairs of a regex, searched in the leaf's name, and the PartitionSpec of
+            the leaves that it matches; the first that matches counts.
+
+    Returns:
+        A function of leaves.
+
+    Raises:
+        AssignmentError: They are no such pairs, or a regex is malformed.
+
+    Examples:
+        >>> import tf2flax
+        >>> from jax.sharding import PartitionSpec as P
+        >>> tf2flax.partition_rules([("kernel$", P(None, "model")), ("", P())])
+        partition_rules([('kernel$', P(None, 'model')), ('', P())])
+    """
+    given: Any = rules
+    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+        raise AssignmentError(
+            "partition_rules: expected pairs of a regex and a PartitionSpec, got "
+            f"{type(given).__name__}."
+        )
+    parsed: list[tuple[re.Pattern[str], PartitionSpec]] = []
+    pair: Any
+    for number, pair in enumerate(given, start=1):
+        items: Any = pair if isinstance(pair, (tuple, list)) else ()
+        if (
+            len(items) != 2
+            or not isinstance(items[0], str)
+            or not isinstance(items[1], PartitionSpec)
+        ):
+            raise AssignmentError(
+                f"partition_rules: expected pairs of a regex and a PartitionSpec, got "
+                f"{pair!r} as number {number}."
+            )
+        try:
+            parsed.append((re.compile(items[0]), items[1]))
+        except re.error as error:
+            raise AssignmentError(
+                f"partition_rules: {items[0]!r} is no regular expression: {error}."
+            ) from error
+    return PartitionRules(tuple(parsed))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartitionedAxes:
+    """Shardings after the partitions in the checkpoint; made by `from_partitions`."""
+
+    axis: str | tuple[str, ...]
+
+    def __call__(self, leaf: ShardedLeaf) -> PartitionSpec | None:
+        """The spec of a leaf; None where its tensors are not partitioned."""
+        if leaf.partitioned_axis is None:
+            return None
+        return PartitionSpec(*[None] * leaf.partitioned_axis, self.axis)
+
+
+def from_partitions(axis: str | tuple[str, ...]) -> PartitionedAxes:
+    """Shards leaves as their variables were partitioned: a value for `sharding`.
+
+    A leaf that a partitioned variable fills is sharded along the partitioned dimension,
+    into as many shards as the mesh has, however many partitions were saved. About other
+    leaves it has no opinion.
+
+    Args:
+        axis: The mesh axis to shard on, or several.
+
+    Returns:
+        A function of leaves.
+
+    Raises:
+        AssignmentError: It is no name.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.from_partitions("model")
+        PartitionedAxes(axis='model')
+    """
+    names: tuple[Any, ...] = axis if isinstance(axis, tuple) else (axis,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise AssignmentError(
+            f"from_partitions: expected the name of a mesh axis, got {axis!r}."
+        )
+    return PartitionedAxes(axis)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementOptions:
+    """What the caller says about where leaves live; see `tf2flax.plan`."""
+
+    sharding: ShardingOption = None
+    mesh: Mesh | AbstractMesh | None = None
+    logical_axis_rules: LogicalRules | None = None
+    on_uneven: Literal["error", "replicate"] = "error"
+
+    def __post_init__(self) -> None:
+        mesh: Any = self.mesh
+        if not isinstance(mesh, (Mesh, AbstractMesh, type(None))):
+            raise AssignmentError(
+                f"Option mesh: expected a jax.sharding.Mesh, got {mesh!r}."
+            )
+        if self.on_uneven not in _UNEVEN:
+            raise AssignmentError(
+                f"Option on_uneven: expected 'error' or 'replicate', got "
+                f"{self.on_uneven!r}."
+            )
+        _check_logical_rules(self.logical_axis_rules)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """Where leaves live.
+
+    Attributes:
+        shardings: By leaf; those about which nobody has an opinion are left out.
+        report: What is worth knowing about them.
+    """
+
+    shardings: Mapping[str, Sharding]
+    report: PlacementReport
+
+
+def choose_placement(
+    assignments: Sequence[Assignment],
+    slots: Iterable[Slot],
+    manifest: Manifest,
+    options: PlacementOptions,
+    *,
+    initialised: Iterable[str] = (),
+) -> Placement:
+    """Chooses where leaves live: what is asked for, else what the target carries.
+
+    Args:
+        assignments: The leaves that are loaded.
+        slots: All leaves of the target.
+        manifest: Where the tensors lie.
+        options: What the caller says.
+        initialised: Names of other leaves that are to be placed too.
+
+    Returns:
+        The placement.
+
+    Raises:
+        AssignmentError: A leaf does not fit its sharding, or a name means no mesh axis;
+            every such leaf is named.
+    """
+    by_name = {slot.leaf.name: slot for slot in slots}
+    if callable(options.sharding):
+        leaves = [_loaded_leaf(one, manifest) for one in assignments]
+    else:
+        leaves = [ShardedLeaf(one.leaf, one.shape, one.dtype) for one in assignments]
+    leaves += [_bare_leaf(by_name[name]) for name in initialised]
+    chooser = _Chooser(options, [slot.leaf.name for slot in by_name.values()])
+    shardings: dict[str, Sharding] = {}
+    problems: list[str] = []
+    for leaf in leaves:
+        try:
+            sharding = chooser.choose(leaf, by_name[leaf.name])
+        except _MisfitError as error:
+            problems.append(f"Leaf `{leaf.name}`: {error}")
+        else:
+            if sharding is not None:
+                shardings[leaf.name] = sharding
+    if problems:
+        raise AssignmentError(screenful(problems))
+    return Placement(shardings, chooser.report([leaf.name for leaf in leaves]))
+
+
+def expected_shardings(
+    slots: Sequence[Slot], options: PlacementOptions
+) -> list[Sharding]:
+    """Lists shardings that leaves may get, before anything is known of the checkpoint.
+
+    Args:
+        slots: All leaves of the target.
+        options: What the caller says.
+
+    Returns:
+        The shardings; what functions of leaves will say is not among them.
+    """
+    option = options.sharding
+    found: list[Any] = [slot.sharding for slot in slots]
+    if isinstance(option, (Sharding, PartitionSpec)):
+        found.append(option)
+    elif option is not None and not callable(option):
+        found += [value for _, value in named_leaves(option)]
+    is_metadata = any(slot.partitioning for slot in slots)
+    has_specs = any(isinstance(one, PartitionSpec) for one in found)
+    mesh = options.mesh or _ambient_mesh()
+    if mesh is not None and (is_metadata or has_specs or callable(option)):
+        found.append(NamedSharding(mesh, PartitionSpec()))
+    return [one for one in found if isinstance(one, Sharding)]
+
+
+def _ambient_mesh() -> Mesh | None:
+    """The mesh of `jax.set_mesh`; None without one."""
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:  # JAX is tracing
+        return None
+    return None if mesh.empty else mesh
+
+
+class _MisfitError(Exception):
+    """A leaf does not fit its sharding; the message says how."""
+
+
+class _Chooser:
+    """Chooses shardings leaf by leaf, and remembers what is worth knowing."""
+
+    def __init__(self, options: PlacementOptions, names: Sequence[str]) -> None:
+        self._options = options
+        self._mesh = options.mesh or _ambient_mesh()
+        self._opinion = _opinions(options.sharding, names)
+        self._replicated: list[Replicated] = []
+
+    def choose(self, leaf: ShardedLeaf, slot: Slot) -> Sharding | None:
+        """The sharding of one leaf; None where nobody has an opinion.
+
+        Raises:
+            _MisfitError: It does not fit.
+        """
+        opinion = self._opinion(leaf)
+        if opinion is None:
+            opinion = slot.sharding
+        if opinion is None and slot.partitioning is not None:
+            opinion = self._of_metadata(slot.partitioning)
+        if opinion is None:
+            return None
+        if isinstance(opinion, PartitionSpec):
+            opinion = self._on_mesh(opinion)
+        if isinstance(opinion, NamedSharding):
+            return self._fitted(leaf, self._concrete(opinion))
+        if problem := _problem_of(opinion, leaf.shape):
+            raise _MisfitError(problem)
+        return opinion
+
+    def report(self, names: Sequence[str]) -> PlacementReport:
+        """What is worth knowing, once all leaves are placed."""
+        unmatched: list[str] = []
+        unused: list[str] = []
+        option = self._options.sharding
+        if isinstance(option, PartitionRules):
+            numbers = {name: option.match(name) for name in names}
+            unmatched = [name for name, number in numbers.items() if number is None]
+            used = set(numbers.values())
+            unused = [
+                f"({regex.pattern!r}, {spec})"
+                for i, (regex, spec) in enumerate(option.rules)
+                if i not in used
+            ]
+        return PlacementReport(tuple(self._replicated), tuple(unmatched), tuple(unused))
+
+    def _on_mesh(self, spec: PartitionSpec) -> NamedSharding:
+        if self._mesh is None:
+            raise _MisfitError(
+                f"{spec} needs a mesh. Give option mesh, or a NamedSharding, or call "
+                "under jax.set_mesh."
+            )
+        return _named(self._mesh, spec, None)
+
+    def _concrete(self, sharding: NamedSharding) -> NamedSharding:
+        """Puts the mesh that is given, or in force, in place of an abstract one."""
+        if not isinstance(sharding.mesh, AbstractMesh):
+            return sharding
+        if self._mesh is None:
+            raise _MisfitError(
+                "its sharding is over an AbstractMesh, which has no devices. Give "
+                "option mesh a jax.sharding.Mesh, or call under jax.set_mesh."
+            )
+        return _named(self._mesh, sharding.spec, sharding.memory_kind)
+
+    def _of_metadata(self, partitioning: Partitioning) -> NamedSharding | None:
+        """What Flax's partitioning metadata means on a mesh; None without any mesh."""
+        mesh = self._options.mesh or partitioning.mesh or self._mesh
+        if mesh is None or mesh.empty:
+            return None
+        rules = self._options.logical_axis_rules
+        if rules is None:
+            rules = [*(partitioning.rules or ()), *get_logical_axis_rules()]
+        return _named(mesh, _mesh_axes(partitioning.names, rules, mesh), None)
+
+    def _fitted(self, leaf: ShardedLeaf, sharding: NamedSharding) -> NamedSharding:
+        """Checks that the mesh divides the leaf, or replicates what it does not."""
+        entries = [
+            None if entry is PartitionSpec.UNCONSTRAINED else entry
+            for entry in sharding.spec
+        ]
+        if len(entries) > len(leaf.shape):
+            raise _MisfitError(
+                f"shape {list(leaf.shape)} does not fit {sharding.spec}: it has "
+                f"{len(leaf.shape)} axes, not {len(entries)}."
+            )
+        for axis, entry in enumerate(entries):
+            names = names_of(entry)
+            count = int(np.prod([sharding.mesh.shape[name] for name in names]))
+            if leaf.shape[axis] % count == 0:
+                continue
+            if self._options.on_uneven == "error":
+                raise _MisfitError(_uneven(leaf.shape, sharding.spec, axis, count))
+            self._replicated.append(
+                Replicated(leaf.name, axis, leaf.shape[axis], names, count)
+            )
+            entries[axis] = None
+        if entries == list(sharding.spec):
+            return sharding
+        spec = PartitionSpec(*entries)
+        return _named(sharding.mesh, spec, sharding.memory_kind)
+
+
+def _uneven(shape: tuple[int, ...], spec: PartitionSpec, axis: int, count: int) -> str:
+    """Says that a mesh does not divide a dimension, and what would fit."""
+    dim = shape[axis]
+    names = " x ".join(f"`{name}`" for name in names_of(spec[axis]))
+    fits = [n for n in range(min(dim, count), 0, -1) if dim % n == 0][:2]
+    sizes = " or ".join(map(str, sorted(fits)))
+    below, above = dim // count * count, -(-dim // count) * count
+    extents = f"{below} or {above}" if below else str(above)
+    return (
+        f"shape {list(shape)} does not fit {spec}: dimension {axis}, of {dim}, is no "
+        f"multiple of mesh axis {names} of size {count}. A mesh axis of size {sizes} "
+        f"fits, or a dimension of {extents}; or give on_uneven='replicate'."
+    )
+
+
+def _problem_of(sharding: Sharding, shape: tuple[int, ...]) -> str | None:
+    """Says why an array of some shape cannot live on a sharding that has no mesh."""
+    try:
+        sharding.shard_shape(shape)
+    except IndexError:
+        reason = "it names more axes than there are."
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+    else:
+        return None
+    return f"shape {list(shape)} does not fit {sharding}: {reason}"
+
+
+def _named(
+    mesh: Mesh | AbstractMesh, spec: PartitionSpec, memory_kind: str | None
+) -> NamedSharding:
+    named = [name for entry in spec for name in names_of(entry)]
+    unknown = [name for name in named if name not in mesh.axis_names]
+    if unknown:
+        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(unknown))
+        raise _MisfitError(
+            f"{spec} names {shown}, but the mesh has the axes "
+            f"{', '.join(f'`{name}`' for name in mesh.axis_names)}."
+        )
+    twice = [name for i, name in enumerate(named) if name in named[:i]]
+    if twice:
+        raise _MisfitError(f"{spec} names `{twice[0]}` twice.")
+    return NamedSharding(mesh, spec, memory_kind=memory_kind)
+
+
+def _mesh_axes(
+    names: Sequence[Any], rules: LogicalRules, mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """Resolves the names of Flax's metadata: by rules, else as axes of the mesh."""
+    known = {name for name, _ in rules}
+    flat = [name for entry in names for name in names_of(entry)]
+    unknown = [name for name in flat if name not in known | set(mesh.axis_names)]
+    if unknown:
+        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(unknown))
+        axes = ", ".join(f"`{name}`" for name in mesh.axis_names)
+        raise _MisfitError(
+            f"no rule resolves the logical axis {shown} of {tuple(names)}, and the "
+            f"mesh has the axes {axes}. Give logical_axis_rules; a rule to None "
+            "replicates."
+        )
+    logical = [name if name in known else None for name in names]
+    try:
+        resolved = logical_to_mesh_axes(tuple(logical), tuple(rules))
+    except ValueError as error:
+        raise _MisfitError(str(error)) from error
+    entries: list[AxisNames] = []
+    for name, axes in zip(names, resolved or (), strict=True):
+        if name in known:
+            entries.append(axes)
+        elif isinstance(name, tuple):  # several at once: each by its first rule
+            means = dict(reversed(list(rules)))
+            parts = [part for one in name for part in names_of(means.get(one, one))]
+            entries.append(tuple(parts) or None)
+        else:
+            entries.append(None if name is PartitionSpec.UNCONSTRAINED else name)
+    return PartitionSpec(*entries)
+
+
+def _check_logical_rules(rules: object) -> None:
+    if rules is None:
+        return
+    is_pairs = isinstance(rules, (tuple, list)) and all(
+        isinstance(rule, (tuple, list))
+        and len(rule) == 2
+        and isinstance(rule[0], str)
+        and isinstance(rule[1], (str, tuple, type(None)))
+        for rule in rules
+    )
+    if not is_pairs:
+        raise AssignmentError(
+            "Option logical_axis_rules: expected pairs of a logical name and the mesh "
+            f"axis that it means (or None), got {rules!r}."
+        )
+
+
+def _opinions(
+    option: ShardingOption, names: Sequence[str]
+) -> Callable[[ShardedLeaf], Opinion]:
+    """Turns the option `sharding` into a function of leaves.
+
+    Raises:
+        AssignmentError: It is nothing of the kind.
+    """
+    if option is None or isinstance(option, (Sharding, PartitionSpec)):
+        return lambda _: option
+    if callable(option):
+
+        def choose(leaf: ShardedLeaf) -> Opinion:
+            return _checked(option(leaf), f"gave for leaf `{leaf.name}`")
+
+        return choose
+    if isinstance(option, (str, bytes)) or np.isscalar(option):
+        raise AssignmentError(
+            "Option sharding: expected a jax.sharding.Sharding, a PartitionSpec, a "
+            f"tree of them, or a function of leaves, got {option!r}."
+        )
+    tree = {
+        name: _checked(value, f"has at `{name}`")
+        for name, value in named_leaves(option)
+    }
+    useless = [
+        name
+        for name in tree
+        if name and not any(f"{leaf}/".startswith(f"{name}/") for leaf in names)
+    ]
+    if useless:
+        shown = ", ".join(f"`{name}`" for name in useless[:20])
+        raise AssignmentError(
+            f"Option sharding: the tree has {shown}, where the target has no leaf. "
+            "Give a tree of the target's structure, or of its upper levels."
+        )
+
+    def find(leaf: ShardedLeaf) -> Opinion:
+        return next((tree[name] for name in _scopes(leaf.name) if name in tree), None)
+
+    return find
+
+
+def _scopes(name: str) -> Iterator[str]:
+    """A name and the scopes around it, the nearest first, the root last."""
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
+    yield ""
+
+
+def _checked(value: Any, what: str) -> Opinion:
+    if value is None or isinstance(value, (Sharding, PartitionSpec)):
+        return value
+    raise AssignmentError(
+        "Option sharding: expected a jax.sharding.Sharding, a PartitionSpec or None, "
+        f"but it {what} {value!r}."
+    )
+
+
+def _bare_leaf(slot: Slot) -> ShardedLeaf:
+    dtype = slot.leaf.dtype
+    return ShardedLeaf(
+        slot.leaf.name, slot.leaf.shape, np.dtype(object) if dtype is None else dtype
+    )
+
+
+def _loaded_leaf(assignment: Assignment, manifest: Manifest) -> ShardedLeaf:
+    sources = tuple(StoredTensor(manifest.entry(name)) for name in assignment.sources)
+    return ShardedLeaf(
+        assignment.leaf,
+        assignment.shape,
+        assignment.dtype,
+        sources,
+        _partitioned_axis(
+            assignment.layout, {one.name: _cut_axis(one) for one in sources}
+        ),
+    )
+
+
+def _cut_axis(tensor: StoredTensor) -> int | None:
+    """The axis along which a tensor is saved as slices."""
+    for axis, dim in enumerate(tensor.shape):
+        if any(part[axis] != slice(0, dim) for part in tensor.slices):
+            return axis
+    return None
+
+
+def _partitioned_axis(layout: Layout, cut_axes: Mapping[str, int | None]) -> int | None:
+    """The axis of a layout that runs along the partitioned axis of its tensors."""
+    if isinstance(layout, Tiles):
+        axes = {_partitioned_axis(part, cut_axes) for _, part in layout.parts}
+        return axes.pop() if len(axes) == 1 else None
+    if not isinstance(layout, View) or cut_axes[layout.source] is None:
+        return None
+    if 0 in layout.shape:
+        return None
+    view = along_axes(layout.base.shape, layout.offset, layout.shape, layout.strides)
+    if view is None:
+        return None
+    steps = {
+        axis: abs(step)
+        for axis, (base_axis, step) in enumerate(view.along)
+        if base_axis == cut_axes[layout.source]
+    }
+    return max(steps, key=lambda axis: steps[axis]) if steps else None
