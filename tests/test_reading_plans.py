@@ -1,0 +1,408 @@
+"""Any boxes of any leaves: the right elements, read once, checked, in little memory."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import expressions
+import jax
+import numpy as np
+import pytest
+from bundle_writer import Tensor, write_bundle
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from ml_dtypes import bfloat16
+
+import tf2flax
+from tf2flax import _assembling, _demands, _reading, _runs, _scheduling
+from tf2flax._assembling import HostLeaves
+from tf2flax._boxes import merged, restrict, tiles
+from tf2flax._demands import Reading, plan_reading
+from tf2flax._files import LocalFile
+from tf2flax._scheduling import assemble
+from tf2flax._specs import TensorSlice
+from tf2flax._wire.crc32c import combine, crc32c
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes tensors of some bytes as hard to read as those of some GiB."""
+    monkeypatch.setattr(_assembling, "SPAN_NBYTES", 64)
+    monkeypatch.setattr(_assembling, "SMALL_NBYTES", 24)
+    monkeypatch.setattr(_assembling, "BUFFER_NBYTES", 32)
+    monkeypatch.setattr(_assembling, "MIN_DIRECT_NBYTES", 8)
+    monkeypatch.setattr(_demands, "SMALL_NBYTES", 24)
+    monkeypatch.setattr(_demands, "GROUP_NBYTES", 48)
+    monkeypatch.setattr(_reading, "BATCH_GAP_NBYTES", 16)
+    monkeypatch.setattr(_runs, "LOCAL_READ_NBYTES", 8)
+    monkeypatch.setattr(_scheduling, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(LocalFile, "chunk_nbytes", 32)
+
+
+def target_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
+
+
+def read(
+    reading: Reading, *, limit: int = 1 << 30, is_forced: bool = False
+) -> dict[str, dict[TensorSlice, np.ndarray]]:
+    """Runs a reading; what is handed on is copied, and then made unusable."""
+    found: dict[str, dict[TensorSlice, np.ndarray]] = {}
+    counted: list[int] = []
+    lock = threading.Lock()
+
+    def deliver(leaves: HostLeaves) -> Any:
+        for leaf, arrays in leaves.items():
+            found[leaf] = {box: array.copy() for box, array in arrays.items()}
+        return lambda: None
+
+    def advance(nbytes: int, name: str) -> None:
+        assert name
+        with lock:
+            counted.append(nbytes)
+
+    assemble(
+        reading,
+        deliver,
+        is_forced=is_forced,
+        verify=True,
+        max_in_flight_bytes=limit,
+        advance=advance,
+    )
+    assert sum(counted) == reading.nbytes
+    return found
+
+
+@st.composite
+def slices_of(
+    draw: st.DrawFn, shape: tuple[int, ...]
+) -> list[tuple[slice, ...]] | None:
+    """A way to save a tensor: whole, or cut along one or two axes."""
+    if not shape or draw(st.booleans()):
+        return None
+    cuts: list[list[slice]] = []
+    for dim in shape:
+        inner = draw(st.sets(st.integers(1, max(1, dim - 1)), max_size=2))
+        bounds = [0, *sorted(n for n in inner if n < dim), dim]
+        cuts.append(list(map(slice, bounds, bounds[1:])))
+        if draw(st.booleans()):
+            break
+    cuts += [[slice(0, dim)] for dim in shape[len(cuts) :]]
+    result: list[tuple[slice, ...]] = [()]
+    for axis in cuts:
+        result = [(*head, one) for head in result for one in axis]
+    return draw(st.permutations(result))
+
+
+@st.composite
+def boxes_of(draw: st.DrawFn, shape: tuple[int, ...]) -> list[TensorSlice]:
+    """Some boxes, or the shards of a mesh, or all of it."""
+    if not all(shape) or draw(st.booleans()):
+        return [TensorSlice.whole(shape)]
+    boxes: list[TensorSlice] = []
+    for _ in range(draw(st.integers(1, 4))):
+        bounds = [sorted(draw(st.tuples(*[st.integers(0, n)] * 2))) for n in shape]
+        boxes.append(
+            TensorSlice(tuple(a for a, _ in bounds), tuple(b for _, b in bounds))
+        )
+    return boxes
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@settings(max_examples=250)
+@given(data=st.data())
+def test_any_boxes_of_any_leaves(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    arrays = data.draw(expressions.tensors(count=3))
+    path = tmp_path_factory.mktemp("plans") / "m"
+    tensors = {
+        name: Tensor(array, data.draw(slices_of(array.shape)))
+        for name, array in arrays.items()
+    }
+    write_bundle(path, tensors)
+    leaves = {
+        f"leaf{i}": data.draw(expressions.cases(arrays))
+        for i in range(data.draw(st.integers(1, 4)))
+    }
+    dtypes = {
+        leaf: f"{case.value.dtype.name[:-2]}{data.draw(st.sampled_from((32, 64)))}"
+        for leaf, case in leaves.items()
+    }
+    with jax.enable_x64(True):
+        plan = tf2flax.plan(
+            path,
+            [(case.expression, leaf) for leaf, case in leaves.items()],
+            {
+                leaf: jax.ShapeDtypeStruct(case.value.shape, dtypes[leaf])
+                for leaf, case in leaves.items()
+            },
+        )
+    boxes = {
+        leaf: data.draw(boxes_of(case.value.shape)) for leaf, case in leaves.items()
+    }
+    manifest = tf2flax.open_checkpoint(path).manifest
+    reading = plan_reading(plan.assignments, boxes, manifest)
+    found = read(reading, limit=data.draw(st.sampled_from([1, 100, 1 << 30])))
+    for leaf, case in leaves.items():
+        assert set(found[leaf]) == set(boxes[leaf])
+        for box, array in found[leaf].items():
+            wanted = case.value[box.within(TensorSlice.whole(case.value.shape))]
+            assert array.dtype == dtypes[leaf]
+            assert np.array_equal(array, wanted), (leaf, box)
+    assert reading.needed_nbytes <= sum(array.nbytes for array in arrays.values())
+
+
+def _misfits() -> Iterator[tuple[str, np.ndarray, str, str]]:
+    floats = np.ones((40, 50), np.float32)
+    floats[7, 3], floats[30, 1] = 1e30, -1e30
+    yield "floats", floats, "float16", "2 of 2000 values do not fit float16, the first"
+    ints = np.zeros((40, 50), np.int32)
+    ints[7, 3] = 300
+    yield "ints", ints, "uint8", "1 of 2000 values do not fit uint8, the first is 300"
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@pytest.mark.parametrize("case", list(_misfits()), ids=lambda case: case[0])
+def test_misfits_are_counted_over_chunks(
+    case: tuple[str, np.ndarray, str, str], tmp_path: pathlib.Path
+) -> None:
+    _, array, dtype, said = case
+    write_bundle(tmp_path / "m", {"t": Tensor(array), "u": Tensor(array)})
+    target = {
+        "x": jax.ShapeDtypeStruct(array.shape, dtype),
+        "y": jax.ShapeDtypeStruct(array.shape[::-1], dtype),
+    }
+    key = {"t": "x", tf2flax.src("u").transpose(): "y"}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.init_from_checkpoint(tmp_path / "m", key, target)
+    text = str(caught.value)
+    assert f"Leaf `x` cannot take tensor `t`: {said}" in text
+    assert "Leaf `y` cannot take" in text
+    assert "at [7, 3]" in text
+    assert ("at [1, 30]" if dtype == "float16" else "at [3, 7]") in text
+    forced = tf2flax.init_from_checkpoint(tmp_path / "m", key, target, dtype=dtype)
+    with np.errstate(all="ignore"):
+        assert np.array_equal(forced["x"], array.astype(dtype))
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+def test_casts_in_chunks(tmp_path: pathlib.Path) -> None:
+    array = np.random.default_rng(0).standard_normal((64, 33), dtype=np.float32)
+    write_bundle(tmp_path / "m", {"t": Tensor(array)})
+    target = {
+        "x": jax.ShapeDtypeStruct((64, 33), "bfloat16"),
+        "y": jax.ShapeDtypeStruct((33, 64), "float32"),
+    }
+    key = {"t": "x", tf2flax.src("t").cast("float16").transpose(): "y"}
+    got = tf2flax.init_from_checkpoint(tmp_path / "m", key, target)
+    assert np.array_equal(got["x"], array.astype(bfloat16))
+    assert np.array_equal(got["y"], array.astype("f2").astype("f4").T)
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@pytest.mark.parametrize("position", [0, 63, 64, 1000, 4095])
+def test_checksums_of_parts_are_combined(tmp_path: pathlib.Path, position: int) -> None:
+    array = np.arange(1024, dtype=np.int32).reshape(32, 32)
+    write_bundle(tmp_path / "m", {"t": Tensor(array)})
+    target = {"x": jax.ShapeDtypeStruct((32, 32), "int32")}
+    whole = tf2flax.init_from_checkpoint(tmp_path / "m", {"t": "x"}, target)
+    assert np.array_equal(whole["x"], array)
+    data = tmp_path / "m.data-00000-of-00001"
+    contents = bytearray(data.read_bytes())
+    contents[position] ^= 1
+    data.write_bytes(contents)
+    with pytest.raises(tf2flax.DamagedError, match="crc32c"):
+        tf2flax.init_from_checkpoint(tmp_path / "m", {"t": "x"}, target)
+    got = tf2flax.init_from_checkpoint(tmp_path / "m", {"t": "x"}, target, verify=False)
+    assert (np.asarray(got["x"]) != array).sum() == 1
+
+
+@given(data=st.binary(max_size=400), cut=st.integers(0, 400))
+def test_checksums_combine(data: bytes, cut: int) -> None:
+    first, second = data[:cut], data[cut:]
+    assert combine(crc32c(first), crc32c(second), len(second)) == crc32c(data)
+
+
+def test_checksums_of_very_long_parts_combine() -> None:
+    # Zero bytes after a part, 4 GiB and more of them, a power of two at a time.
+    crc, nbytes = crc32c(bytes(1 << 20)), 1 << 20
+    while nbytes < 1 << 34:
+        crc, nbytes = combine(crc, crc, nbytes), 2 * nbytes
+    head = crc32c(b"head")
+    in_two = combine(combine(head, crc, nbytes), crc, nbytes)
+    assert in_two == combine(head, combine(crc, crc, nbytes), 2 * nbytes)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_restricted_views(data: st.DataObject) -> None:
+    arrays = data.draw(expressions.tensors(count=1))
+    (name,) = arrays
+    base = np.arange(arrays[name].size).reshape(arrays[name].shape)
+    assume(base.size)
+    view = base
+    for _ in range(data.draw(st.integers(0, 3))):
+        axes = data.draw(st.permutations(range(view.ndim)))
+        steps = [data.draw(st.sampled_from([1, -1, 2, -2])) for _ in axes]
+        view = view.transpose(axes)[tuple(slice(None, None, step) for step in steps)]
+    strides = tuple(stride // base.itemsize for stride in view.strides)
+    offset = int(view.flat[0])
+    start = data.draw(st.integers(0, base.size))
+    stop = data.draw(st.integers(start, base.size))
+    counts = np.zeros(view.shape, int)
+    whole = TensorSlice.whole(view.shape)
+    lows: list[int] = []
+    for box in restrict(offset, view.shape, strides, start, stop):
+        counts[box.within(whole)] += 1
+        lows.append(int(view[box.within(whole)].min()))
+    assert np.array_equal(counts, (view >= start) & (view < stop))
+    assert lows == sorted(lows)
+    counts[...] = 0
+    limit = data.draw(st.integers(1, 30))
+    for box in tiles(view.shape, strides, limit):
+        assert box.size <= limit
+        counts[box.within(whole)] += 1
+    assert (counts == 1).all()
+    boxes = data.draw(boxes_of(view.shape))
+    before, after = np.zeros(view.shape, bool), np.zeros(view.shape, bool)
+    for box in boxes:
+        before[box.within(whole)] = True
+    joined = merged(boxes) if boxes else ()
+    for box in joined:
+        after[box.within(whole)] = True
+    assert np.array_equal(before, after)
+    assert len(joined) <= len(set(boxes))
+
+
+def test_over_read_is_bounded() -> None:
+    shapes = [(4096, 1), (4096, 16), (512, 64, 3), (16384, 2)]
+    for shape in shapes:
+        for row in (8, 64, 300, 1000, 5000, 1 << 16):
+            strides = (*(row * 3 * n for n in range(len(shape) - 1, 0, -1)), 1)
+            blocks = _runs.blocks(0, shape, strides, 4, 256 << 10)
+            read = sum(block.size for block in blocks) * 4
+            needed = math.prod(shape) * 4
+            is_free = read - needed <= 1 << 20
+            assert read <= 8 * needed or is_free or math.prod(shape[:-1]) > 16_384
+
+
+class _Slow:
+    """A device that is never done with what it was given: hand-overs wait."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.most = 0
+
+    def deliver(self, leaves: HostLeaves) -> Any:
+        nbytes = sum(a.nbytes for arrays in leaves.values() for a in arrays.values())
+        self.held += nbytes
+        self.most = max(self.most, self.held)
+
+        def wait() -> None:
+            self.held -= nbytes
+
+        return wait
+
+
+def test_memory_in_flight_is_bounded(tmp_path: pathlib.Path) -> None:
+    arrays = {f"t{i:02d}": np.full((64, 1024), i, np.float32) for i in range(40)}
+    write_bundle(tmp_path / "m", {name: Tensor(a) for name, a in arrays.items()})
+    target = {
+        name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()
+    }
+    plan = tf2flax.plan(tmp_path / "m", {"/": "/"}, target)
+    manifest = tf2flax.open_checkpoint(tmp_path / "m").manifest
+    boxes = {name: [TensorSlice.whole(a.shape)] for name, a in arrays.items()}
+    reading = plan_reading(plan.assignments, boxes, manifest)
+    for limit in (1, 1 << 20, 1 << 22):
+        slow = _Slow()
+        assemble(
+            reading,
+            slow.deliver,
+            is_forced=False,
+            verify=True,
+            max_in_flight_bytes=limit,
+            advance=lambda _nbytes, _name: None,
+        )
+        assert slow.held == 0
+        assert slow.most <= max(limit, reading.host_nbytes)
+
+
+def test_neighbours_are_read_and_placed_together(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 20_000
+    arrays = {f"t{i}": np.array([i, -i], np.int32) for i in range(count)}
+    tf2flax.save_checkpoint(tmp_path / "m", arrays)
+    calls: list[int] = []
+    read_runs_into, device_put = LocalFile.read_runs_into, jax.device_put
+
+    def counted(file: LocalFile, starts: Any, buffer: Any, *, subject: str) -> None:
+        calls.append(len(buffer))
+        read_runs_into(file, starts, buffer, subject=subject)
+
+    def put(*args: Any, **options: Any) -> Any:
+        calls.append(-1)
+        return device_put(*args, **options)
+
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    monkeypatch.setattr(LocalFile, "read_runs_into", counted)
+    monkeypatch.setattr(jax, "device_put", put)
+    target = {name: jax.ShapeDtypeStruct((2,), "int32") for name in arrays}
+    got = tf2flax.init_from_checkpoint(checkpoint, {"/": "/"}, target)
+    assert len(calls) < 10
+    for i in range(0, count, 997):
+        assert got[f"t{i}"].tolist() == [i, -i]
+
+
+def test_one_failure_ends_the_rest(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {f"t{i:02d}": np.full((512, 256), i, np.float32) for i in range(50)}
+    write_bundle(tmp_path / "m", {name: Tensor(a) for name, a in arrays.items()})
+    read_runs_into = LocalFile.read_runs_into
+    calls: list[str] = []
+
+    def failing(file: LocalFile, starts: Any, buffer: Any, *, subject: str) -> None:
+        calls.append(subject)
+        if "t03" in subject:
+            raise KeyboardInterrupt
+        read_runs_into(file, starts, buffer, subject=subject)
+
+    monkeypatch.setattr(LocalFile, "read_runs_into", failing)
+    target = {
+        name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()
+    }
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        tf2flax.init_from_checkpoint(tmp_path / "m", {"/": "/"}, target)
+    assert threading.active_count() == before
+    assert len(calls) < 20
+
+
+def test_progress_counts_every_byte(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {"a": np.ones((300, 1000), np.float32), "b": np.ones(7, np.int32)}
+    write_bundle(tmp_path / "m", {name: Tensor(a) for name, a in arrays.items()})
+    target = {
+        name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()
+    }
+    seen: list[tf2flax.Progress] = []
+    plan = tf2flax.plan(tmp_path / "m", {"/": "/"}, target, progress=seen.append)
+    plan.restore()
+    total = sum(a.nbytes for a in arrays.values())
+    assert seen[-1].done == seen[-1].total == total
+    assert {one.tensor for one in seen} == {"a", "b"}
+    assert seen[-1].eta == 0
+    assert seen[-1].rate > 0
+    pairs: list[tuple[int, int]] = []
+    plan.restore(progress=lambda done, total: pairs.append((done, total)))
+    assert pairs[-1] == (total, total)
+    plan.restore(progress=True)
+    assert "Restoring m" in capsys.readouterr().err
