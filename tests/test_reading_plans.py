@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import pathlib
 import threading
 from collections.abc import Iterator
@@ -383,6 +385,28 @@ def test_one_failure_ends_the_rest(
         tf2flax.init_from_checkpoint(tmp_path / "m", {"/": "/"}, target)
     assert threading.active_count() == before
     assert len(calls) < 20
+
+
+def test_failures_name_tensor_file_and_range(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {f"t{i}": np.full((300, 512), i, np.float32) for i in range(3)}
+    write_bundle(tmp_path / "m", {name: Tensor(a) for name, a in arrays.items()})
+    target = target_of(arrays)
+    preadv = os.preadv
+
+    def failing(descriptor: int, buffers: Any, offset: int) -> int:
+        if offset == 300 * 512 * 4:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(tf2flax.ReadError) as caught:
+        tf2flax.init_from_checkpoint(tmp_path / "m", {"/": "/"}, target)
+    assert str(caught.value) == (
+        f"Cannot read `{tmp_path}/m.data-00000-of-00001`: Input/output error - for "
+        "Tensor `t1`, bytes [614400:1228800]."
+    )
 
 
 def test_progress_counts_every_byte(

@@ -287,14 +287,14 @@ class _Needs:
 
     def reading(self) -> Reading:
         """Decides what is read whole, and forms groups."""
-        needed, unverified = 0, set[str]()
+        needed: dict[str, int] = {}  # elements of each tensor
+        unverified = set[str]()
         reads: list[tuple[WholeRead | PartRead, set[int]]] = []
         for name, tallies in self._tallies.items():
-            itemsize = tallies[0].unit.entry.spec.dtype.numpy.itemsize
             for tally in tallies:
                 if not tally.leaves:
                     continue
-                needed += tally.needed * itemsize
+                needed[name] = needed.get(name, 0) + tally.needed
                 parts = [] if tally.needed == tally.unit.size else _part_reads(tally)
                 if parts and sum(part.nbytes for part in parts) < tally.unit.nbytes:
                     reads += [(part, tally.leaves) for part in parts]
@@ -307,9 +307,8 @@ class _Needs:
             unverified.update(views)
             for name, own in views.items():
                 entry = self._entry(name)
-                itemsize = entry.spec.dtype.numpy.itemsize
-                distinct = dict.fromkeys(own)
-                needed += sum(math.prod(view.shape) for view in distinct) * itemsize
+                sizes = [math.prod(view.shape) for view in dict.fromkeys(own)]
+                needed[name] = needed.get(name, 0) + sum(sizes)
                 pulled_nbytes[number] += sum(
                     count_read_nbytes(entry, view.offset, view.shape, view.strides)
                     for view in own
@@ -319,7 +318,11 @@ class _Needs:
             for leaves, own in _components(len(self._leaves), reads)
         ]
         groups.sort(key=lambda group: group.place)
-        return Reading(tuple(_joined(groups)), needed, tuple(sorted(unverified)))
+        needed_nbytes = 0
+        for name, size in needed.items():
+            spec = self._entry(name).spec
+            needed_nbytes += min(size, spec.size) * spec.dtype.numpy.itemsize
+        return Reading(tuple(_joined(groups)), needed_nbytes, tuple(sorted(unverified)))
 
     def _group(
         self,

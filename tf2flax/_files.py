@@ -249,6 +249,7 @@ class LocalFile:
         """Fills a buffer with runs of equal length; see `DataFile`."""
         nbytes = len(buffer) // len(starts)
         descriptor = self._open(subject)
+        start = starts[0]
         try:
             for number, start in enumerate(starts):
                 run = buffer[number * nbytes : (number + 1) * nbytes]
@@ -260,7 +261,8 @@ class LocalFile:
                         raise self._too_short(descriptor, span, subject)
                     done += count
         except OSError as error:
-            raise _read_error(self.path, error) from error
+            span = ByteRange(start, start + nbytes)
+            raise _read_error(self.path, error, part_of(subject, span)) from error
         finally:
             os.close(descriptor)
 
@@ -279,7 +281,7 @@ class LocalFile:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise missing(self.path, subject) from error
         except OSError as error:
-            raise _read_error(self.path, error) from error
+            raise _read_error(self.path, error, f" - for {subject}") from error
 
     def _pread(self, start: int, nbytes: int) -> bytes:
         descriptor = self._open("The checkpoint")
@@ -346,5 +348,18 @@ def too_short(
     )
 
 
-def _read_error(path: str, error: OSError) -> ReadError:
-    return ReadError(f"Cannot read `{path}`: {error.strerror or error}.")
+def part_of(subject: str, span: ByteRange) -> str:
+    """Says which bytes could not be read, at the end of a message.
+
+    Args:
+        subject: What was read.
+        span: The bytes that were wanted.
+
+    Returns:
+        A part of a sentence.
+    """
+    return f" - for {subject}, bytes [{span.start}:{span.stop}]"
+
+
+def _read_error(path: str, error: OSError, where: str = "") -> ReadError:
+    return ReadError(f"Cannot read `{path}`: {error.strerror or error}{where}.")

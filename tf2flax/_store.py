@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ._errors import ReadError, UnsupportedError
-from ._files import HEAD_NBYTES, LOCAL, Storage, missing, too_short
+from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
 from ._specs import ByteRange
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 # One request: small enough to end within the time below on a slow line, large enough
 # that its overhead does not count (bytes) ...
 REQUEST_NBYTES: Final = 2 << 20
-# ... of which one reader has this many under way. With the readers of `_reading`, 64
-# MiB at most are in flight.
-MAX_REQUESTS: Final = 4
+# ... of which one reader has this much under way (bytes), in at most so many requests.
+# With all readers, 64 MiB at most are in flight.
+UNDER_WAY_NBYTES: Final = 8 << 20
+MAX_REQUESTS: Final = 32
 # A request that is not answered whole after this is given up; tensorstore itself waits
 # for ever on a server that stops in mid-answer (seconds).
 REQUEST_TIMEOUT_S = 60.0
@@ -250,7 +251,7 @@ class StoreFile:
     @property
     def chunk_nbytes(self) -> int:
         """How much is best read at once, in bytes."""
-        return REQUEST_NBYTES * MAX_REQUESTS
+        return UNDER_WAY_NBYTES
 
     @property
     def is_local(self) -> bool:
@@ -294,6 +295,9 @@ class StoreFile:
         nbytes = len(buffer) // len(starts)
         under_way: collections.deque[tuple[slice, ByteRange, Any]] = collections.deque()
 
+        longest = min(REQUEST_NBYTES, max(nbytes, 1))
+        at_once = min(MAX_REQUESTS, UNDER_WAY_NBYTES // longest)
+
         def collect() -> None:
             part, span, future = under_way.popleft()
             buffer[part] = self._answer(future, span, subject)
@@ -301,9 +305,9 @@ class StoreFile:
         try:
             for number, start in enumerate(starts):
                 for at in range(0, nbytes, REQUEST_NBYTES):
-                    if len(under_way) == MAX_REQUESTS:
-                        collect()
                     count = min(REQUEST_NBYTES, nbytes - at)
+                    while len(under_way) >= at_once:
+                        collect()
                     first = number * nbytes + at
                     part = slice(first, first + count)
                     span = ByteRange(start + at, start + at + count)
@@ -350,12 +354,12 @@ class StoreFile:
     ) -> bytes:
         """Waits for a request and checks what came."""
         try:
-            result = _wait(future, self._path)
+            result = _wait(future, self._path, part_of(subject, span))
         except _OutOfRangeError as error:
             if error.size is not None and error.size >= span.stop:
                 raise ReadError(
                     f"Cannot read `{self._path}`: asked for bytes "
-                    f"[{span.start}:{span.stop}], got another range."
+                    f"[{span.start}:{span.stop}], got another range - for {subject}."
                 ) from error
             raise too_short(
                 self._path, span, subject, size=error.size, head=self.head()
@@ -365,7 +369,7 @@ class StoreFile:
         if len(result.value) != (span.nbytes if nbytes is None else nbytes):
             raise ReadError(
                 f"Cannot read `{self._path}`: asked for {span.nbytes} bytes, got "
-                f"{len(result.value)}."
+                f"{len(result.value)}{part_of(subject, span)}."
             )
         return result.value
 
@@ -379,8 +383,13 @@ class _OutOfRangeError(Exception):
         self.size = int(size[1]) if size else None
 
 
-def _wait(future: Any, path: str) -> Any:
+def _wait(future: Any, path: str, where: str = "") -> Any:
     """Waits for an answer of tensorstore's, but not for ever.
+
+    Args:
+        future: The answer.
+        path: What was asked for, for messages.
+        where: Which part of it, likewise.
 
     Raises:
         ReadError: None came in time, or the store refuses.
@@ -391,14 +400,15 @@ def _wait(future: Any, path: str) -> Any:
     except TimeoutError as error:
         future.cancel()
         raise ReadError(
-            f"Cannot read `{path}`: no answer within {REQUEST_TIMEOUT_S:g} seconds."
+            f"Cannot read `{path}`: no answer within {REQUEST_TIMEOUT_S:g} "
+            f"seconds{where}."
         ) from error
     except NotImplementedError:
         raise
     except Exception as error:
         if str(error).startswith("OUT_OF_RANGE"):
             raise _OutOfRangeError(str(error)) from error
-        raise ReadError(f"Cannot read `{path}`: {_reason(error)}.") from error
+        raise ReadError(f"Cannot read `{path}`: {_reason(error)}{where}.") from error
 
 
 def _reason(error: Exception) -> str:
