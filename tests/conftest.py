@@ -21,6 +21,7 @@ collect_ignore = [
     "oracle/saver_worker.py",
     "oracle/port_worker.py",
     "multihost_worker.py",
+    "memory_worker.py",
     "saving_worker.py",
 ]
 ROOT = pathlib.Path(__file__).resolve().parent.parent

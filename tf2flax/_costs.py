@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import jax
 from jax.sharding import Sharding
@@ -60,21 +60,45 @@ def choose_spreads(
     if strategy == "local" or (processes or jax.process_count()) == 1:
         return {}
     chosen: dict[str, Spread] = {}
+    known: dict[Any, Spread | None] = {}  # leaves of layers are alike
     for one in assignments:
         sharding = shardings.get(one.leaf)
         if sharding is None or (strategy == "auto" and one.nbytes < READ_ONCE_NBYTES):
             continue
         if processes is None and sharding.is_fully_addressable:
             continue
+        is_alike = one.is_whole and not manifest.entry(one.source).is_sliced
+        key = (sharding, one.shape, one.stored.name) if is_alike else one.leaf
+        if key not in known:
+            known[key] = _choose_spread(one, sharding, manifest, strategy, processes)
+        way = known[key]
+        if way is not None:
+            chosen[one.leaf] = way
+    return chosen
 
-        least = _read_nbytes(one, sharding, manifest, processes)
-        if least < (2 if strategy == "auto" else 1.001) * one.nbytes:
-            continue
-        for way in spreads(sharding, one.shape, processes):
-            nbytes = _read_nbytes(one, sharding, manifest, processes, way)
-            if nbytes < 0.99 * least:
-                least = nbytes
-                chosen[one.leaf] = way
+
+def _choose_spread(
+    assignment: Assignment,
+    sharding: Sharding,
+    manifest: Manifest,
+    strategy: Strategy,
+    processes: int | None,
+) -> Spread | None:
+    """Finds the way of sharing that reads least, if sharing is worth it."""
+
+    def count(way: Spread | None = None) -> int:
+        return _read_nbytes(assignment, sharding, manifest, processes, way)
+
+    chosen, least = None, count()
+    # Under "read-once", a thousandth is left for padding.
+    if least < (2 if strategy == "auto" else 1.001) * assignment.nbytes:
+        return None
+    for way in spreads(sharding, assignment.shape, processes):
+        nbytes = count(way)
+        if nbytes < 0.99 * least:
+            chosen, least = way, nbytes
+        if least <= assignment.nbytes:
+            break
     return chosen
 
 

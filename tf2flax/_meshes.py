@@ -252,12 +252,13 @@ def clipped(box: TensorSlice, shape: tuple[int, ...]) -> TensorSlice | None:
     return box.intersection(TensorSlice.whole(shape))
 
 
+@functools.lru_cache(maxsize=1024)
 def boxes_by_process(
     sharding: Sharding,
     shape: tuple[int, ...],
     processes: int | None,
     spread: Spread | None = None,
-) -> dict[int, tuple[TensorSlice, ...]]:
+) -> Mapping[int, tuple[TensorSlice, ...]]:
     """Finds what of a leaf each process reads.
 
     Args:

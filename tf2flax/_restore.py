@@ -412,7 +412,8 @@ def plan(
             "error", or "replicate", that dimension alone.
         verify: Whether a restore compares CRC-32C checksums.
         max_in_flight_bytes: Host memory that a restore takes at once for arrays which
-            are not yet handed over to JAX; a larger shard passes alone.
+            are not yet handed over to JAX. What a process needs of a larger leaf passes
+            alone.
         progress: As `Plan.restore`.
 
     Returns:

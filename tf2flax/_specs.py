@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from typing import Final
 
 import ml_dtypes
@@ -42,11 +43,11 @@ class TensorSlice:
     stops: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.starts) != len(self.stops):
+        starts, stops = self.starts, self.stops
+        if len(starts) != len(stops):
             raise ValueError(f"Expected as many starts as stops, got {self}.")
-        for start, stop in zip(self.starts, self.stops, strict=True):
-            if not 0 <= start <= stop:
-                raise ValueError(f"Expected 0 <= start <= stop, got {self}.")
+        if starts and (min(starts) < 0 or any(map(operator.gt, starts, stops))):
+            raise ValueError(f"Expected 0 <= start <= stop, got {self}.")
 
     @classmethod
     def whole(cls, shape: tuple[int, ...]) -> TensorSlice:
@@ -56,12 +57,12 @@ class TensorSlice:
     @property
     def shape(self) -> tuple[int, ...]:
         """Extent along every axis."""
-        return tuple(b - a for a, b in zip(self.starts, self.stops, strict=True))
+        return tuple(map(operator.sub, self.stops, self.starts))
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return math.prod(self.shape)
+        return math.prod(map(operator.sub, self.stops, self.starts))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the box lies within a tensor of `shape`."""
@@ -73,7 +74,7 @@ class TensorSlice:
         """The box that both share; None where they share no element."""
         starts = tuple(map(max, self.starts, other.starts))
         stops = tuple(map(min, self.stops, other.stops))
-        if any(a >= b for a, b in zip(starts, stops, strict=True)):
+        if any(map(operator.ge, starts, stops)):
             return None
         return TensorSlice(starts, stops)
 
@@ -87,15 +88,15 @@ class TensorSlice:
     def moved(self, by: tuple[int, ...]) -> TensorSlice:
         """This box, so much further along every axis."""
         return TensorSlice(
-            tuple(a + b for a, b in zip(self.starts, by, strict=True)),
-            tuple(a + b for a, b in zip(self.stops, by, strict=True)),
+            tuple(map(operator.add, self.starts, by)),
+            tuple(map(operator.add, self.stops, by)),
         )
 
     def relative_to(self, origin: TensorSlice) -> TensorSlice:
         """This box in the coordinates of `origin`, which contains it."""
         return TensorSlice(
-            tuple(a - o for a, o in zip(self.starts, origin.starts, strict=True)),
-            tuple(b - o for b, o in zip(self.stops, origin.starts, strict=True)),
+            tuple(map(operator.sub, self.starts, origin.starts)),
+            tuple(map(operator.sub, self.stops, origin.starts)),
         )
 
 
