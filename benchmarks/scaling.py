@@ -69,6 +69,10 @@ class ImaginedManifest:
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def spec(self, name: str) -> TensorSpec:
+        """What a tensor would be."""
+        return self._entries[name].spec
+
     def entry(self, name: str) -> Entry:
         """Where a tensor would lie."""
         return self._entries[name]

@@ -131,11 +131,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> checkpoint.read(["global_step"])
             {'global_step': array(123456)}
         """
-        wanted = (names,) if isinstance(names, str) else names
-        wanted = self._manifest.names if wanted is None else tuple(wanted)
-        for name in wanted:
-            if name not in self._manifest:
-                raise self._tensor_not_found(name)
+        if names is None:
+            wanted = self._manifest.names
+        else:
+            wanted = (names,) if isinstance(names, str) else tuple(names)
+            for name in wanted:
+                if name not in self._manifest:
+                    raise self._tensor_not_found(name)
         entries = {name: self._manifest.entry(name) for name in wanted}
         arrays: dict[str, np.ndarray] = {}
 
@@ -369,8 +371,8 @@ def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    checkpoint = open_checkpoint(path)
-    return [(name, list(tensor.shape)) for name, tensor in checkpoint.items()]
+    manifest = open_checkpoint(path).manifest
+    return [(name, list(manifest.spec(name).shape)) for name in manifest.names]
 
 
 def load_variable(path: PathLike | KvStore, name: str) -> Any:

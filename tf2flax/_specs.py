@@ -6,6 +6,7 @@ Never reads a byte of a checkpoint and never imports JAX.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 from typing import Final
@@ -49,10 +50,11 @@ class TensorSlice:
         if starts and (min(starts) < 0 or any(map(operator.gt, starts, stops))):
             raise ValueError(f"Expected 0 <= start <= stop, got {self}.")
 
-    @classmethod
-    def whole(cls, shape: tuple[int, ...]) -> TensorSlice:
+    @staticmethod
+    @functools.lru_cache(maxsize=1024)  # many tensors are alike
+    def whole(shape: tuple[int, ...]) -> TensorSlice:
         """The box that is all of a tensor of `shape`."""
-        return cls((0,) * len(shape), shape)
+        return TensorSlice((0,) * len(shape), shape)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from ._formats.object_graph import (
 )
 from ._manifest import Entry, Manifest
 from ._reading import read_entry
+from ._specs import TensorSpec
 
 
 class RenamedManifest:
@@ -83,6 +84,10 @@ class RenamedManifest:
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks the index of the checkpoint below; see `Manifest`."""
         return self._base.index_damage()
+
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of one tensor; see `Manifest`."""
+        return self.entry(name).spec
 
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.
@@ -183,6 +188,10 @@ class MergedManifest:
         parts = self._parts.values()
         return tuple(damage for part in parts for damage in part.index_damage())
 
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of one tensor; see `Manifest`."""
+        return self.entry(name).spec
+
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.
 
@@ -267,6 +276,10 @@ class ObjectBasedManifest:
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of the index; see `Manifest`."""
         return self._base.index_damage()
+
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of one tensor; see `Manifest`."""
+        return self._base.spec(name)
 
     def entry(self, name: str) -> Entry:
         """The entry of a stored name; see `Manifest`."""

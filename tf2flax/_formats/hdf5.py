@@ -24,7 +24,7 @@ from tf2flax._errors import (
     UnsupportedError,
 )
 from tf2flax._manifest import Entry
-from tf2flax._specs import TensorSlice
+from tf2flax._specs import TensorSlice, TensorSpec
 
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_box
@@ -190,6 +190,10 @@ class Hdf5Manifest:
         """
         message = checksum_damage(self._file)
         return () if message is None else ((self._path, message),)
+
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of one tensor; see `Manifest`."""
+        return self.entry(name).spec
 
     def entry(self, name: str) -> Entry:
         """Looks up one weight.

@@ -9,6 +9,7 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc and naming.cc.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -114,6 +115,17 @@ class BundleManifest:
         found = damaged_blocks(self._table, self.index_path)
         return found or tuple(self._files_that_go_on())
 
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of one tensor, checked as `entry` checks them."""
+        try:
+            parsed = self._parsed(name)
+            spec, wrong_size = _examined(*parsed[:3], parsed.size)
+            if not parsed.slices:
+                self._check_place(parsed, wrong_size)
+        except MalformedError as error:
+            raise self._damaged(f"Tensor `{name}`", error) from error
+        return self.entry(name).spec if parsed.slices else spec
+
     def entry(self, name: str) -> Entry:
         """Decodes and checks the entry of one tensor.
 
@@ -127,19 +139,15 @@ class BundleManifest:
             TensorNotFoundError: No tensor has this name.
             DamagedError: The entry is malformed or says something impossible.
         """
-        key = _encode_name(name)
-        value = self._value(key)
-        if value is None:
-            raise TensorNotFoundError(name, self.index_path)
         try:
-            parsed = parse_bundle_entry(value)
-            spec = _spec(parsed)
+            parsed = self._parsed(name)
+            spec, wrong_size = _examined(*parsed[:3], parsed.size)
             whole = TensorSlice.whole(spec.shape)
             if parsed.slices:
-                pieces = self._stored_slices(key, parsed, spec)
+                pieces = self._stored_slices(_encode_name(name), parsed, spec)
                 check_tiling([piece.region for piece in pieces], whole)
             else:
-                pieces = (self._piece(parsed, spec, whole),)
+                pieces = (self._piece(parsed, whole, wrong_size),)
         except MalformedError as error:
             raise self._damaged(f"Tensor `{name}`", error) from error
         return Entry(
@@ -149,6 +157,12 @@ class BundleManifest:
             is_sliced=bool(parsed.slices),
             is_big_endian=self._header.is_big_endian,
         )
+
+    def _parsed(self, name: str) -> BundleEntry:
+        value = self._value(_encode_name(name))
+        if value is None:
+            raise TensorNotFoundError(name, self.index_path)
+        return parse_bundle_entry(value)
 
     def _check_header(self) -> None:
         header = self._header
@@ -205,19 +219,29 @@ class BundleManifest:
             if value is None:
                 raise MalformedError(f"expected a stored slice {region}, got none")
             parsed = parse_bundle_entry(value)
-            stored = _spec(parsed)
+            stored, wrong_size = _examined(*parsed[:3], parsed.size)
             if parsed.slices or stored != TensorSpec(region.shape, spec.dtype):
                 raise MalformedError(
                     f"expected a stored slice of shape {list(region.shape)} and dtype "
                     f"{spec.dtype.name}, got {list(stored.shape)} {stored.dtype.name}"
                 )
-            pieces.append(self._piece(parsed, stored, region))
+            pieces.append(self._piece(parsed, region, wrong_size))
         _check_bytes_apart(pieces)
         return tuple(pieces)
 
     def _piece(
-        self, parsed: BundleEntry, spec: TensorSpec, region: TensorSlice
+        self, parsed: BundleEntry, region: TensorSlice, wrong_size: str
     ) -> Piece:
+        self._check_place(parsed, wrong_size)
+        return Piece(
+            region=region,
+            data_file=self._file(parsed.data_file_index),
+            span=ByteRange(parsed.offset, parsed.offset + parsed.size),
+            crc32c=parsed.crc32c,
+        )
+
+    def _check_place(self, parsed: BundleEntry, wrong_size: str) -> None:
+        """Checks where bytes are said to lie; `wrong_size` is what is known before."""
         count = self._header.num_data_files
         if not 0 <= parsed.data_file_index < count:
             raise MalformedError(
@@ -232,13 +256,8 @@ class BundleManifest:
             raise MalformedError(
                 f"offset {parsed.offset} plus size {parsed.size} overflows"
             )
-        _check_size(parsed.size, spec)
-        return Piece(
-            region=region,
-            data_file=self._file(parsed.data_file_index),
-            span=ByteRange(parsed.offset, parsed.offset + parsed.size),
-            crc32c=parsed.crc32c,
-        )
+        if wrong_size:
+            raise MalformedError(wrong_size)
 
     def _files_that_go_on(self) -> Iterator[tuple[str, str]]:
         stops: dict[DataFile, int] = {}
@@ -300,10 +319,32 @@ def _decode_name(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
 
 
-def _spec(entry: BundleEntry) -> TensorSpec:
-    return checked_spec(
-        entry.dtype_code, entry.dims, is_unknown_rank=entry.is_unknown_rank
-    )
+@functools.lru_cache(maxsize=1024)  # many tensors are alike
+def _examined(
+    dtype_code: int, dims: tuple[int, ...], is_unknown_rank: bool, size: int
+) -> tuple[TensorSpec, str]:
+    """Checks shape and dtype; says what is wrong with the stored size, if anything.
+
+    That is to be known before anything is allocated; but a tensor that is saved as
+    slices has no size of its own.
+    """
+    spec = checked_spec(dtype_code, dims, is_unknown_rank=is_unknown_rank)
+    dtype = spec.dtype
+    fact = ""
+    if dtype.is_string:
+        # One byte of length at least for each element, then the lengths' checksum;
+        # no elements may also be no bytes.
+        if size < spec.size + 4 and (size or spec.size):
+            fact = (
+                f"expected at least {spec.size + 4} bytes for {spec.size} strings, "
+                f"got {size}"
+            )
+    elif dtype.is_readable and size != spec.size * dtype.numpy.itemsize:
+        fact = (
+            f"expected {spec.size * dtype.numpy.itemsize} bytes for shape "
+            f"{list(spec.shape)} of {dtype.name}, got {size}"
+        )
+    return spec, fact
 
 
 def _check_bytes_apart(pieces: list[Piece]) -> None:
@@ -316,21 +357,3 @@ def _check_bytes_apart(pieces: list[Piece]) -> None:
         if piece.span.start < free.get(piece.data_file.path, 0):
             raise MalformedError(f"slice {piece.region} shares bytes with another")
         free[piece.data_file.path] = piece.span.stop
-
-
-def _check_size(size: int, spec: TensorSpec) -> None:
-    """Checks the stored size against shape and dtype, before anything is allocated."""
-    dtype = spec.dtype
-    if dtype.is_string:
-        # One byte of length at least for each element, then the lengths' checksum;
-        # no elements may also be no bytes.
-        if size < spec.size + 4 and (size or spec.size):
-            raise MalformedError(
-                f"expected at least {spec.size + 4} bytes for {spec.size} strings, "
-                f"got {size}"
-            )
-    elif dtype.is_readable and size != spec.size * dtype.numpy.itemsize:
-        raise MalformedError(
-            f"expected {spec.size * dtype.numpy.itemsize} bytes for shape "
-            f"{list(spec.shape)} of {dtype.name}, got {size}"
-        )

@@ -222,6 +222,10 @@ class V1Manifest:
             one for table, path in tables for one in damaged_blocks(table, path)
         )
 
+    def spec(self, name: str) -> TensorSpec:
+        """Shape and dtype of one tensor; see `Manifest`."""
+        return self.entry(name).spec
+
     def entry(self, name: str) -> Entry:
         """Finds the parts of one tensor.
 
