@@ -226,6 +226,8 @@ class _Tally:
         """Elements that are needed, at most all of them."""
         if self.is_held:
             return self.unit.size
+        if len(self.demands) == 1:
+            return self.demands[0].box.size
         shapes = {_view_of(demand): demand.box.size for demand in self.demands}
         return min(self.unit.size, sum(shapes.values()))
 
@@ -248,6 +250,16 @@ class _Needs:
             self._add_mixed(assignment, boxes, regions)
             return
         self._leaves.append(LeafNeed(assignment, boxes, regions, is_streamed=True))
+        if assignment.is_whole and regions == (TensorSlice.whole(assignment.shape),):
+            (view,) = assignment.views
+            tallies = self._tallies_of(view.source)
+            if len(tallies) == 1:  # most leaves of most models
+                (box,), (tally,) = regions, tallies
+                tally.demands.append(
+                    Demand(assignment.leaf, box, 0, view.strides, view.casts)
+                )
+                tally.leaves.add(number)
+                return
         for region in regions:
             for view, box in views_within(assignment.layout, region):
                 for tally in self._tallies_of(view.source):

@@ -9,9 +9,11 @@ import collections
 import concurrent.futures
 import os
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
+
+import numpy as np
 
 from ._assembling import GroupAssembly, HostLeaves, ReadOptions
 from ._assignment.collapsing import screenful
@@ -20,12 +22,17 @@ from ._errors import AssignmentError
 from ._manifest import Piece
 from ._progress import Advance
 from ._reading import SMALL_NBYTES
+from ._specs import TensorSlice
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.
 MAX_WORKERS: Final = 8
 # What all readers hold besides: a chunk each, two where runs have gaps (bytes).
 STAGING_NBYTES: Final = MAX_WORKERS * 8 << 20
+
+# Groups are handed on together, since each call costs as much as reading a MiB or two,
+# and keeps the readers from running (bytes).
+DELIVERY_NBYTES: Final = 128 << 20
 
 # Takes leaves over; what it returns waits until their host memory is free again.
 Deliver = Callable[[HostLeaves], Callable[[], object]]
@@ -59,29 +66,39 @@ def assemble(
     options = ReadOptions(is_forced=is_forced, verify=verify, advance=advance)
     problems: list[str] = []
     in_flight = 0
+    ready: list[GroupAssembly] = []
     # Groups that were handed on, whose memory may still be in use.
     leaving: collections.deque[tuple[Callable[[], object], int]] = collections.deque()
 
-    def hand_on(assembly: GroupAssembly) -> None:
-        said = assembly.problems()
-        problems.extend(said)
-        wait = _at_once if said or problems else deliver(assembly.arrays)
-        leaving.append((wait, assembly.group.host_nbytes))
+    def hand_on(least_nbytes: int = 0) -> None:
+        """Hands on what is ready, in one call, if it is worth one."""
+        nbytes = sum(assembly.group.host_nbytes for assembly in ready)
+        if not ready or nbytes < least_nbytes:
+            return
+        arrays: dict[str, Mapping[TensorSlice, np.ndarray]] = {}
+        for assembly in ready:
+            problems.extend(assembly.problems())
+            arrays |= assembly.arrays
+        ready.clear()
+        leaving.append((_at_once if problems else deliver(arrays), nbytes))
 
     with _Workers(_count_workers(reading)) as workers:
         for group in reading.groups:
             while in_flight and in_flight + group.host_nbytes > max_in_flight_bytes:
-                if not leaving:
-                    hand_on(workers.next_done())
+                if not ready and not leaving:
+                    ready.append(workers.next_done())
+                hand_on()
                 wait, nbytes = leaving.popleft()
                 wait()
                 in_flight -= nbytes
             in_flight += group.host_nbytes
             workers.start(GroupAssembly(group, options))
-            for assembly in workers.all_done():
-                hand_on(assembly)
+            ready.extend(workers.all_done())
+            hand_on(DELIVERY_NBYTES)
         while workers.count_running:
-            hand_on(workers.next_done())
+            ready.append(workers.next_done())
+            hand_on(DELIVERY_NBYTES)
+        hand_on()
     for wait, _ in leaving:
         wait()
     if problems:
