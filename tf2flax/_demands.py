@@ -250,13 +250,14 @@ class _Needs:
             self._add_mixed(assignment, boxes, regions)
             return
         self._leaves.append(LeafNeed(assignment, boxes, regions, is_streamed=True))
-        if assignment.is_whole and regions == (TensorSlice.whole(assignment.shape),):
+        whole = TensorSlice.whole(assignment.shape)
+        if assignment.is_whole and list(regions) == [whole]:
             (view,) = assignment.views
             tallies = self._tallies_of(view.source)
             if len(tallies) == 1:  # most leaves of most models
-                (box,), (tally,) = regions, tallies
+                tally = tallies[0]
                 tally.demands.append(
-                    Demand(assignment.leaf, box, 0, view.strides, view.casts)
+                    Demand(assignment.leaf, whole, 0, view.strides, view.casts)
                 )
                 tally.leaves.add(number)
                 return
