@@ -161,9 +161,18 @@ def _take_apart(target: Any, path: Path) -> Target:
 
 def _is_node(value: Any) -> bool:
     """Whether a pytree ends here: a leaf of ours, or a target of another kind."""
+    if type(value) is dict or _is_array(value):  # as most are
+        return False
     return isinstance(
         value, (nnx.State, nnx.Pytree, nnx.Variable, meta.AxisMetadata)
     ) or _is_plain_dataclass(value)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is an array, or the description of one, and nothing else."""
+    return type(value) in (jax.ShapeDtypeStruct, np.ndarray) or isinstance(
+        value, jax.Array
+    )
 
 
 def _is_plain_dataclass(value: Any) -> bool:
@@ -187,7 +196,12 @@ def _take_pytree(tree: Any, path: Path) -> Target:
         ) from error
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
-    parts = [_take_apart(value, (*path, *map(_key_of, keys))) for keys, value in flat]
+    parts = [
+        (_take_leaf if _is_array(value) else _take_apart)(
+            value, (*path, *map(_key_of, keys))
+        )
+        for keys, value in flat
+    ]
 
     def rebuild(values: Mapping[str, Any]) -> Any:
         return treedef.unflatten([part.rebuild(values) for part in parts])

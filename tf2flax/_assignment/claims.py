@@ -221,7 +221,7 @@ class Claims:
 
     def spec_of(self, name: str) -> TensorSpec:
         try:
-            return self.manifest.entry(name).spec
+            return self.manifest.spec(name)
         except UnsupportedError as error:  # a name that several tensors share
             raise AssignmentError(str(error)) from error
 
