@@ -97,8 +97,8 @@ def page(sections: list[Section], small: bool, seconds: float) -> str:
         "and waits. Then they run in turn, each round beginning with another one.",
         "Times are medians over the rounds unless a column says otherwise; a ratio is",
         "the median of the ratios within each round. Cold: the files are dropped from",
-        "the page cache before each run. Peak memory is the kernel's, over what the",
-        "process held before, the result included.",
+        "the page cache before each run. Peak memory is the kernel's, of the first run",
+        "of a process, over what the process held before, the result included.",
         "",
     ]
     if small:
