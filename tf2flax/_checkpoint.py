@@ -140,15 +140,15 @@ class Checkpoint(Mapping[str, StoredTensor]):
                     raise self._tensor_not_found(name)
         entries = {name: self._manifest.entry(name) for name in wanted}
         arrays: dict[str, np.ndarray] = {}
-
-        total = sum(entry.nbytes for entry in entries.values())
+        total = sum(entry.nbytes for entry in entries.values()) if progress else 0
         with reporting(
             progress, total, f"Reading {posixpath.basename(self.prefix)}"
         ) as advance:
 
             def deliver(entry: Entry, array: np.ndarray) -> None:
                 arrays[entry.name] = array
-                advance(entry.nbytes, entry.name)
+                if progress:
+                    advance(entry.nbytes, entry.name)
 
             _reading.read_many(tuple(entries.values()), deliver, verify=verify)
         return {name: arrays[name] for name in entries}

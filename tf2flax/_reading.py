@@ -33,6 +33,8 @@ BATCH_NBYTES: Final = 4 << 20
 BATCH_GAP_NBYTES: Final = 4 << 10
 # ... or this where each read is a request to another machine (bytes).
 REMOTE_GAP_NBYTES: Final = 256 << 10
+# Smaller arrays are not worth the time that it takes to align them (bytes).
+ALIGNED_NBYTES: Final = 4 << 10
 # Readers at once: each holds a chunk, or a batch, besides its result.
 MAX_WORKERS: Final = 8
 # numpy's own limit on axes.
@@ -205,15 +207,14 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     """Groups entries by place: one that is not small stands alone."""
     small: list[tuple[Piece, Entry]] = []
     for entry in entries:
-        if (
-            entry.is_sliced
-            or entry.nbytes > SMALL_NBYTES
-            or not isinstance(entry.pieces[0], Piece)
-        ):
-            yield [entry]
-        else:
-            small.append((entry.pieces[0], entry))
-    small.sort(key=lambda one: (one[0].data_file.path, one[0].span))
+        piece = entry.pieces[0] if len(entry.pieces) == 1 else None
+        if isinstance(piece, Piece) and not entry.is_sliced:
+            span = piece.span
+            if span.stop - span.start <= SMALL_NBYTES:
+                small.append((piece, entry))
+                continue
+        yield [entry]
+    small.sort(key=lambda one: (one[0].data_file.path, one[0].span.start))
     batch: list[tuple[Piece, Entry]] = []
     for piece, entry in small:
         if batch and not joins(batch[0][0], batch[-1][0], piece):
@@ -235,13 +236,13 @@ def joins(first: Piece, last: Piece, piece: Piece) -> bool:
     Returns:
         Whether one read of all of them is small, and skips little.
     """
-    is_local = piece.data_file.is_local
-    gap = BATCH_GAP_NBYTES if is_local else REMOTE_GAP_NBYTES
-    return (
-        piece.data_file == first.data_file
-        and piece.span.start - last.span.stop <= gap
-        and piece.span.stop - first.span.start <= BATCH_NBYTES
-    )
+    file, span = piece.data_file, piece.span
+    if file is not first.data_file and file != first.data_file:
+        return False
+    skipped = span.start - last.span.stop
+    if skipped > BATCH_GAP_NBYTES and (file.is_local or skipped > REMOTE_GAP_NBYTES):
+        return False
+    return span.stop - first.span.start <= BATCH_NBYTES
 
 
 def _read_batch(
@@ -280,9 +281,14 @@ def _decode_piece(
         return _decode_string_piece(entry, piece, stored, verify=verify)
     if verify:
         compare_crc(entry, piece, crc32c(stored.data))
-    array = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
-    bytes_of(array)[:] = stored
-    to_native(array, entry)
+    dtype = entry.spec.dtype.numpy
+    if stored.nbytes < ALIGNED_NBYTES:
+        array = stored.copy().view(dtype).reshape(piece.region.shape)
+    else:
+        array = aligned_empty(piece.region.shape, dtype)
+        bytes_of(array)[:] = stored
+    if entry.is_big_endian:
+        to_native(array, entry)
     return array
 
 
