@@ -331,6 +331,19 @@ def test_reading_all_agrees_with_reading_one_by_one() -> None:
         assert array.ctypes.data % 64 == 0
 
 
+def test_small_arrays_share_no_bytes(tmp_path: pathlib.Path) -> None:
+    # Sizes around those of the blocks that small arrays share; some hold nothing.
+    sizes = [0, 1, 16, 17, 511, 512, 513, 0, 3, *[64] * 70, 0, *[16] * 300, 0]
+    tensors = {f"t{i:03d}": np.full(n, i, np.int32) for i, n in enumerate(sizes)}
+    write_bundle(tmp_path / "m", tensors)
+    arrays = tf2flax.open_checkpoint(tmp_path / "m").read()
+    for array in arrays.values():
+        assert array.ctypes.data % 64 == 0
+        array += 1000  # nobody else's
+    for i, (array, n) in enumerate(zip(arrays.values(), sizes, strict=True)):
+        assert array.tolist() == [1000 + i] * n
+
+
 def test_pickling_keeps_the_index(tmp_path: pathlib.Path) -> None:
     write_bundle(tmp_path / "m", {"a": np.arange(3)})
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")

@@ -25,6 +25,8 @@ ALIGNMENT: Final = 64
 # How much of a local file is read before its checksum is computed: small enough to be
 # still in the cache, large enough for the disk (bytes).
 LOCAL_CHUNK_NBYTES: Final = 4 << 20
+# What small arrays share (bytes).
+_BLOCK_NBYTES: Final = 16 << 10
 # Indexes and state files are read whole; one of a million tensors takes some 80 MB
 # (bytes).
 MAX_INDEX_NBYTES: Final = 512 << 20
@@ -119,6 +121,38 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return np.ndarray(shape, dtype, raw, start)
+
+
+class SmallArrays:
+    """Allocates small arrays as `aligned_empty` does, many from one block.
+
+    One that lives on keeps its block alive: some KiB. Not for several threads.
+    """
+
+    def __init__(self) -> None:
+        """Allocates nothing yet."""
+        self._block: np.ndarray | None = None
+        self._used = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> np.ndarray:
+        """Allocates an array.
+
+        Args:
+            shape: Its shape.
+            dtype: Its dtype; not `object`.
+            nbytes: Its bytes.
+
+        Returns:
+            The array, uninitialised.
+        """
+        if nbytes > _BLOCK_NBYTES // 8:
+            return aligned_empty(shape, dtype)
+        if self._block is None or self._used + nbytes > _BLOCK_NBYTES:
+            self._block = aligned_empty((_BLOCK_NBYTES,), np.dtype(np.uint8))
+            self._used = 0
+        start = self._used
+        self._used += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return np.ndarray(shape, dtype, self._block, start)
 
 
 class LocalStorage:

@@ -7,9 +7,8 @@ entries may be decoded only when they are asked for.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from ._specs import ByteRange, TensorSlice, TensorSpec
 
@@ -101,9 +100,10 @@ class DataFile(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Where one box of a tensor is stored, in row-major order.
+
+    A tuple, since there are as many as tensors, and it is made in half the time.
 
     Attributes:
         region: The box of the whole tensor that lies here.
@@ -167,9 +167,8 @@ class EncodedPiece(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
-    """One tensor of a checkpoint.
+class Entry(NamedTuple):
+    """One tensor of a checkpoint; a tuple for the reason that `Piece` is.
 
     Attributes:
         name: The tensor's key.

@@ -19,7 +19,7 @@ from ._errors import (
     MalformedError,
     UnsupportedError,
 )
-from ._files import ALIGNMENT, aligned_empty, impostor
+from ._files import ALIGNMENT, SmallArrays, aligned_empty, impostor
 from ._manifest import EncodedPiece, Entry, Piece
 from ._progress import Advance
 from ._specs import ByteRange, TensorSlice
@@ -33,8 +33,6 @@ BATCH_NBYTES: Final = 4 << 20
 BATCH_GAP_NBYTES: Final = 4 << 10
 # ... or this where each read is a request to another machine (bytes).
 REMOTE_GAP_NBYTES: Final = 256 << 10
-# Smaller arrays are not worth the time that it takes to align them (bytes).
-ALIGNED_NBYTES: Final = 4 << 10
 # Readers at once: each holds a chunk, or a batch, besides its result.
 MAX_WORKERS: Final = 8
 # numpy's own limit on axes.
@@ -260,11 +258,12 @@ def _read_batch(
     first.data_file.check_span(last.span, subject=subject)
     buffer = np.empty(span.nbytes, np.uint8)
     first.data_file.read_into(span.start, buffer.data, subject=subject)
+    arrays = SmallArrays()
     for entry, piece in zip(batch, pieces, strict=True):
         start = piece.span.start - span.start
         stored = buffer[start : start + piece.span.nbytes]
         try:
-            array = _decode_piece(entry, piece, stored, verify=verify)
+            array = _decode_piece(entry, piece, stored, arrays, verify=verify)
         except DamagedError as error:
             if errors is None:
                 raise
@@ -274,19 +273,16 @@ def _read_batch(
 
 
 def _decode_piece(
-    entry: Entry, piece: Piece, stored: np.ndarray, *, verify: bool
+    entry: Entry, piece: Piece, stored: np.ndarray, arrays: SmallArrays, *, verify: bool
 ) -> np.ndarray:
-    """Decodes a piece from its bytes, which are copied."""
+    """Decodes a tensor's only piece from its bytes, which are copied."""
     if entry.spec.dtype.is_string:
         return _decode_string_piece(entry, piece, stored, verify=verify)
     if verify:
         compare_crc(entry, piece, crc32c(stored.data))
-    dtype = entry.spec.dtype.numpy
-    if stored.nbytes < ALIGNED_NBYTES:
-        array = stored.copy().view(dtype).reshape(piece.region.shape)
-    else:
-        array = aligned_empty(piece.region.shape, dtype)
-        bytes_of(array)[:] = stored
+    spec = entry.spec
+    array = arrays.empty(spec.shape, spec.dtype.numpy, stored.nbytes)
+    bytes_of(array)[:] = stored
     if entry.is_big_endian:
         to_native(array, entry)
     return array

@@ -7,7 +7,6 @@ which alone needs JAX: a flat mapping of numpy arrays is saved without it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import os
@@ -349,7 +348,7 @@ def _extents(region: TensorSlice, shape: tuple[int, ...]) -> Extents:
 
 def _stored(name: str, tensor: StoredTensor) -> NewTensor:
     """A tensor of a checkpoint under some name, as it is."""
-    return _rewritten(dataclasses.replace(tensor.entry, name=name), tensor.read)
+    return _rewritten(tensor.entry._replace(name=name), tensor.read)
 
 
 def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:

@@ -6,7 +6,6 @@ A view answers names with entries of the manifests below it; tensors are read as
 from __future__ import annotations
 
 import bisect
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 from ._errors import (
@@ -114,7 +113,7 @@ class RenamedManifest:
                 f"meant{way_out}."
             )
         for key in keys:
-            return dataclasses.replace(self._base.entry(key), name=name)
+            return self._base.entry(key)._replace(name=name)
         raise TensorNotFoundError(name, self.index_path)
 
     def _keys_of(self, name: str) -> tuple[str, ...]:
@@ -217,7 +216,7 @@ class MergedManifest:
                 'checkpoint a prefix of its own, as in {"a/": first, "b/": second}.'
             )
         for added, own in origins:
-            return dataclasses.replace(self._parts[added].entry(own), name=name)
+            return self._parts[added].entry(own)._replace(name=name)
         raise TensorNotFoundError(name, self.index_path)
 
     def _origins_of(self, name: str) -> list[tuple[str, str]]:

@@ -95,7 +95,7 @@ class BundleManifest:
                 keys = self._table.keys()
             except MalformedError as error:
                 raise self._damaged("Index", error) from error
-            keys = [key for key in keys if key and not self._is_slice_key(key)]
+            keys = [k for k in keys if k and (k[0] or not self._is_slice_key(k))]
             self._names = tuple(sorted(map(_decode_name, keys)))
         return self._names
 
@@ -182,7 +182,7 @@ class BundleManifest:
 
     def _value(self, key: bytes) -> memoryview | None:
         """The stored value of a tensor's key; None for slices and for the header."""
-        if not key or self._is_slice_key(key):
+        if not key or (key[0] == 0 and self._is_slice_key(key)):
             return None
         try:
             return self._table.get(key)

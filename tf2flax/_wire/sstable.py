@@ -222,7 +222,8 @@ class SSTable:
         number = bisect.bisect_left(self._separators, key)
         if number == len(self._handles):
             return None
-        return self._block(number).get(key)
+        block = self._blocks.get(number)
+        return (self._block(number) if block is None else block).get(key)
 
     def keys(self) -> list[bytes]:
         """Lists all keys, ascending; decodes every block.
