@@ -24,7 +24,7 @@ require_python = @test -n "$(PYTHON)" || { \
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-lowest examples lint format types layers check clean
+.PHONY: help demo test test-slow fuzz test-lowest bench examples lint format types layers check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ test-lowest: ## the tests on the oldest versions that pyproject.toml allows
 	$(call install,.venv-lowest) -e '.[test]' -c tests/lowest.txt
 	.venv-lowest/bin/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
+bench: .venv-bench/.made ## measures and writes docs/benchmarks.md; BENCH_ARGS='--small'
+	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
+
 examples: $(VENV)/.run ## every example
 	for f in examples/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
@@ -68,7 +71,7 @@ layers: $(VENV)/.dev ## import-linter: imports point downwards
 check: lint types layers test demo ## all of these
 
 clean: ## removes what the commands above made
-	rm -rf .venv .venv-lowest .venv-3.13 .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-bench .venv-3.13 .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # A stamp of its own, so that an environment cut short is made again.
 $(VENV)/.made:
@@ -88,3 +91,9 @@ $(VENV)/.test: pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	$(call install,$(VENV)) -e '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.run
+
+.venv-bench/.made: pyproject.toml
+	$(require_python)
+	$(call make_venv,.venv-bench)
+	$(call install,.venv-bench) -e '.[bench]'
+	@touch $@

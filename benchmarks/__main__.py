@@ -21,7 +21,6 @@ from .processes import NEEDS, ROOT, is_there
 from .report import Goal, Section, Table, draw, goal_rows
 
 PICTURES = "benchmarks"
-GIGABYTE = 10**9
 
 
 def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
@@ -58,6 +57,8 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "docs")
     parser.add_argument("--scratch", help="where checkpoints of 4 GB can lie")
     arguments = parser.parse_args()
+    if not sys.platform.startswith("linux"):
+        parser.error("memory, bytes and the page cache are measured by Linux's means")
     sections: list[Section] = []
     begun = time.perf_counter()
     for name, run in benchmarks(arguments.small).items():

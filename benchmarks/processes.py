@@ -61,7 +61,7 @@ class Worker:
             env=environment(devices),
             cwd=ROOT,
         )
-        self._ask(options)
+        self._tell(options)
 
     def __enter__(self) -> Self:
         return self
@@ -92,11 +92,14 @@ class Worker:
         """Runs once, and says how long it took."""
         return self.run()["seconds"]
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _tell(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._tell(request)
+        assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"contender ended: {self._process.args}")
