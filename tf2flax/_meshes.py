@@ -32,6 +32,22 @@ from ._specs import TensorSlice
 Device = Any
 
 
+def show_spec(spec: PartitionSpec) -> str:
+    """Writes a PartitionSpec as users do: versions of JAX write it in several ways.
+
+    Args:
+        spec: The spec.
+
+    Returns:
+        Its text.
+
+    Examples:
+        >>> show_spec(PartitionSpec("data", None, ("a", "b")))
+        "P('data', None, ('a', 'b'))"
+    """
+    return f"P({', '.join(map(repr, spec))})"
+
+
 def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> TensorSlice:
     """Finds a device's shard in a leaf.
 

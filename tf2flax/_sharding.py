@@ -24,7 +24,7 @@ from ._assignment.layouts import Layout, Tiles, View
 from ._assignment.values import Assignment
 from ._errors import AssignmentError
 from ._manifest import Manifest
-from ._meshes import names_of
+from ._meshes import names_of, show_spec
 from ._plan import PlacementReport, Replicated
 from ._runs import along_axes
 from ._stored_tensor import StoredTensor
@@ -86,7 +86,8 @@ class PartitionRules:
 
     def __repr__(self) -> str:
         """As it is written."""
-        shown = ", ".join(f"({regex.pattern!r}, {spec})" for regex, spec in self.rules)
+        pairs = (f"({regex.pattern!r}, {show_spec(p)})" for regex, p in self.rules)
+        shown = ", ".join(pairs)
         return f"partition_rules([{shown}])"
 
 
@@ -343,7 +344,7 @@ class _Chooser:
             unmatched = [name for name, number in numbers.items() if number is None]
             used = set(numbers.values())
             unused = [
-                f"({regex.pattern!r}, {spec})"
+                f"({regex.pattern!r}, {show_spec(spec)})"
                 for i, (regex, spec) in enumerate(option.rules)
                 if i not in used
             ]
@@ -352,8 +353,8 @@ class _Chooser:
     def _on_mesh(self, spec: PartitionSpec) -> NamedSharding:
         if self._mesh is None:
             raise _MisfitError(
-                f"{spec} needs a mesh. Give option mesh, or a NamedSharding, or call "
-                "under jax.set_mesh."
+                f"{show_spec(spec)} needs a mesh. Give option mesh, or a "
+                "NamedSharding, or call under jax.set_mesh."
             )
         return _named(self._mesh, spec, None)
 
@@ -386,8 +387,8 @@ class _Chooser:
         ]
         if len(entries) > len(leaf.shape):
             raise _MisfitError(
-                f"shape {list(leaf.shape)} does not fit {sharding.spec}: it has "
-                f"{len(leaf.shape)} axes, not {len(entries)}."
+                f"shape {list(leaf.shape)} does not fit {show_spec(sharding.spec)}: "
+                f"it has {len(leaf.shape)} axes, not {len(entries)}."
             )
         for axis, entry in enumerate(entries):
             names = names_of(entry)
@@ -415,8 +416,8 @@ def _uneven(shape: tuple[int, ...], spec: PartitionSpec, axis: int, count: int) 
     below, above = dim // count * count, -(-dim // count) * count
     extents = f"{below} or {above}" if below else str(above)
     return (
-        f"shape {list(shape)} does not fit {spec}: dimension {axis}, of {dim}, is no "
-        f"multiple of mesh axis {names} of size {count}. A mesh axis of size {sizes} "
+        f"shape {list(shape)} does not fit {show_spec(spec)}: dimension {axis}, of "
+        f"{dim}, is no multiple of mesh axis {names} of size {count}. A mesh axis of size {sizes} "
         f"fits, or a dimension of {extents}; or give on_uneven='replicate'."
     )
 
@@ -442,12 +443,12 @@ def _named(
     if unknown:
         shown = ", ".join(f"`{name}`" for name in dict.fromkeys(unknown))
         raise _MisfitError(
-            f"{spec} names {shown}, but the mesh has the axes "
+            f"{show_spec(spec)} names {shown}, but the mesh has the axes "
             f"{', '.join(f'`{name}`' for name in mesh.axis_names)}."
         )
     twice = [name for i, name in enumerate(named) if name in named[:i]]
     if twice:
-        raise _MisfitError(f"{spec} names `{twice[0]}` twice.")
+        raise _MisfitError(f"{show_spec(spec)} names `{twice[0]}` twice.")
     return NamedSharding(mesh, spec, memory_kind=memory_kind)
 
 

@@ -129,6 +129,7 @@ class Window(io.RawIOBase):
             DamagedError: There are not so many bytes.
         """
         super().__init__()
+        self._origin: int | memoryview | None = None  # `close` may come at any time
         is_view = isinstance(origin, memoryview)
         size = len(origin) if is_view else os.fstat(origin).st_size
         self._span: ByteRange = span or ByteRange(0, size)
@@ -136,7 +137,7 @@ class Window(io.RawIOBase):
             missing = self._span.stop - size
             fact = f"it has only {size} bytes, {missing} are missing"
             raise damaged("The file", fact, path)
-        self._origin: int | memoryview | None = origin
+        self._origin = origin
         self.stamp: tuple[int, int] | None = None if is_view else _stamp(origin)
         self._is_exact: bool = is_exact
         self._position: int = 0
