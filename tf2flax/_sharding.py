@@ -417,8 +417,9 @@ def _uneven(shape: tuple[int, ...], spec: PartitionSpec, axis: int, count: int) 
     extents = f"{below} or {above}" if below else str(above)
     return (
         f"shape {list(shape)} does not fit {show_spec(spec)}: dimension {axis}, of "
-        f"{dim}, is no multiple of mesh axis {names} of size {count}. A mesh axis of size {sizes} "
-        f"fits, or a dimension of {extents}; or give on_uneven='replicate'."
+        f"{dim}, is no multiple of mesh axis {names} of size {count}. A mesh axis of "
+        f"size {sizes} fits, or a dimension of {extents}; or give "
+        "on_uneven='replicate'."
     )
 
 
