@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -226,6 +230,34 @@ def test_a_request_that_stalls_ends_after_60_seconds(server: Served) -> None:
     with pytest.raises(tf2flax.ReadError, match="no answer within 60 seconds"):
         checkpoint["big"].read()
     assert 59 < time.monotonic() - started < 75
+
+
+@pytest.mark.parametrize("way", ["read", "restore"])
+def test_an_interrupt_does_not_wait_for_a_stalled_server(
+    server: Served, way: str
+) -> None:
+    checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
+    names = {name: name for name in ("big", "layer_0/bias")}
+    target = {n: jax.ShapeDtypeStruct(checkpoint[n].shape, "float32") for n in names}
+    plan = tf2flax.plan(checkpoint, names, target)
+    threads = set(threading.enumerate())
+    server.stalls = True
+
+    def interrupt() -> None:
+        while not server.nbytes:  # something is under way
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)  # to the main thread
+
+    server.nbytes = 0
+    started = time.monotonic()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        plan.restore() if way == "restore" else checkpoint.read()
+    thread.join()
+    assert time.monotonic() - started < 10
+    left = {t for t in set(threading.enumerate()) - threads if "Pool" in t.name}
+    assert not left
 
 
 @pytest.mark.usefixtures("hasty")

@@ -23,6 +23,7 @@ from ._files import ALIGNMENT, SmallArrays, aligned_empty, impostor
 from ._manifest import EncodedPiece, Entry, Piece
 from ._progress import Advance
 from ._specs import ByteRange, TensorSlice
+from ._threads import Readers
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
 
@@ -191,14 +192,10 @@ def in_parallel(jobs: Sequence[Callable[[], None]]) -> None:
         for job in jobs:
             job()
         return
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(job) for job in jobs]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with Readers(workers) as readers:
+        futures = [readers.submit(job) for job in jobs]
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

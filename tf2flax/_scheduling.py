@@ -6,12 +6,10 @@ Decides when each group begins and hands it on when it is there; knows no device
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import os
 import queue
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from ._manifest import Piece
 from ._progress import Advance
 from ._reading import SMALL_NBYTES
 from ._specs import TensorSlice
+from ._threads import Readers
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.
@@ -82,7 +81,8 @@ def assemble(
         ready.clear()
         leaving.append((_at_once if problems else deliver(arrays), nbytes))
 
-    with _Workers(_count_workers(reading)) as workers:
+    with Readers(_count_workers(reading)) as readers:
+        workers = _Workers(readers)
         for group in reading.groups:
             while in_flight and in_flight + group.host_nbytes > max_in_flight_bytes:
                 if not ready and not leaving:
@@ -123,29 +123,15 @@ def _count_workers(reading: Reading) -> int:
 
 
 class _Workers:
-    """Threads that work on groups; a failure of one job ends all others."""
+    """Readers that work on groups; a failure of one job ends all others."""
 
-    def __init__(self, count: int) -> None:
-        self._pool = concurrent.futures.ThreadPoolExecutor(count) if count else None
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
         # Groups that are done, or what went wrong.
         self._done: queue.SimpleQueue[GroupAssembly | BaseException] = (
             queue.SimpleQueue()
         )
-        self._is_stopped = False
         self.count_running = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._is_stopped = True
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def start(self, assembly: GroupAssembly) -> None:
         """Begins to work on a group."""
@@ -154,10 +140,7 @@ class _Workers:
         if not jobs:
             self._finish(assembly)
         for job in jobs:
-            if self._pool is None:
-                self._run(assembly, job)
-            else:
-                self._pool.submit(self._run, assembly, job)
+            self._readers.submit(self._run, assembly, job)
 
     def next_done(self) -> GroupAssembly:
         """Waits for a group.
@@ -177,12 +160,12 @@ class _Workers:
             yield self.next_done()
 
     def _run(self, assembly: GroupAssembly, job: Callable[[], None]) -> None:
-        if self._is_stopped:
+        if self._readers.are_given_up:
             return
         try:
             job()
         except BaseException as error:
-            self._is_stopped = True
+            self._readers.give_up()
             self._done.put(error)
         else:
             if assembly.is_last_job():
@@ -192,7 +175,7 @@ class _Workers:
         try:
             assembly.finish()
         except BaseException as error:
-            self._is_stopped = True
+            self._readers.give_up()
             self._done.put(error)
         else:
             self._done.put(assembly)

@@ -17,6 +17,7 @@ import os
 import posixpath
 import re
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from ._errors import ReadError, UnsupportedError
 from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
 from ._specs import ByteRange
+from ._threads import is_given_up
 
 if TYPE_CHECKING:
     import tensorstore
@@ -44,6 +46,8 @@ MAX_REQUESTS: Final = 32
 # A request that is not answered whole after this is given up; tensorstore itself waits
 # for ever on a server that stops in mid-answer (seconds).
 REQUEST_TIMEOUT_S = 60.0
+# How often who waits looks whether anybody still wants the answer (seconds).
+_LOOK_UP_S: Final = 0.25
 # Retries of a failing request: 0.5 s, 1, 2, 4 and 8 between them, so that it ends
 # within 30 s; tensorstore's own default goes on for many minutes.
 _RETRIES: Final = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
@@ -395,14 +399,22 @@ def _wait(future: Any, path: str, where: str = "") -> Any:
         ReadError: None came in time, or the store refuses.
         NotImplementedError: The store cannot do that.
     """
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
     try:
-        return future.result(timeout=REQUEST_TIMEOUT_S)
-    except TimeoutError as error:
-        future.cancel()
-        raise ReadError(
-            f"Cannot read `{path}`: no answer within {REQUEST_TIMEOUT_S:g} "
-            f"seconds{where}."
-        ) from error
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return future.result(timeout=max(0, min(left, _LOOK_UP_S)))
+            except TimeoutError as error:
+                if left > 0 and not is_given_up():
+                    continue
+                future.cancel()
+                raise ReadError(
+                    f"Cannot read `{path}`: no answer within {REQUEST_TIMEOUT_S:g} "
+                    f"seconds{where}."
+                ) from error
+    except ReadError:
+        raise
     except NotImplementedError:
         raise
     except Exception as error:
