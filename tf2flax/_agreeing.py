@@ -10,7 +10,8 @@ computation on their common mesh, for ever.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+import hashlib
+from collections.abc import Generator, Mapping
 from typing import Final
 
 import jax
@@ -22,12 +23,43 @@ from ._meshes import Device
 
 # What each process tells the others about its failure (bytes of UTF-8).
 _MESSAGE_NBYTES: Final = 2048
+# How its message begins.
+_FAILED: Final = "failed "
+_WELL: Final = "well "
+
+
+class Agreement:
+    """What is agreed upon by the processes that restore together."""
+
+    def __init__(self, participants: Mapping[int, Device]) -> None:
+        """Names the participants; made by `agreement`.
+
+        Args:
+            participants: One device of each process.
+        """
+        self.participants: dict[int, Device] = dict(participants)
+        self.common = ""
+
+    def name(self, participants: Mapping[int, Device]) -> None:
+        """Names the participants, for when they are known later.
+
+        Args:
+            participants: One device of each process; ignored where they are known.
+        """
+        if not self.participants:
+            self.participants.update(participants)
+
+    def expect(self, common: str) -> None:
+        """Says what all processes must be about to do alike.
+
+        Args:
+            common: A text that must be the same on all of them.
+        """
+        self.common = hashlib.sha256(common.encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def agreement(
-    participants: Mapping[int, Device],
-) -> Generator[Callable[[Mapping[int, Device]], None]]:
+def agreement(participants: Mapping[int, Device]) -> Generator[Agreement]:
     """Runs a block on several processes: all get through it, or none.
 
     Args:
@@ -35,28 +67,33 @@ def agreement(
             not yet known.
 
     Yields:
-        A function that names the participants, for when they are known later; it does
-        nothing where they are known already.
+        What the block may say more about it.
 
     Raises:
         ReadError: Another process failed; it says which, and why.
     """
-    known = dict(participants)
-
-    def name(others: Mapping[int, Device]) -> None:
-        if not known:
-            known.update(others)
-
+    agreed = Agreement(participants)
     try:
-        yield name
-    except Exception as error:
-        if len(known) > 1:
-            _exchange(known, f"{type(error).__name__}: {error}")
+        yield agreed
+    except BaseException as error:  # an interrupt leaves the others waiting too
+        if len(agreed.participants) > 1:
+            text = f"{type(error).__name__}: {error}".rstrip(": ")
+            _exchange(agreed.participants, _FAILED + text)
         raise
-    if len(known) > 1:
-        failures = _exchange(known, "")
+    if len(agreed.participants) > 1:
+        heard = _exchange(agreed.participants, _WELL + agreed.common)
+        failures = {
+            number: text.removeprefix(_FAILED)
+            for number, text in heard.items()
+            if text.startswith(_FAILED)
+        }
         if failures:
-            raise ReadError(_said(failures, len(known)))
+            raise ReadError(_said(failures, len(heard)))
+        if len(set(heard.values())) > 1:
+            raise ReadError(
+                "Processes are about to redistribute different leaves, or in different "
+                "ways. Give all of them the same map, target, shardings and strategy."
+            )
 
 
 def _said(failures: Mapping[int, str], count: int) -> str:
@@ -72,10 +109,10 @@ def _said(failures: Mapping[int, str], count: int) -> str:
 
 
 def _exchange(participants: Mapping[int, Device], message: str) -> dict[int, str]:
-    """Tells all processes what went wrong in this one, if anything.
+    """Tells all processes how this one fares.
 
     Returns:
-        What went wrong, by process.
+        What each of them told.
     """
     mesh = Mesh(np.array(list(participants.values())), ("processes",))
     own = np.zeros((1, _MESSAGE_NBYTES), np.uint8)
@@ -89,7 +126,7 @@ def _exchange(participants: Mapping[int, Device], message: str) -> dict[int, str
     everywhere = NamedSharding(mesh, PartitionSpec())
     heard = np.asarray(jax.jit(_same, out_shardings=everywhere)(told))
     texts = (bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in heard)
-    return {n: text for n, text in zip(participants, texts, strict=True) if text}
+    return dict(zip(participants, texts, strict=True))
 
 
 def _same(array: jax.Array) -> jax.Array:

@@ -19,10 +19,12 @@ from ._assignment.values import Assignment
 from ._demands import Reading, plan_reading
 from ._manifest import Manifest
 from ._meshes import (
+    Split,
     Spread,
     boxes_by_process,
     device_boxes,
     device_processes,
+    split_devices,
     spreads,
 )
 from ._plan_cost import PlanCost, ProcessCost
@@ -41,7 +43,7 @@ def choose_spreads(
     shardings: Mapping[str, Sharding],
     manifest: Manifest,
     strategy: Strategy,
-    processes: int | None = None,
+    split: Split | None = None,
 ) -> dict[str, Spread]:
     """Decides which leaves processes share in reading.
 
@@ -52,12 +54,12 @@ def choose_spreads(
         strategy: "local", none; "read-once", all of which processes would read any byte
             twice; "auto", those of 1 MiB and more of which they would read each byte
             twice or more.
-        processes: As for `Plan.cost`.
+        split: How devices are split over processes; None takes those they belong to.
 
     Returns:
         How each of them is read.
     """
-    if strategy == "local" or (processes or jax.process_count()) == 1:
+    if strategy == "local" or (split.processes if split else jax.process_count()) == 1:
         return {}
     chosen: dict[str, Spread] = {}
     known: dict[Any, Spread | None] = {}  # leaves of layers are alike
@@ -65,12 +67,12 @@ def choose_spreads(
         sharding = shardings.get(one.leaf)
         if sharding is None or (strategy == "auto" and one.nbytes < READ_ONCE_NBYTES):
             continue
-        if processes is None and sharding.is_fully_addressable:
+        if split is None and sharding.is_fully_addressable:
             continue
         is_alike = one.is_whole and not manifest.entry(one.source).is_sliced
         key = (sharding, one.shape, one.stored.name) if is_alike else one.leaf
         if key not in known:
-            known[key] = _choose_spread(one, sharding, manifest, strategy, processes)
+            known[key] = _choose_spread(one, sharding, manifest, strategy, split)
         way = known[key]
         if way is not None:
             chosen[one.leaf] = way
@@ -82,18 +84,18 @@ def _choose_spread(
     sharding: Sharding,
     manifest: Manifest,
     strategy: Strategy,
-    processes: int | None,
+    split: Split | None,
 ) -> Spread | None:
     """Finds the way of sharing that reads least, if sharing is worth it."""
 
     def count(way: Spread | None = None) -> int:
-        return _read_nbytes(assignment, sharding, manifest, processes, way)
+        return _read_nbytes(assignment, sharding, manifest, split, way)
 
     chosen, least = None, count()
     # Under "read-once", a thousandth is left for padding.
     if least < (2 if strategy == "auto" else 1.001) * assignment.nbytes:
         return None
-    for way in spreads(sharding, assignment.shape, processes):
+    for way in spreads(sharding, assignment.shape, split):
         nbytes = count(way)
         if nbytes < 0.99 * least:
             chosen, least = way, nbytes
@@ -106,11 +108,11 @@ def _read_nbytes(
     assignment: Assignment,
     sharding: Sharding,
     manifest: Manifest,
-    processes: int | None,
+    split: Split | None,
     way: Spread | None = None,
 ) -> int:
     """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
-    boxes = boxes_by_process(sharding, assignment.shape, processes, way)
+    boxes = boxes_by_process(sharding, assignment.shape, split, way)
     known: dict[tuple[tuple[int, ...], ...], int] = {}
     total = 0
     for own in boxes.values():
@@ -149,23 +151,24 @@ def count_costs(
     Raises:
         AssignmentError: The devices cannot be split so.
     """
-    chosen = choose_spreads(assignments, shardings, manifest, strategy, processes)
+    split = split_devices(shardings.values(), processes) if processes else None
+    chosen = choose_spreads(assignments, shardings, manifest, strategy, split)
     count = processes or jax.process_count()
     boxes: dict[int, dict[str, tuple[TensorSlice, ...]]] = {n: {} for n in range(count)}
     device_nbytes = dict.fromkeys(boxes, 0)
     for one in assignments:
         sharding = shardings.get(one.leaf)
         itemsize = one.dtype.itemsize
-        if sharding is None or sharding.num_devices == 1:
+        if sharding is None:
             for number in boxes:
                 boxes[number][one.leaf] = (TensorSlice.whole(one.shape),)
                 device_nbytes[number] += math.prod(one.shape) * itemsize
             continue
         way = chosen.get(one.leaf)
-        found = boxes_by_process(sharding, one.shape, processes, way)
+        found = boxes_by_process(sharding, one.shape, split, way)
         for number in boxes:
             boxes[number][one.leaf] = found.get(number, ())
-        owners = device_processes(sharding, processes)
+        owners = device_processes(sharding, split)
         held = device_boxes(sharding, one.shape)[0].size * itemsize
         for number in owners:
             device_nbytes[number] += held

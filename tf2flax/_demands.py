@@ -298,8 +298,27 @@ class _Needs:
             self._tallies[name] = tuple(_Tally(u, [], False, set()) for u in units)
         return self._tallies[name]
 
+    def _share_what_is_held(self) -> None:
+        """Lets leaves take from tensors that others hold whole, instead of reading."""
+        for number, views in self._pulled.items():
+            shared = [
+                name
+                for name in views
+                if all(tally.is_held for tally in self._tallies[name])
+            ]
+            for name in shared:
+                del views[name]
+                for tally in self._tallies[name]:
+                    tally.leaves.add(number)
+            if shared:
+                need = self._leaves[number]
+                self._leaves[number] = dataclasses.replace(
+                    need, held=(*need.held, *shared)
+                )
+
     def reading(self) -> Reading:
         """Decides what is read whole, and forms groups."""
+        self._share_what_is_held()
         needed: dict[str, int] = {}  # elements of each tensor
         unverified = set[str]()
         reads: list[tuple[WholeRead | PartRead, set[int]]] = []

@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, Mesh, Sharding
 from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
-from ._meshes import Device, participants
+from ._meshes import Device, devices_of, participants
 from ._progress import ProgressFunction
 from ._restore import (
     MAX_IN_FLIGHT_BYTES,
@@ -126,11 +126,12 @@ def init_from_checkpoint(
     )
     parts = take_apart(target)
     expected = expected_shardings(parts.slots, options.placement)
-    with agreement(participants(expected)) as name_participants:
+    with agreement(participants(expected)) as agreed:
         job = make_job(checkpoint, assignment_map, parts, options)
         check_kept(job)
-        name_participants(participants(job.shardings.values()))
+        agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, progress)
+        agreed.expect(placer.redistribution)
     placer.redistribute()
     _warn_of_unused(job)
     return job.target.rebuild(placer.arrays)
@@ -239,21 +240,22 @@ def _run(
     """Reads what the map names and initialises the rest: every output, by number."""
     parts = take_apart(traced.abstract)
     expected = expected_shardings(parts.slots, options.placement)
-    with agreement(participants(expected)) as name_participants:
+    with agreement(participants(expected)) as agreed:
         job = make_job(checkpoint, assignment_map, parts, options, is_initialised=True)
-        name_participants(participants(job.shardings.values()))
+        agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, options.progress)
+        agreed.expect(placer.redistribution)
     placer.redistribute()
     _warn_of_unused(job, stacklevel=4)
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
     leaves = {numbers[id(slot.value)]: slot.leaf.name for slot in parts.slots}
     arrays = {i: placer.arrays[n] for i, n in leaves.items() if n in placer.arrays}
-    # One computation for each set of devices; XLA drops what a part does not need.
-    wanted: dict[frozenset[Device] | None, dict[int, Sharding | None]] = {}
+    # One computation for each order of devices; XLA drops what a part does not need.
+    wanted: dict[tuple[Device, ...] | None, dict[int, Sharding | None]] = {}
     for i in range(len(traced.outputs)):
         if i not in arrays:
             sharding = job.shardings.get(leaves.get(i, ""))
-            devices = None if sharding is None else frozenset(sharding.device_set)
+            devices = None if sharding is None else tuple(devices_of(sharding))
             wanted.setdefault(devices, {})[i] = sharding
     for devices, shardings in wanted.items():
         own = None if devices is None else list(shardings.values())

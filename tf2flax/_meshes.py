@@ -112,14 +112,69 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlic
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """Devices split over processes that need not exist, in their order.
+
+    Attributes:
+        processes: Over how many.
+        devices: Numbers of all devices, in order; none where they are those of an
+            AbstractMesh, each of which is split alone.
+    """
+
+    processes: int
+    devices: tuple[int, ...] = ()
+
+    def owners(self, sharding: Sharding) -> tuple[int, ...]:
+        """The process of each device of a sharding, in the order of its mesh.
+
+        Raises:
+            AssignmentError: The devices cannot be split so.
+        """
+        if is_abstract(sharding) or not self.devices:
+            order = tuple(range(sharding.num_devices))
+            places = order
+        else:
+            order = self.devices
+            found = {number: place for place, number in enumerate(order)}
+            places = tuple(found[device.id] for device in devices_of(sharding))
+        if len(order) % self.processes:
+            raise AssignmentError(
+                f"{len(order)} devices cannot be split over {self.processes} "
+                "processes. Give a number that divides them."
+            )
+        return tuple(place // (len(order) // self.processes) for place in places)
+
+
+def split_devices(shardings: Iterable[Sharding], processes: int) -> Split:
+    """Splits all devices that leaves live on over processes, in their order.
+
+    Args:
+        shardings: Where the leaves live.
+        processes: Over how many processes.
+
+    Returns:
+        The split: devices in the order of the largest mesh, then the others by number.
+    """
+    concrete = dict.fromkeys(one for one in shardings if not is_abstract(one))
+    orders = {tuple(d.id for d in devices_of(sharding)) for sharding in concrete}
+    if not orders:
+        return Split(processes)
+    largest = max(orders, key=lambda order: (len(order), order))
+    others = {number for order in orders for number in order} - set(largest)
+    if others:  # no mesh holds all of them: as JAX numbers them
+        return Split(processes, tuple(sorted({*largest, *others})))
+    return Split(processes, largest)
+
+
 @functools.lru_cache(maxsize=256)
-def device_processes(sharding: Sharding, processes: int | None) -> tuple[int, ...]:
+def device_processes(sharding: Sharding, split: Split | None) -> tuple[int, ...]:
     """Finds the process of each device, in the order of the mesh.
 
     Args:
         sharding: Over which devices.
-        processes: Into how many processes the devices are split, in their order; None
-            takes the processes that they belong to.
+        split: How devices are split over processes; None takes the processes that they
+            belong to.
 
     Returns:
         Numbers of processes.
@@ -127,28 +182,29 @@ def device_processes(sharding: Sharding, processes: int | None) -> tuple[int, ..
     Raises:
         AssignmentError: The devices cannot be split so, or do not exist here.
     """
-    count = sharding.num_devices
-    if processes is None:
-        if is_abstract(sharding):
-            raise AssignmentError(
-                "The plan is over an AbstractMesh, whose devices belong to no process "
-                "yet. Say how many processes they are split over: "
-                "plan.cost(processes=...)."
-            )
-        return tuple(device.process_index for device in _devices(sharding))
-    if count % processes:
+    if split is not None:
+        return split.owners(sharding)
+    if is_abstract(sharding):
         raise AssignmentError(
-            f"{count} devices cannot be split over {processes} processes. Give a "
-            "number that divides them."
+            "The plan is over an AbstractMesh, whose devices belong to no process yet. "
+            "Say how many processes they are split over: plan.cost(processes=...)."
         )
-    return tuple(position // (count // processes) for position in range(count))
+    return tuple(device.process_index for device in devices_of(sharding))
 
 
 def _id_of(device: Device) -> int:
     return device.id
 
 
-def _devices(sharding: Sharding) -> Sequence[Device]:
+def devices_of(sharding: Sharding) -> Sequence[Device]:
+    """Lists the devices of a sharding in its own order.
+
+    Args:
+        sharding: The sharding; not over an AbstractMesh.
+
+    Returns:
+        The devices.
+    """
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
         return list(sharding.mesh.devices.flat)
     return sorted(sharding.device_set, key=_id_of)
@@ -168,7 +224,7 @@ class Spread:
 
 
 def spreads(
-    sharding: Sharding, shape: tuple[int, ...], processes: int | None = None
+    sharding: Sharding, shape: tuple[int, ...], split: Split | None = None
 ) -> Iterator[Spread]:
     """Lists ways to split what several processes would read alike between them.
 
@@ -180,14 +236,14 @@ def spreads(
     Args:
         sharding: Where the leaf will live.
         shape: Its shape.
-        processes: As for `device_processes`.
+        split: As for `device_processes`.
 
     Yields:
         Ways, none of them where the sharding is not over a mesh of several processes.
     """
     if not isinstance(sharding, NamedSharding):
         return
-    owners = np.array(device_processes(sharding, processes))
+    owners = np.array(device_processes(sharding, split))
     if (owners == owners[0]).all():
         return
     owners = owners.reshape(tuple(sharding.mesh.shape.values()))
@@ -272,7 +328,7 @@ def clipped(box: TensorSlice, shape: tuple[int, ...]) -> TensorSlice | None:
 def boxes_by_process(
     sharding: Sharding,
     shape: tuple[int, ...],
-    processes: int | None,
+    split: Split | None,
     spread: Spread | None = None,
 ) -> Mapping[int, tuple[TensorSlice, ...]]:
     """Finds what of a leaf each process reads.
@@ -280,13 +336,13 @@ def boxes_by_process(
     Args:
         sharding: Where the leaf will live.
         shape: Its shape.
-        processes: As for `device_processes`.
+        split: As for `device_processes`.
         spread: How processes share in reading it, if they do.
 
     Returns:
         Boxes by process, each box once.
     """
-    owners = device_processes(sharding, processes)
+    owners = device_processes(sharding, split)
     boxes: Iterable[TensorSlice | None] = device_boxes(sharding, shape)
     if spread is not None:
         parts = device_boxes(spread.sharding, spread.shape)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
@@ -130,6 +131,15 @@ class Placer:
         placed = [self.arrays[leaf] for leaf in leaves]
         return functools.partial(jax.block_until_ready, placed)
 
+    @property
+    def redistribution(self) -> str:
+        """What `redistribute` will do; must be the same in all processes."""
+        return "\n".join(
+            f"{leaf} {one.shape} {one.dtype} {one.sharding} {one.target}"
+            for leaf, one in self._landings.items()
+            if one.target is not None
+        )
+
     def redistribute(self) -> None:
         """Gives every device what it needs of the leaves that processes share in.
 
@@ -139,9 +149,9 @@ class Placer:
             landings = [self._landings[leaf] for leaf in batch]
             targets = [one.target for one in landings if one.target is not None]
             plain = [with_auto_axes(target) for target in targets]
-            shapes = tuple(one.target_shape for one in landings)
+            kinds = tuple((one.target_shape, one.dtype) for one in landings)
             crop = jax.jit(
-                functools.partial(_cropped, shapes=shapes), out_shardings=plain
+                functools.partial(_cropped, kinds=kinds), out_shardings=plain
             )
             arrays = crop([self.arrays[leaf] for leaf in batch])
             for leaf, array, target in zip(batch, arrays, targets, strict=True):
@@ -164,13 +174,26 @@ class Placer:
 
 
 def _cropped(
-    arrays: Sequence[jax.Array], shapes: tuple[tuple[int, ...], ...]
+    arrays: Sequence[jax.Array], kinds: Sequence[tuple[tuple[int, ...], np.dtype]]
 ) -> list[jax.Array]:
-    """Takes off the padding."""
-    return [
+    """Takes off the padding, and gives bits their dtype back."""
+    cropped = [
         array[tuple(map(slice, shape))] if shape else array[0]
-        for array, shape in zip(arrays, shapes, strict=True)
+        for array, (shape, _) in zip(arrays, kinds, strict=True)
     ]
+    return [
+        array if array.dtype == dtype else jax.lax.bitcast_convert_type(array, dtype)
+        for array, (_, dtype) in zip(cropped, kinds, strict=True)
+    ]
+
+
+def _carrier(landing: Landing) -> np.dtype:
+    """The dtype in which a leaf travels: XLA on CPU changes NaNs of small floats."""
+    dtype = landing.dtype
+    if landing.target is None or not jnp.issubdtype(dtype, jnp.floating):
+        return dtype
+    width = jnp.finfo(dtype).bits
+    return np.dtype(f"u{width // 8}") if width in (8, 16) else dtype
 
 
 def _over(target: NamedSharding, array: jax.Array) -> jax.Array:
@@ -183,21 +206,27 @@ def _over(target: NamedSharding, array: jax.Array) -> jax.Array:
 
 def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Array:
     """Puts each shard on its device; no value is compared between processes."""
+    assert landing.sharding is not None
+    carrier = _carrier(landing)
+    if not landing.sharding.addressable_devices:
+        # JAX would ask for the values of arrays that other processes have alone.
+        return jax.make_array_from_single_device_arrays(
+            landing.shape, landing.sharding, [], dtype=carrier
+        )
 
     def shard(index: Any) -> np.ndarray:
         box = box_of(index, landing.shape)
         own = clipped(box, landing.target_shape)
         if own == box:
-            return arrays[box]
-        out = np.zeros(box.shape, landing.dtype)
+            return arrays[box].view(carrier)
+        out = np.zeros(box.shape, carrier)
         if own is not None:
             place = own.within(box) if landing.target_shape else 0
-            out[place] = arrays[own]
+            out[place] = arrays[own].view(carrier)
         return out
 
-    assert landing.sharding is not None
     return jax.make_array_from_callback(
-        landing.shape, landing.sharding, shard, dtype=landing.dtype
+        landing.shape, landing.sharding, shard, dtype=carrier
     )
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, Final
 
+from ._errors import AssignmentError
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
@@ -64,6 +66,7 @@ def reporting(
         A function to call, from any thread, with the number of bytes just done and the
         name of their tensor.
     """
+    _check(progress)
     if not progress:
         yield _ignore
     elif not callable(progress):
@@ -71,6 +74,16 @@ def reporting(
             yield advance
     else:
         yield _Caller(progress, total)
+
+
+def _check(progress: object) -> None:
+    """Refuses what is neither a flag nor a function of one or two arguments."""
+    if isinstance(progress, bool) or _takes(progress, 1) or _takes(progress, 2):
+        return
+    raise AssignmentError(
+        "Option progress: expected True, False, or a function of a tf2flax.Progress "
+        f"(or of the bytes done and the bytes of all), got {progress!r}."
+    )
 
 
 def _ignore(_nbytes: int, _tensor: str) -> None:
@@ -82,7 +95,7 @@ class _Caller:
 
     def __init__(self, function: Callable[..., Any], total: int) -> None:
         self._function = function
-        self._takes_two = _takes_two(function)
+        self._takes_two = not _takes(function, 1)
         self._total = total
         self._done = 0
         self._begun = time.monotonic()
@@ -99,17 +112,19 @@ class _Caller:
             self._function(Progress(self._done, self._total, rate, eta, tensor))
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether a function takes two arguments and cannot be called with one."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none
+def _takes(function: object, count: int) -> bool:
+    """Whether something can be called with so many arguments."""
+    if not callable(function):
         return False
     try:
-        signature.bind(None)
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins have none: as one does
+        return count == 1
+    try:
+        signature.bind(*[None] * count)
     except TypeError:
-        return True
-    return False
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -90,8 +90,8 @@ class JobOptions:
         limit: object = self.max_in_flight_bytes
         if not _is_count(limit):
             raise AssignmentError(
-                "Option max_in_flight_bytes: expected a positive number of bytes, got "
-                f"{limit!r}."
+                "Option max_in_flight_bytes: expected a positive whole number of "
+                f"bytes, got {limit!r}."
             )
 
     @property
@@ -272,7 +272,7 @@ class Plan:
         count: Any = processes
         if count is not None and not _is_count(count):
             raise AssignmentError(
-                f"processes: expected a positive number, got {processes!r}."
+                f"processes: expected a positive whole number, got {processes!r}."
             )
         if strategy is not None:
             job = dataclasses.replace(
@@ -308,8 +308,9 @@ class Plan:
             ReadError: The operating system refuses, or another process failed.
         """
         refuse_tracing()
-        with agreement(participants(self._job.shardings.values())):
+        with agreement(participants(self._job.shardings.values())) as agreed:
             placer = read_leaves(self._job, progress or self._job.options.progress)
+            agreed.expect(placer.redistribution)
         placer.redistribute()
         return self._job.target.rebuild(placer.arrays)
 
@@ -456,8 +457,9 @@ def plan(
     return Plan(job)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(value: Any) -> bool:
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_whole and bool(value > 0)
 
 
 def is_x64() -> bool:

@@ -8,6 +8,7 @@ Reads no bytes and puts nothing anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final, Literal
 
 import jax
 import numpy as np
+from flax import nnx
 from flax.core.spmd import get_logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
@@ -24,7 +26,7 @@ from ._assignment.layouts import Layout, Tiles, View
 from ._assignment.values import Assignment
 from ._errors import AssignmentError
 from ._manifest import Manifest
-from ._meshes import names_of, show_spec
+from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
 from ._runs import along_axes
 from ._stored_tensor import StoredTensor
@@ -53,6 +55,7 @@ class ShardedLeaf:
         sources: The tensors that fill it; none for a leaf that is initialised.
         partitioned_axis: The axis along which its tensors are saved as slices of a
             partitioned variable; None where they are not.
+        other_names: Further names of it: of a Variable that is tied to another.
     """
 
     name: str
@@ -60,6 +63,12 @@ class ShardedLeaf:
     dtype: np.dtype[Any]
     sources: tuple[StoredTensor, ...] = ()
     partitioned_axis: int | None = None
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names."""
+        return (self.name, *self.other_names)
 
 
 class PartitionRules:
@@ -74,14 +83,18 @@ class PartitionRules:
         """Wraps rules; made by `partition_rules`, not by users."""
         self.rules = rules
 
-    def match(self, name: str) -> int | None:
+    def match(self, names: Sequence[str]) -> int | None:
         """The number of the first rule that matches a leaf; None where none does."""
-        numbers = (i for i, (regex, _) in enumerate(self.rules) if regex.search(name))
+        numbers = (
+            i
+            for i, (regex, _) in enumerate(self.rules)
+            if any(regex.search(name) for name in names)
+        )
         return next(numbers, None)
 
     def __call__(self, leaf: ShardedLeaf) -> PartitionSpec:
         """The spec of a leaf; replicated where no rule matches."""
-        number = self.match(leaf.name)
+        number = self.match(leaf.names)
         return PartitionSpec() if number is None else self.rules[number][1]
 
     def __repr__(self) -> str:
@@ -125,7 +138,7 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
         items: Any = pair if isinstance(pair, (tuple, list)) else ()
         if (
             len(items) != 2
-            or not isinstance(items[0], str)
+            or not isinstance(items[0], (str, re.Pattern))
             or not isinstance(items[1], PartitionSpec)
         ):
             raise AssignmentError(
@@ -198,6 +211,12 @@ class PlacementOptions:
             raise AssignmentError(
                 f"Option mesh: expected a jax.sharding.Mesh, got {mesh!r}."
             )
+        if mesh is not None and mesh.empty:
+            raise AssignmentError(
+                "Option mesh: the mesh has no axes and no devices (that of "
+                "jax.sharding.get_mesh() where none is set). Give one that has some, "
+                "or None."
+            )
         if self.on_uneven not in _UNEVEN:
             raise AssignmentError(
                 f"Option on_uneven: expected 'error' or 'replicate', got "
@@ -244,12 +263,14 @@ def choose_placement(
             every such leaf is named.
     """
     by_name = {slot.leaf.name: slot for slot in slots}
-    if callable(options.sharding):
-        leaves = [_loaded_leaf(one, manifest) for one in assignments]
-    else:
-        leaves = [ShardedLeaf(one.leaf, one.shape, one.dtype) for one in assignments]
+    wants_sources = _is_function(options.sharding)
+    leaves = [
+        _loaded_leaf(one, by_name[one.leaf], manifest if wants_sources else None)
+        for one in assignments
+    ]
     leaves += [_bare_leaf(by_name[name]) for name in initialised]
-    chooser = _Chooser(options, [slot.leaf.name for slot in by_name.values()])
+    names = [name for slot in by_name.values() for name in slot.leaf.names]
+    chooser = _Chooser(options, names)
     shardings: dict[str, Sharding] = {}
     problems: list[str] = []
     for leaf in leaves:
@@ -262,7 +283,7 @@ def choose_placement(
                 shardings[leaf.name] = sharding
     if problems:
         raise AssignmentError(screenful(problems))
-    return Placement(shardings, chooser.report([leaf.name for leaf in leaves]))
+    return Placement(shardings, chooser.report(leaves))
 
 
 def expected_shardings(
@@ -275,20 +296,32 @@ def expected_shardings(
         options: What the caller says.
 
     Returns:
-        The shardings; what functions of leaves will say is not among them.
+        The shardings; those that functions of leaves choose by mesh, or by tensors,
+        are not all among them.
     """
     option = options.sharding
     found: list[Any] = [slot.sharding for slot in slots]
+    mesh = options.mesh or _ambient_mesh()
     if isinstance(option, (Sharding, PartitionSpec)):
         found.append(option)
-    elif option is not None and not callable(option):
+    elif _is_function(option):
+        found += [None] if mesh else _guesses(option, slots)
+    elif option is not None:
         found += [value for _, value in named_leaves(option)]
     is_metadata = any(slot.partitioning for slot in slots)
     has_specs = any(isinstance(one, PartitionSpec) for one in found)
-    mesh = options.mesh or _ambient_mesh()
-    if mesh is not None and (is_metadata or has_specs or callable(option)):
+    if mesh is not None and (is_metadata or has_specs or _is_function(option)):
         found.append(NamedSharding(mesh, PartitionSpec()))
     return [one for one in found if isinstance(one, Sharding)]
+
+
+def _guesses(function: Callable[[ShardedLeaf], Any], slots: Sequence[Slot]) -> Any:
+    """What a function says of leaves whose tensors are not known yet."""
+    if jax.process_count() == 1:  # nobody needs to know
+        return
+    for slot in slots:
+        with contextlib.suppress(Exception):  # it will say so again, with its reason
+            yield function(_bare_leaf(slot))
 
 
 def _ambient_mesh() -> Mesh | None:
@@ -298,6 +331,21 @@ def _ambient_mesh() -> Mesh | None:
     except ValueError:  # JAX is tracing
         return None
     return None if mesh.empty else mesh
+
+
+def _settled(spec: PartitionSpec) -> PartitionSpec:
+    """A spec as it says where values lie.
+
+    Raises:
+        _MisfitError: It says how values are summed up, which a checkpoint cannot know.
+    """
+    if getattr(spec, "unreduced", None) or getattr(spec, "reduced", None):
+        raise _MisfitError(
+            f"{spec} says how values are summed up over devices; a checkpoint holds "
+            "values. Give a spec without `unreduced` and `reduced`."
+        )
+    free = PartitionSpec.UNCONSTRAINED
+    return PartitionSpec(*[None if entry is free else entry for entry in spec])
 
 
 class _MisfitError(Exception):
@@ -321,26 +369,42 @@ class _Chooser:
         """
         opinion = self._opinion(leaf)
         if opinion is None:
-            opinion = slot.sharding
-        if opinion is None and slot.partitioning is not None:
-            opinion = self._of_metadata(slot.partitioning)
+            opinion = self._of_target(slot)
         if opinion is None:
             return None
         if isinstance(opinion, PartitionSpec):
-            opinion = self._on_mesh(opinion)
+            opinion = self._on_mesh(_settled(opinion))
         if isinstance(opinion, NamedSharding):
+            if opinion.mesh.empty:
+                raise _MisfitError(
+                    "its sharding is over a mesh without axes and devices. Give one "
+                    "over a mesh that has some."
+                )
+            _settled(opinion.spec)
             return self._fitted(leaf, self._concrete(opinion))
         if problem := _problem_of(opinion, leaf.shape):
             raise _MisfitError(problem)
         return opinion
 
-    def report(self, names: Sequence[str]) -> PlacementReport:
+    def _of_target(self, slot: Slot) -> Opinion:
+        """What the target says of a leaf: its sharding, else its metadata."""
+        carried, partitioning = slot.sharding, slot.partitioning
+        if carried is not None and is_abstract(carried):
+            # NNX made it of the metadata, by the leaf's own rules.
+            if partitioning is None or self._options.logical_axis_rules is None:
+                return carried
+            carried = None
+        if carried is None and partitioning is not None:
+            return self._of_metadata(partitioning)
+        return carried
+
+    def report(self, leaves: Sequence[ShardedLeaf]) -> PlacementReport:
         """What is worth knowing, once all leaves are placed."""
         unmatched: list[str] = []
         unused: list[str] = []
         option = self._options.sharding
         if isinstance(option, PartitionRules):
-            numbers = {name: option.match(name) for name in names}
+            numbers = {leaf.name: option.match(leaf.names) for leaf in leaves}
             unmatched = [name for name, number in numbers.items() if number is None]
             used = set(numbers.values())
             unused = [
@@ -367,7 +431,7 @@ class _Chooser:
                 "its sharding is over an AbstractMesh, which has no devices. Give "
                 "option mesh a jax.sharding.Mesh, or call under jax.set_mesh."
             )
-        return _named(self._mesh, sharding.spec, sharding.memory_kind)
+        return _named(self._mesh, _settled(sharding.spec), sharding.memory_kind)
 
     def _of_metadata(self, partitioning: Partitioning) -> NamedSharding | None:
         """What Flax's partitioning metadata means on a mesh; None without any mesh."""
@@ -386,9 +450,10 @@ class _Chooser:
             for entry in sharding.spec
         ]
         if len(entries) > len(leaf.shape):
+            axes = "1 axis" if len(leaf.shape) == 1 else f"{len(leaf.shape)} axes"
             raise _MisfitError(
                 f"shape {list(leaf.shape)} does not fit {show_spec(sharding.spec)}: "
-                f"it has {len(leaf.shape)} axes, not {len(entries)}."
+                f"it has {axes}, not {len(entries)}."
             )
         for axis, entry in enumerate(entries):
             names = names_of(entry)
@@ -427,8 +492,8 @@ def _problem_of(sharding: Sharding, shape: tuple[int, ...]) -> str | None:
     """Says why an array of some shape cannot live on a sharding that has no mesh."""
     try:
         sharding.shard_shape(shape)
-    except IndexError:
-        reason = "it names more axes than there are."
+    except (IndexError, AssertionError):
+        reason = "it is for another number of axes."
     except ValueError as error:
         reason = str(error).splitlines()[0]
     else:
@@ -513,16 +578,20 @@ def _opinions(
     """
     if option is None or isinstance(option, (Sharding, PartitionSpec)):
         return lambda _: option
-    if callable(option):
+    if _is_function(option):
 
         def choose(leaf: ShardedLeaf) -> Opinion:
             return _checked(option(leaf), f"gave for leaf `{leaf.name}`")
 
         return choose
-    if isinstance(option, (str, bytes)) or np.isscalar(option):
+    if (
+        isinstance(option, (str, bytes, Mesh, AbstractMesh, jax.Device, jax.Array))
+        or np.isscalar(option)
+        or isinstance(option, np.ndarray)
+    ):
         raise AssignmentError(
             "Option sharding: expected a jax.sharding.Sharding, a PartitionSpec, a "
-            f"tree of them, or a function of leaves, got {option!r}."
+            f"tree of them, or a function of leaves, got {option!r}.{_hint(option)}"
         )
     tree = {
         name: _checked(value, f"has at `{name}`")
@@ -541,9 +610,24 @@ def _opinions(
         )
 
     def find(leaf: ShardedLeaf) -> Opinion:
-        return next((tree[name] for name in _scopes(leaf.name) if name in tree), None)
+        scopes = (scope for name in leaf.names for scope in _scopes(name))
+        return next((tree[scope] for scope in scopes if scope in tree), None)
 
     return find
+
+
+def _is_function(option: ShardingOption) -> bool:
+    """Whether an option is a function of leaves: an NNX module may be called too."""
+    return callable(option) and not isinstance(option, (nnx.Pytree, Mesh))
+
+
+def _hint(value: Any) -> str:
+    """What was probably meant."""
+    if isinstance(value, (Mesh, AbstractMesh)):
+        return " Give it as mesh=, and a PartitionSpec here."
+    if isinstance(value, jax.Device):
+        return " Give jax.sharding.SingleDeviceSharding(device)."
+    return ""
 
 
 def _scopes(name: str) -> Iterator[str]:
@@ -559,27 +643,36 @@ def _checked(value: Any, what: str) -> Opinion:
         return value
     raise AssignmentError(
         "Option sharding: expected a jax.sharding.Sharding, a PartitionSpec or None, "
-        f"but it {what} {value!r}."
+        f"but it {what} {value!r}.{_hint(value)}"
     )
 
 
 def _bare_leaf(slot: Slot) -> ShardedLeaf:
-    dtype = slot.leaf.dtype
+    leaf = slot.leaf
+    dtype: Any = getattr(slot.value, "dtype", object) if leaf.dtype is None else None
     return ShardedLeaf(
-        slot.leaf.name, slot.leaf.shape, np.dtype(object) if dtype is None else dtype
+        leaf.name, leaf.shape, leaf.dtype or dtype, other_names=leaf.names[1:]
     )
 
 
-def _loaded_leaf(assignment: Assignment, manifest: Manifest) -> ShardedLeaf:
-    sources = tuple(StoredTensor(manifest.entry(name)) for name in assignment.sources)
+def _loaded_leaf(
+    assignment: Assignment, slot: Slot, manifest: Manifest | None
+) -> ShardedLeaf:
+    """A leaf as functions see it; without a manifest nobody asks for its tensors."""
+    sources: tuple[StoredTensor, ...] = ()
+    axis: int | None = None
+    if manifest is not None:
+        entries = [manifest.entry(name) for name in assignment.sources]
+        sources = tuple(map(StoredTensor, entries))
+        cut_axes = {one.name: _cut_axis(one) for one in sources}
+        axis = _partitioned_axis(assignment.layout, cut_axes)
     return ShardedLeaf(
         assignment.leaf,
         assignment.shape,
         assignment.dtype,
         sources,
-        _partitioned_axis(
-            assignment.layout, {one.name: _cut_axis(one) for one in sources}
-        ),
+        axis,
+        slot.leaf.names[1:],
     )
 
 

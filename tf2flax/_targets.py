@@ -388,7 +388,7 @@ def _partitioning_of(holder: Any) -> Partitioning | jax.sharding.Sharding | None
         metadata = holder.get_metadata()
         # Flax has called it by all of these names.
         keys = ("out_sharding", "sharding_names", "sharding")
-        said = next((metadata[key] for key in keys if metadata.get(key)), None)
+        said = next((s for key in keys if (s := metadata.get(key)) is not None), None)
         if isinstance(said, jax.sharding.Sharding):
             return said
         if isinstance(said, (tuple, list, jax.sharding.PartitionSpec)):
@@ -415,5 +415,11 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
         kinds = (jax.sharding.Sharding, jax.sharding.PartitionSpec, nnx.Variable)
         return value is None or isinstance(value, (*kinds, meta.AxisMetadata))
 
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    try:
+        flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    except ValueError as error:  # keys of a dict that do not compare, say
+        raise AssignmentError(
+            f"Option sharding: JAX cannot take the tree apart: {error} "
+            "Give a tree that jax.tree.leaves takes."
+        ) from error
     return [(join_path(map(_key_of, path)), _inner(value)) for path, value in flat]

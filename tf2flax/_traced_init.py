@@ -20,6 +20,7 @@ import jax.extend.core
 import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ._errors import UnsupportedError
 
@@ -93,7 +94,7 @@ class TracedInit:
             ) from error
         self._function = jax.extend.core.jaxpr_as_fun(trace.jaxpr)
         self.outputs: tuple[jax.ShapeDtypeStruct, ...] = tuple(
-            jax.ShapeDtypeStruct(info.shape, info.dtype)
+            jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=_explicit(info))
             for info in jax.tree.leaves(trace.out_info)
         )
         self.abstract: Any = self.assemble(self.outputs)
@@ -137,7 +138,10 @@ class TracedInit:
         """
         if not wanted:
             return {}
-        arrays = self.lower(wanted, shardings)(*self._arrays)
+        arguments = self._arrays
+        if shardings:
+            arguments = [_beside(array, shardings[0]) for array in arguments]
+        arrays = self.lower(wanted, shardings)(*arguments)
         return dict(zip(wanted, arrays, strict=True))
 
     @property
@@ -166,6 +170,32 @@ class TracedInit:
         """
         for variable, number in self._rng_slots:
             variable.set_raw_value(arrays[number])
+
+
+def _explicit(info: Any) -> jax.sharding.Sharding | None:
+    """The sharding that an output's type says, as it does over Explicit axes."""
+    sharding = info.sharding
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def _beside(array: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    """An argument where a computation for a sharding can use it.
+
+    One that the caller put on other devices would be refused by JAX.
+    """
+    if (
+        sharding is None
+        or not isinstance(array, jax.Array)
+        or not array.committed
+        or array.sharding.device_set == sharding.device_set
+        or not (array.is_fully_addressable and sharding.is_fully_addressable)
+    ):
+        return array
+    is_named = isinstance(sharding, NamedSharding)
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if is_named else sharding
+    return jax.device_put(array, everywhere)
 
 
 def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:
