@@ -43,6 +43,10 @@ from hypothesis import strategies as st
 import tf2flax
 
 TIME_S = 10
+# What is refused of each kind of input, at least, before time is up ...
+LEAST_REFUSED = 30
+# ... unless the machine needs so much longer for it.
+SLOW_S = 60
 INTERESTING = [
     0, 1, 2, 3, 4, 7, 8, 16, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
     2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -2, -4, -(2**31), -(2**63),
@@ -242,10 +246,21 @@ class Fuzzer:
         self.refused += bool(errors)
         self.read += not errors
 
+    @property
+    def is_content(self) -> bool:
+        """Whether enough has been tried, however slow the machine is."""
+        return self.refused >= LEAST_REFUSED and self.read > 0
+
 
 def fuzz(fuzzer: Fuzzer, strategy: Any, until: float, start: int) -> None:
     number = start
-    while time.monotonic() < until:
+    latest = until + SLOW_S
+
+    def is_over() -> bool:
+        now = time.monotonic()
+        return now >= latest or (now >= until and fuzzer.is_content)
+
+    while not is_over():
 
         @seed(number)
         @settings(
@@ -256,7 +271,7 @@ def fuzz(fuzzer: Fuzzer, strategy: Any, until: float, start: int) -> None:
         )
         @given(files=strategy)
         def run(files: dict[str, bytes]) -> None:
-            if time.monotonic() < until:
+            if not is_over():
                 fuzzer.run(files)
 
         run()

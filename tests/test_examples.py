@@ -17,6 +17,8 @@ import tf2flax
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 DEMO = ROOT / "examples" / "bert_demo.py"
 BERT = ROOT / "tests" / "data" / "bert"
+# One port of several; tests/test_ports.py runs all of them.
+ARGUMENTS = {"ports_demo": ["bert_linen"]}
 OUTPUTS = [
     (kind, output)
     for kind in ("linen", "nnx")
@@ -42,7 +44,7 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
     "path", [p for p in EXAMPLES if p != DEMO], ids=lambda p: p.stem
 )
 def test_example(path: pathlib.Path) -> None:
-    done = run(path)
+    done = run(path, *ARGUMENTS.get(path.stem, []))
     assert done.returncode == 0, done.stderr
 
 

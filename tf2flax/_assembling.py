@@ -245,9 +245,10 @@ class GroupAssembly:
 
     def _span_jobs(self, read: WholeRead, piece: Piece) -> Iterator[Job]:
         """Jobs that read a large unit, span by span."""
+        step = _row_multiple(read.unit.entry, SPAN_NBYTES)
         spans = [
-            ByteRange(start, min(start + SPAN_NBYTES, piece.span.stop))
-            for start in range(piece.span.start, piece.span.stop, SPAN_NBYTES)
+            ByteRange(start, min(start + step, piece.span.stop))
+            for start in range(piece.span.start, piece.span.stop, step)
         ]
         checksum = _Checksum(read.unit.entry, piece, len(spans))
         destinations = self._destinations(read)
@@ -271,10 +272,10 @@ class GroupAssembly:
         staging: np.ndarray | None = None
         crc = 0
         position = span.start
+        chunk = _row_multiple(entry, piece.data_file.chunk_nbytes)
         while position < span.stop:
             start = unit.start + (position - piece.span.start) // dtype.itemsize
-            chunk = min(piece.data_file.chunk_nbytes, span.stop - position)
-            stop = start + chunk // dtype.itemsize
+            stop = start + min(chunk, span.stop - position) // dtype.itemsize
             own, elements = _direct(destinations, start, stop, dtype)
             if elements is None:
                 if staging is None:
@@ -411,6 +412,18 @@ def _direct(
                 if elements is not None:
                     return one, elements
     return None, None
+
+
+def _row_multiple(entry: Entry, nbytes: int) -> int:
+    """The largest number of bytes up to some that whole rows of a tensor take.
+
+    Chunks of whole rows are copied in one piece. At least one element; rows that are
+    larger are cut.
+    """
+    itemsize = entry.spec.dtype.numpy.itemsize
+    row = math.prod(entry.spec.shape[1:]) * itemsize
+    unit = row if 0 < row <= nbytes else itemsize
+    return max(1, nbytes // unit) * unit
 
 
 def _check_there(unit: Unit) -> None:

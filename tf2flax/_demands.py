@@ -48,14 +48,6 @@ class Unit:
     size: int
     nbytes: int
 
-    @property
-    def place(self) -> tuple[str, int]:
-        """Where it begins: a file, and a position there."""
-        piece = self.piece or self.entry.pieces[0]
-        if isinstance(piece, Piece):
-            return piece.data_file.path, piece.span.start
-        return piece.path, 0
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Demand:
@@ -150,8 +142,8 @@ class Group:
 
     @property
     def place(self) -> tuple[str, int]:
-        """Where its first byte lies."""
-        places = [unit.place for e in self.entries.values() for unit in units_of(e)]
+        """Where the first byte of its tensors lies."""
+        places = [_place(entry) for entry in self.entries.values()]
         return min(places, default=("", 0))
 
 
@@ -403,6 +395,15 @@ def units_of(entry: Entry) -> tuple[Unit, ...]:
         start = region.starts[0] * row if shape else 0
         units.append(Unit(entry, piece, start, region.size, piece.nbytes))
     return tuple(units)
+
+
+def _place(entry: Entry) -> tuple[str, int]:
+    """Where a tensor begins: a file, and a position there."""
+    places = [
+        (one.data_file.path, one.span.start) if isinstance(one, Piece) else (one.path, 0)
+        for one in entry.pieces
+    ]
+    return places[0] if len(places) == 1 else min(places)
 
 
 def is_streamed(layout: Layout) -> bool:

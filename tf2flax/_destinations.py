@@ -23,7 +23,7 @@ class Destination:
     """
 
     __slots__ = (
-        "_casts", "_flat", "_offset", "_origin", "_out", "_strides",
+        "_casts", "_flat", "_offset", "_origin", "_out", "_row_span", "_strides",
         "high", "leaf", "low",
     )  # fmt: skip
 
@@ -66,6 +66,11 @@ class Destination:
             for n, s, own in zip(out.shape, strides, strides_of(out.shape), strict=True)
         )
         self._flat = out.reshape(-1) if is_run and is_plain and is_in_order else None
+        # Elements that a row spans, where rows lie behind each other; else 0.
+        self._row_span = 0
+        if out.ndim and min(strides) > 0:
+            span = 1 + sum(moves[1:])
+            self._row_span = span if span <= strides[0] else 0
 
     def direct(self, start: int, stop: int) -> np.ndarray | None:
         """The array's own memory for a run of elements, to be read into.
@@ -102,6 +107,17 @@ class Destination:
                 low - start : high - start
             ]
             return None
+        rows = self._whole_rows(start, stop)
+        if rows is not None:
+            first = self._offset + rows.start * self._strides[0] - start
+            shape = (len(rows), *self._out.shape[1:])
+            return put(
+                strided(elements, first, shape, self._strides),
+                self._out[rows.start : rows.stop],
+                casts=self._casts,
+                origin=(self._origin[0] + rows.start, *self._origin[1:]),
+                is_forced=is_forced,
+            )
         whole = TensorSlice.whole(self._out.shape)
         misfits: Misfits | None = None
         for box in restrict(self._offset, whole.stops, self._strides, start, stop):
@@ -116,6 +132,20 @@ class Destination:
             )
             misfits = joined(misfits, found)
         return misfits
+
+    def _whole_rows(self, start: int, stop: int) -> range | None:
+        """The rows that lie in a run of elements; None where it cuts one of them."""
+        if not self._row_span:
+            return None
+        step, count = self._strides[0], self._out.shape[0]
+        begun = (start - self._offset - self._row_span) // step + 1
+        first = -((self._offset - start) // step)
+        ended = (stop - self._offset - self._row_span) // step + 1
+        last = -((self._offset - stop) // step)
+        first, begun = max(first, 0), max(begun, 0)
+        last, ended = min(last, count), min(ended, count)
+        is_cut = begun != first or ended != last
+        return None if is_cut or first >= last else range(first, last)
 
 
 def put(
