@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import pathlib
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +16,8 @@ import expressions
 import jax
 import numpy as np
 import pytest
-from bundle_writer import Tensor, write_bundle
-from hypothesis import assume, given, settings
+from bundle_writer import Tensor, rows_in, write_bundle
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
@@ -59,7 +61,8 @@ def read(
 
     def deliver(leaves: HostLeaves) -> Any:
         for leaf, arrays in leaves.items():
-            found[leaf] = {box: array.copy() for box, array in arrays.items()}
+            own = {box: array.copy() for box, array in arrays.items()}
+            found.setdefault(leaf, {}).update(own)
         return lambda: None
 
     def advance(nbytes: int, name: str) -> None:
@@ -157,6 +160,56 @@ def test_any_boxes_of_any_leaves(
             assert array.dtype == dtypes[leaf]
             assert np.array_equal(array, wanted), (leaf, box)
     assert reading.needed_nbytes <= sum(array.nbytes for array in arrays.values())
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_boxes_in_portions(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=3)))
+    array = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    axes = tuple(data.draw(st.permutations(range(len(shape)))))
+    value = array.transpose(axes).astype(bfloat16)
+    slices = rows_in(array, data.draw(st.integers(1, shape[0])))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "m")
+        is_sliced = data.draw(st.booleans())
+        write_bundle(path, {"t": Tensor(array, slices if is_sliced else None)})
+        leaf = jax.ShapeDtypeStruct(value.shape, "bfloat16")
+        key = tf2flax.src("t").transpose(axes)
+        plan = tf2flax.plan(path, {key: "x"}, {"x": leaf})
+        manifest = tf2flax.open_checkpoint(path).manifest
+        boxes = grid(data, value.shape)
+        limit = data.draw(st.integers(1, 2 * value.size))
+        reading = plan_reading(plan.assignments, {"x": boxes}, manifest, {"x": limit})
+        found = read(reading, limit=limit)["x"]
+    together = sum(box.size for box in boxes)
+    assert ("x" in reading.portioned) == (2 * together > limit and value.size > 1)
+    assert sum(box.size for box in found) == together
+    for box, part in found.items():
+        whole = TensorSlice.whole(value.shape)
+        assert np.array_equal(part, value[box.within(whole)])
+        assert any(box.intersection(own) == box for own in boxes)
+    assert reading.needed_nbytes == 4 * together
+    if together == value.size:
+        assert reading.nbytes == array.nbytes
+        assert reading.unverified == ()
+
+
+def grid(data: st.DataObject, shape: tuple[int, ...]) -> list[TensorSlice]:
+    """Some of the shards of an array, as a mesh cuts it."""
+    counts = [
+        data.draw(st.sampled_from([k for k in range(1, n + 1) if n % k == 0]))
+        for n in shape
+    ]
+    extents = tuple(n // k for n, k in zip(shape, counts, strict=True))
+    shards: list[TensorSlice] = []
+    for place in itertools.product(*map(range, counts)):
+        starts = tuple(i * n for i, n in zip(place, extents, strict=True))
+        shards.append(TensorSlice((0,) * len(shape), extents).moved(starts))
+    if data.draw(st.booleans()):
+        return shards
+    return data.draw(st.lists(st.sampled_from(shards), min_size=1, unique=True))
 
 
 def _misfits() -> Iterator[tuple[str, np.ndarray, str, str]]:

@@ -57,11 +57,13 @@ class ReadOptions:
         is_forced: Whether casts may change values.
         verify: Whether CRC-32C checksums are compared.
         advance: Called, from several threads, with bytes read and the tensor's name.
+        checksums: Those of pieces that several groups read.
     """
 
     is_forced: bool
     verify: bool
     advance: Advance
+    checksums: Checksums = dataclasses.field(default_factory=lambda: Checksums())
 
 
 class GroupAssembly:
@@ -93,13 +95,11 @@ class GroupAssembly:
         for read in group.wholes:
             if read.unit.nbytes > SMALL_NBYTES:  # smaller ones are checked when read
                 _check_there(read.unit)
-        self.arrays: dict[str, dict[TensorSlice, np.ndarray]] = {
-            need.assignment.leaf: {
-                box: aligned_empty(box.shape, need.assignment.dtype)
-                for box in need.boxes
-            }
-            for need in group.leaves
-        }
+        self.arrays: dict[str, dict[TensorSlice, np.ndarray]] = {}
+        for need in group.leaves:
+            arrays = self.arrays.setdefault(need.assignment.leaf, {})
+            for box in need.boxes:
+                arrays[box] = aligned_empty(box.shape, need.assignment.dtype)
         # Tensors that are kept until leaves are put together from them.
         self._held: dict[str, np.ndarray] = {
             read.unit.entry.name: _empty_for(read.unit.entry)
@@ -116,7 +116,7 @@ class GroupAssembly:
             piece = read.unit.piece
             if not isinstance(piece, Piece):
                 jobs.append(functools.partial(self._read_unit, read))
-            elif read.unit.nbytes <= SMALL_NBYTES:
+            elif read.unit.nbytes <= SMALL_NBYTES and not read.unit.is_cut:
                 small.append((piece, read))
             else:
                 jobs += self._span_jobs(read, piece)
@@ -144,17 +144,10 @@ class GroupAssembly:
                 self._put_together(need)
         self._held.clear()
 
-    def problems(self) -> list[str]:
-        """Says which leaves have values that do not fit their dtypes."""
-        said: list[str] = []
-        for need in self.group.leaves:
-            one = need.assignment
-            if misfits := self._misfits.get(one.leaf):
-                what = misfits.said(sum(box.size for box in need.regions), one.dtype)
-                said.append(
-                    f"Leaf `{one.leaf}` cannot take tensor `{one.source}`: {what}"
-                )
-        return said
+    @property
+    def misfits(self) -> Mapping[str, Misfits]:
+        """Values that do not fit the dtypes of their leaves, by leaf."""
+        return self._misfits
 
     def _destinations(self, read: WholeRead) -> list[Destination]:
         """Where the elements of a unit go."""
@@ -245,16 +238,18 @@ class GroupAssembly:
 
     def _span_jobs(self, read: WholeRead, piece: Piece) -> Iterator[Job]:
         """Jobs that read a large unit, span by span."""
-        step = _row_multiple(read.unit.entry, SPAN_NBYTES)
-        spans = [
-            ByteRange(start, min(start + step, piece.span.stop))
-            for start in range(piece.span.start, piece.span.stop, step)
-        ]
-        checksum = _Checksum(read.unit.entry, piece, len(spans))
+        unit = read.unit
+        step = _row_multiple(unit.entry, SPAN_NBYTES)
+        first = piece.span.start + unit.skipped * unit.entry.spec.dtype.numpy.itemsize
+        stop = first + unit.nbytes
+        checksum: _Checksum | None = None
+        if self._options.verify and read.is_covered:
+            checksum = self._options.checksums.of(unit.entry, piece)
         destinations = self._destinations(read)
-        for number, span in enumerate(spans):
+        for start in range(first, stop, step):
+            span = ByteRange(start, min(start + step, stop))
             yield functools.partial(
-                self._read_span, read.unit, piece, span, number, destinations, checksum
+                self._read_span, unit, piece, span, destinations, checksum
             )
 
     def _read_span(
@@ -262,19 +257,19 @@ class GroupAssembly:
         unit: Unit,
         piece: Piece,
         span: ByteRange,
-        number: int,
         destinations: Sequence[Destination],
-        checksum: _Checksum,
+        checksum: _Checksum | None,
     ) -> None:
         """Reads a part of a piece, chunk by chunk, its checksum taken on the way."""
         entry = unit.entry
         dtype = entry.spec.dtype.numpy
         staging: np.ndarray | None = None
         crc = 0
+        piece_start = unit.start - unit.skipped
         position = span.start
         chunk = _row_multiple(entry, piece.data_file.chunk_nbytes)
         while position < span.stop:
-            start = unit.start + (position - piece.span.start) // dtype.itemsize
+            start = piece_start + (position - piece.span.start) // dtype.itemsize
             stop = start + min(chunk, span.stop - position) // dtype.itemsize
             own, elements = _direct(destinations, start, stop, dtype)
             if elements is None:
@@ -284,7 +279,7 @@ class GroupAssembly:
             stop = start + elements.size
             stored = bytes_of(elements).data
             piece.data_file.read_into(position, stored, subject=subject_of(entry))
-            if self._options.verify:
+            if checksum is not None:
                 crc = crc32c(stored, crc)
             to_native(elements, entry)
             others = [
@@ -294,8 +289,8 @@ class GroupAssembly:
             ]
             self._scatter(others, start, elements, entry.name)
             position += elements.nbytes
-        if self._options.verify:
-            checksum.add(number, crc, span.nbytes)
+        if checksum is not None:
+            checksum.add(span.start, crc, span.nbytes)
 
     def _tile_jobs(self, part: PartRead) -> Iterator[Job]:
         """Jobs that read a view, tile by tile."""
@@ -374,25 +369,37 @@ class GroupAssembly:
         self._options.advance(nbytes, entry.name)
 
 
-class _Checksum:
-    """The checksum of a piece that several threads read."""
+class Checksums:
+    """Checksums of pieces that are read in parts, by several threads or groups."""
 
-    def __init__(self, entry: Entry, piece: Piece, count: int) -> None:
+    def __init__(self) -> None:
+        """Knows of no piece yet."""
+        self._begun: dict[tuple[str, Piece], _Checksum] = {}
+
+    def of(self, entry: Entry, piece: Piece) -> _Checksum:
+        """That of a tensor's piece; always the same one. Not for several threads."""
+        return self._begun.setdefault((entry.name, piece), _Checksum(entry, piece))
+
+
+class _Checksum:
+    """The checksum of a piece, put together from those of its parts."""
+
+    def __init__(self, entry: Entry, piece: Piece) -> None:
         self._entry = entry
         self._piece = piece
-        self._parts: list[tuple[int, int] | None] = [None] * count
+        self._parts: list[tuple[int, int, int]] = []
         self._lock = threading.Lock()
 
-    def add(self, number: int, crc: int, nbytes: int) -> None:
+    def add(self, start: int, crc: int, nbytes: int) -> None:
         """Adds the checksum of a part; compares when it is the last."""
         with self._lock:
-            self._parts[number] = (crc, nbytes)
-            parts = [part for part in self._parts if part is not None]
-            if len(parts) < len(self._parts):
-                return
+            self._parts.append((start, crc, nbytes))
+            parts = sorted(self._parts)
+        if sum(nbytes for _, _, nbytes in parts) < self._piece.nbytes:
+            return
         total = 0
-        for own, length in parts:
-            total = combine(total, own, length)
+        for _, own, nbytes in parts:
+            total = combine(total, own, nbytes)
         compare_crc(self._entry, self._piece, total)
 
 

@@ -24,6 +24,7 @@ from ._meshes import (
     boxes_by_process,
     device_boxes,
     device_processes,
+    is_on_host,
     split_devices,
     spreads,
 )
@@ -124,6 +125,29 @@ def _read_nbytes(
     return total
 
 
+def large_leaves(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    max_in_flight_bytes: int,
+) -> frozenset[str]:
+    """Finds the leaves that are too large to be on the host at once.
+
+    Args:
+        assignments: The leaves.
+        shardings: Where they will live; those that live on the host are there anyway.
+        max_in_flight_bytes: Host memory that reading takes at once.
+
+    Returns:
+        Names of those that come in portions where a process needs so much of them.
+    """
+    return frozenset(
+        one.leaf
+        for one in assignments
+        if math.prod(one.shape) * one.dtype.itemsize > max_in_flight_bytes
+        and not is_on_host(shardings.get(one.leaf))
+    )
+
+
 def count_costs(
     assignments: Sequence[Assignment],
     shardings: Mapping[str, Sharding],
@@ -172,12 +196,14 @@ def count_costs(
         held = device_boxes(sharding, one.shape)[0].size * itemsize
         for number in owners:
             device_nbytes[number] += held
+    large = large_leaves(assignments, shardings, max_in_flight_bytes)
+    portions = dict.fromkeys(large, max_in_flight_bytes)
     readings: dict[tuple[tuple[TensorSlice, ...], ...], Reading] = {}
     costs: list[ProcessCost] = []
     for number, own_boxes in boxes.items():
         key = tuple(own_boxes.values())  # replicas need the same
         if key not in readings:
-            readings[key] = plan_reading(assignments, own_boxes, manifest)
+            readings[key] = plan_reading(assignments, own_boxes, manifest, portions)
         reading = readings[key]
         costs.append(
             ProcessCost(

@@ -6,6 +6,7 @@ leaves need. Pure functions: nothing is read or allocated here, and no device is
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -20,6 +21,7 @@ from ._assignment.layouts import Layout, Tiles, View, cut
 from ._assignment.values import Assignment
 from ._boxes import merged, restrict
 from ._manifest import EncodedPiece, Entry, Manifest, Piece
+from ._portions import cut_in_portions
 from ._reading import SMALL_NBYTES
 from ._regions import count_read_nbytes
 from ._specs import TensorSlice
@@ -40,6 +42,7 @@ class Unit:
         start: First element, in the tensor's row-major order.
         size: Number of elements.
         nbytes: Bytes that it takes on disk.
+        skipped: Elements of the piece that come before it, where it is a part of one.
     """
 
     entry: Entry
@@ -47,6 +50,12 @@ class Unit:
     start: int
     size: int
     nbytes: int
+    skipped: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is a part of a piece, whose checksum covers others too."""
+        return self.piece is not None and self.nbytes != self.piece.nbytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,11 +85,13 @@ class WholeRead:
         unit: The unit.
         demands: What of it goes where.
         is_held: Whether it is kept besides, for leaves that are put together later.
+        is_covered: Whether all that its checksum covers is read.
     """
 
     unit: Unit
     demands: tuple[Demand, ...]
     is_held: bool = False
+    is_covered: bool = True
 
     @property
     def is_buffered(self) -> bool:
@@ -102,7 +113,7 @@ class PartRead:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LeafNeed:
-    """What is needed of one leaf.
+    """What is needed of one leaf, or of one portion of it.
 
     Attributes:
         assignment: What fills it.
@@ -156,11 +167,13 @@ class Reading:
         needed_nbytes: Bytes of the checkpoint that its leaves are made of.
         unverified: Names of the tensors of which parts are read, which no checksum
             covers; sorted.
+        portioned: Names of the leaves that are handed on in portions.
     """
 
     groups: tuple[Group, ...]
     needed_nbytes: int
     unverified: tuple[str, ...]
+    portioned: frozenset[str] = frozenset()
 
     @property
     def nbytes(self) -> int:
@@ -177,6 +190,7 @@ def plan_reading(
     assignments: Iterable[Assignment],
     boxes: Mapping[str, Iterable[TensorSlice]],
     manifest: Manifest,
+    large: Mapping[str, int] | None = None,
 ) -> Reading:
     """Finds out what to read for some boxes of leaves.
 
@@ -184,6 +198,8 @@ def plan_reading(
         assignments: What fills each leaf.
         boxes: The boxes that are needed, by leaf; any of them may be listed twice.
         manifest: Where the tensors lie.
+        large: Leaves that are handed on in portions if more than so many bytes of them
+            are needed.
 
     Returns:
         What is read.
@@ -191,7 +207,8 @@ def plan_reading(
     Raises:
         CheckpointError: An entry is malformed.
     """
-    needs = _Needs(manifest)
+    assignments = tuple(assignments)
+    needs = _Needs(manifest, _sole_sources(assignments, large or {}))
     for assignment in assignments:
         needs.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
     return needs.reading()
@@ -227,15 +244,48 @@ class _Tally:
 class _Needs:
     """What leaves need, as it is collected."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, large: Mapping[str, int]) -> None:
         self._entry = functools.cache(manifest.entry)
+        self._large = large
+        self._portioned: set[str] = set()
         self._leaves: list[LeafNeed] = []
         self._tallies: dict[str, tuple[_Tally, ...]] = {}
         # Views that leaves read themselves, since they need no whole tensor.
         self._pulled: dict[int, dict[str, list[View]]] = {}
 
     def add(self, assignment: Assignment, boxes: tuple[TensorSlice, ...]) -> None:
-        """Adds a leaf."""
+        """Adds a leaf, or portions of it."""
+        if assignment.leaf in self._large and (
+            portions := self._portions_of(assignment, boxes)
+        ):
+            for own in portions:
+                self._add(assignment, own)
+            self._portioned.add(assignment.leaf)
+        else:
+            self._add(assignment, boxes)
+
+    def _portions_of(
+        self, assignment: Assignment, boxes: tuple[TensorSlice, ...]
+    ) -> tuple[tuple[TensorSlice, ...], ...]:
+        """Boxes of each portion of a leaf; () where it is needed in one.
+
+        Its tensor is read in units that begin and end where portions do.
+        """
+        (view,) = assignment.views
+        entry = self._entry(view.source)
+        units = units_of(entry)
+        portions = cut_in_portions(
+            view, boxes, assignment.dtype.itemsize, self._large[assignment.leaf]
+        )
+        if portions is None or not all(isinstance(u.piece, Piece) for u in units):
+            return ()
+        cut_units = [part for unit in units for part in _cut(unit, portions.cuts)]
+        self._tallies[view.source] = tuple(
+            _Tally(u, [], False, set()) for u in cut_units
+        )
+        return portions.boxes
+
+    def _add(self, assignment: Assignment, boxes: tuple[TensorSlice, ...]) -> None:
         number = len(self._leaves)
         regions = merged(boxes) if len(boxes) > 1 else boxes
         if not is_streamed(assignment.layout):
@@ -326,6 +376,8 @@ class _Needs:
                 else:
                     whole = WholeRead(tally.unit, tuple(tally.demands), tally.is_held)
                     reads.append((whole, tally.leaves))
+        if self._portioned:
+            reads = list(_with_coverage(reads, unverified))
         pulled_nbytes = [0] * len(self._leaves)
         for number, views in self._pulled.items():
             unverified.update(views)
@@ -346,7 +398,12 @@ class _Needs:
         for name, size in needed.items():
             spec = self._entry(name).spec
             needed_nbytes += min(size, spec.size) * spec.dtype.numpy.itemsize
-        return Reading(tuple(_joined(groups)), needed_nbytes, tuple(sorted(unverified)))
+        return Reading(
+            tuple(_joined(groups)),
+            needed_nbytes,
+            tuple(sorted(unverified)),
+            frozenset(self._portioned),
+        )
 
     def _group(
         self,
@@ -397,13 +454,63 @@ def units_of(entry: Entry) -> tuple[Unit, ...]:
     return tuple(units)
 
 
+def _cut(unit: Unit, cuts: Sequence[int]) -> Iterator[Unit]:
+    """Cuts a unit at elements of its tensor, in ascending order."""
+    itemsize = unit.entry.spec.dtype.numpy.itemsize
+    end = unit.start + unit.size
+    edges = [unit.start, *(cut for cut in cuts if unit.start < cut < end), end]
+    for start, stop in itertools.pairwise(edges):
+        size = stop - start
+        yield Unit(
+            unit.entry, unit.piece, start, size, size * itemsize, start - unit.start
+        )
+
+
+def _sole_sources(
+    assignments: Iterable[Assignment], large: Mapping[str, int]
+) -> Mapping[str, int]:
+    """Those leaves of which one tensor, that fills nothing else, is all there is."""
+    if not large:
+        return {}
+    uses = collections.Counter(name for one in assignments for name in one.sources)
+    return {
+        one.leaf: large[one.leaf]
+        for one in assignments
+        if one.leaf in large
+        and isinstance(one.layout, View)
+        and uses[one.layout.source] == 1
+    }
+
+
+def _with_coverage(
+    reads: Iterable[tuple[WholeRead | PartRead, set[int]]], unverified: set[str]
+) -> Iterator[tuple[WholeRead | PartRead, set[int]]]:
+    """Finds parts of pieces whose checksums cover what is not read whole."""
+    listed = list(reads)
+    read_nbytes = collections.Counter[tuple[str, Piece | EncodedPiece | None]]()
+    for read, _ in listed:
+        if isinstance(read, WholeRead):
+            read_nbytes[read.unit.entry.name, read.unit.piece] += read.unit.nbytes
+    for read, leaves in listed:
+        if isinstance(read, WholeRead) and read.unit.is_cut:
+            name, piece = read.unit.entry.name, read.unit.piece
+            assert piece is not None
+            is_covered = read_nbytes[name, piece] == piece.nbytes
+            if not is_covered:
+                unverified.add(name)
+            yield dataclasses.replace(read, is_covered=is_covered), leaves
+        else:
+            yield read, leaves
+
+
 def _place(entry: Entry) -> tuple[str, int]:
     """Where a tensor begins: a file, and a position there."""
-    places = [
-        (one.data_file.path, one.span.start) if isinstance(one, Piece) else (one.path, 0)
+    return min(
+        (one.data_file.path, one.span.start)
+        if isinstance(one, Piece)
+        else (one.path, 0)
         for one in entry.pieces
-    ]
-    return places[0] if len(places) == 1 else min(places)
+    )
 
 
 def is_streamed(layout: Layout) -> bool:

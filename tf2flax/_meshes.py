@@ -79,6 +79,26 @@ def is_abstract(sharding: Sharding) -> bool:
     )
 
 
+def is_on_host(sharding: Sharding | None) -> bool:
+    """Tells whether leaves that live there live in memory of the host.
+
+    Args:
+        sharding: Where; None where JAX puts them by default. Devices of an
+            AbstractMesh are taken for accelerators.
+
+    Returns:
+        Whether they do: on CPU, or in a memory kind of the host.
+    """
+    if sharding is None:
+        default: Any = getattr(jax.config, "jax_default_device", None)
+        device = default or jax.local_devices()[0]
+        return getattr(device, "platform", device) == "cpu"  # it may be a platform
+    if is_abstract(sharding):
+        return (sharding.memory_kind or "").endswith("host")
+    is_cpu = all(device.platform == "cpu" for device in sharding.device_set)
+    return is_cpu or (sharding.memory_kind or "").endswith("host")
+
+
 @functools.lru_cache(maxsize=4096)
 def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlice, ...]:
     """Finds what of a leaf each device holds, in the order of the mesh.

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, Sharding
 from ._assignment.values import Assignment
 from ._files import ALIGNMENT
 from ._meshes import Spread, box_of, clipped, with_auto_axes
+from ._portioned_leaf import PortionedLeaf
 from ._specs import TensorSlice
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
@@ -90,14 +91,18 @@ class Placer:
         arrays: The leaves that are on devices.
     """
 
-    def __init__(self, landings: Mapping[str, Landing]) -> None:
+    def __init__(
+        self, landings: Mapping[str, Landing], portioned: Iterable[str] = ()
+    ) -> None:
         """Prepares to take leaves over.
 
         Args:
             landings: How each leaf comes onto devices.
+            portioned: Names of those that come in portions.
         """
         self.arrays: dict[str, jax.Array] = {}
         self._landings = landings
+        self._begun: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
 
     def deliver(
         self, leaves: Mapping[str, Mapping[TensorSlice, np.ndarray]]
@@ -112,9 +117,12 @@ class Placer:
         """
         committed: list[str] = []
         free: list[str] = []
+        placed: list[jax.Array] = []
         for leaf in leaves:
             landing = self._landings[leaf]
-            if landing.is_cut:
+            if leaf in self._begun:
+                placed += self._take_portion(leaf, leaves[leaf])
+            elif landing.is_cut:
                 self.arrays[leaf] = _join(landing, leaves[leaf])
             elif landing.sharding is None:
                 free.append(leaf)
@@ -128,8 +136,24 @@ class Placer:
         if free:
             put = jax.device_put([_only(leaves[leaf]) for leaf in free])
             self.arrays.update(zip(free, put, strict=True))
-        placed = [self.arrays[leaf] for leaf in leaves]
+        placed += [self.arrays[leaf] for leaf in leaves if leaf not in self._begun]
         return functools.partial(jax.block_until_ready, placed)
+
+    def _take_portion(
+        self, leaf: str, arrays: Mapping[TensorSlice, np.ndarray]
+    ) -> list[jax.Array]:
+        """Puts a portion of a leaf on devices; gives what is on its way there."""
+        landing = self._landings[leaf]
+        begun = self._begun[leaf]
+        if begun is None:
+            begun = PortionedLeaf(
+                landing.shape, _carrier(landing), landing.sharding, landing.boxes
+            )
+            self._begun[leaf] = begun
+        moving = begun.take(arrays)
+        if begun.is_whole:
+            self.arrays[leaf] = begun.array()
+        return moving
 
     @property
     def redistribution(self) -> str:

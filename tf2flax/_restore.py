@@ -29,7 +29,13 @@ from ._assignment.policies import parse_policy
 from ._assignment.problems import unused_entry
 from ._assignment.values import Assignment, Gap
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
-from ._costs import STRATEGIES, Strategy, choose_spreads, count_costs
+from ._costs import (
+    STRATEGIES,
+    Strategy,
+    choose_spreads,
+    count_costs,
+    large_leaves,
+)
 from ._demands import Reading, plan_reading
 from ._errors import AssignmentError, UnsupportedError
 from ._inverse import InversePlan
@@ -123,10 +129,16 @@ class Job:
     shardings: Mapping[str, jax.sharding.Sharding]
     options: JobOptions
 
-    def reading(self) -> Reading:
-        """What this process reads."""
-        boxes = {leaf: landing.boxes for leaf, landing in self.landings().items()}
-        return plan_reading(self.plan.assignments, boxes, self.manifest)
+    def reading(self, landings: Mapping[str, Landing] | None = None) -> Reading:
+        """What this process reads, for leaves that come onto devices in some way."""
+        landings = self.landings() if landings is None else landings
+        loaded, limit = self.plan.assignments, self.options.max_in_flight_bytes
+        return plan_reading(
+            loaded,
+            {leaf: landing.boxes for leaf, landing in landings.items()},
+            self.manifest,
+            dict.fromkeys(large_leaves(loaded, self.shardings, limit), limit),
+        )
 
     def landings(self) -> dict[str, Landing]:
         """How each loaded leaf comes onto devices."""
@@ -576,9 +588,8 @@ def read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
         )
     _check_width(job)
     landings = job.landings()
-    placer = Placer(landings)
-    boxes = {leaf: landing.boxes for leaf, landing in landings.items()}
-    reading = plan_reading(job.plan.assignments, boxes, job.manifest)
+    reading = job.reading(landings)
+    placer = Placer(landings, reading.portioned)
     what = f"Restoring {posixpath.basename(job.manifest.prefix)}"
     with reporting(progress, reading.nbytes, what) as advance:
         assemble(

@@ -6,6 +6,7 @@ Decides when each group begins and hands it on when it is there; knows no device
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import queue
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,8 @@ import numpy as np
 
 from ._assembling import GroupAssembly, HostLeaves, ReadOptions
 from ._assignment.collapsing import screenful
+from ._assignment.dtypes import Misfits
+from ._assignment.values import Assignment
 from ._demands import Reading
 from ._errors import AssignmentError
 from ._manifest import Piece
@@ -63,7 +66,7 @@ def assemble(
         ReadError: The operating system refuses.
     """
     options = ReadOptions(is_forced=is_forced, verify=verify, advance=advance)
-    problems: list[str] = []
+    misfits: dict[str, Misfits] = {}
     in_flight = 0
     ready: list[GroupAssembly] = []
     # Groups that were handed on, whose memory may still be in use.
@@ -74,12 +77,16 @@ def assemble(
         nbytes = sum(assembly.group.host_nbytes for assembly in ready)
         if not ready or nbytes < least_nbytes:
             return
-        arrays: dict[str, Mapping[TensorSlice, np.ndarray]] = {}
+        arrays: dict[str, dict[TensorSlice, np.ndarray]] = {}
         for assembly in ready:
-            problems.extend(assembly.problems())
-            arrays |= assembly.arrays
+            for leaf, found in assembly.misfits.items():
+                misfits[leaf] = (
+                    found.joined(misfits[leaf]) if leaf in misfits else found
+                )
+            for leaf, own in assembly.arrays.items():
+                arrays.setdefault(leaf, {}).update(own)
         ready.clear()
-        leaving.append((_at_once if problems else deliver(arrays), nbytes))
+        leaving.append((_at_once if misfits else deliver(arrays), nbytes))
 
     with Readers(_count_workers(reading)) as readers:
         workers = _Workers(readers)
@@ -101,8 +108,22 @@ def assemble(
         hand_on()
     for wait, _ in leaving:
         wait()
-    if problems:
-        raise AssignmentError(screenful(sorted(problems)))
+    if misfits:
+        raise AssignmentError(screenful(sorted(_problems(reading, misfits))))
+
+
+def _problems(reading: Reading, misfits: Mapping[str, Misfits]) -> Iterator[str]:
+    """Says which leaves have values that do not fit their dtypes."""
+    sizes = collections.Counter[str]()
+    leaves: dict[str, Assignment] = {}
+    for need in itertools.chain.from_iterable(g.leaves for g in reading.groups):
+        one = need.assignment
+        if one.leaf in misfits:
+            leaves[one.leaf] = one
+            sizes[one.leaf] += sum(box.size for box in need.regions)
+    for leaf, one in leaves.items():
+        what = misfits[leaf].said(sizes[leaf], one.dtype)
+        yield f"Leaf `{leaf}` cannot take tensor `{one.source}`: {what}"
 
 
 def _at_once() -> None:

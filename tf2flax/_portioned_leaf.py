@@ -1,0 +1,106 @@
+"""A leaf that comes onto its devices portion by portion, into memory that waits there.
+
+So the host never holds all of a leaf, and a device never holds it twice.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX leaves many of its types unknown; what leaves this file is annotated.
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from ._meshes import box_of
+from ._specs import TensorSlice
+
+# Buffers live on one device each, whatever mesh the caller is under.
+_NO_MESH: Final = Mesh(np.empty((), object), ())
+
+
+class PortionedLeaf:
+    """A leaf on its way, of which some portions are there."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        sharding: Sharding | None,
+        boxes: Sequence[TensorSlice],
+    ) -> None:
+        """Makes room on the devices.
+
+        Args:
+            shape: Shape of the leaf there; zeros where no portion comes.
+            dtype: Its dtype there.
+            sharding: Where it lives; None leaves that to JAX.
+            boxes: The boxes that will come, each once.
+        """
+        self._shape = shape
+        self._dtype = dtype
+        self._sharding = sharding
+        self._left = sum(box.size for box in boxes)
+        indices: Mapping[Any, Any] = {None: None}
+        if sharding is not None:
+            indices = sharding.addressable_devices_indices_map(shape)
+        self._shards = {device: box_of(i, shape) for device, i in indices.items()}
+        with jax.set_mesh(_NO_MESH):
+            self._buffers = {
+                device: jnp.zeros(box.shape, dtype, device=_place(device))
+                for device, box in self._shards.items()
+            }
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all portions are there."""
+        return not self._left
+
+    def take(self, arrays: Mapping[TensorSlice, np.ndarray]) -> list[jax.Array]:
+        """Copies a portion into the shards that share it.
+
+        Args:
+            arrays: Arrays by box of the leaf.
+
+        Returns:
+            What is on its way; host memory is free again when it is ready.
+        """
+        moving: list[jax.Array] = []
+        for box, array in arrays.items():
+            self._left -= box.size
+            for device, shard in self._shards.items():
+                shared = box.intersection(shard)
+                if shared is None:
+                    continue
+                part = array[shared.within(box)].view(self._dtype)
+                portion = jax.device_put(part, _place(device))
+                starts = np.array(shared.relative_to(shard).starts, np.int32)
+                with jax.set_mesh(_NO_MESH):
+                    buffer = _updated(self._buffers[device], portion, starts)
+                self._buffers[device] = buffer
+                moving.append(portion)
+        return moving
+
+    def array(self) -> jax.Array:
+        """The leaf, once it is whole."""
+        buffers = list(self._buffers.values())
+        if self._sharding is None:
+            return buffers[0]
+        return jax.make_array_from_single_device_arrays(
+            self._shape, self._sharding, buffers, dtype=self._dtype
+        )
+
+
+def _place(device: Any) -> Sharding | None:
+    return None if device is None else SingleDeviceSharding(device)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _updated(buffer: jax.Array, portion: jax.Array, starts: jax.Array) -> jax.Array:
+    """Writes a portion into a buffer, where it lies."""
+    return jax.lax.dynamic_update_slice(buffer, portion, list(starts))

@@ -1,0 +1,98 @@
+"""Large leaves, read and placed in portions: which boxes of them, which runs of bytes.
+
+Devices with memory of their own take a leaf portion by portion, so that the host never
+holds all of it. Pure functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from ._assignment.layouts import View
+from ._specs import TensorSlice
+
+# Portions that are in flight side by side, being read or copied.
+PORTIONS_IN_FLIGHT: Final = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Portions:
+    """How a leaf is cut.
+
+    Attributes:
+        boxes: The boxes of each portion, in the order of the file.
+        cuts: Where portions begin and end, in the tensor's row-major order; ascending.
+    """
+
+    boxes: tuple[tuple[TensorSlice, ...], ...]
+    cuts: tuple[int, ...]
+
+
+def cut_in_portions(
+    view: View, boxes: Sequence[TensorSlice], itemsize: int, max_in_flight_bytes: int
+) -> Portions | None:
+    """Cuts what is needed of a leaf along the axis that the file runs through last.
+
+    Args:
+        view: The tensor's elements that fill the leaf.
+        boxes: The boxes of the leaf that are needed, each once.
+        itemsize: Bytes of an element of the leaf.
+        max_in_flight_bytes: Bytes that may be on the host at once: of several portions,
+            unless one index takes more.
+
+    Returns:
+        The portions; None where one is enough, or where the view is not all of a
+        tensor, so that portions would not be runs of the file.
+
+    Examples:
+        >>> from tf2flax._assignment.layouts import whole_view
+        >>> from tf2flax._specs import STORED_DTYPES, TensorSpec
+        >>> view = whole_view("t", TensorSpec((8, 2), STORED_DTYPES[1]))
+        >>> halves = [TensorSlice((0, 0), (4, 2)), TensorSlice((4, 0), (8, 2))]
+        >>> cut_in_portions(view, halves, itemsize=4, max_in_flight_bytes=63).cuts
+        (0, 2, 4, 6, 8, 10, 12, 14, 16)
+    """
+    axis = _slowest_axis(view)
+    nbytes = sum(box.size for box in boxes) * itemsize
+    if axis is None or nbytes <= max_in_flight_bytes:
+        return None
+    edges = sorted({edge for b in boxes for edge in (b.starts[axis], b.stops[axis])})
+    portions: list[tuple[TensorSlice, ...]] = []
+    cuts: set[int] = set()
+    for low, high in itertools.pairwise(edges):
+        own = [box for box in boxes if box.starts[axis] <= low < box.stops[axis]]
+        size = sum(box.size // box.shape[axis] for box in own)
+        if not size:
+            continue
+        step = max(1, max_in_flight_bytes // PORTIONS_IN_FLIGHT // (size * itemsize))
+        for start in range(low, high, step):
+            stop = min(start + step, high)
+            portions.append(tuple(_between(box, axis, start, stop) for box in own))
+            cuts |= {start * view.strides[axis], stop * view.strides[axis]}
+    return Portions(tuple(portions), tuple(sorted(cuts)))
+
+
+def _slowest_axis(view: View) -> int | None:
+    """The axis with the longest steps, of a view of all elements, transposed or not."""
+    if view.offset or math.prod(view.shape) != view.base.size:
+        return None
+    axes = [axis for axis, extent in enumerate(view.shape) if extent > 1]
+    axes.sort(key=lambda axis: view.strides[axis])
+    step = 1
+    for axis in axes:
+        if view.strides[axis] != step:
+            return None
+        step *= view.shape[axis]
+    return axes[-1] if axes else None
+
+
+def _between(box: TensorSlice, axis: int, start: int, stop: int) -> TensorSlice:
+    """The part of a box between two indices of an axis."""
+    return TensorSlice(
+        (*box.starts[:axis], start, *box.starts[axis + 1 :]),
+        (*box.stops[:axis], stop, *box.stops[axis + 1 :]),
+    )
