@@ -219,8 +219,8 @@ def main() -> None:
         "- read / needed: bytes read for each byte that the hosts' own parts are made",
         "  of; above 1 are gaps between short runs.",
         "- host memory: what reading holds at most, besides arrays that live on the",
-        "  host, with the default `max_in_flight_bytes` of 1 GiB; what a host needs",
-        "  of a larger leaf is held at once.",
+        "  host, with the default `max_in_flight_bytes` of 1 GiB: larger leaves come",
+        "  onto devices in portions.",
         "",
     ]
     for model in (embeddings(), transformer()):

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
+from tf2flax import _costs
 from tf2flax._files import LocalFile
 
 PROCESSES = int(sys.argv[2])
@@ -42,6 +43,7 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     expect_expressions(prefix, mesh, array, read)
     found = {"process": process, "read": read_by_strategy(prefix, mesh, array, read)}
     expect_odd_shapes(prefix, mesh, array, read)
+    expect_portions(prefix, mesh, array, read)
     expect_warm_start(prefix, mesh)
     expect_no_saving(prefix, mesh)
     found["failures"] = [
@@ -125,6 +127,25 @@ def expect_odd_shapes(
         total = multihost_utils.process_allgather(np.array(read())).sum()
         # The whole once, and the corners of it that fill other leaves, with gaps.
         assert array.nbytes < total < array.nbytes + (16 << 10)
+
+
+def expect_portions(
+    prefix: str, mesh: Mesh, array: np.ndarray, read: Callable[[], int]
+) -> None:
+    """As onto accelerators, of a leaf that the host must not hold."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_costs, "is_on_host", lambda _: False)
+        for strategy, spec in (("read-once", P(None, "m")), ("local", P("d"))):
+            sharding = NamedSharding(mesh, spec)
+            leaf = jax.ShapeDtypeStruct(array.shape, "float32", sharding=sharding)
+            read()
+            got = tf2flax.init_from_checkpoint(
+                prefix, {"t": "x"}, {"x": leaf},
+                strategy=strategy, max_in_flight_bytes=array.nbytes // 8,
+            )["x"]  # fmt: skip
+            assert read() == array.nbytes // (PROCESSES if strategy != "local" else 2)
+            assert got.sharding == sharding
+            expect_equal(got, array)
 
 
 def expect_warm_start(prefix: str, mesh: Mesh) -> None:

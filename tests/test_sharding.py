@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -334,6 +335,14 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a function of names": (
         {"sharding": lambda _: "d"}, "it gave for leaf `kernel` 'd'",
     ),
+    "a class": ({"sharding": NamedSharding}, "expected a function of one argument"),
+    "a function of two": (
+        {"sharding": lambda a, b: None}, "expected a function of one argument",
+    ),
+    "manual axes": (
+        {"mesh": AbstractMesh((2,), ("d",), axis_types=(AxisType.Manual,))},
+        "Option mesh: the mesh has Manual axes (`d`)",
+    ),
     "a spec without mesh": ({"sharding": P()}, "needs a mesh"),
     "an unknown axis": (
         {"sharding": P("z"), "mesh": "mesh"}, "names `z`, but the mesh",
@@ -364,7 +373,17 @@ def test_bad_options(name: str, prefix: pathlib.Path, mesh: Mesh) -> None:
 
 @pytest.mark.parametrize(
     "rules",
-    [None, 3, "kernel", {"a": P()}, [("a",)], [("a", "d")], [("(", P())], [(1, P())]],
+    [
+        None,
+        3,
+        "kernel",
+        {"a": P()},
+        [("a",)],
+        [("a", "d")],
+        [("(", P())],
+        [(1, P())],
+        [(re.compile(b"a"), P())],
+    ],
 )
 def test_bad_rules(rules: Any) -> None:
     with pytest.raises(tf2flax.AssignmentError, match="partition_rules"):
@@ -419,6 +438,10 @@ def test_costs_of_meshes_that_do_not_exist(prefix: pathlib.Path) -> None:
         plan.cost()
     with pytest.raises(tf2flax.AssignmentError, match="positive whole number"):
         plan.cost(processes=0)
+    here = {"kernel": P("d"), "even": SingleDeviceSharding(jax.devices()[1])}
+    mixed = tf2flax.plan(prefix, {"/": "/"}, target, sharding=here, mesh=mesh)
+    with pytest.raises(tf2flax.AssignmentError, match="on devices that are here"):
+        mixed.cost(processes=1)
     with pytest.raises(tf2flax.UnsupportedError, match="Plan again with mesh="):
         plan.restore()
     assert "Restore plan for" in str(plan)
@@ -456,6 +479,37 @@ def test_warm_start_places_what_it_initialises(
     assert {leaf.name: bool(leaf.sources) for leaf in seen} == {
         "kernel": True, "head": False, "free": False, "step": False,
     }  # fmt: skip
+
+
+def test_kept_leaves_are_those_of_a_sharded_init(
+    prefix: pathlib.Path, mesh: Mesh
+) -> None:
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        drawn = jax.random.normal(key, (64, 128))
+        return {
+            "kernel": jax.random.normal(key, (16, 24)),
+            "drawn": drawn,
+            "norm": drawn / jnp.linalg.norm(drawn, axis=0),  # summed up over shards
+            "product": drawn @ drawn.T,
+        }
+
+    key, rows = jax.random.key(1), NamedSharding(mesh, P("d"))
+    warm = tf2flax.warm_start(init, prefix, {"kernel": "kernel"}, sharding=rows)
+    got, wanted = warm(key), jax.jit(init, out_shardings=rows)(key)
+    for name in ("drawn", "norm", "product"):
+        assert got[name].sharding == rows
+        assert np.array_equal(got[name], wanted[name]), name
+    assert np.array_equal(got["drawn"], jax.jit(init)(key)["drawn"])
+
+
+def test_manual_axes_of_a_leaf(prefix: pathlib.Path) -> None:
+    devices = np.array(jax.devices()[:2])
+    manual = Mesh(devices, ("d",), axis_types=(AxisType.Manual,))
+    target = {"kernel": SDS((16, 24), "float32")}
+    with pytest.raises(tf2flax.AssignmentError, match=r"`kernel`.*Manual axes \(`d`\)"):
+        tf2flax.plan(
+            prefix, {"kernel": "kernel"}, target, sharding=NamedSharding(manual, P())
+        )
 
 
 def test_what_is_read_in_part_is_listed(prefix: pathlib.Path) -> None:

@@ -158,8 +158,10 @@ def warm_start(
     """Makes an init function that takes what it can from a checkpoint.
 
     Leaves that the checkpoint supplies are never initialised; the others equal those
-    of `jax.jit(init_fn)` bit for bit. Array and PRNG-key arguments are traced; every
-    other argument reaches `init_fn` as the Python value it is.
+    of `jax.jit(init_fn)` bit for bit. Those that live sharded equal those of
+    `jax.jit(init_fn, out_shardings=...)`, which where `init_fn` sums up along a sharded
+    dimension may differ from it in the last bits. Array and PRNG-key arguments are
+    traced; every other argument reaches `init_fn` as the Python value it is.
 
     Args:
         init_fn: A linen module's `init`, or a function that builds an `nnx.Module`.

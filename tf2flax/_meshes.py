@@ -152,8 +152,7 @@ class Split:
             AssignmentError: The devices cannot be split so.
         """
         if is_abstract(sharding) or not self.devices:
-            order = tuple(range(sharding.num_devices))
-            places = order
+            order = places = tuple(range(sharding.num_devices))
         else:
             order = self.devices
             found = {number: place for place, number in enumerate(order)}
@@ -175,8 +174,18 @@ def split_devices(shardings: Iterable[Sharding], processes: int) -> Split:
 
     Returns:
         The split: devices in the order of the largest mesh, then the others by number.
+
+    Raises:
+        AssignmentError: Some devices exist here, and others do not.
     """
-    concrete = dict.fromkeys(one for one in shardings if not is_abstract(one))
+    shardings = dict.fromkeys(shardings)
+    concrete = [one for one in shardings if not is_abstract(one)]
+    if concrete and len(concrete) < len(shardings):
+        raise AssignmentError(
+            "Some leaves are planned over an AbstractMesh, others on devices that are "
+            f"here ({concrete[0]}): which process has which is not known. Plan all of "
+            "them over the one or the other."
+        )
     orders = {tuple(d.id for d in devices_of(sharding)) for sharding in concrete}
     if not orders:
         return Split(processes)

@@ -78,7 +78,7 @@ def reporting(
 
 def _check(progress: object) -> None:
     """Refuses what is neither a flag nor a function of one or two arguments."""
-    if isinstance(progress, bool) or _takes(progress, 1) or _takes(progress, 2):
+    if isinstance(progress, bool) or takes(progress, 1) or takes(progress, 2):
         return
     raise AssignmentError(
         "Option progress: expected True, False, or a function of a tf2flax.Progress "
@@ -95,7 +95,7 @@ class _Caller:
 
     def __init__(self, function: Callable[..., Any], total: int) -> None:
         self._function = function
-        self._takes_two = not _takes(function, 1)
+        self._takes_two = not takes(function, 1)
         self._total = total
         self._done = 0
         self._begun = time.monotonic()
@@ -112,8 +112,20 @@ class _Caller:
             self._function(Progress(self._done, self._total, rate, eta, tensor))
 
 
-def _takes(function: object, count: int) -> bool:
-    """Whether something can be called with so many arguments."""
+def takes(function: object, count: int) -> bool:
+    """Tells whether something can be called with so many arguments.
+
+    Args:
+        function: Anything.
+        count: How many, all of them positional.
+
+    Returns:
+        Whether it can, as far as its signature tells.
+
+    Examples:
+        >>> takes(len, 1), takes(len, 2), takes(3, 1)
+        (True, False, False)
+    """
     if not callable(function):
         return False
     try:

@@ -425,8 +425,9 @@ def plan(
             "error", or "replicate", that dimension alone.
         verify: Whether a restore compares CRC-32C checksums.
         max_in_flight_bytes: Host memory that a restore takes at once for arrays which
-            are not yet handed over to JAX. What a process needs of a larger leaf passes
-            alone.
+            are not yet handed over to JAX (bytes). A larger leaf, all of one tensor,
+            comes onto accelerators in portions; on CPU, or where it is made of several
+            tensors, what a process needs of it passes alone.
         progress: As `Plan.restore`.
 
     Returns:

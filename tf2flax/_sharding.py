@@ -19,7 +19,14 @@ import numpy as np
 from flax import nnx
 from flax.core.spmd import get_logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_axes
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+)
 
 from ._assignment.collapsing import screenful
 from ._assignment.layouts import Layout, Tiles, View
@@ -28,6 +35,7 @@ from ._errors import AssignmentError
 from ._manifest import Manifest
 from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
+from ._progress import takes
 from ._runs import along_axes
 from ._stored_tensor import StoredTensor
 from ._targets import Partitioning, Slot, named_leaves
@@ -138,7 +146,7 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
         items: Any = pair if isinstance(pair, (tuple, list)) else ()
         if (
             len(items) != 2
-            or not isinstance(items[0], (str, re.Pattern))
+            or not isinstance(getattr(items[0], "pattern", items[0]), str)
             or not isinstance(items[1], PartitionSpec)
         ):
             raise AssignmentError(
@@ -217,6 +225,8 @@ class PlacementOptions:
                 "jax.sharding.get_mesh() where none is set). Give one that has some, "
                 "or None."
             )
+        if problem := _manual_axes(mesh):
+            raise AssignmentError(f"Option mesh: {problem}")
         if self.on_uneven not in _UNEVEN:
             raise AssignmentError(
                 f"Option on_uneven: expected 'error' or 'replicate', got "
@@ -324,6 +334,18 @@ def _guesses(function: Callable[[ShardedLeaf], Any], slots: Sequence[Slot]) -> A
             yield function(_bare_leaf(slot))
 
 
+def _manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
+    """Says that a mesh has axes along which no array can be placed; "" where not."""
+    if mesh is None or AxisType.Manual not in mesh.axis_types:
+        return ""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    shown = ", ".join(f"`{name}`" for name, kind in kinds if kind == AxisType.Manual)
+    return (
+        f"the mesh has Manual axes ({shown}), along which arrays live only inside of "
+        "jax.shard_map. Give a mesh whose axes are Auto or Explicit."
+    )
+
+
 def _ambient_mesh() -> Mesh | None:
     """The mesh of `jax.set_mesh`; None without one."""
     try:
@@ -380,6 +402,8 @@ class _Chooser:
                     "its sharding is over a mesh without axes and devices. Give one "
                     "over a mesh that has some."
                 )
+            if problem := _manual_axes(opinion.mesh):
+                raise _MisfitError(problem)
             _settled(opinion.spec)
             return self._fitted(leaf, self._concrete(opinion))
         if problem := _problem_of(opinion, leaf.shape):
@@ -579,6 +603,11 @@ def _opinions(
     if option is None or isinstance(option, (Sharding, PartitionSpec)):
         return lambda _: option
     if _is_function(option):
+        if isinstance(option, type) or not takes(option, 1):
+            raise AssignmentError(
+                "Option sharding: expected a function of one argument, a leaf, that "
+                f"gives a Sharding, a PartitionSpec or None, got {option!r}."
+            )
 
         def choose(leaf: ShardedLeaf) -> Opinion:
             return _checked(option(leaf), f"gave for leaf `{leaf.name}`")
