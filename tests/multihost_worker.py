@@ -15,6 +15,7 @@ import pytest
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_dtypes import bfloat16, float8_e5m2
 
 import tf2flax
 from tf2flax import _costs
@@ -44,6 +45,8 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     found = {"process": process, "read": read_by_strategy(prefix, mesh, array, read)}
     expect_odd_shapes(prefix, mesh, array, read)
     expect_portions(prefix, mesh, array, read)
+    expect_every_bit(prefix, mesh)
+    expect_the_same_work(prefix, mesh)
     expect_warm_start(prefix, mesh)
     expect_no_saving(prefix, mesh)
     found["failures"] = [
@@ -127,6 +130,48 @@ def expect_odd_shapes(
         total = multihost_utils.process_allgather(np.array(read())).sum()
         # The whole once, and the corners of it that fill other leaves, with gaps.
         assert array.nbytes < total < array.nbytes + (16 << 10)
+
+
+def expect_every_bit(prefix: str, mesh: Mesh) -> None:
+    """NaNs are redistributed as they are."""
+    bits = {
+        "bfloat16": np.arange(1 << 16, dtype=np.uint16).view(bfloat16),
+        "float16": np.arange(1 << 16, dtype=np.uint16).view(np.float16),
+        "float8_e5m2": np.arange(256, dtype=np.uint8).view(float8_e5m2),
+    }
+    path = f"{prefix}-bits-{jax.process_index()}"
+    tf2flax.save_checkpoint(path, bits)
+    replicated = NamedSharding(mesh, P())
+    target = {
+        name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated)
+        for name, a in bits.items()
+    }
+    got = tf2flax.init_from_checkpoint(path, {"/": "/"}, target, strategy="read-once")
+    for name, array in bits.items():
+        shard = np.asarray(got[name].addressable_shards[0].data)
+        assert shard.tobytes() == array.tobytes(), name
+
+
+def expect_the_same_work(prefix: str, mesh: Mesh) -> None:
+    """What is read once is not put together from different things."""
+    number = jax.process_index()
+    path = f"{prefix}-own-{number}"
+    tf2flax.save_checkpoint(path, {"t": np.full((512, 512), number, np.float32)})
+    devices = mesh.devices if number else mesh.devices[::-1]
+    turned = Mesh(devices, mesh.axis_names)
+    backwards = tf2flax.src("t")[::-1] if number else tf2flax.src("t")
+    for own_path, key, own_mesh in (
+        (path, tf2flax.src("t"), mesh),
+        (prefix, backwards, mesh),
+        (prefix, tf2flax.src("t"), turned),
+    ):
+        leaf = jax.ShapeDtypeStruct(
+            (512, 512), "float32", sharding=NamedSharding(own_mesh, P())
+        )
+        with pytest.raises(tf2flax.ReadError, match="the same checkpoint, map"):
+            tf2flax.init_from_checkpoint(
+                own_path, {key: "x"}, {"x": leaf}, strategy="read-once"
+            )
 
 
 def expect_portions(

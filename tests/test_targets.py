@@ -394,3 +394,28 @@ def test_the_example_of_tensorflows_documentation(tmp_path: pathlib.Path) -> Non
     for value in ("new_scope_2/var3", [into[name] for name in parts]):
         got = run({"old_scope_2/var3": value}, into)
         assert np.array_equal(np.concatenate([got[name] for name in parts]), var3)
+
+
+def test_an_interrupted_update_of_a_module_is_undone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    tf2flax.save_checkpoint(
+        tmp_path / "m", {"kernel": np.ones((2, 3), "f4"), "bias": np.ones(3, "f4")}
+    )
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    before = {"kernel": model.kernel[...], "bias": model.bias[...]}
+    set_raw_value = nnx.Variable.set_raw_value
+    calls: list[Any] = []
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> None:
+        set_raw_value(self, *args, **options)
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(nnx.Variable, "set_raw_value", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tf2flax.init_from_checkpoint(tmp_path / "m", {"/": "/"}, model)
+    assert len(calls) > 1
+    assert model.kernel[...] is before["kernel"]
+    assert model.bias[...] is before["bias"]

@@ -91,8 +91,9 @@ def agreement(participants: Mapping[int, Device]) -> Generator[Agreement]:
             raise ReadError(_said(failures, len(heard)))
         if len(set(heard.values())) > 1:
             raise ReadError(
-                "Processes are about to redistribute different leaves, or in different "
-                "ways. Give all of them the same map, target, shardings and strategy."
+                "Processes are about to redistribute different leaves, or tensors, or "
+                "in different ways. Give all of them the same checkpoint, map, target, "
+                "shardings (devices in the same order) and strategy."
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -283,56 +284,54 @@ class LocalFile:
     ) -> None:
         """Fills a buffer with runs of equal length; see `DataFile`."""
         nbytes = len(buffer) // len(starts)
-        descriptor = self._open(subject)
         start = starts[0]
-        try:
-            for number, start in enumerate(starts):
-                run = buffer[number * nbytes : (number + 1) * nbytes]
-                done = os.preadv(descriptor, [run], start) if nbytes else 0
-                while done < nbytes:
-                    count = os.preadv(descriptor, [run[done:]], start + done)
-                    if count == 0:
-                        span = ByteRange(start, start + nbytes)
-                        raise self._too_short(descriptor, span, subject)
-                    done += count
-        except OSError as error:
-            span = ByteRange(start, start + nbytes)
-            raise _read_error(self.path, error, part_of(subject, span)) from error
-        finally:
-            os.close(descriptor)
+        with self._open(subject) as file:
+            descriptor = file.fileno()
+            try:
+                for number, start in enumerate(starts):
+                    run = buffer[number * nbytes : (number + 1) * nbytes]
+                    done = os.preadv(descriptor, [run], start) if nbytes else 0
+                    while done < nbytes:
+                        count = os.preadv(descriptor, [run[done:]], start + done)
+                        if count == 0:
+                            span = ByteRange(start, start + nbytes)
+                            raise self._too_short(descriptor, span, subject)
+                        done += count
+            except OSError as error:
+                span = ByteRange(start, start + nbytes)
+                raise _read_error(self.path, error, part_of(subject, span)) from error
 
     def check_span(self, span: ByteRange, *, subject: str) -> None:
         """Checks that the file is long enough; see `DataFile`."""
-        descriptor = self._open(subject)
-        try:
-            if os.fstat(descriptor).st_size < span.stop:
-                raise self._too_short(descriptor, span, subject)
-        finally:
-            os.close(descriptor)
+        with self._open(subject) as file:
+            if os.fstat(file.fileno()).st_size < span.stop:
+                raise self._too_short(file.fileno(), span, subject)
 
-    def _open(self, subject: str) -> int:
+    def _open(self, subject: str) -> io.FileIO:
+        """Opens it: as an object, which an interrupt cannot leave open."""
         try:
-            return os.open(self.path, _OPEN_FLAGS)
+            return io.FileIO(self.path, opener=_open_regular)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise missing(self.path, subject) from error
         except OSError as error:
             raise _read_error(self.path, error, f" - for {subject}") from error
 
     def _pread(self, start: int, nbytes: int) -> bytes:
-        descriptor = self._open("The checkpoint")
-        try:
-            size = os.fstat(descriptor).st_size
+        with self._open("The checkpoint") as file:
+            size = os.fstat(file.fileno()).st_size
             return os.pread(
-                descriptor, nbytes, start if start >= 0 else max(0, size + start)
+                file.fileno(), nbytes, start if start >= 0 else max(0, size + start)
             )
-        finally:
-            os.close(descriptor)
 
     def _too_short(
         self, descriptor: int, span: ByteRange, subject: str
     ) -> DamagedError:
         size = os.fstat(descriptor).st_size
         return too_short(self.path, span, subject, size=size, head=self.head())
+
+
+def _open_regular(path: str, _flags: int) -> int:
+    return os.open(path, _OPEN_FLAGS)
 
 
 def impostor(head: bytes) -> tuple[str, str] | None:

@@ -29,6 +29,7 @@ from ._restore import (
     JobOptions,
     PolicyOption,
     check_kept,
+    common_work,
     make_job,
     read_leaves,
     refuse_tracing,
@@ -131,7 +132,7 @@ def init_from_checkpoint(
         check_kept(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, progress)
-        agreed.expect(placer.redistribution)
+        agreed.expect(common_work(job, placer))
     placer.redistribute()
     _warn_of_unused(job)
     return job.target.rebuild(placer.arrays)
@@ -246,7 +247,7 @@ def _run(
         job = make_job(checkpoint, assignment_map, parts, options, is_initialised=True)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, options.progress)
-        agreed.expect(placer.redistribution)
+        agreed.expect(common_work(job, placer))
     placer.redistribute()
     _warn_of_unused(job, stacklevel=4)
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, Sharding
 
 from ._assignment.values import Assignment
 from ._files import ALIGNMENT
-from ._meshes import Spread, box_of, clipped, with_auto_axes
+from ._meshes import Spread, box_of, clipped, devices_of, with_auto_axes
 from ._portioned_leaf import PortionedLeaf
 from ._specs import TensorSlice
 
@@ -156,13 +156,13 @@ class Placer:
         return moving
 
     @property
-    def redistribution(self) -> str:
-        """What `redistribute` will do; must be the same in all processes."""
-        return "\n".join(
-            f"{leaf} {one.shape} {one.dtype} {one.sharding} {one.target}"
+    def redistribution(self) -> Mapping[str, str]:
+        """What `redistribute` will do with each leaf; alike in all processes."""
+        return {
+            leaf: f"{one.shape} {one.dtype} {_shown(one.sharding)} {_shown(one.target)}"
             for leaf, one in self._landings.items()
             if one.target is not None
-        )
+        }
 
     def redistribute(self) -> None:
         """Gives every device what it needs of the leaves that processes share in.
@@ -177,7 +177,11 @@ class Placer:
             crop = jax.jit(
                 functools.partial(_cropped, kinds=kinds), out_shardings=plain
             )
-            arrays = crop([self.arrays[leaf] for leaf in batch])
+            # Apart, so that XLA moves bits and not floats, whose NaNs it changes.
+            as_floats = jax.jit(
+                functools.partial(_bitcast, kinds=kinds), out_shardings=plain
+            )
+            arrays = as_floats(crop([self.arrays[leaf] for leaf in batch]))
             for leaf, array, target in zip(batch, arrays, targets, strict=True):
                 self.arrays[leaf] = _over(target, array)
 
@@ -200,15 +204,27 @@ class Placer:
 def _cropped(
     arrays: Sequence[jax.Array], kinds: Sequence[tuple[tuple[int, ...], np.dtype]]
 ) -> list[jax.Array]:
-    """Takes off the padding, and gives bits their dtype back."""
-    cropped = [
+    """Takes off the padding."""
+    return [
         array[tuple(map(slice, shape))] if shape else array[0]
         for array, (shape, _) in zip(arrays, kinds, strict=True)
     ]
+
+
+def _bitcast(
+    arrays: Sequence[jax.Array], kinds: Sequence[tuple[tuple[int, ...], np.dtype]]
+) -> list[jax.Array]:
+    """Gives bits their dtype back."""
     return [
         array if array.dtype == dtype else jax.lax.bitcast_convert_type(array, dtype)
-        for array, (_, dtype) in zip(cropped, kinds, strict=True)
+        for array, (_, dtype) in zip(arrays, kinds, strict=True)
     ]
+
+
+def _shown(sharding: Sharding | None) -> str:
+    """A sharding as text, its devices in their order."""
+    devices = devices_of(sharding) if sharding is not None else ()
+    return f"{sharding} {[device.id for device in devices]}"
 
 
 def _carrier(landing: Landing) -> np.dtype:

@@ -322,7 +322,7 @@ class Plan:
         refuse_tracing()
         with agreement(participants(self._job.shardings.values())) as agreed:
             placer = read_leaves(self._job, progress or self._job.options.progress)
-            agreed.expect(placer.redistribution)
+            agreed.expect(common_work(self._job, placer))
         placer.redistribute()
         return self._job.target.rebuild(placer.arrays)
 
@@ -431,7 +431,9 @@ def plan(
         progress: As `Plan.restore`.
 
     Returns:
-        The plan: print it, look at it, `restore()` it.
+        The plan: print it, look at it, `restore()` it. Under `jax.distributed`, where
+        one process fails to plan, the others do not hear of it before they restore,
+        and wait; `init_from_checkpoint` tells them.
 
     Raises:
         CheckpointNotFoundError: There is no checkpoint at the path.
@@ -602,6 +604,30 @@ def read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
             advance=advance,
         )
     return placer
+
+
+def common_work(job: Job, placer: Placer) -> str:
+    """Says what processes do together: which elements of what go where.
+
+    Args:
+        job: The plan.
+        placer: What has the leaves.
+
+    Returns:
+        A text that must be the same in all processes; "" where each works alone.
+    """
+    shared = placer.redistribution
+    lines: list[str] = []
+    for one in job.plan.assignments:
+        if one.leaf not in shared:
+            continue
+        lines.append(f"{one.leaf} {shared[one.leaf]} {one.layout}")
+        for entry in map(job.manifest.entry, one.sources):
+            lines += [
+                f"{piece.region} {getattr(piece, 'crc32c', piece.nbytes)}"
+                for piece in entry.pieces
+            ]
+    return "\n".join(lines)
 
 
 def check_kept(job: Job) -> None:

@@ -258,9 +258,15 @@ def _take_module(module: nnx.Pytree, path: Path) -> Target:
         variables[name] = variable
 
     def rebuild(values: Mapping[str, Any]) -> Any:
-        for name, variable in variables.items():
-            if name in values:
+        new = {name: one for name, one in variables.items() if name in values}
+        old = {name: one.get_raw_value() for name, one in new.items()}
+        try:
+            for name, variable in new.items():
                 variable.set_raw_value(values[name])
+        except BaseException:  # an interrupt, say: all or nothing
+            for name, variable in new.items():
+                variable.set_raw_value(old[name])
+            raise
         return module
 
     return Target(tuple(slots), rebuild, tuple(abstract_states))
