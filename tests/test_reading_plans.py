@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import _assembling, _demands, _reading, _runs, _scheduling
+from tf2flax import _assembling, _demands, _reading, _regions, _runs, _scheduling
 from tf2flax._assembling import HostLeaves
 from tf2flax._boxes import merged, restrict, tiles
 from tf2flax._demands import Reading, plan_reading
@@ -483,3 +483,62 @@ def test_progress_counts_every_byte(
     assert pairs[-1] == (total, total)
     plan.restore(progress=True)
     assert "Restoring m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["columns", "grid", "every second row", "cast"])
+def test_slices_that_are_no_rows_are_read_piece_by_piece(
+    tmp_path: pathlib.Path, way: str
+) -> None:
+    array = np.arange(600 * 400, dtype=np.float32).reshape(600, 400)
+    halves = [slice(0, 250), slice(250, 400)]
+    slices = [(slice(None), one) for one in halves]
+    if way == "grid":
+        rows = [slice(0, 7), slice(7, 600)]
+        slices = [(row, one) for row in rows for one in halves]
+    write_bundle(tmp_path / "m", {"t": Tensor(array, slices)})
+    index = {"columns": np.s_[:, 100:300], "every second row": np.s_[::2]}
+    own = index.get(way, np.s_[:, ::-1])
+    dtype = "bfloat16" if way == "cast" else "float32"
+    wanted = array[own].astype(dtype)
+    plan = tf2flax.plan(
+        tmp_path / "m",
+        {tf2flax.src("t")[own]: "x"},
+        {"x": jax.ShapeDtypeStruct(wanted.shape, dtype)},
+    )
+    (group,) = plan._job.reading().groups
+    # One read for each piece, and nothing held besides what fills the leaf.
+    assert len(group.wholes) + len(group.parts) == len(slices)
+    assert group.host_nbytes == wanted.nbytes
+    assert plan.unverified == (() if way in ("grid", "cast") else ("t",))
+    assert np.array_equal(plan.restore()["x"], wanted)
+
+
+def test_views_across_many_rows_of_column_slices_are_a_few_steps(
+    tmp_path: pathlib.Path,
+) -> None:
+    array = np.arange(8192 * 16, dtype=np.float32).reshape(8192, 16)
+    write_bundle(tmp_path / "m", {"t": Tensor(array, rows_in(array, 2, axis=1))})
+    entry = tf2flax.open_checkpoint(tmp_path / "m").manifest.entry("t")
+    for offset, shape, strides in (
+        (4, (8192, 8), (16, 1)),
+        (0, (4096, 16), (32, 1)),
+        (8191 * 16 + 12, (8192, 4), (-16, -3)),
+        (4, (8, 8192), (1, 16)),
+    ):
+        assert len(_regions._steps(entry, offset, shape, strides) or ()) == 2
+        out = np.empty(shape, np.float32)
+        _regions.read_view_into(entry, offset, strides, out)
+        assert np.array_equal(out, _runs.strided(array, offset, shape, strides))
+
+
+def test_scattered_rows_are_read_alone(tmp_path: pathlib.Path) -> None:
+    array = np.arange(4096 * 2048, dtype=np.float32).reshape(4096, 2048)
+    tf2flax.save_checkpoint(tmp_path / "m", {"t": array})
+    rows = np.random.default_rng(0).permutation(4096)[:100].tolist()
+    rows += rows[:3]
+    leaf = jax.ShapeDtypeStruct((103, 2048), "float32")
+    plan = tf2flax.plan(tmp_path / "m", {tf2flax.src("t").take(rows): "x"}, {"x": leaf})
+    reading = plan._job.reading()
+    assert reading.nbytes <= 8 * 100 * 8192
+    assert reading.groups[0].host_nbytes <= 2 * 103 * 8192 + reading.nbytes
+    assert np.array_equal(plan.restore()["x"], array[rows])

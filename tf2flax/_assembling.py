@@ -35,7 +35,7 @@ from ._reading import (
     to_native,
 )
 from ._regions import count_read_nbytes, read_view_into
-from ._runs import BUFFER_NBYTES, strided, strides_of
+from ._runs import BUFFER_NBYTES, along_axes, strided, strides_of
 from ._specs import ByteRange, TensorSlice
 from ._wire.crc32c import combine, crc32c
 
@@ -161,13 +161,17 @@ class GroupAssembly:
                     continue
                 own = shared.relative_to(demand.box)
                 steps = zip(own.starts, demand.strides, strict=True)
+                offset = demand.offset + sum(n * step for n, step in steps)
+                strides = demand.strides
+                if read.unit.is_box:
+                    offset, strides = _within(read.unit, offset, shared.shape, strides)
                 result.append(
                     Destination(
                         demand.leaf,
                         array[(*shared.within(box), ...)],
                         stored,
-                        offset=demand.offset + sum(n * step for n, step in steps),
-                        strides=demand.strides,
+                        offset=offset,
+                        strides=strides,
                         casts=demand.casts,
                         origin=shared.starts,
                     )
@@ -239,7 +243,7 @@ class GroupAssembly:
     def _span_jobs(self, read: WholeRead, piece: Piece) -> Iterator[Job]:
         """Jobs that read a large unit, span by span."""
         unit = read.unit
-        step = _row_multiple(unit.entry, SPAN_NBYTES)
+        step = _row_multiple(piece, unit.entry, SPAN_NBYTES)
         first = piece.span.start + unit.skipped * unit.entry.spec.dtype.numpy.itemsize
         stop = first + unit.nbytes
         checksum: _Checksum | None = None
@@ -267,7 +271,7 @@ class GroupAssembly:
         crc = 0
         piece_start = unit.start - unit.skipped
         position = span.start
-        chunk = _row_multiple(entry, piece.data_file.chunk_nbytes)
+        chunk = _row_multiple(piece, entry, piece.data_file.chunk_nbytes)
         while position < span.stop:
             start = piece_start + (position - piece.span.start) // dtype.itemsize
             stop = start + min(chunk, span.stop - position) // dtype.itemsize
@@ -341,6 +345,10 @@ class GroupAssembly:
 
     def _put_together(self, need: LeafNeed) -> None:
         one = need.assignment
+        if need.is_filled_in_place:
+            (array,) = self.arrays[one.leaf].values()
+            fill(one.layout, need.boxes[0], array, self._fetch)
+            return
         for region in need.regions:
             out = aligned_empty(region.shape, one.layout.dtype)
             fill(one.layout, region, out, self._fetch)
@@ -421,14 +429,24 @@ def _direct(
     return None, None
 
 
-def _row_multiple(entry: Entry, nbytes: int) -> int:
-    """The largest number of bytes up to some that whole rows of a tensor take.
+def _within(
+    unit: Unit, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[int, tuple[int, ...]]:
+    """A view of a tensor, as a view of the piece that holds it."""
+    axes = along_axes(unit.entry.spec.shape, offset, shape, strides)
+    assert axes is not None
+    assert unit.piece is not None
+    return axes.within(unit.piece.region)
+
+
+def _row_multiple(piece: Piece, entry: Entry, nbytes: int) -> int:
+    """The largest number of bytes up to some that whole rows of a piece take.
 
     Chunks of whole rows are copied in one piece. At least one element; rows that are
     larger are cut.
     """
     itemsize = entry.spec.dtype.numpy.itemsize
-    row = math.prod(entry.spec.shape[1:]) * itemsize
+    row = math.prod(piece.region.shape[1:]) * itemsize
     unit = row if 0 < row <= nbytes else itemsize
     return max(1, nbytes // unit) * unit
 

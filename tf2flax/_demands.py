@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from ._manifest import EncodedPiece, Entry, Manifest, Piece
 from ._portions import cut_in_portions
 from ._reading import SMALL_NBYTES
 from ._regions import count_read_nbytes
+from ._runs import along_axes
 from ._specs import TensorSlice
 
 # Small leaves whose tensors are neighbours are read, and placed, together until they
@@ -43,6 +44,8 @@ class Unit:
         size: Number of elements.
         nbytes: Bytes that it takes on disk.
         skipped: Elements of the piece that come before it, where it is a part of one.
+        is_box: Whether the piece is no run of the tensor's elements, but a box of it;
+            then elements are counted in the piece's own row-major order.
     """
 
     entry: Entry
@@ -51,6 +54,7 @@ class Unit:
     size: int
     nbytes: int
     skipped: int = 0
+    is_box: bool = False
 
     @property
     def is_cut(self) -> bool:
@@ -130,6 +134,12 @@ class LeafNeed:
     is_streamed: bool
     held: tuple[str, ...] = ()
 
+    @property
+    def is_filled_in_place(self) -> bool:
+        """Whether nothing else is needed to put it together but its only array."""
+        is_cast = self.assignment.layout.dtype != self.assignment.dtype
+        return len(self.boxes) == 1 and not is_cast
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
@@ -208,7 +218,7 @@ def plan_reading(
         CheckpointError: An entry is malformed.
     """
     assignments = tuple(assignments)
-    needs = _Needs(manifest, _sole_sources(assignments, large or {}))
+    needs = _Needs(manifest, assignments, _sole_sources(assignments, large or {}))
     for assignment in assignments:
         needs.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
     return needs.reading()
@@ -244,8 +254,14 @@ class _Tally:
 class _Needs:
     """What leaves need, as it is collected."""
 
-    def __init__(self, manifest: Manifest, large: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        assignments: Sequence[Assignment],
+        large: Mapping[str, int],
+    ) -> None:
         self._entry = functools.cache(manifest.entry)
+        self._mixed = _mixed_sources(assignments, self._entry)
         self._large = large
         self._portioned: set[str] = set()
         self._leaves: list[LeafNeed] = []
@@ -277,7 +293,8 @@ class _Needs:
         portions = cut_in_portions(
             view, boxes, assignment.dtype.itemsize, self._large[assignment.leaf]
         )
-        if portions is None or not all(isinstance(u.piece, Piece) for u in units):
+        is_run = all(isinstance(u.piece, Piece) and not u.is_box for u in units)
+        if portions is None or not is_run:
             return ()
         cut_units = [part for unit in units for part in _cut(unit, portions.cuts)]
         self._tallies[view.source] = tuple(
@@ -336,7 +353,7 @@ class _Needs:
 
     def _tallies_of(self, name: str) -> tuple[_Tally, ...]:
         if name not in self._tallies:
-            units = units_of(self._entry(name))
+            units = units_of(self._entry(name), is_mixed=name in self._mixed)
             self._tallies[name] = tuple(_Tally(u, [], False, set()) for u in units)
         return self._tallies[name]
 
@@ -423,19 +440,21 @@ class _Needs:
             entries={name: self._entry(name) for name in names},
             nbytes=nbytes + pulled_nbytes,
             host_nbytes=sum(map(_host_nbytes, leaves))
+            + pulled_nbytes
             + sum(read.unit.nbytes for read in wholes if read.is_buffered),
         )
 
 
-def units_of(entry: Entry) -> tuple[Unit, ...]:
+def units_of(entry: Entry, *, is_mixed: bool = False) -> tuple[Unit, ...]:
     """Finds what of a tensor can be read and checked alone.
 
     Args:
         entry: The tensor.
+        is_mixed: Whether its elements are asked for in runs that boxes of it cut.
 
     Returns:
-        One unit for each piece, in the order of their elements, where each piece is a
-        run of elements; else one for all of them.
+        One unit for each piece, in the order of their elements where each piece is a
+        run of them; but one for all pieces of others that are mixed, or encoded.
     """
     shape = entry.spec.shape
     if not entry.is_sliced:
@@ -448,10 +467,40 @@ def units_of(entry: Entry) -> tuple[Unit, ...]:
             region.starts[1:] != (0,) * (len(shape) - 1)
             or region.stops[1:] != shape[1:]
         ):
-            return (Unit(entry, None, 0, entry.spec.size, entry.nbytes),)
+            return _boxes_of(entry, is_mixed=is_mixed)
         start = region.starts[0] * row if shape else 0
         units.append(Unit(entry, piece, start, region.size, piece.nbytes))
     return tuple(units)
+
+
+def _boxes_of(entry: Entry, *, is_mixed: bool) -> tuple[Unit, ...]:
+    """The units of a tensor whose pieces are no runs of its elements."""
+    if is_mixed or not all(isinstance(piece, Piece) for piece in entry.pieces):
+        return (Unit(entry, None, 0, entry.spec.size, entry.nbytes),)
+    return tuple(
+        Unit(entry, piece, 0, piece.region.size, piece.nbytes, is_box=True)
+        for piece in entry.pieces
+    )
+
+
+def _mixed_sources(
+    assignments: Sequence[Assignment], entry_of: Callable[[str], Entry]
+) -> frozenset[str]:
+    """Sliced tensors of which some view is no box of it, or that leaves hold whole."""
+    mixed: set[str] = set()
+    for one in assignments:
+        is_put_together = not is_streamed(one.layout)
+        for view in one.views:
+            if not entry_of(view.source).is_sliced:
+                continue
+            axes = None
+            if 0 not in view.shape and not is_put_together:
+                axes = along_axes(
+                    view.base.shape, view.offset, view.shape, view.strides
+                )
+            if axes is None or not axes.is_box:
+                mixed.add(view.source)
+    return frozenset(mixed)
 
 
 def _cut(unit: Unit, cuts: Sequence[int]) -> Iterator[Unit]:
@@ -551,12 +600,24 @@ def views_within(
 
 def _demands(leaf: str, view: View, box: TensorSlice, unit: Unit) -> Iterator[Demand]:
     """The parts of a view that lie in a unit."""
+    if unit.is_box:
+        assert unit.piece is not None
+        axes = along_axes(view.base.shape, view.offset, view.shape, view.strides)
+        assert axes is not None
+        part = axes.part_in(unit.piece.region, view.shape)
+        if part is not None:
+            yield _demand(leaf, view, box, part)
+        return
     stop = unit.start + unit.size
     for part in restrict(view.offset, view.shape, view.strides, unit.start, stop):
-        steps = zip(part.starts, view.strides, strict=True)
-        offset = view.offset + sum(start * step for start, step in steps)
-        own = part.moved(box.starts)
-        yield Demand(leaf, own, offset, view.strides, view.casts)
+        yield _demand(leaf, view, box, part)
+
+
+def _demand(leaf: str, view: View, box: TensorSlice, part: TensorSlice) -> Demand:
+    """A part of a view that fills a box of a leaf."""
+    steps = zip(part.starts, view.strides, strict=True)
+    offset = view.offset + sum(start * step for start, step in steps)
+    return Demand(leaf, part.moved(box.starts), offset, view.strides, view.casts)
 
 
 def _view_of(demand: Demand) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -608,7 +669,7 @@ def _host_nbytes(need: LeafNeed) -> int:
     """Host memory of a leaf: its boxes, and what is put together for them."""
     itemsize = need.assignment.dtype.itemsize
     boxes = sum(box.size for box in need.boxes) * itemsize
-    if need.is_streamed:
+    if need.is_streamed or need.is_filled_in_place:
         return boxes
     largest = max((region.size for region in need.regions), default=0)
     return boxes + largest * need.assignment.layout.dtype.itemsize

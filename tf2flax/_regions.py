@@ -26,6 +26,7 @@ from ._reading import (
 from ._runs import (
     LOCAL_READ_NBYTES,
     REMOTE_READ_NBYTES,
+    AxisView,
     Block,
     along_axes,
     ascending,
@@ -204,6 +205,8 @@ def _steps(
             first, steps = view.within(view.box)
             box = view.box.relative_to(piece.region)
             return [_Step(piece, whole, first, shape, steps, box)]
+    if view.is_box:
+        return list(_steps_by_piece(entry, view, offset, shape, strides))
     # It lies in several pieces: the half of it with the longest steps, then the other.
     axis = max(range(len(shape)), key=lambda a: (shape[a] > 1) * abs(strides[a]))
     half = shape[axis] // 2
@@ -219,6 +222,29 @@ def _steps(
             index = (*part.index[:axis], moved, *part.index[axis + 1 :])
             result.append(dataclasses.replace(part, index=index))
     return result
+
+
+def _steps_by_piece(
+    entry: Entry,
+    view: AxisView,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> Iterator[_Step]:
+    """The part of a view in each piece, where that is a box of the view."""
+    whole = TensorSlice.whole(shape)
+    for piece in entry.pieces:
+        part = view.part_in(piece.region, shape)
+        if part is None:
+            continue
+        first = offset + sum(a * s for a, s in zip(part.starts, strides, strict=True))
+        inner = along_axes(entry.spec.shape, first, part.shape, strides)
+        assert inner is not None
+        region, box = piece.region, None
+        if not isinstance(piece, Piece):
+            region, box = inner.box, inner.box.relative_to(piece.region)
+        place, steps = inner.within(region)
+        yield _Step(piece, part.within(whole), place, part.shape, steps, box)
 
 
 def _blocks(entry: Entry, piece: Piece, step: _Step) -> Iterator[Block]:

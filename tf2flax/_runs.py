@@ -114,6 +114,51 @@ class AxisView:
     along: tuple[tuple[int, int], ...]
     box: TensorSlice
 
+    @property
+    def is_box(self) -> bool:
+        """Whether boxes of the array hold boxes of it: no two of its axes share one."""
+        moving = [axis for axis, count in self.along if count]
+        return len(set(moving)) == len(moving)
+
+    def part_in(
+        self, region: TensorSlice, shape: tuple[int, ...]
+    ) -> TensorSlice | None:
+        """The part of the view that lies in a box of the array; for one that `is_box`.
+
+        Args:
+            region: The box of the array.
+            shape: Extents of the view.
+
+        Returns:
+            A box of the view; None where nothing of it lies there.
+
+        Examples:
+            >>> view = along_axes((4, 6), 23, (4, 3), (-6, -2))  # array[::-1, ::-2]
+            >>> view.part_in(TensorSlice((0, 0), (3, 4)), (4, 3))
+            TensorSlice(starts=(1, 1), stops=(4, 3))
+        """
+        starts, stops = [0] * len(shape), list(shape)
+        resting = set(range(len(self.starts)))
+        for i, (axis, count) in enumerate(self.along):
+            if not count:
+                continue
+            resting.discard(axis)
+            low = region.starts[axis] - self.starts[axis]
+            high = region.stops[axis] - self.starts[axis]
+            if count < 0:  # as if counted from the other side
+                low, high = 1 - high, 1 - low
+            step = abs(count)
+            starts[i] = max(0, -(-low // step))
+            stops[i] = min(shape[i], -(-high // step))
+            if starts[i] >= stops[i]:
+                return None
+        if any(
+            not region.starts[axis] <= self.starts[axis] < region.stops[axis]
+            for axis in resting
+        ):
+            return None
+        return TensorSlice(tuple(starts), tuple(stops))
+
     def within(self, region: TensorSlice) -> tuple[int, tuple[int, ...]]:
         """Its offset and strides in a row-major array that holds a box.
 

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from .dtypes import forced_cast
 from .layouts import Cut, Layout, Merged, Permuted, Taken, Tiles, View, cut
 from .shapes import axis_groups
 
+# Rows that are taken are read with those between them if the next one is this near ...
+MAX_ROW_GAP: Final = 8
+# ... and as long as all of these take no more than this (bytes).
+ROWS_NBYTES: Final = 4 << 20
 # Fills an array with a view of a tensor: the elements alone, before any cast.
 Fetch = Callable[[View, np.ndarray], None]
 
@@ -141,12 +145,37 @@ def _fill_cut(node: Cut, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> Non
 
 
 def _fill_taken(node: Taken, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
+    """Fills rows from others around them, a few neighbours at a time."""
     rows = np.array(node.rows[box.starts[0] : box.stops[0]])
-    low, high = int(rows.min()), int(rows.max()) + 1
-    around = TensorSlice((low, *box.starts[1:]), (high, *box.stops[1:]))
-    array = _fill_from(node.operand, around, out, fetch)
-    if not _is_ghost(out):
-        out[...] = array[rows - low]
+    row_nbytes = math.prod(box.shape[1:]) * node.dtype.itemsize
+    for places in _neighbours(rows, max(1, ROWS_NBYTES // max(1, row_nbytes))):
+        own = rows[places]
+        low, high = int(own[0]), int(own[-1]) + 1
+        around = TensorSlice((low, *box.starts[1:]), (high, *box.stops[1:]))
+        array = _fill_from(node.operand, around, out, fetch)
+        if not _is_ghost(out):
+            out[places] = array[own - low]
+
+
+def _neighbours(rows: np.ndarray, max_rows: int) -> Iterator[np.ndarray]:
+    """Groups rows that are read together.
+
+    Args:
+        rows: Numbers of rows, in any order.
+        max_rows: From the first to the last of a group, at most.
+
+    Yields:
+        Where the rows of a group stand, in ascending order of the rows.
+    """
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order].tolist()
+    begun = 0
+    for i in range(1, len(ascending)):
+        gap = ascending[i] - ascending[i - 1]
+        if gap > MAX_ROW_GAP or ascending[i] - ascending[begun] >= max_rows:
+            yield order[begun:i]
+            begun = i
+    yield order[begun:]
 
 
 def _fill_merged(node: Merged, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
