@@ -6,6 +6,7 @@ Opening reads the index and no tensor. Never imports JAX.
 from __future__ import annotations
 
 import functools
+import operator
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -371,8 +372,11 @@ def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    manifest = open_checkpoint(path).manifest
-    return [(name, list(manifest.spec(name).shape)) for name in manifest.names]
+    specs = open_checkpoint(path).manifest.specs()
+    # In their order already, mostly: names are ordered by code point, keys by bytes.
+    return sorted(
+        [(name, list(spec.shape)) for name, spec in specs], key=operator.itemgetter(0)
+    )
 
 
 def load_variable(path: PathLike | KvStore, name: str) -> Any:

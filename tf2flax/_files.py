@@ -132,27 +132,33 @@ class SmallArrays:
 
     def __init__(self) -> None:
         """Allocates nothing yet."""
-        self._block: np.ndarray | None = None
+        self._block: memoryview | None = None
         self._used = 0
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> np.ndarray:
-        """Allocates an array.
+    def copy(
+        self, shape: tuple[int, ...], dtype: np.dtype, stored: memoryview
+    ) -> np.ndarray:
+        """Copies the bytes of an array into memory of its own.
 
         Args:
             shape: Its shape.
             dtype: Its dtype; not `object`.
-            nbytes: Its bytes.
+            stored: Its bytes.
 
         Returns:
-            The array, uninitialised.
+            The array.
         """
+        nbytes = len(stored)
         if nbytes > _BLOCK_NBYTES // 8:
-            return aligned_empty(shape, dtype)
+            array = aligned_empty(shape, dtype)
+            array.reshape(-1).view(np.uint8).data[:] = stored
+            return array
         if self._block is None or self._used + nbytes > _BLOCK_NBYTES:
-            self._block = aligned_empty((_BLOCK_NBYTES,), np.dtype(np.uint8))
+            self._block = aligned_empty((_BLOCK_NBYTES,), np.dtype(np.uint8)).data
             self._used = 0
         start = self._used
         self._used += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        self._block[start : start + nbytes] = stored
         return np.ndarray(shape, dtype, self._block, start)
 
 

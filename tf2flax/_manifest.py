@@ -7,7 +7,7 @@ entries may be decoded only when they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from ._specs import ByteRange, TensorSlice, TensorSpec
@@ -237,6 +237,14 @@ class Manifest(Protocol):
         Raises:
             TensorNotFoundError: No tensor has this name.
             DamagedError: Its entry is malformed or impossible.
+        """
+        ...
+
+    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
+        """All names with shape and dtype, in any order; less work than `spec` for each.
+
+        Raises:
+            DamagedError: As `spec`.
         """
         ...
 

@@ -256,9 +256,10 @@ def _read_batch(
     buffer = np.empty(span.nbytes, np.uint8)
     first.data_file.read_into(span.start, buffer.data, subject=subject)
     arrays = SmallArrays()
+    read = buffer.data
     for entry, piece in zip(batch, pieces, strict=True):
-        start = piece.span.start - span.start
-        stored = buffer[start : start + piece.span.nbytes]
+        own = piece.span
+        stored = read[own.start - span.start : own.stop - span.start]
         try:
             array = _decode_piece(entry, piece, stored, arrays, verify=verify)
         except DamagedError as error:
@@ -270,16 +271,15 @@ def _read_batch(
 
 
 def _decode_piece(
-    entry: Entry, piece: Piece, stored: np.ndarray, arrays: SmallArrays, *, verify: bool
+    entry: Entry, piece: Piece, stored: memoryview, arrays: SmallArrays, *, verify: bool
 ) -> np.ndarray:
     """Decodes a tensor's only piece from its bytes, which are copied."""
-    if entry.spec.dtype.is_string:
+    spec = entry.spec
+    if spec.dtype.is_string:
         return _decode_string_piece(entry, piece, stored, verify=verify)
     if verify:
-        compare_crc(entry, piece, crc32c(stored.data))
-    spec = entry.spec
-    array = arrays.empty(spec.shape, spec.dtype.numpy, stored.nbytes)
-    bytes_of(array)[:] = stored
+        compare_crc(entry, piece, crc32c(stored))
+    array = arrays.copy(spec.shape, spec.dtype.numpy, stored)
     if entry.is_big_endian:
         to_native(array, entry)
     return array
@@ -309,7 +309,7 @@ def read_piece(
         piece.data_file.read_into(
             piece.span.start, stored.data, subject=subject_of(entry)
         )
-        return _decode_string_piece(entry, piece, stored, verify=verify)
+        return _decode_string_piece(entry, piece, stored.data, verify=verify)
     out = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
     _fill_piece(entry, piece, out, verify=verify)
     return out
@@ -333,11 +333,11 @@ def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) ->
 
 
 def _decode_string_piece(
-    entry: Entry, piece: Piece, stored: np.ndarray, *, verify: bool
+    entry: Entry, piece: Piece, stored: memoryview, *, verify: bool
 ) -> np.ndarray:
     try:
         elements, crc = decode_strings(
-            stored.data, piece.region.size, is_big_endian=entry.is_big_endian
+            stored, piece.region.size, is_big_endian=entry.is_big_endian
         )
     except MalformedError as error:
         raise DamagedError(

@@ -6,7 +6,7 @@ A view answers names with entries of the manifests below it; tensors are read as
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ._errors import (
     AssignmentError,
@@ -87,6 +87,10 @@ class RenamedManifest:
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor; see `Manifest`."""
         return self.entry(name).spec
+
+    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
+        """All names with shape and dtype; see `Manifest`."""
+        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.
@@ -191,6 +195,10 @@ class MergedManifest:
         """Shape and dtype of one tensor; see `Manifest`."""
         return self.entry(name).spec
 
+    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
+        """All names with shape and dtype; see `Manifest`."""
+        return ((name, self.spec(name)) for name in self.names)
+
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.
 
@@ -279,6 +287,10 @@ class ObjectBasedManifest:
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor; see `Manifest`."""
         return self._base.spec(name)
+
+    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
+        """All names with shape and dtype; see `Manifest`."""
+        return self._base.specs()
 
     def entry(self, name: str) -> Entry:
         """The entry of a stored name; see `Manifest`."""

@@ -206,6 +206,42 @@ def test_entries() -> None:
             continue
 
 
+VARINTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1))
+
+
+@given(
+    dtype=st.integers(0, 200),
+    dims=st.lists(VARINTS, max_size=12),
+    place=st.tuples(st.integers(-(2**31), 2**31 - 1) | st.just(0), VARINTS, VARINTS),
+    crc=st.integers(0, 2**32 - 1),
+    change=st.tuples(st.integers(0, 2**16), st.binary(max_size=3)),
+)
+def test_entries_parse_as_protobuf_parses_them(
+    dtype: int,
+    dims: list[int],
+    place: tuple[int, int, int],
+    crc: int,
+    change: tuple[int, bytes],
+) -> None:
+    """The short way for plain entries says the same, or nothing."""
+    entry = protos.BundleEntry(dtype, tuple(dims), False, *place, crc, ())
+    data = protos.format_bundle_entry(entry)
+    assert protos.parse_bundle_entry(data) == entry
+    at = change[0] % (len(data) + 1)
+    data = data[:at] + change[1] + data[at + len(change[1]) :]
+    try:
+        found = protos._plain_entry(data)
+    except MalformedError:
+        return
+    if found is None:
+        return
+    message = protos._ENTRY.FromString(data)
+    fields = (message.dtype, message.shard_id, message.offset, message.size)
+    assert fields == (found[0], *found[3:6])
+    assert (message.crc32c, len(message.slices)) == (found.crc32c, 0)
+    assert protos._shape(message.shape) == (found.dims, found.is_unknown_rank)
+
+
 def test_headers() -> None:
     header = protos.parse_bundle_header(w.header_bytes(7, 1))
     assert (header.num_data_files, header.is_big_endian, header.producer) == (

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import numpy as np
@@ -194,6 +194,10 @@ class Hdf5Manifest:
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor; see `Manifest`."""
         return self.entry(name).spec
+
+    def specs(self) -> Iterator[tuple[str, TensorSpec]]:
+        """All names with shape and dtype; see `Manifest`."""
+        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Looks up one weight.

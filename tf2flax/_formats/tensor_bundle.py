@@ -117,9 +117,27 @@ class BundleManifest:
 
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor, checked as `entry` checks them."""
+        value = self._value(_encode_name(name))
+        if value is None:
+            raise TensorNotFoundError(name, self.index_path)
+        return self._spec(name, value)
+
+    def specs(self) -> Iterator[tuple[str, TensorSpec]]:
+        """All names with shape and dtype; see `Manifest`."""
         try:
-            parsed = self._parsed(name)
-            spec, wrong_size = _examined(*parsed[:3], parsed.size)
+            for key, value in self._table.items():
+                if key and (key[0] or not self._is_slice_key(key)):
+                    name = _decode_name(key)
+                    yield name, self._spec(name, value)
+        except MalformedError as error:
+            raise self._damaged("Index", error) from error
+
+    def _spec(self, name: str, value: bytes | memoryview) -> TensorSpec:
+        """Shape and dtype as an entry says them, checked."""
+        try:
+            parsed = parse_bundle_entry(value)
+            dtype_code, dims, is_unknown_rank = parsed[:3]
+            spec, wrong_size = _examined(dtype_code, dims, is_unknown_rank, parsed.size)
             if not parsed.slices:
                 self._check_place(parsed, wrong_size)
         except MalformedError as error:

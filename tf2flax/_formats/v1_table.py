@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -225,6 +225,10 @@ class V1Manifest:
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor; see `Manifest`."""
         return self.entry(name).spec
+
+    def specs(self) -> Iterator[tuple[str, TensorSpec]]:
+        """All names with shape and dtype; see `Manifest`."""
+        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Finds the parts of one tensor.

@@ -90,7 +90,7 @@ class Bytes:
 class Block:
     """The entries of one block: its keys, and where their values lie."""
 
-    __slots__ = ("_contents", "_spans", "keys")
+    __slots__ = ("_contents", "_starts", "_stops", "keys")
 
     def __init__(self, contents: bytes) -> None:
         """Decodes a block.
@@ -103,29 +103,32 @@ class Block:
         """
         self.keys: list[bytes] = []
         self._contents = contents
-        self._spans: list[tuple[int, int]] = []
-        stop, restarts = _restarts(contents)
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        keys, starts, stops = self.keys, self._starts, self._stops
+        end, restarts = _restarts(contents)
         pos, last = 0, b""
         room = _MAX_KEY_RATIO * len(contents)
-        keys, spans = self.keys, self._spans
-        starts: list[int] = []
-        while pos < stop:
-            starts.append(pos)
-            # Nearly all lengths fit one byte each; the general case follows.
-            header = contents[pos : pos + 3]
-            if len(header) == 3 and header[0] | header[1] | header[2] < 0x80:
-                shared, non_shared, length = header
+        count, restart = 0, restarts[0] if restarts else -1
+        while pos < end:
+            # Nearly all lengths fit one byte each; the general case follows. After the
+            # entries come four bytes at least, so that these are there.
+            shared, non_shared, length = contents[pos : pos + 3]
+            if pos == restart and not shared:
+                count += 1
+                restart = restarts[count] if count < len(restarts) else -1
+            if (shared | non_shared | length) < 0x80:
                 pos += 3
             else:
-                shared, pos = read_varint64(contents, pos, stop)
-                non_shared, pos = read_varint64(contents, pos, stop)
-                length, pos = read_varint64(contents, pos, stop)
+                shared, pos = read_varint64(contents, pos, end)
+                non_shared, pos = read_varint64(contents, pos, end)
+                length, pos = read_varint64(contents, pos, end)
             split = pos + non_shared
             after = split + length
-            if shared > len(last) or after > stop:
+            if shared > len(last) or after > end:
                 raise MalformedError(
                     f"an entry of lengths {shared}, {non_shared}, {length} leaves its "
-                    f"block of {stop} bytes"
+                    f"block of {end} bytes"
                 )
             key = last[:shared] + contents[pos:split]
             room -= len(key)
@@ -134,31 +137,44 @@ class Block:
                     f"the keys of a block of {len(contents)} bytes take more than "
                     f"{_MAX_KEY_RATIO} times as many"
                 )
-            if keys and key <= last:
+            if key <= last and keys:
                 raise MalformedError(f"key {key[:80]!r} follows {last[:80]!r}")
             keys.append(key)
-            spans.append((split, after))
+            starts.append(split)
+            stops.append(after)
             last, pos = key, after
-        _check_restarts(restarts, starts, contents)
+        if end:
+            _check_restarts(restarts, count)
+
+    def value(self, number: int) -> memoryview:
+        """One value, not copied.
+
+        Args:
+            number: That of its key.
+
+        Returns:
+            Its bytes.
+        """
+        return memoryview(self._contents)[self._starts[number] : self._stops[number]]
 
     def values(self) -> Iterator[bytes]:
         """Iterates over the values, in the order of the keys."""
-        return (self._contents[start:stop] for start, stop in self._spans)
+        contents = self._contents
+        spans = zip(self._starts, self._stops, strict=True)
+        return (contents[start:stop] for start, stop in spans)
 
-    def get(self, key: bytes) -> memoryview | None:
-        """Looks up one key.
+    def find(self, key: bytes) -> int | None:
+        """Finds one key.
 
         Args:
             key: The key.
 
         Returns:
-            Its value, not copied; None where the block lacks it.
+            Its number; None where the block lacks it.
         """
-        i = bisect.bisect_left(self.keys, key)
-        if i == len(self.keys) or self.keys[i] != key:
-            return None
-        start, stop = self._spans[i]
-        return memoryview(self._contents)[start:stop]
+        number = bisect.bisect_left(self.keys, key)
+        is_there = number < len(self.keys) and self.keys[number] == key
+        return number if is_there else None
 
 
 class SSTable:
@@ -197,10 +213,11 @@ class SSTable:
         self._handles = [_read_handle(value, 0)[0] for value in index.values()]
         _check_disjoint(self._handles)
         self._blocks: dict[int, Block] = {}
+        self._last = _nowhere()
 
     def __getstate__(self) -> dict[str, object]:
         """Leaves out the blocks, which are decoded again."""
-        return {**self.__dict__, "_blocks": {}}
+        return {**self.__dict__, "_blocks": {}, "_last": _nowhere()}
 
     @property
     def nbytes(self) -> int:
@@ -219,11 +236,22 @@ class SSTable:
         Raises:
             MalformedError: The block that would hold it is malformed.
         """
+        # Who asks for all keys asks in their order, mostly.
+        last, place = self._last
+        place += 1
+        if place < len(last.keys) and last.keys[place] == key:
+            self._last = last, place
+            return last.value(place)
         number = bisect.bisect_left(self._separators, key)
         if number == len(self._handles):
             return None
-        block = self._blocks.get(number)
-        return (self._block(number) if block is None else block).get(key)
+        block = self._block(number)
+        place = block.find(key)
+        if place is None:
+            return None
+        if number in self._blocks:
+            self._last = block, place
+        return block.value(place)
 
     def keys(self) -> list[bytes]:
         """Lists all keys, ascending; decodes every block.
@@ -312,6 +340,11 @@ class SSTable:
         )
 
 
+def _nowhere() -> tuple[Block, int]:
+    """A place before the first key of a block that has none."""
+    return Block(bytes(4)), -1
+
+
 def _read_handle(data: bytes, pos: int) -> tuple[tuple[int, int], int]:
     offset, pos = read_varint64(data, pos, len(data))
     size, pos = read_varint64(data, pos, len(data))
@@ -347,23 +380,20 @@ def _restarts(contents: bytes) -> tuple[int, tuple[int, ...]]:
     return stop, struct.unpack_from(f"<{count}I", contents, stop)
 
 
-def _check_restarts(
-    restarts: tuple[int, ...], starts: list[int], contents: bytes
-) -> None:
-    """Checks that restarts ascend from the first entry, each where nothing is shared.
+def _check_restarts(restarts: tuple[int, ...], count: int) -> None:
+    """Checks that restarts are entries that share nothing, ascending from the first.
 
     Readers that search by them would miss entries otherwise.
+
+    Args:
+        restarts: First bytes of entries.
+        count: How many of them were met in the order of the entries.
     """
-    if not starts:
-        return  # an empty block may say that it restarts at 0
-    known = set(starts)
-    last = -1
-    for restart in restarts:
-        if restart not in known or contents[restart] != 0:
-            raise MalformedError(f"a block restarts at byte {restart}, in mid-entry")
-        if restart <= last:
+    if count < len(restarts):
+        last, restart = restarts[count - 1], restarts[count]
+        if count and restart <= last:
             raise MalformedError(f"a block restarts at byte {restart} after {last}")
-        last = restart
+        raise MalformedError(f"a block restarts at byte {restart}, in mid-entry")
     if not restarts or restarts[0] != 0:
         raise MalformedError("a block does not restart at its first entry")
 

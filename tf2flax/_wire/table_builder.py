@@ -14,7 +14,8 @@ from .sstable import FOOTER_NBYTES, TABLE_MAGIC
 from .varint import encode_varint64
 
 # A block is closed when it has grown to this (bytes).
-_BLOCK_NBYTES: Final = 4096
+# Source: `Options::block_size`, tensorflow/core/lib/io/table_options.h.
+_BLOCK_NBYTES: Final = 262_144
 _RESTART_INTERVAL: Final = 16
 _UNCOMPRESSED: Final = b"\0"
 
