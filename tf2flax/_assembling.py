@@ -20,8 +20,8 @@ from ._assignment.layouts import View
 from ._boxes import tiles
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
-from ._files import aligned_empty
-from ._manifest import Entry, Piece
+from ._files import OpenFiles, aligned_empty
+from ._manifest import DataFile, Entry, Piece
 from ._progress import Advance
 from ._reading import (
     SMALL_NBYTES,
@@ -58,12 +58,14 @@ class ReadOptions:
         verify: Whether CRC-32C checksums are compared.
         advance: Called, from several threads, with bytes read and the tensor's name.
         checksums: Those of pieces that several groups read.
+        files: Those that are kept open.
     """
 
     is_forced: bool
     verify: bool
     advance: Advance
     checksums: Checksums = dataclasses.field(default_factory=lambda: Checksums())
+    files: OpenFiles = dataclasses.field(default_factory=OpenFiles)
 
 
 class GroupAssembly:
@@ -94,7 +96,7 @@ class GroupAssembly:
             check_readable(entry)
         for read in group.wholes:
             if read.unit.nbytes > SMALL_NBYTES:  # smaller ones are checked when read
-                _check_there(read.unit)
+                self._check_there(read.unit)
         self.arrays: dict[str, dict[TensorSlice, np.ndarray]] = {}
         for need in group.leaves:
             arrays = self.arrays.setdefault(need.assignment.leaf, {})
@@ -148,6 +150,20 @@ class GroupAssembly:
     def misfits(self) -> Mapping[str, Misfits]:
         """Values that do not fit the dtypes of their leaves, by leaf."""
         return self._misfits
+
+    def _check_there(self, unit: Unit) -> None:
+        """Checks that a unit can be there, before memory for it is allocated."""
+        pieces = unit.entry.pieces if unit.piece is None else (unit.piece,)
+        for piece in pieces:
+            if isinstance(piece, Piece):
+                file = self._file(unit.entry, piece)
+                file.check_span(piece.span, subject=subject_of(unit.entry))
+            else:
+                piece.check()
+
+    def _file(self, entry: Entry, piece: Piece) -> DataFile:
+        """The file of a piece, kept open."""
+        return self._options.files.of(piece.data_file, subject=subject_of(entry))
 
     def _destinations(self, read: WholeRead) -> list[Destination]:
         """Where the elements of a unit go."""
@@ -250,16 +266,18 @@ class GroupAssembly:
         if self._options.verify and read.is_covered:
             checksum = self._options.checksums.of(unit.entry, piece)
         destinations = self._destinations(read)
+        file = self._file(unit.entry, piece)
         for start in range(first, stop, step):
             span = ByteRange(start, min(start + step, stop))
             yield functools.partial(
-                self._read_span, unit, piece, span, destinations, checksum
+                self._read_span, unit, piece, file, span, destinations, checksum
             )
 
     def _read_span(
         self,
         unit: Unit,
         piece: Piece,
+        file: DataFile,
         span: ByteRange,
         destinations: Sequence[Destination],
         checksum: _Checksum | None,
@@ -282,7 +300,7 @@ class GroupAssembly:
                 elements = staging[: stop - start]
             stop = start + elements.size
             stored = bytes_of(elements).data
-            piece.data_file.read_into(position, stored, subject=subject_of(entry))
+            file.read_into(position, stored, subject=subject_of(entry))
             if checksum is not None:
                 crc = crc32c(stored, crc)
             to_native(elements, entry)
@@ -449,16 +467,6 @@ def _row_multiple(piece: Piece, entry: Entry, nbytes: int) -> int:
     row = math.prod(piece.region.shape[1:]) * itemsize
     unit = row if 0 < row <= nbytes else itemsize
     return max(1, nbytes // unit) * unit
-
-
-def _check_there(unit: Unit) -> None:
-    """Checks that a unit can be there, before memory for it is allocated."""
-    pieces = unit.entry.pieces if unit.piece is None else (unit.piece,)
-    for piece in pieces:
-        if isinstance(piece, Piece):
-            piece.data_file.check_span(piece.span, subject=subject_of(unit.entry))
-        else:
-            piece.check()
 
 
 def _empty_for(entry: Entry) -> np.ndarray:

@@ -7,13 +7,14 @@ whatever is not local.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import io
 import math
 import os
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Generator, Sequence
+from typing import Final, Protocol, Self
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _BLOCK_NBYTES: Final = 16 << 10
 MAX_INDEX_NBYTES: Final = 512 << 20
 # What is needed to recognise a file by its beginning (bytes).
 HEAD_NBYTES: Final = 4096
+# Files that one restore keeps open; of more, each read opens its own.
+MAX_OPEN_FILES: Final = 64
 # Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # First bytes of what lies in a checkpoint's place when something else was downloaded.
@@ -313,7 +316,25 @@ class LocalFile:
             if os.fstat(file.fileno()).st_size < span.stop:
                 raise self._too_short(file.fileno(), span, subject)
 
-    def _open(self, subject: str) -> io.FileIO:
+    @contextlib.contextmanager
+    def opened(self, subject: str) -> Generator[LocalFile]:
+        """Keeps it open for many reads.
+
+        Args:
+            subject: What is read, for messages.
+
+        Yields:
+            The same file.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system refuses.
+        """
+        with self._open(subject) as held:
+            size = os.fstat(held.fileno()).st_size
+            yield _OpenLocalFile(self.path, held=held, held_nbytes=size)
+
+    def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
         """Opens it: as an object, which an interrupt cannot leave open."""
         try:
             return io.FileIO(self.path, opener=_open_regular)
@@ -334,6 +355,59 @@ class LocalFile:
     ) -> DamagedError:
         size = os.fstat(descriptor).st_size
         return too_short(self.path, span, subject, size=size, head=self.head())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _OpenLocalFile(LocalFile):
+    """A file that is open: each read is one system call."""
+
+    held: io.FileIO
+    held_nbytes: int
+
+    def check_span(self, span: ByteRange, *, subject: str) -> None:
+        """Checks that the file was long enough when it was opened."""
+        if self.held_nbytes < span.stop:
+            raise self._too_short(self.held.fileno(), span, subject)
+
+    def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
+        return contextlib.nullcontext(self.held)
+
+
+class OpenFiles:
+    """Keeps files open until a block ends; not for several threads."""
+
+    def __init__(self) -> None:
+        """Opens nothing yet."""
+        self._stack = contextlib.ExitStack()
+        self._files: dict[DataFile, DataFile] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def of(self, file: DataFile, *, subject: str) -> DataFile:
+        """A file as it is read best.
+
+        Args:
+            file: The file.
+            subject: What is read, for messages.
+
+        Returns:
+            The same file, open if it is of this machine and not many are open already.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system refuses.
+        """
+        found = self._files.get(file)
+        if found is None:
+            found = file
+            if isinstance(file, LocalFile) and len(self._files) < MAX_OPEN_FILES:
+                found = self._stack.enter_context(file.opened(subject))
+            self._files[file] = found
+        return found
 
 
 def _open_regular(path: str, _flags: int) -> int:

@@ -20,6 +20,7 @@ from ._assignment.dtypes import Misfits
 from ._assignment.values import Assignment
 from ._demands import Reading
 from ._errors import AssignmentError
+from ._files import OpenFiles
 from ._manifest import Piece
 from ._progress import Advance
 from ._reading import SMALL_NBYTES
@@ -65,7 +66,6 @@ def assemble(
         AssignmentError: Values do not fit the leaves' dtypes; every leaf is named.
         ReadError: The operating system refuses.
     """
-    options = ReadOptions(is_forced=is_forced, verify=verify, advance=advance)
     misfits: dict[str, Misfits] = {}
     in_flight = 0
     ready: list[GroupAssembly] = []
@@ -88,7 +88,10 @@ def assemble(
         ready.clear()
         leaving.append((_at_once if misfits else deliver(arrays), nbytes))
 
-    with Readers(_count_workers(reading)) as readers:
+    with OpenFiles() as files, Readers(_count_workers(reading)) as readers:
+        options = ReadOptions(
+            is_forced=is_forced, verify=verify, advance=advance, files=files
+        )
         workers = _Workers(readers)
         for group in reading.groups:
             while in_flight and in_flight + group.host_nbytes > max_in_flight_bytes:
