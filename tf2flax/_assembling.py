@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -175,16 +176,15 @@ class GroupAssembly:
                 shared = box.intersection(demand.box)
                 if shared is None:
                     continue
-                own = shared.relative_to(demand.box)
-                steps = zip(own.starts, demand.strides, strict=True)
-                offset = demand.offset + sum(n * step for n, step in steps)
+                moves = map(operator.sub, shared.starts, demand.box.starts)
+                offset = demand.offset + sum(map(operator.mul, moves, demand.strides))
                 strides = demand.strides
                 if read.unit.is_box:
                     offset, strides = _within(read.unit, offset, shared.shape, strides)
                 result.append(
                     Destination(
                         demand.leaf,
-                        array[(*shared.within(box), ...)],
+                        array if shared == box else array[(*shared.within(box), ...)],
                         stored,
                         offset=offset,
                         strides=strides,

@@ -254,8 +254,10 @@ def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Arr
             landing.shape, landing.sharding, [], dtype=carrier
         )
 
+    boxes = _boxes_by_bounds(landing.sharding, landing.shape)
+
     def shard(index: Any) -> np.ndarray:
-        box = box_of(index, landing.shape)
+        box = boxes[_bounds(index)]
         own = clipped(box, landing.target_shape)
         if own == box:
             return arrays[box].view(carrier)
@@ -277,8 +279,21 @@ def _only(arrays: Mapping[TensorSlice, np.ndarray]) -> np.ndarray:
 
 def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlice, ...]:
     """What of a leaf the devices of this process hold, each box once."""
+    return tuple(dict.fromkeys(_boxes_by_bounds(sharding, shape).values()))
+
+
+@functools.lru_cache(maxsize=1024)  # many leaves are alike
+def _boxes_by_bounds(
+    sharding: Sharding, shape: tuple[int, ...]
+) -> Mapping[tuple[tuple[Any, Any], ...], TensorSlice]:
+    """What the devices of this process hold, by how JAX indexes the leaf."""
     indices: Iterable[Any] = sharding.addressable_devices_indices_map(shape).values()
-    return tuple(dict.fromkeys(box_of(index, shape) for index in indices))
+    return {_bounds(index): box_of(index, shape) for index in indices}
+
+
+def _bounds(index: tuple[slice, ...] | None) -> tuple[tuple[Any, Any], ...]:
+    """An index as a key; slices are none before Python 3.12."""
+    return tuple([(piece.start, piece.stop) for piece in index or ()])
 
 
 def _is_cut(

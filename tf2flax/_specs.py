@@ -78,6 +78,8 @@ class TensorSlice:
         stops = tuple(map(min, self.stops, other.stops))
         if any(map(operator.ge, starts, stops)):
             return None
+        if starts == self.starts and stops == self.stops:
+            return self
         return TensorSlice(starts, stops)
 
     def within(self, origin: TensorSlice) -> tuple[slice, ...]:
