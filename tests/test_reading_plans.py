@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import pathlib
+import resource
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,15 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import _assembling, _demands, _reading, _regions, _runs, _scheduling
+from tf2flax import (
+    _assembling,
+    _demands,
+    _files,
+    _reading,
+    _regions,
+    _runs,
+    _scheduling,
+)
 from tf2flax._assembling import HostLeaves
 from tf2flax._boxes import merged, restrict, tiles
 from tf2flax._demands import Reading, plan_reading
@@ -460,6 +469,34 @@ def test_failures_name_tensor_file_and_range(
         f"Cannot read `{tmp_path}/m.data-00000-of-00001`: Input/output error - for "
         "Tensor `t1`, bytes [614400:1228800]."
     )
+
+
+def test_many_files_with_few_descriptors(tmp_path: pathlib.Path) -> None:
+    arrays = {f"t{i:02d}": np.full((300, 512), i, np.float32) for i in range(30)}
+    tf2flax.save_checkpoint(tmp_path / "m", arrays, data_files=30)
+    plan = tf2flax.plan(tmp_path / "m", {"/": "/"}, target_of(arrays))
+    plan.restore()  # whatever JAX opens, it has opened
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + 8, hard))
+    try:
+        restored = plan.restore()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(restored[name], array)
+
+
+def test_files_are_opened_by_no_python_that_an_interrupt_could_stop(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {"t": np.ones((300, 512), np.float32)}
+    write_bundle(tmp_path / "m", {name: Tensor(a) for name, a in arrays.items()})
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    monkeypatch.setattr(_files, "_open_at_once", None)
+    tf2flax.init_from_checkpoint(checkpoint, {"/": "/"}, target_of(arrays))
+    np.testing.assert_array_equal(checkpoint["t"][5:9], arrays["t"][5:9])
 
 
 def test_progress_counts_every_byte(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import glob
 import io
 import math
 import os
+import resource
+import stat
 from collections.abc import Generator, Sequence
 from typing import Final, Protocol, Self
 
@@ -34,8 +37,11 @@ _BLOCK_NBYTES: Final = 16 << 10
 MAX_INDEX_NBYTES: Final = 512 << 20
 # What is needed to recognise a file by its beginning (bytes).
 HEAD_NBYTES: Final = 4096
-# Files that one restore keeps open; of more, each read opens its own.
-MAX_OPEN_FILES: Final = 64
+# Files that one restore keeps open at most, and of those that a process may have open,
+# one in so many; of more, each read opens its own.
+MAX_OPEN_FILES: Final = 16
+_OPEN_FILES_SHARE: Final = 32
+_NO_MORE_FILES: Final = (errno.EMFILE, errno.ENFILE)
 # Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # First bytes of what lies in a checkpoint's place when something else was downloaded.
@@ -337,7 +343,9 @@ class LocalFile:
     def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
         """Opens it: as an object, which an interrupt cannot leave open."""
         try:
-            return io.FileIO(self.path, opener=_open_regular)
+            # An opener runs Python, between whose steps an interrupt could lose a file.
+            is_regular = stat.S_ISREG(os.stat(self.path).st_mode)
+            return io.FileIO(self.path, opener=None if is_regular else _open_at_once)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise missing(self.path, subject) from error
         except OSError as error:
@@ -380,6 +388,10 @@ class OpenFiles:
         """Opens nothing yet."""
         self._stack = contextlib.ExitStack()
         self._files: dict[DataFile, DataFile] = {}
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        is_limited = soft != resource.RLIM_INFINITY
+        share = soft // _OPEN_FILES_SHARE if is_limited else MAX_OPEN_FILES
+        self._most = min(MAX_OPEN_FILES, share)
 
     def __enter__(self) -> Self:
         return self
@@ -404,13 +416,22 @@ class OpenFiles:
         found = self._files.get(file)
         if found is None:
             found = file
-            if isinstance(file, LocalFile) and len(self._files) < MAX_OPEN_FILES:
-                found = self._stack.enter_context(file.opened(subject))
+            if isinstance(file, LocalFile) and len(self._files) < self._most:
+                found = self._opened(file, subject)
             self._files[file] = found
         return found
 
+    def _opened(self, file: LocalFile, subject: str) -> LocalFile:
+        try:
+            return self._stack.enter_context(file.opened(subject))
+        except ReadError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in _NO_MORE_FILES:
+                return file  # which each read opens for a moment
+            raise
 
-def _open_regular(path: str, _flags: int) -> int:
+
+def _open_at_once(path: str, _flags: int) -> int:
     return os.open(path, _OPEN_FLAGS)
 
 

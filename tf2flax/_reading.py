@@ -265,7 +265,8 @@ def _read_batch(
         except DamagedError as error:
             if errors is None:
                 raise
-            errors[entry.name] = error
+            # Its traceback would hold what was read, in a cycle.
+            errors[entry.name] = error.with_traceback(None)
         else:
             deliver(entry, array)
 

@@ -239,7 +239,13 @@ def test_entries_parse_as_protobuf_parses_them(
     fields = (message.dtype, message.shard_id, message.offset, message.size)
     assert fields == (found[0], *found[3:6])
     assert (message.crc32c, len(message.slices)) == (found.crc32c, 0)
-    assert protos._shape(message.shape) == (found.dims, found.is_unknown_rank)
+    assert tuple(dim.size for dim in message.shape.dim) == found.dims
+    assert message.shape.unknown_rank == found.is_unknown_rank
+
+
+def test_two_shapes_in_one_entry_are_merged() -> None:
+    twice = bytes.fromhex("0801 120412020802 120412020803 3500000000")
+    assert protos.parse_bundle_entry(twice).dims == (2, 3)
 
 
 def test_headers() -> None:

@@ -7,7 +7,6 @@ neither JAX nor, unless a store or a view needs it, tensorstore.
 from __future__ import annotations
 
 import argparse
-import gc
 import io
 import os
 import sys
@@ -39,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names are not all ASCII
             stream.reconfigure(errors="backslashreplace")
-    # Entries by the thousand are no cycles; looking for some takes a fifth of the time.
-    is_collecting = gc.isenabled()
-    gc.disable()
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -54,9 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered must not fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    finally:
-        if is_collecting:
-            gc.enable()
     return code
 
 

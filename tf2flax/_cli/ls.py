@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import gc
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -45,6 +46,17 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Lists; returns the exit code."""
+    # Entries by the thousand are no cycles: looking for some takes a fifth of the time.
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _list(arguments)
+    finally:
+        if is_collecting:
+            gc.enable()
+
+
+def _list(arguments: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(arguments.checkpoint)
     tensors: Iterable[StoredTensor] = _chosen(checkpoint, arguments.pattern)
     hidden: list[StoredTensor] = []

@@ -55,7 +55,7 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, Any, bool]]]] = {
     "TensorSliceProto": {"extent": (1, "Extent", True)},
     "BundleEntryProto": {
         "dtype": (1, _Field.TYPE_INT32, False),
-        "shape": (2, _Field.TYPE_BYTES, False),  # a TensorShapeProto: many are alike
+        "shape": (2, "TensorShapeProto", False),
         "shard_id": (3, _Field.TYPE_INT32, False),
         "offset": (4, _Field.TYPE_INT64, False),
         "size": (5, _Field.TYPE_INT64, False),
@@ -112,12 +112,10 @@ def _message_classes() -> dict[str, type[Message]]:
                 field.type_name = f".{_PACKAGE}.{kind}"
             else:
                 field.type = kind
-    # A slice without a length is a whole axis; a length of 0 is an empty slice. A
-    # scalar's shape is written though it is empty.
-    for message_name, number in (("Extent", 1), ("BundleEntryProto", 1)):
-        message = next(m for m in file.message_type if m.name == message_name)
-        message.oneof_decl.add(name="presence")
-        message.field[number].oneof_index = 0
+    # A slice without a length is a whole axis; a length of 0 is an empty slice.
+    extent = next(m for m in file.message_type if m.name == "Extent")
+    extent.oneof_decl.add(name="has_length")
+    extent.field[1].oneof_index = 0
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
@@ -301,13 +299,13 @@ def parse_bundle_entry(data: bytes | memoryview) -> BundleEntry:
     if plain is not None:
         return plain
     entry = _parse(_ENTRY, data)
-    dims, is_unknown_rank = _shape(entry.shape)
+    shape = entry.shape
     slices = entry.slices
     # In the order of the fields: names would take a fifth of the time.
     return BundleEntry(
         entry.dtype,
-        dims,
-        is_unknown_rank,
+        tuple([dim.size for dim in shape.dim]),
+        shape.unknown_rank,
         entry.shard_id,
         entry.offset,
         entry.size,
@@ -349,10 +347,9 @@ def format_bundle_entry(entry: BundleEntry) -> bytes:
         size=entry.size,
         crc32c=entry.crc32c,
     )
-    shape = _SHAPE()
+    message.shape.SetInParent()  # also where there are no axes
     for dim in entry.dims:
-        shape.dim.add(size=dim)
-    message.shape = shape.SerializeToString(deterministic=True)
+        message.shape.dim.add(size=dim)
     for extents in entry.slices:
         one = message.slices.add()
         for start, length in extents:
@@ -516,7 +513,7 @@ def _plain_entry(data: bytes) -> BundleEntry | None:
     dtype_code, pos = data[1], 4 + data[3]
     if dtype_code > 0x7F or data[3] > 0x7F or pos > stop:
         return None
-    dims, is_unknown_rank = _shape(data[4:pos])
+    dims, is_unknown_rank = _short_shape(data[4:pos])
     data_file_index = offset = size = 0
     if data[pos] == 0x18:
         data_file_index, pos = _short_varint(data, pos + 1)
@@ -544,9 +541,9 @@ def _short_varint(data: bytes, pos: int) -> tuple[int, int]:
     return 0, len(data)
 
 
-@functools.lru_cache(maxsize=1024)
-def _shape(data: bytes) -> tuple[tuple[int, ...], bool]:
-    """Dimensions, and whether the rank is said to be unknown."""
+@functools.lru_cache(maxsize=1024)  # many tensors are alike
+def _short_shape(data: bytes) -> tuple[tuple[int, ...], bool]:
+    """Dimensions, and whether the rank is said to be unknown; of 127 bytes at most."""
     shape = _parse(_SHAPE, data)
     return tuple([dim.size for dim in shape.dim]), shape.unknown_rank
 
