@@ -92,13 +92,10 @@ def _chosen(checkpoint: Checkpoint, pattern: str | None) -> Iterator[StoredTenso
 
 
 def _row(tensor: StoredTensor, size: str) -> tuple[str, str, str, str, str]:
-    return (
-        printable(tensor.name),
-        tensor.entry.spec.dtype.name,
-        str(list(tensor.shape)),
-        size,
-        str(len(tensor.slices)),
-    )
+    entry = tensor.entry
+    spec = entry.spec
+    slices = str(len(entry.pieces)) if entry.is_sliced else "0"
+    return printable(entry.name), spec.dtype.name, str(list(spec.shape)), size, slices
 
 
 def _print_table(tensors: list[StoredTensor], hidden: list[StoredTensor]) -> None:
