@@ -343,9 +343,9 @@ class LocalFile:
     def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
         """Opens it: as an object, which an interrupt cannot leave open."""
         try:
-            # An opener runs Python, between whose steps an interrupt could lose a file.
+            # An opener of ours runs Python, where an interrupt could lose the file.
             is_regular = stat.S_ISREG(os.stat(self.path).st_mode)
-            return io.FileIO(self.path, opener=None if is_regular else _open_at_once)
+            return io.FileIO(self.path, opener=os.open if is_regular else _open_at_once)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise missing(self.path, subject) from error
         except OSError as error:
