@@ -23,6 +23,7 @@ from http_server import Served, serving
 
 import tf2flax
 from tf2flax import _store
+from tf2flax._threads import Readers
 
 BIG = np.arange(3 << 20, dtype="<f4").reshape(3 << 8, 1 << 12)  # 12 MiB
 SMALL = {f"layer_{i}/bias": np.full(7, i, "<f4") for i in range(300)}
@@ -258,6 +259,28 @@ def test_an_interrupt_does_not_wait_for_a_stalled_server(
     assert time.monotonic() - started < 10
     left = {t for t in set(threading.enumerate()) - threads if "Pool" in t.name}
     assert not left
+
+
+def test_a_thread_that_an_interrupt_finds_starting_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        begun.wait(5)
+        raise KeyboardInterrupt
+
+    def job() -> None:
+        begun.set()
+        time.sleep(0.3)
+        ended.set()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Readers(2) as readers:
+        readers.submit(job)
+    assert ended.is_set()
 
 
 @pytest.mark.usefixtures("hasty")

@@ -31,10 +31,11 @@ class Readers:
             count: How many threads at most; with 0, jobs run where they are submitted.
         """
         self._given_up = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         if count:
             self._pool = concurrent.futures.ThreadPoolExecutor(
-                count, initializer=_belong_to, initargs=(self._given_up,)
+                count, initializer=_belong_to, initargs=(self._given_up, self._threads)
             )
 
     def __enter__(self) -> Self:
@@ -50,6 +51,9 @@ class Readers:
             self.give_up()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            # An interrupt may find a thread started that the pool does not know of yet.
+            for thread in self._threads:
+                thread.join()
 
     @property
     def are_given_up(self) -> bool:
@@ -82,5 +86,6 @@ class Readers:
         return done
 
 
-def _belong_to(given_up: threading.Event) -> None:
+def _belong_to(given_up: threading.Event, threads: list[threading.Thread]) -> None:
     _THREAD.given_up = given_up
+    threads.append(threading.current_thread())
