@@ -43,8 +43,8 @@ from hypothesis import strategies as st
 import tf2flax
 
 TIME_S = 10
-# What is refused of each kind of input, at least, before time is up ...
-LEAST_REFUSED = 30
+# What is refused of each kind of input, at least, for each second in all ...
+REFUSED_PER_S = 5
 # ... unless the machine needs so much longer for it.
 SLOW_S = 60
 INTERESTING = [
@@ -225,8 +225,11 @@ def raw_files(draw: st.DrawFn) -> dict[str, bytes]:
 class Fuzzer:
     """Runs inputs of one kind and counts what became of them."""
 
-    def __init__(self, folder: pathlib.Path, *, is_strict: bool) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, least_refused: float, is_strict: bool
+    ) -> None:
         self.folder = folder
+        self.least_refused = least_refused
         self.is_strict = is_strict
         self.refused = self.read = 0
 
@@ -249,7 +252,7 @@ class Fuzzer:
     @property
     def is_content(self) -> bool:
         """Whether enough has been tried, however slow the machine is."""
-        return self.refused >= LEAST_REFUSED and self.read > 0
+        return self.refused >= self.least_refused and self.read > 0
 
 
 def fuzz(fuzzer: Fuzzer, strategy: Any, until: float, start: int) -> None:
@@ -291,7 +294,11 @@ def main(seconds: float, start: int) -> None:
     counts: dict[str, dict[str, int]] = {}
     for kind, strategy, is_strict in kinds:
         with tempfile.TemporaryDirectory() as folder:
-            fuzzer = Fuzzer(pathlib.Path(folder), is_strict=is_strict)
+            fuzzer = Fuzzer(
+                pathlib.Path(folder),
+                least_refused=REFUSED_PER_S * seconds,
+                is_strict=is_strict,
+            )
             until = time.monotonic() + seconds / len(kinds)
             fuzz(fuzzer, strategy(), until, start)
             counts[kind] = {"read": fuzzer.read, "refused": fuzzer.refused}
