@@ -18,15 +18,14 @@ import numpy as np
 from ._assignment.dtypes import Misfits
 from ._assignment.filling import fill
 from ._assignment.layouts import View
-from ._boxes import tiles
+from ._boxes import distance, tiles
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
-from ._files import OpenFiles, aligned_empty
+from ._files import OpenFiles, aligned_empty, bytes_of
 from ._manifest import DataFile, Entry, Piece
 from ._progress import Advance
 from ._reading import (
     SMALL_NBYTES,
-    bytes_of,
     check_readable,
     compare_crc,
     joins,
@@ -177,7 +176,7 @@ class GroupAssembly:
                 if shared is None:
                     continue
                 moves = map(operator.sub, shared.starts, demand.box.starts)
-                offset = demand.offset + sum(map(operator.mul, moves, demand.strides))
+                offset = demand.offset + distance(moves, demand.strides)
                 strides = demand.strides
                 if read.unit.is_box:
                     offset, strides = _within(read.unit, offset, shared.shape, strides)
@@ -328,8 +327,7 @@ class GroupAssembly:
     def _read_tile(self, part: PartRead, tile: TensorSlice, nbytes: int) -> None:
         """Reads a tile of a view, and copies it to the boxes that share it."""
         entry = part.entry
-        steps = zip(tile.starts, part.strides, strict=True)
-        offset = part.offset + sum(n * step for n, step in steps)
+        offset = part.offset + distance(tile.starts, part.strides)
         targets = [
             (demand, box, array, shared)
             for demand in part.demands

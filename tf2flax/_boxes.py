@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 
 from ._specs import TensorSlice
+
+
+def distance(starts: Iterable[int], strides: Iterable[int]) -> int:
+    """Elements between the first element of a view and that of a box of it.
+
+    Args:
+        starts: Where the box begins.
+        strides: The view's steps.
+
+    Returns:
+        How many; negative where steps lead back.
+
+    Examples:
+        >>> distance((1, 2), (10, -1))
+        8
+    """
+    return sum(map(operator.mul, starts, strides))
 
 
 def restrict(

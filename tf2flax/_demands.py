@@ -19,7 +19,7 @@ import numpy as np
 from ._assignment.filling import parts_within
 from ._assignment.layouts import Layout, Tiles, View, cut
 from ._assignment.values import Assignment
-from ._boxes import merged, restrict
+from ._boxes import distance, merged, restrict
 from ._manifest import EncodedPiece, Entry, Manifest, Piece
 from ._portions import cut_in_portions
 from ._reading import SMALL_NBYTES
@@ -615,8 +615,7 @@ def _demands(leaf: str, view: View, box: TensorSlice, unit: Unit) -> Iterator[De
 
 def _demand(leaf: str, view: View, box: TensorSlice, part: TensorSlice) -> Demand:
     """A part of a view that fills a box of a leaf."""
-    steps = zip(part.starts, view.strides, strict=True)
-    offset = view.offset + sum(start * step for start, step in steps)
+    offset = view.offset + distance(part.starts, view.strides)
     return Demand(leaf, part.moved(box.starts), offset, view.strides, view.casts)
 
 

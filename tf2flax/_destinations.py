@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._assignment.dtypes import Misfits, cast_into, forced_cast
-from ._boxes import restrict
+from ._boxes import distance, restrict
 from ._runs import strided, strides_of
 from ._specs import TensorSlice
 
@@ -121,8 +121,7 @@ class Destination:
         whole = TensorSlice.whole(self._out.shape)
         misfits: Misfits | None = None
         for box in restrict(self._offset, whole.stops, self._strides, start, stop):
-            steps = zip(box.starts, self._strides, strict=True)
-            first = self._offset + sum(n * step for n, step in steps) - start
+            first = self._offset + distance(box.starts, self._strides) - start
             found = put(
                 strided(elements, first, box.shape, self._strides),
                 self._out[(*box.within(whole), ...)],

@@ -133,6 +133,11 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.ndarray(shape, dtype, raw, start)
 
 
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """Views a contiguous array as bytes."""
+    return array.reshape(-1).view(np.uint8)
+
+
 class SmallArrays:
     """Allocates small arrays as `aligned_empty` does, many from one block.
 
@@ -160,7 +165,7 @@ class SmallArrays:
         nbytes = len(stored)
         if nbytes > _BLOCK_NBYTES // 8:
             array = aligned_empty(shape, dtype)
-            array.reshape(-1).view(np.uint8).data[:] = stored
+            bytes_of(array).data[:] = stored
             return array
         if self._block is None or self._used + nbytes > _BLOCK_NBYTES:
             self._block = aligned_empty((_BLOCK_NBYTES,), np.dtype(np.uint8)).data

@@ -194,7 +194,10 @@ class Entry(NamedTuple):
 
 @runtime_checkable
 class Manifest(Protocol):
-    """Names and entries of one checkpoint; immutable and picklable."""
+    """Names and entries of one checkpoint; immutable and picklable.
+
+    What inherits from it has `spec` and `specs` by way of `entry`.
+    """
 
     @property
     def prefix(self) -> str:
@@ -232,21 +235,21 @@ class Manifest(Protocol):
         ...
 
     def spec(self, name: str) -> TensorSpec:
-        """Decodes and checks shape and dtype of one tensor, in less time than `entry`.
+        """Decodes and checks shape and dtype of one tensor; no more work than `entry`.
 
         Raises:
             TensorNotFoundError: No tensor has this name.
             DamagedError: Its entry is malformed or impossible.
         """
-        ...
+        return self.entry(name).spec
 
     def specs(self) -> Iterable[tuple[str, TensorSpec]]:
-        """All names with shape and dtype, in any order; less work than `spec` for each.
+        """All names with shape and dtype, in any order, perhaps sooner than one by one.
 
         Raises:
             DamagedError: As `spec`.
         """
-        ...
+        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Decodes and checks the entry of one tensor.

@@ -19,7 +19,7 @@ from ._errors import (
     MalformedError,
     UnsupportedError,
 )
-from ._files import ALIGNMENT, SmallArrays, aligned_empty, impostor
+from ._files import ALIGNMENT, SmallArrays, aligned_empty, bytes_of, impostor
 from ._manifest import EncodedPiece, Entry, Piece
 from ._progress import Advance
 from ._specs import ByteRange, TensorSlice
@@ -425,11 +425,6 @@ def empty_for(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
     if entry.spec.dtype.is_string:
         return np.empty(shape, object)
     return aligned_empty(shape, entry.spec.dtype.numpy)
-
-
-def bytes_of(array: np.ndarray) -> np.ndarray:
-    """Views a contiguous array as bytes."""
-    return array.reshape(-1).view(np.uint8)
 
 
 def to_native(array: np.ndarray, entry: Entry) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._files import aligned_empty
+from ._boxes import distance
+from ._files import aligned_empty, bytes_of
 from ._manifest import EncodedPiece, Entry, Piece
 from ._reading import (
-    bytes_of,
     check_readable,
     check_spans,
     empty_for,
@@ -237,7 +237,7 @@ def _steps_by_piece(
         part = view.part_in(piece.region, shape)
         if part is None:
             continue
-        first = offset + sum(a * s for a, s in zip(part.starts, strides, strict=True))
+        first = offset + distance(part.starts, strides)
         inner = along_axes(entry.spec.shape, first, part.shape, strides)
         assert inner is not None
         region, box = piece.region, None
@@ -265,7 +265,7 @@ def _fill_region(
 ) -> None:
     """Fills an array with a box of one piece, in the piece's own coordinates."""
     strides = strides_of(piece.region.shape)
-    offset = sum(a * s for a, s in zip(region.starts, strides, strict=True))
+    offset = distance(region.starts, strides)
     _fill_view(entry, piece, offset, strides, out)
 
 

@@ -28,7 +28,7 @@ from ._reading import read_entry
 from ._specs import TensorSpec
 
 
-class RenamedManifest:
+class RenamedManifest(Manifest):
     """The tensors of one checkpoint under other names."""
 
     def __init__(
@@ -84,14 +84,6 @@ class RenamedManifest:
         """Checks the index of the checkpoint below; see `Manifest`."""
         return self._base.index_damage()
 
-    def spec(self, name: str) -> TensorSpec:
-        """Shape and dtype of one tensor; see `Manifest`."""
-        return self.entry(name).spec
-
-    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
-        """All names with shape and dtype; see `Manifest`."""
-        return ((name, self.spec(name)) for name in self.names)
-
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.
 
@@ -127,7 +119,7 @@ class RenamedManifest:
         return keys
 
 
-class MergedManifest:
+class MergedManifest(Manifest):
     """The tensors of several checkpoints, each under a prefix of its own."""
 
     def __init__(self, parts: Mapping[str, Manifest]) -> None:
@@ -190,14 +182,6 @@ class MergedManifest:
         """Checks the index of every checkpoint; see `Manifest`."""
         parts = self._parts.values()
         return tuple(damage for part in parts for damage in part.index_damage())
-
-    def spec(self, name: str) -> TensorSpec:
-        """Shape and dtype of one tensor; see `Manifest`."""
-        return self.entry(name).spec
-
-    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
-        """All names with shape and dtype; see `Manifest`."""
-        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.

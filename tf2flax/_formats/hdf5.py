@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Final
 
 import numpy as np
@@ -23,8 +23,8 @@ from tf2flax._errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import Entry
-from tf2flax._specs import TensorSlice, TensorSpec
+from tf2flax._manifest import Entry, Manifest
+from tf2flax._specs import TensorSlice
 
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_box
@@ -107,7 +107,7 @@ class Hdf5Piece:
             window.close()
 
 
-class Hdf5Manifest:
+class Hdf5Manifest(Manifest):
     """Names and entries of one file of Keras weights.
 
     What Keras 1 and 2 wrote goes by the names of the variables, those of optimizers
@@ -190,14 +190,6 @@ class Hdf5Manifest:
         """
         message = checksum_damage(self._file)
         return () if message is None else ((self._path, message),)
-
-    def spec(self, name: str) -> TensorSpec:
-        """Shape and dtype of one tensor; see `Manifest`."""
-        return self.entry(name).spec
-
-    def specs(self) -> Iterator[tuple[str, TensorSpec]]:
-        """All names with shape and dtype; see `Manifest`."""
-        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Looks up one weight.

@@ -117,10 +117,7 @@ class BundleManifest:
 
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor, checked as `entry` checks them."""
-        value = self._value(_encode_name(name))
-        if value is None:
-            raise TensorNotFoundError(name, self.index_path)
-        return self._spec(name, value)
+        return self._spec(name, self._stored(name))
 
     def specs(self) -> Iterator[tuple[str, TensorSpec]]:
         """All names with shape and dtype; see `Manifest`."""
@@ -158,7 +155,7 @@ class BundleManifest:
             DamagedError: The entry is malformed or says something impossible.
         """
         try:
-            parsed = self._parsed(name)
+            parsed = parse_bundle_entry(self._stored(name))
             spec, wrong_size = _examined(*parsed[:3], parsed.size)
             whole = TensorSlice.whole(spec.shape)
             if parsed.slices:
@@ -176,11 +173,12 @@ class BundleManifest:
             is_big_endian=self._header.is_big_endian,
         )
 
-    def _parsed(self, name: str) -> BundleEntry:
+    def _stored(self, name: str) -> memoryview:
+        """The stored value of a tensor."""
         value = self._value(_encode_name(name))
         if value is None:
             raise TensorNotFoundError(name, self.index_path)
-        return parse_bundle_entry(value)
+        return value
 
     def _check_header(self) -> None:
         header = self._header

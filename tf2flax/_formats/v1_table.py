@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from tf2flax._errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import DataFile, Entry
+from tf2flax._manifest import DataFile, Entry, Manifest
 from tf2flax._specs import ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import encode_slice_key
 from tf2flax._wire.protos import SavedTensor, parse_extents, parse_saved_tensors
@@ -163,7 +163,7 @@ class UntiledPiece:
         raise DamagedError(self.message)
 
 
-class V1Manifest:
+class V1Manifest(Manifest):
     """Names and entries of one V1 checkpoint."""
 
     def __init__(self, path: str, files: Sequence[DataFile]) -> None:
@@ -221,14 +221,6 @@ class V1Manifest:
         return tuple(
             one for table, path in tables for one in damaged_blocks(table, path)
         )
-
-    def spec(self, name: str) -> TensorSpec:
-        """Shape and dtype of one tensor; see `Manifest`."""
-        return self.entry(name).spec
-
-    def specs(self) -> Iterator[tuple[str, TensorSpec]]:
-        """All names with shape and dtype; see `Manifest`."""
-        return ((name, self.spec(name)) for name in self.names)
 
     def entry(self, name: str) -> Entry:
         """Finds the parts of one tensor.

@@ -27,6 +27,8 @@ from google.protobuf.message import DecodeError, Message
 
 from tf2flax._errors import MalformedError
 
+from .varint import read_varint64
+
 _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE: Final = "tf2flax"
 
@@ -136,6 +138,7 @@ _GRAPH: Final[Any] = _CLASSES["TrackableObjectGraph"]
 _STATE: Final[Any] = _CLASSES["CheckpointState"]
 _BIG_ENDIAN: Final = 1
 _INT32_MAX: Final = 2**31 - 1
+_INT64_MAX: Final = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -515,30 +518,21 @@ def _plain_entry(data: bytes) -> BundleEntry | None:
         return None
     dims, is_unknown_rank = _short_shape(data[4:pos])
     data_file_index = offset = size = 0
-    if data[pos] == 0x18:
-        data_file_index, pos = _short_varint(data, pos + 1)
-    if pos < stop and data[pos] == 0x20:
-        offset, pos = _short_varint(data, pos + 1)
-    if pos < stop and data[pos] == 0x28:
-        size, pos = _short_varint(data, pos + 1)
-    if pos != stop or data_file_index > _INT32_MAX:
+    try:
+        if data[pos] == 0x18:
+            data_file_index, pos = read_varint64(data, pos + 1, stop)
+        if data[pos] == 0x20:
+            offset, pos = read_varint64(data, pos + 1, stop)
+        if data[pos] == 0x28:
+            size, pos = read_varint64(data, pos + 1, stop)
+    except MalformedError:
+        return None
+    if pos != stop or data_file_index > _INT32_MAX or (offset | size) > _INT64_MAX:
         return None
     crc32c = int.from_bytes(data[stop + 1 :], "little")
     return BundleEntry(
         dtype_code, dims, is_unknown_rank, data_file_index, offset, size, crc32c, ()
     )
-
-
-def _short_varint(data: bytes, pos: int) -> tuple[int, int]:
-    """A number of at most 63 bits and the place after it; the end where it has more."""
-    value = shift = 0
-    for byte in data[pos : pos + 9]:
-        pos += 1
-        if byte < 0x80:
-            return value | byte << shift, pos
-        value |= (byte & 0x7F) << shift
-        shift += 7
-    return 0, len(data)
 
 
 @functools.lru_cache(maxsize=1024)  # many tensors are alike

@@ -32,16 +32,19 @@ def read_varint64(buffer: Sequence[int], pos: int, stop: int) -> tuple[int, int]
         >>> read_varint64(bytes([0xAC, 0x02]), 0, 2)
         (300, 2)
     """
-    value = 0
-    for i in range(_MAX_NBYTES):
-        if pos + i >= stop:
-            raise MalformedError(f"a varint is cut off at byte {stop}")
-        byte = buffer[pos + i]
-        value |= (byte & 0x7F) << (7 * i)
+    value = shift = 0
+    after = pos
+    for byte in buffer[pos : pos + _MAX_NBYTES]:
+        after += 1
         if byte < 0x80:
-            if value > _UINT64_MAX:
+            value |= byte << shift
+            if after > stop or value > _UINT64_MAX:
                 break
-            return value, pos + i + 1
+            return value, after
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    if after > stop or after - pos < _MAX_NBYTES:
+        raise MalformedError(f"a varint is cut off at byte {stop}")
     raise MalformedError(f"a varint at byte {pos} needs more than 64 bits")
 
 
