@@ -11,6 +11,8 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+# Fresh memory holds NaN and -1, so that what nobody wrote shows.
+os.environ["TF2FLAX_POISON"] = "1"
 
 import hypothesis
 import pytest

@@ -445,7 +445,7 @@ def test_one_failure_ends_the_rest(
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         tf2flax.init_from_checkpoint(tmp_path / "m", {"/": "/"}, target)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert len(calls) < 20
 
 

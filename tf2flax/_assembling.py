@@ -21,8 +21,9 @@ from ._assignment.layouts import View
 from ._boxes import distance, tiles
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
-from ._files import OpenFiles, aligned_empty, bytes_of
+from ._files import OpenFiles
 from ._manifest import DataFile, Entry, Piece
+from ._memory import aligned_empty, bytes_of, empty, view_at
 from ._progress import Advance
 from ._reading import (
     SMALL_NBYTES,
@@ -183,7 +184,7 @@ class GroupAssembly:
                 result.append(
                     Destination(
                         demand.leaf,
-                        array if shared == box else array[(*shared.within(box), ...)],
+                        array if shared == box else view_at(array, shared.within(box)),
                         stored,
                         offset=offset,
                         strides=strides,
@@ -241,7 +242,7 @@ class GroupAssembly:
         span = ByteRange(first[0].span.start, last[0].span.stop)
         subject = subject_of(last[1].unit.entry)
         first[0].data_file.check_span(last[0].span, subject=subject)
-        buffer = np.empty(span.nbytes, np.uint8)
+        buffer = empty(span.nbytes, np.uint8)
         first[0].data_file.read_into(span.start, buffer.data, subject=subject)
         for piece, read in batch:
             entry = read.unit.entry
@@ -341,7 +342,7 @@ class GroupAssembly:
             and not demand.casts
             and array.dtype == entry.spec.dtype.numpy
         ):
-            target = array[(*shared.within(box), ...)]
+            target = view_at(array, shared.within(box))
             read_view_into(entry, offset, part.strides, target)
         else:
             staging = aligned_empty(tile.shape, entry.spec.dtype.numpy)
@@ -349,8 +350,8 @@ class GroupAssembly:
             for demand, box, array, shared in targets:
                 around = tile.moved(demand.box.starts)
                 found = put(
-                    staging[(*shared.within(around), ...)],
-                    array[(*shared.within(box), ...)],
+                    view_at(staging, shared.within(around)),
+                    view_at(array, shared.within(box)),
                     casts=demand.casts,
                     origin=shared.starts,
                     is_forced=self._options.is_forced,
@@ -373,8 +374,8 @@ class GroupAssembly:
                 if shared is None:
                     continue
                 found = put(
-                    out[(*shared.within(region), ...)],
-                    array[(*shared.within(box), ...)],
+                    view_at(out, shared.within(region)),
+                    view_at(array, shared.within(box)),
                     casts=(),
                     origin=shared.starts,
                     is_forced=self._options.is_forced,

@@ -9,6 +9,7 @@ import numpy as np
 
 from ._assignment.dtypes import Misfits, cast_into, forced_cast
 from ._boxes import distance, restrict
+from ._memory import view_at
 from ._runs import strided, strides_of
 from ._specs import TensorSlice
 
@@ -124,7 +125,7 @@ class Destination:
             first = self._offset + distance(box.starts, self._strides) - start
             found = put(
                 strided(elements, first, box.shape, self._strides),
-                self._out[(*box.within(whole), ...)],
+                view_at(self._out, box.within(whole)),
                 casts=self._casts,
                 origin=box.moved(self._origin).starts,
                 is_forced=is_forced,

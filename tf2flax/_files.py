@@ -12,26 +12,19 @@ import dataclasses
 import errno
 import glob
 import io
-import math
 import os
 import resource
 import stat
 from collections.abc import Generator, Sequence
 from typing import Final, Protocol, Self
 
-import numpy as np
-
 from ._errors import DamagedError, ReadError
 from ._manifest import DataFile
 from ._specs import ByteRange
 
-# JAX on CPU takes numpy buffers of this alignment over without a copy (bytes).
-ALIGNMENT: Final = 64
 # How much of a local file is read before its checksum is computed: small enough to be
 # still in the cache, large enough for the disk (bytes).
 LOCAL_CHUNK_NBYTES: Final = 4 << 20
-# What small arrays share (bytes).
-_BLOCK_NBYTES: Final = 16 << 10
 # Indexes and state files are read whole; one of a million tensors takes some 80 MB
 # (bytes).
 MAX_INDEX_NBYTES: Final = 512 << 20
@@ -115,65 +108,6 @@ class Storage(Protocol):
     def file(self, path: str) -> DataFile:
         """The file at a path, which need not be there."""
         ...
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Allocates an uninitialised row-major array that JAX on CPU takes over uncopied.
-
-    Args:
-        shape: Shape of the array.
-        dtype: Its dtype; not `object`.
-
-    Returns:
-        The array; its first byte lies at a multiple of 64.
-    """
-    nbytes = math.prod(shape) * dtype.itemsize
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT
-    return np.ndarray(shape, dtype, raw, start)
-
-
-def bytes_of(array: np.ndarray) -> np.ndarray:
-    """Views a contiguous array as bytes."""
-    return array.reshape(-1).view(np.uint8)
-
-
-class SmallArrays:
-    """Allocates small arrays as `aligned_empty` does, many from one block.
-
-    One that lives on keeps its block alive: some KiB. Not for several threads.
-    """
-
-    def __init__(self) -> None:
-        """Allocates nothing yet."""
-        self._block: memoryview | None = None
-        self._used = 0
-
-    def copy(
-        self, shape: tuple[int, ...], dtype: np.dtype, stored: memoryview
-    ) -> np.ndarray:
-        """Copies the bytes of an array into memory of its own.
-
-        Args:
-            shape: Its shape.
-            dtype: Its dtype; not `object`.
-            stored: Its bytes.
-
-        Returns:
-            The array.
-        """
-        nbytes = len(stored)
-        if nbytes > _BLOCK_NBYTES // 8:
-            array = aligned_empty(shape, dtype)
-            bytes_of(array).data[:] = stored
-            return array
-        if self._block is None or self._used + nbytes > _BLOCK_NBYTES:
-            self._block = aligned_empty((_BLOCK_NBYTES,), np.dtype(np.uint8)).data
-            self._used = 0
-        start = self._used
-        self._used += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        self._block[start : start + nbytes] = stored
-        return np.ndarray(shape, dtype, self._block, start)
 
 
 class LocalStorage:

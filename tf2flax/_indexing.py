@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from ._manifest import Entry
+from ._memory import empty
 from ._reading import check_readable, read_entry
 from ._regions import read_region
 from ._specs import TensorSlice
@@ -154,5 +155,5 @@ def _gather(
             starts[axis], stops[axis] = int(run[0]), int(run[-1]) + 1
             parts.append(read_region(entry, TensorSlice(tuple(starts), tuple(stops))))
     if not parts:
-        return np.empty(shape, entry.spec.dtype.numpy)
+        return empty(shape, entry.spec.dtype.numpy)
     return np.concatenate(parts, axis=axis)

@@ -24,6 +24,7 @@ from ._assignment.scattering import Share, inverse_of, same_bits, scatter
 from ._assignment.values import Assignment
 from ._errors import AssignmentError
 from ._manifest import Entry, Manifest
+from ._memory import empty
 from ._plan import RestorePlan
 from ._reading import read_entry
 from ._specs import TensorSpec
@@ -385,7 +386,7 @@ def _joined(
         mask[index] = True
         if fetch is not None:
             part = fetch(one.leaf)
-            value = np.empty(shape, part.dtype) if value is None else value
+            value = empty(shape, part.dtype) if value is None else value
             value[index] = part
     return value, None if mask.all() else mask
 

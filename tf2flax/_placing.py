@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from ._assignment.values import Assignment
-from ._files import ALIGNMENT
+from ._memory import ALIGNMENT, view_at
 from ._meshes import Spread, box_of, clipped, devices_of, with_auto_axes
 from ._portioned_leaf import PortionedLeaf
 from ._specs import TensorSlice
@@ -263,8 +263,8 @@ def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Arr
             return arrays[box].view(carrier)
         out = np.zeros(box.shape, carrier)
         if own is not None:
-            place = own.within(box) if landing.target_shape else 0
-            out[place] = arrays[own].view(carrier)
+            place = own.within(box) if landing.target_shape else (0,)
+            view_at(out, place)[...] = arrays[own].view(carrier)
         return out
 
     return jax.make_array_from_callback(

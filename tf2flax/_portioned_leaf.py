@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from ._memory import view_at
 from ._meshes import box_of
 from ._specs import TensorSlice
 
@@ -77,7 +78,7 @@ class PortionedLeaf:
                 shared = box.intersection(shard)
                 if shared is None:
                     continue
-                part = array[shared.within(box)].view(self._dtype)
+                part = view_at(array, shared.within(box)).view(self._dtype)
                 portion = jax.device_put(part, _place(device))
                 starts = np.array(shared.relative_to(shard).starts, np.int32)
                 with jax.set_mesh(_NO_MESH):

@@ -19,8 +19,9 @@ from ._errors import (
     MalformedError,
     UnsupportedError,
 )
-from ._files import ALIGNMENT, SmallArrays, aligned_empty, bytes_of, impostor
+from ._files import impostor
 from ._manifest import EncodedPiece, Entry, Piece
+from ._memory import ALIGNMENT, SmallArrays, aligned_empty, bytes_of, empty, view_at
 from ._progress import Advance
 from ._specs import ByteRange, TensorSlice
 from ._threads import Readers
@@ -73,7 +74,7 @@ def read_entry_into(entry: Entry, out: np.ndarray, *, verify: bool = True) -> No
     """
     whole = TensorSlice.whole(entry.spec.shape)
     for piece in entry.pieces:
-        target = out[piece.region.within(whole)]
+        target = view_at(out, piece.region.within(whole))
         if (
             isinstance(piece, Piece)
             and target.flags.c_contiguous
@@ -253,7 +254,7 @@ def _read_batch(
     span = ByteRange(first.span.start, last.span.stop)
     subject = subject_of(batch[pieces.index(last)])
     first.data_file.check_span(last.span, subject=subject)
-    buffer = np.empty(span.nbytes, np.uint8)
+    buffer = empty(span.nbytes, np.uint8)
     first.data_file.read_into(span.start, buffer.data, subject=subject)
     arrays = SmallArrays()
     read = buffer.data
@@ -306,7 +307,7 @@ def read_piece(
     if not isinstance(piece, Piece):
         return _aligned(piece.read(TensorSlice.whole(piece.region.shape)))
     if entry.spec.dtype.is_string:
-        stored = np.empty(piece.span.nbytes, np.uint8)
+        stored = empty(piece.span.nbytes, np.uint8)
         piece.data_file.read_into(
             piece.span.start, stored.data, subject=subject_of(entry)
         )
@@ -347,7 +348,7 @@ def _decode_string_piece(
         ) from error
     if verify:
         compare_crc(entry, piece, crc)
-    out = np.empty(piece.region.size, object)
+    out = empty(piece.region.size, object)
     out[:] = elements
     return out.reshape(piece.region.shape)
 
@@ -423,7 +424,7 @@ def _aligned(array: np.ndarray) -> np.ndarray:
 def empty_for(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
     """Makes an array for elements of a tensor, where JAX on CPU can take it over."""
     if entry.spec.dtype.is_string:
-        return np.empty(shape, object)
+        return empty(shape, object)
     return aligned_empty(shape, entry.spec.dtype.numpy)
 
 

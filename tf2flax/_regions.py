@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ._boxes import distance
-from ._files import aligned_empty, bytes_of
 from ._manifest import EncodedPiece, Entry, Piece
+from ._memory import aligned_empty, bytes_of, shape_only, view_at
 from ._reading import (
     check_readable,
     check_spans,
@@ -72,13 +72,14 @@ def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None
         shared = region.intersection(piece.region)
         if shared is None:
             continue
-        target = out[shared.within(region)]
+        target = view_at(out, shared.within(region))
         local = shared.relative_to(piece.region)
         if not isinstance(piece, Piece):
             target[...] = piece.read(local)
         elif entry.spec.dtype.is_string:
             strings = read_piece(entry, piece, verify=True)
-            target[...] = strings[local.within(TensorSlice.whole(strings.shape))]
+            whole = TensorSlice.whole(strings.shape)
+            target[...] = view_at(strings, local.within(whole))
         else:
             _fill_region(entry, piece, local, target)
 
@@ -129,7 +130,7 @@ def read_view_into(
         out[...] = strided(read_region(entry, rows), first, out.shape, strides)
         return
     for step in steps:
-        target = out[(*step.index, ...)]  # an array, also of rank 0
+        target = view_at(out, step.index)
         if isinstance(step.piece, Piece):
             step.piece.data_file.check_span(step.piece.span, subject=subject_of(entry))
             _fill_view(entry, step.piece, step.offset, step.strides, target)
@@ -248,8 +249,9 @@ def _steps_by_piece(
 
 
 def _blocks(entry: Entry, piece: Piece, step: _Step) -> Iterator[Block]:
-    shape = np.broadcast_to(np.empty((), np.uint8), step.shape)  # takes no memory
-    offset, strides, turned = ascending(step.offset, step.strides, shape)
+    offset, strides, turned = ascending(
+        step.offset, step.strides, shape_only(step.shape)
+    )
     return blocks(
         offset, turned.shape, strides, entry.spec.dtype.numpy.itemsize, _cost(piece)
     )
@@ -276,7 +278,7 @@ def _fill_view(
     offset, strides, out = ascending(offset, strides, out)
     itemsize = entry.spec.dtype.numpy.itemsize
     for block in blocks(offset, out.shape, strides, itemsize, _cost(piece)):
-        target = out[(*block.index, ...)]  # an array, also of rank 0
+        target = view_at(out, block.index)
         is_direct = block.is_exact and target.flags.c_contiguous
         buffer = target if is_direct else aligned_empty((block.size,), out.dtype)
         first = piece.span.start

@@ -33,6 +33,7 @@ from ._formats.bundle_writer import (
 from ._inverse import InversePlan
 from ._locate import STATE_FILE, PathLike
 from ._manifest import Entry
+from ._memory import empty, view_at
 from ._reading import check_readable
 from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
 from ._store import storage_of
@@ -379,7 +380,7 @@ class _Once:
         self._array: np.ndarray | None = None
 
     def part(self, index: tuple[slice, ...]) -> Callable[[], np.ndarray]:
-        return lambda: self.get()[index]
+        return lambda: view_at(self.get(), index)
 
     def get(self) -> np.ndarray:
         """The array, for one of its uses."""
@@ -422,7 +423,7 @@ def _host_array(name: str, value: Any) -> tuple[TensorSpec, Callable[[], np.ndar
 
 def _strings(name: str, array: np.ndarray) -> np.ndarray:
     """An array of bytes; text becomes UTF-8."""
-    out = np.empty(array.size, object)
+    out = empty(array.size, object)
     for i, element in enumerate(array.reshape(-1).tolist()):
         if isinstance(element, str):
             out[i] = element.encode("utf-8", "surrogateescape")
@@ -468,7 +469,7 @@ def _fetched(jax: Any, value: Any) -> np.ndarray:
     shards = {shard.index_key: shard for shard in map(_Shard, value.addressable_shards)}
     if len(shards) == 1:
         return next(iter(shards.values())).fetch(jax)
-    out = np.empty(value.shape, value.dtype)
+    out = empty(value.shape, value.dtype)
     for shard in shards.values():
         out[shard.index] = shard.fetch(jax)
     return out

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from tf2flax._errors import AssignmentError
+from tf2flax._memory import empty
 from tf2flax._specs import STORED_DTYPES, StoredDtype
 
 # None: the target's dtype where the cast is safe; "exact": no cast, as TensorFlow;
@@ -234,7 +235,7 @@ def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
     """
     if array.dtype == dtype:
         return array
-    out = np.empty(array.shape, dtype)
+    out = empty(array.shape, dtype)
     origin = (0,) * array.ndim
     misfits = cast_into(array, out, is_forced=is_forced, origin=origin)
     if misfits:

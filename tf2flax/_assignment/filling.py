@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tf2flax._memory import empty, shape_only, view_at
 from tf2flax._specs import TensorSlice
 
 from .dtypes import forced_cast
@@ -42,13 +43,8 @@ def parts_within(node: Layout, box: TensorSlice) -> Iterator[View]:
         found.append(view)
 
     found: list[View] = []
-    fill(node, box, ghost(box.shape), fetch)
+    fill(node, box, shape_only(box.shape), fetch)
     yield from found
-
-
-def ghost(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of a shape that takes no memory, and holds nothing: for dry runs."""
-    return np.broadcast_to(np.empty((), np.uint8), shape)
 
 
 def fill(node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
@@ -57,8 +53,8 @@ def fill(node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
     Args:
         node: The layout.
         box: The box, within the layout's shape.
-        out: Array of the box's shape and the layout's dtype; a `ghost` has every view
-            fetched and nothing written.
+        out: Array of the box's shape and the layout's dtype; a `shape_only` array has
+            every view fetched and nothing written.
         fetch: Reads a view into an array of its shape and the tensor's dtype.
     """
     if box.size == 0:
@@ -75,7 +71,7 @@ def fill(node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
                 tile = TensorSlice(starts, stops)
                 shared = tile.intersection(box)
                 if shared is not None:
-                    target = out[shared.within(box)]
+                    target = view_at(out, shared.within(box))
                     fill(part, shared.relative_to(tile), target, fetch)
         case Permuted():
             back = tuple(node.axes.index(axis) for axis in range(len(node.axes)))
@@ -91,17 +87,17 @@ def fill(node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
             _fill_merged(node, box, out, fetch)
 
 
-def _is_ghost(out: np.ndarray) -> bool:
+def _is_dry(out: np.ndarray) -> bool:
     return not out.flags.writeable
 
 
 def _fill_view(view: View, out: np.ndarray, fetch: Fetch) -> None:
     # The first step of a cast needs a place for the tensor's own elements.
     plain = dataclasses.replace(view, casts=())
-    if not view.casts or _is_ghost(out):
+    if not view.casts or _is_dry(out):
         fetch(plain, out)
         return
-    array = np.empty(view.shape, plain.dtype)
+    array = empty(view.shape, plain.dtype)
     fetch(plain, array)
     for dtype in view.casts[:-1]:
         array = forced_cast(array, dtype)
@@ -112,7 +108,7 @@ def _fill_from(
     node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch
 ) -> np.ndarray:
     """Fills a new array with a box of a layout: for what has to be mixed afterwards."""
-    array = ghost(box.shape) if _is_ghost(out) else np.empty(box.shape, node.dtype)
+    array = shape_only(box.shape) if _is_dry(out) else empty(box.shape, node.dtype)
     fill(node, box, array, fetch)
     return array
 
@@ -140,7 +136,7 @@ def _fill_cut(node: Cut, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> Non
     array = _fill_from(
         node.operand, TensorSlice(tuple(starts), tuple(stops)), out, fetch
     )
-    if not _is_ghost(out):
+    if not _is_dry(out):
         out[...] = array[tuple(index)]
 
 
@@ -153,7 +149,7 @@ def _fill_taken(node: Taken, box: TensorSlice, out: np.ndarray, fetch: Fetch) ->
         low, high = int(own[0]), int(own[-1]) + 1
         around = TensorSlice((low, *box.starts[1:]), (high, *box.stops[1:]))
         array = _fill_from(node.operand, around, out, fetch)
-        if not _is_ghost(out):
+        if not _is_dry(out):
             out[places] = array[own - low]
 
 
@@ -197,16 +193,16 @@ def _fill_merged(node: Merged, box: TensorSlice, out: np.ndarray, fetch: Fetch) 
         shared = target.intersection(box)
         assert shared is not None
         if shared == target:
-            part = out[target.within(box)]
-            if _is_ghost(out):
-                fill(node.operand, source, ghost(source.shape), fetch)
+            part = view_at(out, target.within(box))
+            if _is_dry(out):
+                fill(node.operand, source, shape_only(source.shape), fetch)
             else:
                 _fill_reshaped(node.operand, source, part, fetch)
             continue
         array = _fill_from(node.operand, source, out, fetch)
-        if not _is_ghost(out):
-            cut_out = array.reshape(target.shape)[shared.within(target)]
-            out[shared.within(box)] = cut_out
+        if not _is_dry(out):
+            cut_out = view_at(array.reshape(target.shape), shared.within(target))
+            view_at(out, shared.within(box))[...] = cut_out
 
 
 def _fill_reshaped(

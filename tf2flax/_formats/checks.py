@@ -143,7 +143,7 @@ def _check_apart(regions: list[TensorSlice]) -> None:
     axis = max(range(starts.shape[1]), key=lambda a: len(np.unique(starts[:, a])))
     order = np.lexsort((stops[:, axis], starts[:, axis]))
     starts, stops = starts[order], stops[order]
-    active = np.empty(0, np.int64)
+    active = np.zeros(0, np.int64)
     compared = 0
     for i in range(len(regions)):
         before = (starts[active] == starts[i]) & (stops[active] == stops[i])

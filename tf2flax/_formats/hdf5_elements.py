@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from tf2flax._errors import MalformedError
+from tf2flax._memory import aligned_empty, empty, view_at
 from tf2flax._specs import TensorSlice, TensorSpec
 
 from .keras_file import MAX_EXPANSION, Window
@@ -29,8 +30,6 @@ SHUFFLE: Final = 2
 FLETCHER32: Final = 3
 LZF: Final = 32000
 FILTERS: Final = frozenset((DEFLATE, SHUFFLE, FLETCHER32, LZF))
-# JAX on CPU takes arrays of this alignment over without a copy (bytes).
-_ALIGNMENT: Final = 64
 # Rows in which a box is narrow are read whole, so many at once (bytes).
 _BLOCK_NBYTES: Final = 4 << 20
 # Stored for a value of varying length: its length, the address of a heap, its number.
@@ -109,7 +108,7 @@ def read_box(
     Raises:
         MalformedError: Its elements are not what they should be.
     """
-    raw = _aligned_empty(region.shape, description.stored)
+    raw = aligned_empty(region.shape, description.stored)
     where = description.layout
     if not raw.size or where is None:
         pass
@@ -129,13 +128,6 @@ def read_box(
             raise MalformedError("expected booleans of 0 and 1, got others")
         return raw.view(bool)
     return raw.astype(dtype.numpy, copy=False)
-
-
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    nbytes = math.prod(shape) * dtype.itemsize
-    spare = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    start = -spare.ctypes.data % _ALIGNMENT
-    return spare[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def _read_rows(
@@ -162,10 +154,12 @@ def _read_rows(
     step = max(_BLOCK_NBYTES // row_nbytes, 1)
     for start in range(0, region.shape[0], step):
         part = out[start : start + step]
-        block = np.empty((len(part), *shape[1:]), out.dtype)
+        block = empty((len(part), *shape[1:]), out.dtype)
         first = offset + (region.starts[0] + start) * row_nbytes
         window.fill(first, block.reshape(-1).view(np.uint8).data)
-        part[...] = block[:, *inner.within(TensorSlice.whole(shape[1:]))]
+        part[...] = view_at(
+            block, (slice(None), *inner.within(TensorSlice.whole(shape[1:])))
+        )
 
 
 def _read_chunks(
@@ -179,7 +173,8 @@ def _read_chunks(
             continue
         data = _unfiltered(window, grid, chunk, out.dtype.itemsize)
         block = np.frombuffer(data, out.dtype).reshape(grid.shape)
-        out[shared.within(region)] = block[shared.within(box)]
+        target = view_at(out, shared.within(region))
+        target[...] = view_at(block, shared.within(box))
 
 
 def _unfiltered(window: Window, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
@@ -286,7 +281,7 @@ def decompress_lzf(data: bytes, limit: int) -> bytes:
 
 def _strings(window: Window, references: np.ndarray) -> np.ndarray:
     """Reads the strings that references name."""
-    out = np.empty(references.size, object)
+    out = empty(references.size, object)
     heaps = Heaps(window)
     left = MAX_EXPANSION * window.nbytes
     for number, reference in enumerate(references.reshape(-1)):

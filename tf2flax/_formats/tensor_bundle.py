@@ -158,6 +158,9 @@ class BundleManifest:
             parsed = parse_bundle_entry(self._stored(name))
             spec, wrong_size = _examined(*parsed[:3], parsed.size)
             whole = TensorSlice.whole(spec.shape)
+            if parsed.slices and not spec.shape:
+                # TensorFlow takes it for a tensor of no bytes, and refuses it too.
+                raise MalformedError("expected a scalar to be stored whole, got slices")
             if parsed.slices:
                 pieces = self._stored_slices(_encode_name(name), parsed, spec)
                 check_tiling([piece.region for piece in pieces], whole)

@@ -24,6 +24,7 @@ from tf2flax._errors import (
     UnsupportedError,
 )
 from tf2flax._manifest import DataFile, Entry, Manifest
+from tf2flax._memory import view_at
 from tf2flax._specs import ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import encode_slice_key
 from tf2flax._wire.protos import SavedTensor, parse_extents, parse_saved_tensors
@@ -135,7 +136,8 @@ class TablePiece:
             raise _damaged(f"Tensor `{self.name}`", error, self.path) from error
         if region.shape == self.spec.shape:
             return array
-        return array[region.within(TensorSlice.whole(self.spec.shape))].copy()
+        whole = TensorSlice.whole(self.spec.shape)
+        return view_at(array, region.within(whole)).copy()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._errors import MalformedError
+from tf2flax._memory import empty
 from tf2flax._specs import StoredDtype
 
 from .varint import read_varint64
@@ -162,7 +163,7 @@ def _from_fixed(
     nbytes = sum(map(len, parts))
     if nbytes != count * dtype.numpy.itemsize:
         _wrong_count(nbytes // dtype.numpy.itemsize, count)
-    out = np.empty(count, dtype.numpy)
+    out = empty(count, dtype.numpy)
     buffer = out.view(np.uint8)
     at = 0
     for part in parts:
@@ -189,7 +190,7 @@ def _from_varints(
         parts.append(part)
     if total != count:
         _wrong_count(total, count)
-    numbers = np.concatenate([np.empty(0, np.uint64), *parts])
+    numbers = np.concatenate([np.zeros(0, np.uint64), *parts])
     if storage == "bool":
         return numbers != 0
     if storage == "bits":
@@ -207,7 +208,7 @@ def _from_varints(
 def _strings(values: list[tuple[int, Any]], count: int) -> np.ndarray:
     if len(values) != count:
         _wrong_count(len(values), count)
-    out = np.empty(count, object)
+    out = empty(count, object)
     for i, (kind, value) in enumerate(values):
         if kind != _BYTES:
             raise MalformedError("its strings are stored as another type")
@@ -263,7 +264,7 @@ def decode_varints(data: memoryview) -> np.ndarray:
     raw = np.frombuffer(data, np.uint8)
     last = np.flatnonzero(raw < 0x80)
     if not raw.size:
-        return np.empty(0, np.uint64)
+        return np.zeros(0, np.uint64)
     if not last.size or last[-1] != raw.size - 1:
         raise MalformedError("a varint is cut off")
     if last.size == raw.size:  # small numbers only
