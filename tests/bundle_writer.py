@@ -267,7 +267,9 @@ def write_bundle(
         for i, (one, extent) in enumerate(zip(tensor.slices, extents, strict=True)):
             number = tensor.data_file
             number = number if isinstance(number, int) else number[i]
-            entries[slice_key(key, extent)] = store(tensor.array[one], code, number)
+            entries[slice_key(key, extent)] = store(
+                tensor.array[(*one, ...)], code, number
+            )
     entries |= extra or {}
     index = table_bytes(sorted(entries.items()), **table)
     pathlib.Path(f"{prefix}.index").write_bytes(index)

@@ -15,6 +15,8 @@ from tf2flax import Expression
 SHAPES = st.sampled_from(
     [
         (),
+        (),
+        (1,),
         (24,),
         (4, 6),
         (2, 3, 4),
@@ -24,6 +26,8 @@ SHAPES = st.sampled_from(
         (6, 6),
         (2, 2, 9),
         (0, 3),
+        (0,),
+        (2, 0, 3),
     ]
 )
 # Larger results take long and show nothing more.
@@ -100,7 +104,12 @@ def _changed(draw: st.DrawFn, case: Case, verb: str) -> Case:
         return Case(e.transpose(*signed), a.transpose(axes))
     if verb == "reverse":
         return Case(e.transpose(), a.transpose())
-    if verb == "reshape" and a.size:
+    if verb == "reshape" and not a.size:
+        shape = draw(st.sampled_from([(0,), (0, 2), (3, 0), (2, 0, 2)]))
+        return Case(e.reshape(*shape), a.reshape(shape))
+    if verb == "reshape" and a.size == 1 and draw(st.booleans()):
+        return Case(e.reshape(()), a.reshape(()))
+    if verb == "reshape":
         shape = list(_shapes(draw, a.size))
         if draw(st.booleans()):
             shape[draw(st.integers(0, len(shape) - 1))] = -1

@@ -112,7 +112,8 @@ def write_v1(
         code = tensor.code or CODES[tensor.array.dtype.name]
         metas.append(slice_meta(key, code, tensor.array.shape, extents))
         for i, extent in zip(chosen, extents, strict=True):
-            stored = tensor_proto(np.asarray(tensor.array[boxes[i]]), encoding)
+            part = tensor.array[(*boxes[i], ...)]  # an array, also of rank 0
+            stored = tensor_proto(part, encoding)
             entries[slice_key(key, extent)] = saved_slice(key, extent, stored)
     entries[b""] = saved_list(metas)
     entries |= extra or {}

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ._memory import view_at
 from ._specs import TensorSlice
 
 # What another read costs, as bytes that could be read instead: a page, which a disk
@@ -272,7 +273,7 @@ def ascending(
         else:
             index.append(slice(None))
     kept = [abs(s) for s, n in zip(strides, out.shape, strict=True) if n != 1]
-    out = out[(*index, ...)]  # the dots keep an array of rank 0 an array
+    out = view_at(out, tuple(index))
     order = sorted(range(len(kept)), key=lambda axis: -kept[axis])
     return offset, tuple(kept[axis] for axis in order), out.transpose(order)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf2flax._errors import AssignmentError
+from tf2flax._memory import shape_only, view_at
 from tf2flax._specs import TensorSpec
 
 from . import expressions as ex
@@ -46,9 +47,10 @@ class _Part:
         """Does the same to value and mask, which loses and repeats no element."""
         value = None if self.value is None else change(self.value)
         mask = None if self.mask is None else change(self.mask)
-        ghost = np.broadcast_to(np.empty((), bool), self.shape)
         some = value if value is not None else mask
-        return _Part((change(ghost) if some is None else some).shape, value, mask)
+        if some is None:
+            some = change(shape_only(self.shape))
+        return _Part(some.shape, value, mask)
 
     def reshaped(self, shape: tuple[int, ...]) -> _Part:
         """Gives it another shape."""
@@ -170,10 +172,9 @@ def _scatter_joined(
         else:
             stop = start + lower(operand, spec_of).shape[axis]
             index = (*[slice(None)] * axis, slice(start, stop))
-        own = (*index, ...)  # the dots keep an array of rank 0 an array
 
-        def cut(array: np.ndarray, own: Any = own) -> np.ndarray:
-            return array[own]
+        def cut(array: np.ndarray, index: tuple[Any, ...] = index) -> np.ndarray:
+            return view_at(array, index)
 
         shares += _scatter(operand, part.changed(cut), spec_of)
         start = stop
