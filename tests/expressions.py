@@ -126,7 +126,7 @@ def _changed(draw: st.DrawFn, case: Case, verb: str) -> Case:
         index = draw(_indices(a.shape))
         return Case(e[index], a[index])
     if verb == "take" and a.ndim and a.shape[0]:
-        rows = draw(st.lists(st.integers(-a.shape[0], a.shape[0] - 1), max_size=6))
+        rows = draw(st.lists(st.integers(0, a.shape[0] - 1), max_size=6))
         return Case(e.take(rows), a[np.array(rows, int)])
     if verb == "cast":
         dtype = draw(st.sampled_from(["int64", "float32"]))

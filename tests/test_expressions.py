@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from expressions import cases, tensors
@@ -115,6 +117,34 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "rows as floats": (lambda: A.take([0.5]), "integers for rows"),  # pyright: ignore[reportArgumentType]
     "a matrix of rows": (lambda: A.take(np.eye(2, dtype=int)), "numbers of rows"),
     "rows without end": (lambda: A.take(iter(int, 1)), "at most"),
+    "negative rows": (lambda: A.take([0, -1]), r"got -1 at place 1 \(1 of 2 rows"),
+    "rows of a row map": (
+        lambda: A.take(np.array([2, -1, 0, -1])),
+        "-1 is a row that is not there",
+    ),
+    "negative rows in a small dtype": (lambda: A.take(np.array([-3], "i1")), "got -3"),
+    "negative rows from JAX": (lambda: A.take(jnp.array([0, -1])), "got -1 at place 1"),
+    "a range from the end": (lambda: A.take(range(-2, 0)), "2 of 2 rows are negative"),
+    "negative rows from an iterator": (lambda: A.take(iter([1, -1])), "got -1"),
+    "negative rows in a stack": (
+        lambda: stack(A.take([0]), src("b").take([-1])),
+        "got -1 at place 0",
+    ),
+    "negative rows in a concat": (lambda: concat("a", A.take([-2])), "got -2"),
+    "negative rows of rows": (lambda: A.take([1, 0]).take([-1]), "got -1"),
+    "an array of floats": (lambda: A.take(np.array([0.0, 1.0])), "array of float64"),
+    "an array of truths": (lambda: A.take(np.array([True])), "array of bool"),
+    "truths as rows": (lambda: A.take([True, False]), "integers for rows"),
+    "a scalar array": (lambda: A.take(np.array(0)), r"shape \[\]"),
+    "an array of objects": (lambda: A.take(np.array([0, None])), "array of object"),
+    "masked rows": (
+        lambda: A.take(np.ma.array([0, 1], mask=[False, True])),
+        "of masked",
+    ),
+    "no numbers of rows": (lambda: A.take(None), "numbers of rows"),  # pyright: ignore[reportArgumentType]
+    "one row": (lambda: A.take(3), "numbers of rows, got 3"),  # pyright: ignore[reportArgumentType]
+    "rows of nothing": (lambda: A.take([0, None]), "integers for rows"),  # pyright: ignore[reportArgumentType]
+    "rows of rows": (lambda: A.take([[0], [1]]), "integers for rows"),  # pyright: ignore[reportArgumentType]
     "no dtype": (lambda: A.cast("exact"), "expected a dtype"),
     "a dtype of text": (lambda: A.cast("U3"), "dtype of numbers"),
     "nothing to join": (lambda: concat(), "got none"),
@@ -122,6 +152,30 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "over two": (lambda: stack("a_{i}", "b_{i}", over="i"), "one source, got 2"),
     "over no name": (lambda: stack("a_{i}", over="{i}"), "name of a capture"),
 }
+
+
+def test_rows_of_a_traced_array_are_refused() -> None:
+    def taken(rows: jax.Array) -> None:
+        with pytest.raises(tf2flax.AssignmentError, match="numbers of rows"):
+            A.take(rows)
+
+    jax.eval_shape(taken, jax.ShapeDtypeStruct((2,), "int32"))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.array([3, 1], dtype) for dtype in ("i1", "u1", ">i2", "<u4", ">i8", "u8")]
+    + [jnp.array([3, 1]), [np.int8(3), np.uint64(1)], iter((3, 1)), range(3, 0, -2)],
+)
+def test_rows_may_be_any_integers(rows: Any) -> None:
+    assert A.take(rows) == A.take([3, 1])
+    assert A.take(np.array([], "i4")) == A.take([])
+
+
+def test_negative_numbers_in_an_index_count_from_the_end_as_in_numpy() -> None:
+    specs = {"a": TensorSpec((4, 3), INT32)}.__getitem__
+    assert lower(A[-1], specs) == lower(A[3], specs)
+    assert lower(A[-3:-1, -1], specs) == lower(A[1:3, 2], specs)
 
 
 @pytest.mark.parametrize("name", list(WRONG))

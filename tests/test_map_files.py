@@ -134,6 +134,15 @@ LINES: dict[str, tuple[str, str]] = {
         "'src(\"q\").take(range(10))[:](0)' = 'z'",
         "no expression",
     ),
+    "negative rows": ("'src(\"q\").take([0, -1])' = 'z'", "got -1 at place 1"),
+    "a range of negative rows": (
+        "'src(\"q\").take(range(2, -2, -1))' = 'z'",
+        "got -1 at place 3",
+    ),
+    "negative rows in a stack": (
+        "'stack(\"q\", src(\"p\").take([-1]))' = 'z'",
+        "got -1 at place 0",
+    ),
     "depth": (
         f"'src(\"q\"){'.transpose(1, 0)' * 150}[0]{'[0]' * 120}' = 'z'",
         "most 100",

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import EllipsisType
 from typing import Any, Final, cast
 
@@ -17,6 +17,8 @@ from tf2flax._errors import AssignmentError
 
 # Rows in steady steps are printed as a range from this many on.
 _MIN_RANGE: Final = 4
+# Rows that are picked by number: a vocabulary, not more.
+_MAX_ROWS: Final = 1 << 24
 
 Slice = tuple[int | None, int | None, int | None]
 IndexItem = int | None | EllipsisType | Slice
@@ -96,6 +98,60 @@ def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
         raise AssignmentError(
             f"{verb}: expected integers for {what}, got {shown}."
         ) from None
+
+
+def row_numbers(rows: object) -> tuple[int, ...]:
+    """Checks the numbers of rows that `take` is given.
+
+    Args:
+        rows: Integers, or an array of rank 1 of them.
+
+    Returns:
+        The numbers, counted from the first row.
+
+    Raises:
+        AssignmentError: They are no integers, too many, or negative: TensorFlow's row
+            maps write -1 for a row that is not there, where NumPy means the last one.
+    """
+    numbers = _array_rows(rows) if hasattr(rows, "dtype") else _listed_rows(rows)
+    if numbers and min(numbers) < 0:
+        place = next(i for i, number in enumerate(numbers) if number < 0)
+        count = sum(number < 0 for number in numbers)
+        raise AssignmentError(
+            f"take: expected rows counted from 0, got {numbers[place]} at place "
+            f"{place} ({count} of {len(numbers)} rows are negative). In TensorFlow's "
+            "row maps, -1 is a row that is not there: leave such rows out. To count "
+            "from the end, subtract from the number of rows, or use [index]."
+        )
+    return numbers
+
+
+def _array_rows(rows: object) -> tuple[int, ...]:
+    """Numbers of rows in an array, of NumPy or of anything that it converts."""
+    is_masked = np.ma.is_masked(rows)
+    try:
+        array = cast("np.ndarray[Any, np.dtype[Any]]", np.asarray(rows))
+    except (TypeError, ValueError):  # arrays that JAX is tracing
+        array = np.array(None)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or is_masked:
+        described = "masked" if is_masked else str(getattr(rows, "dtype", array.dtype))
+        raise AssignmentError(
+            f"take: expected numbers of rows, got an array of {described}, "
+            f"shape {list(np.shape(array))}."
+        )
+    if array.size > _MAX_ROWS:
+        raise AssignmentError(f"take: expected at most {_MAX_ROWS} rows.")
+    return tuple(array.tolist())
+
+
+def _listed_rows(rows: object) -> tuple[int, ...]:
+    """Numbers of rows in a list, a range or another iterable."""
+    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
+        raise AssignmentError(f"take: expected numbers of rows, got {rows!r}.")
+    numbers = list(itertools.islice(cast("Iterable[Any]", rows), _MAX_ROWS + 1))
+    if len(numbers) > _MAX_ROWS:
+        raise AssignmentError(f"take: expected at most {_MAX_ROWS} rows.")
+    return integers("take", "rows", (numbers,))
 
 
 def index_item(item: Any) -> IndexItem:

@@ -7,7 +7,6 @@ Here expressions are only made and taken apart; `layouts` gives them shapes and 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, SupportsIndex, cast
 
@@ -24,6 +23,7 @@ from .arguments import (
     listed,
     quoted,
     reshaped_again,
+    row_numbers,
     rows_text,
 )
 from .dtypes import parse_dtype
@@ -33,8 +33,6 @@ from .rearranging import Pattern, parse_pattern
 # below (in operations, one upon another and all together).
 MAX_DEPTH: Final = 100
 MAX_SIZE: Final = 10_000
-# Rows that are picked by number: a vocabulary, not more.
-MAX_ROWS: Final = 1 << 24
 
 
 class Expression:
@@ -140,28 +138,16 @@ class Expression:
         """Picks rows by number, in the order given, as `numpy.take` along axis 0.
 
         Args:
-            rows: Their numbers; negative ones count from the end.
+            rows: Their numbers, counted from 0.
 
         Returns:
             The expression.
 
         Raises:
-            AssignmentError: They are no integers.
+            AssignmentError: They are no integers, or negative: NumPy would count those
+                from the end, TensorFlow's row maps write -1 for "not there".
         """
-        if isinstance(rows, np.ndarray):
-            array = cast("np.ndarray[Any, np.dtype[Any]]", rows)
-            if array.ndim != 1 or array.dtype.kind not in "iu":
-                raise AssignmentError(
-                    f"take: expected numbers of rows, got an array of {array.dtype}, "
-                    f"shape {list(array.shape)}."
-                )
-            return Taken(self, tuple(array.tolist()))
-        if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise AssignmentError(f"take: expected numbers of rows, got {rows!r}.")
-        listed = list(itertools.islice(rows, MAX_ROWS + 1))
-        if len(listed) > MAX_ROWS:
-            raise AssignmentError(f"take: expected at most {MAX_ROWS} rows.")
-        return Taken(self, integers("take", "rows", (listed,)))
+        return Taken(self, row_numbers(rows))
 
     def cast(self, dtype: Any) -> Expression:
         """Changes the dtype, whatever that does to the values, as `numpy.astype`.

@@ -125,9 +125,9 @@ def _taken(node: Layout, rows: tuple[int, ...]) -> Layout:
     if not node.shape:
         raise AssignmentError("take: the operand is a scalar and has no rows.")
     dim = node.shape[0]
-    if bad := [row for row in rows if not -dim <= row < dim]:
+    if bad := [row for row in rows if row >= dim]:
         raise AssignmentError(f"take: row {bad[0]} is out of bounds of {dim} rows.")
-    return take(node, tuple(row % dim for row in rows))
+    return take(node, rows)
 
 
 def _join(operands: list[Layout], expression: ex.Joined) -> Layout:
