@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, Mesh, Sharding
 
 from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
+from ._assignment.grammar import FrozenMap, check_map, freeze_map
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._meshes import Device, devices_of, participants
 from ._progress import ProgressFunction
@@ -167,7 +168,8 @@ def warm_start(
     Args:
         init_fn: A linen module's `init`, or a function that builds an `nnx.Module`.
         checkpoint: A path, or an open checkpoint; opened at once.
-        assignment_map: As for `init_from_checkpoint`.
+        assignment_map: As for `init_from_checkpoint`; copied at once, so that
+            what becomes of it before the function is called has no effect.
         aliases: As for `init_from_checkpoint`.
         dtype: As for `init_from_checkpoint`.
         sharding: Where leaves live, those that are initialised included (they have no
@@ -187,8 +189,9 @@ def warm_start(
         leaves any `nnx.Rngs` in the state that `init_fn` alone would leave.
 
     Raises:
-        CheckpointError: When opened: there is no checkpoint, or it is malformed. When
-            called: as `init_from_checkpoint`.
+        CheckpointError: At once: there is no checkpoint, or it is malformed, or keys,
+            values or captures of the map are wrong whatever the target is. When called:
+            as `init_from_checkpoint`.
 
     Examples:
         >>> import jax, tf2flax
@@ -221,12 +224,14 @@ def warm_start(
         if isinstance(checkpoint, Checkpoint)
         else open_checkpoint(checkpoint)
     )
+    frozen = freeze_map(assignment_map)
+    check_map(frozen)
 
     @functools.wraps(init_fn)
     def warm(*args: P.args, **kwargs: P.kwargs) -> T:
         refuse_tracing((args, kwargs))
         traced = TracedInit(init_fn, args, kwargs)
-        arrays = _run(traced, opened, assignment_map, options)
+        arrays = _run(traced, opened, frozen, options)
         result = traced.assemble([arrays[i] for i in range(len(traced.outputs))])
         traced.advance_rngs(arrays)
         return result
@@ -237,7 +242,7 @@ def warm_start(
 def _run(
     traced: TracedInit,
     checkpoint: Checkpoint,
-    assignment_map: AssignmentMap,
+    assignment_map: FrozenMap,
     options: JobOptions,
 ) -> dict[int, jax.Array]:
     """Reads what the map names and initialises the rest: every output, by number."""

@@ -23,7 +23,7 @@ from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.dtypes import WIDE_DTYPES, parse_dtype
 from ._assignment.expressions import Expression
-from ._assignment.grammar import parse_map
+from ._assignment.grammar import FrozenMap, parse_map
 from ._assignment.matching import Options, resolve
 from ._assignment.policies import parse_policy
 from ._assignment.problems import unused_entry
@@ -69,6 +69,12 @@ MAX_IN_FLIGHT_BYTES: Final = 1 << 30
 PolicyOption = Literal["error", "keep"] | Sequence[tuple[str, Literal["error", "keep"]]]
 
 
+# Options that may be dicts and lists of the caller.
+_CONTAINERS: Final = (
+    "aliases", "dtype", "sharding", "logical_axis_rules", "on_missing", "on_mismatch"
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """What `plan`, `init_from_checkpoint` and `warm_start` take; see `plan`."""
@@ -87,6 +93,9 @@ class JobOptions:
     progress: bool | ProgressFunction
 
     def __post_init__(self) -> None:
+        # `warm_start` runs later: what the caller changes by then has no effect.
+        for name in _CONTAINERS:
+            object.__setattr__(self, name, _copied(getattr(self, name)))
         _check_aliases(self.aliases)
         if self.strategy not in STRATEGIES:
             raise AssignmentError(
@@ -472,6 +481,15 @@ def plan(
     return Plan(job)
 
 
+def _copied(value: Any) -> Any:
+    """Copies dicts and lists, and those within; everything else is as it was."""
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_copied(item) for item in value]
+    return value
+
+
 def _is_count(value: Any) -> bool:
     is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return is_whole and bool(value > 0)
@@ -518,7 +536,7 @@ def _tracing_error() -> UnsupportedError:
 
 def make_job(
     checkpoint: PathLike | Checkpoint,
-    assignment_map: AssignmentMap,
+    assignment_map: AssignmentMap | FrozenMap,
     target: Target,
     options: JobOptions,
     *,

@@ -1,12 +1,13 @@
 """An assignment map as the user wrote it -> entries, every wrong one reported at once.
 
-Accepts a mapping, or pairs; keys are names, scopes or expressions; values are names,
-scopes, leaves of the target, or lists of leaves. Entries with an expression or a
-capture become rules.
+Maps are frozen when they are given. Accepts a mapping, or pairs; keys are names, scopes
+or expressions; values are names, scopes, leaves of the target, or lists of leaves.
+Entries with an expression or a capture become rules.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -31,11 +32,68 @@ class Placed:
     places: Mapping[object, str]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenMap:
+    """A map as it was when it was given: iterators are read, containers are copied.
+
+    Attributes:
+        entries: Key and value of every entry, as they are, and the file and line that
+            it comes from, else "".
+    """
+
+    entries: tuple[tuple[object, object, str], ...]
+
+
+def freeze_map(assignment_map: object) -> FrozenMap:
+    """Copies a map, so that it can be read again and nobody changes it meanwhile.
+
+    Args:
+        assignment_map: A mapping, an iterable of `(key, value)` pairs, or a map that is
+            frozen already.
+
+    Returns:
+        The map. Keys and values are the same objects, lists of leaves are copied.
+
+    Raises:
+        AssignmentError: It is no map, or holds what is no pair.
+    """
+    if isinstance(assignment_map, FrozenMap):
+        return assignment_map
+    is_placed = isinstance(assignment_map, Placed)
+    places: Mapping[object, str] = assignment_map.places if is_placed else {}
+    entries: list[tuple[object, object, str]] = []
+    for key, value in _pairs(assignment_map):
+        is_name = isinstance(key, (str, Expression)) and isinstance(value, str)
+        place = places.get((key, value), "") if is_name else ""
+        leaves = [*cast("list[object]", value)] if isinstance(value, list) else []
+        entries.append((key, leaves if isinstance(value, list) else value, place))
+    return FrozenMap(tuple(entries))
+
+
+def check_map(assignment_map: FrozenMap) -> None:
+    """Checks a map as far as that goes without a target at hand.
+
+    Args:
+        assignment_map: The map.
+
+    Raises:
+        AssignmentError: As `parse_map`; objects that may be leaves are let pass.
+    """
+    parse_map(assignment_map, _identify_any)
+
+
+def _identify_any(value: object) -> tuple[str, ...]:
+    """Lets every object pass that is a leaf of some target."""
+    kinds = (str, bytes, bool, int, float, complex, tuple, list, Mapping, type(None))
+    return () if isinstance(value, kinds) else ("",)
+
+
 def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
     """Checks the types of a map and finds the objects in it.
 
     Args:
-        assignment_map: A mapping, or an iterable of `(key, value)` pairs.
+        assignment_map: A mapping, an iterable of `(key, value)` pairs, or a map that is
+            frozen.
         identify: Gives the names of the leaves that are an object; () for none.
 
     Returns:
@@ -48,17 +106,14 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
     """
     entries: list[Entry] = []
     problems: list[str] = []
-    is_placed = isinstance(assignment_map, Placed)
-    places: Mapping[object, str] = assignment_map.places if is_placed else {}
-    for number, (key, value) in enumerate(_pairs(assignment_map), start=1):
+    frozen = freeze_map(assignment_map)
+    for number, (key, value, place) in enumerate(frozen.entries, start=1):
         if not isinstance(key, (str, Expression)):
             problems.append(
                 f"Entry {number}: expected the name of a tensor, a scope or an "
                 f"expression (tf2flax.src) as the key, got {_shown(key)}."
             )
             continue
-        is_known = isinstance(value, str) and (key, value) in places
-        place = places[key, value] if is_known else ""
         try:
             entries.append(_entry(number, key, value, identify, place))
         except AssignmentError as error:
