@@ -148,15 +148,24 @@ MEANINGS: dict[str, tuple[Pairs, list[str], dict[str, str]]] = {
         ["p/0/kernel", "p/0/bias"],
         {"p/0/kernel": "shared", "p/0/bias": "enc/layer_0/bias"},
     ),
-    "a captured scope beats a plain name": (
+    "a plain name beats a captured scope": (
         [("shared", "p/0/kernel"), ("enc/layer_{i}/", "p/{i}/")],
-        ["p/0/kernel"],
-        {"p/0/kernel": "enc/layer_0/kernel"},
+        ["p/0/kernel", "p/1/kernel"],
+        {"p/0/kernel": "shared", "p/1/kernel": "enc/layer_1/kernel"},
+    ),
+    "a rule of one leaf beats a captured name": (
+        [(src("a/x"), "x"), (src("b/x"), "{n}")], ["x"], {"x": "a/x"}
     ),
     "the deeper captured scope wins": (
         [("enc/{n}/", "p/{n}/"), ("{s}/norm/", "p/deep/{s}/")],
         ["p/deep/enc/gamma", "p/norm/gamma"],
         {"p/deep/enc/gamma": "enc/norm/gamma", "p/norm/gamma": "enc/norm/gamma"},
+    ),
+    "a leaf that a plain name gets asks for nothing": (
+        # Nor does the plain scope, which would alone: a rule reaches the leaf, too.
+        [("enc/", "p/"), ("gap/l_{i}/", "p/{i}/"), ("shared", "p/2/absent")],
+        ["p/2/absent", "p/1/w"],
+        {"p/2/absent": "shared", "p/1/w": "gap/l_1/w"},
     ),
     "a taken leaf asks for nothing": (
         # `enc/absent` is not in the checkpoint, nor does anything need it.
@@ -274,7 +283,10 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "a captured key for an object": ({"a/{x}": LEAF}, {"x": LEAF}, r"capture \{x\}"),
     "a scope for an object": ({src("a/"): LEAF}, {"x": LEAF}, "fills a scope"),
     "two rules for a leaf": (
-        {src("a/x"): "x", src("b/x"): "{n}"}, leaves("x"), "both name it"
+        {src("a/x"): "x", src("b/x"): "x"}, leaves("x"), "both name it"
+    ),
+    "two captured names for a leaf": (
+        {src("a/x"): "{n}", src("b/x"): "{m}"}, leaves("x"), "both name it"
     ),
     "two captured scopes for a leaf": (
         {"a/{n}/": "{n}/", "{n}/": "{n}/"}, leaves("a/x"), "both reach it"

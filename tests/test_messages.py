@@ -147,6 +147,21 @@ MISTAKES: dict[str, Callable[[pathlib.Path], Any]] = {
     "a map the wrong way round": plan(
         {"params/pooler/": "bert/pooler/"}, POOLER
     ),
+    "a rule and a plain entry for one leaf": plan(
+        [(KERNEL, "k"), (tf2flax.src(KERNEL).transpose(), "k")], {"k": f32(32, 32)}
+    ),
+    "captured scopes that say as much": plan(
+        {"bert/{a}/dense/": "{a}/", "cls/{b}/": "{b}/"}, {"pooler": {"bias": f32(32)}}
+    ),
+    "a name that loses by its key": plan(
+        [
+            ("bert/embeddings/LayerNorm/beta", "dense/bias"),
+            ("bert/pooler/dense/", "dense/"),
+            (tf2flax.src("global_step"), "step"),
+        ],
+        {"dense": {"bias": f32(32), "kernel": f32(32, 32)}, "step": SDS((), "int32")},
+    ),
+    "rows that are not there": lambda _: tf2flax.src("w").take([3, -1, 0, -1]),
     "wrong path": lambda _: tf2flax.open_checkpoint(f"{BERT}-1000"),
     "wrong directory": lambda _: tf2flax.open_checkpoint(HERE / "no" / "model.ckpt"),
     "a directory without checkpoint": lambda where: tf2flax.open_checkpoint(where),

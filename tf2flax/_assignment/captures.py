@@ -35,6 +35,23 @@ class NamePattern:
         return tuple(dict.fromkeys(self.pieces[1::2]))
 
     @property
+    def captured_components(self) -> int:
+        """Number of its components, between two `/`, that have captures.
+
+        Examples:
+            >>> parse_name("layers_{i}/{a}_{b}/kernel").captured_components
+            2
+        """
+        component = 0
+        captured: set[int] = set()
+        for i, piece in enumerate(self.pieces):
+            if i % 2:
+                captured.add(component)
+            else:
+                component += piece.count("/")
+        return len(captured)
+
+    @property
     def literal(self) -> str:
         """The name, of a pattern without captures."""
         assert len(self.pieces) == 1

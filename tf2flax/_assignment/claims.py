@@ -23,7 +23,7 @@ from .lowering import lower
 from .partitions import family_of, parts_of, tile
 from .policies import STRICT, Policy
 from .problem_report import report
-from .values import Assignment, Entry, Gap, Leaf, Override, Resolution, Rule
+from .values import Assignment, Entry, Gap, Leaf, Override, Resolution
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class Claims:
         index: Every name, also a second one of a tied Variable, to the leaf it means.
         manifest: The checkpoint.
         options: How the map is read.
-        taken: Leaves that rules have, and which: no plain entry reaches them.
+        taken: Leaves that a rule reaches, and the entry, a rule or a plain one, that
+            gets them.
         problems: What is wrong.
     """
 
@@ -87,7 +88,7 @@ class Claims:
         }
         self.manifest = manifest
         self.options = options
-        self.taken: dict[str, Rule] = {}
+        self.taken: dict[str, Entry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
         self._overridden: list[Override] = []
@@ -148,6 +149,11 @@ class Claims:
                 )
             )
         self._claims[claim.leaf] = claim
+
+    def filler(self, leaf: str) -> Entry | None:
+        """The entry that has a leaf by now."""
+        claim = self._claims.get(leaf)
+        return claim.entry if claim else None
 
     def misfit(self, claim: Claim, fact: str) -> None:
         """Reports that a leaf and its source do not fit; a family's parts together."""

@@ -1,7 +1,7 @@
 """Entries of a map, leaves and a manifest -> which tensors fill which leaf.
 
-Three strengths, whatever the order in the map: rules that name a leaf, rules of scopes,
-plain entries. Every problem is collected; the caller gets all or nothing.
+The entry that says most of a leaf's name gets it, whatever the order in the map
+(`precedence`). Every problem is collected; the caller gets all or nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from tf2flax._manifest import Manifest
 
 from .claims import Claims, Options
-from .plain import apply_plain
-from .rules import apply_rules
+from .plain import PlainEntries
+from .precedence import settle
+from .rules import apply_rules, find_reaches
 from .values import Entry, Leaf, MapEntry, Resolution, Rule
 
 
@@ -39,6 +40,12 @@ def resolve(
         DamagedError: The entry of a tensor that fills a leaf is malformed.
     """
     claims = Claims(leaves, manifest, options)
-    apply_rules(claims, [entry for entry in entries if isinstance(entry, Rule)])
-    apply_plain(claims, [entry for entry in entries if isinstance(entry, MapEntry)])
+    rules = [entry for entry in entries if isinstance(entry, Rule)]
+    plain = PlainEntries(claims, [one for one in entries if isinstance(one, MapEntry)])
+    reaches = find_reaches(claims, rules)
+    contested = {leaf for reach in reaches for leaf in reach.leaves}
+    apply_rules(claims, settle(claims, reaches, plain.reaches(contested)))
+    plain.apply()
+    if rules:
+        plain.refuse_lost_names()
     return claims.finish(entries)

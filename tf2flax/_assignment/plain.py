@@ -16,30 +16,88 @@ from .claims import Claim, Claims
 from .expressions import Source
 from .lowering import lower
 from .partitions import parts_of
-from .values import MapEntry
+from .precedence import PlainReach, strength_of_name, strength_of_scope
+from .values import MapEntry, Rule
 
 
-def apply_plain(claims: Claims, entries: Sequence[MapEntry]) -> None:
-    """Adds the claims of plain entries; leaves that rules have are none of theirs.
-
-    Args:
-        claims: What has been claimed so far.
-        entries: The entries, in any order.
-    """
-    plain = _Plain(claims)
-    for entry in sorted(entries, key=lambda entry: entry.source):
-        plain.apply(entry)
-
-
-class _Plain:
+class PlainEntries:
     """The plain entries of one map."""
 
-    def __init__(self, claims: Claims) -> None:
+    def __init__(self, claims: Claims, entries: Sequence[MapEntry]) -> None:
+        """Sorts entries.
+
+        Args:
+            claims: What has been claimed so far.
+            entries: The entries, in any order.
+        """
         self._claims = claims
         self._index = claims.index
         self._manifest = claims.manifest
+        self._members: dict[str, list[str]] = {}
+        self._entries = sorted(entries, key=lambda entry: entry.source)
 
-    def apply(self, entry: MapEntry) -> None:
+    def reaches(self, leaves: set[str]) -> dict[str, list[PlainReach]]:
+        """Finds which entries reach leaves, by names alone.
+
+        Args:
+            leaves: Names of the leaves that matter.
+
+        Returns:
+            By leaf, those that reach it, in TensorFlow's order.
+        """
+        reached: dict[str, list[PlainReach]] = {}
+        for entry in self._entries if leaves else ():
+            names = self._named_by(entry)
+            strength = strength_of_name()
+            if not names and isinstance(entry.target, str):
+                names = self._in_scope_of(entry)
+                strength = strength_of_scope(entry.target)
+            reach = PlainReach(entry, strength)
+            for leaf in leaves.intersection(names):
+                reached.setdefault(leaf, []).append(reach)
+        return reached
+
+    def _named_by(self, entry: MapEntry) -> list[str]:
+        """The leaves that an entry names; of scopes, none."""
+        target = entry.target
+        if isinstance(target, str):
+            is_leaf = target in self._index
+            target = (target,) if is_leaf else parts_of(target, self._index)
+        return [self._index[name] for name in target]
+
+    def _in_scope_of(self, entry: MapEntry) -> list[str]:
+        """The leaves that an entry reaches as a scope."""
+        target = entry.target
+        assert isinstance(target, str)
+        if not (target.endswith("/") and entry.source.endswith("/")):
+            return []
+        members = self._scope_members(target[:-1])
+        return [leaf for member in members for leaf in self._leaves_of(member)]
+
+    def refuse_lost_names(self) -> None:
+        """Reports entries that name a leaf and lost it to a scope by key order alone.
+
+        Only of leaves that no rule reaches: the others are settled already.
+        """
+        order = {id(entry): place for place, entry in enumerate(self._entries)}
+        for entry in self._entries:
+            for leaf in self._named_by(entry):
+                by = self._claims.filler(leaf)
+                if (
+                    isinstance(by, MapEntry)
+                    and leaf not in self._claims.taken
+                    and order[id(by)] > order[id(entry)]
+                    and not self._named_by(by)
+                ):
+                    problem = problems.NameLoses(entry, by, leaf)
+                    self._claims.problems.append(problem)
+
+    def apply(self) -> None:
+        """Adds the claims of all entries, but for leaves that other entries get."""
+        for entry in self._entries:
+            self._apply(entry)
+
+    def _apply(self, entry: MapEntry) -> None:
         """Adds the claims of one entry, or its problems."""
         if isinstance(entry.target, tuple):
             if entry.is_list:
@@ -49,7 +107,7 @@ class _Plain:
         elif entry.target in self._index:
             self._assign_leaf(entry, self._index[entry.target])
         elif parts := parts_of(entry.target, self._index):
-            self._assign_parts(entry, parts, parts)
+            self._assign_parts(entry, parts)
         elif entry.target.endswith("/"):
             self._assign_scope(entry, entry.target)
         else:
@@ -57,19 +115,22 @@ class _Plain:
                 problems.TargetNotFound(entry, entry.target, tuple(self._index))
             )
 
-    def _yields(self, entry: MapEntry, leaf: str) -> bool:
-        """Whether an entry leaves a leaf to the rule that has it."""
-        rule = self._claims.taken.get(leaf)
-        if rule is None:
-            return False
-        self._claims.override(leaf, entry.source, entry, rule)
-        return True
+    def _free(self, entry: MapEntry, leaves: Iterable[str]) -> list[str]:
+        """The leaves that an entry may claim; the others it leaves to who gets them."""
+        free: list[str] = []
+        for leaf in leaves:
+            by = self._claims.taken.get(leaf, entry)
+            if by is entry:
+                free.append(leaf)
+            else:
+                self._claims.override(leaf, entry.source, entry, by)
+        return free
 
     def _clashes(self, entry: MapEntry, leaves: Iterable[str]) -> bool:
-        """Whether a rule names one of the leaves that an entry names."""
+        """Whether a rule without captures names a leaf that an entry names."""
         for leaf in leaves:
             rule = self._claims.taken.get(leaf)
-            if rule is not None and not rule.is_scope:
+            if isinstance(rule, Rule) and rule.names_leaves:
                 self._claims.problems.append(problems.Clash(entry, rule, leaf))
                 return True
         return False
@@ -88,7 +149,7 @@ class _Plain:
 
     def _assign_leaf(self, entry: MapEntry, leaf: str) -> None:
         """One tensor to one leaf; TensorFlow compares the shapes at once."""
-        if self._clashes(entry, [leaf]) or self._yields(entry, leaf):
+        if self._clashes(entry, [leaf]) or not self._free(entry, [leaf]):
             return
         if not self._source_exists(entry, [leaf]):
             return
@@ -102,21 +163,29 @@ class _Plain:
 
     def _assign_list(self, entry: MapEntry, leaves: tuple[str, ...]) -> None:
         """One tensor to a list of parts, in whatever order."""
-        if not self._source_exists(entry, leaves) or not leaves:
+        if self._clashes(entry, leaves):
             return
-        if parts := self._claims.family_parts(entry, leaves):
-            self._assign_parts(entry, leaves, parts)
+        free = self._free(entry, leaves)
+        if (free or not leaves) and not self._source_exists(entry, free):
+            return
+        if leaves and (parts := self._claims.family_parts(entry, leaves)):
+            self._claim_parts(entry, free, parts)
 
-    def _assign_parts(
-        self, entry: MapEntry, names: Iterable[str], parts: tuple[str, ...]
-    ) -> None:
-        leaves = [self._index[name] for name in names]
-        if self._clashes(entry, leaves) or not self._source_exists(entry, leaves):
+    def _assign_parts(self, entry: MapEntry, parts: tuple[str, ...]) -> None:
+        """One tensor to all parts of a family."""
+        leaves = [self._index[name] for name in parts]
+        if self._clashes(entry, leaves):
             return
+        free = self._free(entry, leaves)
+        if free and self._source_exists(entry, free):
+            self._claim_parts(entry, free, parts)
+
+    def _claim_parts(
+        self, entry: MapEntry, leaves: Iterable[str], parts: tuple[str, ...]
+    ) -> None:
         source = Source(literal_pattern(entry.source))
         for leaf in leaves:
-            if not self._yields(entry, leaf):
-                self._claims.claim(Claim(leaf, source, entry, parts))
+            self._claims.claim(Claim(leaf, source, entry, parts))
 
     def _assign_scope(self, entry: MapEntry, target: str) -> None:
         """Every tensor under a scope to the leaf of the same name under another."""
@@ -126,7 +195,7 @@ class _Plain:
         scope = target[: target.rindex("/")]
         before = len(self._claims.problems)
         done: set[str] = set()
-        for name in sorted(self._scope_members(scope)):
+        for name in self._scope_members(scope):
             self._assign_member(entry, target, scope, name, done)
         added = self._claims.problems[before:]
         if (
@@ -137,23 +206,32 @@ class _Plain:
             # Nothing under the scope: one sentence, not one for each member.
             self._claims.problems[before:] = [problems.ScopeNotFound(entry, len(added))]
 
-    def _scope_members(self, scope: str) -> set[str]:
-        """Names under a scope, each cut where a part's number begins."""
-        prefix = f"{scope}/" if scope else ""
-        return {
-            name.partition("/part_")[0]
-            for name, leaf in self._index.items()
-            if name.startswith(prefix) and self._claims.leaves[leaf].dtype is not None
-        }
+    def _scope_members(self, scope: str) -> list[str]:
+        """Names under a scope, each cut where a part's number begins; sorted."""
+        if scope not in self._members:  # looked up twice where there are rules
+            prefix = f"{scope}/" if scope else ""
+            members = {
+                name.partition("/part_")[0]
+                for name, leaf in self._index.items()
+                if name.startswith(prefix)
+                and self._claims.leaves[leaf].dtype is not None
+            }
+            self._members[scope] = sorted(members)
+        return self._members[scope]
+
+    def _leaves_of(self, member: str) -> list[str]:
+        """The leaf that a member of a scope is, or the parts of the family."""
+        names = [member] if member in self._index else parts_of(member, self._index)
+        return [self._index[name] for name in names]
 
     def _assign_member(
         self, entry: MapEntry, target: str, scope: str, name: str, done: set[str]
     ) -> None:
         """One member of a scope; `done` are leaves reached under another name."""
         leaf = self._index.get(name)
+        leaves = self._leaves_of(name)
         parts = () if leaf else parts_of(name, self._index)
-        leaves = [leaf] if leaf else [self._index[part] for part in parts]
-        free = [one for one in leaves if not self._yields(entry, one)]
+        free = self._free(entry, leaves)
         if leaf in done or (leaves and not free):
             return
         spellings = self._spellings(entry, target, scope, name)

@@ -13,8 +13,8 @@ from tf2flax._manifest import Manifest
 from tf2flax._names import nearest
 
 from .aliases import FLAX_ALIASES, alias_sources
-from .captures import NamePattern, parse_name
-from .expressions import Expression, Joined, sources_of
+from .captures import NamePattern, literal_pattern, parse_name
+from .expressions import Expression, Joined, Source, sources_of
 from .values import Entry, MapEntry, Rule
 
 _NUMBER: Final = re.compile(r"\d+")
@@ -217,12 +217,32 @@ class Clash:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NameLoses:
+    """In a map with rules, a plain entry names a leaf and a plain scope has it."""
+
+    entry: MapEntry
+    other: MapEntry
+    leaf: str
+
+    def say(self, manifest: Manifest, *, suggest: bool) -> str:
+        """States the problem."""
+        fact = (
+            f"it names leaf `{self.leaf}`, but entry {self.other.number} {self.other} "
+            "would fill it, only because its key sorts later (TensorFlow's order)."
+        )
+        key = repr(Source(literal_pattern(self.entry.source)))
+        fix = f"Make the key `{key}`, which wins over every scope, or drop one of them."
+        return f"{fact} {fix}" if suggest else fact
+
+
 def _is_scope(entry: Entry) -> bool:
     return isinstance(entry, Rule) and entry.is_scope
 
 
 Problem = (
     Clash
+    | NameLoses
     | SourceNotFound
     | ScopeNotFound
     | TargetNotFound

@@ -1,12 +1,10 @@
-"""Rules: entries with expressions or captures, stronger than every plain entry.
+"""Rules: entries with expressions or captures; what they reach, and from where.
 
-A rule that names a leaf beats rules of scopes, of which the deeper one wins; two of the
-same strength for one leaf are an error.
+Who gets a leaf is decided in `precedence`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from tf2flax._errors import AssignmentError
@@ -17,6 +15,7 @@ from .captures import NamePattern
 from .claims import Claim, Claims, name_of
 from .expressions import Expression
 from .partitions import family_of, parts_of
+from .precedence import Reach, strength_of_name, strength_of_scope
 from .sources import Found, below, bind, find
 from .values import Rule
 
@@ -24,42 +23,43 @@ from .values import Rule
 _Spelling = tuple[Expression, str | None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reach:
-    """A member of a scope that a rule of scopes reaches.
+def find_reaches(claims: Claims, rules: Sequence[Rule]) -> list[Reach]:
+    """Finds what rules reach, by names alone.
 
-    Attributes:
-        rule: The rule.
-        source: Its key, with the target's captures filled in.
-        scope: Its value likewise: a scope, ending in `/`.
-        member: Name of the leaf, or of the family of parts.
-        leaves: The leaf, or the parts.
+    Args:
+        claims: Leaves and manifest; problems with names are added.
+        rules: The rules, in any order.
+
+    Returns:
+        What they name, then what lies in their scopes.
     """
-
-    rule: Rule
-    source: Expression
-    scope: str
-    member: str
-    leaves: tuple[str, ...]
-
-    @property
-    def depth(self) -> int:
-        """Components of the target scope: the deeper one wins."""
-        return 0 if self.scope == "/" else self.scope.count("/")
+    naming, scopes = _Naming(claims), _Scopes(claims)
+    reaches: list[Reach] = []
+    for rule in rules:
+        if not rule.is_scope:
+            reaches += naming.reaches(rule)
+    for rule in rules:
+        if rule.is_scope:
+            reaches += scopes.reaches(rule)
+    return reaches
 
 
-def apply_rules(claims: Claims, rules: Sequence[Rule]) -> None:
+def apply_rules(claims: Claims, won: Sequence[tuple[Reach, list[str]]]) -> None:
     """Adds the claims of rules.
 
     Args:
         claims: What has been claimed so far: nothing.
-        rules: The rules, in any order.
+        won: What rules reach, and the leaves of it that they get.
     """
-    naming = _Naming(claims)
-    for rule in rules:
-        if not rule.is_scope:
-            naming.apply(rule)
-    _Scopes(claims).apply([rule for rule in rules if rule.is_scope])
+    for reach, leaves in won:
+        if reach.scope is None:
+            _claim_found(claims, reach, leaves, [(reach.source, None)])
+    first = len(claims.problems)
+    scopes = _Scopes(claims)
+    for reach, leaves in won:
+        if reach.scope is not None:
+            _claim_found(claims, reach, leaves, scopes.spellings(reach, reach.scope))
+    scopes.join_missing(first)
 
 
 class _Naming:
@@ -70,23 +70,26 @@ class _Naming:
         families = (family_of(name) for name in claims.index)
         self._families = {one[0] for one in families if one and one[1] == 0}
 
-    def apply(self, rule: Rule) -> None:
-        """Adds the claims of one rule."""
+    def reaches(self, rule: Rule) -> list[Reach]:
+        """What one rule names."""
         target = rule.target
         if isinstance(target, NamePattern):
-            for name, binding in self._matches(target):
-                self._assign(rule, name, bind(rule.source, binding))
-            if not self._claims.is_used(rule) and not target.captures:
+            named = [
+                self._reach(rule, name, bind(rule.source, binding))
+                for name, binding in self._matches(target)
+            ]
+            reaches = [reach for reach in named if reach is not None]
+            if not reaches and not target.captures:
                 names = tuple(self._claims.index)
                 self._claims.problems.append(
                     problems.TargetNotFound(rule, target.literal, names)
                 )
-        elif not rule.is_list:
-            self._assign(rule, target[0], rule.source)
-        elif target:
-            parts = self._claims.family_parts(rule, target)
-            if parts:
-                self._take(rule, target, parts, rule.source)
+            return reaches
+        if not rule.is_list:
+            reach = self._reach(rule, target[0], rule.source)
+            return [] if reach is None else [reach]
+        parts = self._claims.family_parts(rule, target) if target else ()
+        return [self._made(rule, target, parts, rule.source)] if parts else []
 
     def _matches(self, target: NamePattern) -> Iterator[tuple[str, dict[str, str]]]:
         """Leaves and families that a pattern names; a leaf under one name alone."""
@@ -106,60 +109,46 @@ class _Naming:
     def _holds_numbers(self, leaf: str) -> bool:
         return self._claims.leaves[leaf].dtype is not None
 
-    def _assign(self, rule: Rule, name: str, source: Expression) -> None:
+    def _reach(self, rule: Rule, name: str, source: Expression) -> Reach | None:
+        """A leaf, or the parts of a family, under a name; None where it has neither."""
         index = self._claims.index
         if name in index:
-            self._take(rule, [name], (), source)
-        elif parts := parts_of(name, index):
-            self._take(rule, parts, parts, source)
+            return self._made(rule, (name,), (), source)
+        parts = parts_of(name, index)
+        return self._made(rule, parts, parts, source) if parts else None
 
-    def _take(
+    def _made(
         self,
         rule: Rule,
         names: Sequence[str],
         parts: tuple[str, ...],
         source: Expression,
-    ) -> None:
-        self._claims.use(rule)
-        leaves = [self._claims.index[name] for name in names]
-        for leaf in leaves:
-            other = self._claims.taken.setdefault(leaf, rule)
-            if other is not rule:
-                self._claims.problems.append(problems.Clash(rule, other, leaf))
-                return
-        _claim_found(self._claims, rule, leaves, parts, [(source, None)])
+    ) -> Reach:
+        pattern = rule.target if isinstance(rule.target, NamePattern) else None
+        return Reach(
+            rule=rule,
+            source=source,
+            scope=None,
+            member=names[0],
+            leaves=tuple(self._claims.index[name] for name in names),
+            parts=parts,
+            strength=strength_of_name(pattern.captured_components if pattern else 0),
+        )
 
 
 class _Scopes:
-    """Rules that fill scopes, member by member."""
+    """Rules of scopes, member by member."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
 
-    def apply(self, rules: Sequence[Rule]) -> None:
-        """Adds the claims of all of them: for each leaf, of the deepest."""
-        reached: dict[str, list[_Reach]] = {}
-        for rule in rules:
-            for reach in self._reaches(rule):
-                for leaf in reach.leaves:
-                    reached.setdefault(leaf, []).append(reach)
-        winners: dict[_Reach, list[str]] = {}
-        for leaf, reaches in reached.items():
-            winner = self._winner(leaf, reaches)
-            if winner is not None:
-                winners.setdefault(winner, []).append(leaf)
-        first = len(self._claims.problems)
-        for reach, leaves in winners.items():
-            self._claims.taken.update(dict.fromkeys(leaves, reach.rule))
-            self._assign(reach, leaves)
-        self._join_missing(first)
-
-    def _reaches(self, rule: Rule) -> list[_Reach]:
+    def reaches(self, rule: Rule) -> list[Reach]:
         """The members of all scopes that a rule's value stands for, each once."""
         target = rule.target
         assert isinstance(target, NamePattern)
         index = self._claims.index
-        found: dict[tuple[str, str], _Reach] = {}
+        captured = target.captured_components
+        found: dict[tuple[str, str], Reach] = {}
         sources: dict[str, Expression] = {}
         for name, leaf in index.items():
             if self._claims.leaves[leaf].dtype is None:
@@ -173,10 +162,17 @@ class _Scopes:
                 continue
             if scope not in sources:
                 sources[scope] = bind(rule.source, binding)
-            names = [member] if member in index else parts_of(member, index)
-            leaves = tuple(index[one] for one in names)
-            reach = _Reach(rule, sources[scope], scope, member, leaves)
-            found[scope, member] = reach
+            parts = () if member in index else parts_of(member, index)
+            leaves = tuple(index[one] for one in parts or [member] if one in index)
+            found[scope, member] = Reach(
+                rule=rule,
+                source=sources[scope],
+                scope=scope,
+                member=member,
+                leaves=leaves,
+                parts=parts,
+                strength=strength_of_scope(scope, captured, is_rule=True),
+            )
             if not leaves:
                 self._claims.problems.append(problems.CutName(rule, member))
         return [found[key] for key in sorted(found)]
@@ -184,34 +180,18 @@ class _Scopes:
     def _binding(self, target: NamePattern, name: str) -> dict[str, str] | None:
         return {} if target.text == "/" else target.matches(name, is_scope=True)
 
-    def _winner(self, leaf: str, reaches: list[_Reach]) -> _Reach | None:
-        """Which rule gets a leaf; None where one that names it has it, or two would."""
-        deepest = max(reach.depth for reach in reaches)
-        best = next(reach for reach in reaches if reach.depth == deepest)
-        by = self._claims.taken.get(leaf, best.rule)
-        for reach in reaches:
-            self._claims.use(reach.rule)
-            if reach.rule is by:
-                continue
-            if by is best.rule and reach.depth == deepest:
-                self._claims.problems.append(problems.Clash(reach.rule, by, leaf))
-                return None
-            self._claims.override(leaf, reach.rule.key, reach.rule, by)
-        return best if by is best.rule else None
-
-    def _assign(self, reach: _Reach, leaves: Sequence[str]) -> None:
-        names = self._claims.names_within(reach.member, reach.scope[:-1])
-        tails = [tail_of(name, reach.scope) for name in names]
+    def spellings(self, reach: Reach, scope: str) -> list[_Spelling]:
+        """Names that a member's tensor may have, exact ones first, with the alias."""
+        names = self._claims.names_within(reach.member, scope[:-1])
+        tails = [tail_of(name, scope) for name in names]
         spelled: list[_Spelling] = [(below(reach.source, tail), None) for tail in tails]
         for tail, name in zip(tails, names, strict=True):
             component = name.rpartition("/")[2]
             aliases = alias_sources(tail, component, self._claims.options.aliases)
             spelled += [(below(reach.source, one), component) for one in aliases]
-        is_family = reach.member not in self._claims.index
-        parts = reach.leaves if is_family else ()
-        _claim_found(self._claims, reach.rule, leaves, parts, spelled)
+        return spelled
 
-    def _join_missing(self, first: int) -> None:
+    def join_missing(self, first: int) -> None:
         """Says once that nothing lies under a rule's scope, not for each member."""
         added = self._claims.problems[first:]
         by_rule: dict[int, list[problems.Problem]] = {}
@@ -259,12 +239,12 @@ def _cut_at_part(name: str, scope: str) -> str:
 
 def _claim_found(
     claims: Claims,
-    rule: Rule,
+    reach: Reach,
     leaves: Sequence[str],
-    parts: tuple[str, ...],
     spelled: Sequence[_Spelling],
 ) -> None:
     """Claims leaves for the first spelling whose tensors are all there."""
+    rule = reach.rule
     found: list[tuple[Found, str | None]] = []
     try:
         for expression, alias in spelled:
@@ -288,4 +268,4 @@ def _claim_found(
         claims.problems.append(problems.Ambiguous(rule, leaves[0], names))
         return
     for leaf in leaves:
-        claims.claim(Claim(leaf, source, rule, parts, alias))
+        claims.claim(Claim(leaf, source, rule, reach.parts, alias))

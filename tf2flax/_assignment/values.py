@@ -84,6 +84,13 @@ class Rule:
         """Whether it fills a scope, member by member."""
         return isinstance(self.target, NamePattern) and self.target.text.endswith("/")
 
+    @property
+    def names_leaves(self) -> bool:
+        """Whether it names its leaves, and leaves nothing of the names to captures."""
+        target = self.target
+        is_pattern = isinstance(target, NamePattern)
+        return not (self.is_scope or (is_pattern and target.captures))
+
     def __str__(self) -> str:
         """The rule as it reads in the map."""
         target = self.target
