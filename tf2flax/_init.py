@@ -68,8 +68,9 @@ def init_from_checkpoint(
         checkpoint: A path, or an open checkpoint.
         assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
             target, or lists of the parts of a partitioned leaf. A dict, or pairs;
-            entries apply in ascending order of their keys. Keys may be expressions
-            (`tf2flax.src`), keys and values may have captures: docs/maps.md.
+            plain entries apply in ascending order of their keys. Keys may be
+            expressions (`tf2flax.src`), keys and values may have captures; the entry
+            that says most of a leaf's name fills it: docs/maps.md.
         target: A pytree, linen variables, an `nnx.State` or an `nnx.Module`.
         aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
             None is exactly TensorFlow.
