@@ -154,7 +154,7 @@ def test_lists_of_leaves_are_frozen(prefix: pathlib.Path) -> None:
         warm(jax.random.key(0))
 
 
-# Maps that are wrong whatever the target is, and what is said of them.
+# Maps that are wrong whatever the target is, and what their errors contain.
 WRONG: dict[str, tuple[Any, str]] = {
     "no map": (None, "Expected an assignment map"),
     "text": ("net/", "Expected an assignment map"),
@@ -181,9 +181,9 @@ def test_wrong_maps_are_refused_when_they_are_given(
     with pytest.raises(tf2flax.AssignmentError, match=message) as error:
         tf2flax.warm_start(init, prefix, given)
     if not isinstance(given, zip):
-        with pytest.raises(tf2flax.AssignmentError) as said:
+        with pytest.raises(tf2flax.AssignmentError) as planned:
             tf2flax.plan(prefix, given, TARGET)
-        assert str(said.value) == str(error.value)
+        assert str(planned.value) == str(error.value)
 
 
 def test_what_needs_a_target_is_said_when_called(prefix: pathlib.Path) -> None:

@@ -94,10 +94,10 @@ def test_documented_errors(row: int, documented: tf2flax.Checkpoint) -> None:
     for order in itertools.permutations(entries):
         with pytest.raises(tf2flax.AssignmentError) as error:
             tf2flax.plan(documented, order, {LEAF: EMPTY, "step": EMPTY})
-        said = str(error.value)
-        assert f"leaf `{LEAF}`" in said
+        message = str(error.value)
+        assert f"leaf `{LEAF}`" in message
         for key, value in entries[:2]:
-            assert f"`{key}` -> `{value}`" in said
+            assert f"`{key}` -> `{value}`" in message
 
 
 # --- Cases worth a name ---------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_a_deeper_plain_scope_wins_over_a_rule_of_scopes(
     entries = [("m/l_1/", "p/l_1/"), (src("m/").reshape(-1)[:], "p/")]
     assert filled(numbers, entries, target)["p/l_1/b"] == [21]
     plan = tf2flax.plan(numbers, entries, target)
-    assert [one.entry.number for one in plan.assignments] == [2, 1, 1]
+    assert [assignment.entry.number for assignment in plan.assignments] == [2, 1, 1]
     # Aliases do not matter for who gets a leaf: a deeper `gamma` beats a `scale`.
     entries = [("m/norm/", "p/norm/"), ("q/", "{p}/")]
     assert filled(numbers, entries, ones("p/norm/scale")) == {"p/norm/scale": [30]}
@@ -260,7 +260,7 @@ def test_a_plain_winner_stands_in_the_report(numbers: tf2flax.Checkpoint) -> Non
     plan = tf2flax.plan(numbers, entries, ones("l_0/w", "l_1/w"))
     captured, scope, name = (f"`{key}` -> `{value}`" for key, value in entries)
     lost = plan.to_dict()["overridden"]
-    assert {(one["leaf"], one["entry"], one["by"]) for one in lost} == {
+    assert {(row["leaf"], row["entry"], row["by"]) for row in lost} == {
         ("l_0/w", captured, name),
         ("l_0/w", scope, name),
         ("l_1/w", scope, captured),
@@ -456,17 +456,18 @@ def test_the_order_is_that_of_a_slower_statement(
         return
     plan = tf2flax.plan(checkpoint, pairs, target, on_missing=on_missing)
     got: dict[str, int | None] = dict.fromkeys(names)
-    got |= {one.leaf: one.entry.number for one in plan.assignments}
+    got |= {loaded.leaf: loaded.entry.number for loaded in plan.assignments}
     got |= {gap.leaf: gap.entry.number for gap in plan.missing}
     assert got == expected
     for gap in plan.missing:
         assert entries[gap.entry.number - 1].is_missing
     resolution = plan._job.plan.resolution
     lost = {
-        (one.leaf, one.entry.number, one.by.number) for one in resolution.overridden
+        (override.leaf, override.entry.number, override.by.number)
+        for override in resolution.overridden
     }
     for name, number in expected.items():
         reaching = [i for i, entry in enumerate(entries, 1) if entry.reaches(name)]
         if any(entries[i - 1].is_rule for i in reaching):
             losers = {(name, i, number) for i in reaching if i != number}
-            assert losers == {one for one in lost if one[0] == name}
+            assert losers == {triple for triple in lost if triple[0] == name}

@@ -41,7 +41,8 @@ def resolve(
     """
     claims = Claims(leaves, manifest, options)
     rules = [entry for entry in entries if isinstance(entry, Rule)]
-    plain = PlainEntries(claims, [one for one in entries if isinstance(one, MapEntry)])
+    plain_entries = [entry for entry in entries if isinstance(entry, MapEntry)]
+    plain = PlainEntries(claims, plain_entries)
     reaches = find_reaches(claims, rules)
     contested = {leaf for reach in reaches for leaf in reach.leaves}
     apply_rules(claims, settle(claims, reaches, plain.reaches(contested)))

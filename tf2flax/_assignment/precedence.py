@@ -17,7 +17,7 @@ from .values import Entry, MapEntry, Rule
 
 
 class Strength(NamedTuple):
-    """How much of a leaf's name an entry says; the greatest one gets the leaf.
+    """How much of a leaf's name an entry says; the greatest gets the leaf.
 
     Attributes:
         names_leaf: Whether it names the leaf, or its family, instead of a scope.
@@ -141,7 +141,7 @@ def settle(
 def _plain_winner(
     claims: Claims, leaf: str, reaches: Sequence[PlainReach]
 ) -> PlainReach | None:
-    """The last one, as in TensorFlow; no entry that names the leaf may lose so."""
+    """The last, as in TensorFlow; no entry that names the leaf may lose so."""
     if not reaches:
         return None
     winner = reaches[-1]

@@ -163,7 +163,7 @@ class _Scopes:
             if scope not in sources:
                 sources[scope] = bind(rule.source, binding)
             parts = () if member in index else parts_of(member, index)
-            leaves = tuple(index[one] for one in parts or [member] if one in index)
+            leaves = tuple(index[n] for n in parts or [member] if n in index)
             found[scope, member] = Reach(
                 rule=rule,
                 source=sources[scope],
