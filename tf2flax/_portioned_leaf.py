@@ -22,7 +22,7 @@ from ._meshes import box_of
 from ._specs import TensorSlice
 
 # Buffers live on one device each, whatever mesh the caller is under.
-_NO_MESH: Final = Mesh(np.zeros((), object), ())
+_NO_MESH: Final = Mesh(np.full((), None, object), ())
 
 
 class PortionedLeaf:
