@@ -178,7 +178,6 @@ def test_a_shard_reads_its_own_bytes(
     assemble(
         reading,
         deliver,
-        is_forced=False,
         verify=True,
         max_in_flight_bytes=1,
         advance=lambda _nbytes, _name: None,

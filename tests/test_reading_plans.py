@@ -61,7 +61,7 @@ def target_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def read(
-    reading: Reading, *, limit: int = 1 << 30, is_forced: bool = False
+    reading: Reading, *, limit: int = 1 << 30
 ) -> dict[str, dict[TensorSlice, np.ndarray]]:
     """Runs a reading; what is handed on is copied, and then made unusable."""
     found: dict[str, dict[TensorSlice, np.ndarray]] = {}
@@ -82,7 +82,6 @@ def read(
     assemble(
         reading,
         deliver,
-        is_forced=is_forced,
         verify=True,
         max_in_flight_bytes=limit,
         advance=advance,
@@ -388,7 +387,6 @@ def test_memory_in_flight_is_bounded(tmp_path: pathlib.Path) -> None:
         assemble(
             reading,
             slow.deliver,
-            is_forced=False,
             verify=True,
             max_in_flight_bytes=limit,
             advance=lambda _nbytes, _name: None,

@@ -94,7 +94,10 @@ DTYPES = [
     ("f32", "float32", "bfloat16", "bfloat16"),
     ("f32", "float32", jnp.float16, "float16"),
     ("i64", "int32", "int32", "int32"),  # forced: wraps
-    ("f32", "float32", "int32", "int32"),
+    ("f32", "float32", "int32", "float32"),  # not of its kind: as None
+    ("f32", "float32", [("^x$", "int32")], "int32"),  # pairs force any
+    ("f32", "float32", [("^y$", "int32")], "float32"),
+    ("i64", "int32", [("x", "float16")], "float16"),
     ("c64", "float32", "float32", "float32"),
     # x64 is off
     ("i64", "int32", "checkpoint", ""),

@@ -55,14 +55,12 @@ class ReadOptions:
     """How groups are read.
 
     Attributes:
-        is_forced: Whether casts may change values.
         verify: Whether CRC-32C checksums are compared.
         advance: Called, from several threads, with bytes read and the tensor's name.
         checksums: Those of pieces that several groups read.
         files: Those that are kept open.
     """
 
-    is_forced: bool
     verify: bool
     advance: Advance
     checksums: Checksums = dataclasses.field(default_factory=lambda: Checksums())
@@ -99,6 +97,10 @@ class GroupAssembly:
             if read.unit.nbytes > SMALL_NBYTES:  # smaller ones are checked when read
                 self._check_there(read.unit)
         self.arrays: dict[str, dict[TensorSlice, np.ndarray]] = {}
+        # Leaves whose last cast may change values.
+        self._forced = {
+            need.assignment.leaf for need in group.leaves if need.assignment.is_forced
+        }
         for need in group.leaves:
             arrays = self.arrays.setdefault(need.assignment.leaf, {})
             for box in need.boxes:
@@ -207,7 +209,7 @@ class GroupAssembly:
     ) -> None:
         """Copies a run of elements of a tensor to where they belong."""
         for one in destinations:
-            found = one.take(start, elements, is_forced=self._options.is_forced)
+            found = one.take(start, elements, is_forced=one.leaf in self._forced)
             if found:
                 self._add_misfits(one.leaf, found)
         self._options.advance(elements.nbytes, name)
@@ -354,7 +356,7 @@ class GroupAssembly:
                     view_at(array, shared.within(box)),
                     casts=demand.casts,
                     origin=shared.starts,
-                    is_forced=self._options.is_forced,
+                    is_forced=demand.leaf in self._forced,
                 )
                 if found:
                     self._add_misfits(demand.leaf, found)
@@ -378,7 +380,7 @@ class GroupAssembly:
                     view_at(array, shared.within(box)),
                     casts=(),
                     origin=shared.starts,
-                    is_forced=self._options.is_forced,
+                    is_forced=one.is_forced,
                 )
                 if found:
                     self._add_misfits(one.leaf, found)

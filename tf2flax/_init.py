@@ -75,7 +75,9 @@ def init_from_checkpoint(
         aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
             None is exactly TensorFlow.
         dtype: None gives leaves their own dtype where the cast is safe; "exact"
-            refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
+            refuses every cast; "checkpoint" keeps the file's; a dtype forces it on
+            leaves of its own kind; pairs of a regex and one of these force any. As
+            `tf2flax.plan`.
         sharding: Where loaded leaves live; as `tf2flax.plan`.
         mesh: As `tf2flax.plan`; not an AbstractMesh.
         logical_axis_rules: As `tf2flax.plan`.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -21,11 +22,11 @@ from jax.sharding import AbstractMesh, Mesh
 
 from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
-from ._assignment.dtypes import WIDE_DTYPES, parse_dtype
+from ._assignment.dtypes import WIDE_DTYPES
 from ._assignment.expressions import Expression
 from ._assignment.grammar import FrozenMap, parse_map
 from ._assignment.matching import Options, resolve
-from ._assignment.policies import parse_policy
+from ._assignment.policies import parse_dtype_choice, parse_policy
 from ._assignment.problems import unused_entry
 from ._assignment.values import Assignment, Gap
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
@@ -66,7 +67,10 @@ AssignmentMap = (
 # of a host's memory.
 MAX_IN_FLIGHT_BYTES: Final = 1 << 30
 # What `on_missing` and `on_mismatch` take.
-PolicyOption = Literal["error", "keep"] | Sequence[tuple[str, Literal["error", "keep"]]]
+PolicyOption = (
+    Literal["error", "keep"]
+    | Sequence[tuple[str | re.Pattern[str], Literal["error", "keep"]]]
+)
 
 
 # Options that may be dicts and lists of the caller.
@@ -410,8 +414,12 @@ def plan(
         target: A pytree, linen variables, an `nnx.State` or an `nnx.Module`.
         aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
             None is exactly TensorFlow.
-        dtype: None gives leaves their own dtype where the cast is safe; "exact"
-            refuses every cast; "checkpoint" keeps the file's; a dtype forces it.
+        dtype: None gives leaves their own dtype where the cast is safe (a value that
+            it would change, beyond rounding, is refused when read); "exact" refuses
+            every cast; "checkpoint" keeps the file's; a dtype forces it on leaves of
+            its own kind (a float dtype on floating point alone: steps and masks keep
+            theirs). Pairs of a regex, searched in the leaf's name, and one of these
+            force any; the first that matches counts, else None.
         sharding: Where loaded leaves live: a `jax.sharding.Sharding` or PartitionSpec
             for all, a tree of them, or a function of leaves (`.name`, `.shape`,
             `.dtype`, `.sources`): `tf2flax.partition_rules`, `tf2flax.from_partitions`.
@@ -567,7 +575,7 @@ def make_job(
         manifest,
         Options(
             aliases=options.aliases,
-            dtype=parse_dtype(options.dtype),
+            dtype=parse_dtype_choice(options.dtype),
             x64=is_x64(),
             on_missing=parse_policy("on_missing", options.on_missing),
             on_mismatch=parse_policy("on_mismatch", options.on_mismatch),
@@ -616,7 +624,6 @@ def read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
         assemble(
             reading,
             placer.deliver,
-            is_forced=isinstance(parse_dtype(job.options.dtype), np.dtype),
             verify=job.options.verify,
             max_in_flight_bytes=job.options.max_in_flight_bytes,
             advance=advance,

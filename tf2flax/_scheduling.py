@@ -45,7 +45,6 @@ def assemble(
     reading: Reading,
     deliver: Deliver,
     *,
-    is_forced: bool,
     verify: bool,
     max_in_flight_bytes: int,
     advance: Advance,
@@ -55,7 +54,6 @@ def assemble(
     Args:
         reading: What is read.
         deliver: Called with each group, in this thread.
-        is_forced: Whether casts may change values.
         verify: Whether CRC-32C checksums are compared.
         max_in_flight_bytes: Host memory of groups that are begun and not yet handed
             on; a larger group passes alone.
@@ -89,9 +87,7 @@ def assemble(
         leaving.append((_at_once if misfits else deliver(arrays), nbytes))
 
     with OpenFiles() as files, Readers(_count_workers(reading)) as readers:
-        options = ReadOptions(
-            is_forced=is_forced, verify=verify, advance=advance, files=files
-        )
+        options = ReadOptions(verify=verify, advance=advance, files=files)
         workers = _Workers(readers)
         for group in reading.groups:
             while in_flight and in_flight + group.host_nbytes > max_in_flight_bytes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, assert_type
 
@@ -66,6 +67,14 @@ def assign(path: pathlib.Path, leaf: jax.Array) -> None:
         assert_type(plan.to_dict(), dict[str, Any])
     checkpoint = tf2flax.open_checkpoint(path)
     tf2flax.init_from_checkpoint(checkpoint, {"a": "a"}, {"a": leaf}, dtype="exact")
+    regex = re.compile("kernel$")
+    pairs: list[tuple[str | re.Pattern[str], Any]] = [(regex, jax.numpy.bfloat16)]
+    for dtype in ("bfloat16", np.float32, jax.numpy.float16, pairs, [("a", "exact")]):
+        tf2flax.init_from_checkpoint(checkpoint, {"a": "a"}, {"a": leaf}, dtype=dtype)
+        tf2flax.plan(checkpoint, {"a": "a"}, {"a": leaf}, dtype=dtype)
+        tf2flax.warm_start(init, checkpoint, {"a": "a"}, dtype=dtype)
+    tf2flax.plan(checkpoint, {"a": "a"}, {"a": leaf}, on_missing=[(regex, "keep")])
+    tf2flax.plan(checkpoint, {"a": "a"}, {}, on_missing=[(regex, "drop")])  # pyright: ignore[reportArgumentType]
     tf2flax.plan(checkpoint, {"a": "a"}, {}, strategy="once")  # pyright: ignore[reportArgumentType]
     rules = tf2flax.partition_rules([("kernel$", jax.sharding.PartitionSpec("m"))])
     assert_type(

@@ -21,7 +21,7 @@ from .expressions import Expression, Source
 from .layouts import Layout, cut, views_of
 from .lowering import lower
 from .partitions import family_of, parts_of, tile
-from .policies import STRICT, Policy
+from .policies import STRICT, DtypeChoice, Policy
 from .problem_report import report
 from .values import Assignment, Entry, Gap, Leaf, Override, Resolution
 
@@ -39,7 +39,7 @@ class Options:
     """
 
     aliases: Mapping[str, tuple[str, ...]] | None
-    dtype: DtypePolicy
+    dtype: DtypeChoice
     x64: bool
     on_missing: Policy = STRICT
     on_mismatch: Policy = STRICT
@@ -262,20 +262,21 @@ class Claims:
             layout = cut_box(layout, box)
         leaf = self.leaves[claim.leaf]
         assert leaf.dtype is not None  # `box` refuses such leaves
+        policy = self.options.dtype.policy_of(leaf.name, leaf.dtype)
         return Assignment(
             leaf=claim.leaf,
             expression=claim.source,
             layout=layout,
             shape=leaf.shape,
-            dtype=self._dtype(layout, leaf),
+            dtype=self._dtype(layout, leaf.dtype, policy),
             entry=claim.entry,
             alias=claim.alias,
             box=box,
+            is_forced=isinstance(policy, np.dtype),
         )
 
-    def _dtype(self, layout: Layout, leaf: Leaf) -> np.dtype:
+    def _dtype(self, layout: Layout, leaf: np.dtype, policy: DtypePolicy) -> np.dtype:
         """The dtype that a leaf gets; every tensor in a layout must hold numbers."""
-        assert leaf.dtype is not None
         views = list(views_of(layout))
         stored = {view.base.dtype.name: view.base.dtype for view in views}
         for dtype in stored.values():
@@ -284,7 +285,7 @@ class Claims:
         first = views[0].base.dtype
         if views[0].casts:
             first = StoredDtype(views[0].dtype.name, views[0].dtype)
-        return result_dtype(first, leaf.dtype, self.options.dtype, x64=self.options.x64)
+        return result_dtype(first, leaf, policy, x64=self.options.x64)
 
 
 def cut_box(layout: Layout, box: TensorSlice) -> Layout:

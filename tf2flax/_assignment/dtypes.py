@@ -1,10 +1,16 @@
-"""Which dtype a leaf gets, and casts that change no value beyond rounding."""
+"""Which dtype a leaf gets, and casts that change no value beyond rounding.
+
+A value fits a dtype where rounding alone makes it a value of that dtype. Many of the
+narrow dtypes have no infinity, some no NaN, zero or sign.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Final, Literal
+import math
+import typing
+from typing import Any, Final, Literal
 
 import ml_dtypes
 import numpy as np
@@ -13,8 +19,8 @@ from tf2flax._errors import AssignmentError
 from tf2flax._memory import empty
 from tf2flax._specs import STORED_DTYPES, StoredDtype
 
-# None: the target's dtype where the cast is safe; "exact": no cast, as TensorFlow;
-# "checkpoint": the file's dtype; a dtype: that one.
+# What holds for one leaf. None: its own dtype where the cast is safe; "exact": no cast,
+# as TensorFlow; "checkpoint": the file's dtype; a dtype: that one, whatever it does.
 DtypePolicy = None | Literal["exact", "checkpoint"] | np.dtype
 
 # What JAX can hold at all: what a tensor can be, strings excepted.
@@ -28,7 +34,7 @@ WIDE_DTYPES: Final = frozenset(
 
 
 def parse_dtype(dtype: object) -> DtypePolicy:
-    """Checks the `dtype` option.
+    """Checks the `dtype` option, where it is the same for all leaves.
 
     Args:
         dtype: None, "exact", "checkpoint", or anything numpy takes for a dtype.
@@ -45,7 +51,7 @@ def parse_dtype(dtype: object) -> DtypePolicy:
         return dtype
     try:
         parsed = np.dtype(getattr(ml_dtypes, dtype) if _is_ml_name(dtype) else dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except TypeError as error:
+    except Exception as error:  # TypeError, ValueError, and whatever objects raise
         raise AssignmentError(
             f"Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
             f"{dtype!r}."
@@ -91,7 +97,7 @@ def result_dtype(
     Args:
         stored: Dtype of the tensor.
         leaf: Dtype of the leaf.
-        policy: The `dtype` option.
+        policy: What the `dtype` option says about it.
         x64: Whether JAX holds 64-bit dtypes.
 
     Returns:
@@ -180,7 +186,8 @@ class Misfits:
         return (
             f"{self.count} of {size} values do not fit {dtype}, the first is "
             f"{self.value} at {list(self.first)}. Give the leaf a wider dtype, or "
-            f"force the cast with dtype={dtype.name!r}."
+            f"force the cast with dtype={dtype.name!r}, or of some leaves alone with "
+            f"dtype=[(regex, {dtype.name!r})]."
         )
 
 
@@ -196,8 +203,8 @@ def cast_into(
         origin: Where the array's first element lies in its leaf.
 
     Returns:
-        What does not fit: finite floats that become infinite (or NaN), and integers out
-        of range; None where all do. Rounding of floats is no misfit.
+        What does not fit: numbers beyond the range, and infinities, NaNs, zeros and
+        signs that the dtype lacks; None where all do. Rounding of floats is no misfit.
     """
     if array.dtype == out.dtype:
         out[...] = array
@@ -206,17 +213,67 @@ def cast_into(
         out[...] = forced_cast(array, out.dtype)
         return None
     with np.errstate(all="ignore"):
-        np.copyto(out, array, casting="unsafe")
-        if kind_of(out.dtype) == "int":
-            bad = _outside(array, out.dtype)
-        else:
-            bad = np.isfinite(array) & ~np.isfinite(out)
-            bad |= np.isinf(array) & ~np.isinf(out)
+        try:
+            np.copyto(out, array, casting="unsafe")
+        except TypeError:  # no direct cast
+            out[...] = _converted(array, out.dtype)
+        bad = _misfits(array, out)
     if not bad.any():
         return None
     first = tuple(int(i) for i in np.argwhere(bad)[0])
     place = tuple(a + b for a, b in zip(origin, first, strict=True))
     return Misfits(int(bad.sum()), place, str(array[first]))
+
+
+def _misfits(array: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Where values have become other ones, in a cast within one kind."""
+    kind = kind_of(out.dtype)
+    if kind == "int":
+        return _outside(array, out.dtype)
+    if kind == "complex":
+        # Each part by itself: one that is infinite must not hide the other.
+        in_real = _misfits(np.real(array), np.real(out))
+        return in_real | _misfits(np.imag(array), np.imag(out))
+    limits = _limits_of(out.dtype)
+    bad = np.isfinite(array) & ~np.isfinite(out)
+    if not limits.has_infinity:
+        bad |= np.isinf(array)
+    if not limits.has_nan:
+        bad |= np.isnan(array)
+    if limits.overflow is not None:
+        bad |= np.abs(array.astype(np.float64)) >= limits.overflow
+    return bad
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Limits:
+    """What a dtype of floating point cannot hold, found by trying it.
+
+    Attributes:
+        has_infinity: Whether an infinity stays one.
+        has_nan: Whether a NaN stays one.
+        overflow: The least number that is beyond the largest value even when rounded,
+            where casts give that largest value instead (saturate); else None.
+    """
+
+    has_infinity: bool
+    has_nan: bool
+    overflow: float | None
+
+
+@functools.cache
+def _limits_of(dtype: np.dtype) -> _Limits:
+    with np.errstate(all="ignore"):
+        infinity, nan, huge = np.array([np.inf, np.nan, 1e300]).astype(dtype)
+        saturates = bool(np.isfinite(huge)) and float(huge) < 1e300
+    overflow = None
+    if saturates:
+        largest = float(huge)
+        info = typing.cast("Any", ml_dtypes.finfo(dtype))
+        step = math.ldexp(1.0, math.frexp(largest)[1] - 1 - int(info.nmant))
+        # Halfway to the next value, which the dtype lacks, rounding goes up.
+        overflow = largest + step / 2
+    return _Limits(bool(np.isinf(infinity)), bool(np.isnan(nan)), overflow)
 
 
 def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
@@ -246,6 +303,10 @@ def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
 def forced_cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Casts an array, whatever that does to the values; real parts of complex ones.
 
+    What is out of range becomes what NumPy and ml_dtypes make of it: integers wrap
+    around, floats become infinite or NaN, and the largest value where the dtype has
+    neither (float4_e2m1fn).
+
     Args:
         array: The array.
         dtype: The dtype to give.
@@ -256,7 +317,16 @@ def forced_cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
         if kind_of(array.dtype) == "complex" != kind_of(dtype):
             array = np.real(array)
+        return _converted(array, dtype)
+
+
+def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Casts an array, by way of a wider dtype where ml_dtypes has no direct cast."""
+    try:
         return array.astype(dtype)
+    except TypeError:  # both are narrow, so that the wider dtype holds every value
+        is_integers = kind_of(array.dtype) == kind_of(dtype) == "int"
+        return array.astype(np.int8 if is_integers else np.float32).astype(dtype)
 
 
 def _outside(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -1,13 +1,21 @@
-"""What happens to leaves that cannot be filled: an error, or they are kept."""
+"""Options that may differ from leaf to leaf: pairs of a regex and a choice.
+
+`on_missing` and `on_mismatch` say what happens to leaves that cannot be filled, `dtype`
+which dtype those get that can.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Final, Literal, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal, cast
+
+import numpy as np
 
 from tf2flax._errors import AssignmentError
+
+from .dtypes import DtypePolicy, kind_of, parse_dtype
 
 Choice = Literal["error", "keep"]
 _CHOICES: Final = ("error", "keep")
@@ -42,6 +50,63 @@ class Policy:
 STRICT: Final = Policy()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class DtypeChoice:
+    """The dtypes that leaves get, by their names.
+
+    Attributes:
+        rules: Patterns, and what they choose; the first that is found in a name wins.
+            A dtype is forced on whatever leaf the name belongs to.
+        default: The choice where none is. A dtype is forced on leaves of its own kind
+            alone: a float dtype leaves integers (steps) and bools (masks) as they are.
+    """
+
+    rules: tuple[tuple[re.Pattern[str], DtypePolicy], ...] = ()
+    default: DtypePolicy = None
+
+    def policy_of(self, leaf: str, dtype: np.dtype) -> DtypePolicy:
+        """What holds for a leaf.
+
+        Args:
+            leaf: Its name.
+            dtype: Its dtype.
+
+        Returns:
+            The policy.
+        """
+        for pattern, policy in self.rules:
+            if pattern.search(leaf):
+                return policy
+        default = self.default
+        if isinstance(default, np.dtype) and kind_of(default) != kind_of(dtype):
+            return None
+        return default
+
+
+def parse_dtype_choice(value: object) -> DtypeChoice:
+    """Checks the option `dtype`.
+
+    Args:
+        value: None, "exact", "checkpoint", a dtype, or a sequence of `(regex, one of
+            these)`.
+
+    Returns:
+        The choice.
+
+    Raises:
+        AssignmentError: It is none of these.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        return DtypeChoice(default=parse_dtype(value))
+    rules: list[tuple[re.Pattern[str], DtypePolicy]] = []
+    for pattern, choice in _pairs("dtype", cast("Sequence[object]", value), "dtype"):
+        try:
+            rules.append((pattern, parse_dtype(choice)))
+        except AssignmentError as error:
+            raise AssignmentError(f"{error} It is for {pattern.pattern!r}.") from error
+    return DtypeChoice(tuple(rules))
+
+
 def parse_policy(option: str, value: object) -> Policy:
     """Checks the option `on_missing` or `on_mismatch`.
 
@@ -57,31 +122,58 @@ def parse_policy(option: str, value: object) -> Policy:
     """
     if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise AssignmentError(
             f"Option {option}: expected 'error', 'keep' or a list of (regex, policy), "
             f"got {value!r}."
         )
     rules: list[tuple[re.Pattern[str], Choice]] = []
-    for pair in cast("Sequence[object]", value):
+    for pattern, choice in _pairs(option, cast("Sequence[object]", value), "policy"):
+        if not isinstance(choice, str) or choice not in _CHOICES:
+            raise AssignmentError(
+                f"Option {option}: expected 'error' or 'keep' for "
+                f"{pattern.pattern!r}, got {choice!r}."
+            )
+        rules.append((pattern, choice))
+    return Policy(tuple(rules))
+
+
+def _pairs(
+    option: str, pairs: Sequence[object], what: str
+) -> Iterator[tuple[re.Pattern[str], object]]:
+    """Checks pairs of a regex and something, and compiles the regexes.
+
+    Args:
+        option: Name of the option, for messages.
+        pairs: What the caller gave.
+        what: What stands beside each regex, for messages.
+
+    Yields:
+        The pairs.
+
+    Raises:
+        AssignmentError: Something is no pair, or no regex of text.
+    """
+    for pair in pairs:
         items = (
             cast("Sequence[object]", pair) if isinstance(pair, (tuple, list)) else ()
         )
-        if len(items) != 2 or not isinstance(items[0], (str, re.Pattern)):
+        if len(items) != 2 or not _is_text_regex(items[0]):
             raise AssignmentError(
-                f"Option {option}: expected pairs of a regex and a policy, got "
+                f"Option {option}: expected pairs of a regex and a {what}, got "
                 f"{pair!r}."
-            )
-        if not isinstance(items[1], str) or items[1] not in _CHOICES:
-            raise AssignmentError(
-                f"Option {option}: expected 'error' or 'keep' for {items[0]!r}, "
-                f"got {items[1]!r}."
             )
         try:
             pattern = re.compile(cast("str", items[0]))
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise AssignmentError(
                 f"Option {option}: {items[0]!r} is no regular expression: {error}."
             ) from error
-        rules.append((pattern, items[1]))
-    return Policy(tuple(rules))
+        yield pattern, items[1]
+
+
+def _is_text_regex(value: object) -> bool:
+    """Whether a value is a regex for text; names of leaves are no bytes."""
+    if isinstance(value, re.Pattern):
+        return isinstance(cast("Any", value).pattern, str)
+    return isinstance(value, str)

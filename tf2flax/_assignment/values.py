@@ -123,6 +123,7 @@ class Assignment:
         entry: The entry of the map that says so.
         alias: The last component of the leaf's name, where an alias stood in for it.
         box: The box of the expression that the leaf is, where it is a part of a family.
+        is_forced: Whether option `dtype` forces the last cast, whatever it does.
     """
 
     leaf: str
@@ -133,6 +134,7 @@ class Assignment:
     entry: Entry
     alias: str | None = None
     box: TensorSlice | None = None
+    is_forced: bool = False
 
     @property
     def source(self) -> str:
@@ -251,7 +253,7 @@ class Resolution:
         kept: Names of the leaves that stay as they are, in the target's order: those
             that no entry reaches, and those of the gaps.
         overridden: What other entries replaced.
-        unused_entries: Entries that assign nothing.
+        unused_entries: Entries that reach no leaf.
         missing: Leaves whose source is not in the checkpoint, kept by `on_missing`.
         mismatched: Leaves whose source does not fit, kept by `on_mismatch`.
     """
