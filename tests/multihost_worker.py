@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -48,6 +49,7 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     expect_every_bit(prefix, mesh)
     expect_the_same_work(prefix, mesh)
     expect_warm_start(prefix, mesh)
+    expect_nothing_filled(prefix, mesh)
     expect_no_saving(prefix, mesh)
     found["failures"] = [
         failure(path, mesh) if process == PROCESSES - 1 else failure(prefix, mesh)
@@ -205,6 +207,24 @@ def expect_warm_start(prefix: str, mesh: Mesh) -> None:
     kernel = variables["params"]["kernel"].value
     assert kernel.sharding == NamedSharding(mesh, P("d", "m"))
     expect_equal(kernel, np.ones((16, 512), np.float32))
+
+
+def expect_nothing_filled(prefix: str, mesh: Mesh) -> None:
+    """A map that fills nothing is an error in all processes, whichever has it."""
+    sharding = NamedSharding(mesh, P("d"))
+
+    def init() -> dict[str, jax.Array]:
+        return {"x": jnp.zeros((512, 512))}
+
+    tree = jax.jit(init, out_shardings=sharding)()
+    is_last = jax.process_index() == PROCESSES - 1
+    idle = {"nothing/": "none/"}
+    for entries in (idle, idle if is_last else {"t": "x"}):
+        error = tf2flax.AssignmentError if entries is idle else tf2flax.ReadError
+        with pytest.raises(error):
+            tf2flax.init_from_checkpoint(prefix, entries, tree)
+        with pytest.raises(error):
+            tf2flax.warm_start(init, prefix, entries, sharding=sharding)()
 
 
 def expect_no_saving(prefix: str, mesh: Mesh) -> None:

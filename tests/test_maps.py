@@ -471,8 +471,9 @@ def test_wrong_policies_are_refused(value: Any, prefix: pathlib.Path) -> None:
 def test_dtypes_that_are_refused_at_plan_time_are_mismatches(
     prefix: pathlib.Path,
 ) -> None:
-    target = {"x": np.zeros(1, "i4")}
-    plan = tf2flax.plan(prefix, {"shared": "x"}, target, on_mismatch="keep")
+    target = {"x": np.zeros(1, "i4"), "y": np.zeros(1, "f4")}
+    entries = [("shared", "x"), ("shared", "y")]
+    plan = tf2flax.plan(prefix, entries, target, on_mismatch="keep")
     assert "not safe" in plan.mismatched[0].fact
     assert plan.restore()["x"] is target["x"]
 

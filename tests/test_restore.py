@@ -268,7 +268,7 @@ def test_shardings_that_do_not_fit(prefix: pathlib.Path) -> None:
     with pytest.raises(tf2flax.AssignmentError, match="AbstractMesh"):
         load(prefix, "step", SDS((), "int32", sharding=abstract))
     with pytest.raises(tf2flax.AssignmentError, match="Option sharding"):
-        tf2flax.plan(prefix, {}, {}, sharding="rows")
+        tf2flax.plan(prefix, {}, target, sharding="rows")
 
 
 def test_one_tensor_fills_leaves_that_do_not_share_memory(
@@ -395,5 +395,5 @@ def test_slots_and_averages_are_grouped(tmp_path: pathlib.Path) -> None:
     }  # fmt: skip
     flat = [name for group in names.values() for name in group]
     write_bundle(tmp_path / "m", {name: np.zeros(2) for name in flat})
-    plan = tf2flax.plan(tmp_path / "m", {}, {})
+    plan = tf2flax.plan(tmp_path / "m", {}, {"x": np.zeros(1)})
     assert plan.to_dict()["unused"] == {k: sorted(v) for k, v in names.items()}

@@ -10,7 +10,6 @@ initialisation is traced below.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -21,23 +20,23 @@ from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.grammar import FrozenMap, check_map, freeze_map
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
+from ._empty_targets import check_init_function, take_target
 from ._meshes import Device, devices_of, participants
 from ._progress import ProgressFunction
 from ._restore import (
     MAX_IN_FLIGHT_BYTES,
     AssignmentMap,
-    Job,
     JobOptions,
     PolicyOption,
+    check_filled,
     check_kept,
     common_work,
     make_job,
     read_leaves,
     refuse_tracing,
-    said_of_unused,
+    warn_of_leftovers,
 )
 from ._sharding import LogicalRules, ShardingOption, expected_shardings
-from ._targets import take_apart
 from ._traced_init import TracedInit
 
 P = ParamSpec("P")
@@ -93,10 +92,12 @@ def init_from_checkpoint(
     Returns:
         The target with `jax.Array`s in the leaves that are loaded and the other leaves
         as they are: a new tree; an `nnx.Module` is updated in place and returned.
+        UserWarnings are as those of `Plan.restore`.
 
     Raises:
         CheckpointNotFoundError: There is no checkpoint at the path.
         AssignmentError: Map, options and target do not fit; every problem is listed.
+            The map has entries, and none of them fills a leaf; the target has no leaf.
         DamagedError: The checkpoint is malformed, or a checksum differs.
         UnsupportedError: Another kind of checkpoint, or JAX is tracing.
         ReadError: The operating system refuses, or another process failed.
@@ -129,16 +130,17 @@ def init_from_checkpoint(
         max_in_flight_bytes=max_in_flight_bytes,
         progress=progress,
     )
-    parts = take_apart(target)
+    parts = take_target(target)
     expected = expected_shardings(parts.slots, options.placement)
     with agreement(participants(expected)) as agreed:
         job = make_job(checkpoint, assignment_map, parts, options)
         check_kept(job)
+        check_filled(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, progress)
         agreed.expect(common_work(job, placer))
     placer.redistribute()
-    _warn_of_unused(job)
+    warn_of_leftovers(job)
     return job.target.rebuild(placer.arrays)
 
 
@@ -192,9 +194,10 @@ def warm_start(
         leaves any `nnx.Rngs` in the state that `init_fn` alone would leave.
 
     Raises:
-        CheckpointError: At once: there is no checkpoint, or it is malformed, or keys,
-            values or captures of the map are wrong whatever the target is. When called:
-            as `init_from_checkpoint`.
+        AssignmentError: At once: `init_fn` is a module, or nothing that can be called;
+            keys, values or captures of the map are wrong whatever the target is.
+        CheckpointError: At once: there is no checkpoint, or it is malformed. When
+            called: as `init_from_checkpoint`.
 
     Examples:
         >>> import jax, tf2flax
@@ -208,6 +211,7 @@ def warm_start(
         >>> sorted(variables["params"])
         ['bias', 'kernel']
     """
+    check_init_function(init_fn)
     options = JobOptions(
         aliases=aliases,
         dtype=dtype,
@@ -249,15 +253,16 @@ def _run(
     options: JobOptions,
 ) -> dict[int, jax.Array]:
     """Reads what the map names and initialises the rest: every output, by number."""
-    parts = take_apart(traced.abstract)
+    parts = take_target(traced.abstract, "What the init function gives")
     expected = expected_shardings(parts.slots, options.placement)
     with agreement(participants(expected)) as agreed:
         job = make_job(checkpoint, assignment_map, parts, options, is_initialised=True)
+        check_filled(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, options.progress)
         agreed.expect(common_work(job, placer))
     placer.redistribute()
-    _warn_of_unused(job, stacklevel=4)
+    warn_of_leftovers(job)
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
     leaves = {numbers[id(slot.value)]: slot.leaf.name for slot in parts.slots}
     arrays = {i: placer.arrays[n] for i, n in leaves.items() if n in placer.arrays}
@@ -272,13 +277,3 @@ def _run(
         own = None if devices is None else list(shardings.values())
         arrays |= traced.compute(list(shardings), own)
     return arrays
-
-
-def _warn_of_unused(job: Job, stacklevel: int = 3) -> None:
-    """Names scope entries that reached no leaf, which TensorFlow lets pass silently."""
-    if said := said_of_unused(job):
-        warnings.warn(
-            f"Entries of the assignment map reach no leaf of the target: {said}",
-            UserWarning,
-            stacklevel=stacklevel,
-        )

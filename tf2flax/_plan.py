@@ -10,6 +10,7 @@ import re
 from typing import Any, Final
 
 from ._assignment.expressions import Source
+from ._assignment.half_norms import Aliases, HalfNorm, find_half_norms
 from ._assignment.problems import key_of, target_of
 from ._assignment.values import Assignment, Entry, Gap, Resolution, count_nbytes
 from ._errors import CheckpointError
@@ -78,6 +79,7 @@ class RestorePlan:
         averages: Those of them that are moving averages of variables.
         nbytes: Bytes of the checkpoint that a restore reads.
         placement: What is worth knowing about where leaves live.
+        half_norms: Normalisations of which statistics stay as they are.
     """
 
     prefix: str
@@ -87,6 +89,7 @@ class RestorePlan:
     averages: tuple[str, ...]
     nbytes: int
     placement: PlacementReport = _NOTHING_TO_REPORT
+    half_norms: tuple[HalfNorm, ...] = ()
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
@@ -95,7 +98,7 @@ class RestorePlan:
 
     @property
     def unused_rules(self) -> tuple[str, ...]:
-        """Entries of the map that fill no leaf, as they read."""
+        """Entries of the map that reach no leaf, as they read."""
         return tuple(str(entry) for entry in self.resolution.unused_entries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,6 +117,7 @@ class RestorePlan:
                 "optimizer_slots": list(self.slots),
             },
             "unused_rules": list(self.unused_rules),
+            "half_normalised": [dataclasses.asdict(one) for one in self.half_norms],
             "placement": {
                 "replicated": [
                     dataclasses.asdict(one) for one in self.placement.replicated
@@ -137,6 +141,7 @@ def make_plan(
     resolution: Resolution,
     manifest: Manifest,
     placement: PlacementReport = _NOTHING_TO_REPORT,
+    aliases: Aliases | None = None,
 ) -> RestorePlan:
     """Adds to a resolution what it leaves unused and how much it reads.
 
@@ -144,6 +149,7 @@ def make_plan(
         resolution: What the map means.
         manifest: The checkpoint.
         placement: What is worth knowing about where leaves live.
+        aliases: Leaf name -> tensor names, of the option.
 
     Returns:
         The plan.
@@ -160,6 +166,7 @@ def make_plan(
         averages=averages,
         nbytes=count_nbytes(views),
         placement=placement,
+        half_norms=find_half_norms(resolution, manifest, aliases),
     )
 
 

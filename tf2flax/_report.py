@@ -16,6 +16,7 @@ from typing import Any, Final, TextIO
 from ._assignment.arguments import quoted
 from ._assignment.collapsing import collapse, in_sequence
 from ._assignment.expressions import Expression, Joined, Source
+from ._assignment.half_norms import HalfNorm
 from ._assignment.problem_report import header
 from ._assignment.values import Assignment, Entry, Gap, Override
 from ._plan import Replicated, RestorePlan
@@ -91,6 +92,7 @@ def sections(plan: RestorePlan, reads: Reads = _NO_READS) -> list[Section]:
         _counted("Unused optimizer slots", plan.slots),
         _names("Entries that matched nothing", _YELLOW, plan.unused_rules),
         _overrides(resolution.overridden),
+        _half_norms(plan.half_norms),
         _replicated(plan.placement.replicated),
         _names(
             "Replicated, since no partition rule matches",
@@ -338,6 +340,21 @@ def _overrides(overridden: Sequence[Override]) -> Section:
         title=f"Overridden entries ({len(overridden)})",
         colour=_YELLOW,
         columns=("leaf", "entry of the map", "overridden by"),
+        rows=tuple(row.cells for row in collapse(cells)),
+    )
+
+
+def _half_norms(norms: Sequence[HalfNorm]) -> Section:
+    """Normalisations whose statistics stay, though the checkpoint has them."""
+    cells = [
+        (norm.name, leaf, tensor)
+        for norm in norms
+        for leaf, tensor in zip(norm.kept, norm.tensors, strict=True)
+    ]
+    return Section(
+        title=f"Normalisations loaded by half ({len(norms)})",
+        colour=_YELLOW,
+        columns=("scale or bias of", "kept as it is", "in the checkpoint"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
 

@@ -25,10 +25,12 @@ from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.dtypes import WIDE_DTYPES
 from ._assignment.expressions import Expression
 from ._assignment.grammar import FrozenMap, parse_map
+from ._assignment.half_norms import describe_half_norms
 from ._assignment.matching import Options, resolve
 from ._assignment.policies import parse_dtype_choice, parse_policy
-from ._assignment.problems import unused_entry
+from ._assignment.unfilled import describe_unfilled, describe_unused
 from ._assignment.values import Assignment, Gap
+from ._caller import warn_caller
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._costs import (
     STRATEGIES,
@@ -38,6 +40,7 @@ from ._costs import (
     large_leaves,
 )
 from ._demands import Reading, plan_reading
+from ._empty_targets import take_target
 from ._errors import AssignmentError, UnsupportedError
 from ._inverse import InversePlan
 from ._manifest import Manifest
@@ -54,7 +57,7 @@ from ._sharding import (
     ShardingOption,
     choose_placement,
 )
-from ._targets import Target, take_apart
+from ._targets import Target
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
 AssignmentMap = (
@@ -226,7 +229,11 @@ class Plan:
 
     @property
     def unused_rules(self) -> tuple[str, ...]:
-        """Entries of the map that fill no leaf, as they read."""
+        """Entries of the map that reach no leaf, of any kind, as they read.
+
+        `restore` warns of them. Those that reach leaves which other entries have, or
+        which `on_missing` or `on_mismatch` keep, are no such entries.
+        """
         return self._job.plan.unused_rules
 
     @property
@@ -315,7 +322,9 @@ class Plan:
     def restore(self, progress: bool | ProgressFunction = False) -> Any:
         """Reads, checks, casts and places what the plan names.
 
-        Under `jax.distributed`, all processes of a leaf's mesh call it.
+        Under `jax.distributed`, all processes of a leaf's mesh call it. A UserWarning
+        names the entries of the map that reach no leaf, another one normalisations
+        that are loaded by half (scale without mean and variance).
 
         Args:
             progress: True draws a bar on stderr (bytes, rate, time left, tensor); a
@@ -337,6 +346,7 @@ class Plan:
             placer = read_leaves(self._job, progress or self._job.options.progress)
             agreed.expect(common_work(self._job, placer))
         placer.redistribute()
+        warn_of_leftovers(self._job)
         return self._job.target.rebuild(placer.arrays)
 
     def inverse(self) -> InversePlan:
@@ -455,6 +465,7 @@ def plan(
     Raises:
         CheckpointNotFoundError: There is no checkpoint at the path.
         AssignmentError: Map, options and target do not fit; every problem is listed.
+            The map has entries, and none of them fills a leaf; the target has no leaf.
         DamagedError: The index is malformed.
 
     Examples:
@@ -484,8 +495,9 @@ def plan(
         max_in_flight_bytes=max_in_flight_bytes,
         progress=progress,
     )
-    job = make_job(checkpoint, assignment_map, take_apart(target), options)
+    job = make_job(checkpoint, assignment_map, take_target(target), options)
     check_kept(job)
+    check_filled(job)
     return Plan(job)
 
 
@@ -589,7 +601,7 @@ def make_job(
         initialised=resolution.kept if is_initialised else (),
     )
     return Job(
-        plan=make_plan(resolution, manifest, placement.report),
+        plan=make_plan(resolution, manifest, placement.report, options.aliases),
         target=target,
         manifest=manifest,
         shardings=placement.shardings,
@@ -679,23 +691,37 @@ def check_kept(job: Job) -> None:
             f"jax.ShapeDtypeStruct: {shown}{more}. Add entries for them, or "
             "initialise them with tf2flax.warm_start."
         )
-        if unused := said_of_unused(job):
+        if unused := describe_unused(job.plan.resolution, job.target.leaves):
             said = f"{said} Entries that reach no leaf: {unused}"
         raise AssignmentError(said)
 
 
-def said_of_unused(job: Job) -> str:
-    """Names the entries of a map that reach no leaf, each with the nearest scope.
+def check_filled(job: Job) -> None:
+    """Refuses a map with entries of which none fills a leaf.
 
     Args:
         job: The plan and its target.
 
-    Returns:
-        One sentence for each; "" where every entry reaches one.
+    Raises:
+        AssignmentError: No leaf is filled, though the map is not empty.
     """
-    names = [name for leaf in job.target.leaves for name in leaf.names]
-    entries = job.plan.resolution.unused_entries
-    return "; ".join(unused_entry(entry, names) for entry in entries)
+    message = describe_unfilled(job.plan.resolution, job.target.leaves)
+    if message:
+        raise AssignmentError(message)
+
+
+def warn_of_leftovers(job: Job) -> None:
+    """Warns of what a restore leaves undone without an error, each kind once.
+
+    Args:
+        job: The plan and its target.
+    """
+    if unused := describe_unused(job.plan.resolution, job.target.leaves):
+        warn_caller(
+            f"Entries of the assignment map reach no leaf of the target: {unused}"
+        )
+    if half := describe_half_norms(job.plan.half_norms):
+        warn_caller(half)
 
 
 def _check_width(job: Job) -> None:

@@ -22,6 +22,7 @@ from flax import nnx
 from flax.errors import TraceContextError
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from ._empty_targets import check_init_result
 from ._errors import UnsupportedError
 
 # How many objects are looked at to find the `nnx.Rngs` that a function closes over.
@@ -77,6 +78,7 @@ class TracedInit:
                 output = init_fn(*own_args, **own_kwargs)
                 self._graphdef, state = _split(output)
                 leaves, self._treedef = jax.tree.flatten(state)
+                check_init_result(leaves)
                 changed = changed_state()
             first = len(leaves)
             self._rng_slots = [

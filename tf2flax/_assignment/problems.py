@@ -52,7 +52,7 @@ class SourceNotFound:
                 return f"Did you mean `{alias}`? Option aliases can stand in for it."
         if numbers := _numbers_present(self.source, names):
             return numbers
-        return manifest.hint(self.source) or _did_you_mean(nearest(self.source, names))
+        return manifest.hint(self.source) or did_you_mean(nearest(self.source, names))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ScopeNotFound:
         )
         if not suggest:
             return found
-        fix = manifest.hint(key) or _did_you_mean(
+        fix = manifest.hint(key) or did_you_mean(
             nearest(key, scopes_of(manifest.names))
         )
         return f"{found} {fix}".rstrip()
@@ -99,7 +99,7 @@ class TargetNotFound:
         if any(name.startswith(scope) for name in self.names):
             return f"Did you mean the scope `{scope}`?"
         below = [n for n in self.names if n.endswith(f"/{self.target}")]
-        return _did_you_mean(tuple(below[:3]) or nearest(self.target, self.names))
+        return did_you_mean(tuple(below[:3]) or nearest(self.target, self.names))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -337,23 +337,6 @@ def rule_scope_holds_tensors(rule: Rule, names: Sequence[str]) -> bool:
     )
 
 
-def unused_entry(entry: Entry, names: Iterable[str]) -> str:
-    """States that an entry fills no leaf, with the nearest scope that it could fill.
-
-    Args:
-        entry: The entry that reached nothing.
-        names: Names of all leaves.
-
-    Returns:
-        The entry as it reads, and a suggestion.
-    """
-    scopes = scopes_of(names)
-    if key_of(entry) in scopes:
-        return f"{entry} (keys are the checkpoint's names, values the target's)"
-    close = _did_you_mean(nearest(target_of(entry), scopes, count=1))
-    return f"{entry} {close}".rstrip()
-
-
 def shapes_differ(
     leaf: tuple[int, ...], found: tuple[int, ...], source: Expression
 ) -> str:
@@ -413,7 +396,15 @@ def parts_do_not_tile(parts: Sequence[tuple[int, ...]], tensor: tuple[int, ...])
     )
 
 
-def _did_you_mean(names: Sequence[str]) -> str:
+def did_you_mean(names: Sequence[str]) -> str:
+    """Suggests names.
+
+    Args:
+        names: The nearest ones, best first.
+
+    Returns:
+        A question; "" for no names.
+    """
     if not names:
         return ""
     return f"Did you mean {' or '.join(f'`{name}`' for name in names)}?"

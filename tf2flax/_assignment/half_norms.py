@@ -1,0 +1,223 @@
+"""Normalisations of which scale or bias are loaded, and the statistics are not.
+
+A batch normalisation with the checkpoint's scale and the initial mean and variance
+computes something else, and no shape or name tells. Knows names alone: linen keeps the
+statistics in a collection of their own, `params/bn/scale` and `batch_stats/bn/mean`,
+NNX beside the scale, `bn/scale` and `bn/mean`.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from tf2flax._manifest import Manifest
+
+from .collapsing import collapse
+from .values import Assignment, Resolution
+
+Aliases = Mapping[str, tuple[str, ...]]
+
+# What leaves and tensors call the statistics, besides what aliases say.
+_SPELLINGS: Final = {
+    "mean": ("mean", "moving_mean", "running_mean", "pop_mean"),
+    "var": (
+        *("var", "variance", "moving_var", "moving_variance"),
+        *("running_var", "running_variance", "pop_var", "pop_variance"),
+    ),
+}
+# What leaves and tensors call scale and bias; a word may stand before it in one
+# component of a tensor's name (`bn1_gamma`).
+_AFFINE: Final = ("scale", "bias", "gamma", "beta", "offset", "weight", "g", "b")
+_AFFINE_AT_END: Final = re.compile(rf"(?:(.*[_.-]))?(?:{'|'.join(_AFFINE)})")
+# Collections of linen; a leaf's name without them is that of its module.
+_COLLECTIONS: Final = frozenset({"params", "batch_stats"})
+# What stands behind a variable's own name.
+_SUFFIX: Final = re.compile(
+    r"(/ExponentialMovingAverage(_\d+)?|/\.ATTRIBUTES/VARIABLE_VALUE|:0)*$"
+)
+# Lines of normalisations that a warning names.
+_MAX_NAMED: Final = 60
+# The variables of a Keras 3 layer, by number: [scale], [bias], mean, variance.
+_NUMBERED: Final = re.compile(r"(.*/vars/)(\d)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HalfNorm:
+    """A normalisation that is loaded by half.
+
+    Attributes:
+        name: What the names of its scale and bias begin with.
+        kept: Its statistics that stay as they are.
+        tensors: The tensors of the checkpoint that would fill them, in that order.
+    """
+
+    name: str
+    kept: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+
+def find_half_norms(
+    resolution: Resolution, manifest: Manifest, aliases: Aliases | None
+) -> tuple[HalfNorm, ...]:
+    """Finds normalisations of which scale or bias are loaded, and statistics are not.
+
+    Statistics that the checkpoint does not have beside the scale or bias, or that
+    `on_mismatch` keeps, are no news.
+
+    Args:
+        resolution: What the map means.
+        manifest: The checkpoint.
+        aliases: Leaf name -> tensor names, of the option.
+
+    Returns:
+        The normalisations, in the order of the target.
+    """
+    spellings = _spellings(aliases or {})
+    mismatched = {gap.leaf for gap in resolution.mismatched}
+    kept = [
+        (name, kind)
+        for name in resolution.kept
+        if (kind := spellings.get(name.rpartition("/")[2])) and name not in mismatched
+    ]
+    if not kept:
+        return ()
+    by_kind = _tensor_spellings(spellings, resolution.assignments)
+    used = {name for one in resolution.assignments for name in one.sources}
+    norms = _Norms(resolution.assignments)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for leaf, kind in kept:
+        for assignment, is_certain in norms.beside(leaf):
+            tensor = next(_statistics_of(assignment, by_kind[kind], kind, manifest), "")
+            if tensor and (is_certain or tensor not in used):
+                norm = assignment.leaf.rpartition("/")[0] or "/"
+                found.setdefault(norm, []).append((leaf, tensor))
+                break
+    return tuple(
+        HalfNorm(norm, *map(tuple, zip(*pairs, strict=True)))
+        for norm, pairs in found.items()
+    )
+
+
+def describe_half_norms(norms: Sequence[HalfNorm]) -> str:
+    """States which normalisations are loaded by half.
+
+    Args:
+        norms: The normalisations.
+
+    Returns:
+        The text of a warning; "" for none.
+    """
+    if not norms:
+        return ""
+    names = [f"`{row.cells[0]}`" for row in collapse([(norm.name,) for norm in norms])]
+    hidden = len(names) - _MAX_NAMED
+    more = f" and {hidden} more (print the plan)" if hidden > 0 else ""
+    example = norms[0]
+    is_one = len(norms) == 1
+    count = "1 normalisation is" if is_one else f"{len(norms)} normalisations are"
+    return (
+        f"{count} loaded by half: scale or bias come from the checkpoint, but mean or "
+        "variance, which it has as well, stay as they are: "
+        f"{', '.join(names[:_MAX_NAMED])}{more}. Add entries that fill them, such as "
+        f"`{example.tensors[0]}` -> `{example.kept[0]}`."
+    )
+
+
+class _Norms:
+    """Scales and biases that are loaded, by the modules that they may belong to."""
+
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        self._by_module: dict[tuple[str, ...], list[Assignment]] = {}
+        self._by_tail: dict[tuple[int, tuple[str, ...]], list[Assignment]] = {}
+        for assignment in assignments:
+            *module, last = assignment.leaf.split("/")
+            if last in _AFFINE:
+                self._by_module.setdefault(_module(module), []).append(assignment)
+                self._by_tail.setdefault(_tail(module), []).append(assignment)
+
+    def beside(self, leaf: str) -> Iterator[tuple[Assignment, bool]]:
+        """The scales and biases of a statistic's module, and whether that is certain.
+
+        Where trees are put together by hand, the collections may be called anything:
+        modules whose names differ in the first component alone may be one.
+        """
+        *module, _ = leaf.split("/")
+        certain = self._by_module.get(_module(module), [])
+        yield from ((assignment, True) for assignment in certain)
+        if not certain:
+            likely = self._by_tail.get(_tail(module), [])
+            yield from ((assignment, False) for assignment in likely)
+
+
+def _module(path: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for part in path if part not in _COLLECTIONS)
+
+
+def _tail(path: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    return len(path), tuple(path[1:])
+
+
+def _spellings(aliases: Aliases) -> dict[str, str]:
+    """What a name means: "mean" or "var"; aliases may call leaves otherwise."""
+    kinds = {word: kind for kind, words in _SPELLINGS.items() for word in words}
+    for leaf, tensors in aliases.items():
+        kind = next((kinds[name] for name in tensors if name in kinds), None)
+        kind = kinds.get(leaf, kind)
+        if kind is not None:
+            kinds |= dict.fromkeys((leaf, *tensors), kind)
+    return kinds
+
+
+def _tensor_spellings(
+    spellings: Mapping[str, str], assignments: Sequence[Assignment]
+) -> dict[str, tuple[str, ...]]:
+    """What tensors call each statistic, also as the map spells those it loads."""
+    words: dict[str, dict[str, None]] = collections.defaultdict(dict)
+    for word, kind in spellings.items():
+        words[kind][word] = None
+    for assignment in assignments:
+        kind = spellings.get(assignment.leaf.rpartition("/")[2])
+        if kind is not None:
+            for source in assignment.sources:
+                words[kind][_split(source)[1]] = None
+    return {kind: tuple(words[kind]) for kind in _SPELLINGS}
+
+
+def _split(tensor: str) -> tuple[str, str, str]:
+    """A tensor's scope with its `/`, its own name, and what stands behind that."""
+    match = _SUFFIX.search(tensor)
+    assert match is not None  # it matches nothing at the end as well
+    scope, slash, name = tensor[: match.start()].rpartition("/")
+    return scope + slash, name, match[0]
+
+
+def _statistics_of(
+    assignment: Assignment, words: Sequence[str], kind: str, manifest: Manifest
+) -> Iterator[str]:
+    """Tensors that are a statistic beside the scale or bias that fills a leaf."""
+    for source in assignment.sources:
+        if numbered := _NUMBERED.fullmatch(source):
+            yield from _by_number(numbered[1], int(numbered[2]), kind, manifest)
+            continue
+        scope, name, suffix = _split(source)
+        affine = _AFFINE_AT_END.fullmatch(name)
+        head = (affine[1] or "") if affine else ""
+        # With the suffix (averages of statistics are rare), then without.
+        for ending in dict.fromkeys((suffix, suffix.partition("/Exp")[0], "")):
+            for word in words:
+                tensor = f"{scope}{head}{word}{ending}"
+                if tensor != source and tensor in manifest:
+                    yield tensor
+
+
+def _by_number(scope: str, number: int, kind: str, manifest: Manifest) -> Iterator[str]:
+    """The last two variables of a Keras 3 layer, where they follow the scale's."""
+    present = [i for i in range(10) if f"{scope}{i}" in manifest]
+    if len(present) >= 3:
+        index = present[-2 if kind == "mean" else -1]
+        if index > number:
+            yield f"{scope}{index}"
