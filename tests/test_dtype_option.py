@@ -91,7 +91,7 @@ def test_the_option(name: str, prefix: str) -> None:
     option, changed = OPTIONS[name]
     expected = {n: changed.get(n, leaf.dtype.name) for n, leaf in LEAVES.items()}
     plan = tf2flax.plan(prefix, {"/": "/"}, LEAVES, dtype=option)
-    assert {one.leaf: one.dtype.name for one in plan.assignments} == expected
+    assert {a.leaf: a.dtype.name for a in plan.assignments} == expected
     trees = [
         plan.restore(),
         tf2flax.init_from_checkpoint(prefix, {"/": "/"}, LEAVES, dtype=option),

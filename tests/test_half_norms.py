@@ -37,18 +37,18 @@ NNX = leaves("bn/scale", "bn/bias", "bn/mean", "bn/var")
 
 
 class Halves:
-    """A case: tensors, target, map, options, and the leaves that are told."""
+    """A case: tensors, target, map, options, and what is reported."""
 
     def __init__(
         self,
         tensors: tuple[str, ...],
         target: Mapping[str, Any],
         entries: Any,
-        told: Mapping[str, tuple[str, ...]],
+        expected: Mapping[str, tuple[str, ...]],
         **options: Any,
     ) -> None:
         self.tensors, self.target, self.entries = tensors, dict(target), entries
-        self.told, self.options = told, options
+        self.expected, self.options = expected, options
 
 
 def scoped(scope: str, names: tuple[str, ...] = TF1) -> tuple[str, ...]:
@@ -169,13 +169,13 @@ def test_half_a_normalisation_is_told(name: str, tmp_path: pathlib.Path) -> None
         warnings.simplefilter("error")  # planning says nothing
         plan = tf2flax.plan(prefix, case.entries, case.target, **case.options)
     rows = plan.to_dict()["half_normalised"]
-    assert {row["name"]: row["kept"] for row in rows} == case.told
+    assert {row["name"]: row["kept"] for row in rows} == case.expected
     assert all(tensor in case.tensors for row in rows for tensor in row["tensors"])
     assert f"Normalisations loaded by half ({len(rows)})" in str(plan)
     with pytest.warns(UserWarning, match=WARNING) as caught:
         plan.restore()
     assert len(caught) == 1
-    assert all(f"`{norm}`" in str(caught[0].message) for norm in case.told)
+    assert all(f"`{norm}`" in str(caught[0].message) for norm in case.expected)
     assert caught[0].filename == __file__
 
 
@@ -263,16 +263,16 @@ def test_every_call_warns_once(tmp_path: pathlib.Path) -> None:
     variables = jax.eval_shape(Linen().init, *args)
     filled = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), variables)
     module = Nnx(nnx.Rngs(0))
-    own = {"last/gamma": "bn/scale", "last/beta": "bn/bias"}
+    entries = {"last/gamma": "bn/scale", "last/beta": "bn/bias"}
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: tf2flax.init_from_checkpoint(prefix, {"/": "params/"}, filled), "71"),
         (
             lambda: tf2flax.warm_start(Linen().init, prefix, {"/": "params/"})(*args),
             "71",
         ),
-        (lambda: tf2flax.init_from_checkpoint(prefix, own, module), "1"),
-        (lambda: tf2flax.warm_start(Nnx, prefix, own)(nnx.Rngs(0)), "1"),
-        (tf2flax.plan(prefix, own, nnx.state(module)).restore, "1"),
+        (lambda: tf2flax.init_from_checkpoint(prefix, entries, module), "1"),
+        (lambda: tf2flax.warm_start(Nnx, prefix, entries)(nnx.Rngs(0)), "1"),
+        (tf2flax.plan(prefix, entries, nnx.state(module)).restore, "1"),
     ]
     for call, count in calls:
         with pytest.warns(UserWarning, match=rf"{count} norm.*{WARNING}") as caught:

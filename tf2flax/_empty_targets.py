@@ -134,8 +134,8 @@ def _kind_of(value: object) -> str:
     if _is_optimizer(value):
         return f"an optimizer (`{name}`)"
     if _is_function(value):
-        shown = getattr(value, "__qualname__", None) or name
-        return f"the function `{shown}`"
+        name = getattr(value, "__qualname__", None) or name
+        return f"the function `{name}`"
     if isinstance(value, (Mapping, list, tuple, set, frozenset)):
         return f"a {name}" if value else f"an empty {name}"
     if isinstance(value, jax.Array):

@@ -117,7 +117,7 @@ class RestorePlan:
                 "optimizer_slots": list(self.slots),
             },
             "unused_rules": list(self.unused_rules),
-            "half_normalised": [dataclasses.asdict(one) for one in self.half_norms],
+            "half_normalised": [dataclasses.asdict(norm) for norm in self.half_norms],
             "placement": {
                 "replicated": [
                     dataclasses.asdict(one) for one in self.placement.replicated

@@ -86,19 +86,21 @@ def find_half_norms(
     if not kept:
         return ()
     by_kind = _tensor_spellings(spellings, resolution.assignments)
-    used = {name for one in resolution.assignments for name in one.sources}
+    used = {
+        name for assignment in resolution.assignments for name in assignment.sources
+    }
     norms = _Norms(resolution.assignments)
-    found: dict[str, list[tuple[str, str]]] = {}
+    halves: dict[str, list[tuple[str, str]]] = {}
     for leaf, kind in kept:
         for assignment, is_certain in norms.beside(leaf):
             tensor = next(_statistics_of(assignment, by_kind[kind], kind, manifest), "")
             if tensor and (is_certain or tensor not in used):
                 norm = assignment.leaf.rpartition("/")[0] or "/"
-                found.setdefault(norm, []).append((leaf, tensor))
+                halves.setdefault(norm, []).append((leaf, tensor))
                 break
     return tuple(
         HalfNorm(norm, *map(tuple, zip(*pairs, strict=True)))
-        for norm, pairs in found.items()
+        for norm, pairs in halves.items()
     )
 
 
