@@ -155,5 +155,5 @@ def _gather(
             starts[axis], stops[axis] = int(run[0]), int(run[-1]) + 1
             parts.append(read_region(entry, TensorSlice(tuple(starts), tuple(stops))))
     if not parts:
-        return empty(shape, entry.spec.dtype.numpy)
+        return empty(tuple(shape), entry.spec.dtype.numpy)
     return np.concatenate(parts, axis=axis)
