@@ -17,6 +17,7 @@ from . import _reading
 from ._errors import (
     AssignmentError,
     DamagedError,
+    SharedNameError,
     TensorNotFoundError,
     UnsupportedError,
 )
@@ -28,10 +29,11 @@ from ._formats.v1_table import V1Manifest
 from ._locate import Kind, Location, PathLike, locate
 from ._manifest import DataFile, Entry, Manifest
 from ._names import nearest
+from ._object_based import ObjectBasedManifest
 from ._progress import ProgressFunction, reporting
 from ._stored_tensor import StoredTensor
 from ._verifying import VerificationReport, verify
-from ._views import MergedManifest, ObjectBasedManifest
+from ._views import MergedManifest
 
 if TYPE_CHECKING:
     from ._store import Context, KvStore
@@ -78,8 +80,10 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return iter(self._manifest.names)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
-        return name in self._manifest
+        """Whether a tensor has this name; not where several share it in a view."""
+        if not isinstance(name, str) or name not in self._manifest:
+            return False
+        return not self._manifest.is_shared(name)
 
     def __getitem__(self, name: str) -> StoredTensor:
         """Looks up one tensor; reads nothing of it.
@@ -91,13 +95,16 @@ class Checkpoint(Mapping[str, StoredTensor]):
             The stored tensor.
 
         Raises:
-            TensorNotFoundError: No tensor has this name; the nearest are named.
+            TensorNotFoundError: No tensor has this name; the nearest are named. In a
+                view: several share it, and those are named (an `UnsupportedError` too).
             DamagedError: Its entry is malformed.
         """
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise self._tensor_not_found(name)
         try:
             return StoredTensor(self._manifest.entry(name))
+        except SharedNameError:
+            raise
         except TensorNotFoundError:
             raise self._tensor_not_found(name) from None
 
@@ -184,7 +191,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
         So that one assignment map works for both generations: `dense/kernel` is what
         TF1 stores, and what TF2 stores under the path of an object. Slot variables are
-        included. Looking up a name that several variables share is refused.
+        included. A name that several variables share is not listed, and looking it up
+        says which tensors share it.
+
+        A Keras 3 export (`model.export(dir)`) stores a variable twice, as
+        `variables/<i>` and as `_all_variables/<j>`. Where exactly these two have a
+        name, and their dtypes, shapes and checksums are equal, they are one variable:
+        listed once, and `save_checkpoint(..., plan=plan)` writes both.
 
         Returns:
             A view; nothing is copied.
@@ -208,7 +221,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """The tensors of an object-based checkpoint under plain paths of attributes.
 
         A variable is listed under the path it is stored under, without suffix and
-        escapes; any other path that leads to it can be looked up as well.
+        escapes; any other path that leads to it can be looked up as well. What a Keras
+        3 export stores twice (see `by_variable_name`) is listed once, as
+        `variables/<i>`.
 
         Returns:
             A view; nothing is copied.

@@ -70,6 +70,17 @@ class UnsupportedError(CheckpointError):
     __module__ = "tf2flax"
 
 
+class SharedNameError(TensorNotFoundError, UnsupportedError):
+    """Several tensors share a name, so none of them answers to it.
+
+    A `KeyError` as well, so that `Mapping.get` agrees with `in`. Not public: what it
+    inherits from is. `hint` is the whole message.
+    """
+
+    def __str__(self) -> str:
+        return self.hint
+
+
 class ReadError(CheckpointError, OSError):
     """The operating system or the store could not deliver the bytes."""
 

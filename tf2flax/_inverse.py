@@ -5,6 +5,7 @@ Reads no leaf and writes no file: `_saving` does.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -28,6 +29,7 @@ from ._memory import empty
 from ._plan import RestorePlan
 from ._reading import read_entry
 from ._specs import TensorSpec
+from ._stored_names import StoredNames, stored_names
 
 # Gives the array of a leaf, by name, on the host.
 FetchLeaf = Callable[[str], np.ndarray]
@@ -38,7 +40,8 @@ class InverseAssignment:
     """One tensor of the checkpoint, and the leaves that it is made of.
 
     Attributes:
-        name: Name of the tensor.
+        name: Name of the tensor, as it is stored, also where the plan was made for a
+            view. What a Keras 3 export stores twice has two such assignments.
         leaves: Names of the leaves, each once.
         expression: What it is, with leaves as sources; None where several leaves tell
             parts of it.
@@ -74,7 +77,7 @@ class InversePlan:
         `cls/seq_relationship/output_weights` <- `src("head").transpose()`
     """
 
-    __slots__ = ("_groups", "_manifest", "assignments", "copied", "left_out")
+    __slots__ = ("_groups", "_manifest", "_stored", "assignments", "copied", "left_out")
 
     assignments: tuple[InverseAssignment, ...]
     copied: tuple[str, ...]
@@ -85,12 +88,14 @@ class InversePlan:
 
         Args:
             plan: The plan.
-            manifest: The checkpoint.
+            manifest: The checkpoint, or the view of it, that the plan was made for.
 
         Raises:
-            AssignmentError: Some of it cannot be inverted; every leaf is named.
+            AssignmentError: Some of it cannot be inverted; every leaf is named. Or the
+                view is no single checkpoint.
         """
         self._manifest = manifest
+        self._stored = stored_names(manifest)
         problems = [
             f"Leaf `{one.leaf}`: {problem}"
             for one in plan.assignments
@@ -100,7 +105,7 @@ class InversePlan:
             raise AssignmentError(screenful(problems))
         self._groups = _families(plan.assignments)
         self.assignments = self._inverted()
-        self.copied = plan.unused
+        self.copied = self._not_written() if self._stored.is_view else plan.unused
         self.left_out = plan.resolution.kept
 
     @property
@@ -110,8 +115,8 @@ class InversePlan:
 
     @property
     def manifest(self) -> Manifest:
-        """The checkpoint that the plan was made for, for the layers above."""
-        return self._manifest
+        """The checkpoint under stored names, for the layers above."""
+        return self._stored.manifest
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse as plain values, ready for `json.dumps`."""
@@ -195,25 +200,34 @@ class InversePlan:
         Returns:
             What gives the tensors.
         """
-        return Backwards(self._groups, self._manifest, fetch)
+        return Backwards(self._groups, self._manifest, self._stored, fetch)
+
+    def _not_written(self) -> tuple[str, ...]:
+        """All stored tensors that no leaf tells, those that the view hides as well."""
+        written = {one.name for one in self.assignments}
+        return tuple(name for name in self.manifest.names if name not in written)
 
     def _inverted(self) -> tuple[InverseAssignment, ...]:
         spec_of = _specs_of(self._manifest)
-        masks: dict[str, list[np.ndarray | None]] = {}
-        told: dict[str, list[Sequence[Assignment]]] = {}
+        places = self._stored.places
+        masks: dict[tuple[str, ...], list[np.ndarray | None]] = {}
+        # Of each variable: the names by which it was loaded, views may have several,
+        # and the leaves that it was loaded into.
+        told: dict[tuple[str, ...], list[tuple[str, Sequence[Assignment]]]] = {}
         for group in self._groups:
             _, mask = _joined(group, None, spec_of)
             for share in scatter(group[0].expression, None, mask, spec_of):
-                masks.setdefault(share.name, []).append(share.mask)
+                masks.setdefault(places(share.name), []).append(share.mask)
             for name in group[0].sources:
-                told.setdefault(name, []).append(group)
+                told.setdefault(places(name), []).append((name, group))
         written: dict[int, Mapping[str, Expression]] = {}
         result: list[InverseAssignment] = []
-        for name in sorted(told):
-            groups = told[name]
-            is_complete = _covers(masks.get(name, []), spec_of(name).shape)
+        for variable, tellers in told.items():
+            name = tellers[0][0]
+            groups = list({id(group): group for _, group in tellers}.values())
+            is_complete = _covers(masks.get(variable, []), spec_of(name).shape)
             expression = None
-            if len(groups) == 1 and is_complete:
+            if len(tellers) == 1 and is_complete:
                 (group,) = groups
                 if id(group) not in written:
                     source = Source(literal_pattern(_family_name(group)))
@@ -222,40 +236,52 @@ class InversePlan:
                     )
                 expression = written[id(group)].get(name)
             leaves = tuple(one.leaf for group in groups for one in group)
-            result.append(InverseAssignment(name, leaves, expression, is_complete))
-        return tuple(result)
+            result += [
+                InverseAssignment(place, leaves, expression, is_complete)
+                for place in variable
+            ]
+        return tuple(sorted(result, key=lambda one: one.name))
 
 
 class Backwards:
     """Tensors put together from leaves, of which each is fetched once and then dropped.
 
-    What a leaf says is kept until the last of its tensors has been asked for.
+    What a leaf says is kept until the last of its tensors has been asked for. Where
+    variables are stored in two places, the second ones are other tensors: their leaves
+    are fetched again, since places of one variable may be far apart.
     """
 
     def __init__(
         self,
         groups: Sequence[Sequence[Assignment]],
         manifest: Manifest,
+        stored: StoredNames,
         fetch: FetchLeaf,
     ) -> None:
         """Made by `InversePlan.begin`."""
-        self._manifest = manifest
+        self._stored = stored
         self._fetch = fetch
         self._spec_of = _specs_of(manifest)
         self._groups_of: dict[str, list[int]] = {}
+        # Which of the places of its variable a stored tensor is.
+        self._turn_of: dict[str, int] = {}
         self._groups = groups
-        self._left: list[int] = []
-        self._shares: dict[int, dict[str, list[Share]]] = {}
+        # Both by the number of the group and the turn.
+        self._left: collections.Counter[tuple[int, int]] = collections.Counter()
+        self._shares: dict[tuple[int, int], dict[str, list[Share]]] = {}
         for number, group in enumerate(groups):
-            self._left.append(len(group[0].sources))
-            for name in group[0].sources:
-                self._groups_of.setdefault(name, []).append(number)
+            variables = dict.fromkeys(map(stored.places, group[0].sources))
+            for places in variables:
+                for turn, place in enumerate(places):
+                    self._left[number, turn] += 1
+                    self._turn_of[place] = turn
+                    self._groups_of.setdefault(place, []).append(number)
 
     def tensor(self, name: str) -> np.ndarray:
         """Puts one tensor together; each may be asked for once.
 
         Args:
-            name: Its name.
+            name: Its stored name.
 
         Returns:
             Array of the tensor's shape and dtype.
@@ -265,7 +291,7 @@ class Backwards:
             DamagedError: What is to be copied is damaged.
             ReadError: The operating system refuses.
         """
-        entry = self._manifest.entry(name)
+        entry = self._stored.manifest.entry(name)
         out: np.ndarray | None = None
         known: np.ndarray | None = None
         told: list[str] = []
@@ -287,7 +313,9 @@ class Backwards:
 
     def _shares_of(self, number: int, name: str) -> list[Share]:
         group = self._groups[number]
-        if number not in self._shares:
+        turn = self._turn_of[name]
+        key = number, turn
+        if key not in self._shares:
             value, mask = _joined(group, self._fetch, self._spec_of)
             found: dict[str, list[Share]] = {}
             try:
@@ -295,12 +323,13 @@ class Backwards:
             except AssignmentError as error:
                 raise _CannotWriteError(str(error)) from error
             for share in shares:
-                found.setdefault(share.name, []).append(share)
-            self._shares[number] = found
-        shares = self._shares[number].pop(name)
-        self._left[number] -= 1
-        if not self._left[number]:
-            del self._shares[number]
+                if place := self._stored.places(share.name)[turn : turn + 1]:
+                    found.setdefault(place[0], []).append(share)
+            self._shares[key] = found
+        shares = self._shares[key].pop(name)
+        self._left[key] -= 1
+        if not self._left[key]:
+            del self._shares[key]
         return shares
 
     def _cast_back(self, share: Share, entry: Entry, one: Assignment) -> np.ndarray:
@@ -314,7 +343,7 @@ class Backwards:
         chain = next(
             [dtype, *view.casts, one.dtype]
             for view in one.views
-            if view.source == entry.name
+            if entry.name in self._stored.places(view.source)
         )
         is_lossy = any(_loses(*pair) for pair in itertools.pairwise(chain))
         if not is_lossy or share.value.dtype != one.dtype:

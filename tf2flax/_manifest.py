@@ -211,12 +211,24 @@ class Manifest(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """All names that a tensor answers to by itself, sorted."""
         ...
 
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Names that several tensors share, sorted; only views have such.
+
+        They are not listed, but contained: `entry` says which tensors share them.
+        """
+        return ()
+
     def __contains__(self, name: object, /) -> bool:
-        """Whether a tensor has this name; decodes no entry."""
+        """Whether a tensor has this name, or several; decodes no entry."""
         ...
+
+    def is_shared(self, name: str) -> bool:
+        """Whether several tensors have this name, so that `entry` refuses it."""
+        return False
 
     def hint(self, name: str) -> str:
         """What to do about a missing name, or a scope that ends in `/`.
@@ -255,7 +267,8 @@ class Manifest(Protocol):
         """Decodes and checks the entry of one tensor.
 
         Raises:
-            TensorNotFoundError: No tensor has this name.
+            TensorNotFoundError: No tensor has this name, or (`SharedNameError`)
+                several have it.
             DamagedError: Its entry is malformed or impossible.
         """
         ...

@@ -19,7 +19,13 @@ from typing import Any, Final, Literal, Protocol, cast
 import numpy as np
 
 from ._checkpoint import Checkpoint
-from ._errors import AssignmentError, ExistsError, ReadError, UnsupportedError
+from ._errors import (
+    AssignmentError,
+    CheckpointError,
+    ExistsError,
+    ReadError,
+    UnsupportedError,
+)
 from ._files import LOCAL
 from ._formats.bundle_writer import (
     MAX_DATA_FILES,
@@ -28,17 +34,18 @@ from ._formats.bundle_writer import (
     NewTensor,
     existing_files,
     write_bundle,
-    write_state,
 )
+from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
-from ._locate import STATE_FILE, PathLike
+from ._locate import PathLike
 from ._manifest import Entry
 from ._memory import empty, view_at
+from ._object_based import ObjectBasedManifest
 from ._reading import check_readable
 from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
+from ._state_file import update_state
 from ._store import storage_of
 from ._stored_tensor import StoredTensor
-from ._wire.protos import format_checkpoint_state, parse_checkpoint_paths
 
 # One member of a family: a partition of the variable whose name stands before it.
 _PART: Final = re.compile(r"(?P<name>.+)/part_(?P<number>0|[1-9][0-9]*)", re.S)
@@ -67,7 +74,8 @@ def save_checkpoint(
     Arrays are written one after the other, so that beside the tree about one tensor is
     in memory. The files appear under their names only once they are whole, the index
     last, then the state file `checkpoint` names the prefix; the checkpoints that it
-    named before stay in its list.
+    named before stay in its list. In a SavedModel, which has no state file, none is
+    written.
 
     Args:
         prefix: Local path of the new checkpoint, without suffix ("run/model.ckpt-7");
@@ -82,9 +90,13 @@ def save_checkpoint(
             flat mapping, and what JAX does in a tree.
         plan: The plan that loaded the tree (`tf2flax.plan`). The tree is written under
             the checkpoint's names, in its shapes, dtypes and slices: the map backwards.
-            Leaves that the plan did not load are left out, with a warning.
+            Where the plan was made for a view (`by_variable_name()` …), these are the
+            stored names, with the object graph, so that TensorFlow restores the file in
+            the checkpoint's place. Leaves that the plan did not load are left out, with
+            a warning.
         unused: With a plan, what happens to tensors, and parts of tensors, that it did
-            not load: "copy" them from the checkpoint, or "drop" them.
+            not load: "copy" them from the checkpoint, those that a view hides as well,
+            or "drop" them, from the object graph too.
         data_files: Number of data files, between which the bytes are balanced.
         overwrite: Whether files of this prefix that are there already are replaced. The
             old index is removed before anything else is.
@@ -95,9 +107,10 @@ def save_checkpoint(
     Raises:
         ExistsError: Files of this prefix are there already.
         AssignmentError: A name or a value cannot be saved, two leaves have one name, or
-            something in the plan cannot be inverted.
+            something in the plan cannot be inverted: it was made for several merged
+            checkpoints with an object graph.
         UnsupportedError: A dtype that no checkpoint holds; an array that spans
-            processes; a prefix that is a URL.
+            processes; a prefix that is a URL; a view in which tensors share a name.
         ReadError: The system refuses.
 
     Examples:
@@ -136,7 +149,7 @@ def save_checkpoint(
                 "prefix, or give overwrite=True."
             )
         write_bundle(path, tensors, num_data_files=data_files)
-        _update_state(path)
+        update_state(path)
     except OSError as error:
         if isinstance(error, (ExistsError, ReadError)):
             raise
@@ -174,22 +187,10 @@ def _checked_prefix(prefix: PathLike) -> str:
     return path
 
 
-def _update_state(path: str) -> None:
-    """Makes the state file name a checkpoint, after those that it named before."""
-    folder, name = os.path.split(path)
-    state = os.path.join(folder, STATE_FILE)
-    before = LOCAL.read(state) or b""
-    paths = [
-        one
-        for one in parse_checkpoint_paths(before.decode("utf-8", "replace"))
-        if os.path.join(folder, one) != path
-    ]
-    write_state(state, format_checkpoint_state(name, [*paths, name]).encode())
-
-
 def _tensors_of(value: Any) -> list[NewTensor]:
     """Names and checks everything that is to be saved; reads and fetches nothing."""
     if isinstance(value, Checkpoint):
+        _check_view(value)
         return [_stored(name, tensor) for name, tensor in value.items()]
     if _is_flat(value):
         flat: Mapping[str, Any] = value
@@ -209,6 +210,18 @@ def _tensors_of(value: Any) -> list[NewTensor]:
         if name not in members:
             tensors.append(_tensor(name, one))
     return tensors
+
+
+def _check_view(checkpoint: Checkpoint) -> None:
+    """Refuses a view that hides tensors, of which the copy would lack them."""
+    if shared := checkpoint.manifest.shared_names:
+        shown = ", ".join(f"`{name}`" for name in shared[:5])
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise UnsupportedError(
+            f"In this view of `{checkpoint.prefix}` several tensors share one name: "
+            f"{shown}{more}. Save the checkpoint itself, or `view.read()` to leave "
+            "them out."
+        )
 
 
 def _leaves_of(tree: Any) -> dict[str, Any]:
@@ -258,7 +271,33 @@ def _tensors_backwards(
     if is_copying:
         copied = {name: StoredTensor(manifest.entry(name)) for name in inverse.copied}
         tensors += [_stored(name, tensor) for name, tensor in copied.items()]
+        _warn_of_stale_copies(inverse)
+    elif isinstance(manifest, ObjectBasedManifest):
+        graph = manifest.graph_of(inverse.copied)
+        tensors.append(_tensor(GRAPH_KEY, graph))
     return tensors
+
+
+def _warn_of_stale_copies(inverse: InversePlan) -> None:
+    """Names tensors of a Keras 3 export whose other copy alone is written."""
+    if not isinstance(inverse.manifest, ObjectBasedManifest):
+        return
+    try:
+        stale = inverse.manifest.stale_copies({one.name for one in inverse.assignments})
+    except CheckpointError:  # a damaged graph is copied as it is
+        return
+    if stale:
+        shown = ", ".join(f"`{name}`" for name in stale[:5])
+        more = f" and {len(stale) - 5} more" if len(stale) > 5 else ""
+        warnings.warn(
+            f"{len(stale)} tensors are copied as they are, though they may hold "
+            f"variables that are written elsewhere: {shown}{more}. A Keras 3 export "
+            "stores each variable under `variables/` and again under "
+            "`_all_variables/`: load both, or make the plan for `by_variable_name()`, "
+            "which writes both.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _is_flat(value: Any) -> bool:

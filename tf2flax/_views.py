@@ -5,31 +5,20 @@ A view answers names with entries of the manifests below it; tensors are read as
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-from ._errors import (
-    AssignmentError,
-    CheckpointError,
-    DamagedError,
-    MalformedError,
-    TensorNotFoundError,
-    UnsupportedError,
-)
-from ._formats.object_graph import (
-    GRAPH_KEY,
-    Names,
-    ObjectGraph,
-    names_by_path,
-    names_by_variable,
-)
+from ._errors import AssignmentError, SharedNameError, TensorNotFoundError
+from ._formats.object_graph import Names
 from ._manifest import Entry, Manifest
-from ._reading import read_entry
-from ._specs import TensorSpec
 
 
 class RenamedManifest(Manifest):
-    """The tensors of one checkpoint under other names."""
+    """The tensors of one checkpoint under other names.
+
+    A name that several variables share is not listed and not answered. It is still
+    contained, so that whoever asks is told which tensors share it, and takes them
+    neither for missing nor for one of them.
+    """
 
     def __init__(
         self,
@@ -37,6 +26,7 @@ class RenamedManifest(Manifest):
         keys: Names,
         *,
         more_keys: Callable[[str], tuple[str, ...]] | None = None,
+        twins: Mapping[str, tuple[str, ...]] | None = None,
         way_out: str = "",
     ) -> None:
         """Renames tensors.
@@ -47,13 +37,27 @@ class RenamedManifest(Manifest):
                 which is meant.
             more_keys: Keys of a name that is not listed, of which the checkpoint may
                 lack some.
+            twins: Keys of variables that are stored several times -> all keys of that
+                variable; the first is read.
             way_out: What else to do where it is not clear which is meant: "by_x()".
         """
         self._base = base
         self._keys = keys
         self._more_keys = more_keys
+        self._twins: Mapping[str, tuple[str, ...]] = twins or {}
         self._way_out = way_out
-        self._names: tuple[str, ...] = tuple(sorted(keys))
+        # A variable that is stored twice is listed under the name of its first place.
+        listed = {name: self._variables(keys[name]) for name in keys}
+        self._names: tuple[str, ...] = tuple(
+            sorted(
+                name
+                for name, variables in listed.items()
+                if len(variables) == 1 and variables[0][0] in keys[name]
+            )
+        )
+        self._shared_names: tuple[str, ...] = tuple(
+            sorted(name for name, variables in listed.items() if len(variables) > 1)
+        )
 
     @property
     def prefix(self) -> str:
@@ -67,12 +71,26 @@ class RenamedManifest(Manifest):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """All names that one variable has, sorted."""
         return self._names
 
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Names that several variables have, sorted."""
+        return self._shared_names
+
+    @property
+    def base(self) -> Manifest:
+        """The checkpoint below."""
+        return self._base
+
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
+        """Whether a variable has this name, or several."""
         return isinstance(name, str) and bool(self._keys_of(name))
+
+    def is_shared(self, name: str) -> bool:
+        """Whether several variables have this name."""
+        return len(self._variables(self._keys_of(name))) > 1
 
     def hint(self, name: str) -> str:
         """Tells whether the name is one of the checkpoint below."""
@@ -94,29 +112,65 @@ class RenamedManifest(Manifest):
             The entry, under this name.
 
         Raises:
-            TensorNotFoundError: No tensor has this name.
-            UnsupportedError: Several have it.
+            SharedNameError: Several variables have this name.
+            TensorNotFoundError: No variable has it.
             DamagedError: Its entry is malformed.
         """
+        # Both entries of a variable that is stored twice: neither may be malformed.
+        entries = [self._base.entry(key) for key in self.places(name)]
+        return entries[0]._replace(name=name)
+
+    def places(self, name: str) -> tuple[str, ...]:
+        """Finds all keys under which the variable of a name is stored.
+
+        Args:
+            name: The name.
+
+        Returns:
+            Keys in the checkpoint below; more than one where it is stored twice.
+
+        Raises:
+            SharedNameError: Several variables have this name.
+            TensorNotFoundError: No variable has it.
+        """
         keys = self._keys_of(name)
-        if len(keys) > 1:
-            candidates = ", ".join(f"`{key}`" for key in keys[:5])
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            way_out = f", or {self._way_out}" if self._way_out else ""
-            raise UnsupportedError(
-                f"Name `{name}` is shared by {len(keys)} tensors: {candidates}{more} - "
-                f"in `{self.index_path}`. Use the stored name of the one that is "
-                f"meant{way_out}."
-            )
-        for key in keys:
-            return self._base.entry(key)._replace(name=name)
+        variables = self._variables(keys)
+        if len(variables) > 1:
+            raise SharedNameError(name, self.index_path, (), self.refusal(name))
+        for places in variables:
+            return places
         raise TensorNotFoundError(name, self.index_path)
+
+    def refusal(self, name: str) -> str:
+        """Says which tensors share a name.
+
+        Args:
+            name: The name.
+
+        Returns:
+            Sentences, with what to do.
+        """
+        keys = self._keys_of(name)
+        candidates = ", ".join(f"`{key}`" for key in keys[:5])
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        way_out = f", or {self._way_out}" if self._way_out else ""
+        return (
+            f"Name `{name}` is shared by {len(keys)} tensors: {candidates}{more} - "
+            f"in `{self.index_path}`. Use the stored name of the one that is "
+            f"meant{way_out}."
+        )
 
     def _keys_of(self, name: str) -> tuple[str, ...]:
         keys = self._keys.get(name, ())
         if not keys and self._more_keys is not None:
             keys = tuple(key for key in self._more_keys(name) if key in self._base)
         return keys
+
+    def _variables(self, keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """The variables that keys belong to, each as all of its keys."""
+        if len(keys) == 1:
+            return (self._twins.get(keys[0], keys),)
+        return tuple(dict.fromkeys(self._twins.get(key, (key,)) for key in keys))
 
 
 class MergedManifest(Manifest):
@@ -139,7 +193,7 @@ class MergedManifest(Manifest):
                     f"Expected prefixes of names (str), got {added!r} for "
                     f'`{part.index_path}`. Write {{"a/": first, "": second}}.'
                 )
-            for name in part.names:
+            for name in (*part.names, *part.shared_names):
                 full = added + name
                 if full in origin:
                     first = self._parts[origin[full][0]].index_path
@@ -150,7 +204,13 @@ class MergedManifest(Manifest):
                     )
                 origin[full] = (added, name)
         self._origin = origin
-        self._names: tuple[str, ...] = tuple(sorted(origin))
+        self._names: tuple[str, ...] = tuple(
+            sorted(
+                added + name
+                for added, part in self._parts.items()
+                for name in part.names
+            )
+        )
 
     @property
     def prefix(self) -> str:
@@ -164,12 +224,32 @@ class MergedManifest(Manifest):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """All names that one tensor has, sorted."""
         return self._names
 
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Names that several tensors of one checkpoint have, sorted."""
+        parts = self._parts.items()
+        return tuple(
+            sorted(added + name for added, part in parts for name in part.shared_names)
+        )
+
+    @property
+    def parts(self) -> tuple[tuple[str, Manifest], ...]:
+        """The checkpoints, each with the prefix of its names."""
+        return tuple(self._parts.items())
+
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
+        """Whether a tensor has this name, or several."""
         return isinstance(name, str) and bool(self._origins_of(name))
+
+    def is_shared(self, name: str) -> bool:
+        """Whether several tensors have this name."""
+        origins = self._origins_of(name)
+        return len(origins) > 1 or any(
+            self._parts[added].is_shared(own) for added, own in origins
+        )
 
     def hint(self, name: str) -> str:
         """Tells where the name would be found under a prefix."""
@@ -193,22 +273,40 @@ class MergedManifest(Manifest):
             The entry, under this name.
 
         Raises:
-            TensorNotFoundError: No tensor has this name.
-            UnsupportedError: Several have it.
+            SharedNameError: Several tensors have this name.
+            TensorNotFoundError: No tensor has it.
             DamagedError: Its entry is malformed.
+        """
+        added, name_in_part = self.origin(name)
+        return self._parts[added].entry(name_in_part)._replace(name=name)
+
+    def origin(self, name: str) -> tuple[str, str]:
+        """Finds which checkpoint a name is of.
+
+        Args:
+            name: The name, with its prefix.
+
+        Returns:
+            The prefix of that checkpoint, and the rest of the name.
+
+        Raises:
+            SharedNameError: It is of several.
+            TensorNotFoundError: It is of none.
         """
         origins = self._origins_of(name)
         if len(origins) > 1:
-            found = ", ".join(
-                f"`{own}` in `{self._parts[added].index_path}`"
-                for added, own in origins[:5]
+            candidates = ", ".join(
+                f"`{name_in_part}` in `{self._parts[added].index_path}`"
+                for added, name_in_part in origins[:5]
             )
-            raise UnsupportedError(
-                f"Name `{name}` leads to {len(origins)} tensors: {found}. Give each "
-                'checkpoint a prefix of its own, as in {"a/": first, "b/": second}.'
+            message = (
+                f"Name `{name}` leads to {len(origins)} tensors: {candidates}. Give "
+                "each checkpoint a prefix of its own, as in "
+                '{"a/": first, "b/": second}.'
             )
-        for added, own in origins:
-            return self._parts[added].entry(own)._replace(name=name)
+            raise SharedNameError(name, self.index_path, (), message)
+        for origin in origins:
+            return origin
         raise TensorNotFoundError(name, self.index_path)
 
     def _origins_of(self, name: str) -> list[tuple[str, str]]:
@@ -220,113 +318,3 @@ class MergedManifest(Manifest):
             for added, part in self._parts.items()
             if name.startswith(added) and name.removeprefix(added) in part
         ]
-
-
-class ObjectBasedManifest:
-    """A checkpoint of TF2's kind, that knows what its tensors are called elsewhere."""
-
-    def __init__(self, base: Manifest) -> None:
-        """Wraps a checkpoint that holds an object graph, which is read when needed."""
-        self._base = base
-        self._graph: ObjectGraph | None = None
-
-    @property
-    def prefix(self) -> str:
-        """Absolute path or URL of the checkpoint, without suffix."""
-        return self._base.prefix
-
-    @property
-    def index_path(self) -> str:
-        """The file that lists the tensors, for messages."""
-        return self._base.index_path
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names as they are stored, sorted."""
-        return self._base.names
-
-    def __contains__(self, name: object) -> bool:
-        """Whether a tensor is stored under this name."""
-        return name in self._base
-
-    def hint(self, name: str) -> str:
-        """Tells which view has a name, or a scope that ends in `/`."""
-        try:
-            views = (
-                ("by_variable_name()", self.by_variable_name()),
-                ("by_object_path()", self.by_object_path()),
-            )
-        except CheckpointError:  # a message does without
-            return ""
-        for verb, view in views:
-            if name in view or (name.endswith("/") and _has_scope(view.names, name)):
-                what = "scope" if name.endswith("/") else "name"
-                return f"Stored names differ: this {what} is in `checkpoint.{verb}`."
-        return ""
-
-    def index_damage(self) -> tuple[tuple[str, str], ...]:
-        """Checks every block of the index; see `Manifest`."""
-        return self._base.index_damage()
-
-    def spec(self, name: str) -> TensorSpec:
-        """Shape and dtype of one tensor; see `Manifest`."""
-        return self._base.spec(name)
-
-    def specs(self) -> Iterable[tuple[str, TensorSpec]]:
-        """All names with shape and dtype; see `Manifest`."""
-        return self._base.specs()
-
-    def entry(self, name: str) -> Entry:
-        """The entry of a stored name; see `Manifest`."""
-        return self._base.entry(name)
-
-    def by_variable_name(self) -> RenamedManifest:
-        """The tensors under their variables' own names.
-
-        Raises:
-            DamagedError: The object graph is malformed.
-            ReadError: The system or the store refuses.
-        """
-        keys = names_by_variable(self._object_graph(), _Stored(self._base))
-        return RenamedManifest(self._base, keys, way_out="by_object_path()")
-
-    def by_object_path(self) -> RenamedManifest:
-        """The tensors under their paths of attributes; see `by_variable_name`."""
-        keys, graph = names_by_path(self.names), self._object_graph()
-        return RenamedManifest(self._base, keys, more_keys=graph.keys_at)
-
-    def _object_graph(self) -> ObjectGraph:
-        if self._graph is None:
-            entry = self._base.entry(GRAPH_KEY)
-            try:
-                if not entry.spec.dtype.is_string or entry.spec.shape:
-                    raise MalformedError("it is no string")
-                contents: bytes = read_entry(entry).item()
-                self._graph = ObjectGraph.parse(contents)
-            except MalformedError as error:
-                raise DamagedError(
-                    f"Tensor `{GRAPH_KEY}` is damaged: {error} - in "
-                    f"`{self.index_path}`. Use the stored names."
-                ) from error
-        return self._graph
-
-
-class _Stored:
-    """The names of a manifest as a collection."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._manifest
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._manifest.names)
-
-    def __len__(self) -> int:
-        return len(self._manifest.names)
-
-
-def _has_scope(names: tuple[str, ...], scope: str) -> bool:
-    first = bisect.bisect_left(names, scope)
-    return first < len(names) and names[first].startswith(scope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from tf2flax._errors import AssignmentError
 from tf2flax._manifest import Manifest
@@ -79,7 +80,11 @@ def _numbers(operand: Expression, over: str, manifest: Manifest) -> list[str]:
         pattern = parse_name(source.pattern)
         if over not in pattern.captures:
             continue
-        for binding in pattern.among(manifest.names, frozenset(pattern.captures)):
+        # A shared name counts: it is refused later, where a shorter stack would not be.
+        for binding in itertools.chain(
+            pattern.among(manifest.names, frozenset(pattern.captures)),
+            pattern.among(manifest.shared_names, frozenset(pattern.captures)),
+        ):
             text = binding[over]
             other = texts.setdefault(int(text), text)
             if other != text:

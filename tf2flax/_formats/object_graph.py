@@ -1,8 +1,9 @@
 """The object graph of a TF2 checkpoint -> what its tensors are called by people.
 
 Such a checkpoint stores a variable under the path of attributes that leads to it, and
-the graph, in a tensor of its own, tells the variable's name and every other path. Pure
-functions: no file is opened here.
+the graph, in a tensor of its own, tells the variable's name and every other path. An
+export of Keras 3 stores most variables under two paths. Pure functions: no file is
+opened here.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto,
 tensorflow/python/checkpoint/trackable_utils.py (keys and how names are escaped),
@@ -13,16 +14,28 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from tf2flax._wire.protos import TrackableObject, parse_object_graph
+from tf2flax._wire.protos import (
+    TrackableObject,
+    parse_object_graph,
+    prune_object_graph,
+)
 
 # The string tensor that holds the graph.
 GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VARIABLE_ATTRIBUTE: Final = "VARIABLE_VALUE"
 _SLOTS: Final = ".OPTIMIZER_SLOT"
+# The two lists of a Keras 3 export. `ExportArchive.track` puts the model's variables,
+# which are objects of Keras, in the first; `write_out` puts the tf.Variables that the
+# exported functions use in the second. TensorFlow takes them for different objects.
+# Source: keras/src/export/saved_model.py (export_lib.py before Keras 3.7).
+_KERAS_LIST: Final = re.compile(
+    rf"(variables|_all_variables)/[0-9]+{re.escape(_VARIABLE_SUFFIX)}"
+)
 # Names that a search for one path may try, and children that it may follow. Real
 # graphs need a handful, since no object has two attributes of one name; a crafted one
 # could ask for billions.
@@ -144,6 +157,56 @@ def names_by_variable(graph: ObjectGraph, stored: Collection[str]) -> Names:
         for attribute in node.attributes
         if attribute.full_name and attribute.checkpoint_key in stored
     )
+
+
+def places_of_export(keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Finds keys in the two lists of variables that a Keras 3 export has.
+
+    Args:
+        keys: Keys of tensors.
+
+    Returns:
+        Those in `variables/`, the model's own, and those in `_all_variables/`, the ones
+        that exported functions use. Other keys are in neither.
+
+    Examples:
+        >>> places_of_export(["variables/0/.ATTRIBUTES/VARIABLE_VALUE", "step"])
+        (['variables/0/.ATTRIBUTES/VARIABLE_VALUE'], [])
+    """
+    lists: dict[str, list[str]] = {"variables": [], "_all_variables": []}
+    for key in keys:
+        match = _KERAS_LIST.fullmatch(key)
+        if match:
+            lists[match[1]].append(key)
+    return lists["variables"], lists["_all_variables"]
+
+
+def without_tensors(data: bytes, dropped: Collection[str]) -> bytes:
+    """Drops from a graph what a copy of its checkpoint does not hold.
+
+    Without that, TensorFlow would look for tensors that are not there. Objects stay,
+    and what they are called.
+
+    Args:
+        data: A `TrackableObjectGraph`.
+        dropped: Keys that the copy lacks.
+
+    Returns:
+        The graph, the same bytes where it refers to none of them.
+
+    Raises:
+        MalformedError: It does not parse.
+    """
+    ordered = sorted(dropped)
+
+    def is_dropped(key: str) -> bool:
+        # A table's key is the beginning of those of its two tensors.
+        first = bisect.bisect_left(ordered, key)
+        return first < len(ordered) and (
+            ordered[first] == key or ordered[first].startswith(f"{key}-")
+        )
+
+    return prune_object_graph(data, is_dropped)
 
 
 def names_by_path(stored: Iterable[str]) -> Names:

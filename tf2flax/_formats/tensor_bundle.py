@@ -19,7 +19,7 @@ from tf2flax._errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import DataFile, Entry, Piece
+from tf2flax._manifest import DataFile, Entry, Manifest, Piece
 from tf2flax._specs import MAX_ELEMENTS, ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key
 from tf2flax._wire.protos import (
@@ -40,7 +40,7 @@ _V1_LIST_START: Final = b"\x0a"
 BUNDLE_VERSION: Final = 1
 
 
-class BundleManifest:
+class BundleManifest(Manifest):
     """Names and entries of one V2 checkpoint; entries are decoded when asked for."""
 
     def __init__(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from google.protobuf import (
@@ -84,9 +84,15 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, Any, bool]]]] = {
         "full_name": (2, _Field.TYPE_BYTES, False),
         "checkpoint_key": (3, _Field.TYPE_BYTES, False),
     },
+    "SlotVariableReference": {
+        "original_variable_node_id": (1, _Field.TYPE_INT32, False),
+        "slot_name": (2, _Field.TYPE_BYTES, False),
+        "slot_variable_node_id": (3, _Field.TYPE_INT32, False),
+    },
     "TrackableObject": {
         "children": (1, "ObjectReference", True),
         "attributes": (2, "SerializedTensor", True),
+        "slot_variables": (3, "SlotVariableReference", True),
     },
     "TrackableObjectGraph": {"nodes": (1, "TrackableObject", True)},
     "CheckpointState": {
@@ -482,6 +488,35 @@ def parse_object_graph(data: bytes) -> tuple[TrackableObject, ...]:
     return tuple(nodes)
 
 
+def prune_object_graph(data: bytes, is_dropped: Callable[[str], bool]) -> bytes:
+    """Leaves stored values out of an object graph.
+
+    Args:
+        data: A `TrackableObjectGraph`.
+        is_dropped: Whether the value under a key is left out.
+
+    Returns:
+        The graph without them, and without references to slots whose value is left
+        out; fields that are not known here are kept. The same bytes where nothing is.
+
+    Raises:
+        MalformedError: It does not parse.
+    """
+    graph = _parse(_GRAPH, data)
+    removed = 0
+    emptied: set[int] = set()
+    for number, node in enumerate(graph.nodes):
+        count = _remove(
+            node.attributes, lambda value: is_dropped(_text(value.checkpoint_key))
+        )
+        removed += count
+        if count and not node.attributes:
+            emptied.add(number)
+    for node in graph.nodes:
+        _remove(node.slot_variables, lambda slot: slot.slot_variable_node_id in emptied)
+    return graph.SerializeToString(deterministic=True) if removed else data
+
+
 def parse_checkpoint_state(text: str) -> str | None:
     """Parses the state file that names the latest checkpoint of a directory.
 
@@ -544,6 +579,14 @@ def _short_shape(data: bytes) -> tuple[tuple[int, ...], bool]:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+def _remove(messages: Any, is_removed: Callable[[Any], bool]) -> int:
+    """Removes messages from a repeated field; returns how many."""
+    numbers = [number for number, one in enumerate(messages) if is_removed(one)]
+    for number in reversed(numbers):
+        del messages[number]
+    return len(numbers)
 
 
 def _extents(one: Any) -> tuple[tuple[int, int], ...]:

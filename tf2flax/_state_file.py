@@ -1,0 +1,56 @@
+"""The state file `checkpoint`, which leads from a directory to its latest checkpoint.
+
+Source: `update_checkpoint_state_internal`,
+tensorflow/python/training/checkpoint_management.py.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from ._files import LOCAL
+from ._formats.bundle_writer import write_state
+from ._locate import STATE_FILE
+from ._wire.protos import format_checkpoint_state, parse_checkpoint_paths
+
+# What makes a directory a SavedModel, and the folders in it.
+# Source: tensorflow/cc/saved_model/constants.h.
+_SAVED_MODEL_FILES: Final = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+_SAVED_MODEL_FOLDERS: Final = ("variables", "assets", "assets.extra", "debug")
+
+
+def update_state(path: str) -> None:
+    """Makes the state file name a checkpoint, after those that it named before.
+
+    A SavedModel has none, and gets none: it would lead whoever opens the directory past
+    the model's own variables.
+
+    Args:
+        path: Absolute path of the checkpoint, without suffix.
+
+    Raises:
+        OSError: The system refuses.
+    """
+    folder, name = os.path.split(path)
+    if _is_in_saved_model(folder):
+        return
+    state = os.path.join(folder, STATE_FILE)
+    before = LOCAL.read(state) or b""
+    paths = [
+        listed
+        for listed in parse_checkpoint_paths(before.decode("utf-8", "replace"))
+        if os.path.join(folder, listed) != path
+    ]
+    write_state(state, format_checkpoint_state(name, [*paths, name]).encode())
+
+
+def _is_in_saved_model(folder: str) -> bool:
+    folders = [folder]
+    if os.path.basename(folder) in _SAVED_MODEL_FOLDERS:
+        folders.append(os.path.dirname(folder))
+    return any(
+        os.path.exists(os.path.join(candidate, name))
+        for candidate in folders
+        for name in _SAVED_MODEL_FILES
+    )
