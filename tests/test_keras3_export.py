@@ -65,7 +65,9 @@ def check_mapping(view: tf2flax.Checkpoint) -> None:
             view[name]
         with pytest.raises(tf2flax.UnsupportedError, match="is shared by"):
             view.read([name])
-    assert view.verify().num_tensors == len(names)
+    report = view.verify()
+    assert report.num_tensors == len(names)
+    assert report.unchecked == view.manifest.shared_names
     again = pickle.loads(pickle.dumps(view))
     assert list(again) == names
     assert again.manifest.shared_names == view.manifest.shared_names

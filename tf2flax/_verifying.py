@@ -44,7 +44,8 @@ class VerificationReport:
         num_tensors: How many tensors it lists.
         nbytes: Bytes of tensors that were read and checked.
         damaged: What is wrong: files first, then tensors by name.
-        unchecked: Tensors that could not be checked, since their dtype holds no array.
+        unchecked: Tensors that could not be checked, since their dtype holds no array,
+            and the names that several tensors share in a view.
 
     Examples:
         >>> import tf2flax
@@ -108,19 +109,19 @@ def verify(
     files: list[Damage] = []
     try:
         files += [Damage(path, text) for path, text in manifest.index_damage()]
-        names = manifest.names
+        names, shared_names = manifest.names, manifest.shared_names
     except DamagedError as error:
         damages = files or [Damage(manifest.index_path, str(error))]
         return VerificationReport(manifest.prefix, 0, 0, tuple(damages))
     tensors: dict[str, Damage] = {}
-    unchecked: list[str] = []
+    unchecked = list(shared_names)
     entries: list[Entry] = []
     for name in names:
         try:
             entries.append(manifest.entry(name))
         except DamagedError as error:
             tensors[name] = Damage(name, str(error))
-        except UnsupportedError:  # a name that several variables share
+        except UnsupportedError:
             unchecked.append(name)
     checked: list[int] = []
     lock = threading.Lock()
