@@ -365,7 +365,7 @@ def merge_checkpoints(checkpoints: Mapping[str, Checkpoint | PathLike]) -> Check
     for prefix, one in checkpoints.items():
         checkpoint = one if isinstance(one, Checkpoint) else open_checkpoint(one)
         manifests[prefix] = checkpoint.manifest
-    return Checkpoint(MergedManifest(manifests))
+    return Checkpoint(MergedManifest(manifests.items()))
 
 
 def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:

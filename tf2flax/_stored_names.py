@@ -64,34 +64,36 @@ def _below_names(view: RenamedManifest) -> StoredNames:
 
 
 def _below_merge(merge: MergedManifest) -> StoredNames:
-    parts = {prefix: stored_names(part) for prefix, part in merge.parts}
+    prefixes = [prefix for prefix, _ in merge.parts]
+    parts = [stored_names(part) for _, part in merge.parts]
     graphs = [
         part.manifest
-        for part in parts.values()
+        for part in parts
         if isinstance(part.manifest, ObjectBasedManifest)
     ]
     if not graphs:
-        manifest = MergedManifest(
-            {prefix: part.manifest for prefix, part in parts.items()}
-        )
+        stored = (part.manifest for part in parts)
+        manifest = MergedManifest(zip(prefixes, stored, strict=True))
 
         def places_with_prefix(name: str) -> tuple[str, ...]:
-            prefix, name_in_part = merge.origin(name)
-            return tuple(prefix + place for place in parts[prefix].places(name_in_part))
+            number, name_in_part = merge.origin(name)
+            places = parts[number].places(name_in_part)
+            return tuple(prefixes[number] + place for place in places)
 
         return StoredNames(manifest, places_with_prefix)
-    prefixes = list(dict.fromkeys(part.manifest.prefix for part in parts.values()))
-    if len(prefixes) > 1:
+    paths = list(dict.fromkeys(part.manifest.prefix for part in parts))
+    if len(paths) > 1:
+        shown = ", ".join(f"`{path}`" for path in paths[:5])
         raise AssignmentError(
-            f"The plan was made for {len(prefixes)} merged checkpoints, of which "
+            f"The plan was made for {len(paths)} merged checkpoints, of which "
             f"`{graphs[0].prefix}` has an object graph, and the graph of one file "
-            "cannot name the tensors of several: "
-            f"{', '.join(f'`{prefix}`' for prefix in prefixes[:5])}. Make a plan for "
-            "each checkpoint and save it with that, or save the tree without a plan."
+            f"cannot name the tensors of several: {shown}. "
+            "Make a plan for each checkpoint and save it with that, or save the tree "
+            "without a plan."
         )
 
     def places(name: str) -> tuple[str, ...]:
-        prefix, name_in_part = merge.origin(name)
-        return parts[prefix].places(name_in_part)
+        number, name_in_part = merge.origin(name)
+        return parts[number].places(name_in_part)
 
     return StoredNames(graphs[0], places)

@@ -5,7 +5,7 @@ A view answers names with entries of the manifests below it; tensors are read as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ._errors import AssignmentError, SharedNameError, TensorNotFoundError
 from ._formats.object_graph import Names
@@ -176,18 +176,19 @@ class RenamedManifest(Manifest):
 class MergedManifest(Manifest):
     """The tensors of several checkpoints, each under a prefix of its own."""
 
-    def __init__(self, parts: Mapping[str, Manifest]) -> None:
+    def __init__(self, parts: Iterable[tuple[str, Manifest]]) -> None:
         """Merges checkpoints.
 
         Args:
-            parts: Prefix of names -> checkpoint.
+            parts: Prefixes of names, each with its checkpoint.
 
         Raises:
             AssignmentError: Two of them would have one name, or a prefix is no string.
         """
-        self._parts = dict(parts)
-        origin: dict[str, tuple[str, str]] = {}
-        for added, part in self._parts.items():
+        self._parts: tuple[tuple[str, Manifest], ...] = tuple(parts)
+        # Numbers of parts: a prefix may be there twice.
+        origin: dict[str, tuple[int, str]] = {}
+        for number, (added, part) in enumerate(self._parts):
             if not isinstance(added, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise AssignmentError(
                     f"Expected prefixes of names (str), got {added!r} for "
@@ -196,31 +197,27 @@ class MergedManifest(Manifest):
             for name in (*part.names, *part.shared_names):
                 full = added + name
                 if full in origin:
-                    first = self._parts[origin[full][0]].index_path
+                    first = self._parts[origin[full][0]][1].index_path
                     raise AssignmentError(
                         f"Name `{full}` is in two of the checkpoints: in `{first}` and "
                         f"in `{part.index_path}`. Give each a prefix of its own, as in "
                         '{"a/": first, "b/": second}.'
                     )
-                origin[full] = (added, name)
+                origin[full] = (number, name)
         self._origin = origin
         self._names: tuple[str, ...] = tuple(
-            sorted(
-                added + name
-                for added, part in self._parts.items()
-                for name in part.names
-            )
+            sorted(added + name for added, part in self._parts for name in part.names)
         )
 
     @property
     def prefix(self) -> str:
         """The checkpoints' own, joined."""
-        return " + ".join(part.prefix for part in self._parts.values())
+        return " + ".join(part.prefix for _, part in self._parts)
 
     @property
     def index_path(self) -> str:
         """The files that list the tensors, joined, for messages."""
-        return " + ".join(part.index_path for part in self._parts.values())
+        return " + ".join(part.index_path for _, part in self._parts)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -230,7 +227,7 @@ class MergedManifest(Manifest):
     @property
     def shared_names(self) -> tuple[str, ...]:
         """Names that several tensors of one checkpoint have, sorted."""
-        parts = self._parts.items()
+        parts = self._parts
         return tuple(
             sorted(added + name for added, part in parts for name in part.shared_names)
         )
@@ -238,7 +235,7 @@ class MergedManifest(Manifest):
     @property
     def parts(self) -> tuple[tuple[str, Manifest], ...]:
         """The checkpoints, each with the prefix of its names."""
-        return tuple(self._parts.items())
+        return self._parts
 
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name, or several."""
@@ -248,20 +245,21 @@ class MergedManifest(Manifest):
         """Whether several tensors have this name."""
         origins = self._origins_of(name)
         return len(origins) > 1 or any(
-            self._parts[added].is_shared(own) for added, own in origins
+            self._parts[number][1].is_shared(name_in_part)
+            for number, name_in_part in origins
         )
 
     def hint(self, name: str) -> str:
         """Tells where the name would be found under a prefix."""
-        for added, part in self._parts.items():
+        for added, part in self._parts:
             if name in part:
                 return f"Did you mean `{added}{name}`?"
         return ""
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks the index of every checkpoint; see `Manifest`."""
-        parts = self._parts.values()
-        return tuple(damage for part in parts for damage in part.index_damage())
+        parts = self._parts
+        return tuple(damage for _, part in parts for damage in part.index_damage())
 
     def entry(self, name: str) -> Entry:
         """Finds the entry of a name.
@@ -277,17 +275,17 @@ class MergedManifest(Manifest):
             TensorNotFoundError: No tensor has it.
             DamagedError: Its entry is malformed.
         """
-        added, name_in_part = self.origin(name)
-        return self._parts[added].entry(name_in_part)._replace(name=name)
+        number, name_in_part = self.origin(name)
+        return self._parts[number][1].entry(name_in_part)._replace(name=name)
 
-    def origin(self, name: str) -> tuple[str, str]:
+    def origin(self, name: str) -> tuple[int, str]:
         """Finds which checkpoint a name is of.
 
         Args:
             name: The name, with its prefix.
 
         Returns:
-            The prefix of that checkpoint, and the rest of the name.
+            The number of that checkpoint in `parts`, and the name without prefix.
 
         Raises:
             SharedNameError: It is of several.
@@ -296,8 +294,8 @@ class MergedManifest(Manifest):
         origins = self._origins_of(name)
         if len(origins) > 1:
             candidates = ", ".join(
-                f"`{name_in_part}` in `{self._parts[added].index_path}`"
-                for added, name_in_part in origins[:5]
+                f"`{name_in_part}` in `{self._parts[number][1].index_path}`"
+                for number, name_in_part in origins[:5]
             )
             message = (
                 f"Name `{name}` leads to {len(origins)} tensors: {candidates}. Give "
@@ -309,12 +307,12 @@ class MergedManifest(Manifest):
             return origin
         raise TensorNotFoundError(name, self.index_path)
 
-    def _origins_of(self, name: str) -> list[tuple[str, str]]:
+    def _origins_of(self, name: str) -> list[tuple[int, str]]:
         """Where a name comes from; parts may know more names than they list."""
         if name in self._origin:
             return [self._origin[name]]
         return [
-            (added, name.removeprefix(added))
-            for added, part in self._parts.items()
+            (number, name.removeprefix(added))
+            for number, (added, part) in enumerate(self._parts)
             if name.startswith(added) and name.removeprefix(added) in part
         ]
