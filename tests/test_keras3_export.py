@@ -318,7 +318,9 @@ def test_shared_names_are_never_taken_for_missing(tmp_path: pathlib.Path) -> Non
     for entries, target in cases:
         for policy in POLICIES:
             with pytest.raises(tf2flax.AssignmentError, match="is shared by 2 tensors"):
-                tf2flax.plan(view, entries, target, on_missing=policy)
+                tf2flax.plan(
+                    view, entries, target, on_missing=policy, on_mismatch=policy
+                )
 
 
 def test_merged_checkpoints_do_not_answer_for_a_shared_name(

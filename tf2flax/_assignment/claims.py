@@ -6,7 +6,7 @@ Claims are compared with shapes and dtypes only when all entries have been appli
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tf2flax._specs import StoredDtype, TensorSlice, TensorSpec
 from . import problems
 from .captures import parse_name
 from .dtypes import DtypePolicy, check_holds_numbers, result_dtype
-from .expressions import Expression, Source
+from .expressions import Expression, Source, sources_of
 from .layouts import Layout, cut, views_of
 from .lowering import lower
 from .partitions import family_of, parts_of, tile
@@ -159,7 +159,9 @@ class Claims:
         """Reports that a leaf and its source do not fit; a family's parts together."""
         self.use(claim.entry)
         source = name_of(claim.source)
-        if self.options.on_mismatch.keeps(claim.leaf):
+        # A shared name is no mismatch of the leaf, which must not hide what is meant.
+        is_shared = any(map(self.manifest.is_shared, _names_of(claim.source)))
+        if self.options.on_mismatch.keeps(claim.leaf) and not is_shared:
             gap = Gap(claim.leaf, source, claim.entry, fact)
             self._mismatched[claim.leaf] = gap
             return
@@ -300,6 +302,14 @@ def cut_box(layout: Layout, box: TensorSlice) -> Layout:
     """
     spans = zip(box.starts, box.stops, strict=True)
     return cut(layout, [(start, 1, stop - start) for start, stop in spans])
+
+
+def _names_of(expression: Expression) -> Iterator[str]:
+    """The tensors of an expression without captures; what has some names none."""
+    for source in sources_of(expression):
+        pattern = parse_name(source.pattern)
+        if not pattern.captures:
+            yield pattern.literal
 
 
 def name_of(expression: Expression) -> str:
