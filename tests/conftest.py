@@ -23,6 +23,7 @@ collect_ignore = [
     "oracle/saver_worker.py",
     "oracle/port_worker.py",
     "multihost_worker.py",
+    "mesh_worker.py",
     "memory_worker.py",
     "saving_worker.py",
 ]

@@ -16,6 +16,12 @@ import pytest
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from mesh_worker import (
+    expect_several_meshes,
+    expect_under_meshes,
+    failures_under_meshes,
+    few_cases,
+)
 from ml_dtypes import bfloat16, float8_e5m2
 
 import tf2flax
@@ -51,6 +57,12 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     expect_warm_start(prefix, mesh)
     expect_nothing_filled(prefix, mesh)
     expect_no_saving(prefix, mesh)
+    if PROCESSES == 2:
+        expect_under_meshes(prefix, few_cases())
+    expect_several_meshes(prefix)
+    found["mesh failures"] = failures_under_meshes(
+        damaged[1] if process == PROCESSES - 1 else prefix
+    )
     found["failures"] = [
         failure(path, mesh) if process == PROCESSES - 1 else failure(prefix, mesh)
         for path in damaged

@@ -314,3 +314,15 @@ def test_strings_are_never_mixed(tmp_path: Any) -> None:
     for key in (src("s"), src("s").cast("f4"), concat("x", src("s").cast("f4"))):
         with pytest.raises(tf2flax.AssignmentError, match="string"):
             tf2flax.plan(prefix, {key: "x"}, {"x": np.zeros(1, "f4")})
+
+
+@pytest.mark.parametrize("name", ["self", "pattern", "cls", "sizes"])
+def test_axes_have_any_name(name: str) -> None:
+    text = f"({name} b) c -> b {name} c"
+    expression = A.rearrange(text, **{name: 3})
+    assert str(expression) == f'src("a").rearrange("{text}", {name}=3)'
+    assert parse_expression(str(expression)) == expression
+    assert A.rearrange(pattern="a b -> b a") == A.rearrange("a b -> b a")
+    for wrong in ((), ("",), (None,), (3,)):
+        with pytest.raises(tf2flax.AssignmentError, match="rearrange"):
+            A.rearrange(*wrong)  # pyright: ignore[reportArgumentType, reportCallIssue]

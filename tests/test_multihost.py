@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
 
-WORKER = pathlib.Path(__file__).with_name("multihost_worker.py")
+WORKERS = pathlib.Path(__file__).parent
 NBYTES = 512 * 512 * 4
 # Each of two, or four, processes needs one of so many parts. The mesh is of
 # 2 x 4 devices: two processes have a row of it each, four have half a row.
@@ -58,15 +58,50 @@ def test_several_processes(tmp_path: pathlib.Path, count: int) -> None:
             assert kind in text
             assert text.startswith("ReadError: 1 of") != is_last
             assert (f"process {count - 1}: " in text) != is_last
+        _expect_failures(one["mesh failures"], one["process"], count)
 
 
-def _run(count: int, *arguments: str) -> list[dict]:
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_mesh_in_force(tmp_path: pathlib.Path, count: int) -> None:
+    array = np.arange(64 * 32, dtype=np.float32).reshape(64, 32)
+    for name in ("m", "short"):
+        write_bundle(tmp_path / name, {"t": Tensor(array, rows_in(array, 3))})
+    data = tmp_path / "short.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[: array.nbytes // 2])
+    arguments = (str(tmp_path / "m"), str(tmp_path / "short"))
+    for one in _run(count, *arguments, worker="mesh_worker.py", timeout=600):
+        assert one["count"] > 90
+        _expect_failures(one["failures"], one["process"], count)
+
+
+def _expect_failures(texts: list[str], process: int, count: int) -> None:
+    """The last process says what is wrong; the others that it does."""
+    assert len(texts) == 2
+    for text in texts:
+        assert "Damaged" in text
+        assert text.startswith("ReadError: 1 of") == (process < count - 1)
+
+
+def _run(
+    count: int,
+    *arguments: str,
+    worker: str = "multihost_worker.py",
+    timeout: float = 60,
+) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, WORKER, str(i), str(count), str(port), *arguments],
+            [
+                sys.executable,
+                WORKERS / worker,
+                str(i),
+                str(count),
+                str(port),
+                *arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,7 +112,7 @@ def _run(count: int, *arguments: str) -> list[dict]:
     failed: list[str] = []
     try:
         for process in processes:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=timeout)
             if process.returncode:
                 failed.append(err)
                 break

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._errors import ReadError
+from ._isolation import isolated, put_shards
 from ._meshes import Device
 
 # What each process tells the others about its failure (bytes of UTF-8).
@@ -39,6 +40,15 @@ class Agreement:
         """
         self.participants: dict[int, Device] = dict(participants)
         self.common = ""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this process has anybody to agree with.
+
+        One that holds nothing of any leaf needs nobody, and nobody waits for it.
+        """
+        participants = self.participants
+        return len(participants) > 1 and jax.process_index() in participants
 
     def name(self, participants: Mapping[int, Device]) -> None:
         """Names the participants, for when they are known later.
@@ -63,8 +73,8 @@ def agreement(participants: Mapping[int, Device]) -> Generator[Agreement]:
     """Runs a block on several processes: all get through it, or none.
 
     Args:
-        participants: One device of each process, this one included; none where they are
-            not yet known.
+        participants: One device of each process that has a part of some leaf; none
+            where they are not yet known.
 
     Yields:
         What the block may say more about it.
@@ -76,11 +86,11 @@ def agreement(participants: Mapping[int, Device]) -> Generator[Agreement]:
     try:
         yield agreed
     except BaseException as error:  # an interrupt leaves the others waiting too
-        if len(agreed.participants) > 1:
+        if agreed.is_shared:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
             _exchange(agreed.participants, _FAILED + text)
         raise
-    if len(agreed.participants) > 1:
+    if agreed.is_shared:
         heard = _exchange(agreed.participants, _WELL + agreed.common)
         failures = {
             number: text.removeprefix(_FAILED)
@@ -121,11 +131,10 @@ def _exchange(participants: Mapping[int, Device], message: str) -> dict[int, str
     own[0, : len(encoded)] = np.frombuffer(encoded, np.uint8)
     shape = (len(participants), _MESSAGE_NBYTES)
     sharding = NamedSharding(mesh, PartitionSpec("processes"))
-    told = jax.make_array_from_callback(
-        shape, sharding, lambda _: own, dtype=np.dtype(np.uint8)
-    )
     everywhere = NamedSharding(mesh, PartitionSpec())
-    heard = np.asarray(jax.jit(_same, out_shardings=everywhere)(told))
+    with isolated():
+        told = put_shards(shape, sharding, lambda _: own, np.dtype(np.uint8))
+        heard = jax.device_get(jax.jit(_same, out_shardings=everywhere)(told))
     texts = (bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in heard)
     return dict(zip(participants, texts, strict=True))
 

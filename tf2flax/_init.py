@@ -197,7 +197,8 @@ def warm_start(
         AssignmentError: At once: `init_fn` is a module, or nothing that can be called;
             keys, values or captures of the map are wrong whatever the target is.
         CheckpointError: At once: there is no checkpoint, or it is malformed. When
-            called: as `init_from_checkpoint`.
+            called: as `init_from_checkpoint`. Under `jax.distributed` other processes
+            hear of the latter alone.
 
     Examples:
         >>> import jax, tf2flax

@@ -20,8 +20,9 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from ._assignment.values import Assignment
+from ._isolation import isolated, put_shards
 from ._memory import ALIGNMENT, view_at
-from ._meshes import Spread, box_of, clipped, devices_of, with_auto_axes
+from ._meshes import Device, Spread, box_of, clipped, devices_of, with_auto_axes
 from ._portioned_leaf import PortionedLeaf
 from ._specs import TensorSlice
 
@@ -115,6 +116,14 @@ class Placer:
         Returns:
             A function that waits until the host arrays are free again.
         """
+        with isolated():
+            placed = self._put(leaves)
+        return functools.partial(jax.block_until_ready, placed)
+
+    def _put(
+        self, leaves: Mapping[str, Mapping[TensorSlice, np.ndarray]]
+    ) -> list[jax.Array]:
+        """Puts leaves on devices; gives what is on its way there."""
         committed: list[str] = []
         free: list[str] = []
         placed: list[jax.Array] = []
@@ -137,7 +146,7 @@ class Placer:
             put = jax.device_put([_only(leaves[leaf]) for leaf in free])
             self.arrays.update(zip(free, put, strict=True))
         placed += [self.arrays[leaf] for leaf in leaves if leaf not in self._begun]
-        return functools.partial(jax.block_until_ready, placed)
+        return placed
 
     def _take_portion(
         self, leaf: str, arrays: Mapping[TensorSlice, np.ndarray]
@@ -170,34 +179,42 @@ class Placer:
         All processes of the mesh must call it, with the same leaves.
         """
         for batch in self._batches():
-            landings = [self._landings[leaf] for leaf in batch]
-            targets = [one.target for one in landings if one.target is not None]
-            plain = [with_auto_axes(target) for target in targets]
-            kinds = tuple((one.target_shape, one.dtype) for one in landings)
-            crop = jax.jit(
-                functools.partial(_cropped, kinds=kinds), out_shardings=plain
-            )
-            # Apart, so that XLA moves bits and not floats, whose NaNs it changes.
-            as_floats = jax.jit(
-                functools.partial(_bitcast, kinds=kinds), out_shardings=plain
-            )
-            arrays = as_floats(crop([self.arrays[leaf] for leaf in batch]))
-            for leaf, array, target in zip(batch, arrays, targets, strict=True):
-                self.arrays[leaf] = _over(target, array)
+            with isolated():
+                self._redistribute(batch)
+
+    def _redistribute(self, batch: Sequence[str]) -> None:
+        """Gives every device what it needs of some leaves."""
+        landings = [self._landings[leaf] for leaf in batch]
+        targets = [one.target for one in landings if one.target is not None]
+        plain = [with_auto_axes(target) for target in targets]
+        kinds = tuple((one.target_shape, one.dtype) for one in landings)
+        crop = jax.jit(functools.partial(_cropped, kinds=kinds), out_shardings=plain)
+        # Apart, so that XLA moves bits and not floats, whose NaNs it changes.
+        as_floats = jax.jit(
+            functools.partial(_bitcast, kinds=kinds), out_shardings=plain
+        )
+        arrays = as_floats(crop([self.arrays[leaf] for leaf in batch]))
+        for leaf, array, target in zip(batch, arrays, targets, strict=True):
+            self.arrays[leaf] = _over(target, array)
 
     def _batches(self) -> Iterator[list[str]]:
-        batch: list[str] = []
-        nbytes = 0
+        """Leaves that one computation redistributes: on the same devices, not many."""
+        leaves: dict[tuple[Device, ...], list[str]] = {}
         for leaf, landing in self._landings.items():
-            if landing.target is None:
-                continue
-            own = math.prod(landing.shape) * landing.dtype.itemsize
-            if batch and nbytes + own > REDISTRIBUTED_NBYTES:
-                yield batch
-                batch, nbytes = [], 0
-            batch.append(leaf)
-            nbytes += own
-        if batch:
+            if landing.target is not None:
+                devices = tuple(devices_of(landing.target))
+                leaves.setdefault(devices, []).append(leaf)
+        for alike in leaves.values():
+            batch: list[str] = []
+            nbytes = 0
+            for leaf in alike:
+                landing = self._landings[leaf]
+                leaf_nbytes = math.prod(landing.shape) * landing.dtype.itemsize
+                if batch and nbytes + leaf_nbytes > REDISTRIBUTED_NBYTES:
+                    yield batch
+                    batch, nbytes = [], 0
+                batch.append(leaf)
+                nbytes += leaf_nbytes
             yield batch
 
 
@@ -241,19 +258,15 @@ def _over(target: NamedSharding, array: jax.Array) -> jax.Array:
     if array.sharding == target:
         return array
     shards = [shard.data for shard in array.addressable_shards]
-    return jax.make_array_from_single_device_arrays(array.shape, target, shards)
+    return jax.make_array_from_single_device_arrays(
+        array.shape, target, shards, dtype=array.dtype
+    )
 
 
 def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Array:
     """Puts each shard on its device; no value is compared between processes."""
     assert landing.sharding is not None
     carrier = _carrier(landing)
-    if not landing.sharding.addressable_devices:
-        # JAX would ask for the values of arrays that other processes have alone.
-        return jax.make_array_from_single_device_arrays(
-            landing.shape, landing.sharding, [], dtype=carrier
-        )
-
     boxes = _boxes_by_bounds(landing.sharding, landing.shape)
 
     def shard(index: Any) -> np.ndarray:
@@ -267,9 +280,7 @@ def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Arr
             view_at(out, place)[...] = arrays[own].view(carrier)
         return out
 
-    return jax.make_array_from_callback(
-        landing.shape, landing.sharding, shard, dtype=carrier
-    )
+    return put_shards(landing.shape, landing.sharding, shard, carrier)
 
 
 def _only(arrays: Mapping[TensorSlice, np.ndarray]) -> np.ndarray:

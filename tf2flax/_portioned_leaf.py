@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Sharding, SingleDeviceSharding
 
+from ._isolation import isolated
 from ._memory import view_at
 from ._meshes import box_of
 from ._specs import TensorSlice
-
-# Buffers live on one device each, whatever mesh the caller is under.
-_NO_MESH: Final = Mesh(np.full((), None, object), ())
 
 
 class PortionedLeaf:
@@ -51,9 +48,9 @@ class PortionedLeaf:
         if sharding is not None:
             indices = sharding.addressable_devices_indices_map(shape)
         self._shards = {device: box_of(i, shape) for device, i in indices.items()}
-        with jax.set_mesh(_NO_MESH):
+        with isolated():
             self._buffers = {
-                device: jnp.zeros(box.shape, dtype, device=_place(device))
+                device: _zeros(box.shape, dtype, _place(device))
                 for device, box in self._shards.items()
             }
 
@@ -79,10 +76,10 @@ class PortionedLeaf:
                 if shared is None:
                     continue
                 part = view_at(array, shared.within(box)).view(self._dtype)
-                portion = jax.device_put(part, _place(device))
                 starts = np.array(shared.relative_to(shard).starts, np.int32)
-                with jax.set_mesh(_NO_MESH):
-                    buffer = _updated(self._buffers[device], portion, starts)
+                with isolated():
+                    portion, corner = jax.device_put([part, starts], _place(device))
+                    buffer = _updated(self._buffers[device], portion, corner)
                 self._buffers[device] = buffer
                 moving.append(portion)
         return moving
@@ -99,6 +96,13 @@ class PortionedLeaf:
 
 def _place(device: Any) -> Sharding | None:
     return None if device is None else SingleDeviceSharding(device)
+
+
+def _zeros(
+    shape: tuple[int, ...], dtype: np.dtype, place: Sharding | None
+) -> jax.Array:
+    """Zeros, of which one alone comes from the host."""
+    return jax.lax.broadcast(jax.device_put(np.zeros((), dtype), place), shape)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

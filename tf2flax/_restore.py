@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh
@@ -529,7 +528,8 @@ def refuse_tracing(*trees: Any) -> None:
     Raises:
         UnsupportedError: JAX is tracing.
     """
-    if isinstance(jnp.zeros(()), Tracer):
+    # Explicit, and on a device of this process, whatever guard or mesh is in force.
+    if isinstance(jax.device_put(np.zeros((), np.bool_)), Tracer):
         raise _tracing_error()
     refuse_tracers(trees)
 

@@ -531,7 +531,7 @@ class _Shard:
         passing = jax.make_array_from_single_device_arrays(
             self._data.shape, self._data.sharding, [self._data]
         )
-        return np.asarray(passing)
+        return jax.device_get(passing)
 
 
 def _dtype(name: str, dtype: np.dtype[Any]) -> StoredDtype:

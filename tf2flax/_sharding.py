@@ -32,6 +32,7 @@ from ._assignment.collapsing import screenful
 from ._assignment.layouts import Layout, Tiles, View
 from ._assignment.values import Assignment
 from ._errors import AssignmentError
+from ._isolation import ambient_mesh
 from ._manifest import Manifest
 from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
@@ -39,6 +40,7 @@ from ._progress import takes
 from ._runs import along_axes
 from ._stored_tensor import StoredTensor
 from ._targets import Partitioning, Slot, named_leaves
+from ._uneven import ShardedDimension, describe_way_out
 
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
 AxisNames = str | tuple[str, ...] | None
@@ -155,7 +157,7 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
             )
         try:
             parsed.append((re.compile(items[0]), items[1]))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise AssignmentError(
                 f"partition_rules: {items[0]!r} is no regular expression: {error}."
             ) from error
@@ -282,16 +284,21 @@ def choose_placement(
     names = [name for slot in by_name.values() for name in slot.leaf.names]
     chooser = _Chooser(options, names)
     shardings: dict[str, Sharding] = {}
-    problems: list[str] = []
+    misfits: dict[str, _MisfitError] = {}
     for leaf in leaves:
         try:
             sharding = chooser.choose(leaf, by_name[leaf.name])
         except _MisfitError as error:
-            problems.append(f"Leaf `{leaf.name}`: {error}")
+            misfits[leaf.name] = error
         else:
             if sharding is not None:
                 shardings[leaf.name] = sharding
-    if problems:
+    if misfits:
+        # What would fit is known once all leaves are.
+        problems = [
+            f"Leaf `{name}`: {error}{chooser.way_out(error)}"
+            for name, error in misfits.items()
+        ]
         raise AssignmentError(screenful(problems))
     return Placement(shardings, chooser.report(leaves))
 
@@ -311,7 +318,7 @@ def expected_shardings(
     """
     option = options.sharding
     found: list[Any] = [slot.sharding for slot in slots]
-    mesh = options.mesh or _ambient_mesh()
+    mesh = options.mesh or ambient_mesh()
     if isinstance(option, (Sharding, PartitionSpec)):
         found.append(option)
     elif _is_function(option):
@@ -346,15 +353,6 @@ def _manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
     )
 
 
-def _ambient_mesh() -> Mesh | None:
-    """The mesh of `jax.set_mesh`; None without one."""
-    try:
-        mesh = jax.sharding.get_mesh()
-    except ValueError:  # JAX is tracing
-        return None
-    return None if mesh.empty else mesh
-
-
 def _settled(spec: PartitionSpec) -> PartitionSpec:
     """A spec as it says where values lie.
 
@@ -373,15 +371,20 @@ def _settled(spec: PartitionSpec) -> PartitionSpec:
 class _MisfitError(Exception):
     """A leaf does not fit its sharding; the message says how."""
 
+    # The mesh that does not divide the leaf, where that is what does not fit.
+    mesh: Mesh | AbstractMesh | None = None
+
 
 class _Chooser:
     """Chooses shardings leaf by leaf, and remembers what is worth knowing."""
 
     def __init__(self, options: PlacementOptions, names: Sequence[str]) -> None:
         self._options = options
-        self._mesh = options.mesh or _ambient_mesh()
+        self._mesh = options.mesh or ambient_mesh()
         self._opinion = _opinions(options.sharding, names)
         self._replicated: list[Replicated] = []
+        self._dimensions: list[ShardedDimension] = []
+        self._ways_out: dict[Mesh | AbstractMesh, str] = {}
 
     def choose(self, leaf: ShardedLeaf, slot: Slot) -> Sharding | None:
         """The sharding of one leaf; None where nobody has an opinion.
@@ -409,6 +412,15 @@ class _Chooser:
         if problem := _problem_of(opinion, leaf.shape):
             raise _MisfitError(problem)
         return opinion
+
+    def way_out(self, error: _MisfitError) -> str:
+        """What to do about a leaf that does not fit, where its message lacks that."""
+        mesh = error.mesh
+        if mesh is None:
+            return ""
+        if mesh not in self._ways_out:
+            self._ways_out[mesh] = describe_way_out(mesh, self._dimensions)
+        return f" {self._ways_out[mesh]}"
 
     def _of_target(self, slot: Slot) -> Opinion:
         """What the target says of a leaf: its sharding, else its metadata."""
@@ -479,37 +491,37 @@ class _Chooser:
                 f"shape {list(leaf.shape)} does not fit {show_spec(sharding.spec)}: "
                 f"it has {axes}, not {len(entries)}."
             )
-        for axis, entry in enumerate(entries):
-            names = names_of(entry)
-            count = int(np.prod([sharding.mesh.shape[name] for name in names]))
-            if leaf.shape[axis] % count == 0:
-                continue
-            if self._options.on_uneven == "error":
-                raise _MisfitError(_uneven(leaf.shape, sharding.spec, axis, count))
+        dimensions = [
+            ShardedDimension(axis, leaf.shape[axis], sharding.mesh, names_of(entry))
+            for axis, entry in enumerate(entries)
+            if names_of(entry)
+        ]
+        uneven = [one for one in dimensions if one.is_uneven]
+        if self._options.on_uneven == "error":
+            self._dimensions += dimensions
+            if uneven:
+                raise _uneven_error(leaf.shape, sharding, uneven)
+        for one in uneven:
             self._replicated.append(
-                Replicated(leaf.name, axis, leaf.shape[axis], names, count)
+                Replicated(leaf.name, one.number, one.size, one.names, one.count)
             )
-            entries[axis] = None
+            entries[one.number] = None
         if entries == list(sharding.spec):
             return sharding
         spec = PartitionSpec(*entries)
         return _named(sharding.mesh, spec, sharding.memory_kind)
 
 
-def _uneven(shape: tuple[int, ...], spec: PartitionSpec, axis: int, count: int) -> str:
-    """Says that a mesh does not divide a dimension, and what would fit."""
-    dim = shape[axis]
-    names = " x ".join(f"`{name}`" for name in names_of(spec[axis]))
-    fits = [n for n in range(min(dim, count), 0, -1) if dim % n == 0][:2]
-    sizes = " or ".join(map(str, sorted(fits)))
-    below, above = dim // count * count, -(-dim // count) * count
-    extents = f"{below} or {above}" if below else str(above)
-    return (
-        f"shape {list(shape)} does not fit {show_spec(spec)}: dimension {axis}, of "
-        f"{dim}, is no multiple of mesh axis {names} of size {count}. A mesh axis of "
-        f"size {sizes} fits, or a dimension of {extents}; or give "
-        "on_uneven='replicate'."
+def _uneven_error(
+    shape: tuple[int, ...], sharding: NamedSharding, uneven: Sequence[ShardedDimension]
+) -> _MisfitError:
+    """Says which dimensions a mesh does not divide."""
+    facts = "; ".join(one.describe() for one in uneven)
+    error = _MisfitError(
+        f"shape {list(shape)} does not fit {show_spec(sharding.spec)}: {facts}."
     )
+    error.mesh = sharding.mesh
+    return error
 
 
 def _problem_of(sharding: Sharding, shape: tuple[int, ...]) -> str | None:

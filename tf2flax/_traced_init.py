@@ -17,13 +17,22 @@ from typing import Any, Final
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ._empty_targets import check_init_result
 from ._errors import UnsupportedError
+from ._isolation import (
+    ambient_mesh,
+    explicit_transfers,
+    isolated,
+    put_shards,
+    without_mesh,
+)
+from ._meshes import devices_of
 
 # How many objects are looked at to find the `nnx.Rngs` that a function closes over.
 _MAX_VISITED: Final = 10_000
@@ -66,6 +75,7 @@ class TracedInit:
         self._rng_slots: list[tuple[nnx.Variable[Any], int]] = []
         self._graphdef: nnx.GraphDef[Any] | None = None
         self._treedef: Any = None
+        self._is_consumed = False
 
         def traced(*arrays: jax.Array) -> list[Any]:
             remaining = iter(arrays)
@@ -87,7 +97,8 @@ class TracedInit:
             return [*leaves, *(value for _, value in changed)]
 
         try:
-            trace = jax.jit(traced).trace(*self._arrays)
+            with jax.disable_jit(False):  # it is a trace whatever is being debugged
+                trace = jax.jit(traced).trace(*self._arrays)
         except TraceContextError as error:
             raise UnsupportedError(
                 "The init function changes an NNX object that it neither takes as an "
@@ -133,18 +144,49 @@ class TracedInit:
 
         Args:
             wanted: Numbers of the outputs.
-            shardings: Where each lives; None leaves all of that to JAX.
+            shardings: Where each lives, all on the same devices; None leaves that to
+                JAX.
 
         Returns:
             The arrays, by number.
         """
         if not wanted:
             return {}
-        arguments = self._arrays
-        if shardings:
-            arguments = [_beside(array, shardings[0]) for array in arguments]
-        arrays = self.lower(wanted, shardings)(*arguments)
-        return dict(zip(wanted, arrays, strict=True))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(jax.disable_jit(False))
+            stack.enter_context(explicit_transfers())
+            if self._is_consumed:  # the same keys, for other outputs
+                stack.enter_context(jax.debug_key_reuse(False))
+            self._is_consumed = True
+            return dict(zip(wanted, self._compute(wanted, shardings), strict=True))
+
+    def _compute(
+        self,
+        wanted: Sequence[int],
+        shardings: Sequence[jax.sharding.Sharding | None] | None,
+    ) -> list[jax.Array]:
+        mesh = ambient_mesh()
+        beside = shardings[0] if shardings else None
+        if mesh is None or beside is None or _is_over(mesh, beside):
+            arguments = [_beside(array, beside) for array in self._arrays]
+            return self.lower(wanted, shardings)(*arguments)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        if _processes(everywhere) >= _processes(beside):
+            # What was traced under a mesh may mean nothing on other devices.
+            arguments = [_beside(array, everywhere) for array in self._arrays]
+            arrays = self.lower(wanted, [everywhere] * len(wanted))(*arguments)
+            return list(map(_moved, arrays, shardings or ()))
+        with without_mesh():
+            arguments = [_beside(array, beside) for array in self._arrays]
+            try:
+                return self.lower(wanted, shardings)(*arguments)
+            except ValueError as error:
+                raise UnsupportedError(
+                    "Leaves are to be initialised on devices of processes of which the "
+                    "mesh of jax.set_mesh has none, and what init_fn does under that "
+                    "mesh cannot be done elsewhere. Call it under a mesh with devices "
+                    f"of all these processes. JAX says: {error}"
+                ) from error
 
     @property
     def rng_outputs(self) -> tuple[int, ...]:
@@ -192,12 +234,48 @@ def _beside(array: Any, sharding: jax.sharding.Sharding | None) -> Any:
         or not isinstance(array, jax.Array)
         or not array.committed
         or array.sharding.device_set == sharding.device_set
-        or not (array.is_fully_addressable and sharding.is_fully_addressable)
     ):
         return array
+    if not (array.is_fully_addressable and sharding.is_fully_addressable):
+        is_here = _processes(array.sharding) >= _processes(sharding)
+        with isolated():
+            return _host_copy(array) if is_here and array.is_fully_replicated else array
     is_named = isinstance(sharding, NamedSharding)
     everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if is_named else sharding
-    return jax.device_put(array, everywhere)
+    with isolated():
+        return jax.device_put(array, everywhere)
+
+
+def _is_over(mesh: Mesh, sharding: jax.sharding.Sharding) -> bool:
+    """Whether a sharding is over the devices of a mesh, in its order."""
+    return list(devices_of(sharding)) == list(mesh.devices.flat)
+
+
+def _processes(sharding: jax.sharding.Sharding) -> set[int]:
+    return {device.process_index for device in sharding.device_set}
+
+
+def _host_copy(array: jax.Array) -> Any:
+    """A replicated array as this process has it, on no device in particular."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = _host_copy(jax.random.key_data(array))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    return jax.device_get(array.addressable_data(0))
+
+
+def _moved(array: jax.Array, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    """An array that every device holds, on other devices."""
+    if sharding is None:
+        return array
+    if array.is_fully_addressable and sharding.is_fully_addressable:
+        with isolated():  # between orders of the same devices JAX computes
+            return jax.device_put(array, sharding)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = _moved(jax.random.key_data(array), sharding)
+        with isolated():
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    host = jax.device_get(array.addressable_data(0))
+    return put_shards(array.shape, sharding, lambda index: host[index], array.dtype)
 
 
 def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:

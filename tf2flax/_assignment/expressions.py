@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, SupportsIndex, cast
+from typing import Any, Final, SupportsIndex, cast, overload
 
 import numpy as np
 
@@ -114,7 +114,13 @@ class Expression:
                 return self.operand.reshape(resolved)
         return Reshaped(self, new)
 
-    def rearrange(self, pattern: str, **sizes: SupportsIndex) -> Expression:
+    @overload
+    def rearrange(self, pattern: str, /, **sizes: SupportsIndex) -> Expression: ...
+    @overload
+    def rearrange(self, /, *, pattern: str, **sizes: SupportsIndex) -> Expression: ...
+    def rearrange(
+        self, pattern: str = "", /, **sizes: SupportsIndex | str
+    ) -> Expression:
         """Splits, permutes and merges axes by name, as `einops.rearrange`.
 
         Args:
@@ -128,6 +134,8 @@ class Expression:
         Raises:
             AssignmentError: The pattern is malformed.
         """
+        if pattern == "":  # by name; otherwise that, and `self`, are names of axes
+            pattern = cast("str", sizes.pop("pattern", ""))
         given = tuple(
             (name, integers("rearrange", name, (size,))[0])
             for name, size in sizes.items()

@@ -1,0 +1,91 @@
+"""Dimensions that a mesh does not divide, and which smaller mesh would."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from jax.sharding import AbstractMesh, Mesh
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardedDimension:
+    """A dimension of some leaf that axes of a mesh cut.
+
+    Attributes:
+        number: Its number in the leaf.
+        size: Its size.
+        mesh: The mesh.
+        names: The axes.
+    """
+
+    number: int
+    size: int
+    mesh: Mesh | AbstractMesh
+    names: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Into how many shards the axes cut it."""
+        return math.prod(self.mesh.shape[name] for name in self.names)
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the shards would not be of one size."""
+        return self.size % self.count != 0
+
+    def describe(self) -> str:
+        """Says that the axes do not divide it."""
+        names = " x ".join(f"`{name}`" for name in self.names)
+        axes = "mesh axis" if len(self.names) == 1 else "mesh axes"
+        return (
+            f"dimension {self.number}, of {self.size}, is no multiple of {axes} "
+            f"{names} of size {self.count}"
+        )
+
+
+def describe_way_out(
+    mesh: Mesh | AbstractMesh, dimensions: Iterable[ShardedDimension]
+) -> str:
+    """Says what can be done about uneven dimensions.
+
+    Args:
+        mesh: The mesh that cuts them.
+        dimensions: All dimensions that this mesh, or another, cuts.
+
+    Returns:
+        A sentence.
+    """
+    sizes = _fitting_sizes(mesh, [one for one in dimensions if one.mesh == mesh])
+    ways = ["on_uneven='replicate'"]
+    if any(size > 1 for size in sizes.values()):
+        axes = " and ".join(f"`{name}` of size {size}" for name, size in sizes.items())
+        ways.append(f"a mesh with {'axis' if len(sizes) == 1 else 'axes'} {axes}")
+    return f"Give {', or '.join(ways)}."
+
+
+def _fitting_sizes(
+    mesh: Mesh | AbstractMesh, dimensions: Sequence[ShardedDimension]
+) -> Mapping[str, int]:
+    """Finds sizes, not above those of a mesh, that divide every dimension it cuts.
+
+    A size that divides one leaf alone is no help: the next leaf would not fit it.
+
+    Returns:
+        Sizes of the axes that cut uneven dimensions; all others stay as they are.
+    """
+    uneven = {name for one in dimensions if one.is_uneven for name in one.names}
+    sizes = {name: 1 if name in uneven else size for name, size in mesh.shape.items()}
+    for name in sizes:
+        if name not in uneven:
+            continue
+        for size in range(mesh.shape[name], 1, -1):
+            grown = {**sizes, name: size}
+            if all(
+                one.size % math.prod(grown[axis] for axis in one.names) == 0
+                for one in dimensions
+            ):
+                sizes = grown
+                break
+    return {name: size for name, size in sizes.items() if name in uneven}
