@@ -38,8 +38,9 @@ from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
 from ._progress import takes
 from ._runs import along_axes
+from ._slots import Partitioning, Slot
 from ._stored_tensor import StoredTensor
-from ._targets import Partitioning, Slot, named_leaves
+from ._targets import named_leaves
 from ._uneven import ShardedDimension, describe_way_out
 
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.

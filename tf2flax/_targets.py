@@ -1,8 +1,8 @@
 """Targets of every kind <-> leaves with '/'-joined names.
 
 A target is taken apart once into slots, each with its names, its shape and dtype and
-a way to put a new array back; nothing of the caller's changes before `rebuild`.
-The first file upwards that may import JAX and Flax.
+a way to put a new array back; nothing of the caller's changes before `rebuild`, and
+then all of it or nothing.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -12,61 +12,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
 from flax.core import meta
-from jax.core import Tracer
 
-from ._assignment.dtypes import kind_of
 from ._assignment.values import Leaf
-from ._errors import AssignmentError
-
-Path = tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Partitioning:
-    """Flax's partitioning metadata of a leaf.
-
-    Attributes:
-        names: Of every axis, a mesh axis or a logical name, several, or None.
-        mesh: The mesh that the leaf names itself, if any.
-        rules: What logical names mean, if the leaf says so itself.
-    """
-
-    names: tuple[Any, ...]
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None
-    rules: tuple[tuple[str, Any], ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Slot:
-    """One leaf of a target.
-
-    Attributes:
-        leaf: What the engine sees of it.
-        value: The array, scalar or ShapeDtypeStruct that stands there.
-        owners: Objects of the user that identify it: the value, its box or Variable.
-        sharding: Where the target says the array should live; None for no opinion.
-        partitioning: What Flax's metadata says about that, if anything.
-    """
-
-    leaf: Leaf
-    value: Any
-    owners: tuple[Any, ...]
-    sharding: jax.sharding.Sharding | None
-    partitioning: Partitioning | None = None
-
-    @property
-    def is_abstract(self) -> bool:
-        """Whether no array stands there yet."""
-        return isinstance(self.value, jax.ShapeDtypeStruct)
+from ._errors import AssignmentError, CheckpointError
+from ._modules import Path, contents_of, first_cycle, join_path, key_of
+from ._slots import Slot, make_slot
+from ._variables import Change, inner_value, set_all, with_value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,6 +62,27 @@ class Target:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+    """A target, or something within it, taken apart.
+
+    Attributes:
+        slots: Its leaves, in order.
+        build: Gives it with new values in place of some leaves, by name. It makes new
+            containers, and only lists what has to be changed in place: whatever it
+            runs of the user's may raise while nothing has changed.
+        in_place: Names of leaves that are Variables of modules, with the Variables.
+        abstract_states: As of `Target`.
+    """
+
+    slots: tuple[Slot, ...]
+    build: Callable[[Mapping[str, Any], list[Change]], Any]
+    in_place: Mapping[str, nnx.Variable[Any]] = dataclasses.field(
+        default_factory=dict[str, "nnx.Variable[Any]"]
+    )
+    abstract_states: tuple[str, ...] = ()
+
+
 def take_apart(target: Any) -> Target:
     """Takes a target apart into named leaves.
 
@@ -115,48 +94,94 @@ def take_apart(target: Any) -> Target:
         Its leaves, and how to put new values back.
 
     Raises:
-        AssignmentError: Two leaves have the same joined name, or there is no leaf.
+        AssignmentError: Two leaves have the same joined name, there is no leaf, or
+            something of the target cannot be looked at.
     """
-    parts = _take_apart(target, ())
-    seen: dict[str, str] = {}
-    for slot in parts.slots:
-        for name in slot.leaf.names:
-            if name in seen:
-                raise AssignmentError(
-                    f"Two leaves of the target are called `{name}`: a key that holds "
-                    "`/` and nested keys join to the same name. Rename one of them."
-                )
-            seen[name] = name
-    return parts
+    part = _take_apart(target, (), ())
+    seen: set[str] = set()
+    for name in (name for slot in part.slots for name in slot.leaf.names):
+        if name in seen:
+            raise AssignmentError(
+                f"Two leaves of the target are called `{name}`: a key that holds "
+                "`/` and nested keys join to the same name. Rename one of them."
+            )
+        seen.add(name)
+
+    def rebuild(values: Mapping[str, Any]) -> Any:
+        changes: list[Change] = []
+        try:
+            result = part.build(values, changes)  # raises, or nothing will below
+            return set_all(changes, result)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise AssignmentError(
+                "The target cannot take its new values: "
+                f"{_text_of(error)} Nothing of it has changed."
+            ) from error
+
+    return Target(
+        _without_doubles(part.slots, part.in_place), rebuild, part.abstract_states
+    )
 
 
-def join_path(path: Iterable[Any]) -> str:
-    """Joins the keys and attributes on the way to a leaf.
+def _without_doubles(
+    slots: tuple[Slot, ...], in_place: Mapping[str, nnx.Variable[Any]]
+) -> tuple[Slot, ...]:
+    """Makes a Variable that several modules share one leaf with all of its names."""
+    names: dict[int, list[str]] = {}
+    for slot in slots:
+        if (variable := in_place.get(slot.leaf.name)) is not None:
+            names.setdefault(id(variable), []).extend(slot.leaf.names)
+    if not any(
+        slot.leaf.name in in_place
+        and len(names[id(in_place[slot.leaf.name])]) > len(slot.leaf.names)
+        for slot in slots
+    ):
+        return slots  # as nearly always
+    result: list[Slot] = []
+    for slot in slots:
+        variable = in_place.get(slot.leaf.name)
+        if variable is None:
+            result.append(slot)
+        elif all_names := names.pop(id(variable), ()):
+            leaf = dataclasses.replace(slot.leaf, names=tuple(all_names))
+            result.append(dataclasses.replace(slot, leaf=leaf))
+    return tuple(result)
 
-    Args:
-        path: Keys, indices and attribute names; tuples of them count as several.
 
-    Returns:
-        The leaf's name.
+def _take_apart(target: Any, path: Path, around: tuple[int, ...]) -> _Part:
+    """Takes something apart; `around` are ids of the dataclasses that it lies in."""
+    try:
+        if isinstance(target, nnx.State):
+            return _take_state(target, path)
+        if isinstance(target, nnx.Pytree):
+            return _take_module(target, path)
+        if _is_plain_dataclass(target):
+            return _take_dataclass(target, path, around)
+        return _take_pytree(target, path, around)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a user's class, say
+        where = f"`{join_path(path)}` of the target" if path else "the target"
+        raise AssignmentError(
+            f"JAX cannot take {where} apart: {_text_of(error, target)} "
+            "Give a tree that jax.tree.leaves takes."
+        ) from error
 
-    Examples:
-        >>> join_path(("params", "layers", 0, "kernel"))
-        'params/layers/0/kernel'
-    """
-    parts: list[str] = []
-    for key in path:
-        parts += [join_path(key)] if isinstance(key, tuple) else [str(key)]
-    return "/".join(parts)
 
-
-def _take_apart(target: Any, path: Path) -> Target:
-    if isinstance(target, nnx.State):
-        return _take_state(target, path)
-    if isinstance(target, nnx.Pytree):
-        return _take_module(target, path)
-    if _is_plain_dataclass(target):
-        return _take_dataclass(target, path)
-    return _take_pytree(target, path)
+def _text_of(error: Exception, target: Any = None) -> str:
+    """What an exception says, as a sentence that shows its type where that helps."""
+    if isinstance(error, (RecursionError, SystemError)):
+        place = first_cycle(target)
+        if place is None:
+            return "it is nested too deeply."
+        where = f"`{join_path(place)}`" if place else "the whole"
+        return f"it holds itself, at {where}."
+    text = str(error).rstrip()
+    if not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _is_node(value: Any) -> bool:
@@ -186,225 +211,164 @@ def _is_plain_dataclass(value: Any) -> bool:
     )
 
 
-def _take_pytree(tree: Any, path: Path) -> Target:
-    try:
-        flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
-    except ValueError as error:  # keys of a dict that do not compare, say
-        raise AssignmentError(
-            f"JAX cannot take the target apart: {error} "
-            "Give a tree that jax.tree.leaves takes."
-        ) from error
+def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
-    parts = [
-        (_take_leaf if _is_array(value) else _take_apart)(
-            value, (*path, *map(_key_of, keys))
+    parts: list[_Part] = []
+    for keys, value in flat:
+        place = (*path, *map(key_of, keys))
+        parts.append(
+            _take_leaf(value, place)
+            if _is_array(value)
+            else _take_apart(value, place, around)
         )
-        for keys, value in flat
-    ]
 
-    def rebuild(values: Mapping[str, Any]) -> Any:
-        return treedef.unflatten([part.rebuild(values) for part in parts])
+    def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
+        leaves = [part.build(values, changes) for part in parts]
+        try:
+            return treedef.unflatten(leaves)
+        except Exception as error:
+            where = f" `{join_path(path)}`" if path else ""
+            raise AssignmentError(
+                f"The target{where} cannot be put together with its new values: "
+                f"{_culprit(treedef, leaves)}: {_text_of(error)} Nothing has changed. "
+                "Its `tree_unflatten` must take what its `tree_flatten` gives, as "
+                "jax.Array."
+            ) from error
 
-    return _joined(parts, rebuild)
+    return _joined(parts, build)
 
 
-def _take_leaf(value: Any, path: Path) -> Target:
+def _culprit(treedef: Any, leaves: list[Any]) -> str:
+    """Names the class of the first node of a tree that cannot be put together."""
+    remaining = iter(leaves)
+    for child in treedef.children():
+        below = [next(remaining) for _ in range(child.num_leaves)]
+        try:
+            child.unflatten(below)
+        except Exception:
+            return _culprit(child, below)
+    node = treedef.node_data()
+    return "a node" if node is None else node[0].__name__
+
+
+def _take_leaf(value: Any, path: Path) -> _Part:
     """One leaf of a pytree: an array, a box, a Variable, or something kept."""
     name = join_path(path)
     if isinstance(value, nnx.RngState):
         abstract = isinstance(value.get_raw_value(), jax.ShapeDtypeStruct)
-        return Target((), lambda _: value, (name,) if abstract else ())
-    slot = _slot((name,), value)
+        states = (name,) if abstract else ()
+        return _Part((), lambda _, __: value, abstract_states=states)
+    slot = make_slot((name,), value)
 
-    def rebuild(values: Mapping[str, Any]) -> Any:
-        return _with_value(value, values[name]) if name in values else value
+    def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
+        return with_value(value, values[name]) if name in values else value
 
-    return Target((slot,), rebuild)
+    return _Part((slot,), build)
 
 
-def _take_state(state: Any, path: Path) -> Target:
+def _take_state(state: Any, path: Path) -> _Part:
     """An nnx.State; the new one has new Variables and leaves the old as they are."""
     flat = [(key, value) for key, value in nnx.to_flat_state(state)]
     parts = [_take_leaf(value, (*path, *key)) for key, value in flat]
 
-    def rebuild(values: Mapping[str, Any]) -> Any:
+    def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
         return nnx.from_flat_state(
             [
-                (key, _copied(value, part.rebuild(values)))
+                (key, _copied(value, part.build(values, changes)))
                 for (key, value), part in zip(flat, parts, strict=True)
             ]
         )
 
-    return _joined(parts, rebuild)
+    return _joined(parts, build)
 
 
-def _take_module(module: nnx.Pytree, path: Path) -> Target:
+# Why no tensor fills an attribute such as a RoPE table: it is no state of the module,
+# and assigning it anew could clash with what the class thinks of it.
+_PLAIN: Final = (
+    "the leaf is a plain attribute of an nnx.Module, not an nnx.Variable. Make it an "
+    "nnx.Variable (nnx.Param, say), or leave it out of the map."
+)
+
+
+def _take_module(module: nnx.Pytree, path: Path) -> _Part:
     """An nnx.Module, whose Variables are updated in place."""
-    other_names: dict[int, list[str]] = {}
-    for key, variable in _walk(module, path, ()):
-        other_names.setdefault(id(variable), []).append(join_path(key))
-    slots: list[Slot] = []
-    variables: dict[str, nnx.Variable[Any]] = {}
-    abstract_states: list[str] = []
-    for key, variable in nnx.to_flat_state(nnx.state(module)):
-        name = join_path((*path, *key))
-        if isinstance(variable, nnx.RngState):
-            if isinstance(variable.get_raw_value(), jax.ShapeDtypeStruct):
-                abstract_states.append(name)
-            continue
-        names = dict.fromkeys([name, *other_names.get(id(variable), ())])
-        slots.append(_slot(tuple(names), variable))
-        variables[name] = variable
+    contents = contents_of(module, path)
+    variables = {h.names[0]: h.holder for h in contents.held if h.is_variable}
+    slots = [
+        make_slot(h.names, h.holder, refusal="" if h.is_variable else _PLAIN)
+        for h in contents.held
+    ]
 
-    def rebuild(values: Mapping[str, Any]) -> Any:
-        new = {name: one for name, one in variables.items() if name in values}
-        old = {name: one.get_raw_value() for name, one in new.items()}
-        try:
-            for name, variable in new.items():
-                variable.set_raw_value(values[name])
-        except BaseException:  # an interrupt, say: all or nothing
-            for name, variable in new.items():
-                variable.set_raw_value(old[name])
-            raise
+    def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
+        changes += [
+            (variable, values[name])
+            for name, variable in variables.items()
+            if name in values
+        ]
         return module
 
-    return Target(tuple(slots), rebuild, tuple(abstract_states))
+    return _Part(tuple(slots), build, variables, contents.abstract)
 
 
-def _walk(
-    node: Any, path: Path, ancestors: tuple[int, ...]
-) -> Iterator[tuple[Path, Any]]:
-    """Every path to every Variable of a module, also the second one of a tied one."""
-    if isinstance(node, nnx.Variable):
-        yield path, node
-        return
-    if id(node) in ancestors:
-        return
-
-    # One level at a time, since modules may hold themselves.
-    def is_below(value: Any) -> bool:
-        return value is not node
-
-    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
-    for keys, child in flat:
-        if child is not node:
-            below = (*ancestors, id(node))
-            yield from _walk(child, (*path, *map(_key_of, keys)), below)
-
-
-def _take_dataclass(value: Any, path: Path) -> Target:
+def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Part:
     """A dataclass that JAX does not know: its fields, and a copy with new ones."""
-    names = [field.name for field in dataclasses.fields(value)]
-    parts = {name: _take_apart(getattr(value, name), (*path, name)) for name in names}
+    if id(value) in around:
+        raise AssignmentError(
+            f"The {type(value).__name__} at `{join_path(path)}` of the target holds "
+            "itself. Give a tree that ends."
+        )
+    names = [
+        field.name
+        for field in dataclasses.fields(value)
+        if hasattr(value, field.name)  # else it was never set, and stays so
+    ]
+    below = (*around, id(value))
+    parts = {
+        name: _take_apart(getattr(value, name), (*path, name), below) for name in names
+    }
 
-    def rebuild(values: Mapping[str, Any]) -> Any:
-        fields = {name: part.rebuild(values) for name, part in parts.items()}
+    def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
+        fields = {name: part.build(values, changes) for name, part in parts.items()}
         if all(getattr(value, name) is new for name, new in fields.items()):
             return value
+        return _with_fields(value, fields, path)
+
+    return _joined(list(parts.values()), build)
+
+
+def _with_fields(value: Any, fields: Mapping[str, Any], path: Path) -> Any:
+    """A copy of a dataclass with other fields; the caller's stays as it is."""
+    try:
         result = copy.copy(value)
+        if result is value:
+            raise TypeError("copy.copy() gives the object itself")
         for name, new in fields.items():
             object.__setattr__(result, name, new)  # also where it is frozen
-        return result
+    except Exception as error:
+        raise AssignmentError(
+            f"The {type(value).__name__} at `{join_path(path)}` of the target cannot "
+            f"be copied with its new values: {_text_of(error)} Nothing has changed. "
+            "Register it with jax.tree_util.register_dataclass."
+        ) from error
+    return result
 
-    return _joined(list(parts.values()), rebuild)
 
-
-def _joined(parts: list[Target], rebuild: Callable[[Mapping[str, Any]], Any]) -> Target:
-    return Target(
+def _joined(
+    parts: list[_Part], build: Callable[[Mapping[str, Any], list[Change]], Any]
+) -> _Part:
+    return _Part(
         slots=tuple(slot for part in parts for slot in part.slots),
-        rebuild=rebuild,
+        build=build,
+        in_place={n: v for part in parts for n, v in part.in_place.items()},
         abstract_states=tuple(n for part in parts for n in part.abstract_states),
     )
-
-
-def _key_of(key: Any) -> Any:
-    """The bare key of one step of a JAX key path."""
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return getattr(key, attribute)
-    return str(key)
-
-
-def _slot(names: tuple[str, ...], holder: Any) -> Slot:
-    value = _inner(holder)
-    shape, dtype = _shape_and_dtype(value)
-    owners = (holder,) if value is holder else (holder, value)
-    sharding, partitioning = _sharding_of(value), _partitioning_of(holder)
-    if isinstance(partitioning, jax.sharding.Sharding):
-        sharding, partitioning = sharding or partitioning, None
-    return Slot(Leaf(names, shape, dtype), value, owners, sharding, partitioning)
-
-
-def _inner(holder: Any) -> Any:
-    """The array in a Variable or a box, or a box in a Variable; else the value."""
-    while True:
-        if isinstance(holder, nnx.Variable):
-            holder = holder.get_raw_value()
-        elif isinstance(holder, meta.AxisMetadata):
-            leaves = jax.tree_util.tree_leaves(holder, is_leaf=lambda x: x is None)
-            if len(leaves) != 1:
-                return None
-            holder = leaves[0]
-        else:
-            return holder
-
-
-def _with_value(holder: Any, value: Any) -> Any:
-    """The same kind of Variable or box, with its metadata, around another array."""
-    if isinstance(holder, nnx.Variable):
-        return holder.replace(value)
-    if isinstance(holder, meta.AxisMetadata):
-        return holder.replace_boxed(value)
-    return value
 
 
 def _copied(old: Any, new: Any) -> Any:
     """A Variable of its own for a new State, which must not share the old one's."""
     return old.copy() if new is old and isinstance(old, nnx.Variable) else new
-
-
-# Python scalars become what JAX makes of them.
-_SCALARS: Final = (bool, int, float, complex)
-
-
-def _shape_and_dtype(value: Any) -> tuple[tuple[int, ...], np.dtype | None]:
-    if isinstance(value, _SCALARS) and isinstance(value, numbers.Number):
-        return (), np.dtype(jnp.result_type(value))
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if not isinstance(shape, tuple) or dtype is None:
-        return (), None
-    if not isinstance(dtype, np.dtype) or kind_of(dtype) is None:
-        return shape, None  # a PRNG key, or an array of objects
-    return shape, dtype.newbyteorder("=")
-
-
-def _sharding_of(value: Any) -> jax.sharding.Sharding | None:
-    """Where a target says its array lives; an uncommitted array says nothing."""
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return value.sharding
-    if isinstance(value, jax.Array) and not isinstance(value, Tracer):
-        return value.sharding if value.committed else None
-    return None
-
-
-def _partitioning_of(holder: Any) -> Partitioning | jax.sharding.Sharding | None:
-    """What the metadata of a Variable, or of a box, says about its sharding."""
-    while isinstance(holder, nnx.Variable):
-        metadata = holder.get_metadata()
-        # Flax has called it by all of these names.
-        keys = ("out_sharding", "sharding_names", "sharding")
-        said = next((s for key in keys if (s := metadata.get(key)) is not None), None)
-        if isinstance(said, jax.sharding.Sharding):
-            return said
-        if isinstance(said, (tuple, list, jax.sharding.PartitionSpec)):
-            rules = tuple(metadata.get("sharding_rules") or ())
-            return Partitioning(tuple(said), metadata.get("mesh"), rules)
-        holder = holder.get_raw_value()
-    if isinstance(holder, meta.Partitioned):
-        rules = tuple(getattr(holder, "rules", None) or ())
-        return Partitioning(tuple(holder.names), holder.mesh, rules)
-    return None
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -428,4 +392,4 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
             f"Option sharding: JAX cannot take the tree apart: {error} "
             "Give a tree that jax.tree.leaves takes."
         ) from error
-    return [(join_path(map(_key_of, path)), _inner(value)) for path, value in flat]
+    return [(join_path(map(key_of, path)), inner_value(value)) for path, value in flat]

@@ -238,7 +238,8 @@ class Claims:
         leaf = self.leaves[claim.leaf]
         if leaf.dtype is None:
             raise AssignmentError(
-                "the leaf holds no numbers (a PRNG key or another object). "
+                leaf.refusal
+                or "the leaf holds no numbers (a PRNG key or another object). "
                 "Leave it out of the map."
             )
         if not claim.parts:

@@ -23,11 +23,13 @@ class Leaf:
         shape: Its shape.
         dtype: Its dtype; None where it holds no numbers (PRNG keys, other objects),
             so that no scope reaches it and no tensor fits it.
+        refusal: Why none fits, and what to do, where that has another reason.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype | None
+    refusal: str = ""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,190 @@
+"""An nnx.Module -> what it holds, each with every name it answers to.
+
+Every module in it is looked at once, however many paths lead there.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import jax
+from flax import nnx
+from jax.core import Tracer
+
+Path = tuple[Any, ...]
+
+# Paths to a module that shared modules multiply: 30 modules, each twice in the next,
+# have a thousand million. Beyond so many to any module its Variables answer to no more.
+_MAX_PATHS: Final = 256
+# How many nodes are looked at to say why a tree cannot be flattened.
+_MAX_VISITED: Final = 10_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """Something that a module holds.
+
+    Attributes:
+        names: Every name it answers to; the first is that of `nnx.to_flat_state`.
+        holder: The Variable, or whatever else stands there.
+    """
+
+    names: tuple[str, ...]
+    holder: Any
+
+    @property
+    def is_variable(self) -> bool:
+        """True if it can be updated in place."""
+        return isinstance(self.holder, nnx.Variable)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Contents:
+    """What a module holds.
+
+    Attributes:
+        held: Variables other than `nnx.RngState`, and plain arrays.
+        abstract: Names of what stays abstract: states of random numbers, and traced
+            arrays that `nnx.eval_shape` leaves in attributes that are no Variables.
+    """
+
+    held: tuple[Held, ...]
+    abstract: tuple[str, ...]
+
+
+def contents_of(module: nnx.Pytree, path: Path) -> Contents:
+    """Looks into a module.
+
+    Args:
+        module: The module.
+        path: The keys on the way to it.
+
+    Returns:
+        What it holds.
+    """
+    other_names: dict[int, list[str]] = {}
+    abstract: list[str] = []
+    for place, item in _walk(module, path):
+        if isinstance(item, nnx.Variable):
+            other_names.setdefault(id(item), []).append(join_path(place))
+        else:
+            abstract.append(join_path(place))
+    held: list[Held] = []
+    for key, holder in nnx.to_flat_state(nnx.state(module)):
+        name = join_path((*path, *key))
+        if isinstance(holder, nnx.RngState):
+            if isinstance(holder.get_raw_value(), jax.ShapeDtypeStruct):
+                abstract.append(name)
+            continue
+        names = dict.fromkeys([name, *other_names.get(id(holder), ())])
+        held.append(Held(tuple(names), holder))
+    return Contents(tuple(held), tuple(dict.fromkeys(abstract)))
+
+
+def join_path(path: Iterable[Any]) -> str:
+    """Joins the keys and attributes on the way to a leaf.
+
+    Args:
+        path: Keys, indices and attribute names; tuples of them count as several.
+
+    Returns:
+        The leaf's name.
+
+    Examples:
+        >>> join_path(("params", "layers", 0, "kernel"))
+        'params/layers/0/kernel'
+    """
+    parts: list[str] = []
+    for key in path:
+        parts += [join_path(key)] if isinstance(key, tuple) else [str(key)]
+    return "/".join(parts)
+
+
+def key_of(key: Any) -> Any:
+    """Takes the bare key out of one step of a JAX key path.
+
+    Args:
+        key: The step.
+
+    Returns:
+        The key, index or attribute name.
+    """
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return str(key)
+
+
+def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Paths to every Variable, also the second of a tied one, and to hidden tracers."""
+    children: dict[int, list[tuple[Path, Any]]] = {}
+    visits: collections.Counter[int] = collections.Counter()
+    stack: list[tuple[Path, Any, frozenset[int]]] = [(path, module, frozenset())]
+    while stack:
+        place, node, ancestors = stack.pop()
+        if isinstance(node, (nnx.Variable, Tracer)):
+            yield place, node
+            continue
+        number = id(node)  # unique: the module, or `children`, keeps the node
+        if number in ancestors or visits[number] == _MAX_PATHS:
+            continue  # modules may hold themselves
+        visits[number] += 1
+        if number not in children:
+            children[number] = _children(node)
+        below = ancestors | {number}
+        stack += [
+            ((*place, *keys), child, below) for keys, child in children[number][::-1]
+        ]
+
+
+def _children(node: Any) -> list[tuple[Path, Any]]:
+    """What stands one level below a node, and traced arrays in static attributes."""
+
+    def is_below(value: Any) -> bool:
+        return value is not node
+
+    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
+    children = [
+        (tuple(map(key_of, keys)), child) for keys, child in flat if child is not node
+    ]
+    if isinstance(node, nnx.Pytree):
+        seen = {id(child) for _, child in children}
+        children += [
+            ((name,), value)
+            for name, value in vars(node).items()
+            if isinstance(value, Tracer) and id(value) not in seen
+        ]
+    return children
+
+
+def first_cycle(tree: Any) -> Path | None:
+    """Finds a dict, list or tuple that holds itself.
+
+    Args:
+        tree: A tree that JAX cannot flatten.
+
+    Returns:
+        The keys on the way to where it stands within itself; None if there is none
+        among the first nodes.
+    """
+    stack: list[tuple[Path, Any, frozenset[int]]] = [((), tree, frozenset())]
+    for _ in range(_MAX_VISITED):
+        if not stack:
+            break
+        path, node, ancestors = stack.pop()
+        if id(node) in ancestors:
+            return path
+        items: list[tuple[Any, Any]] = []
+        if isinstance(node, dict):
+            items = list(node.items())
+        elif isinstance(node, (list, tuple)):
+            items = list(enumerate(node))
+        below = ancestors | {id(node)}
+        stack += [((*path, key), child, below) for key, child in items]
+    return None
