@@ -21,6 +21,7 @@ from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.grammar import FrozenMap, check_map, freeze_map
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._empty_targets import check_init_function, take_target
+from ._lending import held
 from ._meshes import Device, devices_of, participants
 from ._progress import ProgressFunction
 from ._restore import (
@@ -37,7 +38,8 @@ from ._restore import (
     warn_of_leftovers,
 )
 from ._sharding import LogicalRules, ShardingOption, expected_shardings
-from ._traced_init import TracedInit
+from ._targets import take_apart
+from ._traced_init import TracedInit, reachable_rngs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -238,11 +240,15 @@ def warm_start(
     @functools.wraps(init_fn)
     def warm(*args: P.args, **kwargs: P.kwargs) -> T:
         refuse_tracing((args, kwargs))
-        traced = TracedInit(init_fn, args, kwargs)
-        arrays = _run(traced, opened, frozen, options)
-        result = traced.assemble([arrays[i] for i in range(len(traced.outputs))])
-        traced.advance_rngs(arrays)
-        return result
+        rngs = reachable_rngs(init_fn, args, kwargs)
+        with held(rngs):  # the next call must see the state that this one leaves
+            traced = TracedInit(init_fn, args, kwargs, rngs)
+            arrays, others = _run(traced, opened, frozen, options)
+            result = traced.assemble([arrays[i] for i in range(len(traced.outputs))])
+            if others:
+                result = take_apart(result).rebuild(others)
+            traced.advance_rngs(arrays)
+            return result
 
     return warm
 
@@ -252,8 +258,13 @@ def _run(
     checkpoint: Checkpoint,
     assignment_map: FrozenMap,
     options: JobOptions,
-) -> dict[int, jax.Array]:
-    """Reads what the map names and initialises the rest: every output, by number."""
+) -> tuple[dict[int, jax.Array], dict[str, jax.Array]]:
+    """Reads what the map names and initialises the rest.
+
+    Returns:
+        Every output, by number; and by name leaves that are no outputs, such as numbers
+        in a configuration that is returned along with the parameters.
+    """
     parts = take_target(traced.abstract, "What the init function gives")
     expected = expected_shardings(parts.slots, options.placement)
     with agreement(participants(expected)) as agreed:
@@ -265,8 +276,16 @@ def _run(
     placer.redistribute()
     warn_of_leftovers(job)
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
-    leaves = {numbers[id(slot.value)]: slot.leaf.name for slot in parts.slots}
-    arrays = {i: placer.arrays[n] for i, n in leaves.items() if n in placer.arrays}
+    names = {slot.leaf.name: numbers.get(id(slot.value)) for slot in parts.slots}
+    leaves = {i: name for name, i in names.items() if i is not None}
+    arrays: dict[int, jax.Array] = {}
+    others: dict[str, jax.Array] = {}
+    for name, array in placer.arrays.items():
+        number = names[name]
+        if number is None:
+            others[name] = array
+        else:
+            arrays[number] = array
     # One computation for each order of devices; XLA drops what a part does not need.
     wanted: dict[tuple[Device, ...] | None, dict[int, Sharding | None]] = {}
     for i in range(len(traced.outputs)):
@@ -277,4 +296,4 @@ def _run(
     for devices, shardings in wanted.items():
         own = None if devices is None else list(shardings.values())
         arrays |= traced.compute(list(shardings), own)
-    return arrays
+    return arrays, others

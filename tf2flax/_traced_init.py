@@ -10,10 +10,8 @@ supplies cost neither time nor memory. Reads no checkpoint.
 from __future__ import annotations
 
 import contextlib
-import functools
-import types
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.extend.core
@@ -21,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
+from jax.errors import UnexpectedTracerError
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ._empty_targets import check_init_result
@@ -32,16 +31,10 @@ from ._isolation import (
     put_shards,
     without_mesh,
 )
+from ._lending import find_rngs, lent_to_trace
 from ._meshes import devices_of
-
-# How many objects are looked at to find the `nnx.Rngs` that a function closes over.
-_MAX_VISITED: Final = 10_000
-# What leads nowhere, and does not count.
-_LEAVES: Final = (str, bytes, int, float, complex, np.ndarray, jax.Array, type(None))
-# The attribute in which NNX keeps the trace that an object belongs to.
-_TRACE_NOTE: Final = "_pytree__state"
-# Objects below these packages hold no user's Rngs, and many other things.
-_FOREIGN: Final = ("jax", "jaxlib", "flax", "numpy", "optax", "builtins", "functools")
+from ._outputs import Structure, flatten_output, is_nnx, left_behind
+from ._variables import set_all
 
 
 class TracedInit:
@@ -56,6 +49,7 @@ class TracedInit:
         init_fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        rngs: Sequence[nnx.Rngs | nnx.RngStream] | None = None,
     ) -> None:
         """Traces a call.
 
@@ -65,16 +59,17 @@ class TracedInit:
             init_fn: The function.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
+            rngs: What `reachable_rngs` finds, where that is known.
 
         Raises:
-            UnsupportedError: It changes an NNX object that cannot be found from here.
+            UnsupportedError: It changes an NNX object that cannot be found from here,
+                or keeps an array of the trace where it cannot be found.
         """
-        flat, treedef = jax.tree.flatten((args, dict(kwargs)), is_leaf=_is_node)
+        flat, treedef = jax.tree.flatten((args, dict(kwargs)), is_leaf=is_nnx)
         self._arrays = [x for x in flat if isinstance(x, (jax.Array, np.ndarray))]
-        self._rngs = find_rngs((init_fn, flat))
+        self._rngs = find_rngs((init_fn, flat)) if rngs is None else rngs
         self._rng_slots: list[tuple[nnx.Variable[Any], int]] = []
-        self._graphdef: nnx.GraphDef[Any] | None = None
-        self._treedef: Any = None
+        self._structure: Structure | None = None
         self._is_consumed = False
 
         def traced(*arrays: jax.Array) -> list[Any]:
@@ -84,11 +79,11 @@ class TracedInit:
                 for x in flat
             ]
             own_args, own_kwargs = treedef.unflatten(filled)
-            with _inside_trace(self._rngs) as changed_state:
+            with lent_to_trace(self._rngs) as changed_state:
                 output = init_fn(*own_args, **own_kwargs)
-                self._graphdef, state = _split(output)
-                leaves, self._treedef = jax.tree.flatten(state)
-                check_init_result(leaves)
+                leaves, self._structure = flatten_output(output)
+                if not leaves:
+                    check_init_result(self._structure.constants.values())
                 changed = changed_state()
             first = len(leaves)
             self._rng_slots = [
@@ -105,12 +100,24 @@ class TracedInit:
                 f"argument nor closes over directly: {error} Pass the object (an "
                 "nnx.Rngs, say) as an argument."
             ) from error
+        except UnexpectedTracerError as error:
+            raise UnsupportedError(
+                "The init function uses an array of a transformation of JAX that has "
+                f"ended: {str(error).partition('. ')[0]}. In an nnx.Module, make it an "
+                "nnx.Variable."
+            ) from error
         self._function = jax.extend.core.jaxpr_as_fun(trace.jaxpr)
         self.outputs: tuple[jax.ShapeDtypeStruct, ...] = tuple(
             jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=_explicit(info))
             for info in jax.tree.leaves(trace.out_info)
         )
         self.abstract: Any = self.assemble(self.outputs)
+        if (place := left_behind(self.abstract)) is not None:
+            raise UnsupportedError(
+                f"The init function leaves an array that JAX is tracing in `{place}`, "
+                "where a restore cannot put its value. Make it an nnx.Variable "
+                "or an attribute of the nnx.Module itself, and return the module."
+            )
 
     def lower(
         self,
@@ -202,9 +209,9 @@ class TracedInit:
         Returns:
             The tree or the module.
         """
-        count = self._treedef.num_leaves
-        state = self._treedef.unflatten(outputs[:count])
-        return state if self._graphdef is None else nnx.merge(self._graphdef, state)
+        assert self._structure is not None  # set by the trace
+        count = len(outputs) - len(self._rng_slots)
+        return self._structure.assemble(outputs[:count])
 
     def advance_rngs(self, arrays: Mapping[int, jax.Array]) -> None:
         """Leaves the caller's `nnx.Rngs` as `init_fn` alone would have left them.
@@ -212,8 +219,7 @@ class TracedInit:
         Args:
             arrays: At least the outputs named by `rng_outputs`.
         """
-        for variable, number in self._rng_slots:
-            variable.set_raw_value(arrays[number])
+        set_all([(variable, arrays[i]) for variable, i in self._rng_slots], None)
 
 
 def _explicit(info: Any) -> jax.sharding.Sharding | None:
@@ -278,127 +284,17 @@ def _moved(array: jax.Array, sharding: jax.sharding.Sharding | None) -> jax.Arra
     return put_shards(array.shape, sharding, lambda index: host[index], array.dtype)
 
 
-def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:
-    """Finds the `nnx.Rngs` and the streams in them that a function can reach.
-
-    Looks into arguments, closures, defaults, bound objects, `functools.partial` and the
-    globals that the function's code names.
+def reachable_rngs(
+    init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[nnx.Rngs | nnx.RngStream]:
+    """Finds the `nnx.Rngs` that a call of an init function can use.
 
     Args:
-        roots: Where to begin.
+        init_fn: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
 
     Returns:
-        Each object once.
+        Each once, and each of their streams.
     """
-    found: list[nnx.Rngs | nnx.RngStream] = []
-    seen: set[int] = set()
-    queue: list[Any] = [roots]
-    keep: list[Any] = []  # ids stay unique only while the objects live
-    while queue and len(seen) < _MAX_VISITED:
-        item = queue.pop()
-        if id(item) in seen or isinstance(item, _LEAVES):
-            continue
-        seen.add(id(item))
-        keep.append(item)
-        if isinstance(item, (nnx.Rngs, nnx.RngStream)):
-            found.append(item)
-        queue.extend(_reachable(item))
-    return found
-
-
-def _reachable(item: Any) -> list[Any]:
-    """What an object leads to."""
-    if isinstance(item, types.FunctionType):
-        return _reachable_from_function(item)
-    if isinstance(item, types.MethodType):
-        return [item.__func__, item.__self__]
-    if isinstance(item, functools.partial):
-        return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, Mapping):
-        return list(item.values())
-    if isinstance(item, (list, tuple, set, frozenset)):
-        return list(item)
-    is_foreign = type(item).__module__.partition(".")[0] in _FOREIGN
-    if isinstance(item, (type, types.ModuleType, nnx.Variable)) or (
-        is_foreign and not isinstance(item, nnx.Pytree)
-    ):
-        return []
-    found = list(getattr(item, "__dict__", {}).values())
-    return [*found, type(item).__call__] if callable(item) else found
-
-
-def _reachable_from_function(function: types.FunctionType) -> list[Any]:
-    if function.__module__.partition(".")[0] in _FOREIGN:
-        return [c for c in map(_contents, function.__closure__ or ()) if c is not None]
-    found = [c for c in map(_contents, function.__closure__ or ()) if c is not None]
-    found += function.__defaults__ or ()
-    found += (function.__kwdefaults__ or {}).values()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        found += [
-            function.__globals__[name]
-            for name in code.co_names
-            if name in function.__globals__
-        ]
-        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return found
-
-
-def _contents(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not yet assigned
-        return None
-
-
-@contextlib.contextmanager
-def _inside_trace(
-    rngs: Sequence[nnx.Rngs | nnx.RngStream],
-) -> Generator[Callable[[], list[tuple[nnx.Variable[Any], Any]]]]:
-    """Lends objects from outside to the running trace.
-
-    NNX refuses to change an object of another trace. The user's objects stay the same;
-    the Variables in them, and NNX's own note of the trace they belong to, are swapped
-    for new ones, and swapped back.
-
-    Yields:
-        A function giving each outside Variable whose state changed, with its new value.
-    """
-    saved = [dict(vars(item)) for item in rngs]
-    outside = [
-        (item, name, variable, variable.get_raw_value())
-        for item, attributes in zip(rngs, saved, strict=True)
-        for name, variable in attributes.items()
-        if isinstance(variable, nnx.Variable)
-    ]
-
-    def changed() -> list[tuple[nnx.Variable[Any], Any]]:
-        return [
-            (variable, new)
-            for item, name, variable, old in outside
-            if (new := vars(item)[name].get_raw_value()) is not old
-        ]
-
-    try:
-        for item, name, variable, value in outside:
-            vars(item)[name] = variable.replace(value)
-        for item in rngs:
-            vars(item)[_TRACE_NOTE] = vars(nnx.Rngs())[_TRACE_NOTE]
-        yield changed
-    finally:
-        for item, attributes in zip(rngs, saved, strict=True):
-            vars(item).clear()
-            vars(item).update(attributes)
-
-
-def _split(output: Any) -> tuple[nnx.GraphDef[Any] | None, Any]:
-    """Separates the arrays of an NNX output from its structure; other trees are one."""
-    nodes = jax.tree.leaves(output, is_leaf=_is_node)
-    if any(isinstance(node, nnx.Pytree) for node in nodes):
-        return nnx.split(output)
-    return None, output
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, (nnx.Pytree, nnx.Variable, nnx.State))
+    return find_rngs((init_fn, jax.tree.leaves((args, dict(kwargs)), is_leaf=is_nnx)))
