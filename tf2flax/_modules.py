@@ -22,8 +22,6 @@ Path = tuple[Any, ...]
 # Paths to a module that shared modules multiply: 30 modules, each twice in the next,
 # have a thousand million. Beyond so many to any module its Variables answer to no more.
 _MAX_PATHS: Final = 256
-# How many nodes are looked at to say why a tree cannot be flattened.
-_MAX_VISITED: Final = 10_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,30 +159,3 @@ def _children(node: Any) -> list[tuple[Path, Any]]:
             if isinstance(value, Tracer) and id(value) not in seen
         ]
     return children
-
-
-def first_cycle(tree: Any) -> Path | None:
-    """Finds a dict, list or tuple that holds itself.
-
-    Args:
-        tree: A tree that JAX cannot flatten.
-
-    Returns:
-        The keys on the way to where it stands within itself; None if there is none
-        among the first nodes.
-    """
-    stack: list[tuple[Path, Any, frozenset[int]]] = [((), tree, frozenset())]
-    for _ in range(_MAX_VISITED):
-        if not stack:
-            break
-        path, node, ancestors = stack.pop()
-        if id(node) in ancestors:
-            return path
-        items: list[tuple[Any, Any]] = []
-        if isinstance(node, dict):
-            items = list(node.items())
-        elif isinstance(node, (list, tuple)):
-            items = list(enumerate(node))
-        below = ancestors | {id(node)}
-        stack += [((*path, key), child, below) for key, child in items]
-    return None

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from ._depth import check_depth
 from ._modules import Path, join_path
 from ._variables import is_reference
 
@@ -89,6 +90,7 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
     Returns:
         The arrays, and the structure that they go back into.
     """
+    check_depth(output, "the output of the init function")
     _mark_plain_arrays(output)
     tops, treedef = jax.tree.flatten(output, is_leaf=is_nnx)
     nodes = tuple(filter(is_nnx, tops))
@@ -222,6 +224,7 @@ def _holds_tracer(value: Any) -> bool:
 
 def _leaves(value: Any) -> list[Any]:
     try:
+        check_depth(value)
         return jax.tree.leaves(value, is_leaf=is_nnx)
     except Exception:  # a static attribute that is no tree of JAX's, say
         return []

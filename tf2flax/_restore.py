@@ -39,6 +39,7 @@ from ._costs import (
     large_leaves,
 )
 from ._demands import Reading, plan_reading
+from ._depth import check_depth
 from ._empty_targets import take_target
 from ._errors import AssignmentError, UnsupportedError
 from ._inverse import InversePlan
@@ -543,6 +544,7 @@ def refuse_tracers(tree: Any) -> None:
     Raises:
         UnsupportedError: It does.
     """
+    check_depth(tree, "an argument")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
         raise _tracing_error()
 

@@ -66,6 +66,20 @@ class Slot:
         return isinstance(self.value, jax.ShapeDtypeStruct)
 
 
+def is_array(value: Any) -> bool:
+    """Tells whether a value is an array, or the description of one, and nothing else.
+
+    Args:
+        value: The value.
+
+    Returns:
+        True if it is.
+    """
+    return type(value) in (jax.ShapeDtypeStruct, np.ndarray) or isinstance(
+        value, jax.Array
+    )
+
+
 def make_slot(names: tuple[str, ...], holder: Any, *, refusal: str = "") -> Slot:
     """Looks at what stands at a leaf.
 
@@ -77,14 +91,16 @@ def make_slot(names: tuple[str, ...], holder: Any, *, refusal: str = "") -> Slot
     Returns:
         The leaf.
     """
-    value = inner_value(holder)
+    is_bare = is_array(holder)  # as most are: NNX takes its time to say so
+    value = holder if is_bare else inner_value(holder)
     shape, dtype = _shape_and_dtype(value)
     if refusal:
         if isinstance(value, _SCALARS):
             value = np.asarray(value, dtype)  # as it is saved
         dtype = None
     owners = (holder,) if value is holder else (holder, value)
-    sharding, partitioning = _sharding_of(value), _partitioning_of(holder)
+    sharding = _sharding_of(value)
+    partitioning = None if is_bare else _partitioning_of(holder)
     if isinstance(partitioning, jax.sharding.Sharding):
         sharding, partitioning = sharding or partitioning, None
     leaf = Leaf(names, shape, dtype, refusal)

@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
-import numpy as np
 from flax import linen, nnx
 from flax.core import meta
 
 from ._assignment.values import Leaf
+from ._depth import check_depth
 from ._errors import AssignmentError, CheckpointError
-from ._modules import Path, contents_of, first_cycle, join_path, key_of
-from ._slots import Slot, make_slot
+from ._modules import Path, contents_of, join_path, key_of
+from ._slots import Slot, is_array, make_slot
 from ._variables import Change, inner_value, set_all, with_value
 
 
@@ -77,9 +77,7 @@ class _Part:
 
     slots: tuple[Slot, ...]
     build: Callable[[Mapping[str, Any], list[Change]], Any]
-    in_place: Mapping[str, nnx.Variable[Any]] = dataclasses.field(
-        default_factory=dict[str, "nnx.Variable[Any]"]
-    )
+    in_place: tuple[tuple[str, nnx.Variable[Any]], ...] = ()
     abstract_states: tuple[str, ...] = ()
 
 
@@ -121,7 +119,7 @@ def take_apart(target: Any) -> Target:
             ) from error
 
     return Target(
-        _without_doubles(part.slots, part.in_place), rebuild, part.abstract_states
+        _without_doubles(part.slots, dict(part.in_place)), rebuild, part.abstract_states
     )
 
 
@@ -129,6 +127,8 @@ def _without_doubles(
     slots: tuple[Slot, ...], in_place: Mapping[str, nnx.Variable[Any]]
 ) -> tuple[Slot, ...]:
     """Makes a Variable that several modules share one leaf with all of its names."""
+    if not in_place:
+        return slots
     names: dict[int, list[str]] = {}
     for slot in slots:
         if (variable := in_place.get(slot.leaf.name)) is not None:
@@ -165,19 +165,13 @@ def _take_apart(target: Any, path: Path, around: tuple[int, ...]) -> _Part:
     except Exception as error:  # of a user's class, say
         where = f"`{join_path(path)}` of the target" if path else "the target"
         raise AssignmentError(
-            f"JAX cannot take {where} apart: {_text_of(error, target)} "
+            f"JAX cannot take {where} apart: {_text_of(error)} "
             "Give a tree that jax.tree.leaves takes."
         ) from error
 
 
-def _text_of(error: Exception, target: Any = None) -> str:
+def _text_of(error: Exception) -> str:
     """What an exception says, as a sentence that shows its type where that helps."""
-    if isinstance(error, (RecursionError, SystemError)):
-        place = first_cycle(target)
-        if place is None:
-            return "it is nested too deeply."
-        where = f"`{join_path(place)}`" if place else "the whole"
-        return f"it holds itself, at {where}."
     text = str(error).rstrip()
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"
@@ -186,18 +180,11 @@ def _text_of(error: Exception, target: Any = None) -> str:
 
 def _is_node(value: Any) -> bool:
     """Whether a pytree ends here: a leaf of ours, or a target of another kind."""
-    if type(value) is dict or _is_array(value):  # as most are
+    if type(value) is dict or is_array(value):  # as most are
         return False
     return isinstance(
         value, (nnx.State, nnx.Pytree, nnx.Variable, meta.AxisMetadata)
     ) or _is_plain_dataclass(value)
-
-
-def _is_array(value: Any) -> bool:
-    """Whether a value is an array, or the description of one, and nothing else."""
-    return type(value) in (jax.ShapeDtypeStruct, np.ndarray) or isinstance(
-        value, jax.Array
-    )
 
 
 def _is_plain_dataclass(value: Any) -> bool:
@@ -212,6 +199,7 @@ def _is_plain_dataclass(value: Any) -> bool:
 
 
 def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
+    check_depth(tree)
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
@@ -220,7 +208,7 @@ def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
         place = (*path, *map(key_of, keys))
         parts.append(
             _take_leaf(value, place)
-            if _is_array(value)
+            if is_array(value)
             else _take_apart(value, place, around)
         )
 
@@ -256,7 +244,7 @@ def _culprit(treedef: Any, leaves: list[Any]) -> str:
 def _take_leaf(value: Any, path: Path) -> _Part:
     """One leaf of a pytree: an array, a box, a Variable, or something kept."""
     name = join_path(path)
-    if isinstance(value, nnx.RngState):
+    if not is_array(value) and isinstance(value, nnx.RngState):
         abstract = isinstance(value.get_raw_value(), jax.ShapeDtypeStruct)
         states = (name,) if abstract else ()
         return _Part((), lambda _, __: value, abstract_states=states)
@@ -287,7 +275,7 @@ def _take_state(state: Any, path: Path) -> _Part:
 # Why no tensor fills an attribute such as a RoPE table: it is no state of the module,
 # and assigning it anew could clash with what the class thinks of it.
 _PLAIN: Final = (
-    "the leaf is a plain attribute of an nnx.Module, not an nnx.Variable. Make it an "
+    "the leaf is a plain array in an nnx.Module, not an nnx.Variable. Make it an "
     "nnx.Variable (nnx.Param, say), or leave it out of the map."
 )
 
@@ -309,7 +297,7 @@ def _take_module(module: nnx.Pytree, path: Path) -> _Part:
         ]
         return module
 
-    return _Part(tuple(slots), build, variables, contents.abstract)
+    return _Part(tuple(slots), build, tuple(variables.items()), contents.abstract)
 
 
 def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Part:
@@ -324,6 +312,7 @@ def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Part:
         for field in dataclasses.fields(value)
         if hasattr(value, field.name)  # else it was never set, and stays so
     ]
+    check_depth(())  # each level takes some calls
     below = (*around, id(value))
     parts = {
         name: _take_apart(getattr(value, name), (*path, name), below) for name in names
@@ -361,7 +350,7 @@ def _joined(
     return _Part(
         slots=tuple(slot for part in parts for slot in part.slots),
         build=build,
-        in_place={n: v for part in parts for n, v in part.in_place.items()},
+        in_place=tuple(pair for part in parts for pair in part.in_place),
         abstract_states=tuple(n for part in parts for n in part.abstract_states),
     )
 
@@ -385,6 +374,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
         kinds = (jax.sharding.Sharding, jax.sharding.PartitionSpec, nnx.Variable)
         return value is None or isinstance(value, (*kinds, meta.AxisMetadata))
 
+    check_depth(tree, "the tree of option sharding")
     try:
         flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     except ValueError as error:  # keys of a dict that do not compare, say

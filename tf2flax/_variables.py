@@ -98,7 +98,11 @@ def set_all(changes: Sequence[Change], result: T) -> T:
                 _set(variable, value)
             return result
         except BaseException:  # an interrupt, say
-            to_the_end(functools.partial(_put_back, saved))
+            try:
+                to_the_end(functools.partial(_put_back, saved))
+            finally:
+                for before in saved:
+                    before.force_back()
             raise
 
 
@@ -135,14 +139,17 @@ class _Saved:
         self.contents: Any = self.raw[...] if is_reference(self.raw) else None
 
     def put_back(self) -> None:
+        """Puts back what was there; done twice, it does no harm."""
         if self.variable.get_raw_value() is not self.raw:
             with contextlib.suppress(Exception):  # a user's method: see below
                 self.variable.set_raw_value(self.raw)
-        if self.variable.get_raw_value() is not self.raw:
-            # Whatever a subclass makes of `set_raw_value`, this is what was there.
-            object.__setattr__(self.variable, "_raw_value", self.raw)
         if self.contents is not None:
             self.raw[...] = self.contents
+
+    def force_back(self) -> None:
+        """Puts back what no user's `set_raw_value` would put back as it was."""
+        if self.variable.get_raw_value() is not self.raw:
+            object.__setattr__(self.variable, "_raw_value", self.raw)
 
 
 def _put_back(saved: Sequence[_Saved]) -> None:

@@ -1,0 +1,111 @@
+"""Refuses trees that hold themselves or are nested too deeply, before JAX sees them.
+
+Where JAX runs out of stack while it flattens a tree, the thread does not get all of its
+stack back (jax 0.10): every later call may fail.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX leaves many of its types unknown; what leaves this file is annotated.
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, Final
+
+import jax
+import numpy as np
+
+from ._errors import AssignmentError
+from ._modules import Path, join_path, key_of
+
+# Calls that are left over for JAX, Flax and this package, once the tree is entered.
+_MARGIN: Final = 100
+# What holds nothing, and is most of every tree.
+_ATOMS: Final = frozenset(
+    [
+        np.ndarray,
+        jax.ShapeDtypeStruct,
+        *(bool, int, float, complex, str, bytes, type, type(None)),
+    ]
+)
+# How many nodes are looked at to say where a tree holds itself.
+_MAX_VISITED: Final = 10_000
+
+
+def check_depth(tree: Any, what: str = "the target") -> None:
+    """Refuses a tree that JAX cannot flatten within the stack.
+
+    Args:
+        tree: The tree.
+        what: What it is, for the message.
+
+    Raises:
+        AssignmentError: It holds itself, or is nested too deeply.
+    """
+    atoms = set(_ATOMS)
+    limit = _remaining_calls() - _MARGIN
+    if limit <= 0:
+        raise _error(what, None)
+    stack: list[tuple[Any, int]] = [(tree, 1)]
+    while stack:
+        node, depth = stack.pop()
+        if depth > limit:
+            raise _error(what, _first_cycle(tree))
+        if isinstance(node, jax.Array):
+            atoms.add(type(node))  # asking JAX for each takes longer than all else here
+            continue
+        stack += [
+            (child, depth + 1) for _, child in _items(node) if type(child) not in atoms
+        ]
+
+
+def _error(what: str, cycle: Path | None) -> AssignmentError:
+    if cycle is None:
+        fact = f"{what} is nested too deeply for Python's stack"
+    else:
+        fact = f"{what} holds itself, at `{join_path(cycle)}`"
+    return AssignmentError(
+        f"JAX cannot take {what} apart: {fact}. Give a tree that jax.tree.leaves takes."
+    )
+
+
+def _remaining_calls() -> int:
+    """How many calls deeper Python lets this thread go."""
+    count = 0
+    frame = inspect.currentframe()
+    while frame is not None:
+        count += 1
+        frame = frame.f_back
+    return sys.getrecursionlimit() - count
+
+
+def _items(node: Any) -> list[tuple[Any, Any]]:
+    if isinstance(node, dict):
+        return list(node.items())
+    if isinstance(node, (list, tuple)):
+        return list(enumerate(node))
+
+    def is_below(value: Any) -> bool:
+        return value is not node
+
+    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
+    return [(join_path(map(key_of, keys)), child) for keys, child in flat if keys]
+
+
+def _first_cycle(tree: Any) -> Path | None:
+    """The keys on the way to where a tree stands within itself."""
+    stack: list[tuple[Path, Any, frozenset[int]]] = [((), tree, frozenset())]
+    for _ in range(_MAX_VISITED):
+        if not stack:
+            break
+        path, node, ancestors = stack.pop()
+        if id(node) in ancestors:
+            return path
+        below = ancestors | {id(node)}
+        stack += [
+            ((*path, key), child, below)
+            for key, child in _items(node)
+            if type(child) not in _ATOMS
+        ]
+    return None
