@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ._errors import AssignmentError
-from ._modules import Path, join_path, key_of
+from ._modules import Path, join_path, one_level
 
 # Calls that are left over for JAX, Flax and this package, once the tree is entered.
 _MARGIN: Final = 100
@@ -50,14 +50,14 @@ def check_depth(tree: Any, what: str = "the target") -> None:
     stack: list[tuple[Any, int]] = [(tree, 1)]
     while stack:
         node, depth = stack.pop()
+        if type(node) in atoms:
+            continue
         if depth > limit:
             raise _error(what, _first_cycle(tree))
         if isinstance(node, jax.Array):
             atoms.add(type(node))  # asking JAX for each takes longer than all else here
             continue
-        stack += [
-            (child, depth + 1) for _, child in _items(node) if type(child) not in atoms
-        ]
+        stack += [(child, depth + 1) for _, child in _items(node)]
 
 
 def _error(what: str, cycle: Path | None) -> AssignmentError:
@@ -82,15 +82,12 @@ def _remaining_calls() -> int:
 
 def _items(node: Any) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
+        if type(node) is dict and len(set(map(type, node))) > 1:
+            sorted(node)  # as JAX does: what is raised there costs it stack as well
         return list(node.items())
     if isinstance(node, (list, tuple)):
         return list(enumerate(node))
-
-    def is_below(value: Any) -> bool:
-        return value is not node
-
-    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
-    return [(join_path(map(key_of, keys)), child) for keys, child in flat if keys]
+    return [(join_path(keys), child) for keys, child in one_level(node)]
 
 
 def _first_cycle(tree: Any) -> Path | None:

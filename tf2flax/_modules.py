@@ -141,16 +141,29 @@ def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:
         ]
 
 
-def _children(node: Any) -> list[tuple[Path, Any]]:
-    """What stands one level below a node, and traced arrays in static attributes."""
+def one_level(node: Any) -> list[tuple[Path, Any]]:
+    """Takes a node of a tree apart, and nothing within it.
 
-    def is_below(value: Any) -> bool:
-        return value is not node
+    Args:
+        node: The node; a leaf has nothing below it.
+
+    Returns:
+        What stands directly below, with its keys; that may be the node itself.
+    """
+    is_first = True
+
+    def is_below(_: Any) -> bool:
+        nonlocal is_first
+        is_root, is_first = is_first, False
+        return not is_root
 
     flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
-    children = [
-        (tuple(map(key_of, keys)), child) for keys, child in flat if child is not node
-    ]
+    return [(tuple(map(key_of, keys)), child) for keys, child in flat if keys]
+
+
+def _children(node: Any) -> list[tuple[Path, Any]]:
+    """What stands one level below a node, and traced arrays in static attributes."""
+    children = one_level(node)
     if isinstance(node, nnx.Pytree):
         seen = {id(child) for _, child in children}
         children += [
