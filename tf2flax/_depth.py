@@ -22,7 +22,7 @@ from ._modules import Path, join_path, one_level
 # Calls that are left over for JAX, Flax and this package, once the tree is entered.
 _MARGIN: Final = 100
 # What holds nothing, and is most of every tree.
-_ATOMS: Final = frozenset(
+_ATOMS: Final[frozenset[type]] = frozenset(
     [
         np.ndarray,
         jax.ShapeDtypeStruct,
@@ -43,7 +43,7 @@ def check_depth(tree: Any, what: str = "the target") -> None:
     Raises:
         AssignmentError: It holds itself, or is nested too deeply.
     """
-    atoms = set(_ATOMS)
+    atoms: set[type] = set(_ATOMS)
     limit = _remaining_calls() - _MARGIN
     if limit <= 0:
         raise _error(what, None)

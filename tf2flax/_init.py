@@ -95,6 +95,7 @@ def init_from_checkpoint(
         The target with `jax.Array`s in the leaves that are loaded and the other leaves
         as they are: a new tree; an `nnx.Module` is updated in place and returned.
         UserWarnings are as those of `Plan.restore`.
+        Where anything is raised, nothing of the target has changed.
 
     Raises:
         CheckpointNotFoundError: There is no checkpoint at the path.
@@ -193,7 +194,8 @@ def warm_start(
 
     Returns:
         A function with `init_fn`'s signature. It reads tensors when it is called, and
-        leaves any `nnx.Rngs` in the state that `init_fn` alone would leave.
+        leaves any `nnx.Rngs` in the state that `init_fn` alone would leave; in threads,
+        calls that share one go one after the other.
 
     Raises:
         AssignmentError: At once: `init_fn` is a module, or nothing that can be called;
