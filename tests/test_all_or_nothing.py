@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import pathlib
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +22,7 @@ from flax import nnx
 
 import tf2flax
 from tf2flax import _variables
+from tf2flax._targets import take_apart
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.arange(3, dtype=np.float32) + 10
@@ -202,6 +206,57 @@ def test_a_real_interrupt_while_changes_are_undone(
     assert model.bias.get_raw_value() is before[1]
 
 
+class StopError(KeyboardInterrupt):
+    """An interrupt at one line."""
+
+
+def interrupted_at(number: int, action: Callable[[], Any]) -> bool:
+    """Runs an action with an interrupt at a line of the rebuilding of a target."""
+    before, lines = sys.gettrace(), 0
+
+    def trace(frame: types.FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        file = pathlib.PurePath(frame.f_code.co_filename).name
+        if file not in ("_targets.py", "_variables.py", "variablelib.py"):
+            return None
+        lines += event == "line"
+        if lines > number:
+            sys.settrace(before)
+            raise StopError
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except StopError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_at_any_line_leaves_all_values_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Signals are not handled between a block and the release of its lock, as here.
+    monkeypatch.setattr(_variables, "_SETTING", contextlib.nullcontext())
+    modules = [linear(0), linear(1)]
+    variables = [v for m in modules for v in (m.kernel, m.bias)]
+    before = [v.get_raw_value() for v in variables]
+    target = take_apart((modules[0], {"x": modules[1]}))
+    values = {leaf.name: jnp.ones(leaf.shape) for leaf in target.leaves}
+    number, untouched = 0, 0
+    while interrupted_at(number, lambda: target.rebuild(values)):
+        after = [v.get_raw_value() for v in variables]
+        kept = [old is new for old, new in zip(before, after, strict=True)]
+        assert all(kept) or not any(kept)
+        untouched += all(kept)
+        for variable, old in zip(variables, before, strict=True):
+            variable.set_raw_value(old)
+        number += 1
+    assert untouched > 100
+
+
 def test_an_action_is_repeated_until_it_ends() -> None:
     calls: list[int] = []
 
@@ -262,7 +317,7 @@ def test_threads_that_fill_one_module_leave_no_mixture(tmp_path: pathlib.Path) -
         write_bundle(path, {f"ws/{i}": np.float32(number) for i in range(20)})
     model, mixed = Many(), list[Any]()
     plans = [tf2flax.plan(path, {"/": "/"}, model) for path in paths]
-    barrier = threading.Barrier(2)
+    barrier = threading.Barrier(2, timeout=60)
 
     def fill(plan: tf2flax.Plan) -> None:
         for _ in range(6):
