@@ -183,7 +183,7 @@ def build_in_a_graphdef(rngs: nnx.Rngs) -> Any:
 
 
 def build_in_a_dataclass(_: nnx.Rngs) -> Any:
-    return Config(jnp.ones(3))
+    return jnp.ones(3), Config(jnp.ones(3))
 
 
 def build_in_an_object(rngs: nnx.Rngs) -> Any:
@@ -197,7 +197,7 @@ def build_in_an_object(rngs: nnx.Rngs) -> Any:
     [
         (build_in_a_closure, "act/scale"),
         (build_in_a_graphdef, "0/"),
-        (build_in_a_dataclass, "width"),
+        (build_in_a_dataclass, "1/width"),
         (build_in_an_object, "config/width"),
     ],
 )
@@ -228,7 +228,9 @@ def test_whatever_is_no_array_is_returned_as_it_is(prefix: pathlib.Path) -> None
     )()
     assert got[1] == Config(5.0)
     for value in (None, "text", config):
-        assert tf2flax.warm_start(lambda value=value: value, prefix, {})() is value
+        init = tf2flax.warm_start(lambda value=value: value, prefix, {})
+        with pytest.raises(tf2flax.AssignmentError, match="gives"):  # no array at all
+            init()
 
 
 def test_mutable_arrays_are_made_anew(prefix: pathlib.Path) -> None:

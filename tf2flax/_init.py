@@ -241,9 +241,9 @@ def warm_start(
 
     @functools.wraps(init_fn)
     def warm(*args: P.args, **kwargs: P.kwargs) -> T:
-        refuse_tracing((args, kwargs))
         rngs = reachable_rngs(init_fn, args, kwargs)
         with held(rngs):  # the next call must see the state that this one leaves
+            refuse_tracing((args, kwargs))
             traced = TracedInit(init_fn, args, kwargs, rngs)
             arrays, others = _run(traced, opened, frozen, options)
             result = traced.assemble([arrays[i] for i in range(len(traced.outputs))])

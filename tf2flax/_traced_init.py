@@ -22,6 +22,7 @@ from flax.errors import TraceContextError
 from jax.errors import UnexpectedTracerError
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ._depth import check_depth
 from ._empty_targets import check_init_result
 from ._errors import UnsupportedError
 from ._isolation import (
@@ -297,4 +298,5 @@ def reachable_rngs(
     Returns:
         Each once, and each of their streams.
     """
+    check_depth((args, kwargs), "an argument")
     return find_rngs((init_fn, jax.tree.leaves((args, dict(kwargs)), is_leaf=is_nnx)))
