@@ -183,7 +183,9 @@ def build_in_a_graphdef(rngs: nnx.Rngs) -> Any:
 
 
 def build_in_a_dataclass(_: nnx.Rngs) -> Any:
-    return jnp.ones(3), Config(jnp.ones(3))
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    model.table = Config(jnp.ones(3))
+    return jnp.ones(3), model
 
 
 def build_in_an_object(rngs: nnx.Rngs) -> Any:
@@ -197,7 +199,7 @@ def build_in_an_object(rngs: nnx.Rngs) -> Any:
     [
         (build_in_a_closure, "act/scale"),
         (build_in_a_graphdef, "0/"),
-        (build_in_a_dataclass, "1/width"),
+        (build_in_a_dataclass, "1/table/width"),
         (build_in_an_object, "config/width"),
     ],
 )
@@ -208,28 +210,24 @@ def test_arrays_that_nothing_can_replace_are_named(
         tf2flax.warm_start(build, prefix, {})(nnx.Rngs(0))
 
 
-def test_whatever_is_no_array_is_returned_as_it_is(prefix: pathlib.Path) -> None:
+def test_what_stands_beside_modules(prefix: pathlib.Path) -> None:
     config, texts = Config(), np.array(["a"])
 
     def build(rngs: nnx.Rngs) -> Any:
         model = nnx.Linear(2, 3, rngs=rngs)
-        return model, 3, "text", None, config, texts, {"k": model.kernel}
+        model.config, model.texts = config, texts
+        return model, 3, None, {"k": model.kernel}
 
     got = tf2flax.warm_start(build, prefix, {"kernel": "0/kernel"})(nnx.Rngs(0))
     assert np.array_equal(got[0].kernel[...], KERNEL)
-    assert got[6]["k"] is got[0].kernel
+    assert got[0].config is config
+    assert got[0].texts is texts
+    assert got[3]["k"] is got[0].kernel
     assert isinstance(got[1], jax.Array)
-    assert got[2:4] == ("text", None)
-    assert got[4] is config
-    assert got[5] is texts
-    # A number in a configuration is a leaf of the target like any other.
-    got = tf2flax.warm_start(
-        lambda: (jnp.zeros((2, 3)), Config(1.5)), prefix, {"x": "1/width"}
-    )()
-    assert got[1] == Config(5.0)
-    for value in (None, "text", config):
-        init = tf2flax.warm_start(lambda value=value: value, prefix, {})
-        with pytest.raises(tf2flax.AssignmentError, match="gives"):  # no array at all
+    assert got[2] is None
+    for value in ("text", config, texts):
+        init = tf2flax.warm_start(lambda value=value: (jnp.ones(1), value), prefix, {})
+        with pytest.raises(tf2flax.AssignmentError, match="gives arrays"):
             init()
 
 

@@ -45,6 +45,7 @@ class Structure:
         inner: Of the state of NNX objects and the other leaves.
         constants: Leaves that are no arrays, by place; they stay as they are.
         references: Places of mutable arrays.
+        foreign: The constants that stand beside NNX objects, not in them.
     """
 
     treedef: Any
@@ -53,6 +54,7 @@ class Structure:
     inner: Any
     constants: Mapping[int, Any]
     references: frozenset[int]
+    foreign: tuple[Any, ...]
 
     def assemble(self, arrays: Sequence[Any]) -> Any:
         """Puts an output together.
@@ -106,6 +108,8 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
         for i, leaf in enumerate(flat)
         if i not in references and not _is_array(leaf)
     }
+    first = len(flat) - len(others)
+    foreign = tuple(leaf for i, leaf in constants.items() if i >= first)
     arrays = [
         leaf[...] if i in references else leaf
         for i, leaf in enumerate(flat)
@@ -113,7 +117,7 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
     ]
     is_node = tuple(map(is_nnx, tops))
     structure = Structure(
-        treedef, is_node, graphdef, inner, constants, frozenset(references)
+        treedef, is_node, graphdef, inner, constants, frozenset(references), foreign
     )
     return arrays, structure
 

@@ -83,8 +83,7 @@ class TracedInit:
             with lent_to_trace(self._rngs) as changed_state:
                 output = init_fn(*own_args, **own_kwargs)
                 leaves, self._structure = flatten_output(output)
-                if not leaves:
-                    check_init_result(self._structure.constants.values())
+                check_init_result(self._structure.foreign)
                 changed = changed_state()
             first = len(leaves)
             self._rng_slots = [
