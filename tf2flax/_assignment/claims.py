@@ -162,8 +162,16 @@ class Claims:
         # A shared name is no mismatch of the leaf, which must not hide what is meant.
         is_shared = any(map(self.manifest.is_shared, _names_of(claim.source)))
         if self.options.on_mismatch.keeps(claim.leaf) and not is_shared:
-            gap = Gap(claim.leaf, source, claim.entry, fact)
-            self._mismatched[claim.leaf] = gap
+            leaf = self.leaves[claim.leaf]
+            self._mismatched[claim.leaf] = Gap(
+                claim.leaf,
+                source,
+                claim.entry,
+                fact,
+                expression=None if leaf.dtype is None else claim.source,
+                parts=claim.parts,
+                shape=leaf.shape,
+            )
             return
         leaf = claim.leaf
         if claim.parts:

@@ -322,6 +322,9 @@ def forced_cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Casts an array, by way of a wider dtype where ml_dtypes has no direct cast."""
+    if dtype == np.uint32 and kind_of(array.dtype) == "float":
+        # Out of range, NumPy's result would depend on how the array lies in memory.
+        array = array.astype(np.int64)
     try:
         return array.astype(dtype)
     except TypeError:  # both are narrow, so that the wider dtype holds every value

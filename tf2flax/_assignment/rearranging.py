@@ -133,6 +133,48 @@ def steps_for(pattern: Pattern, shape: tuple[int, ...]) -> Steps:
     )
 
 
+def shape_before(
+    pattern: Pattern, below: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[Steps, tuple[int, ...]]:
+    """Works out which shape a pattern would turn into another one than it does.
+
+    Args:
+        pattern: The pattern.
+        below: A shape that fits it.
+        shape: The result that is wanted, of as many axes as that of `below`.
+
+    Returns:
+        The steps to the result, and the shape to begin with.
+
+    Raises:
+        AssignmentError: No extents, or several, give that result.
+
+    Examples:
+        >>> pattern = parse_pattern("d (h k) -> h d k", (("h", 4),))
+        >>> shape_before(pattern, (8, 12), (4, 6, 3))[1]
+        (6, 12)
+    """
+    steps = steps_for(pattern, below)
+    if len(shape) != len(steps.merged):
+        raise _error(pattern.text, f"shape {list(shape)} has {len(shape)} axes")
+    extra = len(below) - (len(pattern.before) - ((_ELLIPSIS,) in pattern.before))
+    rest = tuple(f"{_ELLIPSIS}{i}" for i in range(extra))
+    known: dict[str, int] = dict(pattern.sizes)
+    for axis, extent, old in zip(
+        _spread(pattern.after, rest), shape, steps.merged, strict=True
+    ):
+        if extent == old:
+            known |= {name: steps.extents[name] for name in axis}
+        else:
+            _fill_in(axis, extent, known, pattern, shape)
+    before = _spread(pattern.before, rest)
+    split = tuple(known[name] for axis in before for name in axis)
+    return (
+        Steps(split, steps.axes, shape, known),
+        tuple(math.prod(known[name] for name in axis) for axis in before),
+    )
+
+
 def _fill_in(
     axis: Axis,
     extent: int,

@@ -28,11 +28,13 @@ class Share:
         name: Name of the tensor.
         value: Array of the tensor's shape; None in a dry run.
         mask: Where the value says anything; None for everywhere.
+        casts: Dtypes that the tensor's elements went through, in this order.
     """
 
     name: str
     value: np.ndarray | None
     mask: np.ndarray | None
+    casts: tuple[np.dtype, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,23 +67,25 @@ class _Part:
             AssignmentError: Two of its elements are one there, and differ.
         """
         mask = np.zeros(shape, bool)
-        own: Any = index
         if self.mask is None:
-            told = self.value
+            where, told = index, self.value
+            value = None if told is None else np.zeros(shape, told.dtype)
+            places, target = mask, value
         else:  # element by element, so that what is told is not lost under what is not
-            places = np.arange(mask.size).reshape(shape)[index]
-            own = np.unravel_index(places[self.mask], shape)
+            where = np.arange(mask.size).reshape(shape)[index][self.mask]
             told = None if self.value is None else self.value[self.mask]
-        mask[own] = True
-        if told is None:
-            return _Part(shape, None, mask)
-        value = np.zeros(shape, told.dtype)
-        value[own] = told
-        if not same_bits(value[own], told):
-            raise AssignmentError(
-                "rows that were taken several times differ, and are one in the "
-                "checkpoint"
-            )
+            value = None if told is None else np.zeros(shape, told.dtype)
+            # Flat, since an array without axes takes no list of indices.
+            places = mask.reshape(-1)
+            target = None if value is None else value.reshape(-1)
+        places[where] = True
+        if told is not None and target is not None:
+            target[where] = told
+            if not same_bits(target[where], told):
+                raise AssignmentError(
+                    "rows that were taken several times differ, and are one in the "
+                    "checkpoint"
+                )
         return _Part(shape, value, mask)
 
 
@@ -107,20 +111,21 @@ def scatter(
     """
     shape = lower(expression, spec_of).shape
     part = _Part(shape, value, mask)
-    return _scatter(expression, part, spec_of)
+    return _scatter(expression, part, spec_of, ())
 
 
 def _scatter(
     expression: ex.Expression,
     part: _Part,
     spec_of: SpecOf,
+    casts: tuple[np.dtype, ...],
 ) -> list[Share]:
     match expression:
         case ex.Source():
             name = parse_name(expression.pattern).literal
-            return [Share(name, part.value, part.mask)]
+            return [Share(name, part.value, part.mask, casts)]
         case ex.Joined():
-            return _scatter_joined(expression, part, spec_of)
+            return _scatter_joined(expression, part, spec_of, casts)
         case ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Indexed():
             pass
         case ex.Taken() | ex.Cast():
@@ -129,7 +134,7 @@ def _scatter(
             raise AssertionError(type(expression))
     operand = expression.operand
     if isinstance(expression, ex.Cast):
-        return _scatter(operand, part, spec_of)
+        return _scatter(operand, part, spec_of, (expression.dtype, *casts))
     below = lower(operand, spec_of).shape
     match expression:
         case ex.Transposed():
@@ -146,7 +151,7 @@ def _scatter(
             part = part.placed(below, expression.numpy_index)
         case ex.Taken():
             part = part.placed(below, np.array(expression.rows, np.int64))
-    return _scatter(operand, part, spec_of)
+    return _scatter(operand, part, spec_of, casts)
 
 
 def _undo_transpose(
@@ -161,6 +166,7 @@ def _scatter_joined(
     expression: ex.Joined,
     part: _Part,
     spec_of: SpecOf,
+    casts: tuple[np.dtype, ...],
 ) -> list[Share]:
     shares: list[Share] = []
     start = 0
@@ -176,7 +182,7 @@ def _scatter_joined(
         def cut(array: np.ndarray, index: tuple[Any, ...] = index) -> np.ndarray:
             return view_at(array, index)
 
-        shares += _scatter(operand, part.changed(cut), spec_of)
+        shares += _scatter(operand, part.changed(cut), spec_of, casts)
         start = stop
     return shares
 

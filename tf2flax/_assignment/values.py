@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -194,14 +195,25 @@ class Assignment:
         chains: dict[tuple[np.dtype, ...], None] = {}
         for view in self.views:
             chain = [view.base.dtype.numpy, *view.casts, self.dtype]
-            steps = zip([None, *chain], chain, strict=False)
-            chains[tuple(after for before, after in steps if before != after)] = None
+            chains[without_repeats(chain)] = None
         return tuple(chains)
 
     @property
     def is_cast(self) -> bool:
         """Whether the dtype changes on the way."""
         return any(len(chain) > 1 for chain in self.cast_chains)
+
+
+def without_repeats(dtypes: Iterable[np.dtype]) -> tuple[np.dtype, ...]:
+    """Leaves out casts that change nothing.
+
+    Args:
+        dtypes: Dtypes that elements go through.
+
+    Returns:
+        The same without repetitions of the one before.
+    """
+    return tuple(dtype for dtype, _ in itertools.groupby(dtypes))
 
 
 def count_nbytes(views: Sequence[View]) -> int:
@@ -228,12 +240,19 @@ class Gap:
         source: The tensor, or expression, that does not fill it.
         entry: The entry of the map.
         fact: What is wrong.
+        expression: The source as an expression; None where it is not there, or the leaf
+            holds no numbers.
+        parts: All leaves of the family that the leaf is a part of, else ().
+        shape: Shape of the leaf.
     """
 
     leaf: str
     source: str
     entry: Entry
     fact: str
+    expression: Expression | None = None
+    parts: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -244,6 +263,22 @@ class Override:
     source: str
     entry: Entry
     by: Entry
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tie:
+    """A leaf with several names, for each of which the map names another tensor.
+
+    Attributes:
+        leaf: The name that the leaf is called by.
+        twins: What would fill it under its other names: the tensors of a tied Variable
+            that are not read.
+        misfits: What its other names lead to, and does not fit the leaf.
+    """
+
+    leaf: str
+    twins: tuple[Assignment, ...]
+    misfits: tuple[Gap, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -258,6 +293,7 @@ class Resolution:
         unused_entries: Entries that reach no leaf.
         missing: Leaves whose source is not in the checkpoint, kept by `on_missing`.
         mismatched: Leaves whose source does not fit, kept by `on_mismatch`.
+        ties: Leaves with several names of which tensors of their own are there.
     """
 
     assignments: tuple[Assignment, ...]
@@ -266,6 +302,7 @@ class Resolution:
     unused_entries: tuple[Entry, ...]
     missing: tuple[Gap, ...] = ()
     mismatched: tuple[Gap, ...] = ()
+    ties: tuple[Tie, ...] = ()
 
     @property
     def unreached(self) -> tuple[str, ...]:
