@@ -292,3 +292,17 @@ def test_problems_of_a_plan_name_file_and_line(
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "maps").iterdir()))
 def test_the_maps_of_the_examples(path: pathlib.Path) -> None:
     assert 2 < len(tf2flax.load_map(path)) <= 15
+
+
+@pytest.mark.parametrize("path", [None, 5, 3.5, [], {}, object(), str, "a\0.toml"])
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(tf2flax.AssignmentError):
+        tf2flax.load_map(path)
+    with pytest.raises(tf2flax.AssignmentError):
+        tf2flax.save_map(path, {"a": "b"})
+
+
+def test_paths_of_bytes(tmp_path: pathlib.Path) -> None:
+    path = bytes(tmp_path / "m.toml")
+    tf2flax.save_map(path, {"a": "b"})
+    assert tf2flax.load_map(path) == {"a": "b"}

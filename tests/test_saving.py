@@ -146,6 +146,33 @@ def test_trees_of_every_kind(tmp_path: pathlib.Path) -> None:
     assert (got["a/1/b"].dtype, got["a/1/c"].dtype) == (np.int32, np.float32)
 
 
+def test_scalars_of_trees_keep_their_values(tmp_path: pathlib.Path) -> None:
+    tree = {
+        "opt": {
+            "step": 2**40, "low": -(2**40), "edge": 2**31, "most": 2**63,
+            "rate": 1e300, "inf": float("inf"), "nan": float("nan"), "z": 1e300j,
+            "flag": True, "few": 7,
+        }
+    }  # fmt: skip
+    got = read(tf2flax.save_checkpoint(tmp_path / "m", tree))
+    for name, want in tree["opt"].items():
+        value = got[f"opt/{name}"].item()
+        assert value == want or (value != value and name == "nan")
+    dtypes = {
+        name.removeprefix("opt/"): str(array.dtype) for name, array in got.items()
+    }
+    assert dtypes == {
+        "step": "int64", "low": "int64", "edge": "int64", "most": "uint64",
+        "rate": "float64", "inf": "float32", "nan": "float32", "z": "complex128",
+        "flag": "bool", "few": "int32",
+    }  # fmt: skip
+    for huge in (2**64, -(2**63) - 1, 10**5000):
+        with pytest.raises(
+            tf2flax.AssignmentError, match="Leaf `a/b` is an integer of"
+        ):
+            tf2flax.save_checkpoint(tmp_path / "huge", {"a": {"b": huge}})
+
+
 def parts(*shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {f"part_{i}": np.full(shape, i, "<f4") for i, shape in enumerate(shapes)}
 

@@ -39,6 +39,7 @@ from ._restore import (
 )
 from ._sharding import LogicalRules, ShardingOption, expected_shardings
 from ._targets import take_apart
+from ._tied import said_of_ties, warn_of_ties
 from ._traced_init import TracedInit, reachable_rngs
 
 P = ParamSpec("P")
@@ -141,9 +142,11 @@ def init_from_checkpoint(
         check_filled(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, progress)
+        differing = said_of_ties(job.plan.resolution, job.manifest)
         agreed.expect(common_work(job, placer))
     placer.redistribute()
     warn_of_leftovers(job)
+    warn_of_ties(differing)
     return job.target.rebuild(placer.arrays)
 
 
@@ -274,9 +277,11 @@ def _run(
         check_filled(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, options.progress)
+        differing = said_of_ties(job.plan.resolution, job.manifest)
         agreed.expect(common_work(job, placer))
     placer.redistribute()
     warn_of_leftovers(job)
+    warn_of_ties(differing)
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
     names = {slot.leaf.name: numbers.get(id(slot.value)) for slot in parts.slots}
     leaves = {i: name for name, i in names.items() if i is not None}

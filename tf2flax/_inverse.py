@@ -8,26 +8,25 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import itertools
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ._assignment.captures import literal_pattern
 from ._assignment.collapsing import screenful
-from ._assignment.dtypes import cast, kind_of
+from ._assignment.dtypes import forced_cast, kind_of
 from ._assignment.expressions import Expression, Source
 from ._assignment.lowering import lower
 from ._assignment.scattering import Share, inverse_of, same_bits, scatter
-from ._assignment.values import Assignment
+from ._assignment.uncasting import Conflict, Told, is_one_to_one, settle, undone
+from ._assignment.values import Assignment, Gap, Resolution, without_repeats
 from ._errors import AssignmentError
 from ._manifest import Entry, Manifest
 from ._memory import empty
 from ._plan import RestorePlan
 from ._reading import read_entry
+from ._renewing import Renewal, find_renewals, way_out
 from ._specs import TensorSpec
 from ._stored_names import StoredNames, stored_names
 
@@ -77,11 +76,22 @@ class InversePlan:
         `cls/seq_relationship/output_weights` <- `src("head").transpose()`
     """
 
-    __slots__ = ("_groups", "_manifest", "_stored", "assignments", "copied", "left_out")
+    __slots__ = (
+        "_groups",
+        "_manifest",
+        "_problems",
+        "_stored",
+        "assignments",
+        "copied",
+        "left_out",
+        "renewals",
+    )
 
     assignments: tuple[InverseAssignment, ...]
     copied: tuple[str, ...]
     left_out: tuple[str, ...]
+    # Leaves that `on_mismatch` kept, which are written in their own shape.
+    renewals: tuple[Renewal, ...]
 
     def __init__(self, plan: RestorePlan, manifest: Manifest) -> None:
         """Turns a plan round; made by `Plan.inverse`, not by users.
@@ -91,27 +101,43 @@ class InversePlan:
             manifest: The checkpoint, or the view of it, that the plan was made for.
 
         Raises:
-            AssignmentError: Some of it cannot be inverted; every leaf is named. Or the
-                view is no single checkpoint.
+            AssignmentError: The view is no single checkpoint.
+            DamagedError: The entry of a tensor is malformed.
         """
         self._manifest = manifest
         self._stored = stored_names(manifest)
-        problems = [
-            f"Leaf `{one.leaf}`: {problem}"
-            for one in plan.assignments
-            if (problem := _cast_problem(one))
+        resolution = plan.resolution
+        # A tied leaf is written to all tensors that its names have.
+        twins = [twin for tie in resolution.ties for twin in tie.twins]
+        self._groups = _families([*plan.assignments, *twins])
+        told = self._inverted()
+        spec_of = _specs_of(manifest)
+        self.renewals, self._problems = find_renewals(
+            _kept_gaps(resolution),
+            {one.name for one in told},
+            spec_of,
+            self._stored.places,
+        )
+        renewed = [
+            InverseAssignment(place, renewal.leaves, expression, True)
+            for renewal in self.renewals
+            for place, (expression, _) in renewal.tensors(
+                renewal.gap.shape, spec_of
+            ).items()
         ]
-        if problems:
-            raise AssignmentError(screenful(problems))
-        self._groups = _families(plan.assignments)
-        self.assignments = self._inverted()
-        self.copied = self._not_written() if self._stored.is_view else plan.unused
-        self.left_out = plan.resolution.kept
+        self.assignments = tuple(sorted([*told, *renewed], key=lambda one: one.name))
+        written = {one.name for one in self.assignments}
+        present = self.manifest.names if self._stored.is_view else plan.unused
+        self.copied = tuple(name for name in present if name not in written)
+        leaves = set(self.leaves)
+        self.left_out = tuple(one for one in resolution.kept if one not in leaves)
 
     @property
     def leaves(self) -> tuple[str, ...]:
         """Names of the leaves that are written, each once."""
-        return tuple(one.leaf for group in self._groups for one in group)
+        loaded = [one.leaf for group in self._groups for one in group]
+        kept = [leaf for renewal in self.renewals for leaf in renewal.leaves]
+        return tuple(dict.fromkeys([*loaded, *kept]))
 
     @property
     def manifest(self) -> Manifest:
@@ -153,11 +179,18 @@ class InversePlan:
         ]
         return "\n".join(lines)
 
-    def check(self, specs: Mapping[str, TensorSpec], *, is_copying: bool) -> None:
+    def check(
+        self,
+        specs: Mapping[str, TensorSpec],
+        *,
+        is_copying: bool,
+        present: Collection[str] = (),
+    ) -> None:
         """Checks a tree against the plan, before anything of it is fetched.
 
         Args:
-            specs: Shape and dtype of every leaf of the tree.
+            specs: Shape and dtype of every leaf of the tree that the plan writes.
+            present: Names of all leaves of the tree.
             is_copying: Whether the checkpoint supplies what leaves do not tell.
 
         Raises:
@@ -181,6 +214,13 @@ class InversePlan:
                     f"Leaf `{leaf}`: expected dtype {one.dtype}, as in the plan, got "
                     f"{specs[leaf].dtype.name}. Cast it first."
                 )
+        if is_copying:
+            problems += [
+                way_out(leaf, problem)
+                for leaf, problem in self._problems.items()
+                if leaf in present
+            ]
+        problems += self._problems_of_kept(specs, is_copying=is_copying)
         for one in () if is_copying else self.assignments:
             if not one.is_complete:
                 told = ", ".join(f"`{leaf}`" for leaf in one.leaves)
@@ -191,21 +231,55 @@ class InversePlan:
         if problems:
             raise AssignmentError(screenful(problems))
 
+    def _problems_of_kept(
+        self, specs: Mapping[str, TensorSpec], *, is_copying: bool
+    ) -> list[str]:
+        """Kept leaves in whose place the checkpoint's tensors would be copied."""
+        problems: list[str] = []
+        for renewal in self.renewals:
+            missing = [leaf for leaf in renewal.leaves if leaf not in specs]
+            if missing and (is_copying or len(missing) < len(renewal.leaves)):
+                names = ", ".join(f"`{name}`" for name in renewal.places)
+                problems.append(
+                    f"Leaf `{missing[0]}`, which belongs in the place of {names}, is "
+                    'not in the tree. Give unused="drop" to leave both out.'
+                )
+            elif not missing and not renewal.parts:
+                try:
+                    self.resized(renewal, specs[renewal.leaf].shape)
+                except AssignmentError as error:
+                    problems.append(way_out(renewal.leaf, str(error)))
+        return problems
+
+    def resized(
+        self, renewal: Renewal, shape: tuple[int, ...]
+    ) -> dict[str, tuple[Expression, tuple[int, ...]]]:
+        """What each tensor of a kept leaf is, and its shape; see `Renewal.tensors`.
+
+        Args:
+            renewal: One of `renewals`.
+            shape: Shape of the leaf that is to be written.
+
+        Returns:
+            Expressions with the leaf as source, and shapes, by stored name.
+
+        Raises:
+            AssignmentError: The shape of a tensor does not follow from that of the
+                leaf.
+        """
+        return renewal.tensors(shape, _specs_of(self._manifest))
+
     def begin(self, fetch: FetchLeaf) -> Backwards:
         """Begins to put tensors together.
 
         Args:
-            fetch: Gives the array of a leaf, on the host; called once for each.
+            fetch: Gives the array of a leaf, on the host; called once for each, and
+                for a tied leaf once for each of its tensors.
 
         Returns:
             What gives the tensors.
         """
         return Backwards(self._groups, self._manifest, self._stored, fetch)
-
-    def _not_written(self) -> tuple[str, ...]:
-        """All stored tensors that no leaf tells, those that the view hides as well."""
-        written = {one.name for one in self.assignments}
-        return tuple(name for name in self.manifest.names if name not in written)
 
     def _inverted(self) -> tuple[InverseAssignment, ...]:
         spec_of = _specs_of(self._manifest)
@@ -249,6 +323,8 @@ class Backwards:
     What a leaf says is kept until the last of its tensors has been asked for. Where
     variables are stored in two places, the second ones are other tensors: their leaves
     are fetched again, since places of one variable may be far apart.
+
+    A tied leaf counts as one for each of its tensors.
     """
 
     def __init__(
@@ -280,6 +356,9 @@ class Backwards:
     def tensor(self, name: str) -> np.ndarray:
         """Puts one tensor together; each may be asked for once.
 
+        The checkpoint is read again only where casts may have lost something, and for
+        elements that no leaf tells.
+
         Args:
             name: Its stored name.
 
@@ -292,24 +371,51 @@ class Backwards:
             ReadError: The operating system refuses.
         """
         entry = self._stored.manifest.entry(name)
+        told = self._told(name, entry)
+        if not all(one.is_reversible for one in told):
+            return self._settled(entry, told)
         out: np.ndarray | None = None
         known: np.ndarray | None = None
-        told: list[str] = []
-        for number in self._groups_of[name]:
-            leaf = self._groups[number][0].leaf
-            told.append(leaf)
-            try:
-                for share in self._shares_of(number, name):
-                    value = self._cast_back(share, entry, self._groups[number][0])
-                    out, known = _merged(out, known, value, share.mask, name, told)
-            except _CannotWriteError as error:
-                raise AssignmentError(
-                    f"Leaf `{leaf}` cannot be written as `{name}`: {error}"
-                ) from error
+        leaves: list[str] = []
+        for one in told:
+            leaves.append(one.leaf)
+            value = undone(one)
+            if value is None:  # tells which element it is
+                return self._settled(entry, told)
+            out, known = _merged(out, known, value, one.mask, name, leaves)
         assert out is not None
         if known is None or known.all():
             return np.ascontiguousarray(out)
         return np.where(known, out, read_entry(entry))
+
+    def _told(self, name: str, entry: Entry) -> list[Told]:
+        """What leaves say about one tensor, each with the casts of loading it."""
+        told: list[Told] = []
+        for number in self._groups_of[name]:
+            assignment = self._groups[number][0]
+            try:
+                shares = self._shares_of(number, name)
+            except _CannotWriteError as error:
+                raise AssignmentError(
+                    f"Leaf `{assignment.leaf}` cannot be written as `{name}`: {error}"
+                ) from error
+            stored = entry.spec.dtype.numpy
+            told += [_told_by(assignment, stored, share) for share in shares]
+        return told
+
+    def _settled(self, entry: Entry, told: Sequence[Told]) -> np.ndarray:
+        """The tensor as the checkpoint has it, but for what leaves have changed."""
+        stored = np.require(read_entry(entry), requirements=["C", "W"])
+        conflict = settle(stored, told)
+        if conflict is None:
+            return stored
+        if conflict.leaf is None:
+            raise _disagreement(entry.name, [one.leaf for one in told])
+        culprit = next(one for one in told if one.leaf == conflict.leaf)
+        raise AssignmentError(
+            f"Leaf `{conflict.leaf}` cannot be written as `{entry.name}`: "
+            f"{_misfit(conflict, culprit, entry.spec)}"
+        )
 
     def _shares_of(self, number: int, name: str) -> list[Share]:
         group = self._groups[number]
@@ -332,34 +438,6 @@ class Backwards:
             del self._shares[key]
         return shares
 
-    def _cast_back(self, share: Share, entry: Entry, one: Assignment) -> np.ndarray:
-        """Casts to a tensor's dtype; what would lose digits is refused.
-
-        Where loading lost digits, elements that are as they were loaded get the
-        checkpoint's own again.
-        """
-        dtype = entry.spec.dtype.numpy
-        assert share.value is not None
-        chain = next(
-            [dtype, *view.casts, one.dtype]
-            for view in one.views
-            if entry.name in self._stored.places(view.source)
-        )
-        is_lossy = any(_loses(*pair) for pair in itertools.pairwise(chain))
-        if not is_lossy or share.value.dtype != one.dtype:
-            return _cast_exactly(share, dtype)
-        original = loaded = read_entry(entry)
-        for step in chain[1:]:
-            loaded = cast(loaded, step, is_forced=True)
-        is_as_loaded = _bits_of(loaded) == _bits_of(share.value)
-        if is_as_loaded.all():
-            return original
-        kept = dataclasses.replace(
-            share,
-            mask=~is_as_loaded if share.mask is None else share.mask & ~is_as_loaded,
-        )
-        return np.where(is_as_loaded, original, _cast_exactly(kept, dtype))
-
 
 class _CannotWriteError(Exception):
     """Why the value of a leaf cannot be written."""
@@ -371,6 +449,13 @@ def _specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
         return manifest.entry(name).spec
 
     return spec_of
+
+
+def _kept_gaps(resolution: Resolution) -> list[Gap]:
+    """Leaves that do not fit, also what the other names of a tied one lead to."""
+    kept = {gap.leaf for gap in resolution.mismatched}
+    misfits = [gap for tie in resolution.ties for gap in tie.misfits]
+    return [*resolution.mismatched, *(gap for gap in misfits if gap.leaf in kept)]
 
 
 def _covers(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> bool:
@@ -388,7 +473,9 @@ def _families(users: Sequence[Assignment]) -> list[list[Assignment]]:
     groups: dict[object, list[Assignment]] = {}
     for one in users:
         family = one.leaf.rpartition("/part_")[0] if one.box is not None else None
-        key = one.leaf if family is None else (one.expression, family)
+        # Parts of several dtypes are joined apart: an array has one.
+        # A tied leaf is told to several tensors.
+        key = (one.expression, family or one.leaf, one.dtype)
         groups.setdefault(key, []).append(one)
     return list(groups.values())
 
@@ -420,69 +507,50 @@ def _joined(
     return value, None if mask.all() else mask
 
 
-def _cast_problem(one: Assignment) -> str | None:
-    steps = {pair for chain in one.cast_chains for pair in itertools.pairwise(chain)}
-    for before, after in sorted(steps, key=str):
-        if kind_of(before) != kind_of(after):
-            return (
-                f"the cast from {before} to {after} in entry {one.entry.number} "
-                f"{one.entry} cannot be inverted. Save this leaf without the plan."
-            )
-    return None
+def _told_by(assignment: Assignment, stored: np.dtype, share: Share) -> Told:
+    """What a share says, and the casts that led to it."""
+    value = share.value
+    assert value is not None
+    casts = [stored, *share.casts, assignment.dtype]
+    is_widened = False
+    if value.dtype != assignment.dtype:  # it was cast after it had been loaded
+        if is_one_to_one(value.dtype, assignment.dtype):
+            value = forced_cast(value, assignment.dtype)
+        elif is_one_to_one(assignment.dtype, value.dtype):
+            casts.append(value.dtype)
+            is_widened = True
+        else:
+            casts = [stored, value.dtype]
+    chain = without_repeats(casts)
+    return Told(assignment.leaf, value, share.mask, chain, is_widened)
 
 
-def _loses(before: np.dtype, after: np.dtype) -> bool:
-    """Whether a cast between floats may lose digits; integers are checked when cast."""
-    if before == after or kind_of(before) not in ("float", "complex"):
-        return False
-    digits, high, low = _reach(before)
-    other_digits, other_high, other_low = _reach(after)
-    return digits > other_digits or high > other_high or low < other_low
+def _misfit(conflict: Conflict, told: Told, spec: TensorSpec) -> str:
+    """Why a leaf cannot be written, and what to do."""
+    place = [int(i) for i in np.unravel_index(conflict.place, spec.shape)]
+    where = (
+        f"{conflict.count} of {spec.size}, the first is {conflict.value} at {place} of "
+        "the tensor"
+    )
+    stored, leaf = told.casts[0], told.casts[-1]
+    if len(told.casts) > 2 and not told.is_widened:
+        chain = " -> ".join(map(str, told.casts))
+        return (
+            f"loading it, by {chain}, gives no such values: {where}. Give it values "
+            "that loading can give, or save it without the plan."
+        )
+    way_out = f"Cast the leaf to {stored} first, to round it."
+    if kind_of(stored) != kind_of(leaf):
+        way_out = f"Give it values that {stored} holds, or save it without the plan."
+    return f"its values do not fit {stored} without rounding: {where}. {way_out}"
 
 
-def _reach(dtype: np.dtype) -> tuple[int, int, int]:
-    """Digits of a float, its greatest exponent, and that of its smallest step."""
-    info = typing.cast("Any", ml_dtypes.finfo(_real(dtype)))
-    return int(info.nmant), int(info.maxexp), int(info.minexp - info.nmant)
-
-
-def _real(dtype: np.dtype) -> np.dtype:
-    """The dtype of the parts of complex numbers; itself for others."""
-    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
-
-
-def _bits_of(array: np.ndarray) -> np.ndarray:
-    """The bits of each element, as an array of the same shape that compares by bits."""
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    width = array.dtype.itemsize
-    if width <= 8:
-        return array.view(f"u{width}")
-    return np.ascontiguousarray(array).view(f"V{width}")
-
-
-def _cast_exactly(share: Share, dtype: np.dtype) -> np.ndarray:
-    """Casts to a tensor's dtype; what would lose digits is refused."""
-    array = share.value
-    assert array is not None
-    try:
-        result = cast(array, dtype, is_forced=False)
-    except AssignmentError as error:
-        raise _CannotWriteError(str(error)) from error
-    if result is not array:
-        back = cast(result, array.dtype, is_forced=True)
-        if not same_bits(_without_nan(back), _without_nan(array), share.mask):
-            raise _CannotWriteError(
-                f"its values do not fit {dtype} without rounding. Cast the leaf to "
-                f"{dtype} first, to round it."
-            )
-    return result
-
-
-def _without_nan(array: np.ndarray) -> np.ndarray:
-    """The array with one kind of NaN, since casts do not keep their bits."""
-    if kind_of(array.dtype) not in ("float", "complex"):
-        return array
-    return np.where(np.isnan(array), np.zeros((), array.dtype), array)
+def _disagreement(name: str, leaves: Sequence[str]) -> AssignmentError:
+    told = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
+    return AssignmentError(
+        f"Tensor `{name}` is told by {told}, which differ where they should be one. "
+        "Make them equal, or save one of them under another name."
+    )
 
 
 def _merged(
@@ -500,11 +568,7 @@ def _merged(
     if mask is not None and known is not None:
         both = known & mask
     if not same_bits(out, value, both):
-        told = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
-        raise AssignmentError(
-            f"Tensor `{name}` is told by {told}, which differ where they should be "
-            "one. Make them equal, or save one of them under another name."
-        )
+        raise _disagreement(name, leaves)
     if known is None or mask is None:
         return (out, None) if known is None else (value, None)
     return np.where(mask, value, out), known | mask

@@ -82,8 +82,7 @@ def load_map(path: PathLike) -> MapTable | MapPairs:
         >>> tf2flax.load_map("examples/maps/bert_linen.toml")["bert/pooler/dense/"]
         'params/pooler/'
     """
-    shown = os.fspath(path)
-    name = shown.decode("utf-8", "replace") if isinstance(shown, bytes) else shown
+    name = _name_of(path)
     is_json = _is_json(name)
     text = _read(path, name)
     contents = _parse_json(text, name) if is_json else _parse_toml(text, name)
@@ -148,8 +147,7 @@ def save_map(
     """
     if isinstance(path, (Mapping, list, tuple)):
         raise AssignmentError("Expected the path first, then the map.")
-    raw = os.fspath(path)
-    name = raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
+    name = _name_of(path)
     is_json = _is_json(name)
     is_table = isinstance(assignment_map, Mapping)
     entries = _checked_entries(assignment_map)
@@ -165,6 +163,20 @@ def save_map(
     else:
         text = _format_toml(entries, _Comments(old), is_table=is_table)
     _replace(name, text)
+
+
+def _name_of(path: object) -> str:
+    """The path of a map file as text."""
+    try:
+        name = os.fsdecode(cast("PathLike", path))
+    except TypeError as error:
+        raise AssignmentError(
+            "Expected the path of a map file (str, bytes or os.PathLike), got "
+            f"{type(path).__name__}."
+        ) from error
+    if "\0" in name:
+        raise AssignmentError(f"No file can be called {name!r}.")
+    return name
 
 
 def _is_json(name: str) -> bool:

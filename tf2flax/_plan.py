@@ -28,6 +28,15 @@ _SLOT: Final = re.compile(
 _SLOT_SUFFIX: Final = re.compile(r"(?P<base>.+)_slot_(vr|vc|v|m)")
 _AVERAGE: Final = re.compile(r"ExponentialMovingAverage(_\d+)?|EMA|local_step|biased")
 _POWER: Final = re.compile(r"(.*/)?beta[12]_power(_\d+)?")
+# Where TF2 keeps the slots of a variable, in names as they are stored.
+_OBJECT_SLOT: Final = "/.OPTIMIZER_SLOT/"
+_OBJECT_VALUE: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Counters of a training, and what a Keras optimizer keeps besides slots: numbered
+# variables of its own, which stand for all of the model's.
+_STEP: Final = re.compile(
+    r"(.*/)?(global_step|iter|iterations?|save_counter)(_\d+)?"
+    r"|(.*/)?_?optimizer/.*"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -226,6 +235,51 @@ def is_average(name: str, manifest: Manifest) -> bool:
     return bool(_AVERAGE.fullmatch(last)) and any(
         tail in manifest for tail in _tails(base)
     )
+
+
+def is_step(name: str) -> bool:
+    """Tells whether a tensor counts the steps of a training, or belongs to all of it.
+
+    Args:
+        name: Name of the tensor.
+
+    Returns:
+        Whether its name says so.
+
+    Examples:
+        >>> is_step("global_step"), is_step("dense/kernel")
+        (True, False)
+    """
+    plain = name.removesuffix(_OBJECT_VALUE)
+    is_slot_of_variable = _OBJECT_SLOT in name
+    return not is_slot_of_variable and bool(
+        _POWER.fullmatch(plain) or _STEP.fullmatch(plain)
+    )
+
+
+def variable_of(name: str, manifest: Manifest) -> str:
+    """Finds the variable that a slot or an average belongs to.
+
+    Args:
+        name: Name of a tensor.
+        manifest: All names.
+
+    Returns:
+        Name of the variable; that of the tensor itself where it is neither.
+    """
+    if _OBJECT_SLOT in name:
+        path = name.partition(_OBJECT_SLOT)[0]
+        stored = f"{path}{_OBJECT_VALUE}"
+        return next((one for one in (stored, path) if one in manifest), name)
+    suffixed = _SLOT_SUFFIX.fullmatch(name)
+    if suffixed and suffixed["base"] in manifest:
+        return suffixed["base"]
+    base, _, last = name.rpartition("/")
+    if not (_SLOT.fullmatch(last) or _AVERAGE.fullmatch(last)):
+        return name
+    # An average may have slots of its own, to undo its bias.
+    found = next((tail for tail in _tails(base) if tail in manifest), None)
+    return name if found is None else variable_of(found, manifest)
 
 
 def _tails(name: str) -> list[str]:

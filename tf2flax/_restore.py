@@ -12,7 +12,7 @@ import dataclasses
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from ._assignment.grammar import FrozenMap, parse_map
 from ._assignment.half_norms import describe_half_norms
 from ._assignment.matching import Options, resolve
 from ._assignment.policies import parse_dtype_choice, parse_policy
+from ._assignment.ties import find_ties
 from ._assignment.unfilled import describe_unfilled, describe_unused
 from ._assignment.values import Assignment, Gap
 from ._caller import warn_caller
@@ -58,6 +59,7 @@ from ._sharding import (
     choose_placement,
 )
 from ._targets import Target
+from ._tied import said_of_ties, warn_of_ties
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
 AssignmentMap = (
@@ -344,9 +346,11 @@ class Plan:
         refuse_tracing()
         with agreement(participants(self._job.shardings.values())) as agreed:
             placer = read_leaves(self._job, progress or self._job.options.progress)
+            differing = said_of_ties(self._job.plan.resolution, self._job.manifest)
             agreed.expect(common_work(self._job, placer))
         placer.redistribute()
         warn_of_leftovers(self._job)
+        warn_of_ties(differing)
         return self._job.target.rebuild(placer.arrays)
 
     def inverse(self) -> InversePlan:
@@ -358,9 +362,26 @@ class Plan:
             The inverse: print it, look at `.assignments`, `.copied`, `.left_out`.
 
         Raises:
-            AssignmentError: Some of it cannot be inverted; every leaf is named.
+            DamagedError: The entry of a tensor is malformed.
         """
         return InversePlan(self._job.plan, self._job.manifest)
+
+    def __copy__(self) -> Plan:
+        """Another plan for the same job, which nothing changes."""
+        return Plan(self._job)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled.
+
+        Raises:
+            UnsupportedError: Always: a plan holds the target, and how to rebuild it.
+        """
+        raise UnsupportedError(
+            "A Plan cannot be pickled or copied deeply: it belongs to the target that "
+            "it was made for. "
+            "Pickle the checkpoint (tf2flax.open_checkpoint) and the assignment map, "
+            "and call tf2flax.plan again where they are loaded."
+        )
 
     def __str__(self) -> str:
         """The plan as a report for people; in colour where that is a terminal."""
@@ -583,18 +604,17 @@ def make_job(
         checkpoint = open_checkpoint(checkpoint)
     manifest = checkpoint.manifest
     refuse_tracers([slot.value for slot in target.slots])
-    resolution = resolve(
-        parse_map(assignment_map, target.identify),
-        target.leaves,
-        manifest,
-        Options(
-            aliases=options.aliases,
-            dtype=parse_dtype_choice(options.dtype),
-            x64=is_x64(),
-            on_missing=parse_policy("on_missing", options.on_missing),
-            on_mismatch=parse_policy("on_mismatch", options.on_mismatch),
-        ),
+    entries = parse_map(assignment_map, target.identify)
+    engine = Options(
+        aliases=options.aliases,
+        dtype=parse_dtype_choice(options.dtype),
+        x64=is_x64(),
+        on_missing=parse_policy("on_missing", options.on_missing),
+        on_mismatch=parse_policy("on_mismatch", options.on_mismatch),
     )
+    resolution = resolve(entries, target.leaves, manifest, engine)
+    ties = find_ties(entries, target.leaves, manifest, engine, resolution)
+    resolution = dataclasses.replace(resolution, ties=ties)
     placement = choose_placement(
         resolution.assignments,
         target.slots,

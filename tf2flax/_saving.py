@@ -18,6 +18,8 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 
+from ._assignment.expressions import Expression
+from ._assignment.resizing import evaluated
 from ._checkpoint import Checkpoint
 from ._errors import (
     AssignmentError,
@@ -43,6 +45,7 @@ from ._memory import empty, view_at
 from ._object_based import ObjectBasedManifest
 from ._reading import check_readable
 from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
+from ._stale import StaleCopies
 from ._state_file import update_state
 from ._store import storage_of
 from ._stored_tensor import StoredTensor
@@ -87,16 +90,21 @@ def save_checkpoint(
             `<name>/part_<n-1>` (n >= 2) become slices of one tensor `<name>`: along the
             only axis on which their shapes differ, else along axis 0. Arrays of bytes
             or text become string tensors; Python scalars, what NumPy makes of them in a
-            flat mapping, and what JAX does in a tree.
+            flat mapping, and in a tree what JAX does (int32, float32), or 64 bits where
+            they do not fit.
         plan: The plan that loaded the tree (`tf2flax.plan`). The tree is written under
             the checkpoint's names, in its shapes, dtypes and slices: the map backwards.
             Where the plan was made for a view (`by_variable_name()` …), these are the
             stored names, with the object graph, so that TensorFlow restores the file in
-            the checkpoint's place. Leaves that the plan did not load are left out, with
-            a warning.
+            the checkpoint's place. What was only loaded comes back bit for bit. Leaves
+            that `on_mismatch` kept are written in their own shape and dtype, a tied
+            Variable to all of its tensors. Other leaves that the plan did not load are
+            left out, with a warning; another one names slots, averages and steps that
+            are copied although their variables have changed.
         unused: With a plan, what happens to tensors, and parts of tensors, that it did
             not load: "copy" them from the checkpoint, those that a view hides as well,
-            or "drop" them, from the object graph too.
+            or "drop" them, from the object graph too. Slots and averages of tensors of
+            a new shape are dropped in any case.
         data_files: Number of data files, between which the bytes are balanced.
         overwrite: Whether files of this prefix that are there already are replaced. The
             old index is removed before anything else is.
@@ -107,8 +115,8 @@ def save_checkpoint(
     Raises:
         ExistsError: Files of this prefix are there already.
         AssignmentError: A name or a value cannot be saved, two leaves have one name, or
-            something in the plan cannot be inverted: it was made for several merged
-            checkpoints with an object graph.
+            no tensor of the checkpoint's dtype loads as a leaf is; or the plan was made
+            for several merged checkpoints with an object graph.
         UnsupportedError: A dtype that no checkpoint holds; an array that spans
             processes; a prefix that is a URL; a view in which tensors share a name.
         ReadError: The system refuses.
@@ -133,10 +141,13 @@ def save_checkpoint(
         )
     if not isinstance(unused, str) or unused not in ("copy", "drop"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise AssignmentError(f"Expected unused 'copy' or 'drop', got {unused!r}.")
+    stale: StaleCopies | None = None
     if plan is None:
         found = _tensors_of(tree_or_mapping)
     else:
-        found = _tensors_backwards(tree_or_mapping, plan, is_copying=unused == "copy")
+        found, stale = _tensors_backwards(
+            tree_or_mapping, plan, is_copying=unused == "copy"
+        )
     tensors = sorted(found, key=lambda tensor: tensor.name)
     if not tensors:
         raise AssignmentError("There is nothing to save: the tree holds no arrays.")
@@ -154,6 +165,8 @@ def save_checkpoint(
         if isinstance(error, (ExistsError, ReadError)):
             raise
         raise ReadError(f"Cannot write `{path}`: {error.strerror or error}.") from error
+    if stale is not None and (message := stale.message()):
+        warnings.warn(message, UserWarning, stacklevel=2)
     return path
 
 
@@ -164,7 +177,7 @@ class Invertible(Protocol):
         """What each tensor is, in terms of leaves.
 
         Raises:
-            AssignmentError: Something in the plan cannot be inverted.
+            DamagedError: The entry of a tensor is malformed.
         """
         ...
 
@@ -205,7 +218,7 @@ def _tensors_of(value: Any) -> list[NewTensor]:
                 f"Leaf `{name}` and its parts `{parts[0]}` … would be one tensor. "
                 "Rename one of them."
             )
-        tensors.append(_family(name, [(part, leaves[part]) for part in parts]))
+        tensors.append(_family(name, [_tensor(part, leaves[part]) for part in parts]))
     for name, one in leaves.items():
         if name not in members:
             tensors.append(_tensor(name, one))
@@ -232,25 +245,40 @@ def _leaves_of(tree: Any) -> dict[str, Any]:
     for slot in targets.take_apart(tree).slots:
         value = slot.value
         if isinstance(value, (bool, int, float, complex)):
-            value = np.asarray(value, slot.leaf.dtype)
+            value = _scalar(slot.leaf.name, value, slot.leaf.dtype)
         leaves[slot.leaf.name] = value
     return leaves
 
 
+def _scalar(
+    name: str, value: complex, dtype: np.dtype
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """A Python scalar as the array that JAX makes; wider where it does not fit that."""
+    try:
+        with np.errstate(all="ignore"):
+            array = np.asarray(value, dtype)
+        is_held = bool(np.isfinite(array)) or not np.isfinite(value)
+        return array if is_held else np.asarray(value)
+    except OverflowError:
+        array = np.asarray(value)
+    if array.dtype == object:
+        raise AssignmentError(
+            f"Leaf `{name}` is an integer of {value.bit_length()} bits, which no "  # pyright: ignore[reportAttributeAccessIssue]
+            "checkpoint holds. Save it as text, or as a float."
+        )
+    return array
+
+
 def _tensors_backwards(
     tree: Any, plan: Invertible, *, is_copying: bool
-) -> list[NewTensor]:
+) -> tuple[list[NewTensor], StaleCopies]:
     """Names and checks the tensors that a plan's leaves came from."""
-    if not callable(getattr(plan, "inverse", None)):
-        raise AssignmentError(
-            f"Expected a plan of tf2flax.plan, got {type(plan).__name__}."
-        )
-    inverse = plan.inverse()
+    inverse = _inverse_of(plan)
     leaves = _leaves_of(tree)
     wanted = set(inverse.leaves)
     arrays = {name: _tensor(name, leaves[name]) for name in wanted & leaves.keys()}
     specs = {name: one.spec for name, one in arrays.items()}
-    inverse.check(specs, is_copying=is_copying)
+    inverse.check(specs, is_copying=is_copying, present=leaves.keys())
     if left_out := [name for name in leaves if name not in wanted]:
         shown = ", ".join(f"`{name}`" for name in left_out[:20])
         more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
@@ -262,20 +290,34 @@ def _tensors_backwards(
         )
     backwards = inverse.begin(lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
+    renewed = _renewed(inverse, arrays)
+    kept = {place for one in inverse.renewals for place in one.places}
+    told = [one.name for one in inverse.assignments if one.name not in kept]
+    copies = inverse.copied if is_copying else ()
+    stale = StaleCopies(manifest, told, copies, renewed)
     tensors = [
         _rewritten(
-            manifest.entry(one.name), functools.partial(backwards.tensor, one.name)
+            manifest.entry(name),
+            stale.watched(name, functools.partial(backwards.tensor, name)),
         )
-        for one in inverse.assignments
+        for name in told
     ]
-    if is_copying:
-        copied = {name: StoredTensor(manifest.entry(name)) for name in inverse.copied}
-        tensors += [_stored(name, tensor) for name, tensor in copied.items()]
-        _warn_of_stale_copies(inverse)
-    elif isinstance(manifest, ObjectBasedManifest):
-        graph = manifest.graph_of(inverse.copied)
+    tensors += renewed.values()
+    dropped = {*stale.dropped, *renewed}
+    if stale.dropped and isinstance(manifest, ObjectBasedManifest):
+        dropped.add(GRAPH_KEY)  # another one is written
+    tensors += [
+        _stored(name, StoredTensor(manifest.entry(name)))
+        for name in copies
+        if name not in dropped
+    ]
+    is_without_some = not is_copying or bool(stale.dropped)
+    if is_without_some and isinstance(manifest, ObjectBasedManifest):
+        graph = manifest.graph_of(stale.dropped if is_copying else inverse.copied)
         tensors.append(_tensor(GRAPH_KEY, graph))
-    return tensors
+    if is_copying:
+        _warn_of_stale_copies(inverse)
+    return tensors, stale
 
 
 def _warn_of_stale_copies(inverse: InversePlan) -> None:
@@ -298,6 +340,44 @@ def _warn_of_stale_copies(inverse: InversePlan) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def _renewed(
+    inverse: InversePlan, arrays: Mapping[str, NewTensor]
+) -> dict[str, NewTensor]:
+    """Tensors in the shape and dtype of leaves that did not fit them, by name."""
+    tensors: dict[str, NewTensor] = {}
+    for renewal in inverse.renewals:
+        if not all(leaf in arrays for leaf in renewal.leaves):
+            continue
+        if renewal.parts:
+            members = [arrays[part] for part in renewal.parts]
+            tensors |= {name: _family(name, members) for name in renewal.places}
+            continue
+        leaf = arrays[renewal.leaf]
+        resized = inverse.resized(renewal, leaf.spec.shape)
+        whole = _Once(leaf.pieces[0].array, uses=len(resized))
+        for name, (expression, shape) in resized.items():
+            spec = TensorSpec(shape, leaf.spec.dtype)
+            piece = NewPiece(spec, None, functools.partial(whole.evaluated, expression))
+            tensors[name] = NewTensor(_key(name), spec, leaf.dtype_code, (piece,))
+    return tensors
+
+
+def _inverse_of(plan: Any) -> InversePlan:
+    """Turns a plan round, if it is one."""
+    # Classes have the method too, and other libraries have one of that name.
+    if not isinstance(plan, type) and callable(getattr(plan, "inverse", None)):
+        module = type(plan).__module__.partition(".")[0]
+        inverse = plan.inverse() if module == __package__ else None
+        if isinstance(inverse, InversePlan):
+            return inverse
+    kind = "the class " if isinstance(plan, type) else ""
+    name = plan.__name__ if isinstance(plan, type) else type(plan).__name__
+    raise AssignmentError(
+        f"Expected a plan of tf2flax.plan, got {kind}{name}. Give what "
+        "tf2flax.plan(checkpoint, assignment_map, target) returns."
+    )
 
 
 def _is_flat(value: Any) -> bool:
@@ -333,9 +413,8 @@ def _families(names: Iterable[str]) -> dict[str, list[str]]:
     }
 
 
-def _family(name: str, members: list[tuple[str, Any]]) -> NewTensor:
+def _family(name: str, parts: list[NewTensor]) -> NewTensor:
     """One tensor in slices, of the parts of a partitioned variable."""
-    parts = [_tensor(part, value) for part, value in members]
     shapes = [part.spec.shape for part in parts]
     way_out = "Save a flat mapping of names to arrays to write them as they stand."
     if len({part.dtype_code for part in parts}) > 1:
@@ -420,6 +499,10 @@ class _Once:
 
     def part(self, index: tuple[slice, ...]) -> Callable[[], np.ndarray]:
         return lambda: view_at(self.get(), index)
+
+    def evaluated(self, expression: Expression) -> np.ndarray:
+        """What an expression makes of it."""
+        return evaluated(expression, self.get())
 
     def get(self) -> np.ndarray:
         """The array, for one of its uses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -91,3 +92,29 @@ def computed(
     assert done.returncode == 0, done.stderr
     with np.load(folder / "out.npz") as outputs:
         return dict(outputs)
+
+
+SAVER = pathlib.Path(__file__).with_name("saver_worker.py")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+def test_tensorflow_restores_a_new_head(tmp_path: pathlib.Path) -> None:
+    trunk, head = np.arange(6, dtype="f4").reshape(2, 3), np.ones((3, 4), "f4")
+    arrays = {"trunk": trunk, "trunk/Adam": trunk, "head": head, "head/Adam": head}
+    prefix = tf2flax.save_checkpoint(tmp_path / "from" / "m", arrays)
+    new = np.arange(15, dtype="f4").reshape(5, 3)
+    target = {"trunk": np.zeros((2, 3), "f4"), "head": new}
+    entries = {"trunk": "trunk", tf2flax.src("head").transpose(): "head"}
+    plan = tf2flax.plan(prefix, entries, target, on_mismatch=[("head", "keep")])
+    with pytest.warns(UserWarning, match="`head/Adam`"):
+        saved = tf2flax.save_checkpoint(tmp_path / "m", plan.restore(), plan=plan)
+    done = subprocess.run(
+        [TF1, str(SAVER), saved, '["trunk", "head"]'], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = json.loads(done.stdout.splitlines()[-1])
+    assert got["__all__"] == ["head", "trunk", "trunk/Adam"]
+    for name, want in {"trunk": trunk, "head": new.T}.items():
+        for way in ("read", "saver", "parts"):
+            assert got[name][way] == want.tobytes().hex()

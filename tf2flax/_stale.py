@@ -1,0 +1,154 @@
+"""What is copied from a checkpoint although the variables it belongs to have changed.
+
+Averages and slots belong to one variable, steps to all. Whether a variable has changed
+is found while it is written: by its checksum, or by reading it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+import numpy as np
+
+from ._manifest import Entry, Manifest, Piece
+from ._memory import bytes_of
+from ._plan import is_slot, is_step, variable_of
+from ._reading import read_entry
+from ._specs import TensorSlice
+from ._wire.crc32c import crc32c, mask
+
+# Names that a warning shows.
+_MAX_SHOWN: Final = 20
+
+
+class StaleCopies:
+    """Watches what is written, and tells which copies no longer belong to it.
+
+    Attributes:
+        dropped: Slots and averages of tensors that get another shape or dtype: no model
+            could restore them.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        written: Iterable[str],
+        copied: Iterable[str],
+        renewed: Collection[str] = (),
+    ) -> None:
+        """Sorts tensors by the variables that they belong to.
+
+        Args:
+            manifest: The checkpoint.
+            written: Names of the tensors that leaves are written to.
+            copied: Names of those that are copied as they are.
+            renewed: Those of the written ones that get another shape or dtype.
+        """
+        self._manifest = manifest
+        root_of = {name: variable_of(name, manifest) for name in (*written, *renewed)}
+        renewed_roots = {root_of[name] for name in renewed}
+        roots = set(root_of.values())
+        self._root_of = root_of
+        self._members: dict[str, list[str]] = {}
+        self._steps: list[str] = []
+        self._changed: set[str] = set(renewed_roots)
+        dropped: list[str] = []
+        for name in copied:
+            if _is_step(name, manifest):
+                self._steps.append(name)
+                continue
+            root = variable_of(name, manifest)
+            if root in renewed_roots and root != name:
+                dropped.append(name)
+            elif root in roots:
+                self._members.setdefault(root, []).append(name)
+        self.dropped: tuple[str, ...] = tuple(dropped)
+
+    def watched(
+        self, name: str, read: Callable[[], np.ndarray]
+    ) -> Callable[[], np.ndarray]:
+        """Compares a tensor with the checkpoint's when it is written.
+
+        Args:
+            name: Its name.
+            read: Gives its array.
+
+        Returns:
+            The same, where something depends on it a function that looks at it.
+        """
+        root = self._root_of[name]
+        if not self._steps and root not in self._members:
+            return read
+
+        def compared() -> np.ndarray:
+            array = read()
+            # For steps it is enough to know that anything has changed.
+            is_asked = root in self._members or not self._changed
+            if (
+                is_asked
+                and root not in self._changed
+                and _differs(self._manifest.entry(name), array)
+            ):
+                self._changed.add(root)
+            return array
+
+        return compared
+
+    def message(self) -> str:
+        """What is stale, now that everything is written; "" where nothing is."""
+        stale = [
+            name
+            for root, names in self._members.items()
+            if root in self._changed
+            for name in names
+        ]
+        stale += self._steps if self._changed else []
+        sentences: list[str] = []
+        if stale:
+            sentences.append(
+                f"{len(stale)} tensors are copied from the checkpoint as they were, "
+                f"although what they belong to has changed: {_listed(sorted(stale))}. "
+                'unused="drop" leaves out what the plan did not load.'
+            )
+        if self.dropped:
+            sentences.append(
+                f"{len(self.dropped)} slots and averages of tensors that now have "
+                f"another shape or dtype are left out: {_listed(self.dropped)}."
+            )
+        return " ".join(sentences)
+
+
+def _is_step(name: str, manifest: Manifest) -> bool:
+    """Whether a tensor belongs to no variable, but to the training of all."""
+    if variable_of(name, manifest) != name:
+        return False
+    return is_step(name) or is_slot(name, manifest)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in list(names)[:_MAX_SHOWN])
+    more = len(names) - _MAX_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _differs(entry: Entry, array: np.ndarray) -> bool:
+    """Whether an array of a tensor's shape and dtype is not what is stored."""
+    whole = TensorSlice.whole(entry.spec.shape)
+    if entry.is_big_endian or not all(isinstance(one, Piece) for one in entry.pieces):
+        stored = read_entry(entry)
+        return _raw(stored).tobytes() != _raw(array).tobytes()
+    return any(
+        isinstance(piece, Piece)
+        and _checksum(array[piece.region.within(whole)]) != piece.crc32c
+        for piece in entry.pieces
+    )
+
+
+def _checksum(array: np.ndarray) -> int:
+    """The masked CRC-32C of an array's bytes, as files store it."""
+    return mask(crc32c(_raw(array).data))
+
+
+def _raw(array: np.ndarray) -> np.ndarray:
+    return bytes_of(np.ascontiguousarray(array))

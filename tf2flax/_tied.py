@@ -1,0 +1,139 @@
+"""Tied leaves whose tensors differ: found by checksums, else by reading them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from ._assignment.captures import literal_pattern, parse_name
+from ._assignment.dtypes import forced_cast
+from ._assignment.expressions import Source, map_sources
+from ._assignment.filling import fill
+from ._assignment.layouts import View
+from ._assignment.uncasting import equal_elements
+from ._assignment.values import Assignment, Resolution
+from ._caller import warn_caller
+from ._manifest import Entry, Manifest, Piece
+from ._memory import empty
+from ._reading import read_entry
+from ._specs import TensorSlice
+
+# Leaves that a warning names.
+_MAX_SHOWN: Final = 20
+
+
+def said_of_ties(resolution: Resolution, manifest: Manifest) -> str:
+    """Names the tied leaves whose tensors hold other values than what fills them.
+
+    Args:
+        resolution: What a map means.
+        manifest: The checkpoint.
+
+    Returns:
+        A sentence for each; "" where all agree.
+
+    Raises:
+        DamagedError: A tensor that had to be read is damaged.
+        ReadError: The system or the store refuses.
+    """
+    filled = {one.leaf: one for one in resolution.assignments}
+    sentences: list[str] = []
+    for tie in resolution.ties:
+        if tie.leaf not in filled:
+            continue
+        read = filled[tie.leaf]
+        others = [f"`{gap.source}`" for gap in tie.misfits]
+        for twin in tie.twins:
+            if not _is_same(read, twin, manifest):
+                others.append(f"`{twin.source}`")
+        if others:
+            sentences.append(
+                f"leaf `{tie.leaf}` is filled from `{read.source}`, and not from "
+                f"{', '.join(others)}"
+            )
+    more = len(sentences) - _MAX_SHOWN
+    shown = "; ".join(sentences[:_MAX_SHOWN])
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def warn_of_ties(differing: str) -> None:
+    """Warns the caller of what `said_of_ties` found, if anything.
+
+    Args:
+        differing: What it says.
+    """
+    if differing:
+        warn_caller(
+            "The target ties what the checkpoint stores as several tensors of "
+            f"different values: {differing}. Saving with the plan writes the leaf to "
+            "every tensor that fits it."
+        )
+
+
+def _is_same(first: Assignment, second: Assignment, manifest: Manifest) -> bool:
+    """Whether a leaf gets the same values either way; reads as little as it can."""
+    pairs = [
+        (manifest.entry(one), manifest.entry(other))
+        for one, other in zip(first.sources, second.sources, strict=False)
+    ]
+    is_alike = len(first.sources) == len(second.sources) and all(
+        one.spec == other.spec for one, other in pairs
+    )
+    if is_alike and _is_renamed(first, second):
+        known = [_have_equal_checksums(*pair) for pair in pairs]
+        if all(known):
+            return True
+        is_all_read = first.is_whole and second.is_whole
+        if is_all_read and any(one is False for one in known):
+            return False
+    values = _values(first, manifest), _values(second, manifest)
+    return bool(equal_elements(*values).all())
+
+
+def _is_renamed(first: Assignment, second: Assignment) -> bool:
+    """Whether the same is done to other tensors."""
+    names = dict(zip(first.sources, second.sources, strict=True))
+    if first.box != second.box:
+        return False
+
+    def renamed(source: Source) -> Source:
+        name = parse_name(source.pattern).literal
+        return Source(literal_pattern(names[name]))
+
+    return map_sources(first.expression, renamed) == second.expression
+
+
+def _have_equal_checksums(first: Entry, second: Entry) -> bool | None:
+    """Whether two tensors of one spec are equal; None where checksums do not tell."""
+    if len(first.pieces) != len(second.pieces):
+        return None
+    if first.is_big_endian != second.is_big_endian:
+        return None
+    result = True
+    for one, other in zip(first.pieces, second.pieces, strict=True):
+        if not isinstance(one, Piece) or not isinstance(other, Piece):
+            return None
+        if one.region != other.region:
+            return None
+        result = result and one.crc32c == other.crc32c
+    return result
+
+
+def _values(assignment: Assignment, manifest: Manifest) -> np.ndarray:
+    """What a leaf gets, read whole."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def fetch(view: View, out: np.ndarray) -> None:
+        if view.source not in arrays:
+            stored = read_entry(manifest.entry(view.source))
+            arrays[view.source] = np.ascontiguousarray(stored).reshape(-1)
+        flat = arrays[view.source]
+        strides = [stride * flat.itemsize for stride in view.strides]
+        part = flat[view.offset :]
+        out[...] = np.lib.stride_tricks.as_strided(part, view.shape, strides)
+
+    layout = assignment.layout
+    out = empty(layout.shape, layout.dtype)
+    fill(layout, TensorSlice.whole(layout.shape), out, fetch)
+    return forced_cast(out, assignment.dtype)
