@@ -311,6 +311,54 @@ def test_kept_leaves_that_are_not_in_the_tree(prefix: pathlib.Path) -> None:
     assert list(saved) == ["trunk/b", "trunk/w"]
 
 
+@pytest.mark.parametrize("view", ["stored", "by_object_path"])
+def test_slots_leave_the_object_graph_as_well(
+    data: pathlib.Path, tmp_path: pathlib.Path, view: str
+) -> None:
+    opened = tf2flax.open_checkpoint(data / "tf2_object" / "slots.ckpt")
+    end = "/.ATTRIBUTES/VARIABLE_VALUE" if view == "stored" else ""
+    seen = opened if view == "stored" else opened.by_object_path()
+    key = "model/heads/a/kernel"
+    entries: Any = {
+        src(f"{key}{end}").transpose(): "kernel",
+        f"model/heads/a/bias{end}": "bias",
+    }
+    tree = {"kernel": np.ones((5, 8), "f4"), "bias": np.zeros(3, "f4")}
+    plan = tf2flax.plan(seen, entries, tree, on_mismatch=[("kernel", "keep")])
+    stored = f"{key}/.ATTRIBUTES/VARIABLE_VALUE"
+    assert {one.name for one in plan.inverse().assignments} >= {stored}
+    saved, (message,) = save(tmp_path / "x" / "m", plan.restore(), plan)
+    assert saved[stored].shape == (8, 5)
+    lost = set(opened) - set(saved)
+    assert lost == {
+        f"{key}/.OPTIMIZER_SLOT/optimizer/{slot}/.ATTRIBUTES/VARIABLE_VALUE"
+        for slot in "mv"
+    }
+    assert all(f"`{name}`" in message for name in lost)
+    graph = saved["_CHECKPOINTABLE_OBJECT_GRAPH"].read().item()
+    assert stored.encode() in graph
+    assert not any(name.encode() in graph for name in lost)
+    assert saved.by_object_path()[key].shape == (8, 5)
+
+
+@pytest.mark.parametrize("way", ["by_variable_name", "by_object_path"])
+def test_a_new_head_of_a_keras_export_in_both_places(
+    data: pathlib.Path, tmp_path: pathlib.Path, way: str
+) -> None:
+    path = data / "keras3_export" / "functional-3.15.1" / "variables" / "variables"
+    opened = tf2flax.open_checkpoint(path)
+    view = getattr(opened, way)()
+    name = next(name for name in view if view[name].shape == (5, 2))
+    plan = tf2flax.plan(
+        view, {name: "k"}, {"k": np.ones((5, 9), "f4")}, on_mismatch="keep"
+    )
+    saved, _ = save(tmp_path / "x" / "m", plan.restore(), plan)
+    assert len(saved) == len(opened)
+    shapes = [tensor.shape for tensor in saved.values() if tensor.ndim == 2]
+    assert shapes.count((5, 9)) == 2
+    assert saved.by_variable_name()["head/kernel"].shape == (5, 9)
+
+
 def test_keys_and_missing_leaves_stay_left_out(prefix: pathlib.Path) -> None:
     tree = {"w": np.ones(3, "f4"), "key": jax.random.key(0), "new": np.ones(1, "f4")}
     entries = {"trunk/w": "w", "trunk/b": "key", "nowhere": "new"}

@@ -35,7 +35,7 @@ _OBJECT_VALUE: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 # variables of its own, which stand for all of the model's.
 _STEP: Final = re.compile(
     r"(.*/)?(global_step|iter|iterations?|save_counter)(_\d+)?"
-    r"|(.*/)?_?optimizer/.*"
+    r"|(.*/)?_?optimizer/(?!_trainable_variables/).*"
 )
 
 
