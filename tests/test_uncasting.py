@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import tracemalloc
 from typing import Any
 
 import jax
@@ -223,3 +224,17 @@ def test_every_pair_comes_back_through_leaves(
         again = loaded(saved[name], after)
         assert equal_elements(again, tree[name]).all(), name
         assert saved[name][1::2].tobytes() == array[1::2].tobytes()
+
+
+def test_one_tensor_at_a_time(tmp_path: pathlib.Path) -> None:
+    nbytes = 8 << 20
+    arrays = {f"t{i}": np.full(nbytes // 4, 1 / 3, "f4") for i in range(4)}
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", arrays)
+    half = jax.ShapeDtypeStruct((nbytes // 4,), "bfloat16")
+    plan = tf2flax.plan(prefix, {"/": "/"}, dict.fromkeys(arrays, half))
+    changed = {name: leaf * 2 for name, leaf in plan.restore().items()}
+    tracemalloc.start()
+    tf2flax.save_checkpoint(tmp_path / "again", changed, plan=plan)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * nbytes

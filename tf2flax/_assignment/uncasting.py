@@ -171,18 +171,20 @@ def _settle_part(
     places = np.flatnonzero(is_changed)
     if not places.size:
         return None
-    shares = [one.at(places) for one in told]
-    old = stored[places]
+    # All of them, as after a training: without copies of everything.
+    index = slice(None) if places.size == stored.size else places
+    shares = [one.at(index) for one in told]
+    old = stored[index]
     new, is_open = old.copy(), np.ones(places.shape, bool)
     for share in shares:
         for candidate in share.candidates(old):
             is_right = is_open & ~np.asarray(share.is_silent())
             for other in shares:
                 is_right &= other.fits(candidate) | other.is_silent()
-            new[is_right] = candidate[is_right]
+            np.copyto(new, candidate, where=is_right)
             is_open &= ~is_right
             if not is_open.any():
-                stored[places] = new
+                stored[index] = new
                 return None
     left = np.flatnonzero(is_open)
     return _conflict_at(
