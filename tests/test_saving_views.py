@@ -99,6 +99,7 @@ def test_what_was_only_loaded_comes_back(
     assert contents(tf2flax.open_checkpoint(saved)) == contents(checkpoint)
 
 
+@pytest.mark.filterwarnings("ignore:.*`model/optimizer/_iterations/:UserWarning")
 @pytest.mark.parametrize("path", OBJECT_BASED)
 @pytest.mark.parametrize("kind", ["names", "paths"])
 def test_what_has_changed_is_written_in_every_place(

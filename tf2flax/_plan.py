@@ -34,8 +34,8 @@ _OBJECT_VALUE: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Counters of a training, and what a Keras optimizer keeps besides slots: numbered
 # variables of its own, which stand for all of the model's.
 _STEP: Final = re.compile(
-    r"(.*/)?(global_step|iter|iterations?|save_counter)(_\d+)?"
-    r"|(.*/)?_?optimizer/(?!_trainable_variables/).*"
+    r"(.*/)?(global_step|iter|_?iterations?)(_\d+)?"
+    r"|(.*/)?_?optimizer/(_variables|vars)/\d+|(.*/)?optimizer_weights/.*"
 )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from ._assignment.collapsing import collapse
 from ._manifest import Entry, Manifest, Piece
 from ._memory import bytes_of
 from ._plan import is_slot, is_step, variable_of
@@ -18,8 +19,8 @@ from ._reading import read_entry
 from ._specs import TensorSlice
 from ._wire.crc32c import crc32c, mask
 
-# Names that a warning shows.
-_MAX_SHOWN: Final = 20
+# Names that a warning shows, each perhaps of several numbers.
+_MAX_SHOWN: Final = 10
 
 
 class StaleCopies:
@@ -46,8 +47,13 @@ class StaleCopies:
             renewed: Those of the written ones that get another shape or dtype.
         """
         self._manifest = manifest
-        root_of = {name: variable_of(name, manifest) for name in (*written, *renewed)}
-        renewed_roots = {root_of[name] for name in renewed}
+        # A slot that has changed makes nothing else stale.
+        root_of = {
+            name: variable_of(name, manifest)
+            for name in (*written, *renewed)
+            if not is_slot(name, manifest)
+        }
+        renewed_roots = {root_of[name] for name in renewed if name in root_of}
         roots = set(root_of.values())
         self._root_of = root_of
         self._members: dict[str, list[str]] = {}
@@ -77,7 +83,9 @@ class StaleCopies:
         Returns:
             The same, where something depends on it a function that looks at it.
         """
-        root = self._root_of[name]
+        root = self._root_of.get(name)
+        if root is None:
+            return read
         if not self._steps and root not in self._members:
             return read
 
@@ -127,9 +135,11 @@ def _is_step(name: str, manifest: Manifest) -> bool:
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in list(names)[:_MAX_SHOWN])
-    more = len(names) - _MAX_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    """Names for a message: running numbers as one, and no more than a few."""
+    rows = collapse([(name,) for name in names])
+    shown = ", ".join(f"`{row.cells[0]}`" for row in rows[:_MAX_SHOWN])
+    more = sum(len(row.members) for row in rows[_MAX_SHOWN:])
+    return f"{shown} and {more} more" if more else shown
 
 
 def _differs(entry: Entry, array: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -53,7 +54,11 @@ def test_tensorflow_computes_the_same(
     tree = plan.restore()
     if is_changed:  # as training would, a little
         tree = jax.tree.map(lambda x: x * 1.01, tree)
-    saved = tf2flax.save_checkpoint(tmp_path / "m", tree, plan=plan)
+    # Slots, averages and steps, where there are any, are stale then.
+    is_training = {"bert_linen", "bert_scan", "bert_nnx", "resnet_linen"}
+    is_stale = is_changed and name in is_training
+    with pytest.warns(UserWarning, match="has changed") if is_stale else nullcontext():
+        saved = tf2flax.save_checkpoint(tmp_path / "m", tree, plan=plan)
     with jax.default_matmul_precision("highest"):
         model = tree if isinstance(tree, nnx.Module) else port.model()
         outputs = (
