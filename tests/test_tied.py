@@ -152,6 +152,25 @@ def test_values_are_compared_where_checksums_do_not_tell(
     assert np.array_equal(model.a.kernel[...], first) or kind == "expressions"
 
 
+def test_an_entry_that_names_the_leaf_leaves_the_others_alone(
+    tmp_path: pathlib.Path,
+) -> None:
+    prefix = make(tmp_path, a=ONES, b=ONES + 1, c=ONES + 2)
+    for entries in (
+        [("/", "/"), ("c/kernel", "b/kernel")],
+        [("{x}/kernel", "{x}/kernel"), ("c/kernel", "a/kernel")],
+        [("a/", "a/"), ("c/kernel", "b/kernel"), ("b/", "b/")],
+    ):
+        model = Model()
+        plan = tf2flax.plan(prefix, entries, model)
+        _, said = warned(plan.restore)
+        assert said == []
+        assert np.array_equal(model.a.kernel[...], ONES + 2)
+        leaves = {one.name: one.leaves for one in plan.inverse().assignments}
+        assert leaves["c/kernel"] == ("a/kernel",)
+        assert not {"a/kernel", "b/kernel"} & leaves.keys()
+
+
 def test_what_does_not_fit_the_leaf_is_named_and_stays(tmp_path: pathlib.Path) -> None:
     prefix = make(tmp_path, a=ONES, b=np.ones((3, 2), "f4"))
     model = Model()

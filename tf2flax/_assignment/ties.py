@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 from tf2flax._errors import AssignmentError
 from tf2flax._manifest import Manifest
@@ -16,6 +17,19 @@ from .expressions import Expression
 from .matching import resolve
 from .policies import Policy
 from .values import Assignment, Entry, Gap, Leaf, Resolution, Tie
+
+# How little of a leaf's name an entry of a scope says.
+_SCOPE: Final = 1 << 30
+
+
+def _weakness(entry: Entry) -> int:
+    """How little of a leaf's name an entry says: captures, or that it is a scope."""
+    target = entry.target
+    if isinstance(target, tuple):
+        return 0
+    if isinstance(target, str):
+        return _SCOPE if target.endswith("/") else 0
+    return _SCOPE if target.text.endswith("/") else len(target.captures)
 
 
 def find_ties(
@@ -59,10 +73,13 @@ def find_ties(
     for leaf in tied:
         read = filled.get(leaf.name) or kept.get(leaf.name)
         taken: set[Expression | None] = {read.expression} if read else set()
+        least = _SCOPE if read is None else _weakness(read.entry)
         twins: list[Assignment] = []
         misfits: list[Gap] = []
         for name in leaf.names:
             one, gap = by_name.get(name), gaps.get(name)
+            if any(each and _weakness(each.entry) > least for each in (one, gap)):
+                continue  # overridden: another entry names the leaf
             if one is not None and one.expression not in taken:
                 taken.add(one.expression)
                 twins.append(dataclasses.replace(one, leaf=leaf.name))
