@@ -79,7 +79,7 @@ def view_at(array: np.ndarray, index: tuple[Any, ...]) -> np.ndarray:
     Args:
         array: The array.
         index: Slices, at most one for each axis, as `TensorSlice.within` gives them;
-            numbers, which take axes away, may stand among them.
+            numbers, None and dots may stand among them.
 
     Returns:
         The view.
@@ -90,7 +90,8 @@ def view_at(array: np.ndarray, index: tuple[Any, ...]) -> np.ndarray:
         >>> scalar
         array(7.)
     """
-    return array[(*index, ...)]
+    has_dots = any(item is Ellipsis for item in index)
+    return array[index if has_dots else (*index, ...)]
 
 
 class SmallArrays:

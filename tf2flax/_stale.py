@@ -13,7 +13,7 @@ import numpy as np
 
 from ._assignment.collapsing import collapse
 from ._manifest import Entry, Manifest, Piece
-from ._memory import bytes_of
+from ._memory import bytes_of, view_at
 from ._plan import is_slot, is_step, variable_of
 from ._reading import read_entry
 from ._specs import TensorSlice
@@ -150,7 +150,7 @@ def _differs(entry: Entry, array: np.ndarray) -> bool:
         return _raw(stored).tobytes() != _raw(array).tobytes()
     return any(
         isinstance(piece, Piece)
-        and _checksum(array[piece.region.within(whole)]) != piece.crc32c
+        and _checksum(view_at(array, piece.region.within(whole))) != piece.crc32c
         for piece in entry.pieces
     )
 

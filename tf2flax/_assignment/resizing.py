@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tf2flax._errors import AssignmentError
+from tf2flax._memory import view_at
 from tf2flax._specs import TensorSpec
 
 from . import expressions as ex
@@ -86,7 +87,7 @@ def evaluated(expression: ex.Expression, array: np.ndarray) -> np.ndarray:
         case ex.Reshaped():
             return array.reshape(expression.shape)
         case ex.Indexed():
-            return array[(*expression.numpy_index, ...)]
+            return view_at(array, expression.numpy_index)
         case ex.Taken():
             return array[np.array(expression.rows, np.int64)]
         case _:
