@@ -22,6 +22,7 @@ collect_ignore = [
     "oracle/tf1_worker.py",
     "oracle/saver_worker.py",
     "oracle/port_worker.py",
+    "oracle/keras_worker.py",
     "multihost_worker.py",
     "mesh_worker.py",
     "memory_worker.py",

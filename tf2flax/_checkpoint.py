@@ -15,19 +15,19 @@ import numpy as np
 
 from . import _reading
 from ._errors import (
-    AssignmentError,
     DamagedError,
     SharedNameError,
     TensorNotFoundError,
     UnsupportedError,
 )
 from ._files import Storage, impostor
-from ._formats.hdf5 import Hdf5Manifest
 from ._formats.object_graph import GRAPH_KEY
 from ._formats.tensor_bundle import BundleManifest
 from ._formats.v1_table import V1Manifest
+from ._keras_weights import KerasManifest, by_layer, open_keras
 from ._locate import Kind, Location, PathLike, locate
 from ._manifest import DataFile, Entry, Manifest
+from ._merging import prefixed
 from ._names import nearest
 from ._object_based import ObjectBasedManifest
 from ._progress import ProgressFunction, reporting
@@ -199,13 +199,22 @@ class Checkpoint(Mapping[str, StoredTensor]):
         name, and their dtypes, shapes and checksums are equal, they are one variable:
         listed once, and `save_checkpoint(..., plan=plan)` writes both.
 
+        Weights of Keras 3 go by the names of layers, those of nested models before
+        them: `left/dense/kernel`. The variables' own names, and those of an optimizer's
+        (`adam/dense_kernel_momentum`), follow from `config.json` in a `.keras` file or
+        its folder. In `.weights.h5` the class that names the layer's group tells them,
+        where it is one of Keras's and has so many variables in one way only; else they
+        are numbers: `dense/0`. `.weights.h5` of Keras before 3.6 holds no names of
+        layers: a warning says so, and stored names stay.
+
         Returns:
             A view; nothing is copied.
 
         Raises:
-            UnsupportedError: The checkpoint is not object-based: names are the
-                variables' own already.
-            DamagedError: Its object graph is malformed.
+            UnsupportedError: The checkpoint is neither: names are the variables' own
+                already.
+            DamagedError: Its object graph or `config.json` is malformed.
+            ReadError: The system or the store refuses.
 
         Examples:
             >>> import tf2flax
@@ -215,6 +224,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
         Source: `object_graph_key_mapping`, tensorflow/python/training/saver.py.
         """
+        if isinstance(self._manifest, KerasManifest):
+            return Checkpoint(by_layer(self._manifest))
         return Checkpoint(self._object_based().by_variable_name())
 
     def by_object_path(self) -> Checkpoint:
@@ -241,6 +252,12 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return Checkpoint(self._object_based().by_object_path())
 
     def _object_based(self) -> ObjectBasedManifest:
+        if isinstance(self._manifest, KerasManifest):
+            raise UnsupportedError(
+                f"`{self._manifest.index_path}` holds no object graph: Keras weights "
+                "are stored under the paths of objects. Use the checkpoint as it is, "
+                "or by_variable_name()."
+            )
         if not isinstance(self._manifest, ObjectBasedManifest):
             raise UnsupportedError(
                 f"`{self._manifest.index_path}` holds no object graph, or this is a "
@@ -262,6 +279,12 @@ class Checkpoint(Mapping[str, StoredTensor]):
         if not isinstance(name, str):
             return TensorNotFoundError(str(name), place)
         hint = self._manifest.hint(name)
+        if (
+            hint
+            and isinstance(self._manifest, KerasManifest)
+            and self._manifest.weights.is_keras_3
+        ):
+            hint += " `checkpoint.by_variable_name()` goes by the names of layers."
         return TensorNotFoundError(
             name, place, nearest(name, self._manifest.names), hint
         )
@@ -274,11 +297,12 @@ def open_checkpoint(
 
     Args:
         path: A prefix (`model.ckpt-1000`); a directory (what its `checkpoint` state
-            file names, else the variables of a SavedModel, else an empty basename);
-            one of the checkpoint's files; a V1 file or a pattern of them
-            (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`). Local, or a
-            URL that tensorstore knows (`gs://`, `s3://`, `http://`, `file://` …), or a
-            `tensorstore.KvStore`.
+            file names, else the variables of a SavedModel, else an empty basename,
+            else Keras weights: an unzipped `.keras`, a preset of KerasHub); one of the
+            checkpoint's files; a V1 file or a pattern of them
+            (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`, or the index
+            of several files, `.weights.json`). Local, or a URL that tensorstore knows
+            (`gs://`, `s3://`, `http://`, `file://` …), or a `tensorstore.KvStore`.
         context: tensorstore's, for URLs; the default one gives failing requests up
             within 30 seconds.
 
@@ -315,9 +339,8 @@ def manifest_at(location: Location) -> Manifest:
     files = tuple(storage.file(path) for path in location.files)
     if location.kind is Kind.V1:
         return V1Manifest(shown, files)
-    if location.kind is Kind.KERAS:
-        contents = None if storage.is_local else storage.read(location.path)
-        return Hdf5Manifest(shown, contents)
+    if location.kind in (Kind.KERAS, Kind.KERAS_SHARDS):
+        return open_keras(location)
     found = impostor(location.index[:64])
     if found:
         raise DamagedError(
@@ -335,12 +358,24 @@ def _data_file(storage: Storage, prefix: str, suffix: str) -> DataFile:
     return storage.file(prefix + suffix)
 
 
-def merge_checkpoints(checkpoints: Mapping[str, Checkpoint | PathLike]) -> Checkpoint:
+def merge_checkpoints(
+    checkpoints: (
+        Mapping[str, Checkpoint | PathLike | KvStore]
+        | Iterable[
+            Checkpoint
+            | PathLike
+            | KvStore
+            | tuple[str, Checkpoint | PathLike | KvStore]
+        ]
+    ),
+) -> Checkpoint:
     """Shows several checkpoints as one.
 
     Args:
-        checkpoints: Prefix of names -> checkpoint, or the path of one. A prefix is put
-            before every name of its checkpoint ("encoder/"); "" puts none.
+        checkpoints: Prefix of names -> checkpoint, or the path of one, as a mapping or
+            as pairs, in which a prefix may be there more than once. A prefix is put
+            before every name of its checkpoint ("encoder/"); "" puts none. Also
+            checkpoints and paths alone, which get none.
 
     Returns:
         One checkpoint with all of the names; nothing is copied.
@@ -355,17 +390,16 @@ def merge_checkpoints(checkpoints: Mapping[str, Checkpoint | PathLike]) -> Check
         >>> merged = tf2flax.merge_checkpoints({"a/": bert, "b/": bert})
         >>> len(merged), "b/global_step" in merged
         (278, True)
+        >>> len(tf2flax.merge_checkpoints([("", bert), ("b/", bert)]))
+        278
+        >>> len(tf2flax.merge_checkpoints([bert]))
+        139
     """
-    if not isinstance(checkpoints, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise AssignmentError(
-            "Expected a mapping of prefixes to checkpoints, got "
-            f'{type(checkpoints).__name__}. Write {{"a/": first, "b/": second}}.'
-        )
-    manifests: dict[str, Manifest] = {}
-    for prefix, one in checkpoints.items():
-        checkpoint = one if isinstance(one, Checkpoint) else open_checkpoint(one)
-        manifests[prefix] = checkpoint.manifest
-    return Checkpoint(MergedManifest(manifests.items()))
+    parts = [
+        (prefix, one if isinstance(one, Checkpoint) else open_checkpoint(one))
+        for prefix, one in prefixed(checkpoints)
+    ]
+    return Checkpoint(MergedManifest([(prefix, one.manifest) for prefix, one in parts]))
 
 
 def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:

@@ -13,6 +13,7 @@ import errno
 import glob
 import io
 import os
+import re
 import resource
 import stat
 from collections.abc import Generator, Sequence
@@ -87,8 +88,19 @@ class Storage(Protocol):
         """
         ...
 
+    def folders_in(self, directory: str) -> list[str]:
+        """Names of the folders in a directory, sorted.
+
+        Raises:
+            UnsupportedError: The store cannot list.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
     def matches(self, pattern: str) -> list[str]:
         """Paths that a pattern (`*`, `?`, `[...]`) matches, sorted; or itself.
+
+        Folders that are there are no patterns, whatever their names.
 
         Raises:
             UnsupportedError: The store cannot list.
@@ -145,12 +157,24 @@ class LocalStorage:
         except OSError as error:
             raise _read_error(directory, error) from error
 
+    def folders_in(self, directory: str) -> list[str]:
+        """Names of the folders in a directory, sorted."""
+        return [
+            name
+            for name in self.names_in(directory)
+            if os.path.isdir(os.path.join(directory, name))
+        ]
+
     def matches(self, pattern: str) -> list[str]:
         """Paths that a pattern matches; `run[1]` may well be a directory's name."""
         if os.path.exists(pattern):
             return [pattern]
+        if not glob.has_magic(pattern):
+            return []
+        folder, rest = _literal_folder(pattern)
         # TensorFlow's patterns match hidden files too.
-        return sorted(glob.glob(pattern, include_hidden=True))
+        names = glob.glob(rest, root_dir=folder or None, include_hidden=True)
+        return sorted(os.path.join(folder, name) for name in names)
 
     def read(self, path: str) -> bytes | None:
         """All bytes of a file; None where there is none."""
@@ -173,6 +197,16 @@ class LocalStorage:
     def file(self, path: str) -> LocalFile:
         """The file at a path."""
         return LocalFile(self.show(path))
+
+
+def _literal_folder(pattern: str) -> tuple[str, str]:
+    """Splits a pattern behind the folders that are there as they are written."""
+    start = 0
+    for slash in re.finditer("/+", pattern):
+        if not os.path.isdir(pattern[: slash.end()]):
+            break
+        start = slash.end()
+    return pattern[:start], pattern[start:]
 
 
 LOCAL: Final = LocalStorage()

@@ -25,6 +25,13 @@ from ._errors import (
     UnsupportedError,
 )
 from ._files import Storage, impostor
+from ._folders import (
+    interrupted_save,
+    is_part,
+    keras_files,
+    keras_weights,
+    v1_patterns,
+)
 from ._store import storage_of
 from ._wire.protos import parse_checkpoint_state
 from ._wire.sstable import TABLE_MAGIC
@@ -35,8 +42,6 @@ if TYPE_CHECKING:
 STATE_FILE: Final = "checkpoint"
 # Files of one V2 checkpoint, of which any stands for all.
 _MEMBER: Final = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.S)
-# One of the files of a V1 checkpoint that was saved by several devices.
-_V1_PART: Final = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})", re.S)
 _HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 # An HDF5 file may begin with a block of the user's, whose length is a power of two.
 _HDF5_STARTS: Final = (0, 512, 1024, 2048)
@@ -51,6 +56,7 @@ class Kind(enum.Enum):
     BUNDLE = enum.auto()
     V1 = enum.auto()
     KERAS = enum.auto()
+    KERAS_SHARDS = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class Location:
         path: Prefix of a V2 checkpoint; else the file, or a pattern of files.
         files: The files of a V1 checkpoint, or the one of another kind; () for V2.
         index: All bytes of the index of a V2 checkpoint.
+        config: The config of a Keras model whose folder was given; "" for none.
     """
 
     kind: Kind
@@ -70,6 +77,7 @@ class Location:
     path: str
     files: tuple[str, ...] = ()
     index: bytes = b""
+    config: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -291,6 +299,8 @@ def _recognised(storage: Storage, path: str) -> Location:
         return Location(Kind.KERAS, storage, path, (path,))
     if head.startswith(_ZIP_MAGIC):
         return Location(Kind.KERAS, storage, path, (path,))
+    if path.endswith(".json") and head.lstrip().startswith(b"{"):
+        return Location(Kind.KERAS_SHARDS, storage, path, (path,))
     found = impostor(head)
     if found:
         raise DamagedError(
@@ -350,7 +360,17 @@ def _led_to(storage: Storage, directory: str, state: State) -> Location | None:
         found = _bundle(storage, variables)
     if found is None:
         found = _bundle(storage, os.path.join(directory, ""))
+    if found is None and not state.is_present:
+        found = _keras_folder(storage, directory)
     return found
+
+
+def _keras_folder(storage: Storage, directory: str) -> Location | None:
+    found = keras_weights(storage, directory)
+    if found is None:
+        return None
+    path, config = found
+    return dataclasses.replace(_recognised(storage, path), config=config)
 
 
 def _nothing_in_directory(
@@ -360,6 +380,8 @@ def _nothing_in_directory(
     if storage.is_local and not os.path.isdir(directory):
         return CheckpointNotFoundError(f"No directory at `{shown}`.")
     prefixes = _prefixes(storage, directory)
+    interrupted = interrupted_save(storage, directory)
+    keras = keras_files(storage, directory)
     if not state.is_present:
         found = "it holds no `checkpoint` state file"
     elif state.named:
@@ -373,9 +395,16 @@ def _nothing_in_directory(
         prefixes.sort(key=lambda prefix: prefix != moved)
     else:
         found = f"its state file names no checkpoint - in `{storage.show(state.path)}`"
-    fix = "Give the prefix of a checkpoint (its files without `.index`)."
-    if prefixes:
-        fix = f"Did you mean the prefix `{storage.show(prefixes[0])}`?"
+    finished = [prefix for prefix in prefixes if not is_part(prefix)]
+    if finished:
+        fix = f"Did you mean the prefix `{storage.show(finished[0])}`?"
+    elif keras and not interrupted:
+        which = " or ".join(f"`{storage.show(path)}`" for path in keras[:3])
+        fix = f"Did you mean {which}?"
+    else:
+        fix = "Give the prefix of a checkpoint (its files without `.index`)."
+    if interrupted:
+        fix = f"{fix} {interrupted}" if finished else interrupted
     return CheckpointNotFoundError(
         f"Couldn't find a checkpoint in the directory `{shown}`: {found}. {fix}"
     )
@@ -388,16 +417,19 @@ def _not_found(storage: Storage, text: str) -> CheckpointNotFoundError:
         return CheckpointNotFoundError(
             f"No checkpoint at `{shown}`: there is no directory `{folder or '.'}`."
         )
-    close = difflib.get_close_matches(text, _prefixes(storage, folder), n=1)
-    parts = [
-        part
-        for part in map(_V1_PART.fullmatch, _paths_in(storage, folder))
-        if part and part["prefix"] == text
-    ]
-    if glob.has_magic(text) and _prefixes_matching(storage, text):
+    near = [*_prefixes(storage, folder), *keras_files(storage, folder)]
+    # Keras, too, takes the index where a file is named that it was saved in parts for.
+    index = f"{text.removesuffix('.h5')}.json"
+    close = [index] if index in near else difflib.get_close_matches(text, near, n=1)
+    patterns = v1_patterns(storage, text)
+    interrupted = interrupted_save(storage, folder, os.path.basename(text))
+    if glob.has_magic(os.path.basename(text)) and _prefixes_matching(storage, text):
         fix = "A V2 checkpoint is given by its prefix, not by a pattern."
-    elif parts:
-        fix = f"Did you mean the pattern `{shown}-?????-of-{parts[0]['count']}`?"
+    elif patterns:
+        which = " or ".join(f"`{storage.show(pattern)}`" for pattern in patterns[:4])
+        fix = f"Did you mean the pattern {which}?"
+    elif interrupted:
+        fix = interrupted
     elif close:
         fix = f"Did you mean `{storage.show(close[0])}`?"
     else:

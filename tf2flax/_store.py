@@ -13,6 +13,7 @@ import collections
 import fnmatch
 import functools
 import glob
+import itertools
 import os
 import posixpath
 import re
@@ -24,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from ._errors import ReadError, UnsupportedError
 from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
+from ._formats.v1_table import part_names
 from ._specs import ByteRange
 from ._threads import is_given_up
 
@@ -171,6 +173,15 @@ class KvStorage:
 
     def names_in(self, directory: str) -> list[str]:
         """Names of the keys right below a path, sorted."""
+        return [name for name in self._below(directory) if "/" not in name]
+
+    def folders_in(self, directory: str) -> list[str]:
+        """First parts of the keys further below a path, sorted."""
+        names = self._below(directory)
+        return sorted({name.partition("/")[0] for name in names if "/" in name})
+
+    def _below(self, directory: str) -> list[str]:
+        """What follows a path in the keys below it, sorted."""
         folder = (
             directory if not directory or directory.endswith("/") else f"{directory}/"
         )
@@ -181,8 +192,7 @@ class KvStorage:
                 f"`{self.show(folder)}` cannot be listed: its store has no listing. "
                 "Give the prefix of one checkpoint."
             ) from error
-        names = {key.decode("utf-8", "surrogateescape") for key in keys}
-        return sorted(name for name in names if "/" not in name)
+        return sorted(key.decode("utf-8", "surrogateescape") for key in keys)
 
     def matches(self, pattern: str) -> list[str]:
         """Paths that a pattern of the last component matches, sorted."""
@@ -192,7 +202,14 @@ class KvStorage:
             return []
         folder, _, last = pattern.rpartition("/")
         base = f"{folder}/" if folder or pattern.startswith("/") else ""
-        names = self.names_in(base)
+        try:
+            names = self.names_in(base)
+        except UnsupportedError:
+            # State files name this pattern, which says which files there are.
+            paths = [base + name for name in part_names(last)]
+            if not paths:
+                raise
+            return list(itertools.takewhile(self.is_file, paths))
         return [base + name for name in names if fnmatch.fnmatchcase(name, last)]
 
     def read(self, path: str) -> bytes | None:

@@ -47,6 +47,11 @@ def read(path: pathlib.Path) -> None:
     assert_type(tf2flax.merge_checkpoints({"": checkpoint}), tf2flax.Checkpoint)
     paths: dict[str, str] = {"a/": "one", "b/": "two"}
     tf2flax.merge_checkpoints(paths)
+    tf2flax.merge_checkpoints([checkpoint, path, store])
+    tf2flax.merge_checkpoints([("a/", checkpoint), ("", path), ("", store)])
+    tf2flax.merge_checkpoints([checkpoint, ("a/", "path")])
+    tf2flax.merge_checkpoints(name for name in ("a", "b"))
+    tf2flax.merge_checkpoints(paths.items())
     arrays: dict[str, np.ndarray] = {}
     assert_type(tf2flax.save_checkpoint(path, arrays, overwrite=True), str)
 

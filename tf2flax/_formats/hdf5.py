@@ -28,7 +28,8 @@ from tf2flax._specs import TensorSlice
 
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_box
-from .hdf5_names import Walk, named, open_dataset
+from .hdf5_names import Walk, layer_hint, named, open_dataset
+from .keras_config import ConfigFile
 from .keras_file import (
     KerasFile,
     Window,
@@ -37,6 +38,7 @@ from .keras_file import (
     read_error,
     weights_in,
 )
+from .keras_names import VariableNames, Weights, variable_names
 
 # What h5py says of a file that was cut.
 _CUT: Final = re.compile(r"eof = (\d+),.*stored_eof = (\d+)")
@@ -118,16 +120,24 @@ class Hdf5Manifest(Manifest):
     Keras 3 stores no names of variables, and those of layers only as attributes. Its
     weights go by the paths at which they lie, which is how its own errors and
     `KerasFileEditor` name them: `layers/dense/vars/0`. `hint` leads there from the name
-    of a layer.
+    of a layer, `variable_names` from `dense/kernel`.
     """
 
-    def __init__(self, path: str, contents: bytes | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        contents: bytes | None = None,
+        *,
+        config: ConfigFile | None = None,
+    ) -> None:
         """Finds the weights and reads what they are.
 
         Args:
             path: Absolute path of a local file; where `contents` are given, a name for
                 messages.
             contents: All bytes of a file that lies elsewhere.
+            config: The `config.json` beside the file. That of an archive is found in
+                it.
 
         Raises:
             DamagedError: It is cut, malformed, or larger inside than it can be.
@@ -137,11 +147,18 @@ class Hdf5Manifest(Manifest):
         """
         self._path: str = path
         self._file: KerasFile = weights_in(path, contents)
+        if self._file.is_member:
+            archive = dataclasses.replace(
+                self._file, contents=contents, span=None, crc32=None
+            )
+            config = ConfigFile(archive, is_archive=True)
+        self._config: ConfigFile | None = config
         self._entries: dict[str, Entry | CheckpointError] = {}
         with _opened(self._file, "The file") as (root, window):
             walk = Walk(root, window)
             places, self._shared = named(walk.weights)
-            self._layers: dict[str, list[str]] = dict(walk.layers)
+            self._objects: frozenset[str] = frozenset(walk.objects)
+            self._layers: dict[str, str] = walk.layers
             for name, place in places.items():
                 self._entries[name] = self._described(name, place, root, window)
         self._names: tuple[str, ...] = tuple(sorted(self._entries))
@@ -171,12 +188,27 @@ class Hdf5Manifest(Manifest):
         if shared:
             which = " or ".join(f"`{one}`" for one in shared[:4])
             return f"{len(shared)} weights have this name: give {which}."
-        for part in reversed(name.split("/")):
-            places = self._layers.get(part)
-            if places:
-                which = " or ".join(f"`{place}/`" for place in places[:4])
-                return f"Layer `{part}` is stored as {which}."
-        return ""
+        return layer_hint(name, self._layers)
+
+    @property
+    def weights(self) -> Weights:
+        """What names of variables follow from."""
+        entries = self._entries.items()
+        specs = {
+            name: None if isinstance(entry, CheckpointError) else entry.spec
+            for name, entry in entries
+        }
+        return Weights(specs, self._layers, self._objects)
+
+    def variable_names(self) -> VariableNames:
+        """The names of variables; reads `config.json` where there is one.
+
+        Raises:
+            DamagedError: `config.json` is malformed.
+            UnsupportedError: These are not Keras 3's weights.
+            ReadError: The system refuses.
+        """
+        return variable_names(self.weights, self._config, self._path)
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Compares the checksum of an archive; Keras writes HDF5 without any.

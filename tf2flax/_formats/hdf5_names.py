@@ -13,7 +13,7 @@ import collections
 import dataclasses
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._errors import MalformedError
@@ -103,7 +103,8 @@ class Walk:
 
     Attributes:
         weights: The datasets.
-        layers: By the names of Keras 3's layers, where they are stored.
+        objects: Where Keras 3 stores the variables of objects, if they have any.
+        layers: Of these, which have a name, and that.
     """
 
     def __init__(self, root: Handle, window: Window) -> None:
@@ -118,7 +119,8 @@ class Walk:
             RefusedError: A link leads elsewhere.
         """
         self.weights: list[Weight] = []
-        self.layers: dict[str, list[str]] = collections.defaultdict(list)
+        self.objects: set[str] = set()
+        self.layers: dict[str, str] = {}
         self._h5py = load_h5py()
         self._named_at: dict[bytes, int] = {}
         self._listed: dict[bytes, int] = {}
@@ -229,12 +231,13 @@ class Walk:
     def _name_layers(self, window: Window) -> None:
         heaps = Heaps(window)
         for place, address in self._named_at.items():
+            self.objects.add(decode(place))
             try:
                 name = _attribute(window, heaps, address, b"name")
             except MalformedError:  # without it there is no hint, no more
                 continue
             if name and len(name) <= _MAX_PLACE_NBYTES:
-                self.layers[decode(name)].append(decode(place))
+                self.layers[decode(place)] = decode(name)
 
 
 def _attribute(window: Window, heaps: Heaps, address: int, name: bytes) -> bytes | None:
@@ -349,6 +352,26 @@ def named(
         for short, group in several.items()
     }
     return places, shared
+
+
+def layer_hint(name: str, layers: Mapping[str, str]) -> str:
+    """Tells where the layer in a name is stored.
+
+    Args:
+        name: A name that is not stored.
+        layers: Place of a group -> name of its layer.
+
+    Returns:
+        A sentence; "" where no part of the name is a layer's.
+    """
+    places: dict[str, list[str]] = collections.defaultdict(list)
+    for place, layer in layers.items():
+        places[layer].append(place)
+    for part in reversed(name.split("/")):
+        if part in places:
+            which = " or ".join(f"`{place}/`" for place in places[part][:4])
+            return f"Layer `{part}` is stored as {which}."
+    return ""
 
 
 def decode(name: bytes) -> str:

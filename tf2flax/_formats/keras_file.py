@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Where the weights lie in an archive. Source: `_VARS_FNAME_H5`, saving_lib.py.
 MEMBER: Final = "model.weights.h5"
+# What describes the model, in an archive and in a folder. Source: `_CONFIG_FILENAME`.
+CONFIG: Final = "config.json"
 # zlib makes at most 1032 bytes of one. A file that announces more is a trap, and no
 # read takes more memory than this multiple of the file's size.
 MAX_EXPANSION: Final = 1100
@@ -57,6 +59,7 @@ class KerasFile:
         span: Which of its bytes are the HDF5; None for all.
         crc32: Their checksum, where they lie in an archive.
         stamp: Size and time of the last change of a local file, when it was opened.
+        is_member: Whether the HDF5 lies in an archive, or did.
     """
 
     path: str
@@ -64,6 +67,7 @@ class KerasFile:
     span: ByteRange | None = None
     crc32: int | None = None
     stamp: tuple[int, int] | None = None
+    is_member: bool = False
 
     def open(self, *, is_exact: bool = False) -> Window:
         """Opens a window onto the bytes; the caller closes it.
@@ -331,68 +335,120 @@ def checksum_damage(file: KerasFile) -> str | None:
     return str(damaged(f"`{MEMBER}`", fact, file.path))
 
 
+def config_in(archive: KerasFile) -> bytes | None:
+    """Reads what describes the model in an archive.
+
+    Args:
+        archive: All of it.
+
+    Returns:
+        The bytes of `config.json`; None where there is none.
+
+    Raises:
+        DamagedError: The archive is cut or malformed, or announces too much.
+        UnsupportedError: The file is encrypted, or compressed in another way.
+        ReadError: The system refuses.
+    """
+    window = archive.open()
+    try:
+        found = _named(CONFIG, _infos(window))
+        if found is None:
+            return None
+        span = _checked_span(found, archive.path, window)
+        if found.compress_type == zipfile.ZIP_DEFLATED:
+            return _inflated(found, window, span)
+        stored = window.slice(span.start, span.nbytes)
+        if zlib.crc32(stored) != found.CRC:
+            raise MalformedError(f"`{CONFIG}` is not what its checksum says")
+        return stored
+    except MalformedError as error:
+        raise damaged("The archive", error, archive.path) from error
+    except OSError as error:
+        raise read_error(archive.path, error) from error
+    finally:
+        window.close()
+
+
 def _member(whole: KerasFile, window: Window) -> KerasFile:
     info = _listed(whole.path, window)
+    span = _checked_span(info, whole.path, window)
+    whole = dataclasses.replace(whole, is_member=True)
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        return dataclasses.replace(whole, contents=_inflated(info, window, span))
+    return dataclasses.replace(whole, span=span, crc32=info.CRC)
+
+
+def _checked_span(info: zipfile.ZipInfo, path: str, window: Window) -> ByteRange:
+    """The bytes of a member that can be read."""
+    name = info.filename
     if info.flag_bits & _IS_ENCRYPTED:
         raise UnsupportedError(
-            f"`{MEMBER}` is encrypted - in `{whole.path}`. Give the file that Keras "
-            "wrote."
+            f"`{name}` is encrypted - in `{path}`. Give the file that Keras wrote."
         )
     is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
     if not is_deflated and info.compress_type != zipfile.ZIP_STORED:
         raise UnsupportedError(
-            f"`{MEMBER}` is compressed by method {info.compress_type} - in "
-            f"`{whole.path}`. Give the file that Keras wrote, which is not compressed."
+            f"`{name}` is compressed by method {info.compress_type} - in `{path}`. "
+            "Give the file that Keras wrote, which is not compressed."
         )
     ratio = MAX_EXPANSION if is_deflated else 1
     if info.file_size > ratio * info.compress_size:
         raise MalformedError(
-            f"`{MEMBER}` announces {info.file_size} bytes, stored in "
-            f"{info.compress_size}"
+            f"`{name}` announces {info.file_size} bytes, stored in {info.compress_size}"
         )
-    span = _span(info, window)
-    if is_deflated:
-        return KerasFile(whole.path, _inflated(info, window, span))
-    return dataclasses.replace(whole, span=span, crc32=info.CRC)
+    return _span(info, window)
 
 
 def _listed(path: str, window: Window) -> zipfile.ZipInfo:
     """What the archive's index says of the member."""
-    try:
-        with zipfile.ZipFile(window) as archive:
-            infos = archive.infolist()
-    except _ZIP_ERRORS as error:
-        raise MalformedError(f"it is no whole zip archive ({error})") from error
-    found = [info for info in infos if info.filename == MEMBER]
-    if len(found) > 1:
-        raise MalformedError(f"it holds `{MEMBER}` {len(found)} times")
-    if not found:
+    infos = _infos(window)
+    info = _named(MEMBER, infos)
+    if info is None:
         holds = ", ".join(f"`{info.filename[:80]}`" for info in infos[:4]) or "nothing"
         raise UnsupportedError(
             f"The archive holds no `{MEMBER}`, but {holds} - at `{path}`. Give a file "
             "of weights: `.weights.h5`, `.h5` or `.keras`."
         )
-    return found[0]
+    return info
+
+
+def _infos(window: Window) -> list[zipfile.ZipInfo]:
+    """The index of the archive."""
+    try:
+        with zipfile.ZipFile(window) as archive:
+            return archive.infolist()
+    except _ZIP_ERRORS as error:
+        raise MalformedError(f"it is no whole zip archive ({error})") from error
+
+
+def _named(name: str, infos: list[zipfile.ZipInfo]) -> zipfile.ZipInfo | None:
+    """The member of a name; None where there is none."""
+    named = [info for info in infos if info.filename == name]
+    if len(named) > 1:
+        raise MalformedError(f"it holds `{name}` {len(named)} times")
+    return named[0] if named else None
 
 
 def _span(info: zipfile.ZipInfo, window: Window) -> ByteRange:
     """The bytes of the member: behind a header of its own."""
+    name = info.filename
     if info.header_offset < 0:
-        raise MalformedError(f"`{MEMBER}` does not lie where its index says")
+        raise MalformedError(f"`{name}` does not lie where its index says")
     window.seek(info.header_offset)
     header = _LOCAL_HEADER.unpack(window.read_exactly(_LOCAL_HEADER.size))
     magic, *_, name_nbytes, extra_nbytes = header
-    if magic != _ZIP_MAGIC or window.read_exactly(name_nbytes) != MEMBER.encode():
-        raise MalformedError(f"`{MEMBER}` does not lie where its index says")
+    if magic != _ZIP_MAGIC or window.read_exactly(name_nbytes) != name.encode():
+        raise MalformedError(f"`{name}` does not lie where its index says")
     start = window.tell() + extra_nbytes
     stop = start + info.compress_size
     if stop > window.nbytes:
-        raise MalformedError(f"`{MEMBER}` is cut {stop - window.nbytes} bytes short")
+        raise MalformedError(f"`{name}` is cut {stop - window.nbytes} bytes short")
     return ByteRange(start, stop)
 
 
 def _inflated(info: zipfile.ZipInfo, window: Window, span: ByteRange) -> bytes:
     """Uncompresses the member, to the size that it announces and no further."""
+    name = info.filename
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     out = bytearray()
     window.seek(span.start)
@@ -404,12 +460,12 @@ def _inflated(info: zipfile.ZipInfo, window: Window, span: ByteRange) -> bytes:
             if len(out) > info.file_size:
                 break
     except zlib.error as error:
-        raise MalformedError(f"`{MEMBER}` cannot be uncompressed ({error})") from error
+        raise MalformedError(f"`{name}` cannot be uncompressed ({error})") from error
     if len(out) != info.file_size or not inflater.eof:
-        raise MalformedError(f"`{MEMBER}` is not of the size that it announces")
+        raise MalformedError(f"`{name}` is not of the size that it announces")
     if zlib.crc32(out) != info.CRC:
         raise MalformedError(
-            f"`{MEMBER}`: stored crc32 {info.CRC:08x}, computed {zlib.crc32(out):08x}"
+            f"`{name}`: stored crc32 {info.CRC:08x}, computed {zlib.crc32(out):08x}"
         )
     return bytes(out)
 

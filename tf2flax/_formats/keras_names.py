@@ -1,0 +1,298 @@
+"""What the variables in Keras 3's weights are called: their layers' names and theirs.
+
+A file of weights has a group for every layer, with the layer's name as an attribute
+(since Keras 3.6), and its variables under numbers. Their own names follow from the
+layer's class: as `config.json` tells it, or else as the name of the group does. Nothing
+is guessed: where more than one choice fits, numbers stay. Opens
+nothing but the config.
+
+Source: keras-team/keras, keras/src/saving/saving_lib.py.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+from tf2flax._errors import UnsupportedError
+from tf2flax._specs import TensorSpec
+
+from .keras_config import OPTIMIZER, ConfigFile, Node, nodes_of
+from .keras_layers import BY_ATTRIBUTE, BY_SNAKE_CASE, CLASSES, Variable, slot_groups
+
+_STORED: Final = re.compile(r"(?:(?P<group>.*)/)?vars/(?P<key>[^/]+)", re.S)
+_NUMBERED: Final = re.compile(r"(.+?)(?:_\d+)?", re.S)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """What a file says of its weights.
+
+    Attributes:
+        specs: Stored name -> shape and dtype; None where they are damaged.
+        layers: Place of a group -> the name of its layer, as an attribute gives it.
+        objects: Places of all groups that have variables, or could have.
+    """
+
+    specs: Mapping[str, TensorSpec | None]
+    layers: Mapping[str, str]
+    objects: Collection[str]
+
+    @property
+    def is_keras_3(self) -> bool:
+        """Whether variables lie where Keras 3 stores them."""
+        return any(_STORED.fullmatch(name) for name in self.specs)
+
+    def groups(self) -> set[str]:
+        """Places of all groups with variables, and of the groups around them."""
+        found: set[str] = set()
+        for place in self.objects:
+            while place and place not in found:
+                found.add(place)
+                place = place.rpartition("/")[0]
+        return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VariableNames:
+    """What the variables of a file are called.
+
+    Attributes:
+        keys: Names -> the stored names that bear them: several where names clash. What
+            belongs to no named layer keeps its stored name.
+        has_layers: Whether the names of any layers are known.
+    """
+
+    keys: dict[str, tuple[str, ...]]
+    has_layers: bool
+
+
+def variable_names(
+    weights: Weights, config: ConfigFile | None, path: str
+) -> VariableNames:
+    """Names variables.
+
+    Args:
+        weights: What the file says.
+        config: The model's config, which is read.
+        path: The file, for messages.
+
+    Returns:
+        The names.
+
+    Raises:
+        DamagedError: The config is malformed.
+        UnsupportedError: These are not Keras 3's weights.
+        ReadError: The system refuses.
+    """
+    if not weights.is_keras_3:
+        raise UnsupportedError(
+            f"`{path}` was not written in the format of Keras 3: names are the "
+            "variables' own already. Use the checkpoint as it is."
+        )
+    described = config.read() if config is not None else None
+    nodes = nodes_of(described, weights.groups()) if described is not None else {}
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for stored, name in sorted(_Namer(weights, nodes).names().items()):
+        names[name].append(stored)
+    keys = {name: tuple(stored) for name, stored in names.items()}
+    is_named = any(stored != (name,) for name, stored in keys.items())
+    return VariableNames(keys, is_named)
+
+
+class _Namer:
+    """Names the variables of one file."""
+
+    def __init__(self, weights: Weights, nodes: Mapping[str, Node]) -> None:
+        self._weights = weights
+        # A config that gives a layer another name is not about these weights.
+        self._nodes = {
+            place: node
+            for place, node in nodes.items()
+            if not node.name or weights.layers.get(place, node.name) == node.name
+        }
+        self._keys: dict[str, dict[str, str]] = collections.defaultdict(dict)
+        for stored in weights.specs:
+            found = _STORED.fullmatch(stored)
+            if found:
+                self._keys[found["group"] or ""][found["key"]] = stored
+
+    def names(self) -> dict[str, str]:
+        """Every stored name -> the name of its variable."""
+        names = {stored: stored for stored in self._weights.specs}
+        # The optimizer's slots are named after the variables of the model.
+        for group in sorted(self._keys, key=_belongs_to_optimizer):
+            path = self._path(group)
+            if path is None:
+                continue
+            for key, name in self._names_in(group, names).items():
+                stored = self._keys[group][key]
+                names[stored] = f"{path}/{name}" if path else name
+        return names
+
+    def _names_in(self, group: str, names: Mapping[str, str]) -> dict[str, str]:
+        """Keys of a group -> names of the variables, or the keys themselves."""
+        keys = self._numbered(group)
+        found: Sequence[str] | None = None
+        if _belongs_to_optimizer(group):
+            found = self._slot_names(group, keys, names)
+        else:
+            variables = self._variables(group)
+            if variables is not None:
+                found = [variable.name for variable in variables]
+        if found is None:
+            return {key: key for key in self._keys[group]}
+        return dict(zip(keys, found, strict=True))
+
+    def _numbered(self, group: str) -> list[str]:
+        """The keys of a group where they are numbers from 0 on; else none."""
+        keys = self._keys.get(group, {})
+        numbers = [str(number) for number in range(len(keys))]
+        return numbers if all(number in keys for number in numbers) else []
+
+    # --- layers -----------------------------------------------------------------------
+
+    def _path(self, group: str) -> str | None:
+        """The names of a layer and of those around it; None where it has none."""
+        if not group:  # the variables of the model itself
+            return "" if self._weights.layers or self._nodes else None
+        name = self._name(group)
+        if not name:
+            return None
+        names = [name]
+        for outer in _around(group):
+            name = self._name(outer)
+            if name:
+                names.append(name)
+            elif outer in self._weights.objects and not self._weights.layers:
+                return None
+        return "/".join(reversed(names))
+
+    def _name(self, group: str) -> str:
+        node = self._nodes.get(group)
+        return self._weights.layers.get(group) or (node.name if node else "")
+
+    def _class(self, group: str) -> str:
+        """The class of a layer; "" where nothing tells it for certain."""
+        node = self._nodes.get(group)
+        if node is not None:
+            return node.class_name
+        outer, _, attribute = group.rpartition("/")
+        name = self._weights.layers.get(group, "")
+        if outer not in self._weights.objects and outer:  # a list of layers
+            numbered = _NUMBERED.fullmatch(attribute)
+            return BY_SNAKE_CASE.get(numbered[1] if numbered else "", "")
+        known = CLASSES.get(self._class(outer)) if outer else None
+        if known is not None and attribute in known.children:
+            child = known.children[attribute][0]
+            if child:
+                return child
+        return BY_ATTRIBUTE.get((attribute, name), "")
+
+    def _variables(self, group: str) -> tuple[Variable, ...] | None:
+        """The variables of a layer, in the order of their numbers."""
+        known = CLASSES.get(self._class(group))
+        keys = self._numbered(group)
+        if known is None or not keys:
+            return None
+        stored = [self._weights.specs[self._keys[group][key]] for key in keys]
+        specs = [spec for spec in stored if spec is not None]
+        if len(specs) < len(keys):
+            return None
+        node = self._nodes.get(group)
+        return known.names(
+            node.config if node else None,
+            [(len(spec.shape), _is_float(spec)) for spec in specs],
+        )
+
+    # --- optimizers -------------------------------------------------------------------
+
+    def _slot_names(
+        self, group: str, keys: Sequence[str], names: Mapping[str, str]
+    ) -> list[str] | None:
+        """The names of an optimizer's variables; None where they are not certain."""
+        node = self._nodes.get(group)
+        if node is None or node.config is None:
+            return None
+        first = ["iteration"]
+        if not isinstance(node.config.get("learning_rate"), Mapping):  # no schedule
+            first.append("learning_rate")
+        shapes = [self._shape(self._keys[group][key]) for key in keys]
+        if shapes[: len(first)] != [()] * len(first):
+            return None
+        groups = slot_groups(node.class_name, node.config)
+        trained = self._trained_by_optimizer() if groups is not None else None
+        if groups is None or trained is None or len(keys) == len(first):
+            return [*first, *keys[len(first) :]]
+        slots = [
+            (f"{names[stored].replace('/', '_')}_{slot}", self._shape(stored))
+            for together in groups
+            for stored in trained
+            for slot in together
+        ]
+        expected = [*((name, ()) for name in first), *slots]
+        # Nadam keeps a product besides, before the slots or behind them.
+        for at in (len(first), len(expected)) if node.class_name == "Nadam" else ():
+            more = [*expected[:at], (str(at), ()), *expected[at:]]
+            if [shape for _, shape in more] == shapes:
+                return [name for name, _ in more]
+        if [shape for _, shape in expected] == shapes:
+            return [name for name, _ in expected]
+        return [*first, *keys[len(first) :]]
+
+    def _shape(self, stored: str) -> tuple[int, ...]:
+        spec = self._weights.specs[stored]
+        return spec.shape if spec is not None else (-1,)
+
+    def _trained_by_optimizer(self) -> list[str] | None:
+        """Stored names of what the optimizer trains, in its order."""
+        visited: set[str] = set()
+        trained = list(self._trained("", visited))
+        left = {
+            group
+            for group in self._keys
+            if group not in visited and not _belongs_to_optimizer(group)
+        }
+        return None if None in trained or left else [one for one in trained if one]
+
+    def _trained(
+        self, place: str, visited: set[str], *, is_frozen: bool = False
+    ) -> Iterator[str | None]:
+        """Stored names below a place that are trained; None where that is unknown."""
+        node = self._nodes.get(place)
+        if place in visited:
+            return
+        visited.add(place)
+        is_frozen = is_frozen or (
+            node is not None
+            and node.config is not None
+            and node.config.get("trainable") is False
+        )
+        if place in self._keys:
+            variables = self._variables(place)
+            if variables is None:
+                yield None
+                return
+            for key, variable in zip(self._numbered(place), variables, strict=True):
+                if variable.is_trained and not is_frozen:
+                    yield self._keys[place][key]
+        for child in node.children if node else ():
+            yield from self._trained(child, visited, is_frozen=is_frozen)
+
+
+def _around(group: str) -> Iterator[str]:
+    """The places around a group, the nearest first."""
+    while "/" in group:
+        group = group.rpartition("/")[0]
+        yield group
+
+
+def _belongs_to_optimizer(group: str) -> bool:
+    return group == OPTIMIZER or group.startswith(f"{OPTIMIZER}/")
+
+
+def _is_float(spec: TensorSpec) -> bool:
+    return "float" in spec.dtype.name and "float8" not in spec.dtype.name

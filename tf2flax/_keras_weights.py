@@ -1,0 +1,112 @@
+"""Keras weights, in one file, several files or a folder -> a manifest, and its view.
+
+Reads files that lie elsewhere whole; local ones are read in place.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import warnings
+
+from ._errors import DamagedError
+from ._files import Storage, impostor
+from ._formats.hdf5 import Hdf5Manifest
+from ._formats.keras_config import ConfigFile
+from ._formats.keras_file import KerasFile
+from ._formats.keras_shards import (
+    ShardedHdf5Manifest,
+    ShardIndex,
+    missing_shard,
+    nbytes_of,
+)
+from ._locate import Kind, Location
+from ._views import RenamedManifest
+
+KerasManifest = Hdf5Manifest | ShardedHdf5Manifest
+
+
+def open_keras(location: Location) -> KerasManifest:
+    """Finds the weights in the file, or the files, of a location.
+
+    Args:
+        location: Where they lie; of a kind of Keras's.
+
+    Returns:
+        Their names and entries.
+
+    Raises:
+        DamagedError: A file is missing or malformed, or does not fit the others.
+        UnsupportedError: h5py is not installed, or the files hold something else.
+        ReadError: The system or the store refuses.
+    """
+    storage, path = location.storage, location.path
+    config = None
+    if location.config:
+        config = ConfigFile(_file(storage, location.config))
+    if location.kind is Kind.KERAS:
+        return _opened(storage, path, config)
+    index = ShardIndex.parse(storage.show(path), storage.read(path) or b"")
+    folder = posixpath.dirname(path)
+    paths = {name: posixpath.join(folder, name) for name in index.names}
+    absent = [name for name in paths if not storage.is_file(paths[name])]
+    if absent:
+        raise missing_shard(absent[0], index, len(paths) - len(absent))
+    shards = {name: _shard(storage, paths[name]) for name in paths}
+    held = sum(nbytes_of(shard) for shard in shards.values())
+    for name in index.unnamed():
+        path = posixpath.join(folder, name)
+        if held >= index.total_nbytes - 0.5 or not storage.is_file(path):
+            break
+        shards[name] = _shard(storage, path)
+        held += nbytes_of(shards[name])
+    return ShardedHdf5Manifest(index, shards, config)
+
+
+def by_layer(manifest: KerasManifest) -> RenamedManifest:
+    """The view under the names of layers and variables.
+
+    Args:
+        manifest: The weights.
+
+    Raises:
+        UnsupportedError: They are not Keras 3's.
+        DamagedError: The config of the model is malformed.
+        ReadError: The system refuses.
+
+    Warns:
+        UserWarning: They have no names of layers.
+    """
+    names = manifest.variable_names()
+    if not names.has_layers:
+        warnings.warn(
+            f"`{manifest.index_path}` holds no names of layers: Keras before 3.6 "
+            "stored none in `.weights.h5`. These are the stored names: use them, or "
+            "save the model again with a newer Keras.",
+            stacklevel=3,
+        )
+    return RenamedManifest(manifest, names.keys)
+
+
+def _file(storage: Storage, path: str) -> KerasFile:
+    contents = None if storage.is_local else storage.read(path)
+    return KerasFile(storage.show(path), contents)
+
+
+def _shard(storage: Storage, path: str) -> Hdf5Manifest:
+    try:
+        return _opened(storage, path)
+    except DamagedError as error:
+        wrong = impostor(storage.file(path).head())
+        if wrong is None:
+            raise
+        raise DamagedError(
+            f"Expected Keras weights, got {wrong[0]} - at `{storage.show(path)}`. "
+            f"{wrong[1]}"
+        ) from error
+
+
+def _opened(
+    storage: Storage, path: str, config: ConfigFile | None = None
+) -> Hdf5Manifest:
+    file = _file(storage, path)
+    return Hdf5Manifest(file.path, file.contents, config=config)
