@@ -7,6 +7,7 @@ import dataclasses
 import http.server
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ class Served:
     """What a server serves, what it was asked, and how it misbehaves.
 
     `failures`: how many requests are answered 503, or have their connection reset,
-    before it behaves (-1: for ever).
+    before it behaves (-1: for ever). `etags`: whether answers name what they are of.
     """
 
     files: dict[str, bytes]
@@ -31,11 +32,16 @@ class Served:
     ignores_range: bool = False
     truncates: bool = False
     shifts: bool = False
+    etags: bool = False
     delay_s: float = 0
     most_at_once: int = 0
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     now: int = 0
+
+
+def etag(contents: bytes) -> str:
+    return f'"{zlib.crc32(contents):08x}"'
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -75,8 +81,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if contents is None:
             self._answer(404, b"")
             return
+        if served.etags and self.headers.get("If-None-Match") == etag(contents):
+            self._answer(304, b"", tag=etag(contents))
+            return
         if wanted is None or served.ignores_range:
-            self._answer(200, contents)
+            self._answer(200, contents, tag=etag(contents))
             return
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         size = len(contents)
@@ -88,14 +97,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(416, b"", f"bytes */{size}")
         else:
             span = f"bytes {start}-{stop - 1}/{size}"
-            self._answer(206, contents[start:stop], span)
+            self._answer(206, contents[start:stop], span, tag=etag(contents))
 
-    def _answer(self, status: int, body: bytes, span: str = "") -> None:
+    def _answer(
+        self, status: int, body: bytes, span: str = "", *, tag: str = ""
+    ) -> None:
         served = self.server.served
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         if span:
             self.send_header("Content-Range", span)
+        if tag and served.etags:
+            self.send_header("ETag", tag)
         self.end_headers()
         if (served.stalls or served.truncates) and len(body) > 1:
             body = body[: len(body) // 2]

@@ -6,6 +6,7 @@ accelerators.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -144,12 +145,15 @@ def test_checksums_cover_all_portions(
     (piece, *_) = tf2flax.open_checkpoint(prefix).manifest.entry(name).pieces
     for place in (piece.span.start, piece.span.start + 1000, piece.span.stop - 1):
         stored = bytearray(data.read_bytes())
+        times = (data.stat().st_atime_ns, data.stat().st_mtime_ns)
         stored[place] ^= 1
         data.write_bytes(stored)
+        os.utime(data, ns=times)  # so that it is no other file, but a damaged one
         with pytest.raises(tf2flax.DamagedError, match=f"`{name}` is damaged"):
             plan.restore()
         stored[place] ^= 1
         data.write_bytes(stored)
+        os.utime(data, ns=times)
     assert np.array_equal(plan.restore()["x"], ARRAY)
 
 

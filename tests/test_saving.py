@@ -197,7 +197,9 @@ def test_families(
     checkpoint = tf2flax.open_checkpoint(prefix)
     assert list(checkpoint) == ["scope/w"]
     ordered = [family[f"part_{i}"] for i in range(len(shapes))]
-    assert len(checkpoint["scope/w"].slices) == len(shapes)
+    # TensorFlow 1 reads no tensor of which a slice is empty.
+    filled = [part for part in ordered if part.size]
+    assert len(checkpoint["scope/w"].slices) == len(filled)
     want = np.concatenate(ordered, axis)
     assert equal(checkpoint["scope/w"].read(), want)
 

@@ -5,11 +5,13 @@ Opening reads the index and no tensor. Never imports JAX.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 import posixpath
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,10 +22,11 @@ from ._errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from ._files import Storage, impostor
+from ._files import Index, Storage, impostor
 from ._formats.object_graph import GRAPH_KEY
 from ._formats.tensor_bundle import BundleManifest
 from ._formats.v1_table import V1Manifest
+from ._identity import replaced
 from ._keras_weights import KerasManifest, by_layer, open_keras
 from ._locate import Kind, Location, PathLike, locate
 from ._manifest import DataFile, Entry, Manifest
@@ -37,6 +40,11 @@ from ._views import MergedManifest
 
 if TYPE_CHECKING:
     from ._store import Context, KvStore
+
+# How often the index of a checkpoint that is being replaced is read again, and how long
+# is waited before (s): exchanging names takes less than a millisecond for each file.
+_MAX_OPENINGS: Final = 10
+_REPLACING_S: Final = 0.01
 
 
 class Checkpoint(Mapping[str, StoredTensor]):
@@ -336,26 +344,44 @@ def manifest_at(location: Location) -> Manifest:
         CheckpointError: As `open_checkpoint`.
     """
     storage, shown = location.storage, location.storage.show(location.path)
-    files = tuple(storage.file(path) for path in location.files)
     if location.kind is Kind.V1:
-        return V1Manifest(shown, files)
+        return V1Manifest(shown, [storage.whole_file(path) for path in location.files])
     if location.kind in (Kind.KERAS, Kind.KERAS_SHARDS):
         return open_keras(location)
-    found = impostor(location.index[:64])
+    for _ in range(_MAX_OPENINGS):
+        index = location.index
+        if index is None:
+            break
+        manifest = _bundle_manifest(storage, location.path, index)
+        if index.settle(manifest.data_paths()):
+            return (
+                ObjectBasedManifest(manifest) if GRAPH_KEY in manifest else manifest
+            )
+        # Somebody is replacing it: its index comes last.
+        time.sleep(_REPLACING_S)
+        location = dataclasses.replace(
+            location, index=storage.read_index(f"{location.path}.index")
+        )
+    raise replaced("The checkpoint", f"{shown}.index")
+
+
+def _bundle_manifest(storage: Storage, path: str, index: Index) -> BundleManifest:
+    shown = storage.show(path)
+    found = impostor(index.contents[:64])
     if found:
         raise DamagedError(
             f"Expected the index of a checkpoint, got {found[0]} - at "
             f"`{shown}.index`. {found[1]}"
         )
-    base = shown if storage.is_local else location.path
-    data_file = functools.partial(_data_file, storage, base)
-    manifest = BundleManifest(shown, location.index, data_file)
-    return ObjectBasedManifest(manifest) if GRAPH_KEY in manifest else manifest
+    base = shown if storage.is_local else path
+    return BundleManifest(
+        shown, index.contents, functools.partial(_data_file, index, base)
+    )
 
 
-def _data_file(storage: Storage, prefix: str, suffix: str) -> DataFile:
+def _data_file(index: Index, prefix: str, suffix: str) -> DataFile:
     """The file of a checkpoint; a function of the module, so that it is picklable."""
-    return storage.file(prefix + suffix)
+    return index.file(prefix + suffix)
 
 
 def merge_checkpoints(

@@ -64,6 +64,14 @@ class DamagedError(CheckpointError):
     __module__ = "tf2flax"
 
 
+class ReplacedError(DamagedError):
+    """A file is no longer the one that was opened; nothing is damaged.
+
+    No public name: a `DamagedError`, as a missing file or a checksum that differs is,
+    which are what else a reader meets while a checkpoint is being replaced.
+    """
+
+
 class UnsupportedError(CheckpointError):
     """Something recognised that tf2flax refuses to do; the message names it."""
 

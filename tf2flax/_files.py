@@ -16,10 +16,11 @@ import os
 import re
 import resource
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from ._errors import DamagedError, ReadError
+from ._errors import DamagedError, ReadError, ReplacedError
+from ._identity import FileSnapshot, IndexSnapshot, Snapshot
 from ._manifest import DataFile
 from ._specs import ByteRange
 
@@ -117,8 +118,50 @@ class Storage(Protocol):
         """
         ...
 
+    def read_index(self, path: str) -> Index | None:
+        """All bytes of an index, and what it is; None where there is none.
+
+        Raises:
+            DamagedError: It is larger than any index.
+            ReadError: The system or the store refuses.
+        """
+        ...
+
     def file(self, path: str) -> DataFile:
         """The file at a path, which need not be there."""
+        ...
+
+    def whole_file(self, path: str) -> DataFile:
+        """The file at a path, which must stay what it is now.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system refuses.
+        """
+        ...
+
+
+class Index(Protocol):
+    """The index of a checkpoint, and with it the files that belong to it; picklable."""
+
+    @property
+    def contents(self) -> bytes:
+        """All its bytes; none in a copy."""
+        ...
+
+    def file(self, path: str) -> DataFile:
+        """A data file, which must stay what it was when the index was read."""
+        ...
+
+    def settle(self, paths: Iterable[str]) -> bool:
+        """Looks at data files, where that is cheap.
+
+        Args:
+            paths: The data files; they need not be there.
+
+        Returns:
+            Whether the index is still what it was, so that they belong to it.
+        """
         ...
 
 
@@ -178,25 +221,41 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes | None:
         """All bytes of a file; None where there is none."""
-        if not os.path.isfile(path):  # a pipe would hang
+        found = self._read(path)
+        return None if found is None else found[0]
+
+    def read_index(self, path: str) -> LocalIndex | None:
+        """All bytes of an index, and what it is; None where there is none."""
+        found = self._read(path)
+        if found is None:
             return None
-        try:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > MAX_INDEX_NBYTES:
-                    raise DamagedError(
-                        f"`{path}` has {size} bytes, more than any index. "
-                        "Copy the file again."
-                    )
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise _read_error(path, error) from error
+        contents, status = found
+        return LocalIndex(contents, IndexSnapshot(self.show(path), contents, status))
 
     def file(self, path: str) -> LocalFile:
         """The file at a path."""
         return LocalFile(self.show(path))
+
+    def whole_file(self, path: str) -> LocalFile:
+        """The file at a path, which must stay what it is now."""
+        return self.file(path).as_it_is()
+
+    def _read(self, path: str) -> tuple[bytes, os.stat_result] | None:
+        if not os.path.isfile(path):  # a pipe would hang
+            return None
+        try:
+            with open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_size > MAX_INDEX_NBYTES:
+                    raise DamagedError(
+                        f"`{path}` has {status.st_size} bytes, more than any index. "
+                        "Copy the file again."
+                    )
+                return file.read(), status
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _read_error(path, error) from error
 
 
 def _literal_folder(pattern: str) -> tuple[str, str]:
@@ -212,15 +271,45 @@ def _literal_folder(pattern: str) -> tuple[str, str]:
 LOCAL: Final = LocalStorage()
 
 
+class LocalIndex:
+    """The index of a checkpoint of this machine."""
+
+    __slots__ = ("_snapshot", "contents")
+
+    def __init__(self, contents: bytes, snapshot: IndexSnapshot) -> None:
+        """Holds what was read.
+
+        Args:
+            contents: All bytes of the index.
+            snapshot: What the index was then.
+        """
+        self.contents = contents
+        self._snapshot = snapshot
+
+    def file(self, path: str) -> LocalFile:
+        """A data file, which must stay what it was when the index was read."""
+        return LocalFile(path, self._snapshot)
+
+    def settle(self, paths: Iterable[str]) -> bool:
+        """Looks at data files; see `Index`."""
+        return self._snapshot.settle(paths)
+
+    def __reduce__(self) -> tuple[type[LocalIndex], tuple[bytes, IndexSnapshot]]:
+        """Pickles what the files were; the contents are a manifest's."""
+        return LocalIndex, (b"", self._snapshot)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class LocalFile:
     """A file of this machine.
 
     Attributes:
         path: Its absolute path.
+        snapshot: What it was when its checkpoint was opened; None for any file.
     """
 
     path: str
+    snapshot: Snapshot | None = None
 
     @property
     def chunk_nbytes(self) -> int:
@@ -235,16 +324,35 @@ class LocalFile:
     def size(self) -> int | None:
         """Its length, in bytes."""
         try:
-            return os.stat(self.path).st_size
+            status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise missing(self.path, "The checkpoint") from error
         except OSError as error:
             raise _read_error(self.path, error) from error
+        if self.snapshot is not None:
+            self.snapshot.check(self.path, status, "The checkpoint")
+        return status.st_size
+
+    def as_it_is(self) -> LocalFile:
+        """The same file, which must stay what it is now.
+
+        Raises:
+            DamagedError: It is not there.
+            ReadError: The system refuses.
+        """
+        with self._open("The checkpoint") as file:
+            try:
+                snapshot = FileSnapshot(self.path, file.fileno())
+            except OSError as error:
+                raise _read_error(self.path, error) from error
+        return LocalFile(self.path, snapshot)
 
     def head(self) -> bytes:
         """Its first bytes; none where it cannot be read."""
         try:
             return self._pread(0, HEAD_NBYTES)
+        except ReplacedError:
+            raise  # that is what is wrong with it, whatever it was asked for
         except (OSError, DamagedError, ReadError):
             return b""
 
@@ -311,18 +419,28 @@ class LocalFile:
         """
         with self._open(subject) as held:
             size = os.fstat(held.fileno()).st_size
-            yield _OpenLocalFile(self.path, held=held, held_nbytes=size)
+            yield _OpenLocalFile(
+                self.path, self.snapshot, held=held, held_nbytes=size
+            )
 
     def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
         """Opens it: as an object, which an interrupt cannot leave open."""
         try:
             # An opener of ours runs Python, where an interrupt could lose the file.
             is_regular = stat.S_ISREG(os.stat(self.path).st_mode)
-            return io.FileIO(self.path, opener=os.open if is_regular else _open_at_once)
+            file = io.FileIO(self.path, opener=os.open if is_regular else _open_at_once)
+            status = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise missing(self.path, subject) from error
         except OSError as error:
             raise _read_error(self.path, error, f" - for {subject}") from error
+        if self.snapshot is not None:
+            try:
+                self.snapshot.check(self.path, status, subject)
+            except BaseException:
+                file.close()
+                raise
+        return file
 
     def _pread(self, start: int, nbytes: int) -> bytes:
         with self._open("The checkpoint") as file:

@@ -24,7 +24,7 @@ from ._errors import (
     ReadError,
     UnsupportedError,
 )
-from ._files import Storage, impostor
+from ._files import Index, Storage, impostor
 from ._folders import (
     interrupted_save,
     is_part,
@@ -68,7 +68,7 @@ class Location:
         storage: The place where it lies.
         path: Prefix of a V2 checkpoint; else the file, or a pattern of files.
         files: The files of a V1 checkpoint, or the one of another kind; () for V2.
-        index: All bytes of the index of a V2 checkpoint.
+        index: The index of a V2 checkpoint, as it was read.
         config: The config of a Keras model whose folder was given; "" for none.
     """
 
@@ -76,7 +76,7 @@ class Location:
     storage: Storage
     path: str
     files: tuple[str, ...] = ()
-    index: bytes = b""
+    index: Index | None = None
     config: str = ""
 
 
@@ -277,7 +277,7 @@ def _at(storage: Storage, text: str) -> Location | None:
 
 
 def _bundle(storage: Storage, prefix: str) -> Location | None:
-    index = storage.read(f"{prefix}.index")
+    index = storage.read_index(f"{prefix}.index")
     if index is None:
         return None
     return Location(Kind.BUNDLE, storage, prefix, index=index)

@@ -17,6 +17,7 @@ from ._errors import (
     CheckpointError,
     DamagedError,
     MalformedError,
+    ReplacedError,
     UnsupportedError,
 )
 from ._files import impostor
@@ -127,6 +128,7 @@ def check_many(
             checked and the tensor's name.
 
     Raises:
+        ReplacedError: A file is no longer the one that was opened.
         ReadError: The system or the store refuses; the first failure ends the rest.
     """
 
@@ -147,11 +149,15 @@ def check_many(
                     report(entry, errors.get(entry.name))
                     advance(entry.nbytes, entry.name)
                 return
+        except ReplacedError:
+            raise
         except DamagedError:  # of the file: one by one, then
             pass
         for entry in readable:
             try:
                 _check_entry(entry, advance)
+            except ReplacedError:
+                raise
             except (DamagedError, UnsupportedError) as error:
                 report(entry, error)
             else:

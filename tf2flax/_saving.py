@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
@@ -34,9 +34,9 @@ from ._formats.bundle_writer import (
     Extents,
     NewPiece,
     NewTensor,
-    existing_files,
     write_bundle,
 )
+from ._formats.exchanging import existing_files
 from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
 from ._locate import PathLike
@@ -446,10 +446,37 @@ def _family(name: str, parts: list[NewTensor]) -> NewTensor:
         start = stops[axis]
         region = TensorSlice(tuple(starts), tuple(stops))
         extents = _extents(region, tuple(whole))
-        if all(piece.extents != extents for piece in pieces):  # empty ones may be
-            pieces.append(NewPiece(part.spec, extents, part.pieces[0].array))
+        pieces.append(NewPiece(part.spec, extents, part.pieces[0].array))
     spec = TensorSpec(tuple(whole), parts[0].spec.dtype)
-    return NewTensor(_key(name), spec, parts[0].dtype_code, tuple(pieces))
+    return _sliced(_key(name), spec, parts[0].dtype_code, pieces)
+
+
+def _sliced(
+    key: bytes, spec: TensorSpec, dtype_code: int, slices: Sequence[NewPiece]
+) -> NewTensor:
+    """A tensor in slices, of which TensorFlow 1 can read all.
+
+    There an empty slice overlaps its neighbours, two of them divide by zero, and a
+    scalar has no slices. So empty ones are not written, and where less than two are
+    left, the tensor is no longer sliced.
+
+    Args:
+        key: The tensor's key.
+        spec: Shape and dtype of the whole.
+        dtype_code: TensorFlow's number of the dtype.
+        slices: Its slices, at least one, which tile it.
+    """
+    filled = [piece for piece in slices if piece.spec.size]
+    is_kept = spec.shape and len(filled) == len(slices)
+    if is_kept or len(filled) > 1:
+        return NewTensor(key, spec, dtype_code, tuple(filled))
+    # One holds all elements; or none does, and any of them is as empty as the whole.
+    only = filled[0] if filled else slices[0]
+
+    def array() -> np.ndarray:
+        return only.array().reshape(spec.shape)
+
+    return NewTensor(key, spec, dtype_code, (NewPiece(spec, None, array),))
 
 
 def _some(shapes: list[tuple[int, ...]]) -> str:
@@ -477,7 +504,8 @@ def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
     code = _CODE_OF_NAME[spec.dtype.name]
     if not entry.is_sliced:
         return NewTensor(_key(name), spec, code, (NewPiece(spec, None, read),))
-    whole = _Once(read, uses=len(entry.pieces))
+    num_filled = sum(piece.region.size > 0 for piece in entry.pieces)
+    whole = _Once(read, uses=max(num_filled, 1))
     pieces = tuple(
         NewPiece(
             TensorSpec(piece.region.shape, spec.dtype),
@@ -486,7 +514,7 @@ def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
         )
         for piece in entry.pieces
     )
-    return NewTensor(_key(name), spec, code, pieces)
+    return _sliced(_key(name), spec, code, pieces)
 
 
 class _Once:

@@ -13,19 +13,22 @@ import collections
 import fnmatch
 import functools
 import glob
+import hashlib
 import itertools
 import os
 import posixpath
 import re
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ._errors import ReadError, UnsupportedError
 from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
 from ._formats.v1_table import part_names
+from ._identity import replaced
 from ._specs import ByteRange
 from ._threads import is_given_up
 
@@ -219,13 +222,41 @@ class KvStorage:
         result = _wait(self._start(path, None), self.show(path))
         return result.value if result.state == "value" else None
 
+    def read_index(self, path: str) -> StoreIndex | None:
+        """All bytes of an index, and its generation, in one request."""
+        if not path or path.endswith("/"):
+            return None
+        result = _wait(self._start(path, None), self.show(path))
+        if result.state != "value":
+            return None
+        return StoreIndex(self, path, result.value, result.stamp.generation)
+
     def file(self, path: str) -> StoreFile:
         """The file at a path."""
+        return StoreFile(self, path)
+
+    def whole_file(self, path: str) -> StoreFile:
+        """The file at a path: each remembers the generation that it is read in."""
         return StoreFile(self, path)
 
     def read_range(self, key: str, span: slice) -> tensorstore.Future[Any]:
         """Starts to read a part of a key."""
         return self._start(key, span)
+
+    def read_unless(self, key: str, generation: bytes) -> Any:
+        """Reads a byte of a key, unless it still is of some generation.
+
+        Returns:
+            The answer: "unspecified" where it is, else "value" or "missing".
+
+        Raises:
+            ReadError: The store refuses.
+        """
+        encoded = key.encode("utf-8", "surrogateescape")
+        future = self._root.read(
+            encoded, byte_range=slice(0, 1), if_not_equal=generation
+        )
+        return _wait(future, self.show(key))
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same store."""
@@ -247,22 +278,129 @@ class KvStorage:
         return self._root.read(encoded, byte_range=span)
 
 
+class StoreIndex:
+    """The index of a checkpoint in a store."""
+
+    __slots__ = ("_digest", "_generation", "_key", "_storage", "contents")
+
+    def __init__(
+        self,
+        storage: KvStorage,
+        key: str,
+        contents: bytes,
+        generation: bytes,
+        digest: bytes = b"",
+    ) -> None:
+        """Holds what was read.
+
+        Args:
+            storage: The store.
+            key: The key of the index.
+            contents: All its bytes; none in a copy.
+            generation: What the store calls these bytes.
+            digest: SHA-256 of the contents, where they are not given.
+        """
+        self._storage = storage
+        self._key = key
+        self.contents = contents
+        self._generation = generation
+        self._digest = digest
+
+    def file(self, path: str) -> StoreFile:
+        """A data file, whose generation is remembered when it is first read."""
+        return StoreFile(self._storage, path, self)
+
+    def settle(self, paths: Iterable[str]) -> bool:
+        """Nothing: each look is a request; `check` comes after the first reads."""
+        return True
+
+    def check(self, subject: str) -> None:
+        """Checks that the index is still what it was, by one small request.
+
+        A data file that was read before belongs to it then. Where the server names no
+        generations (an HTTP server without ETag), nothing can be told.
+
+        Args:
+            subject: What is read, for messages.
+
+        Raises:
+            ReplacedError: It is not.
+            ReadError: The store refuses.
+        """
+        if not _tells(self._generation):
+            return
+        result = self._storage.read_unless(self._key, self._generation)
+        if result.state == "unspecified":
+            return
+        generation = result.stamp.generation
+        if result.state == "value" and generation == self._generation:
+            return  # the server does not know the condition
+        contents = self._storage.read(self._key)
+        if contents is None or self._digest_of(contents) != self._own_digest():
+            raise replaced(subject, self._storage.show(self._key))
+        self._generation = generation
+
+    def _own_digest(self) -> bytes:
+        return self._digest or self._digest_of(self.contents)
+
+    @staticmethod
+    def _digest_of(contents: bytes) -> bytes:
+        return hashlib.sha256(contents).digest()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same index of the same store."""
+        return (
+            isinstance(other, StoreIndex)
+            and self._key == other._key
+            and self._generation == other._generation
+            and self._storage == other._storage
+        )
+
+    def __hash__(self) -> int:
+        """Hashes the key."""
+        return hash(self._key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the generation; the contents are a manifest's."""
+        arguments = (self._storage, self._key, b"", self._generation)
+        return StoreIndex, (*arguments, self._own_digest())
+
+
 class StoreFile:
     """A key of a store as a file of a checkpoint."""
 
-    __slots__ = ("_key", "_known_nbytes", "_path", "_storage")
+    __slots__ = (
+        "_generation",
+        "_index",
+        "_key",
+        "_known_nbytes",
+        "_lock",
+        "_path",
+        "_storage",
+    )
 
-    def __init__(self, storage: KvStorage, key: str) -> None:
+    def __init__(
+        self,
+        storage: KvStorage,
+        key: str,
+        index: StoreIndex | None = None,
+        generation: bytes = b"",
+    ) -> None:
         """Names a key.
 
         Args:
             storage: The store.
             key: The key; it need not be there.
+            index: The index that it belongs to, if any.
+            generation: What the store calls its bytes; empty until it is first read.
         """
         self._storage = storage
         self._key = key
         self._path = storage.show(key)
         self._known_nbytes = 0  # it has at least so many
+        self._index = index
+        self._generation = generation
+        self._lock = threading.Lock()
 
     @property
     def path(self) -> str:
@@ -303,6 +441,7 @@ class StoreFile:
             return self._storage.read(self._key) or b""  # it is shorter than that
         if result.state != "value":
             raise missing(self._path, "The checkpoint")
+        self._check_generation(result, "The checkpoint")
         return result.value
 
     def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
@@ -359,6 +498,7 @@ class StoreFile:
         return (
             isinstance(other, StoreFile)
             and self._key == other._key
+            and self._index == other._index
             and self._storage == other._storage
         )
 
@@ -366,9 +506,32 @@ class StoreFile:
         """Hashes the key."""
         return hash(self._key)
 
-    def __reduce__(self) -> tuple[type[StoreFile], tuple[KvStorage, str]]:
-        """Pickles store and key."""
-        return StoreFile, (self._storage, self._key)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles store, key and generation."""
+        return StoreFile, (self._storage, self._key, self._index, self._generation)
+
+    def _check_now(self, subject: str) -> None:
+        """Checks that what is too short is the file that was opened."""
+        if self._generation:
+            result = self._storage.read_unless(self._key, self._generation)
+            if result.state == "value":
+                self._check_generation(result, subject)
+        elif self._index is not None:
+            self._index.check(subject)
+
+    def _check_generation(self, result: Any, subject: str) -> None:
+        """Compares what was read with what was read first; remembers the first."""
+        generation: bytes = result.stamp.generation
+        if not _tells(generation):
+            return
+        if not self._generation:
+            with self._lock:
+                if not self._generation:
+                    if self._index is not None:
+                        self._index.check(subject)
+                    self._generation = generation
+        if generation != self._generation:
+            raise replaced(subject, self._path)
 
     def _answer(
         self, future: Any, span: ByteRange, subject: str, *, nbytes: int | None = None
@@ -382,17 +545,27 @@ class StoreFile:
                     f"Cannot read `{self._path}`: asked for bytes "
                     f"[{span.start}:{span.stop}], got another range - for {subject}."
                 ) from error
+            self._check_now(subject)
             raise too_short(
                 self._path, span, subject, size=error.size, head=self.head()
             ) from error
         if result.state != "value":
             raise missing(self._path, subject)
+        self._check_generation(result, subject)
         if len(result.value) != (span.nbytes if nbytes is None else nbytes):
             raise ReadError(
                 f"Cannot read `{self._path}`: asked for {span.nbytes} bytes, got "
                 f"{len(result.value)}{part_of(subject, span)}."
             )
         return result.value
+
+
+def _tells(generation: bytes) -> bool:
+    """Whether a generation tells of which bytes it is.
+
+    tensorstore's marks alone say that a store has none, or that nothing is there.
+    """
+    return len(generation) > 1
 
 
 class _OutOfRangeError(Exception):

@@ -11,7 +11,13 @@ import posixpath
 import threading
 from typing import Any
 
-from ._errors import CheckpointError, DamagedError, ReadError, UnsupportedError
+from ._errors import (
+    CheckpointError,
+    DamagedError,
+    ReadError,
+    ReplacedError,
+    UnsupportedError,
+)
 from ._manifest import DataFile, Entry, Manifest, Piece
 from ._progress import ProgressFunction, reporting
 from ._reading import check_many
@@ -104,12 +110,15 @@ def verify(
         The report.
 
     Raises:
+        ReplacedError: A file is no longer the one that was opened.
         ReadError: The system or the store refuses.
     """
     files: list[Damage] = []
     try:
         files += [Damage(path, text) for path, text in manifest.index_damage()]
         names, shared_names = manifest.names, manifest.shared_names
+    except ReplacedError:
+        raise
     except DamagedError as error:
         damages = files or [Damage(manifest.index_path, str(error))]
         return VerificationReport(manifest.prefix, 0, 0, tuple(damages))

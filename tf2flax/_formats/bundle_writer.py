@@ -1,8 +1,9 @@
 """Writes V2 bundles: tensors one by one into data files, then the index.
 
-The one file of this folder that opens files. Everything is written under temporary
-names and renamed, the index last, so that whatever happens in between the directory
-never holds a checkpoint that opens and is wrong.
+With `exchanging`, the one file of this folder that opens files to write them.
+Everything is written under temporary names and renamed, the index last, so that
+whatever happens in between the directory never holds a checkpoint that opens and is
+wrong.
 
 Source: `BundleWriter`, tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 """
@@ -11,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -32,6 +31,13 @@ from tf2flax._wire.protos import (
 from tf2flax._wire.strings import encode_strings
 from tf2flax._wire.table_builder import build_table
 
+from .exchanging import (
+    Exchange,
+    existing_files,
+    remove,
+    remove_stale,
+    uninterrupted,
+)
 from .tensor_bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
 
 # How much is made contiguous, and written, at once (bytes).
@@ -86,29 +92,23 @@ def write_bundle(
         num_data_files: Number of data files, between which bytes are balanced.
 
     Raises:
-        OSError: The system refuses; what was written so far is removed.
+        OSError: The system refuses; what was written so far is removed, and what was
+            there is there still, unless the message says something else.
     """
     suffixes = [data_file_suffix(i, num_data_files) for i in range(num_data_files)]
     temporary = f"{prefix}.tempstate{secrets.token_hex(8)}"
-    names = [f"{temporary}{suffix}" for suffix in suffixes]
+    remove_stale(prefix)
     try:
-        entries = _write_data(names, tensors)
+        entries = _write_data([f"{temporary}{suffix}" for suffix in suffixes], tensors)
         index = build_table(_table_items(entries, num_data_files))
         _write_file(f"{temporary}.index", index)
-        # From here on it is renaming only.
-        _remove(f"{prefix}.index")
-        _sync_directory(prefix)
-        for name, suffix in zip(names, suffixes, strict=True):
-            os.replace(name, f"{prefix}{suffix}")
-        _sync_directory(prefix)
-        os.replace(f"{temporary}.index", f"{prefix}.index")
-        _sync_directory(prefix)
-    finally:
-        for name in (*names, f"{temporary}.index"):
-            _remove(name)
-    for path in existing_files(prefix):
-        if path not in {f"{prefix}{suffix}" for suffix in (*suffixes, ".index")}:
-            _remove(path)
+        old = frozenset(existing_files(prefix))
+    except BaseException:
+        uninterrupted(Exchange(prefix, temporary, tuple(suffixes), frozenset()).discard)
+        raise
+    # From here on it is renaming only, and everything is on the disk.
+    Exchange(prefix, temporary, tuple(suffixes), old).run()
+    _sync_directory(prefix)
 
 
 def write_state(path: str, contents: bytes) -> None:
@@ -127,21 +127,7 @@ def write_state(path: str, contents: bytes) -> None:
         os.replace(temporary, path)
         _sync_directory(path)
     finally:
-        _remove(temporary)
-
-
-def existing_files(prefix: str) -> list[str]:
-    """Lists the files of a checkpoint, as far as they are there.
-
-    Args:
-        prefix: Its path, without suffix.
-
-    Returns:
-        Paths of its index, its data files, and a V1 file in its place.
-    """
-    member = re.compile(re.escape(prefix) + r"(\.index|\.data-\d{5}-of-\d{5})?")
-    found = glob.glob(f"{glob.escape(prefix)}*", include_hidden=True)
-    return sorted(path for path in found if member.fullmatch(path))
+        remove(temporary)
 
 
 def _write_data(
@@ -255,11 +241,6 @@ def _write_file(path: str, contents: bytes) -> None:
     with open(path, "xb", buffering=0) as file:
         _write_all(file.fileno(), memoryview(contents))
         os.fsync(file.fileno())
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _sync_directory(path: str) -> None:

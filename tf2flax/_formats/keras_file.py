@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tf2flax._errors import DamagedError, MalformedError, ReadError, UnsupportedError
+from tf2flax._identity import FileSnapshot
 from tf2flax._specs import ByteRange
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class KerasFile:
         contents: All its bytes; None for a local file.
         span: Which of its bytes are the HDF5; None for all.
         crc32: Their checksum, where they lie in an archive.
-        stamp: Size and time of the last change of a local file, when it was opened.
+        snapshot: What a local file was when it was opened.
         is_member: Whether the HDF5 lies in an archive, or did.
     """
 
@@ -66,7 +67,7 @@ class KerasFile:
     contents: bytes | None = dataclasses.field(default=None, repr=False)
     span: ByteRange | None = None
     crc32: int | None = None
-    stamp: tuple[int, int] | None = None
+    snapshot: FileSnapshot | None = None
     is_member: bool = False
 
     def open(self, *, is_exact: bool = False) -> Window:
@@ -94,20 +95,12 @@ class KerasFile:
         except OSError as error:
             raise read_error(self.path, error) from error
         try:
-            if self.stamp not in (None, _stamp(descriptor)):
-                raise DamagedError(
-                    f"The file is not the one that was opened - at `{self.path}`. Open "
-                    "the checkpoint again."
-                )
+            if self.snapshot is not None:
+                self.snapshot.check(self.path, os.fstat(descriptor), "The file")
             return Window(descriptor, self.span, self.path, is_exact=is_exact)
         except BaseException:
             os.close(descriptor)
             raise
-
-
-def _stamp(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
 
 
 class Window(io.RawIOBase):
@@ -142,7 +135,6 @@ class Window(io.RawIOBase):
             fact = f"it has only {size} bytes, {missing} are missing"
             raise damaged("The file", fact, path)
         self._origin = origin
-        self.stamp: tuple[int, int] | None = None if is_view else _stamp(origin)
         self._is_exact: bool = is_exact
         self._position: int = 0
         # What the system itself refused, which h5py would hide.
@@ -152,6 +144,18 @@ class Window(io.RawIOBase):
     def nbytes(self) -> int:
         """How many bytes there are."""
         return self._span.nbytes
+
+    def snapshot(self, path: str) -> FileSnapshot | None:
+        """What the file is now; None for memory.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: The system refuses.
+        """
+        is_file = isinstance(self._origin, int)
+        return FileSnapshot(path, self._origin) if is_file else None
 
     def readable(self) -> bool:
         """True."""
@@ -276,7 +280,7 @@ def weights_in(path: str, contents: bytes | None) -> KerasFile:
     whole = KerasFile(path, contents)
     window = whole.open()
     try:
-        whole = dataclasses.replace(whole, stamp=window.stamp)
+        whole = dataclasses.replace(whole, snapshot=window.snapshot(path))
         if window.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
             return _member(whole, window)
         return _without_user_block(whole, window)

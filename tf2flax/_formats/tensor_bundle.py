@@ -99,6 +99,12 @@ class BundleManifest(Manifest):
             self._names = tuple(sorted(map(_decode_name, keys)))
         return self._names
 
+    def data_paths(self) -> Iterator[str]:
+        """Paths of the data files, one by one: a damaged header may tell of millions."""
+        count = self._header.num_data_files
+        suffixes = (data_file_suffix(number, count) for number in range(count))
+        return (self._data_file(suffix).path for suffix in suffixes)
+
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name."""
         return isinstance(name, str) and self._value(_encode_name(name)) is not None

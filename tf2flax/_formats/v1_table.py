@@ -100,7 +100,7 @@ class TablePiece:
         dtype_code: TensorFlow's number of the dtype.
         extents: The slice as the file names it.
         table: The table of the file.
-        path: The file, for messages.
+        file: The file.
     """
 
     name: str
@@ -109,7 +109,12 @@ class TablePiece:
     dtype_code: int
     extents: _Extents
     table: SSTable
-    path: str
+    file: DataFile
+
+    @property
+    def path(self) -> str:
+        """The file, for messages."""
+        return self.file.path
 
     @property
     def nbytes(self) -> int:
@@ -117,10 +122,15 @@ class TablePiece:
         return self.spec.size * self.spec.dtype.numpy.itemsize
 
     def check(self) -> None:
-        """Nothing: its size was checked against the file's."""
+        """Checks that the file is what it was: the block may be in memory still.
+
+        Its size was checked against the file's.
+        """
+        self.file.size()
 
     def read(self, region: TensorSlice) -> np.ndarray:
         """Reads the whole value and cuts; see `EncodedPiece`."""
+        self.check()
         key = _encode_name(self.name)
         try:
             value = self.table.get(encode_slice_key(key, self.extents))
@@ -201,7 +211,7 @@ class V1Manifest(Manifest):
             ReadError: The system or the store refuses.
         """
         self._path: str = path
-        self._paths: tuple[str, ...] = tuple(file.path for file in files)
+        self._files: tuple[DataFile, ...] = tuple(files)
         tables: list[SSTable] = []
         self._listed: dict[str, _Listed] = {}
         for number, file in enumerate(files):
@@ -239,9 +249,9 @@ class V1Manifest(Manifest):
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of every file; see `Manifest`."""
-        tables = zip(self._tables, self._paths, strict=True)
+        tables = zip(self._tables, self._files, strict=True)
         return tuple(
-            one for table, path in tables for one in damaged_blocks(table, path)
+            damage for table, file in tables for damage in damaged_blocks(table, file.path)
         )
 
     def entry(self, name: str) -> Entry:
@@ -275,7 +285,7 @@ class V1Manifest(Manifest):
                 dtype_code=listed.dtype_code,
                 extents=part.extents,
                 table=self._tables[part.file_number],
-                path=self._paths[part.file_number],
+                file=self._files[part.file_number],
             )
             for part, region in zip(listed.parts, regions, strict=True)
         )

@@ -1,0 +1,296 @@
+"""A checkpoint that takes another's place, interrupted or refused at any moment."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import tf2flax
+from tf2flax._formats import exchanging
+
+NAMES = ("replace", "rename", "unlink", "link", "fsync", "write")
+
+
+def save(prefix: pathlib.Path, value: int, data_files: int = 2) -> str:
+    tensors = {f"t{i}": np.full((8, 3), value + i, "<f4") for i in range(4)}
+    return tf2flax.save_checkpoint(
+        prefix, tensors, data_files=data_files, overwrite=True
+    )
+
+
+def value_of(prefix: str | pathlib.Path) -> int | None:
+    """Which checkpoint is there, whole; None for none."""
+    try:
+        checkpoint = tf2flax.open_checkpoint(prefix)
+    except tf2flax.CheckpointNotFoundError:
+        return None
+    assert checkpoint.verify().ok
+    found = {int(a[0, 0]) - i for i, a in enumerate(checkpoint.read().values())}
+    (value,) = found
+    return value
+
+
+class Disturbed:
+    """Calls of the system, of which the n-th is disturbed."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        error: Callable[[], BaseException],
+        *,
+        is_after: bool = False,
+        names: tuple[str, ...] = NAMES,
+    ) -> None:
+        self.calls: list[str] = []
+        for name in names:
+            monkeypatch.setattr(os, name, self.wrapped(name, number, error, is_after))
+
+    def wrapped(
+        self, name: str, number: int, error: Callable[[], BaseException], after: bool
+    ) -> Any:
+        original = getattr(os, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            self.calls.append(name)
+            is_it = len(self.calls) == number
+            if is_it and not after:
+                raise error()
+            result = original(*args, **options)
+            if is_it:
+                raise error()
+            return result
+
+        return call
+
+
+def temporary(folder: pathlib.Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if "tempstate" in path.name]
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+@pytest.mark.parametrize("files", [(1, 1), (3, 3), (3, 2)])
+def test_interrupted_at_every_call(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[int, int],
+    *,
+    is_after: bool,
+) -> None:
+    seen: set[int | None] = set()
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        save(folder / "m", 100, files[0])
+        with monkeypatch.context() as patch:
+            calls = Disturbed(patch, number, KeyboardInterrupt, is_after=is_after).calls
+            try:
+                save(folder / "m", 500, files[1])
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        seen.add(value_of(folder / "m"))
+        assert value_of(folder / "m") in (100, 500)  # never none
+        assert value_of(folder) in (100, 500)
+        assert not temporary(folder), (number, calls)
+    else:
+        pytest.fail("it never came to its end")
+    assert seen == {100, 500}
+    assert value_of(folder / "m") == 500
+    assert number > 10
+
+
+@pytest.mark.parametrize("files", [(1, 1), (3, 3), (3, 2)])
+def test_refused_at_every_call(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, files: tuple[int, int]
+) -> None:
+    def error() -> OSError:
+        return OSError(5, "Input/output error")
+
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        save(folder / "m", 100, files[0])
+        with monkeypatch.context() as patch:
+            calls = Disturbed(patch, number, error).calls
+            try:
+                save(folder / "m", 500, files[1])
+            except tf2flax.ReadError as caught:
+                assert "Input/output error" in str(caught)
+            else:
+                if len(calls) < number:
+                    break
+        assert value_of(folder / "m") in (100, 500), (number, calls)
+        assert not [name for name in temporary(folder) if ".old" not in name]
+    else:
+        pytest.fail("it never came to its end")
+    assert number > 10
+
+
+def test_refused_where_there_are_no_links(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the old data may be lost; the new checkpoint is somewhere, and it says so."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    original = os.replace
+    for name in ("data-00000-of-00002", "data-00001-of-00002", "index"):
+        prefix = pathlib.Path(save(tmp_path / name / "m", 100))
+
+        def replace(source: str, target: str, name: str = name) -> None:
+            if target.endswith(name) and ".tempstate" not in target:
+                raise OSError(5, "Input/output error")
+            original(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", refuse)
+            patch.setattr(os, "replace", replace)
+            with pytest.raises(tf2flax.ReadError) as caught:
+                save(prefix, 500)
+        if name == "data-00000-of-00002":
+            assert "what was there is there still" in str(caught.value)
+            assert value_of(prefix) == 100
+            assert not temporary(prefix.parent)
+        else:
+            assert "the old checkpoint is lost" in str(caught.value)
+            assert value_of(prefix) is None
+            (index,) = prefix.parent.glob("m.tempstate*.index")
+            assert str(index.with_suffix("")) in str(caught.value)
+            assert value_of(index.with_suffix("")) == 500
+
+
+def test_an_interrupt_that_always_comes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = save(tmp_path / "m", 100)
+    original = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if source.endswith(".index"):
+            raise KeyboardInterrupt
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path / "m", 500)
+    assert value_of(prefix) == 500
+
+
+def test_signals_wait_for_the_end(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real ones, also two, and whatever a handler raises."""
+    prefix = save(tmp_path / "m", 100)
+    original = os.replace
+
+    def slow(source: str, target: str) -> None:
+        if target.endswith(".old"):
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                os.kill(os.getpid(), number)
+        time.sleep(0.02)
+        original(source, target)
+
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", slow)
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                save(tmp_path / "m", 500)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert value_of(prefix) == 500
+    assert not temporary(tmp_path)
+
+
+def test_without_threads(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    assert value_of(save(tmp_path / "m", 100)) == 100
+    assert value_of(save(tmp_path / "m", 500)) == 500
+    assert not temporary(tmp_path)
+
+
+def test_saving_when_python_ends(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import atexit, numpy, tf2flax\n"
+        f"path = {str(tmp_path / 'm')!r}\n"
+        "atexit.register(lambda: tf2flax.save_checkpoint(path, {'a': numpy.ones(2)}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert tf2flax.load_variable(tmp_path / "m", "a").tolist() == [1, 1]
+
+
+def test_the_moment_without_a_checkpoint(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a rename for each file, and nothing is synced, written or removed in it."""
+    for old, new in ((1, 1), (4, 4), (4, 3), (3, 4)):
+        folder = tmp_path / f"{old}-{new}"
+        save(folder / "m", 100, old)
+        with monkeypatch.context() as patch:
+            calls: list[str] = []
+            there: list[bool] = []
+
+            def noting(name: str, calls: Any = calls, there: Any = there) -> Any:
+                original = getattr(os, name)
+
+                def call(*args: Any, **options: Any) -> Any:
+                    result = original(*args, **options)
+                    calls.append(name)
+                    there.append((folder / "m.index").exists())
+                    return result
+
+                return call
+
+            for name in NAMES:
+                patch.setattr(os, name, noting(name))
+            save(folder / "m", 500, new)
+        moment = [name for name, is_there in zip(calls, there, strict=True) if not is_there]
+        # The rename that ends it is the one after which the index is there again.
+        assert moment == ([] if old != new else ["replace"] * (1 + new))
+        assert "fsync" in calls[calls.index("replace") :]
+
+
+def test_temporary_files_of_a_killed_save(tmp_path: pathlib.Path) -> None:
+    left = f"{tmp_path}/m.tempstate{'ab' * 8}"
+    names = [f"{left}{s}" for s in (".index", ".data-00000-of-00001", ".old")]
+    others = [
+        f"{tmp_path}/m.tempstate", f"{left}.txt", f"{tmp_path}/m2.tempstate{'ab' * 8}",
+    ]  # fmt: skip
+    for path in (*names, *others):
+        pathlib.Path(path).write_bytes(b"")
+    save(tmp_path / "m", 100)
+    assert all(map(os.path.exists, (*names, *others)))  # somebody may be writing them
+    for path in (*names, *others):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    save(tmp_path / "m", 500)
+    assert not any(map(os.path.exists, names))
+    assert all(map(os.path.exists, others))
+
+
+def test_a_job_runs_once() -> None:
+    runs: list[int] = []
+    exchanging.uninterrupted(lambda: runs.append(1))
+    assert runs == [1]
+    with pytest.raises(OSError, match="no"):
+        exchanging.uninterrupted(lambda: (_ for _ in ()).throw(OSError("no")))
