@@ -258,3 +258,105 @@ def test_no_jax(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done
+
+
+# Runs each command in a process forked from one, whose output leads nowhere.
+CLOSING = """
+import json, os, sys
+from tf2flax._cli import main
+kind, commands, report = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+for command in commands:
+    process = os.fork()
+    if process:
+        status = os.waitpid(process, 0)[1]
+        os.write(report, b"%d " % os.waitstatus_to_exitcode(status))
+        continue
+    for number in (1, 2) if "both" in kind else (1,):
+        name = "stdout" if number == 1 else "stderr"
+        if "closed" in kind:
+            os.close(number)
+            setattr(sys, name, None)
+            setattr(sys, f"__{name}__", None)
+            continue
+        read, write = os.pipe()
+        os.close(read)
+        target = write if "pipe" in kind else os.open("/dev/full", os.O_WRONLY)
+        os.dup2(target, number)
+    sys.exit(main(command))
+"""
+COMMANDS = [
+    ["ls", BERT], ["ls", "--json", BERT], ["show", BERT, "global_step"],
+    ["show", "--json", BERT, "global_step"], ["verify", BERT], ["--help"],
+    ["--version"], ["ls", "--help"], ["show", "--help"], ["verify", "--help"],
+]  # fmt: skip
+
+
+def in_forks(
+    code: str, kind: str, commands: list[list[str]], unbuffered: str
+) -> tuple[list[int], subprocess.CompletedProcess[str]]:
+    """Exit codes of all, and what they have written."""
+    read, write = os.pipe()
+    with open(read) as codes:
+        done = subprocess.run(
+            [sys.executable, "-c", code, kind, json.dumps(commands), str(write)],
+            capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+            pass_fds=[write], env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+        os.close(write)
+        return [*map(int, codes.read().split())], done
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "kind", ["full", "closed", "pipe", "both full", "both closed", "both pipe"]
+)
+def test_output_that_cannot_be_written(kind: str, unbuffered: str) -> None:
+    """Exit code 2, also of help, and no traceback; 1 is said of damage alone."""
+    codes, done = in_forks(CLOSING, kind, COMMANDS, unbuffered)
+    assert codes == [2] * len(COMMANDS)
+    texts = {
+        "full": "tf2flax: Cannot write to standard output: No space left on device.\n",
+        "closed": "tf2flax: Standard output is closed.\n",
+    }
+    assert done.stderr == texts.get(kind, "") * len(COMMANDS)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("closing", ["> /dev/full", ">&-", "| true", ">&- 2>&-"])
+def test_a_process_of_which_output_cannot_be_written(closing: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$@" {closing}', "-", sys.executable, "-m",
+         "tf2flax", "--help"],
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == (closing in ("> /dev/full", ">&-"))
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_messages_that_cannot_be_written(
+    tmp_path: pathlib.Path, unbuffered: str
+) -> None:
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a": np.ones(2)})
+    (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(16))
+    commands = [["ls", "no"], ["verify", prefix], ["show", prefix, "a"], ["no"], []]
+    code = CLOSING.replace('(1, 2) if "both" in kind else (1,)', "(2,)")
+    for kind in ("full", "closed", "pipe"):
+        codes, done = in_forks(code, kind, commands, unbuffered)
+        assert codes == [2, 1, 1, 2, 2]
+        # What is an error does not go to the output instead.
+        assert "No checkpoint" not in done.stdout
+        assert "usage" not in done.stdout
+        assert done.stderr == ""
+
+
+def test_another_error_of_the_system_is_not_of_the_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    assert main(["ls", "relative"]) == 2
+    assert capsys.readouterr().err == "tf2flax: No such file or directory.\n"

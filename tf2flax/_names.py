@@ -1,4 +1,4 @@
-"""The nearest names to one that was not found, for messages.
+"""Names as text: the nearest to one that was not found, numbers in them.
 
 Fast enough for 100,000 names: names are ranked by the path components they share, and
 only the best are compared letter by letter.
@@ -13,6 +13,9 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
+# Numbers in names have at most so many digits, which Python always converts; what has
+# more is text. Source: `sys.int_info.str_digits_check_threshold`.
+MAX_DIGITS: Final = 600
 # How many names are compared letter by letter; difflib takes about 20 µs for each.
 _MAX_COMPARED: Final = 200
 # Below this likeness (0 to 1) a suggestion misleads more often than it helps.

@@ -42,6 +42,7 @@ from ._inverse import InversePlan
 from ._locate import PathLike
 from ._manifest import Entry
 from ._memory import empty, view_at
+from ._names import MAX_DIGITS
 from ._object_based import ObjectBasedManifest
 from ._reading import check_readable
 from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
@@ -51,7 +52,9 @@ from ._store import storage_of
 from ._stored_tensor import StoredTensor
 
 # One member of a family: a partition of the variable whose name stands before it.
-_PART: Final = re.compile(r"(?P<name>.+)/part_(?P<number>0|[1-9][0-9]*)", re.S)
+_PART: Final = re.compile(
+    rf"(?P<name>.+)/part_(?P<number>0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})", re.S
+)
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which
 # are integers to NumPy, keep theirs only where they come from a checkpoint.
 _CODES: Final[dict[np.dtype, int]] = {

@@ -573,7 +573,7 @@ class _OutOfRangeError(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        size = re.search(r"(?:total size|value of size) (\d+)", text)
+        size = re.search(r"(?:total size|value of size) (\d{1,19})", text)
         self.size = int(size[1]) if size else None
 
 

@@ -7,8 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from tf2flax._names import MAX_DIGITS
+
 # Ranges made before stay as they are; a number with leading zeros is text.
-_NUMBER: Final = re.compile(r"(\{\d+\.\.\d+\}|(?<!\d)(?:0|[1-9]\d*)(?!\d))")
+# What has more digits than Python turns into numbers is text like any other.
+_RUNNING: Final = rf"(?:0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})"
+_NUMBER: Final = re.compile(rf"(\{{\d+\.\.\d+\}}|(?<!\d){_RUNNING}(?!\d))")
+_IS_NUMBER: Final = re.compile(_RUNNING)
 # Numbers within numbers within numbers: block, unit, convolution.
 _MAX_PASSES: Final = 4
 # Lines of a message that are read: a screen, with room for a heading and a last line.
@@ -156,4 +161,4 @@ def _split(cell: str) -> list[str]:
 
 
 def _is_number(piece: str) -> bool:
-    return piece.isdecimal() and piece.isascii()
+    return _IS_NUMBER.fullmatch(piece) is not None

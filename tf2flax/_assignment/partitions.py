@@ -6,9 +6,12 @@ import re
 from collections.abc import Container, Sequence
 from typing import Final
 
+from tf2flax._names import MAX_DIGITS
 from tf2flax._specs import TensorSlice
 
-_PART: Final = re.compile(r"(?P<family>.*)/part_(?P<number>0|[1-9][0-9]*)", re.S)
+_PART: Final = re.compile(
+    rf"(?P<family>.*)/part_(?P<number>0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})", re.S
+)
 
 
 def family_of(name: str) -> tuple[str, int] | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tf2flax._manifest import Manifest
-from tf2flax._names import nearest
+from tf2flax._names import MAX_DIGITS, nearest
 
 from .aliases import FLAX_ALIASES, alias_sources
 from .captures import NamePattern, literal_pattern, parse_name
@@ -18,6 +18,7 @@ from .expressions import Expression, Joined, Source, sources_of
 from .values import Entry, MapEntry, Rule
 
 _NUMBER: Final = re.compile(r"\d+")
+_DIGITS: Final = rf"(\d{{1,{MAX_DIGITS}}})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -414,7 +415,7 @@ def _numbers_present(source: str, names: Sequence[str]) -> str:
     """Names the numbers that the checkpoint has where the source has another."""
     for match in _NUMBER.finditer(source):
         head, tail = source[: match.start()], source[match.end() :]
-        pattern = re.compile(re.escape(head) + r"(\d+)" + re.escape(tail))
+        pattern = re.compile(re.escape(head) + _DIGITS + re.escape(tail))
         found = sorted(
             int(hit[1]) for name in names if (hit := pattern.fullmatch(name))
         )

@@ -7,6 +7,7 @@ import itertools
 
 from tf2flax._errors import AssignmentError
 from tf2flax._manifest import Manifest
+from tf2flax._names import MAX_DIGITS
 
 from .captures import literal_pattern, parse_name
 from .expressions import Expression, Joined, Source, map_sources, sources_of
@@ -86,6 +87,11 @@ def _numbers(operand: Expression, over: str, manifest: Manifest) -> list[str]:
             pattern.among(manifest.shared_names, frozenset(pattern.captures)),
         ):
             text = binding[over]
+            if len(text) > MAX_DIGITS:
+                raise AssignmentError(
+                    f"`{pattern.text}`: the checkpoint has {{{over}}} as a number of "
+                    f"{len(text)} digits, `{text[:20]}…`. Name the tensors one by one."
+                )
             other = texts.setdefault(int(text), text)
             if other != text:
                 raise AssignmentError(

@@ -215,8 +215,11 @@ def uninterrupted(
         came.append(error)
         run()
     while not ends:
-        try:
-            is_running.acquire(timeout=_LOOK_UP_S)
+        try:  # twice, since a second signal may come while the first is caught
+            try:
+                is_running.acquire(timeout=_LOOK_UP_S)
+            except BaseException as error:
+                came.append(error)
         except BaseException as error:
             came.append(error)
     if came:
