@@ -33,7 +33,7 @@ def main(prefix: str, value: int, count: int) -> None:
         return call
 
     original_write = os.write
-    for name in ("write", "replace", "unlink", "fsync"):
+    for name in ("write", "replace", "unlink", "fsync", "link"):
         setattr(os, name, dying(getattr(os, name)))
     tensors = {f"t{i}": np.full((64, 64), value + i, "<f4") for i in range(4)}
     tf2flax.save_checkpoint(prefix, tensors, data_files=2, overwrite=True)

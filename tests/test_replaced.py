@@ -123,7 +123,7 @@ def test_what_is_not_replaced_is_read(
     # Other inodes under the same names, as network file systems give them.
     for path in sorted((tmp_path / "a").iterdir()):
         shutil.copy2(path, tmp_path / "copy")
-        os.replace(tmp_path / "copy", path)
+        (tmp_path / "copy").replace(path)
     for copy in (checkpoint, pickle.loads(pickle.dumps(checkpoint))):
         assert copy["w"][3:4].tolist() == ARRAY[3:4].tolist()
         assert copy.read()["v"].tolist() == (ARRAY + 1000).tolist()
@@ -143,7 +143,7 @@ def copied_data(folder: pathlib.Path) -> None:
 
 
 def moved_data(folder: pathlib.Path) -> None:
-    os.replace(bundle(folder.with_name("other"), 5).parent / DATA, folder / DATA)
+    (bundle(folder.with_name("other"), 5).parent / DATA).replace(folder / DATA)
 
 
 def written_in_place(folder: pathlib.Path) -> None:
@@ -183,7 +183,7 @@ def with_its_times(folder: pathlib.Path) -> None:
     times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     for path in bundle(folder.with_name("other"), 5).parent.iterdir():
         os.utime(path, ns=(times[path.name], times[path.name]))
-        os.replace(path, folder / path.name)
+        path.replace(folder / path.name)
 
 
 def touched_data(folder: pathlib.Path) -> None:

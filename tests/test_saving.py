@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from bundle_writer import Tensor, write_bundle
 from conftest import ROOT
 from flax import linen, nnx
 from hypothesis import given
@@ -205,10 +207,53 @@ def test_families(
 
 
 def test_parts_that_are_empty(tmp_path: pathlib.Path) -> None:
-    for i, shapes in enumerate([((0, 2), (0, 2)), ((0, 2), (0, 2), (3, 2), (0, 2))]):
-        family = parts(*shapes)
-        got = read(tf2flax.save_checkpoint(tmp_path / str(i), {"s": {"w": family}}))
-        assert equal(got["s/w"], np.concatenate([*family.values()]))
+    """They are left out, since TensorFlow 1 reads no tensor of which one is stored."""
+    cases: list[tuple[tuple[tuple[int, ...], ...], int]] = [
+        (((0, 2), (0, 2)), 0), (((0, 2), (0, 2), (3, 2), (0, 2)), 0),
+    ]  # fmt: skip
+    for sizes in itertools.product((0, 2), repeat=3):
+        cases += [(tuple((n,) for n in sizes), 0), (tuple((2, n) for n in sizes), 1)]
+        cases += [(tuple((n, 0) for n in sizes), 0)]
+    for i, (shapes, axis) in enumerate(cases):
+        if len({*shapes}) == 1:
+            axis = 0
+        family = {f"part_{j}": np.full(s, j, "<f4") for j, s in enumerate(shapes)}
+        prefix = tf2flax.save_checkpoint(tmp_path / f"{i}", {"s": {"w": family}})
+        want = np.concatenate([*family.values()], axis)
+        # Also what is read again is, and what others have stored so.
+        for path in (
+            prefix,
+            tf2flax.save_checkpoint(f"{prefix}-again", reopened(prefix)),
+        ):
+            tensor = reopened(path)["s/w"]
+            assert equal(tensor.read(), want), shapes
+            filled = sum(part.size > 0 for part in family.values())
+            assert len(tensor.slices) == (filled if filled > 1 else 0), shapes
+
+
+def reopened(path: str) -> tf2flax.Checkpoint:
+    return tf2flax.open_checkpoint(path)
+
+
+@pytest.mark.parametrize("cuts", [(0, 4, 4), (0, 0, 4), (0, 2, 2, 4), (0, 4), (0, 0)])
+def test_empty_slices_that_others_have_stored(
+    tmp_path: pathlib.Path, cuts: tuple[int, ...]
+) -> None:
+    array = np.arange(12, dtype="<f4").reshape(4, 3)[: cuts[-1]]
+    rows = [(slice(a, b), slice(0, 3)) for a, b in itertools.pairwise(cuts)]
+    write_bundle(tmp_path / "m", {"t": Tensor(array, slices=rows)})
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    assert len(checkpoint["t"].slices) == len(rows)
+    plan = tf2flax.plan(checkpoint, {"t": "t"}, {"t": np.zeros(array.shape, "<f4")})
+    for i, saved in enumerate(
+        (
+            tf2flax.save_checkpoint(tmp_path / "a", checkpoint),
+            tf2flax.save_checkpoint(tmp_path / "b", plan.restore(), plan=plan),
+        )
+    ):
+        tensor = reopened(saved)["t"]
+        assert equal(tensor.read(), array), i
+        assert all(part.stop > part.start for box in tensor.slices for part in box)
 
 
 def test_what_is_no_family(tmp_path: pathlib.Path) -> None:

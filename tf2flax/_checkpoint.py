@@ -137,7 +137,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
         Raises:
             TensorNotFoundError: One of the names is not there; nothing is read.
-            DamagedError: A data file is missing or short, or a checksum differs.
+            DamagedError: A data file is missing or short, a checksum differs, or the
+                checkpoint has been replaced since it was opened.
             UnsupportedError: One of the dtypes holds no array.
             ReadError: The operating system refuses.
 
@@ -185,6 +186,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
             `raise_for_damage()`, and a text when printed.
 
         Raises:
+            DamagedError: The checkpoint has been replaced since it was opened: nothing
+                is damaged, and nothing was verified.
             ReadError: The system or the store refuses.
 
         Examples:
@@ -315,11 +318,12 @@ def open_checkpoint(
             within 30 seconds.
 
     Returns:
-        The checkpoint.
+        The checkpoint. What its files are is remembered: reading it after another one
+        has taken their place is refused.
 
     Raises:
         CheckpointNotFoundError: There is none at `path`.
-        DamagedError: The index is no table, or malformed.
+        DamagedError: The index is no table, or malformed, or is being replaced.
         UnsupportedError: It is another kind of file, or no tensorstore URL.
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
@@ -354,9 +358,7 @@ def manifest_at(location: Location) -> Manifest:
             break
         manifest = _bundle_manifest(storage, location.path, index)
         if index.settle(manifest.data_paths()):
-            return (
-                ObjectBasedManifest(manifest) if GRAPH_KEY in manifest else manifest
-            )
+            return ObjectBasedManifest(manifest) if GRAPH_KEY in manifest else manifest
         # Somebody is replacing it: its index comes last.
         time.sleep(_REPLACING_S)
         location = dataclasses.replace(

@@ -59,7 +59,10 @@ class TensorNotFoundError(NotFoundError, KeyError):  # KeyError keeps Mapping.ge
 
 
 class DamagedError(CheckpointError):
-    """The bytes of a checkpoint are not what its format or its checksums say."""
+    """The bytes of a checkpoint are not what its format or its checksums say.
+
+    Also where it is no longer the one that was opened: the message says so then.
+    """
 
     __module__ = "tf2flax"
 

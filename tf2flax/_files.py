@@ -419,9 +419,7 @@ class LocalFile:
         """
         with self._open(subject) as held:
             size = os.fstat(held.fileno()).st_size
-            yield _OpenLocalFile(
-                self.path, self.snapshot, held=held, held_nbytes=size
-            )
+            yield _OpenLocalFile(self.path, self.snapshot, held=held, held_nbytes=size)
 
     def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
         """Opens it: as an object, which an interrupt cannot leave open."""

@@ -109,8 +109,9 @@ def save_checkpoint(
             or "drop" them, from the object graph too. Slots and averages of tensors of
             a new shape are dropped in any case.
         data_files: Number of data files, between which the bytes are balanced.
-        overwrite: Whether files of this prefix that are there already are replaced. The
-            old index is removed before anything else is.
+        overwrite: Whether files of this prefix that are there already are replaced,
+            once the new ones are complete; an interrupt waits until all of them are.
+            Who has opened the old checkpoint must open it again.
 
     Returns:
         The prefix, absolute.

@@ -94,7 +94,8 @@ class StoredTensor:
             rank is 0; an object array of `bytes` for strings.
 
         Raises:
-            DamagedError: A data file is missing or short, or a checksum differs.
+            DamagedError: A data file is missing or short, a checksum differs, or the
+                checkpoint has been replaced since it was opened.
             UnsupportedError: The dtype (variant, resource) holds no array.
             ReadError: The operating system refuses.
         """
@@ -110,7 +111,8 @@ class StoredTensor:
             rows of up to 4 MiB; each is read when it is first needed.
 
         Raises:
-            DamagedError: A data file is missing or short.
+            DamagedError: A data file is missing or short, or the checkpoint has been
+                replaced since it was opened; likewise when the view is read.
             UnsupportedError: tensorstore lacks this dtype or so many axes, or cannot
                 be used here, in a process forked after its first use.
             ReadError: The system or the store refuses.
@@ -149,7 +151,8 @@ class StoredTensor:
 
         Raises:
             IndexError: As numpy.
-            DamagedError: A data file is missing or short.
+            DamagedError: A data file is missing or short, or the checkpoint has been
+                replaced since it was opened.
             UnsupportedError: The dtype (variant, resource) holds no array.
         """
         return _indexing.read_index(self._entry, index)

@@ -1,9 +1,10 @@
 """TensorFlow, 1.15 or 2, restores what was saved; prints what it got as JSON.
 
-    saver_worker.py PREFIX NAMES_JSON
+    saver_worker.py PREFIX NAMES_JSON [whole]
 
 For each name the hex bytes from the checkpoint reader, and, where TensorFlow has such a
-variable, those that a Saver restored into it: whole, and into three partitions.
+variable, those that a Saver restored into it: whole, and into three partitions unless
+"whole" is given.
 """
 
 import base64
@@ -47,7 +48,7 @@ def restored(prefix, name, shape, dtype, parts):
             return plain(session.run(tf.convert_to_tensor(variable)))
 
 
-def main(prefix, names):
+def main(prefix, names, is_whole):
     reader = v1.train.NewCheckpointReader(prefix)
     shapes, dtypes = (
         reader.get_variable_to_shape_map(),
@@ -60,7 +61,7 @@ def main(prefix, names):
         is_plain = dtypes[name] in (tf.float32, tf.float64, tf.int32, tf.int64)
         if is_plain and all(shapes[name]) and name.isidentifier():
             got["saver"] = restored(prefix, name, shapes[name], dtypes[name], 1)
-            if shapes[name]:
+            if shapes[name] and not is_whole:
                 got["parts"] = restored(prefix, name, shapes[name], dtypes[name], 3)
         answer[name] = got
     latest = tf.train.latest_checkpoint(os.path.dirname(prefix))
@@ -68,4 +69,4 @@ def main(prefix, names):
     print(json.dumps(answer))
 
 
-main(sys.argv[1], json.loads(sys.argv[2]))
+main(sys.argv[1], json.loads(sys.argv[2]), "whole" in sys.argv[3:])

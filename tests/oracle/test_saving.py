@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -42,6 +43,53 @@ def plain(array: np.ndarray) -> object:
     if array.dtype == object:
         return [base64.b64encode(one).decode() for one in array.ravel()]
     return array.tobytes().hex()
+
+
+def families() -> dict[str, dict[str, np.ndarray]]:
+    """Families of which parts are empty, at every place, along every axis."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for rows in (*itertools.product((0, 1, 2), repeat=3), (0, 0), (0, 3), (2, 0)):
+        for axis, shape in ((0, (0, 2)), (0, (0,)), (0, (0, 0)), (1, (2, 0, 3))):
+            sizes = [[*shape[:axis], n, *shape[axis + 1 :]] for n in rows]
+            values = iter(range(100))
+            found[f"f{len(found)}"] = {
+                f"part_{i}": np.array(
+                    [next(values) for _ in range(np.prod(size, dtype=int))], "<f4"
+                ).reshape(size)
+                for i, size in enumerate(sizes)
+            }
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "python",
+    [
+        pytest.param(
+            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+        ),
+        pytest.param(
+            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
+        ),
+    ],
+    ids=["tf1", "tf2"],
+)
+def test_tensorflow_restores_families_with_empty_parts(
+    tmp_path: pathlib.Path, python: str
+) -> None:
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", families(), data_files=2)
+    want = tf2flax.open_checkpoint(prefix).read()
+    done = subprocess.run(
+        [python, str(WORKER), prefix, json.dumps([*want]), "whole"],
+        capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = json.loads(done.stdout.splitlines()[-1])
+    for name, array in want.items():
+        assert got[name]["shape"] == list(array.shape)
+        assert got[name]["read"] == plain(array), name
+        if array.size:
+            assert got[name]["saver"] == plain(array), name
 
 
 @pytest.mark.slow

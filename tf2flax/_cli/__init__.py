@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
@@ -56,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop(sys.stdout)
     except OSError as error:
         _drop(sys.stdout)
-        what = "Cannot write to standard output: " if _is_of_output(error) else ""
-        _complain(f"{what}{error.strerror or error}.")
+        reason = error.strerror or str(error)
+        if _is_of_output(error):
+            reason = f"Cannot write to standard output: {reason}"
+        _complain(f"{reason}.")
     else:
         return code
     finally:
@@ -80,15 +83,15 @@ def _is_closed(stream: TextIO | None) -> bool:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether an error is one of writing: a disk, a quota or a file is full, or gone."""
+    """Whether an error is one of writing: a disk or a quota is full, or a file gone."""
     return error.errno in (
-        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ENXIO
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
     )  # fmt: skip
 
 
 def _nowhere() -> TextIO:
     """Takes all and keeps nothing; its number is then no other file's."""
-    return open(os.devnull, "w")
+    return pathlib.Path(os.devnull).open("w")
 
 
 def _complain(text: str) -> None:

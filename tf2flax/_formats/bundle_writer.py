@@ -108,7 +108,11 @@ def write_bundle(
         raise
     # From here on it is renaming only, and everything is on the disk.
     Exchange(prefix, temporary, tuple(suffixes), old).run()
-    _sync_directory(prefix)
+    try:
+        _sync_directory(prefix)
+    except OSError as error:
+        reason = f"{error.strerror}; it is written, but a crash may undo that"
+        raise OSError(error.errno, reason) from error
 
 
 def write_state(path: str, contents: bytes) -> None:

@@ -207,17 +207,18 @@ def uninterrupted(
             ends.append(None)
             is_running.release()
 
-    try:
-        _thread.start_new_thread(run, ())
-    except RuntimeError:  # there is no thread to be had, as when Python ends
-        run()
-    except BaseException as error:  # whether it has started, nobody knows
-        came.append(error)
-        run()
+    def wait() -> None:
+        if not is_claimed.locked():
+            try:
+                _thread.start_new_thread(run, ())
+            except RuntimeError:  # there is no thread to be had, as when Python ends
+                run()
+        is_running.acquire(timeout=_LOOK_UP_S)
+
     while not ends:
         try:  # twice, since a second signal may come while the first is caught
             try:
-                is_running.acquire(timeout=_LOOK_UP_S)
+                wait()
             except BaseException as error:
                 came.append(error)
         except BaseException as error:

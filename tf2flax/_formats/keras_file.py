@@ -154,8 +154,8 @@ class Window(io.RawIOBase):
         Raises:
             OSError: The system refuses.
         """
-        is_file = isinstance(self._origin, int)
-        return FileSnapshot(path, self._origin) if is_file else None
+        origin = self._origin
+        return FileSnapshot(path, origin) if isinstance(origin, int) else None
 
     def readable(self) -> bool:
         """True."""

@@ -100,7 +100,7 @@ class BundleManifest(Manifest):
         return self._names
 
     def data_paths(self) -> Iterator[str]:
-        """Paths of the data files, one by one: a damaged header may tell of millions."""
+        """Paths of the data files, one by one: damaged headers tell of millions."""
         count = self._header.num_data_files
         suffixes = (data_file_suffix(number, count) for number in range(count))
         return (self._data_file(suffix).path for suffix in suffixes)

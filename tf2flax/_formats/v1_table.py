@@ -251,7 +251,9 @@ class V1Manifest(Manifest):
         """Checks every block of every file; see `Manifest`."""
         tables = zip(self._tables, self._files, strict=True)
         return tuple(
-            damage for table, file in tables for damage in damaged_blocks(table, file.path)
+            damage
+            for table, file in tables
+            for damage in damaged_blocks(table, file.path)
         )
 
     def entry(self, name: str) -> Entry:
