@@ -291,3 +291,22 @@ def test_a_job_runs_once() -> None:
     assert runs == [1]
     with pytest.raises(OSError, match="no"):
         exchanging.uninterrupted(lambda: (_ for _ in ()).throw(OSError("no")))
+
+
+WRITER = """
+import sys, numpy as np, tf2flax
+value = int(sys.argv[2])
+for _ in range(25):
+    tensors = {f"t{i}": np.full((value, 3), value + i, "<f4") for i in range(4)}
+    tf2flax.save_checkpoint(sys.argv[1], tensors, data_files=2, overwrite=True)
+"""
+
+
+def test_two_processes_that_write_one_prefix(tmp_path: pathlib.Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "m"), value])
+        for value in ("100", "500")
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert value_of(tmp_path / "m") in (100, 500)
+    assert not temporary(tmp_path)

@@ -91,7 +91,9 @@ class IndexSnapshot:
         self._digest: bytes = b""
         self._index: FileStamp = FileStamp.of(status)
         self._files: dict[str, FileStamp] = {}
-        self._value: tuple[str, FileStamp] = (path, self._index)
+        # What it is compared by: what all files were at first.
+        self._value: tuple[Any, ...] = (path, self._index)
+        self._hash: int = hash(self._value)
 
     def settle(self, paths: Iterable[str]) -> bool:
         """Looks at the data files, as soon after the index as possible.
@@ -112,6 +114,12 @@ class IndexSnapshot:
                 self._files[path] = FileStamp.of(os.stat(path))
             if time.monotonic() > deadline:
                 break
+        is_same = self._wait_for_tick()
+        self._value = (*self._value, *self._files.items())
+        return is_same
+
+    def _wait_for_tick(self) -> bool:
+        """Waits where files may still change unseen; whether the index is the same."""
         young = [path for path, stamp in self._files.items() if _is_young(stamp)]
         if not young and not _is_young(self._index):
             return self._index_is_same() is True
@@ -173,8 +181,8 @@ class IndexSnapshot:
         return isinstance(other, IndexSnapshot) and self._value == other._value
 
     def __hash__(self) -> int:
-        """Hashes what it was at first."""
-        return hash(self._value)
+        """Hashes what the index was at first."""
+        return self._hash
 
 
 class FileSnapshot:

@@ -31,13 +31,7 @@ from tf2flax._wire.protos import (
 from tf2flax._wire.strings import encode_strings
 from tf2flax._wire.table_builder import build_table
 
-from .exchanging import (
-    Exchange,
-    existing_files,
-    remove,
-    remove_stale,
-    uninterrupted,
-)
+from .exchanging import Exchange, remove, remove_stale, uninterrupted
 from .tensor_bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
 
 # How much is made contiguous, and written, at once (bytes).
@@ -97,17 +91,17 @@ def write_bundle(
     """
     suffixes = [data_file_suffix(i, num_data_files) for i in range(num_data_files)]
     temporary = f"{prefix}.tempstate{secrets.token_hex(8)}"
+    files = Exchange(prefix, temporary, tuple(suffixes))
     remove_stale(prefix)
     try:
         entries = _write_data([f"{temporary}{suffix}" for suffix in suffixes], tensors)
         index = build_table(_table_items(entries, num_data_files))
         _write_file(f"{temporary}.index", index)
-        old = frozenset(existing_files(prefix))
     except BaseException:
-        uninterrupted(Exchange(prefix, temporary, tuple(suffixes), frozenset()).discard)
+        uninterrupted(files.discard)
         raise
     # From here on it is renaming only, and everything is on the disk.
-    Exchange(prefix, temporary, tuple(suffixes), old).run()
+    files.run()
     try:
         _sync_directory(prefix)
     except OSError as error:

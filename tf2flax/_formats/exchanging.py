@@ -11,11 +11,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import dataclasses
+import fcntl
 import glob
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 # How often a system call is tried that an exception of a signal handler ends.
@@ -23,6 +24,9 @@ _MAX_TRIES: Final = 3
 # Age of temporary files that a save to the same prefix removes: they are of one that
 # was killed. Younger ones may be those of another process (s).
 _STALE_S: Final = 24 * 3600.0
+# An exchange takes milliseconds; who holds the lock for longer does something else (s).
+_MAX_WAITING_S: Final = 10.0
+_LOOK_AGAIN_S: Final = 0.001
 # How often who waits looks whether the job has ended, should a signal have lost it (s).
 _LOOK_UP_S: Final = 0.1
 
@@ -35,14 +39,12 @@ class Exchange:
         prefix: The checkpoint, without suffix.
         temporary: What the new files are called until then, without suffix.
         suffixes: Suffixes of the new data files.
-        old: The files of the old checkpoint, as far as they are there.
         interrupts: What interrupted it; raised when all is done.
     """
 
     prefix: str
     temporary: str
     suffixes: tuple[str, ...]
-    old: frozenset[str]
     interrupts: list[BaseException] = dataclasses.field(
         default_factory=list[BaseException]
     )
@@ -55,17 +57,25 @@ class Exchange:
             KeyboardInterrupt: It came meanwhile, and everything is done. Likewise
                 whatever else a signal handler raises.
         """
-        uninterrupted(self._run, self.interrupts)
+        uninterrupted(self._run_alone, self.interrupts)
 
     def discard(self) -> None:
         """Removes the new files."""
         for suffix in (*self.suffixes, ".index"):
             self._remove(f"{self.temporary}{suffix}")
 
-    def _run(self) -> None:
+    def _run_alone(self) -> None:
+        """Runs while no other process exchanges files in the same directory.
+
+        Else the index of the one could end beside the data of the other.
+        """
+        with _locked(os.path.dirname(self.prefix)):
+            self._run(frozenset(existing_files(self.prefix)))
+
+    def _run(self, old: frozenset[str]) -> None:
         index = f"{self.prefix}.index"
-        shared = [s for s in self.suffixes if f"{self.prefix}{s}" in self.old]
-        is_hiding = bool(shared) and index in self.old
+        shared = [s for s in self.suffixes if f"{self.prefix}{s}" in old]
+        is_hiding = bool(shared) and index in old
         kept: list[str] = []
         undo: list[Callable[[], None]] = []
         try:
@@ -91,7 +101,7 @@ class Exchange:
                 self._remove(self._aside(suffix))
         self._remove(self._aside())
         new = {f"{self.prefix}{suffix}" for suffix in (*self.suffixes, ".index")}
-        for path in sorted(self.old - new):
+        for path in sorted(old - new):
             self._remove(path)
 
     def _aside(self, suffix: str = "") -> str:
@@ -174,6 +184,26 @@ class Exchange:
                 return
 
 
+@contextlib.contextmanager
+def _locked(directory: str) -> Generator[None]:
+    """Keeps other exchanges in a directory waiting, where its file system has locks."""
+    descriptor = os.open(directory or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _MAX_WAITING_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOK_AGAIN_S)
+            except OSError:  # it has none
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def uninterrupted(
     job: Callable[[], None], interrupts: list[BaseException] | None = None
 ) -> None:
@@ -216,11 +246,14 @@ def uninterrupted(
         is_running.acquire(timeout=_LOOK_UP_S)
 
     while not ends:
-        try:  # twice, since a second signal may come while the first is caught
-            try:
-                wait()
-            except BaseException as error:
-                came.append(error)
+        # Two loops, since a second signal may come while the first one is caught, or
+        # where no statement is.
+        try:
+            while not ends:
+                try:
+                    wait()
+                except BaseException as error:
+                    came.append(error)
         except BaseException as error:
             came.append(error)
     if came:
