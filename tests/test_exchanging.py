@@ -81,7 +81,7 @@ def temporary(folder: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.parametrize("is_after", [False, True])
-@pytest.mark.parametrize("files", [(1, 1), (3, 3), (3, 2)])
+@pytest.mark.parametrize("files", [(1, 1), (2, 2), (2, 1)])
 def test_interrupted_at_every_call(
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,10 +109,10 @@ def test_interrupted_at_every_call(
         pytest.fail("it never came to its end")
     assert seen == {100, 500}
     assert value_of(folder / "m") == 500
-    assert number > 10
+    assert number >= 10
 
 
-@pytest.mark.parametrize("files", [(1, 1), (3, 3), (3, 2)])
+@pytest.mark.parametrize("files", [(1, 1), (2, 2), (2, 1)])
 def test_refused_at_every_call(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, files: tuple[int, int]
 ) -> None:
@@ -132,7 +132,7 @@ def test_refused_at_every_call(
         assert not [name for name in temporary(folder) if ".old" not in name]
     else:
         pytest.fail("it never came to its end")
-    assert number > 10
+    assert number >= 10
 
 
 def test_refused_where_there_are_no_links(
@@ -296,7 +296,7 @@ def test_a_job_runs_once() -> None:
 WRITER = """
 import sys, numpy as np, tf2flax
 value = int(sys.argv[2])
-for _ in range(25):
+for _ in range(12):
     tensors = {f"t{i}": np.full((value, 3), value + i, "<f4") for i in range(4)}
     tf2flax.save_checkpoint(sys.argv[1], tensors, data_files=2, overwrite=True)
 """

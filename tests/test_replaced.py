@@ -339,7 +339,7 @@ for i in range(int(sys.argv[2])):
 def test_no_read_mixes_two(tmp_path: pathlib.Path) -> None:
     tf2flax.save_checkpoint(tmp_path / "m", {"a": np.zeros((50, 10), "f4")})
     writer = subprocess.Popen(
-        [sys.executable, "-c", RACE, str(tmp_path / "m"), "60"], cwd=ROOT
+        [sys.executable, "-c", RACE, str(tmp_path / "m"), "30"], cwd=ROOT
     )
     seen: collections.Counter[str] = collections.Counter()
     while writer.poll() is None:
@@ -353,7 +353,7 @@ def test_no_read_mixes_two(tmp_path: pathlib.Path) -> None:
         except tf2flax.CheckpointError as error:
             seen[type(error).__name__] += 1
     assert writer.returncode == 0
-    assert seen["same"] > 10, seen
+    assert seen["same"] > 3, seen
 
 
 @pytest.fixture
