@@ -61,7 +61,9 @@ def test_what_is_loaded_is_saved_bit_for_bit(
     saved = tf2flax.save_checkpoint(folder / "b", tree, plan=plan, overwrite=True)
     assert bits(saved) == bits(folder / "a")
     for name, tensor in tf2flax.open_checkpoint(saved).items():
-        assert tensor.slices == tf2flax.open_checkpoint(folder / "a")[name].slices
+        # TensorFlow 1 reads no slices without elements.
+        slices = tf2flax.open_checkpoint(folder / "a")[name].slices
+        assert tensor.slices == (slices if tensor.size else ())
     changed = {"x": tree["x"] + 1}
     again = tf2flax.save_checkpoint(folder / "c", changed, plan=plan, unused="drop")
     used = set(plan.assignments[0].sources)
