@@ -33,8 +33,9 @@ from ._manifest import DataFile, Entry, Manifest
 from ._merging import prefixed
 from ._names import nearest
 from ._object_based import ObjectBasedManifest
-from ._progress import ProgressFunction, reporting
+from ._progress import ProgressFunction, check_progress, reporting
 from ._stored_tensor import StoredTensor
+from ._text import check_switch, members, show_value
 from ._verifying import VerificationReport, verify
 from ._views import MergedManifest
 
@@ -148,10 +149,14 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> checkpoint.read(["global_step"])
             {'global_step': array(123456)}
         """
+        verify = check_switch("verify", verify)
+        check_progress(progress)
         if names is None:
             wanted = self._manifest.names
         else:
-            wanted = (names,) if isinstance(names, str) else tuple(names)
+            wanted = (
+                (names,) if isinstance(names, str) else tuple(members("read", names))
+            )
             for name in wanted:
                 if name not in self._manifest:
                     raise self._tensor_not_found(name)
@@ -288,7 +293,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def _tensor_not_found(self, name: object) -> TensorNotFoundError:
         place = self._manifest.index_path
         if not isinstance(name, str):
-            return TensorNotFoundError(str(name), place)
+            return TensorNotFoundError(show_value(name), place)
         hint = self._manifest.hint(name)
         if (
             hint

@@ -23,6 +23,7 @@ from ._files import LOCAL
 from ._formats.bundle_writer import write_state
 from ._locate import PathLike
 from ._store import storage_of
+from ._text import show_value
 
 # A map of a million entries is some 100 MB; no map is (bytes).
 _MAX_NBYTES: Final = 64 << 20
@@ -349,7 +350,9 @@ def _checked_entries(
         assignment_map,  # pyright: ignore[reportUnnecessaryIsInstance]
         Iterable,
     ):
-        raise AssignmentError(f"Expected an assignment map, got {assignment_map!r}.")
+        raise AssignmentError(
+            f"Expected an assignment map, got {show_value(assignment_map)}."
+        )
     else:
         pairs = list(assignment_map)
     entries: list[tuple[str, str]] = []
@@ -366,10 +369,13 @@ def _checked_entries(
 
 def _checked_entry(pair: Any) -> tuple[str, str]:
     if not isinstance(pair, (tuple, list)) or len(cast("Sequence[Any]", pair)) != 2:
-        raise AssignmentError(f"expected a pair of a key and a name, got {pair!r}.")
+        shown = show_value(cast("object", pair))
+        raise AssignmentError(f"expected a pair of a key and a name, got {shown}.")
     key, target = cast("Sequence[Any]", pair)
     if not isinstance(key, (str, Expression)):
-        raise AssignmentError(f"expected a name or an expression, got {key!r}.")
+        raise AssignmentError(
+            f"expected a name or an expression, got {show_value(key)}."
+        )
     if not isinstance(target, str):
         raise AssignmentError(
             f"{key!r}: expected the name of a leaf or scope, got a "

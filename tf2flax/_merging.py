@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from ._errors import AssignmentError
 from ._stored_tensor import StoredTensor
+from ._text import members
 
 
 def prefixed(checkpoints: object) -> list[tuple[str, Any]]:
@@ -32,7 +33,7 @@ def prefixed(checkpoints: object) -> list[tuple[str, Any]]:
     if isinstance(checkpoints, str | bytes) or not isinstance(checkpoints, Iterable):
         raise _not_mergeable(type(checkpoints).__name__)
     pairs: list[tuple[str, Any]] = []
-    for element in cast(Iterable[Any], checkpoints):
+    for element in members("merge_checkpoints", cast(Iterable[Any], checkpoints)):
         if not isinstance(element, tuple | list):
             pairs.append(("", element))
             continue

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from ._errors import AssignmentError
+from ._text import show_value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def reporting(
         A function to call, from any thread, with the number of bytes just done and the
         name of their tensor.
     """
-    _check(progress)
+    check_progress(progress)
     if not progress:
         yield _ignore
     elif not callable(progress):
@@ -76,13 +77,23 @@ def reporting(
         yield _Caller(progress, total)
 
 
-def _check(progress: object) -> None:
-    """Refuses what is neither a flag nor a function of one or two arguments."""
-    if isinstance(progress, bool) or takes(progress, 1) or takes(progress, 2):
+def check_progress(progress: object) -> None:
+    """Refuses what is neither a flag nor a function of one or two arguments.
+
+    Args:
+        progress: The option.
+
+    Raises:
+        AssignmentError: It is something else.
+    """
+    if isinstance(progress, bool):
+        return
+    # A class can be called, and makes nothing of a `Progress`.
+    if not isinstance(progress, type) and (takes(progress, 1) or takes(progress, 2)):
         return
     raise AssignmentError(
         "Option progress: expected True, False, or a function of a tf2flax.Progress "
-        f"(or of the bytes done and the bytes of all), got {progress!r}."
+        f"(or of the bytes done and the bytes of all), got {show_value(progress)}."
     )
 
 

@@ -49,7 +49,7 @@ from ._meshes import is_abstract, participants
 from ._placing import Landing, Placer, plan_landing
 from ._plan import PlacementReport, RestorePlan, make_plan
 from ._plan_cost import PlanCost
-from ._progress import ProgressFunction, reporting
+from ._progress import ProgressFunction, check_progress, reporting
 from ._report import Reads, is_terminal, render, render_html
 from ._scheduling import assemble
 from ._sharding import (
@@ -59,6 +59,7 @@ from ._sharding import (
     choose_placement,
 )
 from ._targets import Target
+from ._text import check_switch, is_one_of, show_value
 from ._tied import said_of_ties, warn_of_ties
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
@@ -71,6 +72,8 @@ AssignmentMap = (
 # Enough for the largest leaves of most models to be read side by side; a few hundredths
 # of a host's memory.
 MAX_IN_FLIGHT_BYTES: Final = 1 << 30
+# Processes whose costs are counted, a row each.
+MAX_PROCESSES: Final = 16_384
 # What `on_missing` and `on_mismatch` take.
 PolicyOption = (
     Literal["error", "keep"]
@@ -104,18 +107,25 @@ class JobOptions:
     def __post_init__(self) -> None:
         # `warm_start` runs later: what the caller changes by then has no effect.
         for name in _CONTAINERS:
-            object.__setattr__(self, name, _copied(getattr(self, name)))
+            try:
+                object.__setattr__(self, name, _copied(getattr(self, name)))
+            except RecursionError:
+                raise AssignmentError(
+                    f"Option {name}: it holds itself, or is nested too deeply."
+                ) from None
         _check_aliases(self.aliases)
-        if self.strategy not in STRATEGIES:
+        check_switch("verify", self.verify)
+        check_progress(self.progress)
+        if not is_one_of(self.strategy, STRATEGIES):
             raise AssignmentError(
                 "Option strategy: expected 'auto', 'local' or 'read-once', got "
-                f"{self.strategy!r}."
+                f"{show_value(self.strategy)}."
             )
         limit: object = self.max_in_flight_bytes
         if not _is_count(limit):
             raise AssignmentError(
                 "Option max_in_flight_bytes: expected a positive whole number of "
-                f"bytes, got {limit!r}."
+                f"bytes, got {show_value(limit)}."
             )
 
     @property
@@ -306,7 +316,13 @@ class Plan:
         count: Any = processes
         if count is not None and not _is_count(count):
             raise AssignmentError(
-                f"processes: expected a positive whole number, got {processes!r}."
+                f"processes: expected a positive whole number, got "
+                f"{show_value(processes)}."
+            )
+        if count is not None and count > MAX_PROCESSES:
+            raise AssignmentError(
+                f"processes: expected at most {MAX_PROCESSES}, got "
+                f"{show_value(processes)}."
             )
         if strategy is not None:
             job = dataclasses.replace(
@@ -344,6 +360,7 @@ class Plan:
             ReadError: The operating system refuses, or another process failed.
         """
         refuse_tracing()
+        check_progress(progress)
         with agreement(participants(self._job.shardings.values())) as agreed:
             placer = read_leaves(self._job, progress or self._job.options.progress)
             differing = said_of_ties(self._job.plan.resolution, self._job.manifest)
@@ -771,6 +788,6 @@ def _check_aliases(aliases: object) -> None:
             or not all(isinstance(other, str) for other in others)
         ):
             raise AssignmentError(
-                f"Option aliases: expected a tuple of names for {name!r}, "
-                f"got {others!r}."
+                f"Option aliases: expected a tuple of names for {show_value(name)}, "
+                f"got {show_value(others)}."
             )

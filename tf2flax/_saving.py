@@ -50,6 +50,7 @@ from ._stale import StaleCopies
 from ._state_file import update_state
 from ._store import storage_of
 from ._stored_tensor import StoredTensor
+from ._text import attribute_of, check_switch, show_value
 
 # One member of a family: a partition of the variable whose name stands before it.
 _PART: Final = re.compile(
@@ -137,14 +138,19 @@ def save_checkpoint(
     `update_checkpoint_state_internal`, checkpoint_management.py.
     """
     path = _checked_prefix(prefix)
+    is_replacing = check_switch("overwrite", overwrite)
     if isinstance(data_files, bool) or not isinstance(data_files, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise AssignmentError(f"Expected a number of data files, got {data_files!r}.")
+        raise AssignmentError(
+            f"Expected a number of data files, got {show_value(data_files)}."
+        )
     if not 1 <= data_files <= MAX_DATA_FILES:
         raise AssignmentError(
             f"Expected 1 to {MAX_DATA_FILES} data files, got {data_files}."
         )
     if not isinstance(unused, str) or unused not in ("copy", "drop"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise AssignmentError(f"Expected unused 'copy' or 'drop', got {unused!r}.")
+        raise AssignmentError(
+            f"Expected unused 'copy' or 'drop', got {show_value(unused)}."
+        )
     stale: StaleCopies | None = None
     if plan is None:
         found = _tensors_of(tree_or_mapping)
@@ -158,7 +164,7 @@ def save_checkpoint(
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         present = existing_files(path)
-        if present and not overwrite:
+        if present and not is_replacing:
             raise ExistsError(
                 f"A checkpoint is there already - at `{present[0]}`. Choose another "
                 "prefix, or give overwrite=True."
@@ -195,6 +201,13 @@ def _checked_prefix(prefix: PathLike) -> str:
         )
     if "\0" in text:
         raise AssignmentError(f"No file can be called {text!r}.")
+    try:
+        os.fsencode(text)
+        os.path.basename(text).encode()  # as the state file must
+    except UnicodeEncodeError as error:
+        raise AssignmentError(
+            f"No checkpoint can be called {show_value(text)}: {error.reason}."
+        ) from error
     path = LOCAL.show(text)
     if not os.path.basename(path) or os.path.isdir(path):
         raise AssignmentError(
@@ -371,7 +384,7 @@ def _renewed(
 def _inverse_of(plan: Any) -> InversePlan:
     """Turns a plan round, if it is one."""
     # Classes have the method too, and other libraries have one of that name.
-    if not isinstance(plan, type) and callable(getattr(plan, "inverse", None)):
+    if not isinstance(plan, type) and callable(attribute_of(plan, "inverse")):
         module = type(plan).__module__.partition(".")[0]
         inverse = plan.inverse() if module == __package__ else None
         if isinstance(inverse, InversePlan):
@@ -580,7 +593,13 @@ def _strings(name: str, array: np.ndarray) -> np.ndarray:
     out = empty(array.size, object)
     for i, element in enumerate(array.reshape(-1).tolist()):
         if isinstance(element, str):
-            out[i] = element.encode("utf-8", "surrogateescape")
+            try:
+                out[i] = element.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError as error:
+                raise AssignmentError(
+                    f"Leaf `{name}` holds {show_value(element)}, which is no text: "
+                    f"{error.reason}. Give bytes."
+                ) from error
         elif isinstance(element, bytes):
             out[i] = element
         else:

@@ -41,6 +41,7 @@ from ._runs import along_axes
 from ._slots import Partitioning, Slot
 from ._stored_tensor import StoredTensor
 from ._targets import named_leaves
+from ._text import attribute_of, is_one_of, members, show_value
 from ._uneven import ShardedDimension, describe_way_out
 
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
@@ -145,24 +146,30 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
         )
     parsed: list[tuple[re.Pattern[str], PartitionSpec]] = []
     pair: Any
-    for number, pair in enumerate(given, start=1):
+    for number, pair in enumerate(members("partition_rules", given), start=1):
         items: Any = pair if isinstance(pair, (tuple, list)) else ()
         if (
             len(items) != 2
-            or not isinstance(getattr(items[0], "pattern", items[0]), str)
+            or not _is_regex(items[0])
             or not isinstance(items[1], PartitionSpec)
         ):
             raise AssignmentError(
                 f"partition_rules: expected pairs of a regex and a PartitionSpec, got "
-                f"{pair!r} as number {number}."
+                f"{show_value(pair)} as number {number}."
             )
         try:
             parsed.append((re.compile(items[0]), items[1]))
         except (re.error, OverflowError, RecursionError) as error:
             raise AssignmentError(
-                f"partition_rules: {items[0]!r} is no regular expression: {error}."
+                f"partition_rules: {show_value(items[0])} is no regular "
+                f"expression: {error}."
             ) from error
     return PartitionRules(tuple(parsed))
+
+
+def _is_regex(value: object) -> bool:
+    """Whether a value is text, or a compiled pattern of text."""
+    return isinstance(value, str) or isinstance(attribute_of(value, "pattern"), str)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,7 +209,8 @@ def from_partitions(axis: str | tuple[str, ...]) -> PartitionedAxes:
     names: tuple[Any, ...] = axis if isinstance(axis, tuple) else (axis,)
     if not names or not all(isinstance(name, str) for name in names):
         raise AssignmentError(
-            f"from_partitions: expected the name of a mesh axis, got {axis!r}."
+            f"from_partitions: expected the name of a mesh axis, got "
+            f"{show_value(axis)}."
         )
     return PartitionedAxes(axis)
 
@@ -220,7 +228,7 @@ class PlacementOptions:
         mesh: Any = self.mesh
         if not isinstance(mesh, (Mesh, AbstractMesh, type(None))):
             raise AssignmentError(
-                f"Option mesh: expected a jax.sharding.Mesh, got {mesh!r}."
+                f"Option mesh: expected a jax.sharding.Mesh, got {show_value(mesh)}."
             )
         if mesh is not None and mesh.empty:
             raise AssignmentError(
@@ -230,10 +238,10 @@ class PlacementOptions:
             )
         if problem := _manual_axes(mesh):
             raise AssignmentError(f"Option mesh: {problem}")
-        if self.on_uneven not in _UNEVEN:
+        if not is_one_of(self.on_uneven, _UNEVEN):
             raise AssignmentError(
                 f"Option on_uneven: expected 'error' or 'replicate', got "
-                f"{self.on_uneven!r}."
+                f"{show_value(self.on_uneven)}."
             )
         _check_logical_rules(self.logical_axis_rules)
 
@@ -601,7 +609,7 @@ def _check_logical_rules(rules: object) -> None:
     if not is_pairs:
         raise AssignmentError(
             "Option logical_axis_rules: expected pairs of a logical name and the mesh "
-            f"axis that it means (or None), got {rules!r}."
+            f"axis that it means (or None), got {show_value(rules)}."
         )
 
 
@@ -619,7 +627,7 @@ def _opinions(
         if isinstance(option, type) or not takes(option, 1):
             raise AssignmentError(
                 "Option sharding: expected a function of one argument, a leaf, that "
-                f"gives a Sharding, a PartitionSpec or None, got {option!r}."
+                f"gives a Sharding, a PartitionSpec or None, got {show_value(option)}."
             )
 
         def choose(leaf: ShardedLeaf) -> Opinion:
@@ -633,7 +641,8 @@ def _opinions(
     ):
         raise AssignmentError(
             "Option sharding: expected a jax.sharding.Sharding, a PartitionSpec, a "
-            f"tree of them, or a function of leaves, got {option!r}.{_hint(option)}"
+            f"tree of them, or a function of leaves, got "
+            f"{show_value(option)}.{_hint(option)}"
         )
     tree = {
         name: _checked(value, f"has at `{name}`")
@@ -685,7 +694,7 @@ def _checked(value: Any, what: str) -> Opinion:
         return value
     raise AssignmentError(
         "Option sharding: expected a jax.sharding.Sharding, a PartitionSpec or None, "
-        f"but it {what} {value!r}.{_hint(value)}"
+        f"but it {what} {show_value(value)}.{_hint(value)}"
     )
 
 

@@ -42,7 +42,8 @@ def update_state(path: str) -> None:
         for listed in parse_checkpoint_paths(before.decode("utf-8", "replace"))
         if os.path.join(folder, listed) != path
     ]
-    write_state(state, format_checkpoint_state(name, [*paths, name]).encode())
+    contents = format_checkpoint_state(name, [*paths, name])
+    write_state(state, contents.encode())
 
 
 def _is_in_saved_model(folder: str) -> bool:

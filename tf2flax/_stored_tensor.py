@@ -12,6 +12,7 @@ from . import _indexing, _reading, _regions
 from ._lazy import open_view
 from ._manifest import Entry
 from ._specs import TensorSlice
+from ._text import check_switch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -99,6 +100,7 @@ class StoredTensor:
             UnsupportedError: The dtype (variant, resource) holds no array.
             ReadError: The operating system refuses.
         """
+        verify = check_switch("verify", verify)
         return _reading.read_entry(self._entry, verify=verify)
 
     def open(self) -> TensorStore:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ._errors import AssignmentError, SharedNameError, TensorNotFoundError
 from ._formats.object_graph import Names
 from ._manifest import Entry, Manifest
+from ._text import show_value
 
 
 class RenamedManifest(Manifest):
@@ -191,7 +192,7 @@ class MergedManifest(Manifest):
         for number, (added, part) in enumerate(self._parts):
             if not isinstance(added, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise AssignmentError(
-                    f"Expected prefixes of names (str), got {added!r} for "
+                    f"Expected prefixes of names (str), got {show_value(added)} for "
                     f'`{part.index_path}`. Write {{"a/": first, "": second}}.'
                 )
             for name in (*part.names, *part.shared_names):

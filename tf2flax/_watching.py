@@ -6,15 +6,24 @@ tensorflow/python/training/checkpoint_utils.py.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from ._checkpoint import manifest_at
-from ._errors import CheckpointNotFoundError, DamagedError, UnsupportedError
+from ._errors import (
+    AssignmentError,
+    CheckpointNotFoundError,
+    DamagedError,
+    UnsupportedError,
+)
 from ._files import Storage
 from ._locate import PathLike, latest_in, locate_in, require_listing
 from ._manifest import Piece
+from ._text import show_value
 
 if TYPE_CHECKING:
     from ._store import KvStore
@@ -59,8 +68,30 @@ def checkpoints_iterator(
 
     Source: `checkpoints_iterator`, tensorflow/python/training/checkpoint_utils.py.
     """
+    interval = _check_seconds("min_interval_secs", min_interval_secs)
+    limit = None if timeout is None else _check_seconds("timeout", timeout)
+    if timeout_fn is not None and not callable(timeout_fn):
+        raise AssignmentError(
+            "Option timeout_fn: expected a function without arguments, or None, got "
+            f"{show_value(timeout_fn)}."
+        )
     require_listing(checkpoint_dir)
-    return _iterate(checkpoint_dir, min_interval_secs, timeout, timeout_fn)
+    return _iterate(checkpoint_dir, interval, limit, timeout_fn)
+
+
+def _check_seconds(option: str, value: Any) -> float:
+    """Checks a number of seconds; longer than the system can wait is for ever."""
+    try:
+        is_number = not isinstance(value, (bool, str, bytes, np.ndarray))
+        seconds = float(value) if is_number else -1.0
+    except Exception:  # of whatever it is
+        seconds = -1.0
+    if not seconds >= 0:  # NaN is not
+        raise AssignmentError(
+            f"Option {option}: expected a number of seconds, 0 or more, got "
+            f"{show_value(value)}."
+        )
+    return min(seconds, threading.TIMEOUT_MAX)
 
 
 def _iterate(

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from tf2flax._errors import AssignmentError
+from tf2flax._text import attribute_of, members, show_value
 
 # Rows in steady steps are printed as a range from this many on.
 _MIN_RANGE: Final = 4
@@ -94,10 +95,30 @@ def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
             raise TypeError
         return tuple(map(operator.index, values))
     except TypeError:
-        shown = ", ".join(repr(value)[:40] for value in values[:6])
+        shown = ", ".join(show_value(value)[:40] for value in values[:6])
         raise AssignmentError(
             f"{verb}: expected integers for {what}, got {shown}."
         ) from None
+
+
+def integer(verb: str, what: str, value: object) -> int:
+    """Checks one integer.
+
+    Args:
+        verb: Who asks for it, for messages.
+        what: What it is, for messages.
+        value: As it was given.
+
+    Returns:
+        The integer.
+
+    Raises:
+        AssignmentError: It is none.
+    """
+    if isinstance(value, (tuple, list)):
+        shown = show_value(cast("object", value))
+        raise AssignmentError(f"{verb}: expected an integer for {what}, got {shown}.")
+    return integers(verb, what, (value,))[0]
 
 
 def row_numbers(rows: object) -> tuple[int, ...]:
@@ -113,7 +134,8 @@ def row_numbers(rows: object) -> tuple[int, ...]:
         AssignmentError: They are no integers, too many, or negative: TensorFlow's row
             maps write -1 for a row that is not there, where NumPy means the last one.
     """
-    numbers = _array_rows(rows) if hasattr(rows, "dtype") else _listed_rows(rows)
+    is_array = attribute_of(rows, "dtype") is not None
+    numbers = _array_rows(rows) if is_array else _listed_rows(rows)
     if numbers and min(numbers) < 0:
         place = next(i for i, number in enumerate(numbers) if number < 0)
         count = sum(number < 0 for number in numbers)
@@ -147,8 +169,11 @@ def _array_rows(rows: object) -> tuple[int, ...]:
 def _listed_rows(rows: object) -> tuple[int, ...]:
     """Numbers of rows in a list, a range or another iterable."""
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
-        raise AssignmentError(f"take: expected numbers of rows, got {rows!r}.")
-    numbers = list(itertools.islice(cast("Iterable[Any]", rows), _MAX_ROWS + 1))
+        raise AssignmentError(
+            f"take: expected numbers of rows, got {show_value(rows)}."
+        )
+    given = members("take", cast("Iterable[Any]", rows))
+    numbers = list(itertools.islice(given, _MAX_ROWS + 1))
     if len(numbers) > _MAX_ROWS:
         raise AssignmentError(f"take: expected at most {_MAX_ROWS} rows.")
     return integers("take", "rows", (numbers,))
@@ -172,18 +197,18 @@ def index_item(item: Any) -> IndexItem:
         own = cast("slice[Any, Any, Any]", item)
         bounds = (own.start, own.stop, own.step)
         start, stop, step = (
-            None if bound is None else integers("[]", "a slice", (bound,))[0]
+            None if bound is None else integer("[]", "a slice", bound)
             for bound in bounds
         )
         if step == 0:
             raise AssignmentError("[]: the step of a slice cannot be 0.")
         return start, stop, step
-    if isinstance(item, (list, np.ndarray)):
+    if isinstance(item, (list, tuple, np.ndarray)):
         raise AssignmentError(
             "[]: expected integers, slices, ... and None, got several numbers. "
             "Pick rows with .take(rows)."
         )
-    return integers("[]", "an index", (item,))[0]
+    return integer("[]", "an index", item)
 
 
 def index_text(item: IndexItem) -> str:

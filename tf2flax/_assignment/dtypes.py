@@ -18,6 +18,7 @@ import numpy as np
 from tf2flax._errors import AssignmentError
 from tf2flax._memory import empty
 from tf2flax._specs import STORED_DTYPES, StoredDtype
+from tf2flax._text import show_value
 
 # What holds for one leaf. None: its own dtype where the cast is safe; "exact": no cast,
 # as TensorFlow; "checkpoint": the file's dtype; a dtype: that one, whatever it does.
@@ -54,7 +55,7 @@ def parse_dtype(dtype: object) -> DtypePolicy:
     except Exception as error:  # TypeError, ValueError, and whatever objects raise
         raise AssignmentError(
             f"Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
-            f"{dtype!r}."
+            f"{show_value(dtype)}."
         ) from error
     if kind_of(parsed) is None:
         raise AssignmentError(

@@ -13,12 +13,14 @@ from typing import Any, Final, SupportsIndex, cast, overload
 import numpy as np
 
 from tf2flax._errors import AssignmentError
+from tf2flax._text import show_value
 
 from .arguments import (
     IndexItem,
     from_the_front,
     index_item,
     index_text,
+    integer,
     integers,
     listed,
     quoted,
@@ -134,11 +136,11 @@ class Expression:
         Raises:
             AssignmentError: The pattern is malformed.
         """
-        if pattern == "":  # by name; otherwise that, and `self`, are names of axes
+        # By name; otherwise that, and `self`, are names of axes.
+        if isinstance(pattern, str) and not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
             pattern = cast("str", sizes.pop("pattern", ""))
         given = tuple(
-            (name, integers("rearrange", name, (size,))[0])
-            for name, size in sizes.items()
+            (name, integer("rearrange", name, size)) for name, size in sizes.items()
         )
         return Rearranged(self, parse_pattern(pattern, given))
 
@@ -172,7 +174,7 @@ class Expression:
         is_word = isinstance(dtype, str) and dtype in ("exact", "checkpoint")
         parsed = None if is_word else parse_dtype(dtype)
         if not isinstance(parsed, np.dtype):
-            raise AssignmentError(f"cast: expected a dtype, got {dtype!r}.")
+            raise AssignmentError(f"cast: expected a dtype, got {show_value(dtype)}.")
         return (
             self
             if isinstance(self, Cast) and self.dtype == parsed
@@ -228,7 +230,8 @@ class Source(Expression):
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
-                f"src: expected the name of a tensor or scope, got {self.pattern!r}."
+                f"src: expected the name of a tensor or scope, got "
+                f"{show_value(self.pattern)}."
             )
         if not self.pattern:
             raise AssignmentError('src: expected a name, got "". All of it is "/".')

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from tf2flax._errors import AssignmentError
+from tf2flax._text import attribute_of, members, show_value
 
 from .captures import NamePattern, parse_name
 from .collapsing import screenful
@@ -148,7 +149,7 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
             f"target names, got {_shown(assignment_map)}."
         )
     pairs: list[tuple[object, object]] = []
-    given = cast("Iterable[object]", assignment_map)
+    given = members("assignment map", cast("Iterable[object]", assignment_map))
     for number, pair in enumerate(given, start=1):
         items = cast("Sequence[object]", pair)
         if not isinstance(pair, (tuple, list)) or len(items) != 2:
@@ -290,6 +291,6 @@ def _shown(value: object) -> str:
         return "None"
     name = type(value).__name__
     if isinstance(value, (str, bytes, int, float, bool)):
-        return f"{name} {value!r}"[:80]
-    shape = getattr(value, "shape", None)
+        return f"{name} {show_value(value)}"[:80]
+    shape = attribute_of(value, "shape")
     return f"{name} of shape {shape}" if isinstance(shape, tuple) else name

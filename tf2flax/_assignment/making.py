@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import SupportsIndex
 
 from tf2flax._errors import AssignmentError
+from tf2flax._text import show_value
 
-from .arguments import integers
+from .arguments import integer
 from .expressions import Expression, Joined, Source
 
 
@@ -101,11 +102,11 @@ def _joined(
     if over is not None:
         if not isinstance(over, str) or not over.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
-                f"{verb}: expected the name of a capture for over, got {over!r}."
+                f"{verb}: expected the name of a capture for over, got "
+                f"{show_value(over)}."
             )
         if len(operands) != 1:
             raise AssignmentError(
                 f"{verb}: with over={over!r}, expected one source, got {len(operands)}."
             )
-    (number,) = integers(verb, "axis", (axis,))
-    return Joined(tuple(operands), number, is_stack, over)
+    return Joined(tuple(operands), integer(verb, "axis", axis), is_stack, over)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 
 from tf2flax._errors import AssignmentError
+from tf2flax._text import show_value
 
 from .dtypes import DtypePolicy, kind_of, parse_dtype
 
@@ -125,14 +126,14 @@ def parse_policy(option: str, value: object) -> Policy:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise AssignmentError(
             f"Option {option}: expected 'error', 'keep' or a list of (regex, policy), "
-            f"got {value!r}."
+            f"got {show_value(value)}."
         )
     rules: list[tuple[re.Pattern[str], Choice]] = []
     for pattern, choice in _pairs(option, cast("Sequence[object]", value), "policy"):
         if not isinstance(choice, str) or choice not in _CHOICES:
             raise AssignmentError(
                 f"Option {option}: expected 'error' or 'keep' for "
-                f"{pattern.pattern!r}, got {choice!r}."
+                f"{pattern.pattern!r}, got {show_value(choice)}."
             )
         rules.append((pattern, choice))
     return Policy(tuple(rules))
@@ -161,13 +162,14 @@ def _pairs(
         if len(items) != 2 or not _is_text_regex(items[0]):
             raise AssignmentError(
                 f"Option {option}: expected pairs of a regex and a {what}, got "
-                f"{pair!r}."
+                f"{show_value(cast('object', pair))}."
             )
         try:
             pattern = re.compile(cast("str", items[0]))
         except (re.error, RecursionError, OverflowError) as error:
             raise AssignmentError(
-                f"Option {option}: {items[0]!r} is no regular expression: {error}."
+                f"Option {option}: {show_value(items[0])} is no regular "
+                f"expression: {error}."
             ) from error
         yield pattern, items[1]
 

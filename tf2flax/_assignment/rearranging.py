@@ -8,6 +8,7 @@ import re
 from typing import Final
 
 from tf2flax._errors import AssignmentError
+from tf2flax._text import show_value
 
 _TOKEN: Final = re.compile(r"\s*(?:(\.\.\.|…)|([A-Za-z_]\w*)|(1)(?!\w)|([()]))")
 _ELLIPSIS: Final = "..."
@@ -68,7 +69,7 @@ def parse_pattern(text: object, sizes: tuple[tuple[str, int], ...]) -> Pattern:
         (('c',), ('a',), ('b',))
     """
     if not isinstance(text, str):
-        raise AssignmentError(f"rearrange: expected a pattern, got {text!r}.")
+        raise AssignmentError(f"rearrange: expected a pattern, got {show_value(text)}.")
     sides = text.split("->")
     if len(sides) != 2:
         raise _error(text, "expected axes before and after one `->`")

@@ -337,7 +337,11 @@ def data_file_suffix(index: int, count: int) -> str:
 
 
 def _encode_name(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+    """The key of a name; that of no tensor where no bytes can be its text."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return b""
 
 
 def _decode_name(key: bytes) -> str:
