@@ -39,7 +39,7 @@ from ._restore import (
 )
 from ._sharding import LogicalRules, ShardingOption, expected_shardings
 from ._targets import take_apart
-from ._tied import said_of_ties, warn_of_ties
+from ._tied import describe_ties, warn_of_ties
 from ._traced_init import TracedInit, reachable_rngs
 
 P = ParamSpec("P")
@@ -142,7 +142,7 @@ def init_from_checkpoint(
         check_filled(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, progress)
-        differing = said_of_ties(job.plan.resolution, job.manifest)
+        differing = describe_ties(job.plan.resolution, job.manifest)
         agreed.expect(common_work(job, placer))
     placer.redistribute()
     warn_of_leftovers(job)
@@ -277,7 +277,7 @@ def _run(
         check_filled(job)
         agreed.name(participants(job.shardings.values()))
         placer = read_leaves(job, options.progress)
-        differing = said_of_ties(job.plan.resolution, job.manifest)
+        differing = describe_ties(job.plan.resolution, job.manifest)
         agreed.expect(common_work(job, placer))
     placer.redistribute()
     warn_of_leftovers(job)

@@ -6,8 +6,8 @@ Reads files that lie elsewhere whole; local ones are read in place.
 from __future__ import annotations
 
 import posixpath
-import warnings
 
+from ._caller import warn_caller
 from ._errors import DamagedError
 from ._files import Storage, impostor
 from ._formats.hdf5 import Hdf5Manifest
@@ -55,7 +55,7 @@ def open_keras(location: Location) -> KerasManifest:
     held = sum(nbytes_of(shard) for shard in shards.values())
     for name in index.unnamed():
         path = posixpath.join(folder, name)
-        if held >= index.total_nbytes - 0.5 or not storage.is_file(path):
+        if index.is_reached_by(held) or not storage.is_file(path):
             break
         shards[name] = _shard(storage, path)
         held += nbytes_of(shards[name])
@@ -78,11 +78,10 @@ def by_layer(manifest: KerasManifest) -> RenamedManifest:
     """
     names = manifest.variable_names()
     if not names.has_layers:
-        warnings.warn(
+        warn_caller(
             f"`{manifest.index_path}` holds no names of layers: Keras before 3.6 "
             "stored none in `.weights.h5`. These are the stored names: use them, or "
-            "save the model again with a newer Keras.",
-            stacklevel=3,
+            "save the model again with a newer Keras."
         )
     return RenamedManifest(manifest, names.keys)
 

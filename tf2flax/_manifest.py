@@ -192,6 +192,31 @@ class Entry(NamedTuple):
         return sum(piece.nbytes for piece in self.pieces)
 
 
+def have_equal_checksums(first: Entry, second: Entry) -> bool | None:
+    """Compares two tensors by what the index says of their bytes.
+
+    Args:
+        first: A tensor.
+        second: Another one of the same shape and dtype.
+
+    Returns:
+        Whether their bytes are equal; None where checksums do not tell: they are cut
+        differently, or their format has none.
+    """
+    if first.is_big_endian != second.is_big_endian:
+        return None
+    if len(first.pieces) != len(second.pieces):
+        return None
+    is_equal = True
+    for piece, other_piece in zip(first.pieces, second.pieces, strict=True):
+        if not isinstance(piece, Piece) or not isinstance(other_piece, Piece):
+            return None
+        if piece.region != other_piece.region:
+            return None
+        is_equal = is_equal and piece.crc32c == other_piece.crc32c
+    return is_equal
+
+
 @runtime_checkable
 class Manifest(Protocol):
     """Names and entries of one checkpoint; immutable and picklable.

@@ -1,4 +1,4 @@
-"""Names as text: the nearest to one that was not found, numbers in them.
+"""Names as text: the nearest to one that was not found, lists, numbers and marks.
 
 Fast enough for 100,000 names: names are ranked by the path components they share, and
 only the best are compared letter by letter.
@@ -10,17 +10,41 @@ import collections
 import difflib
 import heapq
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 # Numbers in names have at most so many digits, which Python always converts; what has
 # more is text. Source: `sys.int_info.str_digits_check_threshold`.
 MAX_DIGITS: Final = 600
+# Keys of TF2's checkpoints: how that of a variable's value ends, and what stands
+# between the paths of a variable and of its slot.
+# Source: tensorflow/python/checkpoint/trackable_utils.py.
+VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
+SLOT_MARKER: Final = "/.OPTIMIZER_SLOT/"
 # How many names are compared letter by letter; difflib takes about 20 µs for each.
 _MAX_COMPARED: Final = 200
 # Below this likeness (0 to 1) a suggestion misleads more often than it helps.
 _MIN_LIKENESS: Final = 0.6
 _COMPONENT: Final = re.compile(r"[^/]+")
+
+
+def listed(names: Sequence[str], count: int = 5) -> str:
+    """Lists names for a message, of many the first ones.
+
+    Args:
+        names: The names.
+        count: How many to show at most.
+
+    Returns:
+        Text.
+
+    Examples:
+        >>> listed(["a", "b", "c"], count=2)
+        '`a`, `b` and 1 more'
+    """
+    first = ", ".join(f"`{name}`" for name in names[:count])
+    hidden = len(names) - count
+    return f"{first} and {hidden} more" if hidden > 0 else first
 
 
 def nearest(name: str, names: Collection[str], count: int = 3) -> tuple[str, ...]:

@@ -20,9 +20,9 @@ from ._formats.object_graph import (
     places_of_export,
     without_tensors,
 )
-from ._manifest import EncodedPiece, Entry, Manifest, Piece
+from ._manifest import Entry, Manifest, have_equal_checksums
 from ._reading import read_entry
-from ._specs import TensorSlice, TensorSpec
+from ._specs import TensorSpec
 from ._views import RenamedManifest
 
 
@@ -104,7 +104,7 @@ class ObjectBasedManifest(Manifest):
         twins = self._twins(self._keys_by_variable())
         return RenamedManifest(self, keys, more_keys=graph.keys_at, twins=twins)
 
-    def stale_copies(self, written: Collection[str]) -> tuple[str, ...]:
+    def unwritten_copies(self, written: Collection[str]) -> tuple[str, ...]:
         """Finds what may be another copy of a variable that is written in one place.
 
         Args:
@@ -118,13 +118,13 @@ class ObjectBasedManifest(Manifest):
             DamagedError: The object graph is malformed.
             ReadError: The system or the store refuses.
         """
-        stale: list[str] = []
+        unwritten: list[str] = []
         for keys in self._keys_by_variable().values():
             lists = places_of_export(keys)
             for these, others in (lists, lists[::-1]):
                 if any(key in written for key in these):
-                    stale += [key for key in others if key not in written]
-        return tuple(stale)
+                    unwritten += [key for key in others if key not in written]
+        return tuple(unwritten)
 
     def graph_of(self, dropped: Collection[str]) -> bytes:
         """The object graph of a copy that holds fewer tensors.
@@ -169,11 +169,8 @@ class ObjectBasedManifest(Manifest):
             entries = self._base.entry(first), self._base.entry(second)
         except DamagedError:
             return True  # a lookup raises it again, and says more than a refusal
-        facts = [
-            (entry.spec, entry.is_big_endian, [_checksum(one) for one in entry.pieces])
-            for entry in entries
-        ]
-        return facts[0] == facts[1]
+        is_alike = entries[0].spec == entries[1].spec
+        return is_alike and have_equal_checksums(*entries) is True
 
     def _object_graph(self) -> ObjectGraph:
         if self._graph is None:
@@ -194,12 +191,6 @@ class ObjectBasedManifest(Manifest):
             f"Tensor `{GRAPH_KEY}` is damaged: {error} - in `{self.index_path}`. Use "
             "the stored names."
         )
-
-
-def _checksum(piece: Piece | EncodedPiece) -> tuple[TensorSlice, int, int | None]:
-    """What a piece holds, as far as the index tells it."""
-    crc = piece.crc32c if isinstance(piece, Piece) else None
-    return piece.region, piece.nbytes, crc
 
 
 class _Stored:

@@ -15,6 +15,7 @@ from ._assignment.problems import key_of, target_of
 from ._assignment.values import Assignment, Entry, Gap, Resolution, count_nbytes
 from ._errors import CheckpointError
 from ._manifest import EncodedPiece, Manifest, Piece
+from ._names import SLOT_MARKER, VARIABLE_SUFFIX
 
 # Names that optimizers of TensorFlow give to the slots of a variable, as its children;
 # an optimizer's own name may stand before them (`dqn_adam_1`).
@@ -28,9 +29,6 @@ _SLOT: Final = re.compile(
 _SLOT_SUFFIX: Final = re.compile(r"(?P<base>.+)_slot_(vr|vc|v|m)")
 _AVERAGE: Final = re.compile(r"ExponentialMovingAverage(_\d+)?|EMA|local_step|biased")
 _POWER: Final = re.compile(r"(.*/)?beta[12]_power(_\d+)?")
-# Where TF2 keeps the slots of a variable, in names as they are stored.
-_OBJECT_SLOT: Final = "/.OPTIMIZER_SLOT/"
-_OBJECT_VALUE: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Counters of a training, and what a Keras optimizer keeps besides slots: numbered
 # variables of its own, which stand for all of the model's.
 _STEP: Final = re.compile(
@@ -209,7 +207,7 @@ def is_slot(name: str, manifest: Manifest) -> bool:
     Returns:
         Whether it is.
     """
-    if _POWER.fullmatch(name) or "/.OPTIMIZER_SLOT/" in name:
+    if _POWER.fullmatch(name) or SLOT_MARKER in name:
         return True
     suffixed = _SLOT_SUFFIX.fullmatch(name)
     if suffixed and suffixed["base"] in manifest:
@@ -250,8 +248,8 @@ def is_step(name: str) -> bool:
         >>> is_step("global_step"), is_step("dense/kernel")
         (True, False)
     """
-    plain = name.removesuffix(_OBJECT_VALUE)
-    is_slot_of_variable = _OBJECT_SLOT in name
+    plain = name.removesuffix(VARIABLE_SUFFIX)
+    is_slot_of_variable = SLOT_MARKER in name
     return not is_slot_of_variable and bool(
         _POWER.fullmatch(plain) or _STEP.fullmatch(plain)
     )
@@ -267,9 +265,9 @@ def variable_of(name: str, manifest: Manifest) -> str:
     Returns:
         Name of the variable; that of the tensor itself where it is neither.
     """
-    if _OBJECT_SLOT in name:
-        path = name.partition(_OBJECT_SLOT)[0]
-        stored = f"{path}{_OBJECT_VALUE}"
+    if SLOT_MARKER in name:
+        path = name.partition(SLOT_MARKER)[0]
+        stored = f"{path}{VARIABLE_SUFFIX}"
         return next((one for one in (stored, path) if one in manifest), name)
     suffixed = _SLOT_SUFFIX.fullmatch(name)
     if suffixed and suffixed["base"] in manifest:

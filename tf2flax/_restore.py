@@ -46,6 +46,7 @@ from ._errors import AssignmentError, UnsupportedError
 from ._inverse import InversePlan
 from ._manifest import Manifest
 from ._meshes import is_abstract, participants
+from ._names import listed
 from ._placing import Landing, Placer, plan_landing
 from ._plan import PlacementReport, RestorePlan, make_plan
 from ._plan_cost import PlanCost
@@ -60,7 +61,7 @@ from ._sharding import (
 )
 from ._targets import Target
 from ._text import check_switch, is_one_of, show_value
-from ._tied import said_of_ties, warn_of_ties
+from ._tied import describe_ties, warn_of_ties
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
 AssignmentMap = (
@@ -363,7 +364,7 @@ class Plan:
         check_progress(progress)
         with agreement(participants(self._job.shardings.values())) as agreed:
             placer = read_leaves(self._job, progress or self._job.options.progress)
-            differing = said_of_ties(self._job.plan.resolution, self._job.manifest)
+            differing = describe_ties(self._job.plan.resolution, self._job.manifest)
             agreed.expect(common_work(self._job, placer))
         placer.redistribute()
         warn_of_leftovers(self._job)
@@ -723,11 +724,9 @@ def check_kept(job: Job) -> None:
     ]
     abstract += job.target.abstract_states
     if abstract:
-        shown = ", ".join(f"`{name}`" for name in abstract[:20])
-        more = f" and {len(abstract) - 20} more" if len(abstract) > 20 else ""
         said = (
             f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {shown}{more}. Add entries for them, or "
+            f"jax.ShapeDtypeStruct: {listed(abstract, 20)}. Add entries for them, or "
             "initialise them with tf2flax.warm_start."
         )
         if unused := describe_unused(job.plan.resolution, job.target.leaves):

@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import re
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 
 from ._assignment.expressions import Expression
+from ._assignment.partitions import family_of
 from ._assignment.resizing import evaluated
+from ._caller import warn_caller
 from ._checkpoint import Checkpoint
 from ._errors import (
     AssignmentError,
@@ -42,7 +42,7 @@ from ._inverse import InversePlan
 from ._locate import PathLike
 from ._manifest import Entry
 from ._memory import empty, view_at
-from ._names import MAX_DIGITS
+from ._names import listed
 from ._object_based import ObjectBasedManifest
 from ._reading import check_readable
 from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
@@ -52,10 +52,6 @@ from ._store import storage_of
 from ._stored_tensor import StoredTensor
 from ._text import attribute_of, check_switch, show_value
 
-# One member of a family: a partition of the variable whose name stands before it.
-_PART: Final = re.compile(
-    rf"(?P<name>.+)/part_(?P<number>0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})", re.S
-)
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which
 # are integers to NumPy, keep theirs only where they come from a checkpoint.
 _CODES: Final[dict[np.dtype, int]] = {
@@ -176,7 +172,7 @@ def save_checkpoint(
             raise
         raise ReadError(f"Cannot write `{path}`: {error.strerror or error}.") from error
     if stale is not None and (message := stale.message()):
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warn_caller(message)
     return path
 
 
@@ -245,11 +241,9 @@ def _tensors_of(value: Any) -> list[NewTensor]:
 def _check_view(checkpoint: Checkpoint) -> None:
     """Refuses a view that hides tensors, of which the copy would lack them."""
     if shared := checkpoint.manifest.shared_names:
-        shown = ", ".join(f"`{name}`" for name in shared[:5])
-        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise UnsupportedError(
             f"In this view of `{checkpoint.prefix}` several tensors share one name: "
-            f"{shown}{more}. Save the checkpoint itself, or `view.read()` to leave "
+            f"{listed(shared)}. Save the checkpoint itself, or `view.read()` to leave "
             "them out."
         )
 
@@ -297,13 +291,9 @@ def _tensors_backwards(
     specs = {name: one.spec for name, one in arrays.items()}
     inverse.check(specs, is_copying=is_copying, present=leaves.keys())
     if left_out := [name for name in leaves if name not in wanted]:
-        shown = ", ".join(f"`{name}`" for name in left_out[:20])
-        more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
-        warnings.warn(
+        warn_caller(
             f"{len(left_out)} leaves that the plan did not load are not written: "
-            f"{shown}{more}. Save them in a checkpoint of their own.",
-            UserWarning,
-            stacklevel=3,
+            f"{listed(left_out, 20)}. Save them in a checkpoint of their own."
         )
     backwards = inverse.begin(lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
@@ -333,29 +323,26 @@ def _tensors_backwards(
         graph = manifest.graph_of(stale.dropped if is_copying else inverse.copied)
         tensors.append(_tensor(GRAPH_KEY, graph))
     if is_copying:
-        _warn_of_stale_copies(inverse)
+        _warn_of_unwritten_copies(inverse)
     return tensors, stale
 
 
-def _warn_of_stale_copies(inverse: InversePlan) -> None:
+def _warn_of_unwritten_copies(inverse: InversePlan) -> None:
     """Names tensors of a Keras 3 export whose other copy alone is written."""
     if not isinstance(inverse.manifest, ObjectBasedManifest):
         return
+    written = {assignment.name for assignment in inverse.assignments}
     try:
-        stale = inverse.manifest.stale_copies({one.name for one in inverse.assignments})
+        unwritten = inverse.manifest.unwritten_copies(written)
     except CheckpointError:  # a damaged graph is copied as it is
         return
-    if stale:
-        shown = ", ".join(f"`{name}`" for name in stale[:5])
-        more = f" and {len(stale) - 5} more" if len(stale) > 5 else ""
-        warnings.warn(
-            f"{len(stale)} tensors are copied as they are, though they may hold "
-            f"variables that are written elsewhere: {shown}{more}. A Keras 3 export "
-            "stores each variable under `variables/` and again under "
+    if unwritten:
+        warn_caller(
+            f"{len(unwritten)} tensors are copied as they are, though they may hold "
+            f"variables that are written elsewhere: {listed(unwritten)}. A Keras 3 "
+            "export stores each variable under `variables/` and again under "
             "`_all_variables/`: load both, or make the plan for `by_variable_name()`, "
-            "which writes both.",
-            UserWarning,
-            stacklevel=4,
+            "which writes both."
         )
 
 
@@ -420,9 +407,9 @@ def _families(names: Iterable[str]) -> dict[str, list[str]]:
     """Finds the parts of partitioned variables: all from 0 to n - 1, two at least."""
     found: dict[str, dict[int, str]] = {}
     for name in names:
-        match = _PART.fullmatch(name)
-        if match:
-            found.setdefault(match["name"], {})[int(match["number"])] = name
+        part = family_of(name)
+        if part is not None and part[0]:
+            found.setdefault(part[0], {})[part[1]] = name
     return {
         name: [parts[i] for i in range(len(parts))]
         for name, parts in found.items()

@@ -14,7 +14,7 @@ from ._assignment.layouts import View
 from ._assignment.uncasting import equal_elements
 from ._assignment.values import Assignment, Resolution
 from ._caller import warn_caller
-from ._manifest import Entry, Manifest, Piece
+from ._manifest import Manifest, have_equal_checksums
 from ._memory import empty
 from ._reading import read_entry
 from ._specs import TensorSlice
@@ -23,7 +23,7 @@ from ._specs import TensorSlice
 _MAX_SHOWN: Final = 20
 
 
-def said_of_ties(resolution: Resolution, manifest: Manifest) -> str:
+def describe_ties(resolution: Resolution, manifest: Manifest) -> str:
     """Names the tied leaves whose tensors hold other values than what fills them.
 
     Args:
@@ -58,7 +58,7 @@ def said_of_ties(resolution: Resolution, manifest: Manifest) -> str:
 
 
 def warn_of_ties(differing: str) -> None:
-    """Warns the caller of what `said_of_ties` found, if anything.
+    """Warns the caller of what `describe_ties` found, if anything.
 
     Args:
         differing: What it says.
@@ -81,7 +81,7 @@ def _is_same(first: Assignment, second: Assignment, manifest: Manifest) -> bool:
         one.spec == other.spec for one, other in pairs
     )
     if is_alike and _is_renamed(first, second):
-        known = [_have_equal_checksums(*pair) for pair in pairs]
+        known = [have_equal_checksums(*pair) for pair in pairs]
         if all(known):
             return True
         is_all_read = first.is_whole and second.is_whole
@@ -102,22 +102,6 @@ def _is_renamed(first: Assignment, second: Assignment) -> bool:
         return Source(literal_pattern(names[name]))
 
     return map_sources(first.expression, renamed) == second.expression
-
-
-def _have_equal_checksums(first: Entry, second: Entry) -> bool | None:
-    """Whether two tensors of one spec are equal; None where checksums do not tell."""
-    if len(first.pieces) != len(second.pieces):
-        return None
-    if first.is_big_endian != second.is_big_endian:
-        return None
-    result = True
-    for one, other in zip(first.pieces, second.pieces, strict=True):
-        if not isinstance(one, Piece) or not isinstance(other, Piece):
-            return None
-        if one.region != other.region:
-            return None
-        result = result and one.crc32c == other.crc32c
-    return result
 
 
 def _values(assignment: Assignment, manifest: Manifest) -> np.ndarray:

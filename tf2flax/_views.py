@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ._errors import AssignmentError, SharedNameError, TensorNotFoundError
 from ._formats.object_graph import Names
 from ._manifest import Entry, Manifest
+from ._names import listed
 from ._text import show_value
 
 
@@ -152,11 +153,9 @@ class RenamedManifest(Manifest):
             Sentences, with what to do.
         """
         keys = self._keys_of(name)
-        candidates = ", ".join(f"`{key}`" for key in keys[:5])
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
         way_out = f", or {self._way_out}" if self._way_out else ""
         return (
-            f"Name `{name}` is shared by {len(keys)} tensors: {candidates}{more} - "
+            f"Name `{name}` is shared by {len(keys)} tensors: {listed(keys)} - "
             f"in `{self.index_path}`. Use the stored name of the one that is "
             f"meant{way_out}."
         )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from tf2flax._manifest import Manifest
+from tf2flax._names import VARIABLE_SUFFIX
 
 from .collapsing import collapse
 from .values import Assignment, Resolution
@@ -37,7 +38,7 @@ _AFFINE_AT_END: Final = re.compile(rf"(?:(.*[_.-]))?(?:{'|'.join(_AFFINE)})")
 _COLLECTIONS: Final = frozenset({"params", "batch_stats"})
 # What stands behind a variable's own name.
 _SUFFIX: Final = re.compile(
-    r"(/ExponentialMovingAverage(_\d+)?|/\.ATTRIBUTES/VARIABLE_VALUE|:0)*$"
+    rf"(/ExponentialMovingAverage(_\d+)?|{re.escape(VARIABLE_SUFFIX)}|:0)*$"
 )
 # Lines of normalisations that a warning names.
 _MAX_NAMED: Final = 60

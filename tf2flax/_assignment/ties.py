@@ -29,7 +29,7 @@ def _weakness(entry: Entry) -> int:
         return 0
     if isinstance(target, str):
         return _SCOPE if target.endswith("/") else 0
-    return _SCOPE if target.text.endswith("/") else len(target.captures)
+    return _SCOPE if target.text.endswith("/") else target.captured_components
 
 
 def find_ties(

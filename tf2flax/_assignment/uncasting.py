@@ -196,7 +196,7 @@ def _conflict_at(
     told: Sequence[Told], stored: np.ndarray, places: np.ndarray, start: int
 ) -> Conflict:
     for one in told:
-        is_bad = ~np.zeros(stored.shape, bool) & ~np.asarray(one.is_silent())
+        is_bad = np.ones(stored.shape, bool) & ~np.asarray(one.is_silent())
         for candidate in one.candidates(stored):
             is_bad &= ~one.fits(candidate)
         if is_bad.any():

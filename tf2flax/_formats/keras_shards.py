@@ -81,6 +81,10 @@ class ShardIndex:
         """The names of all files, sorted."""
         return tuple(sorted({name for names in self.files.values() for name in names}))
 
+    def is_reached_by(self, nbytes: float) -> bool:
+        """Whether tensors are as large together as the index says."""
+        return nbytes >= self.total_nbytes - 0.5  # sizes of booleans are fractions
+
     def unnamed(self) -> Iterator[str]:
         """Names of files that may belong to it as well, in order.
 
@@ -256,8 +260,7 @@ class ShardedHdf5Manifest(Manifest):
 
     def _check_total(self) -> None:
         held = sum(nbytes_of(shard) for shard in self._shards.values())
-        # Sizes of booleans are fractions.
-        if self._index.total_nbytes and held < self._index.total_nbytes - 0.5:
+        if self._index.total_nbytes and not self._index.is_reached_by(held):
             raise self._damaged(
                 f"its {len(self._shards)} files hold {held:.0f} bytes of the "
                 f"{self._index.total_nbytes:.0f} that the index counts"

@@ -18,6 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
+from tf2flax._names import SLOT_MARKER, VARIABLE_SUFFIX
 from tf2flax._wire.protos import (
     TrackableObject,
     parse_object_graph,
@@ -26,15 +27,13 @@ from tf2flax._wire.protos import (
 
 # The string tensor that holds the graph.
 GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VARIABLE_ATTRIBUTE: Final = "VARIABLE_VALUE"
-_SLOTS: Final = ".OPTIMIZER_SLOT"
 # The two lists of a Keras 3 export. `ExportArchive.track` puts the model's variables,
 # which are objects of Keras, in the first; `write_out` puts the tf.Variables that the
 # exported functions use in the second. TensorFlow takes them for different objects.
 # Source: keras/src/export/saved_model.py (export_lib.py before Keras 3.7).
 _KERAS_LIST: Final = re.compile(
-    rf"(variables|_all_variables)/[0-9]+{re.escape(_VARIABLE_SUFFIX)}"
+    rf"(variables|_all_variables)/[0-9]+{re.escape(VARIABLE_SUFFIX)}"
 )
 # Names that a search for one path may try, and children that it may follow. Real
 # graphs need a handful, since no object has two attributes of one name; a crafted one
@@ -100,12 +99,12 @@ class ObjectGraph:
             `/` make it lead to several variables.
         """
         keys = self._walk(path)
-        variable, marker, slot = path.partition(f"/{_SLOTS}/")
+        variable, marker, slot = path.partition(SLOT_MARKER)
         if keys or not marker:
             return keys
-        stored_slot = slot.replace(".", "..") + _VARIABLE_SUFFIX
+        stored_slot = slot.replace(".", "..") + VARIABLE_SUFFIX
         return tuple(
-            key.removesuffix(_VARIABLE_SUFFIX) + marker + stored_slot
+            key.removesuffix(VARIABLE_SUFFIX) + marker + stored_slot
             for key in self._walk(variable)
         )
 
@@ -225,9 +224,9 @@ def names_by_path(stored: Iterable[str]) -> Names:
         {'odd.name/x': ('odd..name.Sx/.ATTRIBUTES/VARIABLE_VALUE',)}
     """
     return _collect(
-        (_unescape(key.removesuffix(_VARIABLE_SUFFIX)), key)
+        (_unescape(key.removesuffix(VARIABLE_SUFFIX)), key)
         for key in stored
-        if key.endswith(_VARIABLE_SUFFIX)
+        if key.endswith(VARIABLE_SUFFIX)
     )
 
 
