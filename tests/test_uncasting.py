@@ -18,7 +18,7 @@ import tf2flax
 from tf2flax import concat, src, stack
 from tf2flax._assignment.dtypes import forced_cast, kind_of
 from tf2flax._assignment.uncasting import (
-    Told,
+    LeafValue,
     equal_elements,
     is_one_to_one,
     settle,
@@ -62,14 +62,14 @@ def loaded(array: np.ndarray, *chain: np.dtype) -> np.ndarray:
     return array
 
 
-def written(stored: np.ndarray, told: list[Told]) -> np.ndarray | None:
+def written(stored: np.ndarray, values: list[LeafValue]) -> np.ndarray | None:
     """What the way back writes, with the checkpoint read again only where needed."""
-    if all(one.is_reversible for one in told) and len(told) == 1:
-        result = undone(told[0])
+    if all(one.is_reversible for one in values) and len(values) == 1:
+        result = undone(values[0])
         if result is not None:
             return result
     out = stored.copy()
-    return out if settle(out, told) is None else None
+    return out if settle(out, values) is None else None
 
 
 @pytest.mark.parametrize("before", DTYPES, ids=str)
@@ -77,7 +77,7 @@ def test_every_pair_of_dtypes_comes_back_bit_for_bit(before: np.dtype) -> None:
     stored = values_of(before)
     for after in DTYPES:
         value = loaded(stored, after)
-        result = written(stored, [Told("x", value, None, chain_of(before, after))])
+        result = written(stored, [LeafValue("x", value, None, chain_of(before, after))])
         assert result is not None, after
         assert result.dtype == before
         assert result.tobytes() == stored.tobytes(), after
@@ -101,13 +101,13 @@ def test_changed_elements_load_as_they_are_and_others_keep_their_bits(
     changes = values_of(after, data.draw(st.integers(0, 99)), 40)
     at = data.draw(st.lists(st.integers(0, len(stored) - 1), max_size=6))
     value[at] = changes[data.draw(st.integers(0, 30)) :][: len(at)]
-    told = Told("x", value, None, chain_of(*dtypes))
-    result = written(stored, [told])
+    leaf_value = LeafValue("x", value, None, chain_of(*dtypes))
+    result = written(stored, [leaf_value])
     is_same = equal_elements(value, as_loaded)
     if result is not None:
         again = loaded(result, *casts)
         assert equal_elements(again, value).all()
-        if len(told.casts) > 1:
+        if len(leaf_value.casts) > 1:
             kept = np.ascontiguousarray(stored[is_same])
             assert np.ascontiguousarray(result[is_same]).tobytes() == kept.tobytes()
         return

@@ -19,7 +19,7 @@ from ._assignment.dtypes import forced_cast, kind_of
 from ._assignment.expressions import Expression, Source
 from ._assignment.lowering import lower
 from ._assignment.scattering import Share, inverse_of, same_bits, scatter
-from ._assignment.uncasting import Conflict, Told, is_one_to_one, settle, undone
+from ._assignment.uncasting import Conflict, LeafValue, is_one_to_one, settle, undone
 from ._assignment.values import Assignment, Gap, Resolution, without_repeats
 from ._errors import AssignmentError
 from ._manifest import Entry, Manifest
@@ -110,11 +110,11 @@ class InversePlan:
         # A tied leaf is written to all tensors that its names have.
         twins = [twin for tie in resolution.ties for twin in tie.twins]
         self._groups = _families([*plan.assignments, *twins])
-        told = self._inverted()
+        inverted = self._inverted()
         spec_of = _specs_of(manifest)
         self.renewals, self._problems = find_renewals(
             _kept_gaps(resolution),
-            {one.name for one in told},
+            {one.name for one in inverted},
             spec_of,
             self._stored.places,
         )
@@ -125,7 +125,9 @@ class InversePlan:
                 renewal.gap.shape, spec_of
             ).items()
         ]
-        self.assignments = tuple(sorted([*told, *renewed], key=lambda one: one.name))
+        self.assignments = tuple(
+            sorted([*inverted, *renewed], key=lambda one: one.name)
+        )
         written = {one.name for one in self.assignments}
         present = self.manifest.names if self._stored.is_view else plan.unused
         self.copied = tuple(name for name in present if name not in written)
@@ -287,21 +289,21 @@ class InversePlan:
         masks: dict[tuple[str, ...], list[np.ndarray | None]] = {}
         # Of each variable: the names by which it was loaded, views may have several,
         # and the leaves that it was loaded into.
-        told: dict[tuple[str, ...], list[tuple[str, Sequence[Assignment]]]] = {}
+        loaded: dict[tuple[str, ...], list[tuple[str, Sequence[Assignment]]]] = {}
         for group in self._groups:
             _, mask = _joined(group, None, spec_of)
             for share in scatter(group[0].expression, None, mask, spec_of):
                 masks.setdefault(places(share.name), []).append(share.mask)
             for name in group[0].sources:
-                told.setdefault(places(name), []).append((name, group))
+                loaded.setdefault(places(name), []).append((name, group))
         written: dict[int, Mapping[str, Expression]] = {}
         result: list[InverseAssignment] = []
-        for variable, tellers in told.items():
-            name = tellers[0][0]
-            groups = list({id(group): group for _, group in tellers}.values())
+        for variable, uses in loaded.items():
+            name = uses[0][0]
+            groups = list({id(group): group for _, group in uses}.values())
             is_complete = _covers(masks.get(variable, []), spec_of(name).shape)
             expression = None
-            if len(tellers) == 1 and is_complete:
+            if len(uses) == 1 and is_complete:
                 (group,) = groups
                 if id(group) not in written:
                     source = Source(literal_pattern(_family_name(group)))
@@ -371,26 +373,26 @@ class Backwards:
             ReadError: The operating system refuses.
         """
         entry = self._stored.manifest.entry(name)
-        told = self._told(name, entry)
-        if not all(one.is_reversible for one in told):
-            return self._settled(entry, told)
+        leaf_values = self._leaf_values(name, entry)
+        if not all(leaf_value.is_reversible for leaf_value in leaf_values):
+            return self._settled(entry, leaf_values)
         out: np.ndarray | None = None
         known: np.ndarray | None = None
         leaves: list[str] = []
-        for one in told:
-            leaves.append(one.leaf)
-            value = undone(one)
+        for leaf_value in leaf_values:
+            leaves.append(leaf_value.leaf)
+            value = undone(leaf_value)
             if value is None:  # tells which element it is
-                return self._settled(entry, told)
-            out, known = _merged(out, known, value, one.mask, name, leaves)
+                return self._settled(entry, leaf_values)
+            out, known = _merged(out, known, value, leaf_value.mask, name, leaves)
         assert out is not None
         if known is None or known.all():
             return np.ascontiguousarray(out)
         return np.where(known, out, read_entry(entry))
 
-    def _told(self, name: str, entry: Entry) -> list[Told]:
+    def _leaf_values(self, name: str, entry: Entry) -> list[LeafValue]:
         """What leaves say about one tensor, each with the casts of loading it."""
-        told: list[Told] = []
+        leaf_values: list[LeafValue] = []
         for number in self._groups_of[name]:
             assignment = self._groups[number][0]
             try:
@@ -400,18 +402,22 @@ class Backwards:
                     f"Leaf `{assignment.leaf}` cannot be written as `{name}`: {error}"
                 ) from error
             stored = entry.spec.dtype.numpy
-            told += [_told_by(assignment, stored, share) for share in shares]
-        return told
+            leaf_values += [_leaf_value(assignment, stored, share) for share in shares]
+        return leaf_values
 
-    def _settled(self, entry: Entry, told: Sequence[Told]) -> np.ndarray:
+    def _settled(self, entry: Entry, leaf_values: Sequence[LeafValue]) -> np.ndarray:
         """The tensor as the checkpoint has it, but for what leaves have changed."""
         stored = np.require(read_entry(entry), requirements=["C", "W"])
-        conflict = settle(stored, told)
+        conflict = settle(stored, leaf_values)
         if conflict is None:
             return stored
         if conflict.leaf is None:
-            raise _disagreement(entry.name, [one.leaf for one in told])
-        culprit = next(one for one in told if one.leaf == conflict.leaf)
+            raise _disagreement(
+                entry.name, [leaf_value.leaf for leaf_value in leaf_values]
+            )
+        culprit = next(
+            leaf_value for leaf_value in leaf_values if leaf_value.leaf == conflict.leaf
+        )
         raise AssignmentError(
             f"Leaf `{conflict.leaf}` cannot be written as `{entry.name}`: "
             f"{_misfit(conflict, culprit, entry.spec)}"
@@ -507,7 +513,7 @@ def _joined(
     return value, None if mask.all() else mask
 
 
-def _told_by(assignment: Assignment, stored: np.dtype, share: Share) -> Told:
+def _leaf_value(assignment: Assignment, stored: np.dtype, share: Share) -> LeafValue:
     """What a share says, and the casts that led to it."""
     value = share.value
     assert value is not None
@@ -522,19 +528,19 @@ def _told_by(assignment: Assignment, stored: np.dtype, share: Share) -> Told:
         else:
             casts = [stored, value.dtype]
     chain = without_repeats(casts)
-    return Told(assignment.leaf, value, share.mask, chain, is_widened)
+    return LeafValue(assignment.leaf, value, share.mask, chain, is_widened)
 
 
-def _misfit(conflict: Conflict, told: Told, spec: TensorSpec) -> str:
+def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
     """Why a leaf cannot be written, and what to do."""
     place = [int(i) for i in np.unravel_index(conflict.place, spec.shape)]
     where = (
         f"{conflict.count} of {spec.size}, the first is {conflict.value} at {place} of "
         "the tensor"
     )
-    stored, leaf = told.casts[0], told.casts[-1]
-    if len(told.casts) > 2 and not told.is_widened:
-        chain = " -> ".join(map(str, told.casts))
+    stored, leaf = leaf_value.casts[0], leaf_value.casts[-1]
+    if len(leaf_value.casts) > 2 and not leaf_value.is_widened:
+        chain = " -> ".join(map(str, leaf_value.casts))
         return (
             f"loading it, by {chain}, gives no such values: {where}. Give it values "
             "that loading can give, or save it without the plan."
@@ -546,9 +552,9 @@ def _misfit(conflict: Conflict, told: Told, spec: TensorSpec) -> str:
 
 
 def _disagreement(name: str, leaves: Sequence[str]) -> AssignmentError:
-    told = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
+    names = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
     return AssignmentError(
-        f"Tensor `{name}` is told by {told}, which differ where they should be one. "
+        f"Tensor `{name}` is told by {names}, which differ where they should be one. "
         "Make them equal, or save one of them under another name."
     )
 

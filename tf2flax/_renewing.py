@@ -115,7 +115,7 @@ def _renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Renewal:
     stored = {name: places_of(name) for name in names}
     if not gap.parts:
         return Renewal(gap.leaf, (), gap, expression, stored)
-    if missing := set(gap.parts).difference(one.leaf for one in group):
+    if missing := set(gap.parts).difference(member.leaf for member in group):
         raise AssignmentError(f"its part `{min(missing)}` is not kept with it.")
     if not isinstance(expression, Source):
         raise AssignmentError("parts of a family are put together from plain names.")

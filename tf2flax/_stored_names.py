@@ -83,11 +83,11 @@ def _below_merge(merge: MergedManifest) -> StoredNames:
         return StoredNames(manifest, places_with_prefix)
     paths = list(dict.fromkeys(part.manifest.prefix for part in parts))
     if len(paths) > 1:
-        shown = ", ".join(f"`{path}`" for path in paths[:5])
+        names = ", ".join(f"`{path}`" for path in paths[:5])
         raise AssignmentError(
             f"The plan was made for {len(paths)} merged checkpoints, of which "
             f"`{graphs[0].prefix}` has an object graph, and the graph of one file "
-            f"cannot name the tensors of several: {shown}. "
+            f"cannot name the tensors of several: {names}. "
             "Make a plan for each checkpoint and save it with that, or save the tree "
             "without a plan."
         )

@@ -37,7 +37,7 @@ def describe_ties(resolution: Resolution, manifest: Manifest) -> str:
         DamagedError: A tensor that had to be read is damaged.
         ReadError: The system or the store refuses.
     """
-    filled = {one.leaf: one for one in resolution.assignments}
+    filled = {assignment.leaf: assignment for assignment in resolution.assignments}
     sentences: list[str] = []
     for tie in resolution.ties:
         if tie.leaf not in filled:
@@ -53,8 +53,8 @@ def describe_ties(resolution: Resolution, manifest: Manifest) -> str:
                 f"{', '.join(others)}"
             )
     more = len(sentences) - _MAX_SHOWN
-    shown = "; ".join(sentences[:_MAX_SHOWN])
-    return f"{shown}; and {more} more" if more > 0 else shown
+    text = "; ".join(sentences[:_MAX_SHOWN])
+    return f"{text}; and {more} more" if more > 0 else text
 
 
 def warn_of_ties(differing: str) -> None:
@@ -74,18 +74,17 @@ def warn_of_ties(differing: str) -> None:
 def _is_same(first: Assignment, second: Assignment, manifest: Manifest) -> bool:
     """Whether a leaf gets the same values either way; reads as little as it can."""
     pairs = [
-        (manifest.entry(one), manifest.entry(other))
-        for one, other in zip(first.sources, second.sources, strict=False)
+        (manifest.entry(name), manifest.entry(twin))
+        for name, twin in zip(first.sources, second.sources, strict=False)
     ]
     is_alike = len(first.sources) == len(second.sources) and all(
-        one.spec == other.spec for one, other in pairs
+        entry.spec == twin.spec for entry, twin in pairs
     )
     if is_alike and _is_renamed(first, second):
-        known = [have_equal_checksums(*pair) for pair in pairs]
-        if all(known):
+        equal = [have_equal_checksums(*pair) for pair in pairs]
+        if all(equal):
             return True
-        is_all_read = first.is_whole and second.is_whole
-        if is_all_read and any(one is False for one in known):
+        if first.is_whole and second.is_whole and False in equal:
             return False
     values = _values(first, manifest), _values(second, manifest)
     return bool(equal_elements(*values).all())

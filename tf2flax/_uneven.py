@@ -57,7 +57,9 @@ def describe_way_out(
     Returns:
         A sentence.
     """
-    sizes = _fitting_sizes(mesh, [one for one in dimensions if one.mesh == mesh])
+    sizes = _fitting_sizes(
+        mesh, [dimension for dimension in dimensions if dimension.mesh == mesh]
+    )
     ways = ["on_uneven='replicate'"]
     if any(size > 1 for size in sizes.values()):
         axes = " and ".join(f"`{name}` of size {size}" for name, size in sizes.items())
@@ -75,7 +77,12 @@ def _fitting_sizes(
     Returns:
         Sizes of the axes that cut uneven dimensions; all others stay as they are.
     """
-    uneven = {name for one in dimensions if one.is_uneven for name in one.names}
+    uneven = {
+        name
+        for dimension in dimensions
+        if dimension.is_uneven
+        for name in dimension.names
+    }
     sizes = {name: 1 if name in uneven else size for name, size in mesh.shape.items()}
     for name in sizes:
         if name not in uneven:
@@ -83,8 +90,8 @@ def _fitting_sizes(
         for size in range(mesh.shape[name], 1, -1):
             grown = {**sizes, name: size}
             if all(
-                one.size % math.prod(grown[axis] for axis in one.names) == 0
-                for one in dimensions
+                dimension.size % math.prod(grown[axis] for axis in dimension.names) == 0
+                for dimension in dimensions
             ):
                 sizes = grown
                 break

@@ -28,7 +28,7 @@ _FLOAT4: Final = np.dtype(ml_dtypes.float4_e2m1fn)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Told:
+class LeafValue:
     """What one leaf says about a tensor.
 
     Attributes:
@@ -63,12 +63,12 @@ class Told:
         # Loading, or the way back, may change the payload of a NaN.
         return not (_has_nan(value.dtype) and bool(_is_nan(value).any()))
 
-    def at(self, index: slice | np.ndarray) -> Told:
+    def at(self, index: slice | np.ndarray) -> LeafValue:
         """The same about some elements of flat arrays."""
         mask = None if self.mask is None else self.mask[index]
         return dataclasses.replace(self, value=self.value[index], mask=mask)
 
-    def flat(self) -> Told:
+    def flat(self) -> LeafValue:
         """The same with one axis."""
         mask = None if self.mask is None else self.mask.reshape(-1)
         return dataclasses.replace(self, value=self.value.reshape(-1), mask=mask)
@@ -138,24 +138,26 @@ class Conflict:
     value: str
 
 
-def settle(stored: np.ndarray, told: Sequence[Told]) -> Conflict | None:
+def settle(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict | None:
     """Makes a tensor of the checkpoint what leaves say it is, element by element.
 
     Args:
         stored: The tensor as the checkpoint has it, row-major; changed in place.
-        told: What the leaves say.
+        values: What the leaves say.
 
     Returns:
         What cannot be; the array is useless then. None where everything fits.
     """
     flat = stored.reshape(-1)
     # What loses least comes first, so that it decides.
-    ordered = sorted(told, key=lambda one: (len(one.casts), -one.casts[-1].itemsize))
-    shares = [one.flat() for one in ordered]
+    ordered = sorted(
+        values, key=lambda value: (len(value.casts), -value.casts[-1].itemsize)
+    )
+    shares = [value.flat() for value in ordered]
     conflict: Conflict | None = None
     for start in range(0, flat.size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        new = _settle_part(flat[part], [one.at(part) for one in shares], start)
+        new = _settle_part(flat[part], [value.at(part) for value in shares], start)
         if new is not None and conflict is not None:
             conflict.count += new.count
         conflict = conflict or new
@@ -163,24 +165,24 @@ def settle(stored: np.ndarray, told: Sequence[Told]) -> Conflict | None:
 
 
 def _settle_part(
-    stored: np.ndarray, told: Sequence[Told], start: int
+    stored: np.ndarray, values: Sequence[LeafValue], start: int
 ) -> Conflict | None:
     is_changed = np.zeros(stored.shape, bool)
-    for one in told:
-        is_changed |= ~(one.is_as_loaded(stored) | one.is_silent())
+    for value in values:
+        is_changed |= ~(value.is_as_loaded(stored) | value.is_silent())
     places = np.flatnonzero(is_changed)
     if not places.size:
         return None
     # All of them, as after a training: without copies of everything.
     index = slice(None) if places.size == stored.size else places
-    shares = [one.at(index) for one in told]
+    shares = [value.at(index) for value in values]
     old = stored[index]
     new, is_open = old.copy(), np.ones(places.shape, bool)
     for share in shares:
         for candidate in share.candidates(old):
             is_right = is_open & ~np.asarray(share.is_silent())
-            for other in shares:
-                is_right &= other.fits(candidate) | other.is_silent()
+            for peer in shares:
+                is_right &= peer.fits(candidate) | peer.is_silent()
             np.copyto(new, candidate, where=is_right)
             is_open &= ~is_right
             if not is_open.any():
@@ -188,41 +190,41 @@ def _settle_part(
                 return None
     left = np.flatnonzero(is_open)
     return _conflict_at(
-        [one.at(left) for one in shares], old[left], places[left], start
+        [value.at(left) for value in shares], old[left], places[left], start
     )
 
 
 def _conflict_at(
-    told: Sequence[Told], stored: np.ndarray, places: np.ndarray, start: int
+    values: Sequence[LeafValue], stored: np.ndarray, places: np.ndarray, start: int
 ) -> Conflict:
-    for one in told:
-        is_bad = np.ones(stored.shape, bool) & ~np.asarray(one.is_silent())
-        for candidate in one.candidates(stored):
-            is_bad &= ~one.fits(candidate)
+    for value in values:
+        is_bad = np.ones(stored.shape, bool) & ~np.asarray(value.is_silent())
+        for candidate in value.candidates(stored):
+            is_bad &= ~value.fits(candidate)
         if is_bad.any():
             first = int(np.flatnonzero(is_bad)[0])
             return Conflict(
-                one.leaf,
+                value.leaf,
                 int(is_bad.sum()),
                 start + int(places[first]),
-                str(one.value[first]),
+                str(value.value[first]),
             )
     return Conflict(None, len(places), start + int(places[0]), "")
 
 
-def undone(told: Told) -> np.ndarray | None:
+def undone(value: LeafValue) -> np.ndarray | None:
     """Casts back what can have been loaded from one value only; reads nothing.
 
     Args:
-        told: What a leaf says; `is_reversible`.
+        value: What a leaf says; `is_reversible`.
 
     Returns:
         Array of the stored dtype; None where no stored value loads as some element.
     """
-    if told.is_plain:
-        return told.value
-    result = forced_cast(told.value, told.casts[0])
-    is_right = told.fits(result) | told.is_silent()
+    if value.is_plain:
+        return value.value
+    result = forced_cast(value.value, value.casts[0])
+    is_right = value.fits(result) | value.is_silent()
     return result if bool(np.all(is_right)) else None
 
 
@@ -256,11 +258,11 @@ def is_one_to_one(before: np.dtype, after: np.dtype) -> bool:
 
 
 def _holds_integers(before: np.dtype, after: np.dtype) -> bool:
-    own = ml_dtypes.iinfo(before)
-    low, high = int(own.min), int(own.max)
+    stored_info = ml_dtypes.iinfo(before)
+    low, high = int(stored_info.min), int(stored_info.max)
     if kind_of(after) == "int":
-        other = ml_dtypes.iinfo(after)
-        return int(other.min) <= low and high <= int(other.max)
+        loaded_info = ml_dtypes.iinfo(after)
+        return int(loaded_info.min) <= low and high <= int(loaded_info.max)
     digits = {"float64": 53, "complex128": 53, "float32": 24, "complex64": 24}
     # All integers up to this power of two are values of the dtype.
     return max(-low, high) <= 1 << digits.get(after.name, 0)

@@ -48,12 +48,12 @@ class Weights:
 
     def groups(self) -> set[str]:
         """Places of all groups with variables, and of the groups around them."""
-        found: set[str] = set()
+        places: set[str] = set()
         for place in self.objects:
-            while place and place not in found:
-                found.add(place)
+            while place and place not in places:
+                places.add(place)
                 place = place.rpartition("/")[0]
-        return found
+        return places
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ class _Namer:
         }
         self._keys: dict[str, dict[str, str]] = collections.defaultdict(dict)
         for stored in weights.specs:
-            found = _STORED.fullmatch(stored)
-            if found:
-                self._keys[found["group"] or ""][found["key"]] = stored
+            match = _STORED.fullmatch(stored)
+            if match:
+                self._keys[match["group"] or ""][match["key"]] = stored
 
     def names(self) -> dict[str, str]:
         """Every stored name -> the name of its variable."""
@@ -136,16 +136,16 @@ class _Namer:
     def _names_in(self, group: str, names: Mapping[str, str]) -> dict[str, str]:
         """Keys of a group -> names of the variables, or the keys themselves."""
         keys = self._numbered(group)
-        found: Sequence[str] | None = None
+        names_in_order: Sequence[str] | None = None
         if _belongs_to_optimizer(group):
-            found = self._slot_names(group, keys, names)
+            names_in_order = self._slot_names(group, keys, names)
         else:
             variables = self._variables(group)
             if variables is not None:
-                found = [variable.name for variable in variables]
-        if found is None:
+                names_in_order = [variable.name for variable in variables]
+        if names_in_order is None:
             return {key: key for key in self._keys[group]}
-        return dict(zip(keys, found, strict=True))
+        return dict(zip(keys, names_in_order, strict=True))
 
     def _numbered(self, group: str) -> list[str]:
         """The keys of a group where they are numbers from 0 on; else none."""
@@ -185,25 +185,25 @@ class _Namer:
         if outer not in self._weights.objects and outer:  # a list of layers
             numbered = _NUMBERED.fullmatch(attribute)
             return BY_SNAKE_CASE.get(numbered[1] if numbered else "", "")
-        known = CLASSES.get(self._class(outer)) if outer else None
-        if known is not None and attribute in known.children:
-            child = known.children[attribute][0]
+        layer_class = CLASSES.get(self._class(outer)) if outer else None
+        if layer_class is not None and attribute in layer_class.children:
+            child = layer_class.children[attribute][0]
             if child:
                 return child
         return BY_ATTRIBUTE.get((attribute, name), "")
 
     def _variables(self, group: str) -> tuple[Variable, ...] | None:
         """The variables of a layer, in the order of their numbers."""
-        known = CLASSES.get(self._class(group))
+        layer_class = CLASSES.get(self._class(group))
         keys = self._numbered(group)
-        if known is None or not keys:
+        if layer_class is None or not keys:
             return None
         stored = [self._weights.specs[self._keys[group][key]] for key in keys]
         specs = [spec for spec in stored if spec is not None]
         if len(specs) < len(keys):
             return None
         node = self._nodes.get(group)
-        return known.names(
+        return layer_class.names(
             node.config if node else None,
             [(len(spec.shape), _is_float(spec)) for spec in specs],
         )
@@ -256,7 +256,9 @@ class _Namer:
             for group in self._keys
             if group not in visited and not _belongs_to_optimizer(group)
         }
-        return None if None in trained or left else [one for one in trained if one]
+        if None in trained or left:
+            return None
+        return [stored for stored in trained if stored]
 
     def _trained(
         self, place: str, visited: set[str], *, is_frozen: bool = False
