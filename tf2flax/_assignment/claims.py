@@ -100,10 +100,6 @@ class Claims:
         """Notes that an entry reaches a leaf, whatever becomes of that."""
         self._useful.add(id(entry))
 
-    def is_used(self, entry: Entry) -> bool:
-        """Whether an entry has reached a leaf."""
-        return id(entry) in self._useful
-
     def override(self, leaf: str, source: str, entry: Entry, by: Entry) -> None:
         """Notes that an entry lost a leaf to another one."""
         self.use(entry)

@@ -6,8 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-# What every command takes first.
-CHECKPOINT_HELP: Final = "prefix, directory, file or URL of a checkpoint"
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
