@@ -300,7 +300,13 @@ def in_forks(
         done = subprocess.run(
             [sys.executable, "-c", code, kind, json.dumps(commands), str(write)],
             capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
-            pass_fds=[write], env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            pass_fds=[write],
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": unbuffered,
+                # From 3.12 on, forking warns where libraries have begun threads.
+                "PYTHONWARNINGS": "ignore::DeprecationWarning",
+            },
         )  # fmt: skip
         os.close(write)
         return [*map(int, codes.read().split())], done
