@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,7 +66,6 @@ def keras(folder: pathlib.Path, value: float = 0) -> pathlib.Path:
 
 
 def archive(folder: pathlib.Path, value: float = 0) -> pathlib.Path:
-    zipfile = pytest.importorskip("zipfile")
     path = keras(folder, value)
     with zipfile.ZipFile(folder / "m.keras", "w") as file:
         file.write(path, "model.weights.h5")
