@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 import tomllib
 
 import pytest
@@ -127,3 +128,26 @@ def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert tf2flax.__version__ == project["version"]
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_file_has_its_place() -> None:
+    """In the layers of pyproject.toml, and in one row of docs/architecture.md."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = (
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    package = ROOT / "tf2flax"
+    present = {path.stem for path in package.glob("_[!_]*.py")}
+    present |= {path.parent.name for path in package.glob("_[!_]*/__init__.py")}
+    assert set(layers) - {"__main__"} == present
+    table = (ROOT / "docs" / "architecture.md").read_text().split("The engine takes")[0]
+    rows = re.findall(r"^\| `(_[a-z]\w+)(?:\.py|/)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(present)
+
+
+def test_the_change_log_has_each_heading_once() -> None:
+    for release in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1:]:
+        headings = re.findall(r"^### .*", release, re.MULTILINE)
+        assert len(set(headings)) == len(headings)
