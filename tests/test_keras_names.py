@@ -268,6 +268,8 @@ def test_cells_and_attention(tmp_path: pathlib.Path) -> None:
         "mine/my_attention": ("x", []),
         "mine/my_attention/_query_dense": ("query", zeros((2, 2, 2))),
         "mine/my_attention/_key_dense": ("other", zeros((2, 2, 2))),
+        # A normalisation, say: attention's kernels have three axes.
+        "mine/my_attention/_value_dense": ("value", zeros((2,), (2,))),
         "layers/multi_head_attention": ("m", []),
         "layers/multi_head_attention/_query_dense": ("query", zeros((2, 2, 2))),
         "layers/multi_head_attention/output_dense": ("out", zeros((2, 2, 2), (2,))),
@@ -280,7 +282,8 @@ def test_cells_and_attention(tmp_path: pathlib.Path) -> None:
         *(f"b/forward_x/gru_cell/{name}" for name in cell),
         *(f"l/lstm_cell/{name}" for name in cell),
         *("m/out/bias", "m/out/kernel", "m/query/kernel"),
-        *("mine/x/other/0", "mine/x/query/kernel", "t/d/0", "t/d/1"),
+        *("mine/x/other/0", "mine/x/query/kernel", "mine/x/value/0", "mine/x/value/1"),
+        *("t/d/0", "t/d/1"),
     ]
 
 
@@ -289,7 +292,11 @@ def test_the_config_tells_classes(tmp_path: pathlib.Path) -> None:
     config = model(
         layer("Dense", "first"),
         {**layer("Dense", "custom"), **other},
+        # Keras writes no module for a class of a script.
+        {**layer("Dense", "script"), **other, "module": None},
+        {**layer("Dense", "alike"), **other, "module": "keras_mine"},
         layer("BatchNormalization", "norm", scale=False, center=True),
+        layer("BatchNormalization", "renorm", center=False, renorm=True),
         layer("LayerNormalization", "rms", rms_scaling=True),
         layer("TimeDistributed", "t", layer=layer("Dense", "inner")),
         {"module": "keras.src.ops.numpy", "class_name": "Dense", "config": {}},
@@ -299,15 +306,21 @@ def test_the_config_tells_classes(tmp_path: pathlib.Path) -> None:
         "": ("top", []),
         "layers/dense": ("first", DENSE),
         "layers/dense_1": ("custom", DENSE),
-        "layers/dense_2": ("last", zeros((3, 2))),
+        "layers/dense_2": ("script", DENSE),
+        "layers/dense_3": ("alike", DENSE),
+        "layers/dense_4": ("last", zeros((3, 2))),
         "layers/batch_normalization": ("norm", zeros((2,), (2,), (2,))),
+        "layers/batch_normalization_1": ("renorm", zeros(*[(2,)] * 6)),
         "layers/layer_normalization": ("rms", zeros((2,))),
         "layers/time_distributed": ("t", []),
         "layers/time_distributed/layer": ("inner", DENSE),
     }
     expected = [
-        *("custom/0", "custom/1", "first/bias", "first/kernel", "last/kernel"),
-        *("norm/beta", "norm/moving_mean", "norm/moving_variance", "rms/gamma"),
+        *("alike/0", "alike/1", "custom/0", "custom/1", "first/bias", "first/kernel"),
+        *("last/kernel", "norm/beta", "norm/moving_mean", "norm/moving_variance"),
+        *("renorm/gamma", "renorm/moving_mean", "renorm/moving_stddev"),
+        *("renorm/moving_variance", "renorm/renorm_mean", "renorm/renorm_stddev"),
+        *("rms/gamma", "script/0", "script/1"),
         *("t/inner/bias", "t/inner/kernel"),
     ]
     assert names(archived(tmp_path, groups, config)) == expected

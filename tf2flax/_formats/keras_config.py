@@ -235,7 +235,10 @@ def _own_class(serialized: Mapping[str, object]) -> str:
     """The class, where it is one of Keras's own: others may bear the same name."""
     module = serialized.get("module", "keras")
     class_name = serialized.get("class_name")
-    is_own = module is None or str(module).startswith("keras")
+    if module is None:  # also what Keras writes for classes of a script
+        is_own = serialized.get("registered_name") is None
+    else:
+        is_own = str(module).partition(".")[0] == "keras"
     return class_name if is_own and isinstance(class_name, str) else ""
 
 

@@ -32,6 +32,8 @@ class Variable:
             of the same name.
         is_float: Whether its dtype is one of floating point: quantised layers have
             other variables.
+        is_rare: Whether only a config makes the layer have it: without one, it is not
+            thought of.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Variable:
     is_trained: bool = True
     min_rank: int = 1
     is_float: bool = True
+    is_rare: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class LayerClass:
         options = [
             ((variable,),) if variable.is_there is None else ((variable,), ())
             for variable in self.variables
+            if not variable.is_rare
         ]
         return [
             tuple(itertools.chain.from_iterable(choice))
@@ -141,6 +145,16 @@ _SEPARABLE: Final = LayerClass(
 )
 _CELL: Final = LayerClass((*_weights("kernel", "recurrent_kernel"), _BIAS))
 _SCALE: Final = (Variable("gamma", _has("scale")), Variable("beta", _has("center")))
+# Since Keras 3.13.
+_RENORM: Final = tuple(
+    Variable(name, _has("renorm", default=False), is_trained=False, is_rare=True)
+    for name in ("moving_stddev", "renorm_mean", "renorm_stddev")
+)
+
+
+# An EinsumDense of an attention layer, whose kernel has heads: a user's own layer may
+# have another layer in an attribute of that name.
+_PROJECTION: Final = "EinsumDense of attention"
 
 
 def _attention(*children: tuple[str, str]) -> LayerClass:
@@ -148,7 +162,7 @@ def _attention(*children: tuple[str, str]) -> LayerClass:
     return LayerClass(
         (),
         {
-            f"{start}{attribute}": ("EinsumDense", name)
+            f"{start}{attribute}": (_PROJECTION, name)
             for attribute, name in children
             for start in ("", "_")
         },
@@ -173,6 +187,7 @@ CLASSES: Final[dict[str, LayerClass]] = {
             Variable("bias", lambda config: config.get("bias_axes") is not None),
         )
     ),
+    _PROJECTION: LayerClass((Variable("kernel", min_rank=3), _BIAS)),
     "Embedding": LayerClass(_weights("embeddings")),
     "ReversibleEmbedding": LayerClass(
         (
@@ -195,7 +210,7 @@ CLASSES: Final[dict[str, LayerClass]] = {
     "SeparableConv1D": _SEPARABLE,
     "SeparableConv2D": _SEPARABLE,
     "BatchNormalization": LayerClass(
-        (*_SCALE, _frozen("moving_mean"), _frozen("moving_variance"))
+        (*_SCALE, _frozen("moving_mean"), _frozen("moving_variance"), *_RENORM)
     ),
     "LayerNormalization": LayerClass(
         (
