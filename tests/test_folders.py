@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -357,6 +358,15 @@ def test_v2_and_single_files_in_folders_that_look_like_patterns(
         assert tf2flax.checkpoint_exists(folder / name)
     (folder / "checkpoint").write_text('model_checkpoint_path: "v2[3]"')
     assert tf2flax.latest_checkpoint(folder) == f"{folder}/v2[3]"
+
+
+def test_a_hint_of_files_that_look_like_patterns(tmp_path: pathlib.Path) -> None:
+    write_parts(tmp_path / "run[1]", "m[1].ckpt")
+    with pytest.raises(tf2flax.CheckpointNotFoundError) as caught:
+        tf2flax.open_checkpoint(tmp_path / "run[1]" / "m[1].ckpt")
+    hint = re.search("the pattern `([^`]*)`", str(caught.value))
+    assert hint
+    assert list(tf2flax.open_checkpoint(hint[1])) == ["a", "b", "c"]
 
 
 def test_several_numbers_of_files(tmp_path: pathlib.Path) -> None:

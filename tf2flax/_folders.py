@@ -11,6 +11,7 @@ removed, at the end).
 from __future__ import annotations
 
 import collections
+import glob
 import os
 import re
 from typing import Final
@@ -91,7 +92,9 @@ def v1_patterns(storage: Storage, prefix: str) -> list[str]:
         for part in map(_V1_PART.fullmatch, _names_in(storage, folder) or ())
         if part and part["prefix"] == start
     }
-    return [f"{prefix}-?????-of-{count}" for count in sorted(counts)]
+    # Folders are taken as they are written; files are not.
+    stem = prefix.removesuffix(start) + glob.escape(start)
+    return [f"{stem}-?????-of-{count}" for count in sorted(counts)]
 
 
 def is_part(prefix: str) -> bool:
