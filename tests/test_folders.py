@@ -405,8 +405,9 @@ Interrupted = Callable[[pathlib.Path], pathlib.Path]
 def test_parts_are_named(
     folder: str, numbers: list[int], tmp_path: pathlib.Path
 ) -> None:
+    tmp_path /= 'run{i}"\\'  # what is shown is still Python
     stem = tmp_path / folder
-    stem.parent.mkdir(exist_ok=True)
+    stem.parent.mkdir(parents=True)
     for number in numbers:
         part = stem.with_name(f"{stem.name}-{number:05d}-of-00003")
         write_bundle(part, {f"t{number}": ROWS + number})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import glob
+import json
 import os
 import re
 from typing import Final
@@ -135,9 +136,12 @@ def interrupted_save(storage: Storage, directory: str, prefix: str = "") -> str:
         elif total == 1:
             way = f"Give it as a prefix: `{shown}-00000-of-00001`."
         else:
+            # A literal of Python: paths may have quotes and braces.
+            path = re.sub(r"[{}]", r"\g<0>\g<0>", shown)
+            path = json.dumps(f"{path}-{{i:05d}}-of-{count}", ensure_ascii=False)
             way = (
                 "Open all together: tf2flax.merge_checkpoints("
-                f'[f"{shown}-{{i:05d}}-of-{count}" for i in range({total})]).'
+                f"[f{path} for i in range({total})])."
             )
         return f"{what}. {way}"
     return ""
