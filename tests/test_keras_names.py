@@ -436,6 +436,33 @@ def test_slots(class_name: str, tmp_path: pathlib.Path) -> None:
         assert sorted(left) == sorted([*first, *map(str, numbers)])
 
 
+def test_slots_of_layers_in_attributes(tmp_path: pathlib.Path) -> None:
+    a, b = layer("Dense", "a"), layer("Dense", "b")
+    weights = zeros((3, 2), (2,))
+    groups: dict[str, tuple[str, list[np.ndarray]]] = {
+        "": ("top", []),
+        "layers/pair": ("pair", []),
+        "optimizer": ("opt", [*zeros((), ()), *weights, *weights]),
+    }
+
+    def slots(config: Mapping[str, Any], *places: str) -> list[str]:
+        pair = {**layer("Pair", "pair", **config), "module": None}
+        pair["registered_name"] = "Pair"
+        described = model(
+            pair, compile_config=optimizer("SGD", "opt", momentum=0.5, learning_rate=1)
+        )
+        inner = zip(places, "ab", strict=True)
+        more = {f"layers/pair/{place}": (name, weights) for place, name in inner}
+        view = names(archived(tmp_path, {**groups, **more}, described))
+        slots = {name.removeprefix("opt/") for name in view if "opt/" in name}
+        return sorted(slots - {"iteration", "learning_rate"})[:2]
+
+    # A class of the user's may track its layers in another order than its config has.
+    assert slots({"x": a, "y": b}, "x", "y") == ["2", "3"]
+    named = ["pair_a_bias_momentum", "pair_a_kernel_momentum"]
+    assert slots({"x": [a, b]}, "x/dense", "x/dense_1") == named
+
+
 def test_an_optimizer_given_by_a_word(tmp_path: pathlib.Path) -> None:
     described = model(layer("Dense", "a"), compile_config={"optimizer": "sgd"})
     groups = {

@@ -281,8 +281,22 @@ class _Namer:
             for key, variable in zip(self._numbered(place), variables, strict=True):
                 if variable.is_trained and not is_frozen:
                     yield self._keys[place][key]
+        if node is not None and not _is_order_known(place, node):
+            yield None
+            return
         for child in node.children if node else ():
             yield from self._trained(child, visited, is_frozen=is_frozen)
+
+
+def _is_order_known(place: str, node: Node) -> bool:
+    """Whether a layer tracks the layers in it in the order of its children.
+
+    A user's class has attributes in any order, and its config another: of those, one
+    alone has an order, or one list.
+    """
+    containers = {child.rpartition("/")[0] for child in node.children}
+    is_one = len(node.children) < 2 or (len(containers) == 1 and place not in containers)
+    return is_one or node.class_name in CLASSES
 
 
 def _around(group: str) -> Iterator[str]:
