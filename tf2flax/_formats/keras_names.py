@@ -295,8 +295,8 @@ def _is_order_known(place: str, node: Node) -> bool:
     alone has an order, or one list.
     """
     containers = {child.rpartition("/")[0] for child in node.children}
-    is_one = len(node.children) < 2 or (len(containers) == 1 and place not in containers)
-    return is_one or node.class_name in CLASSES
+    is_list = len(containers) == 1 and place not in containers
+    return is_list or len(node.children) < 2 or node.class_name in CLASSES
 
 
 def _around(group: str) -> Iterator[str]:
