@@ -233,6 +233,12 @@ BY_GROUP: dict[str, tuple[str, list[np.ndarray], list[str]]] = {
     ),
     "prelu": ("layers/p_re_lu", zeros((2,)), ["alpha"]),
     "einsum": ("layers/einsum_dense", zeros((2, 2), (2,)), ["kernel", "bias"]),
+    "attention": (
+        "layers/attention",
+        zeros((), ()),
+        ["scale", "concat_score_weight"],
+    ),
+    "attention of another": ("layers/attention", zeros((3, 1), (4, 1)), ["0", "1"]),
     "unknown": ("layers/my_layer", zeros((2,)), ["0"]),
     "attribute": ("dense", DENSE, ["0", "1"]),
     "attribute of a layer": ("layers/my_layer/dense", DENSE, ["0", "1"]),

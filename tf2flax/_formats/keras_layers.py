@@ -30,6 +30,7 @@ class Variable:
         is_trained: Whether optimizers have slots for it.
         min_rank: The least rank that it may have: a weak check against other classes
             of the same name.
+        max_rank: The greatest; None for any.
         is_float: Whether its dtype is one of floating point: quantised layers have
             other variables.
         is_rare: Whether only a config makes the layer have it: without one, it is not
@@ -42,6 +43,12 @@ class Variable:
     min_rank: int = 1
     is_float: bool = True
     is_rare: bool = False
+    max_rank: int | None = None
+
+    def may_be(self, rank: int, *, is_float: bool) -> bool:
+        """Whether a stored variable of such a rank and dtype may be this one."""
+        is_small = self.max_rank is None or rank <= self.max_rank
+        return self.min_rank <= rank and is_small and is_float == self.is_float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ class LayerClass:
             for choice in choices
             if len(choice) == len(variables)
             and all(
-                rank >= variable.min_rank and is_float == variable.is_float
+                variable.may_be(rank, is_float=is_float)
                 for variable, (rank, is_float) in zip(choice, variables, strict=True)
             )
         ]
@@ -240,8 +247,9 @@ CLASSES: Final[dict[str, LayerClass]] = {
     "PReLU": LayerClass((Variable("alpha"),)),
     "Attention": LayerClass(
         (
-            Variable("scale", _has("use_scale", default=False), min_rank=0),
-            Variable("concat_score_weight", _is_concat, min_rank=0),
+            # Users' own classes of this name are common, and hold matrices.
+            Variable("scale", _has("use_scale", default=False), min_rank=0, max_rank=0),
+            Variable("concat_score_weight", _is_concat, min_rank=0, max_rank=0),
         )
     ),
     "AdditiveAttention": LayerClass((Variable("scale", _has("use_scale")),)),
