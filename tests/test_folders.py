@@ -281,6 +281,18 @@ def test_other_files_of_weights_are_named(tmp_path: pathlib.Path) -> None:
             tf2flax.open_checkpoint(path)
 
 
+def test_another_config_is_not_about_the_weights(tmp_path: pathlib.Path) -> None:
+    folder = unzipped(tmp_path)
+    checkpoint = tf2flax.open_checkpoint(folder)
+    (folder / "new.json").write_text("{}")
+    (folder / "new.json").replace(folder / "config.json")
+    with pytest.raises(tf2flax.DamagedError, match=r"been replaced.*config\.json"):
+        checkpoint.by_variable_name()
+    with pytest.raises(tf2flax.DamagedError, match=r"been replaced.*config\.json"):
+        pickle.loads(pickle.dumps(checkpoint)).by_variable_name()
+    assert "head/kernel" in tf2flax.open_checkpoint(folder).by_variable_name()
+
+
 # --- V1 in several files ----------------------------------------------------------
 
 

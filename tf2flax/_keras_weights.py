@@ -5,10 +5,12 @@ Reads files that lie elsewhere whole; local ones are read in place.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import posixpath
 
 from ._caller import warn_caller
-from ._errors import DamagedError
+from ._errors import CheckpointError, DamagedError
 from ._files import Storage, impostor
 from ._formats.hdf5 import Hdf5Manifest
 from ._formats.keras_config import ConfigFile
@@ -40,9 +42,7 @@ def open_keras(location: Location) -> KerasManifest:
         ReadError: The system or the store refuses.
     """
     storage, path = location.storage, location.path
-    config = None
-    if location.config:
-        config = ConfigFile(_file(storage, location.config))
+    config = _config(storage, location.config) if location.config else None
     if location.kind is Kind.KERAS:
         return _opened(storage, path, config)
     index = ShardIndex.parse(storage.show(path), storage.read(path) or b"")
@@ -84,6 +84,16 @@ def by_layer(manifest: KerasManifest) -> RenamedManifest:
             "save the model again with a newer Keras."
         )
     return RenamedManifest(manifest, names.keys)
+
+
+def _config(storage: Storage, path: str) -> ConfigFile:
+    """The config beside the weights: another one, later, is not about them."""
+    file = _file(storage, path)
+    if storage.is_local:
+        # Of one that cannot be read, a message waits until it is needed.
+        with contextlib.suppress(CheckpointError, OSError), file.open() as window:
+            file = dataclasses.replace(file, snapshot=window.snapshot(file.path))
+    return ConfigFile(file)
 
 
 def _file(storage: Storage, path: str) -> KerasFile:
