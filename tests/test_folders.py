@@ -121,6 +121,7 @@ BAD_INDEXES: dict[str, tuple[object, type[Exception], str]] = {
     "windows": ({"/a/vars": "..\\x.h5"}, tf2flax.DamagedError, "not a file of its fo"),
     "parent": ({"/a/vars": ".."}, tf2flax.DamagedError, "not a file of its folder"),
     "zero byte": ({"/a/vars": "x\0.h5"}, tf2flax.DamagedError, "not a file of its"),
+    "half a letter": ({"/a/vars": "\ud800.h5"}, tf2flax.DamagedError, "in '.ud800"),
     "a number": ({"/a/vars": [3]}, tf2flax.DamagedError, "names no file, but 3"),
     "an object": ({"/a/vars": {}}, tf2flax.DamagedError, "`/a/vars` names no file"),
     "no files": ({"/a/vars": []}, tf2flax.DamagedError, "`/a/vars` names no file"),

@@ -125,6 +125,12 @@ def _checked_name(name: object, group: str, path: str) -> str:
     """The name of a file beside the index: no other file is ever opened."""
     if not isinstance(name, str) or not name:
         raise MalformedError(f"`{group[:200]}` names no file, but {repr(name)[:80]}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # JSON may escape half a character
+        raise MalformedError(
+            f"`{group[:200]}` lies in {ascii(name)[:80]}, which is no name of a file"
+        ) from error
     if any(part in name for part in ("/", "\\", "\0")) or name in (".", ".."):
         raise MalformedError(
             f"`{group[:200]}` lies in `{name[:200]}`, which is not a file of its folder"
