@@ -75,6 +75,12 @@ def test_several_files_are_one_checkpoint() -> None:
     assert bits(tf2flax.open_checkpoint(SHARDS)) == bits(whole)
 
 
+def test_one_of_several_files_has_not_all_names() -> None:
+    part = sorted(SHARDS.glob("*.h5"))[-1]
+    with pytest.warns(UserWarning, match=r"open the index of all files \(`"):
+        assert len(tf2flax.open_checkpoint(part).by_variable_name())
+
+
 def test_several_files_elsewhere(tmp_path: pathlib.Path) -> None:
     want = bits(tf2flax.open_checkpoint(SHARDS))
     with serving(served(SHARDS)) as server:

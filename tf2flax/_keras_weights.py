@@ -80,8 +80,9 @@ def by_layer(manifest: KerasManifest) -> RenamedManifest:
     if not names.has_layers:
         warn_caller(
             f"`{manifest.index_path}` holds no names of layers: Keras before 3.6 "
-            "stored none in `.weights.h5`. These are the stored names: use them, or "
-            "save the model again with a newer Keras."
+            "stored none in `.weights.h5`, and one of several files has not all. These "
+            "are the stored names: use them, open the index of all files "
+            "(`.weights.json`), or save the model again with a newer Keras."
         )
     return RenamedManifest(manifest, names.keys)
 
