@@ -223,7 +223,17 @@ def resource_variables_keep_their_shape(case: dict[str, Any], error: str) -> boo
     )
 
 
+def a_map_with_entries_fills_a_leaf(case: dict[str, Any], error: str) -> bool:
+    """A map with entries of which none fills a leaf changes nothing: refused."""
+    return "No entry of the assignment map fills a leaf" in error and all(
+        case["answer"]["ok"][v["name"]][1]
+        == initial(v, case["variables"]).tobytes().hex()
+        for v in case["answer"]["variables"]
+    )
+
+
 REFUSALS = [
+    a_map_with_entries_fills_a_leaf,
     target_must_be_a_leaf_or_end_in_a_slash,
     resource_variables_keep_their_shape,
 ]
