@@ -204,3 +204,27 @@ def test_options_are_frozen_too(prefix: pathlib.Path) -> None:
     tree = warm(jax.random.key(0))
     assert np.array_equal(tree["net"]["kernel"], KERNEL)
     assert np.array_equal(tree["t"], np.zeros((2, 2)))
+
+
+def test_an_iterator_that_was_read_before_is_refused(prefix: pathlib.Path) -> None:
+    entries = iter(PAIRS)
+    check(tf2flax.init_from_checkpoint(prefix, entries, TARGET))
+    calls: list[Callable[[], Any]] = [
+        lambda: tf2flax.init_from_checkpoint(prefix, entries, TARGET),
+        lambda: tf2flax.plan(prefix, entries, TARGET),
+        lambda: tf2flax.warm_start(init, prefix, entries),
+    ]
+    for call in calls:
+        with pytest.raises(tf2flax.AssignmentError, match="iterator that gives no"):
+            call()
+    for empty in ({}, [], (), {}.items()):
+        assert not tf2flax.plan(prefix, empty, TARGET).assignments
+
+
+def test_aliases_are_frozen_too(prefix: pathlib.Path) -> None:
+    names = {"kernel": ("k",), "weights": ("kernel",)}
+    aliases = types.MappingProxyType(names)
+    target = {"weights": jnp.zeros((2, 3))}
+    warm = tf2flax.warm_start(lambda: target, prefix, {"net/": "/"}, aliases=aliases)
+    names.clear()
+    assert np.array_equal(warm()["weights"], KERNEL)

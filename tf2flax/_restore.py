@@ -115,6 +115,9 @@ class JobOptions:
                     f"Option {name}: it holds itself, or is nested too deeply."
                 ) from None
         _check_aliases(self.aliases)
+        if self.aliases is not None:  # any mapping, not only a dict
+            aliases = {name: tuple(others) for name, others in self.aliases.items()}
+            object.__setattr__(self, "aliases", aliases)
         check_switch("verify", self.verify)
         check_progress(self.progress)
         if not is_one_of(self.strategy, STRATEGIES):

@@ -158,6 +158,12 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
                 f"got {_shown(items)}."
             )
         pairs.append((items[0], items[1]))
+    if not pairs and isinstance(assignment_map, Iterator):
+        raise AssignmentError(
+            "Expected an assignment map, got an iterator that gives no entry, as any "
+            "does that was read before. Give the entries as a list or dict, which can "
+            "be read again; {} fills nothing on purpose."
+        )
     return pairs
 
 
