@@ -246,6 +246,18 @@ def test_a_leaf_of_two_names_is_named_by_either(numbers: tf2flax.Checkpoint) -> 
         assert module.first.get_value().tolist() == [40]
 
 
+def test_a_leaf_of_two_names_is_overridden_once(numbers: tf2flax.Checkpoint) -> None:
+    class Tied(nnx.Module):
+        def __init__(self) -> None:
+            self.l_0 = nnx.Dict(w=nnx.Param(jnp.zeros(1)))
+            self.l_1 = self.l_0
+
+    entries = [("m/", "/"), (src("m/l_1/"), "l_1/")]
+    plan = tf2flax.plan(numbers, entries, Tied())
+    (lost,) = plan.to_dict()["overridden"]
+    assert lost["entry"] == "`m/` -> `/`"
+
+
 def test_equal_rules_under_a_stronger_entry_are_no_error(
     numbers: tf2flax.Checkpoint,
 ) -> None:

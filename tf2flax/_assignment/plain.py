@@ -229,14 +229,16 @@ class PlainEntries:
     ) -> None:
         """One member of a scope; `done` are leaves reached under another name."""
         leaf = self._index.get(name)
+        if leaf in done:
+            return
+        if leaf:
+            done.add(leaf)
         leaves = self._leaves_of(name)
         parts = () if leaf else parts_of(name, self._index)
         free = self._free(entry, leaves)
-        if leaf in done or (leaves and not free):
+        if leaves and not free:
             return
         spellings = self._spellings(entry, target, scope, name)
-        if leaf:
-            done.add(leaf)
         found = next((s for s in spellings if s[0] in self._manifest), None)
         if found is None:
             self._claims.lacks(entry, free or [name], [spellings[0][0]])
