@@ -57,6 +57,7 @@ def scoped(scope: str, names: tuple[str, ...] = TF1) -> tuple[str, ...]:
 
 STATS = {"params/bn": ("batch_stats/bn/mean", "batch_stats/bn/var")}
 OWN = {"bn": ("bn/mean", "bn/var")}
+SONNET = ("mean", "variance")
 KEEP = {"on_missing": "keep", "on_mismatch": "keep"}
 TOLD: dict[str, Halves] = {
     "linen": Halves(scoped("net/bn/"), LINEN, {"net/bn/": "params/bn/"}, STATS),
@@ -127,6 +128,10 @@ TOLD: dict[str, Halves] = {
     "stored names of TF2": Halves(
         tuple(f"l/{n}/.ATTRIBUTES/VARIABLE_VALUE" for n in TF1), NNX,
         {"l/gamma/.ATTRIBUTES/VARIABLE_VALUE": "bn/scale"}, OWN,
+    ),
+    "averages of Sonnet 2": Halves(
+        tuple(f"m/{n}" for n in ("scale", *(f"moving_{n}/average" for n in SONNET))),
+        NNX, {"m/scale": "bn/scale"}, OWN,
     ),
     "names of HDF5": Halves(
         tuple(f"bn/{n}:0" for n in TF1), NNX, {"bn/gamma:0": "bn/scale"}, OWN
@@ -295,3 +300,24 @@ def test_stacked_norms(tmp_path: pathlib.Path) -> None:
     )
     with pytest.warns(UserWarning, match="params/l/bn"):
         plan.restore()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_statistics_that_an_earlier_call_has_loaded_are_no_news(
+    dtype: str, tmp_path: pathlib.Path
+) -> None:
+    prefix = write(tmp_path, *scoped("net/bn/"))
+    target = {name: jnp.zeros(3, dtype) for name in LINEN}
+    turns = [{"net/bn/": "batch_stats/bn/"}, {"net/bn/": "params/bn/"}]
+    first = tf2flax.init_from_checkpoint(prefix, turns[0], target)
+    plan = tf2flax.plan(prefix, turns[1], first)
+    plan.restore()  # warnings are errors
+    # One statistic of two, and statistics of another checkpoint.
+    first["batch_stats/bn/mean"] = np.ones(3, dtype)
+    with pytest.warns(UserWarning, match="moving_mean` -> `batch_stats/bn/mean") as one:
+        tf2flax.init_from_checkpoint(prefix, turns[1], first)
+    assert len(one) == 1
+    first["batch_stats/bn/mean"] = jnp.zeros(3, dtype)
+    first["batch_stats/bn/mean"].delete()
+    with pytest.warns(UserWarning, match=WARNING):
+        tf2flax.init_from_checkpoint(prefix, turns[1], first)

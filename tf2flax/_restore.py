@@ -43,6 +43,7 @@ from ._demands import Reading, plan_reading
 from ._depth import check_depth
 from ._empty_targets import take_target
 from ._errors import AssignmentError, UnsupportedError
+from ._half_loaded import without_statistics
 from ._inverse import InversePlan
 from ._manifest import Manifest
 from ._meshes import is_abstract, participants
@@ -761,7 +762,8 @@ def warn_of_leftovers(job: Job) -> None:
         warn_caller(
             f"Entries of the assignment map reach no leaf of the target: {unused}"
         )
-    if half := describe_half_norms(job.plan.half_norms):
+    norms = without_statistics(job.plan.half_norms, job.target.slots, job.manifest)
+    if half := describe_half_norms(norms):
         warn_caller(half)
 
 

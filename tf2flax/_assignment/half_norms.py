@@ -40,6 +40,8 @@ _COLLECTIONS: Final = frozenset({"params", "batch_stats"})
 _SUFFIX: Final = re.compile(
     rf"(/ExponentialMovingAverage(_\d+)?|{re.escape(VARIABLE_SUFFIX)}|:0)*$"
 )
+# What stands behind the name of a statistic in Sonnet 2, before that.
+_AVERAGE: Final = "/average"
 # Lines of normalisations that a warning names.
 _MAX_NAMED: Final = 60
 # The variables of a Keras 3 layer, by number: [scale], [bias], mean, variance.
@@ -210,7 +212,8 @@ def _statistics_of(
         affine = _AFFINE_AT_END.fullmatch(name)
         head = (affine[1] or "") if affine else ""
         # With the suffix (averages of statistics are rare), then without.
-        for ending in dict.fromkeys((suffix, suffix.partition("/Exp")[0], "")):
+        plain = dict.fromkeys((suffix, suffix.partition("/Exp")[0], ""))
+        for ending in (*plain, *(f"{_AVERAGE}{one}" for one in plain)):
             for word in words:
                 tensor = f"{scope}{head}{word}{ending}"
                 if tensor != source and tensor in manifest:
