@@ -160,6 +160,8 @@ def test_an_entry_that_names_the_leaf_leaves_the_others_alone(
         [("/", "/"), ("c/kernel", "b/kernel")],
         [("{x}/kernel", "{x}/kernel"), ("c/kernel", "a/kernel")],
         [("a/", "a/"), ("c/kernel", "b/kernel"), ("b/", "b/")],
+        # Components with captures count, as they do for who gets a leaf.
+        [("c/kernel", "a/ker{k}{l}"), ("b/kernel", "{x}/k{y}")],
     ):
         model = Model()
         plan = tf2flax.plan(prefix, entries, model)
