@@ -57,7 +57,8 @@ def _holds(
     """Whether a leaf holds a tensor's values; False where nobody can tell."""
     value = values.get(leaf)
     if isinstance(value, jax.Array):
-        if not value.is_fully_addressable or value.is_deleted():
+        is_whole_here = value.is_fully_addressable or value.is_fully_replicated
+        if value.is_deleted() or not is_whole_here:
             return False
         value = jax.device_get(value)
     if not isinstance(value, np.ndarray):
