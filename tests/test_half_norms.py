@@ -16,6 +16,7 @@ from flax import nnx
 
 import tf2flax
 from tf2flax import src, stack
+from tf2flax._assignment import half_norms
 
 TF1 = ("gamma", "beta", "moving_mean", "moving_variance")
 WARNING = "loaded by half"
@@ -321,3 +322,23 @@ def test_statistics_that_an_earlier_call_has_loaded_are_no_news(
     first["batch_stats/bn/mean"].delete()
     with pytest.warns(UserWarning, match=WARNING):
         tf2flax.init_from_checkpoint(prefix, turns[1], first)
+
+
+def test_flat_models_are_searched_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [f"l_{i}/bn/" for i in range(40)]
+    prefix = write(tmp_path, *(name for layer in layers for name in scoped(layer)))
+    names = ("scale", "bias", "mean", "var")
+    target = leaves(*(f"{layer}{name}" for layer in layers for name in names))
+    calls: list[Any] = []
+    search = half_norms._statistics_of
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return search(*args)
+
+    monkeypatch.setattr(half_norms, "_statistics_of", counted)
+    plan = tf2flax.plan(prefix, {layer: layer for layer in layers[:20]}, target)
+    assert plan.to_dict()["half_normalised"] == []
+    assert len(calls) <= 2 * 2 * 20

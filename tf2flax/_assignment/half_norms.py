@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from tf2flax._manifest import Manifest
 from tf2flax._names import VARIABLE_SUFFIX
@@ -93,14 +94,20 @@ def find_half_norms(
         name for assignment in resolution.assignments for name in assignment.sources
     }
     norms = _Norms(resolution.assignments)
+
+    @functools.cache  # many leaves of a flat model have the same candidates
+    def half_of(beside: _Beside, kind: str) -> tuple[str, str] | None:
+        """The first of some scales and biases that has a statistic: norm, tensor."""
+        for assignment in norms.of(beside):
+            tensor = next(_statistics_of(assignment, by_kind[kind], kind, manifest), "")
+            if tensor and (beside.is_certain or tensor not in used):
+                return assignment.leaf.rpartition("/")[0] or "/", tensor
+        return None
+
     halves: dict[str, list[tuple[str, str]]] = {}
     for leaf, kind in kept:
-        for assignment, is_certain in norms.beside(leaf):
-            tensor = next(_statistics_of(assignment, by_kind[kind], kind, manifest), "")
-            if tensor and (is_certain or tensor not in used):
-                norm = assignment.leaf.rpartition("/")[0] or "/"
-                halves.setdefault(norm, []).append((leaf, tensor))
-                break
+        if half := half_of(norms.beside(leaf), kind):
+            halves.setdefault(half[0], []).append((leaf, half[1]))
     return tuple(
         HalfNorm(norm, *map(tuple, zip(*pairs, strict=True)))
         for norm, pairs in halves.items()
@@ -132,38 +139,50 @@ def describe_half_norms(norms: Sequence[HalfNorm]) -> str:
     )
 
 
+class _Beside(NamedTuple):
+    """Which scales and biases may belong to a statistic's module.
+
+    Attributes:
+        is_certain: Whether they do, by the module's name.
+        key: The module's name; else its depth, and all but the first component.
+    """
+
+    is_certain: bool
+    key: tuple[str, ...]
+
+
 class _Norms:
     """Scales and biases that are loaded, by the modules that they may belong to."""
 
     def __init__(self, assignments: Sequence[Assignment]) -> None:
-        self._by_module: dict[tuple[str, ...], list[Assignment]] = {}
-        self._by_tail: dict[tuple[int, tuple[str, ...]], list[Assignment]] = {}
+        self._found: dict[_Beside, list[Assignment]] = {}
         for assignment in assignments:
             *module, last = assignment.leaf.split("/")
             if last in _AFFINE:
-                self._by_module.setdefault(_module(module), []).append(assignment)
-                self._by_tail.setdefault(_tail(module), []).append(assignment)
+                for beside in (_by_name(module), _by_tail(module)):
+                    self._found.setdefault(beside, []).append(assignment)
 
-    def beside(self, leaf: str) -> Iterator[tuple[Assignment, bool]]:
-        """The scales and biases of a statistic's module, and whether that is certain.
+    def beside(self, leaf: str) -> _Beside:
+        """What the scales and biases of a statistic's module are found by.
 
         Where trees are put together by hand, the collections may be called anything:
         modules whose names differ in the first component alone may be one.
         """
         *module, _ = leaf.split("/")
-        certain = self._by_module.get(_module(module), [])
-        yield from ((assignment, True) for assignment in certain)
-        if not certain:
-            likely = self._by_tail.get(_tail(module), [])
-            yield from ((assignment, False) for assignment in likely)
+        certain = _by_name(module)
+        return certain if certain in self._found else _by_tail(module)
+
+    def of(self, beside: _Beside) -> Sequence[Assignment]:
+        """The scales and biases."""
+        return self._found.get(beside, ())
 
 
-def _module(path: Sequence[str]) -> tuple[str, ...]:
-    return tuple(part for part in path if part not in _COLLECTIONS)
+def _by_name(module: Sequence[str]) -> _Beside:
+    return _Beside(True, tuple(part for part in module if part not in _COLLECTIONS))
 
 
-def _tail(path: Sequence[str]) -> tuple[int, tuple[str, ...]]:
-    return len(path), tuple(path[1:])
+def _by_tail(module: Sequence[str]) -> _Beside:
+    return _Beside(False, (str(len(module)), *module[1:]))
 
 
 def _spellings(aliases: Aliases) -> dict[str, str]:
