@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import fcntl
 import os
 import pathlib
 import signal
@@ -167,6 +168,59 @@ def test_refused_where_there_are_no_links(
             (index,) = prefix.parent.glob("m.tempstate*.index")
             assert str(index.with_suffix("")) in str(caught.value)
             assert value_of(index.with_suffix("")) == 500
+
+
+@pytest.mark.parametrize("files", [(2, 2), (2, 1)])
+def test_a_directory_that_cannot_be_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, files: tuple[int, int]
+) -> None:
+    """It has no lock then, and no list of names; the old index is hidden as always."""
+    prefix = save(tmp_path / "m", 100, files[0])
+    original, replace = os.open, os.replace
+    seen: list[int | None] = []
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if os.fspath(path) == str(tmp_path):
+            raise PermissionError(13, "Permission denied")
+        return original(path, *arguments, **options)
+
+    def watched(source: str, target: str) -> None:
+        replace(source, target)
+        seen.append(value_of(prefix))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        patch.setattr(os, "replace", watched)
+        patch.setattr(exchanging.glob, "glob", lambda *_, **__: [])
+        with pytest.raises(tf2flax.ExistsError):
+            tf2flax.save_checkpoint(prefix, {"t": np.ones(2)})
+        with pytest.raises(tf2flax.ReadError, match="it is written"):
+            save(tmp_path / "m", 500, files[1])
+    assert seen == ([None, None, None, 500] if files == (2, 2) else [100, 500])
+    assert not temporary(tmp_path)
+
+
+def test_the_lock_ends_with_the_exchange(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another process was forked meanwhile and has the file open still."""
+    copies: list[int] = []
+    original = os.open
+
+    def open_twice(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        descriptor = original(path, flags, *arguments, **options)
+        if os.fspath(path) == str(tmp_path):
+            copies.append(os.dup(descriptor))
+        return descriptor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_twice)
+        save(tmp_path / "m", 100)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert copies
+    for number in (descriptor, *copies):
+        os.close(number)
 
 
 def test_an_interrupt_that_always_comes(

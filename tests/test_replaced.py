@@ -211,6 +211,81 @@ def test_every_way_to_replace_is_noticed(
             checkpoint["v"][3:4]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(bundle, sharded), (sharded, bundle)], ids=["more", "fewer"]
+)
+def test_another_number_of_data_files(
+    tmp_path: pathlib.Path,
+    before: Callable[..., pathlib.Path],
+    after: Callable[..., pathlib.Path],
+) -> None:
+    """Then the files that were opened are gone, which is no damage either."""
+    checkpoint = tf2flax.open_checkpoint(before(tmp_path / "a"))
+    with serving(files(tmp_path / "a" / "m")) as server:
+        server.etags = True
+        remote = tf2flax.open_checkpoint(f"{server.url}/m")
+        after(tmp_path / "a", 5)
+        server.files.clear()
+        server.files.update(files(tmp_path / "a" / "m"))
+        for read in READS.values():
+            with pytest.raises(tf2flax.DamagedError, match=MATCH):
+                read(checkpoint)
+        for read in ("rows", "verify"):
+            with pytest.raises(tf2flax.DamagedError, match=MATCH):
+                READS[read](remote)
+
+
+@pytest.mark.parametrize(
+    "write", [bundle, sharded, keras, archive], ids=lambda kind: kind.__name__
+)  # of a small V1 file everything is in memory
+def test_written_in_place_while_it_is_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
+    """As Keras overwrites its files, and `cp`: what was opened has other bytes then."""
+    path = write(tmp_path / "a")
+    before = {p: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    write(tmp_path / "b", 5)
+    after = {p: (tmp_path / "b" / p.name).read_bytes() for p in before}
+    original = os.preadv
+
+    def preadv(descriptor: int, *arguments: Any) -> int:
+        monkeypatch.setattr(os, "preadv", original)
+        for file, contents in after.items():
+            if file.suffix != ".index":  # of which there is no more to read
+                file.write_bytes(contents)
+        return original(descriptor, *arguments)
+
+    leaf = {"w": jax.ShapeDtypeStruct((6, 4), "float32")}
+    rows = {tf2flax.src("w")[3:9]: "w"}
+    for read in (
+        *(READS[name] for name in ("unverified", "rows", "view", "verify")),
+        lambda checkpoint: tf2flax.init_from_checkpoint(checkpoint, rows, leaf),
+    ):
+        for file, contents in before.items():
+            file.write_bytes(contents)
+        checkpoint = tf2flax.open_checkpoint(path)
+        monkeypatch.setattr(os, "preadv", preadv)
+        with pytest.raises(tf2flax.DamagedError, match=MATCH):
+            read(checkpoint)
+
+
+SAME_HASH = """
+import pickle, sys, tf2flax
+copy = pickle.load(sys.stdin.buffer)
+again = tf2flax.open_checkpoint(copy.prefix)
+first, second = (c.manifest.entry("w").pieces[0].data_file for c in (copy, again))
+assert first == second and hash(first) == hash(second)
+"""
+
+
+def test_files_that_are_equal_have_equal_hashes_in_every_process(
+    tmp_path: pathlib.Path,
+) -> None:
+    checkpoint = tf2flax.open_checkpoint(bundle(tmp_path / "a"))
+    command, pickled = [sys.executable, "-c", SAME_HASH], pickle.dumps(checkpoint)
+    subprocess.run(command, input=pickled, check=True, cwd=ROOT)
+
+
 def test_a_touched_index_is_read_again_and_is_the_same(tmp_path: pathlib.Path) -> None:
     checkpoint = tf2flax.open_checkpoint(bundle(tmp_path / "a"))
     os.utime(tmp_path / "a" / "m.index", ns=(0, 0))

@@ -326,7 +326,7 @@ class LocalFile:
         try:
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise missing(self.path, "The checkpoint") from error
+            raise self._missing("The checkpoint") from error
         except OSError as error:
             raise _read_error(self.path, error) from error
         if self.snapshot is not None:
@@ -396,6 +396,7 @@ class LocalFile:
             except OSError as error:
                 span = ByteRange(start, start + nbytes)
                 raise _read_error(self.path, error, part_of(subject, span)) from error
+            self._check_unchanged(descriptor, subject)
 
     def check_span(self, span: ByteRange, *, subject: str) -> None:
         """Checks that the file is long enough; see `DataFile`."""
@@ -429,7 +430,7 @@ class LocalFile:
             file = io.FileIO(self.path, opener=os.open if is_regular else _open_at_once)
             status = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise missing(self.path, subject) from error
+            raise self._missing(subject) from error
         except OSError as error:
             raise _read_error(self.path, error, f" - for {subject}") from error
         if self.snapshot is not None:
@@ -443,13 +444,27 @@ class LocalFile:
     def _pread(self, start: int, nbytes: int) -> bytes:
         with self._open("The checkpoint") as file:
             size = os.fstat(file.fileno()).st_size
-            return os.pread(
+            found = os.pread(
                 file.fileno(), nbytes, start if start >= 0 else max(0, size + start)
             )
+            self._check_unchanged(file.fileno(), "The checkpoint")
+            return found
+
+    def _check_unchanged(self, descriptor: int, subject: str) -> None:
+        """Checks that nobody has written where something was read meanwhile."""
+        if self.snapshot is not None:
+            status = os.fstat(descriptor)
+            self.snapshot.check_unchanged(self.path, status, subject)
+
+    def _missing(self, subject: str) -> DamagedError:
+        if self.snapshot is not None:
+            self.snapshot.check_missing(self.path, subject)
+        return missing(self.path, subject)
 
     def _too_short(
         self, descriptor: int, span: ByteRange, subject: str
     ) -> DamagedError:
+        self._check_unchanged(descriptor, subject)
         size = os.fstat(descriptor).st_size
         return too_short(self.path, span, subject, size=size, head=self.head())
 

@@ -74,6 +74,31 @@ class Snapshot(Protocol):
         """
         ...
 
+    def check_unchanged(self, path: str, status: os.stat_result, subject: str) -> None:
+        """Compares a file, of which something has just been read, with what it was.
+
+        Args:
+            path: The file.
+            status: What the system tells of it while it is open.
+            subject: What was read, for messages.
+
+        Raises:
+            ReplacedError: It has been written since it was opened.
+        """
+        ...
+
+    def check_missing(self, path: str, subject: str) -> None:
+        """Tells why a file is not there.
+
+        Args:
+            path: The file.
+            subject: What is read, for messages.
+
+        Raises:
+            ReplacedError: Another checkpoint is there, which has no such file.
+        """
+        ...
+
 
 class IndexSnapshot:
     """The index and the data files of a local checkpoint, as they were."""
@@ -93,7 +118,6 @@ class IndexSnapshot:
         self._files: dict[str, FileStamp] = {}
         # What it is compared by: what all files were at first.
         self._value: tuple[Any, ...] = (path, self._index)
-        self._hash: int = hash(self._value)
 
     def settle(self, paths: Iterable[str]) -> bool:
         """Looks at the data files, as soon after the index as possible.
@@ -146,6 +170,15 @@ class IndexSnapshot:
             return
         raise replaced(subject, path, known, stamp)
 
+    def check_unchanged(self, path: str, status: os.stat_result, subject: str) -> None:
+        """Compares a data file that is open with what it was."""
+        _check_alike(self._files.get(path), status, path, subject)
+
+    def check_missing(self, path: str, subject: str) -> None:
+        """Looks at the index: another one names other data files."""
+        if self._index_is_same() is False:
+            raise replaced(subject, self._path)
+
     def _index_is_same(self) -> bool | None:
         """Whether the index is what it was; None where there is none now."""
         try:
@@ -182,7 +215,7 @@ class IndexSnapshot:
 
     def __hash__(self) -> int:
         """Hashes what the index was at first."""
-        return self._hash
+        return hash(self._value[:2])
 
 
 class FileSnapshot:
@@ -214,6 +247,13 @@ class FileSnapshot:
         if not stamp.is_alike(self._stamp) or not self._has_same_ends():
             raise replaced(subject, path, self._stamp, stamp)
         self._stamp = stamp
+
+    def check_unchanged(self, path: str, status: os.stat_result, subject: str) -> None:
+        """Compares the file, which is open, with what it was."""
+        _check_alike(self._stamp, status, path, subject)
+
+    def check_missing(self, path: str, subject: str) -> None:
+        """Nothing else tells of it."""
 
     def _has_same_ends(self) -> bool:
         try:
@@ -260,6 +300,14 @@ def replaced(
         f"{subject} cannot be read: the checkpoint has been replaced, its file is not "
         f"the one that was opened{fact} - at `{path}`. Open the checkpoint again."
     )
+
+
+def _check_alike(
+    before: FileStamp | None, status: os.stat_result, path: str, subject: str
+) -> None:
+    after = FileStamp.of(status)
+    if before is not None and not after.is_alike(before):
+        raise replaced(subject, path, before, after)
 
 
 def _ends(descriptor: int) -> bytes:

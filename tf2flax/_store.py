@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ._errors import ReadError, UnsupportedError
+from ._errors import DamagedError, ReadError, UnsupportedError
 from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
 from ._formats.v1_table import part_names
 from ._identity import replaced
@@ -440,7 +440,7 @@ class StoreFile:
         except _OutOfRangeError:
             return self._storage.read(self._key) or b""  # it is shorter than that
         if result.state != "value":
-            raise missing(self._path, "The checkpoint")
+            raise self._missing("The checkpoint")
         self._check_generation(result, "The checkpoint")
         return result.value
 
@@ -510,6 +510,11 @@ class StoreFile:
         """Pickles store, key and generation."""
         return StoreFile, (self._storage, self._key, self._index, self._generation)
 
+    def _missing(self, subject: str) -> DamagedError:
+        if self._index is not None:  # another one names other data files
+            self._index.check(subject)
+        return missing(self._path, subject)
+
     def _check_now(self, subject: str) -> None:
         """Checks that what is too short is the file that was opened."""
         if self._generation:
@@ -550,7 +555,7 @@ class StoreFile:
                 self._path, span, subject, size=error.size, head=self.head()
             ) from error
         if result.state != "value":
-            raise missing(self._path, subject)
+            raise self._missing(subject)
         self._check_generation(result, subject)
         if len(result.value) != (span.nbytes if nbytes is None else nbytes):
             raise ReadError(

@@ -74,8 +74,9 @@ class Exchange:
 
     def _run(self, old: frozenset[str]) -> None:
         index = f"{self.prefix}.index"
-        shared = [s for s in self.suffixes if f"{self.prefix}{s}" in old]
-        is_hiding = bool(shared) and index in old
+        # Asked for by name: not every directory that can be written can be listed.
+        shared = [s for s in self.suffixes if os.path.lexists(f"{self.prefix}{s}")]
+        is_hiding = bool(shared) and os.path.lexists(index)
         kept: list[str] = []
         undo: list[Callable[[], None]] = []
         try:
@@ -187,7 +188,11 @@ class Exchange:
 @contextlib.contextmanager
 def _locked(directory: str) -> Generator[None]:
     """Keeps other exchanges in a directory waiting, where its file system has locks."""
-    descriptor = os.open(directory or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(directory or ".", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # it cannot be read, or too many files are open
+        yield
+        return
     try:
         deadline = time.monotonic() + _MAX_WAITING_S
         while time.monotonic() < deadline:
@@ -201,6 +206,8 @@ def _locked(directory: str) -> Generator[None]:
                 break
         yield
     finally:
+        with contextlib.suppress(OSError):  # who was forked meanwhile holds it as well
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
@@ -273,7 +280,9 @@ def existing_files(prefix: str) -> list[str]:
     """
     member = re.compile(re.escape(prefix) + r"(\.index|\.data-\d{5}-of-\d{5})?")
     found = glob.glob(f"{glob.escape(prefix)}*", include_hidden=True)
-    return sorted(path for path in found if member.fullmatch(path))
+    # These also where the directory cannot be listed.
+    by_name = filter(os.path.lexists, (prefix, f"{prefix}.index"))
+    return sorted({*filter(member.fullmatch, found), *by_name})
 
 
 def remove_stale(prefix: str) -> None:

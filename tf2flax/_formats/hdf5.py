@@ -100,8 +100,11 @@ class Hdf5Piece:
             )
         window = self.file.open()
         try:
-            return read_box(window, self.description, region)
+            array = read_box(window, self.description, region)
+            window.check_unchanged(f"Tensor `{self.name}`")
+            return array
         except MalformedError as error:
+            window.check_unchanged(f"Tensor `{self.name}`")
             raise damaged(f"Tensor `{self.name}`", error, self.file.path) from error
         except OSError as error:
             raise read_error(self.file.path, error) from error
@@ -292,11 +295,13 @@ def _opened(
     try:
         with h5py.File(window, "r") as opened:
             yield opened.id, window
+        window.check_unchanged(subject)
     except CheckpointError:
         raise
     except (RefusedError, MalformedError, *_H5PY_ERRORS) as error:
         if window.failure is not None:
             raise read_error(file.path, window.failure) from error
+        window.check_unchanged(subject)
         raise _translated(error, subject, file.path) from error
     finally:
         window.close()

@@ -97,7 +97,13 @@ class KerasFile:
         try:
             if self.snapshot is not None:
                 self.snapshot.check(self.path, os.fstat(descriptor), "The file")
-            return Window(descriptor, self.span, self.path, is_exact=is_exact)
+            return Window(
+                descriptor,
+                self.span,
+                self.path,
+                is_exact=is_exact,
+                snapshot=self.snapshot,
+            )
         except BaseException:
             os.close(descriptor)
             raise
@@ -113,6 +119,7 @@ class Window(io.RawIOBase):
         path: str,
         *,
         is_exact: bool,
+        snapshot: FileSnapshot | None = None,
     ) -> None:
         """Takes over what it reads from.
 
@@ -121,6 +128,7 @@ class Window(io.RawIOBase):
             span: Which of them; None for all.
             path: The file, for messages.
             is_exact: Whether reads beyond the end fail, instead of giving less.
+            snapshot: What the file must stay while it is read.
 
         Raises:
             DamagedError: There are not so many bytes.
@@ -137,6 +145,8 @@ class Window(io.RawIOBase):
         self._origin = origin
         self._is_exact: bool = is_exact
         self._position: int = 0
+        self._path: str = path
+        self._snapshot: FileSnapshot | None = snapshot
         # What the system itself refused, which h5py would hide.
         self.failure: OSError | None = None
 
@@ -239,6 +249,19 @@ class Window(io.RawIOBase):
         while self._position < self.nbytes:
             yield self.read_exactly(min(_BLOCK_NBYTES, self.nbytes - self._position))
 
+    def check_unchanged(self, subject: str) -> None:
+        """Checks that nobody has written while it was read: Keras does so in place.
+
+        Args:
+            subject: What was read, for messages.
+
+        Raises:
+            ReplacedError: Somebody has.
+        """
+        if self._snapshot is not None and isinstance(self._origin, int):
+            status = os.fstat(self._origin)
+            self._snapshot.check_unchanged(self._path, status, subject)
+
     def close(self) -> None:
         """Closes the file."""
         origin, self._origin = self._origin, None
@@ -327,7 +350,9 @@ def checksum_damage(file: KerasFile) -> str | None:
     try:
         for block in window.blocks():
             crc = zlib.crc32(block, crc)
+        window.check_unchanged("The file")
     except MalformedError as error:
+        window.check_unchanged("The file")
         raise damaged("The file", error, file.path) from error
     except OSError as error:
         raise read_error(file.path, error) from error
