@@ -110,3 +110,21 @@ def test_map_files(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.toml").write_text(f'[assignment_map]\n"a_{LONG}" = "b_{LONG}"\n')
     (key,) = tf2flax.load_map(tmp_path / "a.toml")
     assert str(key).endswith(LONG)
+
+
+def test_integers(tmp_path: pathlib.Path) -> None:
+    huge, source = 10**5000, tf2flax.src("w")
+    for give in (
+        lambda: source[huge],
+        lambda: source[-huge],
+        lambda: source[1:huge],
+        lambda: source.reshape(2, huge),
+        lambda: source.transpose(huge, 0),
+        lambda: source.take([1, huge]),
+        lambda: tf2flax.concat(source, source, axis=huge),
+    ):
+        with pytest.raises(tf2flax.AssignmentError, match="got one of 16610 bits"):
+            give()
+    assert repr(source[: 10**30]) == f'src("w")[:{10**30}]'
+    with pytest.raises(tf2flax.AssignmentError, match="99999 data files"):
+        tf2flax.save_checkpoint(tmp_path / "m", {"a": ONES}, data_files=huge)

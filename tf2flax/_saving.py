@@ -141,7 +141,7 @@ def save_checkpoint(
         )
     if not 1 <= data_files <= MAX_DATA_FILES:
         raise AssignmentError(
-            f"Expected 1 to {MAX_DATA_FILES} data files, got {data_files}."
+            f"Expected 1 to {MAX_DATA_FILES} data files, got {show_value(data_files)}."
         )
     if not isinstance(unused, str) or unused not in ("copy", "drop"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise AssignmentError(

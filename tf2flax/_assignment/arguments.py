@@ -20,6 +20,8 @@ from tf2flax._text import attribute_of, members, show_value
 _MIN_RANGE: Final = 4
 # Rows that are picked by number: a vocabulary, not more.
 _MAX_ROWS: Final = 1 << 24
+# Of integers; Python writes longer ones as text no more, and no shape has such.
+_MAX_BITS: Final = 1024
 
 Slice = tuple[int | None, int | None, int | None]
 IndexItem = int | None | EllipsisType | Slice
@@ -93,12 +95,18 @@ def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     try:
         if any(isinstance(value, (bool, np.bool_)) for value in values):
             raise TypeError
-        return tuple(map(operator.index, values))
+        numbers = tuple(map(operator.index, values))
     except TypeError:
         shown = ", ".join(show_value(value)[:40] for value in values[:6])
         raise AssignmentError(
             f"{verb}: expected integers for {what}, got {shown}."
         ) from None
+    longest = max((number.bit_length() for number in numbers), default=0)
+    if longest > _MAX_BITS:
+        raise AssignmentError(
+            f"{verb}: expected integers for {what}, got one of {longest} bits."
+        )
+    return numbers
 
 
 def integer(verb: str, what: str, value: object) -> int:
