@@ -186,6 +186,14 @@ def with_its_times(folder: pathlib.Path) -> None:
         path.replace(folder / path.name)
 
 
+def copied_in_place_with_its_times(folder: pathlib.Path) -> None:
+    """As `cp -p` onto them, halfway: inodes, lengths and times are as they were."""
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "m.index").unlink()
+    copied_data(folder)
+    os.utime(folder / DATA, ns=(times[DATA], times[DATA]))
+
+
 def touched_data(folder: pathlib.Path) -> None:
     os.utime(folder / DATA, ns=(0, 0))
 
@@ -194,7 +202,8 @@ def touched_data(folder: pathlib.Path) -> None:
     "replace",
     [
         overwritten, copied_over, copied_data, moved_data, written_in_place, cut, grown,
-        made_again, moved_folder, index_alone, with_its_times, touched_data,
+        made_again, moved_folder, index_alone, with_its_times,
+        copied_in_place_with_its_times, touched_data,
     ],
     ids=lambda replace: replace.__name__,
 )  # fmt: skip
@@ -292,6 +301,17 @@ def test_a_touched_index_is_read_again_and_is_the_same(tmp_path: pathlib.Path) -
     assert checkpoint["w"][3:4].tolist() == ARRAY[3:4].tolist()
     (tmp_path / "a" / "m.index").unlink()  # data that are as they were need none
     assert checkpoint["w"][3:4].tolist() == ARRAY[3:4].tolist()
+
+
+def test_status_alone(tmp_path: pathlib.Path) -> None:
+    """Links and owners are no contents."""
+    for write in (bundle, v1, keras):
+        checkpoint = tf2flax.open_checkpoint(write(tmp_path / write.__name__))
+        for path in sorted((tmp_path / write.__name__).iterdir()):
+            path.chmod(0o600)
+            os.link(path, f"{path}.link")
+        for copy in (checkpoint, pickle.loads(pickle.dumps(checkpoint))):
+            assert copy["w"][3:4].tolist() == ARRAY[3:4].tolist()
 
 
 def test_data_that_come_after_the_index(tmp_path: pathlib.Path) -> None:

@@ -41,20 +41,29 @@ class FileStamp(NamedTuple):
         device: The number of its file system.
         inode: Its own number there. Some network file systems give another one to the
             same file after a while.
+        ctime_ns: Time of the last change of anything, which `cp -p` cannot set back; a
+            new name or another owner counts as well.
     """
 
     nbytes: int
     mtime_ns: int
     device: int
     inode: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
         """Takes it out of what the system tells."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)
+        return cls(
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_dev,
+            status.st_ino,
+            status.st_ctime_ns,
+        )
 
     def is_alike(self, other: FileStamp) -> bool:
-        """Whether length and time are equal; another inode may be the same file."""
+        """Whether length and time are equal; with all else it may be the same file."""
         return self[:2] == other[:2]
 
 
