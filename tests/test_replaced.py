@@ -23,7 +23,7 @@ from http_server import Served, serving
 from v1_writer import write_v1
 
 import tf2flax
-from tf2flax import _identity
+from tf2flax import _identity, _reading
 from tf2flax._cli import main
 
 ARRAY = np.arange(64, dtype="<f4").reshape(16, 4)
@@ -276,6 +276,24 @@ def test_written_in_place_while_it_is_read(
         monkeypatch.setattr(os, "preadv", preadv)
         with pytest.raises(tf2flax.DamagedError, match=MATCH):
             read(checkpoint)
+
+
+@pytest.mark.parametrize("write", [bundle, sharded], ids=lambda kind: kind.__name__)
+def test_replaced_between_reading_and_checking(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
+    """What does not fit its checksum and is another checkpoint by now is no damage."""
+    checkpoint = tf2flax.open_checkpoint(write(tmp_path / "a"))
+    original = _reading.crc32c
+
+    def crc32c(*arguments: Any) -> int:
+        monkeypatch.setattr(_reading, "crc32c", original)
+        write(tmp_path / "a", 5)
+        return original(*arguments) ^ 1
+
+    monkeypatch.setattr(_reading, "crc32c", crc32c)
+    with pytest.raises(tf2flax.DamagedError, match=MATCH):
+        checkpoint.verify()
 
 
 SAME_HASH = """

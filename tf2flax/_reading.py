@@ -270,7 +270,7 @@ def _read_batch(
         try:
             array = _decode_piece(entry, piece, stored, arrays, verify=verify)
         except DamagedError as error:
-            if errors is None:
+            if errors is None or isinstance(error, ReplacedError):
                 raise
             # Its traceback would hold what was read, in a cycle.
             errors[entry.name] = error.with_traceback(None)

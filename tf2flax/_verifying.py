@@ -174,6 +174,8 @@ def _reaches(file: DataFile, stop: int) -> bool:
     """Whether a file is there and not cut; where it is, every tensor in it says so."""
     try:
         file.check_span(ByteRange(0, stop), subject="The checkpoint")
+    except ReplacedError:
+        raise
     except (DamagedError, ReadError):
         return False
     return True
