@@ -500,6 +500,11 @@ def test_over_the_checkpoint_it_was_loaded_from(prefix: pathlib.Path) -> None:
     after = bits(prefix)
     assert after.pop("m") != before.pop("m")
     assert after == before
+    # What a second time would copy is gone: it says what to do, and keeps the file.
+    match = "replaced.*Open the checkpoint again, and make its plans again"
+    with pytest.raises(tf2flax.DamagedError, match=match):
+        tf2flax.save_checkpoint(prefix, tree, plan=plan, overwrite=True)
+    assert bits(prefix).keys() == before.keys() | {"m"}
 
 
 def test_modules_states_boxes_and_shards(

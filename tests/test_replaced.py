@@ -365,7 +365,8 @@ def test_the_message_says_what_is_different(tmp_path: pathlib.Path) -> None:
     assert str(caught.value) == (
         "Tensor `w` cannot be read: the checkpoint has been replaced, its file is not "
         "the one that was opened (it had 516 bytes, and has 100) - at "
-        f"`{tmp_path / 'a' / DATA}`. Open the checkpoint again."
+        f"`{tmp_path / 'a' / DATA}`. Open the checkpoint again, and "
+        "make its plans again."
     )
 
 

@@ -493,8 +493,47 @@ def test_a_copy_that_stays_behind_is_named(tmp_path: pathlib.Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plan = tf2flax.plan(checkpoint, {first: "w"}, {"w": np.zeros(5, "f4")})
-        tree = {"w": np.zeros(5, "f4")}
+        tree = {"w": np.ones(5, "f4")}
         tf2flax.save_checkpoint(tmp_path / "d", tree, plan=plan, unused="drop")
+        # Nothing has changed, and so nothing is stale.
+        tf2flax.save_checkpoint(tmp_path / "e", plan.restore(), plan=plan)
+
+
+def test_slots_of_a_keras_3_optimizer(tmp_path: pathlib.Path) -> None:
+    """Wherever in a `tf.train.Checkpoint` it is: it is dropped with its variable."""
+    named = {
+        "net/a": "net/w", "net/b": "net/w/b", "opt/_variables/2": "adam/net_w_momentum",
+        "opt/_variables/3": "adam/net_w_velocity_hat", "opt/_iterations": "adam/it",
+        "opt/_variables/4": "adam/net_w_b_momentum", "opt/_variables/7": "adam/x",
+        "opt/_learning_rate": "adam/learning_rate", "sum/_variables/0": "sum/total",
+    }  # fmt: skip
+    keys = {path: f"{path}{SUFFIX}" for path in named}
+    graph = graph_bytes([([], [(name, keys[path])]) for path, name in named.items()])
+    arrays = dict.fromkeys(keys.values(), F4)
+    write_bundle(tmp_path / "a", {**arrays, GRAPH_KEY: np.array(graph, object)})
+    steps = ["`opt/_iterations/", "`opt/_variables/7/"]
+    for path, array, stale in (
+        ("net/a", -F4, [*steps, "`opt/_variables/{2..3}/"]),
+        ("net/b", -F4, [*steps, "`opt/_variables/4/"]),
+        ("net/b", F4, []),
+        ("net/a", np.zeros(9, "f4"), [*steps, "`opt/_variables/{2..3}/"]),
+        ("opt/_variables/2", -F4, []),
+        ("opt/_iterations", -F4, []),
+    ):
+        tree = {"w": array, "lr": F4}
+        entries = {keys[path]: "w", keys["opt/_learning_rate"]: "lr"}
+        plan = tf2flax.plan(tmp_path / "a", entries, tree, on_mismatch="keep")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tf2flax.save_checkpoint(tmp_path / "b", tree, plan=plan, overwrite=True)
+        said = " ".join(str(one.message) for one in caught)
+        assert all(part in said for part in stale), said
+        assert said.count(SUFFIX) == len(stale)
+        saved = tf2flax.open_checkpoint(tmp_path / "b")
+        lost = {keys["opt/_variables/2"], keys["opt/_variables/3"]}
+        assert set(arrays) - set(saved) == (lost if len(array) > len(F4) else set())
+        after = saved[GRAPH_KEY].read().item()
+        assert all((key in saved) == (key.encode() in after) for key in arrays)
 
 
 def test_a_damaged_graph_is_copied_and_never_half_kept(tmp_path: pathlib.Path) -> None:

@@ -83,6 +83,21 @@ def test_every_pair_of_dtypes_comes_back_bit_for_bit(before: np.dtype) -> None:
         assert result.tobytes() == stored.tobytes(), after
 
 
+def test_what_loading_can_give_is_never_refused() -> None:
+    half = np.dtype(np.float16)
+    for before in (key for key in DTYPES if kind_of(key) in ("bool", "int")):
+        stored = values_of(before)
+        for casts in [(after,) for after in DTYPES] + [
+            (half, after) for after in DTYPES
+        ]:
+            value = np.ascontiguousarray(loaded(stored, *casts)[::-1])
+            result = written(
+                stored, [LeafValue("x", value, None, chain_of(before, *casts))]
+            )
+            assert result is not None, (before, *casts)
+            assert equal_elements(loaded(result, *casts), value).all()
+
+
 def chain_of(*dtypes: np.dtype) -> tuple[np.dtype, ...]:
     return tuple(key for key, _ in itertools.groupby(dtypes))
 

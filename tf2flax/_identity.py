@@ -307,7 +307,8 @@ def replaced(
             fact = " (it has been written since)"
     return ReplacedError(
         f"{subject} cannot be read: the checkpoint has been replaced, its file is not "
-        f"the one that was opened{fact} - at `{path}`. Open the checkpoint again."
+        f"the one that was opened{fact} - at `{path}`. Open the checkpoint again, and "
+        "make its plans again."
     )
 
 

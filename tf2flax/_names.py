@@ -10,7 +10,7 @@ import collections
 import difflib
 import heapq
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Final
 
 # Numbers in names have at most so many digits, which Python always converts; what has
@@ -26,6 +26,11 @@ _MAX_COMPARED: Final = 200
 # Below this likeness (0 to 1) a suggestion misleads more often than it helps.
 _MIN_LIKENESS: Final = 0.6
 _COMPONENT: Final = re.compile(r"[^/]+")
+# Where a `tf.train.Checkpoint` has the variables of a Keras 3 optimizer, slots as well;
+# the optimizer is an attribute of any name.
+_OPTIMIZER_LIST: Final = re.compile(
+    rf"(?P<optimizer>(.*/)?)_variables/[0-9]+{re.escape(VARIABLE_SUFFIX)}"
+)
 
 
 def listed(names: Sequence[str], count: int = 5) -> str:
@@ -95,3 +100,21 @@ def _sharing_components(name: str, names: Iterable[str]) -> list[str]:
         return shared, -abs(len(candidate) - length)
 
     return heapq.nlargest(_MAX_COMPARED, names, key=score)
+
+
+def is_of_optimizer_list(name: str, stored: Container[str]) -> bool:
+    """Tells whether a tensor is in the list of variables of a Keras 3 optimizer.
+
+    Metrics have such a list, too, but count no iterations.
+
+    Args:
+        name: Stored name of the tensor.
+        stored: All names.
+
+    Returns:
+        Whether it is.
+    """
+    match = _OPTIMIZER_LIST.fullmatch(name)
+    return match is not None and (
+        f"{match['optimizer']}_iterations{VARIABLE_SUFFIX}" in stored
+    )

@@ -21,6 +21,7 @@ from ._formats.object_graph import (
     without_tensors,
 )
 from ._manifest import Entry, Manifest, have_equal_checksums
+from ._names import is_of_optimizer_list
 from ._reading import read_entry
 from ._specs import TensorSpec
 from ._views import RenamedManifest
@@ -104,27 +105,58 @@ class ObjectBasedManifest(Manifest):
         twins = self._twins(self._keys_by_variable())
         return RenamedManifest(self, keys, more_keys=graph.keys_at, twins=twins)
 
-    def unwritten_copies(self, written: Collection[str]) -> tuple[str, ...]:
+    def unwritten_copies(self, written: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Finds what may be another copy of a variable that is written in one place.
 
         Args:
             written: Keys of the tensors that get new values.
 
         Returns:
-            Keys of tensors that get none, of the same variable name, in the other list
-            of a Keras 3 export.
+            By such a key: those of tensors that get none, of the same variable name, in
+            the other list of a Keras 3 export.
 
         Raises:
             DamagedError: The object graph is malformed.
             ReadError: The system or the store refuses.
         """
-        unwritten: list[str] = []
+        copies: dict[str, tuple[str, ...]] = {}
         for keys in self._keys_by_variable().values():
             lists = places_of_export(keys)
             for these, others in (lists, lists[::-1]):
-                if any(key in written for key in these):
-                    unwritten += [key for key in others if key not in written]
-        return tuple(unwritten)
+                left = tuple(key for key in others if key not in written)
+                if left:
+                    copies |= {key: left for key in these if key in written}
+        return copies
+
+    def slots_of_lists(self) -> dict[str, str]:
+        """Finds what Keras 3 optimizers, which keep lists of variables, have slots of.
+
+        Names tell it: `adam/outer_head_kernel_momentum` is a slot of
+        `outer/head/kernel`.
+
+        Returns:
+            Key of a slot -> key of the variable.
+
+        Raises:
+            DamagedError: The object graph is malformed.
+            ReadError: The system or the store refuses.
+        """
+        variables: dict[str, str] = {}
+        listed: list[tuple[str, str]] = []
+        for name, keys in self._keys_by_variable().items():
+            if len(keys) == 1:
+                flat = name.replace("/", "_")
+                variables[flat] = "" if flat in variables else keys[0]
+            listed += [(name, key) for key in keys if is_of_optimizer_list(key, self)]
+        slots: dict[str, str] = {}
+        for name, key in listed:
+            words = name.partition("/")[2].split("_")
+            # The longest that fits: `head` may be a variable beside `head/kernel`.
+            for end in range(len(words) - 1, 0, -1):
+                if variable := variables.get("_".join(words[:end])):
+                    slots[key] = variable
+                    break
+        return slots
 
     def graph_of(self, dropped: Collection[str]) -> bytes:
         """The object graph of a copy that holds fewer tensors.

@@ -15,7 +15,7 @@ from ._assignment.problems import key_of, target_of
 from ._assignment.values import Assignment, Entry, Gap, Resolution, count_nbytes
 from ._errors import CheckpointError
 from ._manifest import EncodedPiece, Manifest, Piece
-from ._names import SLOT_MARKER, VARIABLE_SUFFIX
+from ._names import SLOT_MARKER, VARIABLE_SUFFIX, is_of_optimizer_list
 
 # Names that optimizers of TensorFlow give to the slots of a variable, as its children;
 # an optimizer's own name may stand before them (`dqn_adam_1`).
@@ -235,24 +235,27 @@ def is_average(name: str, manifest: Manifest) -> bool:
     )
 
 
-def is_step(name: str) -> bool:
+def is_step(name: str, manifest: Manifest) -> bool:
     """Tells whether a tensor counts the steps of a training, or belongs to all of it.
 
     Args:
         name: Name of the tensor.
+        manifest: All names.
 
     Returns:
-        Whether its name says so.
+        Whether it does, as far as names say so.
 
     Examples:
-        >>> is_step("global_step"), is_step("dense/kernel")
-        (True, False)
+        >>> names = {"global_step", "dense/kernel"}
+        >>> [is_step(name, names) for name in sorted(names)]
+        [False, True]
     """
+    if SLOT_MARKER in name:
+        return False
+    if is_of_optimizer_list(name, manifest):
+        return True
     plain = name.removesuffix(VARIABLE_SUFFIX)
-    is_slot_of_variable = SLOT_MARKER in name
-    return not is_slot_of_variable and bool(
-        _POWER.fullmatch(plain) or _STEP.fullmatch(plain)
-    )
+    return bool(_POWER.fullmatch(plain) or _STEP.fullmatch(plain))
 
 
 def variable_of(name: str, manifest: Manifest) -> str:

@@ -7,11 +7,12 @@ which alone needs JAX: a flat mapping of numpy arrays is saved without it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
@@ -108,7 +109,8 @@ def save_checkpoint(
         data_files: Number of data files, between which the bytes are balanced.
         overwrite: Whether files of this prefix that are there already are replaced,
             once the new ones are complete; an interrupt waits until all of them are.
-            Who has opened the old checkpoint must open it again.
+            Who has opened the old checkpoint must open it again, and make its plans
+            again: a plan that was saved over its own source serves no second time.
 
     Returns:
         The prefix, absolute.
@@ -301,7 +303,7 @@ def _tensors_backwards(
     kept = {place for one in inverse.renewals for place in one.places}
     told = [one.name for one in inverse.assignments if one.name not in kept]
     copies = inverse.copied if is_copying else ()
-    stale = StaleCopies(manifest, told, copies, renewed)
+    stale = _stale_copies(inverse, told, copies, renewed)
     tensors = [
         _rewritten(
             manifest.entry(name),
@@ -322,28 +324,25 @@ def _tensors_backwards(
     if is_without_some and isinstance(manifest, ObjectBasedManifest):
         graph = manifest.graph_of(stale.dropped if is_copying else inverse.copied)
         tensors.append(_tensor(GRAPH_KEY, graph))
-    if is_copying:
-        _warn_of_unwritten_copies(inverse)
     return tensors, stale
 
 
-def _warn_of_unwritten_copies(inverse: InversePlan) -> None:
-    """Names tensors of a Keras 3 export whose other copy alone is written."""
-    if not isinstance(inverse.manifest, ObjectBasedManifest):
-        return
-    written = {assignment.name for assignment in inverse.assignments}
-    try:
-        unwritten = inverse.manifest.unwritten_copies(written)
-    except CheckpointError:  # a damaged graph is copied as it is
-        return
-    if unwritten:
-        warn_caller(
-            f"{len(unwritten)} tensors are copied as they are, though they may hold "
-            f"variables that are written elsewhere: {listed(unwritten)}. A Keras 3 "
-            "export stores each variable under `variables/` and again under "
-            "`_all_variables/`: load both, or make the plan for `by_variable_name()`, "
-            "which writes both."
-        )
+def _stale_copies(
+    inverse: InversePlan,
+    written: Sequence[str],
+    copied: Sequence[str],
+    renewed: Collection[str],
+) -> StaleCopies:
+    """Begins to watch what is copied, by names and by what the object graph tells."""
+    manifest = inverse.manifest
+    copies: Mapping[str, Sequence[str]] = {}
+    slots: Mapping[str, str] = {}
+    if copied and isinstance(manifest, ObjectBasedManifest):
+        # A damaged graph is copied as it is.
+        with contextlib.suppress(CheckpointError):
+            copies = manifest.unwritten_copies({*written, *renewed})
+            slots = manifest.slots_of_lists()
+    return StaleCopies(manifest, written, copied, renewed, copies, slots)
 
 
 def _renewed(

@@ -6,7 +6,7 @@ is found while it is written: by its checksum, or by reading it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -37,6 +37,8 @@ class StaleCopies:
         written: Iterable[str],
         copied: Iterable[str],
         renewed: Collection[str] = (),
+        copies: Mapping[str, Sequence[str]] | None = None,
+        slots: Mapping[str, str] | None = None,
     ) -> None:
         """Sorts tensors by the variables that they belong to.
 
@@ -45,13 +47,16 @@ class StaleCopies:
             written: Names of the tensors that leaves are written to.
             copied: Names of those that are copied as they are.
             renewed: Those of the written ones that get another shape or dtype.
+            copies: By written ones: copied ones that may hold the same variable.
+            slots: By slots that names do not tell: their variables.
         """
         self._manifest = manifest
-        # A slot that has changed makes nothing else stale.
+        self._copies = copies or {}
+        # A slot or a step that has changed makes nothing else stale.
         root_of = {
             name: variable_of(name, manifest)
             for name in (*written, *renewed)
-            if not is_slot(name, manifest)
+            if not is_slot(name, manifest) and not is_step(name, manifest)
         }
         renewed_roots = {root_of[name] for name in renewed if name in root_of}
         roots = set(root_of.values())
@@ -60,11 +65,12 @@ class StaleCopies:
         self._steps: list[str] = []
         self._changed: set[str] = set(renewed_roots)
         dropped: list[str] = []
+        slots = slots or {}
         for name in copied:
-            if _is_step(name, manifest):
+            if name not in slots and _is_step(name, manifest):
                 self._steps.append(name)
                 continue
-            root = variable_of(name, manifest)
+            root = slots.get(name) or variable_of(name, manifest)
             if root in renewed_roots and root != name:
                 dropped.append(name)
             elif root in roots:
@@ -86,13 +92,14 @@ class StaleCopies:
         root = self._root_of.get(name)
         if root is None:
             return read
-        if not self._steps and root not in self._members:
+        has_members = root in self._members or name in self._copies
+        if not self._steps and not has_members:
             return read
 
         def compared() -> np.ndarray:
             array = read()
             # For steps it is enough to know that anything has changed.
-            is_asked = root in self._members or not self._changed
+            is_asked = has_members or not self._changed
             if (
                 is_asked
                 and root not in self._changed
@@ -119,6 +126,14 @@ class StaleCopies:
                 f"although what they belong to has changed: {_listed(sorted(stale))}. "
                 'unused="drop" leaves out what the plan did not load.'
             )
+        if doubles := self._changed_elsewhere():
+            sentences.append(
+                f"{len(doubles)} tensors are copied as they are, though they may hold "
+                f"variables that are written elsewhere: {_listed(doubles)}. A Keras 3 "
+                "export stores each variable under `variables/` and again under "
+                "`_all_variables/`: load both, or make the plan for "
+                "`by_variable_name()`, which writes both."
+            )
         if self.dropped:
             sentences.append(
                 f"{len(self.dropped)} slots and averages of tensors that now have "
@@ -126,12 +141,22 @@ class StaleCopies:
             )
         return " ".join(sentences)
 
+    def _changed_elsewhere(self) -> list[str]:
+        """What may hold a variable that has changed where another tensor holds it."""
+        copies = (
+            copy
+            for name, names in self._copies.items()
+            if self._root_of.get(name) in self._changed
+            for copy in names
+        )
+        return sorted(set(copies))
+
 
 def _is_step(name: str, manifest: Manifest) -> bool:
     """Whether a tensor belongs to no variable, but to the training of all."""
     if variable_of(name, manifest) != name:
         return False
-    return is_step(name) or is_slot(name, manifest)
+    return is_step(name, manifest) or is_slot(name, manifest)
 
 
 def _listed(names: Collection[str]) -> str:

@@ -104,6 +104,10 @@ class LeafValue:
             yield candidate
         if dtype.itemsize <= 2 and self.value.dtype.kind != "c":
             yield _looked_up(self.value, self.casts)
+        elif kind_of(dtype) == "int":  # what became infinite on its way
+            info = ml_dtypes.iinfo(dtype)
+            yield np.full(stored.shape, info.max, dtype)
+            yield np.full(stored.shape, info.min, dtype)
 
     def _tried(self) -> Iterator[np.ndarray]:
         dtype, value = self.casts[0], self.value
@@ -112,11 +116,12 @@ class LeafValue:
             for step in reversed(self.casts[:-1]):
                 value = forced_cast(value, step)
             yield value
-        is_float = kind_of(self.value.dtype) == "float"
+        is_float = kind_of(self.value.dtype) in ("float", "complex")
         if kind_of(dtype) == "int" and is_float:
             yield _nearest_integers(self.value, dtype)
-        if kind_of(dtype) in ("float", "complex") and self.value.dtype.kind == "u":
-            # Negative numbers wrap around.
+        if self.value.dtype.kind == "u" and any(
+            kind_of(step) in ("float", "complex") for step in self.casts
+        ):  # negative numbers wrap around, and have fewer digits
             signed = self.value.view(f"i{self.value.dtype.itemsize}")
             yield forced_cast(signed, dtype)
 
