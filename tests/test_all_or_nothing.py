@@ -200,10 +200,22 @@ def test_a_real_interrupt_while_changes_are_undone(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(nnx.Variable, "set_raw_value", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        tf2flax.init_from_checkpoint(checkpoint, {"m/": "/"}, model)
+    # Shells let their background jobs ignore it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tf2flax.init_from_checkpoint(checkpoint, {"m/": "/"}, model)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert model.kernel.get_raw_value() is before[0]
     assert model.bias.get_raw_value() is before[1]
+
+
+def test_a_dataclass_that_is_the_whole_target_is_named(
+    checkpoint: tf2flax.Checkpoint,
+) -> None:
+    with pytest.raises(tf2flax.AssignmentError, match="The Uncopyable that is given"):
+        tf2flax.init_from_checkpoint(checkpoint, {"b": "x"}, Uncopyable(ZEROS))
 
 
 class StopError(KeyboardInterrupt):

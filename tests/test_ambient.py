@@ -287,3 +287,23 @@ def test_portions_of_nans_under_debug_nans(
                 max_in_flight_bytes=4096, sharding=SingleDeviceSharding(DEVICES[1]),
             )["x"]  # fmt: skip
         assert np.asarray(got).tobytes() == nans.tobytes()
+
+
+@pytest.mark.parametrize("name", ["mesh", "debug_nans", "disable_jit"])
+def test_mutable_arrays_whatever_is_in_force(name: str, prefix: str) -> None:
+    def build() -> nnx.Module:
+        with nnx.var_defaults(ref=True):
+            return nnx.Dict(nans=nnx.Param(jnp.ones((4,), bfloat16)))
+
+    under = {"mesh": lambda: jax.set_mesh(mesh_of(DEVICES)), **SWITCHES}[name]
+    entries = {"nans": "nans"}
+    for sharding in (None, SingleDeviceSharding(DEVICES[3])):
+        model: Any = build()
+        with under():
+            for _ in range(2):  # the second finds NaNs
+                tf2flax.init_from_checkpoint(prefix, entries, model, sharding=sharding)
+            warm: Any = tf2flax.warm_start(build, prefix, entries, sharding=sharding)()
+        for got in (model, warm):
+            assert isinstance(got.nans.get_raw_value(), jax.Ref)
+            value = np.asarray(got.nans.get_raw_value()[...])
+            assert value.tobytes() == ARRAYS["nans"].tobytes()

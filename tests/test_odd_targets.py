@@ -265,7 +265,10 @@ def test_deleted_arrays(checkpoint: tf2flax.Checkpoint) -> None:
     assert module[1].get_raw_value() is kept
 
 
-PLAIN = ["freqs", "host", "named/freqs", "named/list/0", "list/0", "inner/0", "count"]
+PLAIN = ["freqs", "host", "named/freqs", "named/list/0", "list/0", "inner/0"]
+# Older versions of Flax have no numbers in a state, and make shapes static attributes.
+IS_OLD = not jax.tree.leaves(nnx.state(nnx.Dict(count=nnx.data(3))))
+PLAIN += [] if IS_OLD else ["count"]
 
 
 @pytest.mark.parametrize("within", ["", "net", "net/0"])
@@ -312,8 +315,9 @@ def test_plain_arrays_are_saved(tmp_path: pathlib.Path) -> None:
     del module.key
     saved = tf2flax.open_checkpoint(tf2flax.save_checkpoint(tmp_path / "s", module))
     assert np.array_equal(saved["freqs"].read(), module.freqs)
-    assert saved["count"].dtype == np.int32
-    assert saved["count"].read() == 3
+    if not IS_OLD:
+        assert saved["count"].dtype == np.int32
+        assert saved["count"].read() == 3
 
 
 def test_arrays_that_eval_shape_hides_are_named(
@@ -322,11 +326,18 @@ def test_arrays_that_eval_shape_hides_are_named(
     class Rope(nnx.Module):
         def __init__(self) -> None:
             self.freqs = jnp.arange(3.0)
+            self.named = nnx.data({"freqs": jnp.arange(3.0)})
+            self.spec = jax.ShapeDtypeStruct((3,), "float32")
             self.x = nnx.Param(jnp.zeros(3))
 
     abstract = nnx.eval_shape(Rope)
-    with pytest.raises(tf2flax.AssignmentError, match=r"`freqs`.*warm_start"):
+    names = "`named/freqs`" if IS_OLD else "`named/freqs`, `freqs`"
+    with pytest.raises(
+        tf2flax.AssignmentError,
+        match=rf"ShapeDtypeStruct: {names}\. Initialise them with tf2flax.warm_start\.",
+    ):
         tf2flax.init_from_checkpoint(checkpoint, {"x": "x"}, abstract)
+    tf2flax.init_from_checkpoint(checkpoint, {"x": "x"}, Rope())
 
 
 class Pair(nnx.Module):
@@ -349,5 +360,18 @@ def test_shared_modules_are_walked_once(checkpoint: tf2flax.Checkpoint) -> None:
 def test_modules_that_hold_themselves(checkpoint: tf2flax.Checkpoint) -> None:
     module = nnx.Dict(x=nnx.Param(jnp.zeros(3)))
     module.me = nnx.data(module)
-    tf2flax.init_from_checkpoint(checkpoint, {"p/": "/"}, module)
-    assert np.array_equal(module.x[...], X)
+    for target, scope in ((module, "/"), ({"m": [module]}, "m/0/")):
+        module.x[...] = jnp.zeros(3)
+        tf2flax.init_from_checkpoint(checkpoint, {"p/": scope}, target)
+        assert np.array_equal(module.x[...], X)
+
+
+def test_shared_modules_in_trees_are_walked_once(
+    checkpoint: tf2flax.Checkpoint,
+) -> None:
+    module: Any = nnx.Dict(x=nnx.Param(jnp.zeros(3)))
+    for _ in range(30):
+        module = Pair(module)
+    scope = f"m/{'a/' * 30}"
+    tf2flax.init_from_checkpoint(checkpoint, {"p/": scope}, {"m": module})
+    assert np.array_equal(jax.tree.leaves(nnx.state(module))[0], X)

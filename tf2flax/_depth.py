@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -33,12 +34,17 @@ _ATOMS: Final[frozenset[type]] = frozenset(
 _MAX_VISITED: Final = 10_000
 
 
-def check_depth(tree: Any, what: str = "the target") -> None:
+def check_depth(
+    tree: Any,
+    what: str = "the target",
+    is_leaf: Callable[[Any], bool] = lambda _: False,
+) -> None:
     """Refuses a tree that JAX cannot flatten within the stack.
 
     Args:
         tree: The tree.
         what: What it is, for the message.
+        is_leaf: Where JAX is told to stop.
 
     Raises:
         AssignmentError: It holds itself, or is nested too deeply.
@@ -53,11 +59,12 @@ def check_depth(tree: Any, what: str = "the target") -> None:
         if type(node) in atoms:
             continue
         if depth > limit:
-            raise _error(what, _first_cycle(tree))
+            raise _error(what, _first_cycle(tree, is_leaf))
         if isinstance(node, jax.Array):
             atoms.add(type(node))  # asking JAX for each takes longer than all else here
             continue
-        stack += [(child, depth + 1) for _, child in _items(node)]
+        if not is_leaf(node):
+            stack += [(child, depth + 1) for _, child in _items(node)]
 
 
 def _error(what: str, cycle: Path | None) -> AssignmentError:
@@ -90,7 +97,7 @@ def _items(node: Any) -> list[tuple[Any, Any]]:
     return [(join_path(keys), child) for keys, child in one_level(node)]
 
 
-def _first_cycle(tree: Any) -> Path | None:
+def _first_cycle(tree: Any, is_leaf: Callable[[Any], bool]) -> Path | None:
     """The keys on the way to where a tree stands within itself."""
     stack: list[tuple[Path, Any, frozenset[int]]] = [((), tree, frozenset())]
     for _ in range(_MAX_VISITED):
@@ -99,6 +106,8 @@ def _first_cycle(tree: Any) -> Path | None:
         path, node, ancestors = stack.pop()
         if id(node) in ancestors:
             return path
+        if is_leaf(node):
+            continue
         below = ancestors | {id(node)}
         stack += [
             ((*path, key), child, below)

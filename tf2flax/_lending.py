@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ._variables import to_the_end
+from ._variables import is_reference, to_the_end
 
 # How many objects are looked at to find the `nnx.Rngs` that a function closes over.
 _MAX_VISITED: Final = 10_000
@@ -138,10 +138,11 @@ def lent_to_trace(
     ]
 
     def changed() -> list[tuple[nnx.Variable[Any], Any]]:
+        new = [vars(item)[name].get_raw_value() for item, name, _, _ in outside]
         return [
-            (variable, new)
-            for item, name, variable, old in outside
-            if (new := vars(item)[name].get_raw_value()) is not old
+            (variable, value[...] if is_reference(value) else value)
+            for (_, _, variable, old), value in zip(outside, new, strict=True)
+            if value is not old
         ]
 
     def give_back() -> None:

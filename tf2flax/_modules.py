@@ -48,8 +48,9 @@ class Contents:
 
     Attributes:
         held: Variables other than `nnx.RngState`, and plain arrays.
-        abstract: Names of what stays abstract: states of random numbers, and traced
-            arrays that `nnx.eval_shape` leaves in attributes that are no Variables.
+        abstract: Names of what stays abstract: states of random numbers, and arrays
+            that `nnx.eval_shape` leaves, traced or as shapes, in attributes that are
+            no Variables, where the state does not list them.
     """
 
     held: tuple[Held, ...]
@@ -82,7 +83,9 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
             continue
         names = dict.fromkeys([name, *other_names.get(id(holder), ())])
         held.append(Held(tuple(names), holder))
-    return Contents(tuple(held), tuple(dict.fromkeys(abstract)))
+    listed = {name for one in held for name in one.names}
+    hidden = dict.fromkeys(name for name in abstract if name not in listed)
+    return Contents(tuple(held), tuple(hidden))
 
 
 def join_path(path: Iterable[Any]) -> str:
@@ -120,13 +123,16 @@ def key_of(key: Any) -> Any:
 
 
 def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Paths to every Variable, also the second of a tied one, and to hidden tracers."""
+    """Paths to every Variable, also the second of a tied one, and to what is abstract.
+
+    Shapes in static attributes are none of these: a module may well note some.
+    """
     children: dict[int, list[tuple[Path, Any]]] = {}
     visits: collections.Counter[int] = collections.Counter()
     stack: list[tuple[Path, Any, frozenset[int]]] = [(path, module, frozenset())]
     while stack:
         place, node, ancestors = stack.pop()
-        if isinstance(node, (nnx.Variable, Tracer)):
+        if isinstance(node, (nnx.Variable, Tracer, jax.ShapeDtypeStruct)):
             yield place, node
             continue
         number = id(node)  # unique: the module, or `children`, keeps the node

@@ -22,7 +22,7 @@ from jax.core import Tracer
 
 from ._depth import check_depth
 from ._modules import Path, join_path
-from ._variables import is_reference
+from ._variables import is_reference, new_reference
 
 # The attribute in which NNX notes which attributes of an object are data.
 _DATA_NOTE: Final = "_pytree__nodes"
@@ -73,7 +73,7 @@ class Structure:
                 continue
             value = next(remaining)
             is_new = place in self.references and isinstance(value, jax.Array)
-            leaves.append(jax.new_ref(value) if is_new else value)
+            leaves.append(new_reference(value) if is_new else value)
         state, others = self.inner.unflatten(leaves)
         if self.graphdef is not None:
             state = nnx.merge(self.graphdef, state)
@@ -92,7 +92,7 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
     Returns:
         The arrays, and the structure that they go back into.
     """
-    check_depth(output, "the output of the init function")
+    check_depth(output, "the output of the init function", is_nnx)
     _mark_plain_arrays(output)
     tops, treedef = jax.tree.flatten(output, is_leaf=is_nnx)
     nodes = tuple(filter(is_nnx, tops))
@@ -228,7 +228,7 @@ def _holds_tracer(value: Any) -> bool:
 
 def _leaves(value: Any) -> list[Any]:
     try:
-        check_depth(value)
+        check_depth(value, is_leaf=is_nnx)
         return jax.tree.leaves(value, is_leaf=is_nnx)
     except Exception:  # a static attribute that is no tree of JAX's, say
         return []

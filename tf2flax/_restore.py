@@ -721,17 +721,19 @@ def check_kept(job: Job) -> None:
         AssignmentError: A leaf that no entry fills is a `jax.ShapeDtypeStruct`.
     """
     kept = set(job.plan.resolution.kept)
-    abstract = [
-        slot.leaf.name
-        for slot in job.target.slots
-        if slot.is_abstract and slot.leaf.name in kept
+    slots = [
+        slot for slot in job.target.slots if slot.is_abstract and slot.leaf.name in kept
     ]
+    abstract = [slot.leaf.name for slot in slots]
     abstract += job.target.abstract_states
     if abstract:
+        way_out = "Add entries for them, or initialise"
+        if all(slot.leaf.dtype is None for slot in slots):  # random numbers, say
+            way_out = "Initialise"
         said = (
             f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {listed(abstract, 20)}. Add entries for them, or "
-            "initialise them with tf2flax.warm_start."
+            f"jax.ShapeDtypeStruct: {listed(abstract, 20)}. {way_out} them with "
+            "tf2flax.warm_start."
         )
         if unused := describe_unused(job.plan.resolution, job.target.leaves):
             said = f"{said} Entries that reach no leaf: {unused}"

@@ -199,7 +199,7 @@ def _is_plain_dataclass(value: Any) -> bool:
 
 
 def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
-    check_depth(tree)
+    check_depth(tree, is_leaf=_is_node)  # nodes of other kinds may hold themselves
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
@@ -336,9 +336,10 @@ def _with_fields(value: Any, fields: Mapping[str, Any], path: Path) -> Any:
         for name, new in fields.items():
             object.__setattr__(result, name, new)  # also where it is frozen
     except Exception as error:
+        where = f" at `{join_path(path)}` of the target" if path else " that is given"
         raise AssignmentError(
-            f"The {type(value).__name__} at `{join_path(path)}` of the target cannot "
-            f"be copied with its new values: {_text_of(error)} Nothing has changed. "
+            f"The {type(value).__name__}{where} cannot be copied with its new values: "
+            f"{_text_of(error)} Nothing has changed. "
             "Register it with jax.tree_util.register_dataclass."
         ) from error
     return result

@@ -18,6 +18,8 @@ import jax
 from flax import nnx
 from flax.core import meta
 
+from ._isolation import isolated
+
 T = TypeVar("T")
 # A Variable that is updated in place, and the array that it gets.
 Change = tuple[nnx.Variable[Any], Any]
@@ -41,6 +43,29 @@ def is_reference(value: object) -> bool:
         True if it is a `jax.Ref`.
     """
     return isinstance(value, _REFS)
+
+
+def new_reference(value: jax.Array) -> Any:
+    """Makes a mutable array of JAX, as if the caller had set nothing.
+
+    Args:
+        value: Its contents.
+
+    Returns:
+        The `jax.Ref`.
+    """
+    with isolated():
+        return jax.new_ref(value)
+
+
+def _contents(reference: Any) -> Any:
+    with isolated():
+        return reference[...]
+
+
+def _fill(reference: Any, value: Any) -> None:
+    with isolated():
+        reference[...] = value
 
 
 def inner_value(holder: Any) -> Any:
@@ -136,7 +161,7 @@ class _Saved:
         self.variable = variable
         self.raw: Any = variable.get_raw_value()
         # A mutable array stays the same object while its contents change.
-        self.contents: Any = self.raw[...] if is_reference(self.raw) else None
+        self.contents: Any = _contents(self.raw) if is_reference(self.raw) else None
 
     def put_back(self) -> None:
         """Puts back what was there; done twice, it does no harm."""
@@ -144,7 +169,7 @@ class _Saved:
             with contextlib.suppress(Exception):  # a user's method: see below
                 self.variable.set_raw_value(self.raw)
         if self.contents is not None:
-            self.raw[...] = self.contents
+            _fill(self.raw, self.contents)
 
     def force_back(self) -> None:
         """Puts back what no user's `set_raw_value` would put back as it was."""
@@ -162,9 +187,9 @@ def _set(variable: nnx.Variable[Any], value: Any) -> None:
     if not is_reference(raw):
         variable.set_raw_value(with_value(raw, value))
     elif _fits(raw, value):
-        raw[...] = value  # whoever shares the mutable array sees the new contents
+        _fill(raw, value)  # whoever shares the mutable array sees the new contents
     else:
-        variable.set_raw_value(jax.new_ref(value))
+        variable.set_raw_value(new_reference(value))
 
 
 def _fits(reference: Any, value: Any) -> bool:
