@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import types
 from typing import Any
 
 import jax
@@ -370,6 +371,12 @@ def test_bad_options(name: str, prefix: pathlib.Path, mesh: Mesh) -> None:
     assert said in str(caught.value)
 
 
+def test_metadata_that_names_no_axes(prefix: pathlib.Path, mesh: Mesh) -> None:
+    box: Any = nn.Partitioned(jnp.zeros((16, 24)), names=({}, None))
+    with pytest.raises(tf2flax.AssignmentError, match=r"`x`.*metadata names no axes"):
+        tf2flax.plan(prefix, {"kernel": "x"}, {"x": box}, mesh=mesh)
+
+
 @pytest.mark.parametrize(
     "rules",
     [
@@ -385,6 +392,7 @@ def test_bad_options(name: str, prefix: pathlib.Path, mesh: Mesh) -> None:
         [(1, P())],
         [(b"a", P())],
         [(re.compile(b"a"), P())],
+        [(types.SimpleNamespace(pattern="a"), P())],
     ],
 )
 def test_bad_rules(rules: Any) -> None:

@@ -247,6 +247,28 @@ def test_what_stands_beside_modules(prefix: pathlib.Path) -> None:
             init()
 
 
+class Unreadable:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} here")
+
+
+def test_what_jax_takes_no_array_for(prefix: pathlib.Path) -> None:
+    texts = np.array(["a", "bc"])
+
+    def build(given: Any, config: Any) -> Any:
+        model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        model.given, model.config = given, nnx.data(config)
+        return model
+
+    got = tf2flax.warm_start(build, prefix, FILLED)(texts, {"seed": 2**40})
+    assert got.given is texts
+    assert got.config["seed"] == 2**40
+    for value, what in ((2**40, "an int which no JAX"), (Unreadable(), "`Unreadable`")):
+        init = tf2flax.warm_start(lambda value=value: (jnp.ones(1), value), prefix, {})
+        with pytest.raises(tf2flax.AssignmentError, match=f"gives arrays.* {what}"):
+            init()
+
+
 def test_mutable_arrays_are_made_anew(prefix: pathlib.Path) -> None:
     def build(rngs: nnx.Rngs) -> Any:
         with nnx.var_defaults(ref=True):

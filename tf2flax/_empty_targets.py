@@ -98,7 +98,13 @@ def check_init_result(leaves: Iterable[object]) -> None:
     for leaf in leaves:
         try:
             jax.typeof(leaf)
-        except TypeError as error:  # `jax.jit` would say the same of a line of ours
+        except OverflowError as error:
+            raise AssignmentError(
+                "warm_start: expected an init function that gives arrays, got one that "
+                "gives an int which no JAX dtype holds. Leave it out, make it a float, "
+                "or set jax_enable_x64 where 64 bits hold it."
+            ) from error
+        except Exception as error:  # `jax.jit` would say the same of a line of ours
             raise AssignmentError(
                 "warm_start: expected an init function that gives arrays, got one that "
                 f"gives {_kind_of(leaf)}. {_way_out([leaf])}"

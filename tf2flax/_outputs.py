@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
@@ -234,8 +235,23 @@ def _leaves(value: Any) -> list[Any]:
         return []
 
 
+def is_traceable(value: object) -> bool:
+    """Tells whether a value is an array that JAX takes into a traced function.
+
+    Args:
+        value: The value.
+
+    Returns:
+        False for arrays of texts and objects, and for all that is no array.
+    """
+    return isinstance(value, (jax.Array, np.ndarray)) and _is_array(value)
+
+
 def _is_array(value: Any) -> bool:
     """Whether JAX returns a value from a traced function."""
+    if isinstance(value, int):
+        limits = np.iinfo(jnp.result_type(int))
+        return limits.min <= value <= limits.max
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind not in _FOREIGN_KINDS and value.dtype.names is None
-    return isinstance(value, (jax.Array, bool, int, float, complex))
+    return isinstance(value, (jax.Array, float, complex))

@@ -41,7 +41,7 @@ from ._runs import along_axes
 from ._slots import Partitioning, Slot
 from ._stored_tensor import StoredTensor
 from ._targets import named_leaves
-from ._text import attribute_of, is_one_of, members, show_value
+from ._text import is_one_of, members, show_value
 from ._uneven import ShardedDimension, describe_way_out
 
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
@@ -169,7 +169,8 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
 
 def _is_regex(value: object) -> bool:
     """Whether a value is text, or a compiled pattern of text."""
-    return isinstance(value, str) or isinstance(attribute_of(value, "pattern"), str)
+    is_compiled = isinstance(value, re.Pattern) and isinstance(value.pattern, str)
+    return isinstance(value, str) or is_compiled
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -569,7 +570,10 @@ def _mesh_axes(
     """Resolves the names of Flax's metadata: by rules, else as axes of the mesh."""
     known = {name for name, _ in rules}
     flat = [name for entry in names for name in names_of(entry)]
-    unknown = [name for name in flat if name not in known | set(mesh.axis_names)]
+    try:
+        unknown = [name for name in flat if name not in known | set(mesh.axis_names)]
+    except TypeError as error:  # lists, say
+        raise _MisfitError(f"its metadata names no axes: {error}.") from error
     if unknown:
         shown = ", ".join(f"`{name}`" for name in dict.fromkeys(unknown))
         axes = ", ".join(f"`{name}`" for name in mesh.axis_names)

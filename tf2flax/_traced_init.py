@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.extend.core
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
 from jax.errors import UnexpectedTracerError
@@ -34,7 +33,7 @@ from ._isolation import (
 )
 from ._lending import find_rngs, lent_to_trace
 from ._meshes import devices_of
-from ._outputs import Structure, flatten_output, is_nnx, left_behind
+from ._outputs import Structure, flatten_output, is_nnx, is_traceable, left_behind
 from ._variables import set_all
 
 
@@ -67,7 +66,7 @@ class TracedInit:
                 or keeps an array of the trace where it cannot be found.
         """
         flat, treedef = jax.tree.flatten((args, dict(kwargs)), is_leaf=is_nnx)
-        self._arrays = [x for x in flat if isinstance(x, (jax.Array, np.ndarray))]
+        self._arrays = list(filter(is_traceable, flat))
         self._rngs = find_rngs((init_fn, flat)) if rngs is None else rngs
         self._rng_slots: list[tuple[nnx.Variable[Any], int]] = []
         self._structure: Structure | None = None
@@ -75,10 +74,7 @@ class TracedInit:
 
         def traced(*arrays: jax.Array) -> list[Any]:
             remaining = iter(arrays)
-            filled = [
-                next(remaining) if isinstance(x, (jax.Array, np.ndarray)) else x
-                for x in flat
-            ]
+            filled = [next(remaining) if is_traceable(x) else x for x in flat]
             own_args, own_kwargs = treedef.unflatten(filled)
             with lent_to_trace(self._rngs) as changed_state:
                 output = init_fn(*own_args, **own_kwargs)
