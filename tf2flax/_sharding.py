@@ -571,11 +571,12 @@ def _mesh_axes(
     known = {name for name, _ in rules}
     flat = [name for entry in names for name in names_of(entry)]
     try:
-        unknown = [name for name in flat if name not in known | set(mesh.axis_names)]
-    except TypeError as error:  # lists, say
+        axes_named = dict.fromkeys(flat)
+    except TypeError as error:  # dicts, say
         raise _MisfitError(f"its metadata names no axes: {error}.") from error
+    unknown = [name for name in axes_named if name not in {*known, *mesh.axis_names}]
     if unknown:
-        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(unknown))
+        shown = ", ".join(f"`{name}`" for name in unknown)
         axes = ", ".join(f"`{name}`" for name in mesh.axis_names)
         raise _MisfitError(
             f"no rule resolves the logical axis {shown} of {tuple(names)}, and the "
