@@ -47,7 +47,7 @@ hypothesis.settings.load_profile("tf2flax")
 def _repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Doctests and the README name checkpoints relative to the repository."""
     monkeypatch.chdir(ROOT)
-    # TensorFlow 2 sets it when it is imported, and 1.15, in a process of ours, obeys it.
+    # TensorFlow 2 sets it when it is imported, and 1.15 in a process of ours obeys it.
     monkeypatch.delenv("TF2_BEHAVIOR", raising=False)
 
 
