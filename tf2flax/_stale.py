@@ -121,9 +121,15 @@ class StaleCopies:
         stale += self._steps if self._changed else []
         sentences: list[str] = []
         if stale:
+            what = (
+                "1 tensor is copied from the checkpoint as it was, although what it "
+                "belongs to has changed"
+                if len(stale) == 1
+                else f"{len(stale)} tensors are copied from the checkpoint as they "
+                "were, although what they belong to has changed"
+            )
             sentences.append(
-                f"{len(stale)} tensors are copied from the checkpoint as they were, "
-                f"although what they belong to has changed: {_listed(sorted(stale))}. "
+                f"{what}: {_listed(sorted(stale))}. "
                 'unused="drop" leaves out what the plan did not load.'
             )
         if doubles := self._changed_elsewhere():
@@ -136,8 +142,8 @@ class StaleCopies:
             )
         if self.dropped:
             sentences.append(
-                f"{len(self.dropped)} slots and averages of tensors that now have "
-                f"another shape or dtype are left out: {_listed(self.dropped)}."
+                "Slots and averages of tensors that now have another shape or dtype "
+                f"are left out ({len(self.dropped)}): {_listed(self.dropped)}."
             )
         return " ".join(sentences)
 
