@@ -64,7 +64,11 @@ def check_depth(
             atoms.add(type(node))  # asking JAX for each takes longer than all else here
             continue
         if not is_leaf(node):
-            stack += [(child, depth + 1) for _, child in _items(node)]
+            stack += [
+                (child, depth + 1)
+                for _, child in _items(node)
+                if type(child) not in atoms
+            ]
 
 
 def _error(what: str, cycle: Path | None) -> AssignmentError:

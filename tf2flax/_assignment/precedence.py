@@ -127,6 +127,10 @@ def settle(
             by_leaf.setdefault(leaf, []).append(number)
     won: dict[int, list[str]] = {}
     for leaf, numbers in by_leaf.items():
+        if len(numbers) == 1 and leaf not in plain:  # most leaves of most maps
+            claims.taken[leaf] = reaches[numbers[0]].rule
+            won.setdefault(numbers[0], []).append(leaf)
+            continue
         best = max(numbers, key=lambda number: reaches[number].strength)
         of_rules = [reaches[number] for number in numbers]
         rival = _plain_winner(claims, leaf, plain.get(leaf, ()))
@@ -135,7 +139,7 @@ def settle(
         # A plain entry of equal strength says itself that it names the rule's leaf.
         elif _give_to_rule(claims, leaf, of_rules, reaches[best]):
             won.setdefault(best, []).append(leaf)
-    return [(reaches[number], leaves) for number, leaves in sorted(won.items())]
+    return [(reaches[number], won[number]) for number in sorted(won)]
 
 
 def _plain_winner(
