@@ -145,7 +145,7 @@ def raw_preadv(prefix: str, *, verify: bool = False) -> Run:
     import crc32c
 
     import tf2flax
-    from tf2flax._memory import aligned_empty
+    from tf2flax._base.memory import aligned_empty
 
     manifest = tf2flax.open_checkpoint(prefix).manifest
     pieces = [(n, piece) for n in manifest.names for piece in manifest.entry(n).pieces]

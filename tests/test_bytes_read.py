@@ -13,10 +13,10 @@ from bundle_writer import Tensor, rows_in, write_bundle
 import tf2flax
 from tf2flax import Expression, concat, src, stack
 from tf2flax._assembling import HostLeaves
+from tf2flax._base.specs import TensorSlice
 from tf2flax._demands import plan_reading
 from tf2flax._files import LocalFile
 from tf2flax._scheduling import assemble
-from tf2flax._specs import TensorSlice
 
 # Rows of 32 KiB: runs that are worth a system call of their own.
 ROWS, COLUMNS = 24, 8192
@@ -191,7 +191,7 @@ def _target(
     expression: Expression, arrays: dict[str, np.ndarray]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     from tf2flax._assignment.lowering import lower
-    from tf2flax._specs import STORED_DTYPES, TensorSpec
+    from tf2flax._base.specs import STORED_DTYPES, TensorSpec
 
     spec = TensorSpec(arrays["q"].shape, STORED_DTYPES[1])
     shape = lower(expression, lambda _: spec).shape

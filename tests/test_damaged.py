@@ -24,9 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.specs import TensorSlice
 from tf2flax._formats.checks import check_tiling
-from tf2flax._specs import TensorSlice
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)
 ARRAY = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
 from tf2flax import src
-from tf2flax._assignment.dtypes import cast, forced_cast, kind_of
-from tf2flax._specs import STORED_DTYPES
+from tf2flax._base.dtypes import cast, forced_cast, kind_of
+from tf2flax._base.specs import STORED_DTYPES
 
 SDS = jax.ShapeDtypeStruct
 # A tensor of every kind; the leaves have its name.

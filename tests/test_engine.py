@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import _runs
-from tf2flax._assignment.dtypes import cast, kind_of
 from tf2flax._assignment.partitions import family_of, parts_of, tile
+from tf2flax._base.dtypes import cast, kind_of
+from tf2flax._base.names import nearest
+from tf2flax._base.specs import ByteRange, TensorSlice
 from tf2flax._lazy import view_chunk_shape
-from tf2flax._names import nearest
-from tf2flax._specs import ByteRange, TensorSlice
 
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
 

@@ -23,13 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.specs import TensorSlice
 from tf2flax._checkpoint import Checkpoint
-from tf2flax._errors import MalformedError
 from tf2flax._formats.hdf5 import Hdf5Manifest
 from tf2flax._formats.hdf5_elements import decompress_lzf
 from tf2flax._formats.hdf5_names import MAX_DEPTH
 from tf2flax._formats.keras_file import Window
-from tf2flax._specs import TensorSlice
 
 h5py = pytest.importorskip("h5py")
 

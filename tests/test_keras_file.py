@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.specs import ByteRange
 from tf2flax._formats.hdf5 import Hdf5Manifest
 from tf2flax._formats.keras_file import (
     MAX_EXPANSION,
@@ -26,7 +27,6 @@ from tf2flax._formats.keras_file import (
     checksum_damage,
     weights_in,
 )
-from tf2flax._specs import ByteRange
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)
 WEIGHTS = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 9

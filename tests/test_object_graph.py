@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 from tf2flax._formats.object_graph import (
     GRAPH_KEY,
     ObjectGraph,

@@ -23,7 +23,7 @@ from http_server import Served, serving
 
 import tf2flax
 from tf2flax import _store
-from tf2flax._threads import Readers
+from tf2flax._base.threads import Readers
 
 BIG = np.arange(3 << 20, dtype="<f4").reshape(3 << 8, 1 << 12)  # 12 MiB
 SMALL = {f"layer_{i}/bias": np.full(7, i, "<f4") for i in range(300)}

@@ -33,11 +33,11 @@ from tf2flax import (
     _scheduling,
 )
 from tf2flax._assembling import HostLeaves
-from tf2flax._boxes import merged, restrict, tiles
+from tf2flax._base.boxes import merged, restrict, tiles
+from tf2flax._base.specs import TensorSlice
 from tf2flax._demands import Reading, plan_reading
 from tf2flax._files import LocalFile
 from tf2flax._scheduling import assemble
-from tf2flax._specs import TensorSlice
 from tf2flax._wire.crc32c import combine, crc32c
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._assignment.collapsing import collapse, in_sequence
+from tf2flax._base.collapsing import collapse, in_sequence
 from tf2flax._report import is_terminal
 
 LAYERS = 24

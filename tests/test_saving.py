@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
-from tf2flax._specs import STORED_DTYPES
+from tf2flax._base.specs import STORED_DTYPES
 
 DATA = ROOT / "tests" / "data"
 READABLE = [

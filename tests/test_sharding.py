@@ -27,7 +27,7 @@ from jax.sharding import (
 
 import tf2flax
 from tf2flax import _meshes
-from tf2flax._specs import TensorSlice
+from tf2flax._base.specs import TensorSlice
 
 P = PartitionSpec
 SDS = jax.ShapeDtypeStruct

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import concat, src, stack
-from tf2flax._assignment.dtypes import forced_cast, kind_of
 from tf2flax._assignment.uncasting import (
     LeafValue,
     equal_elements,
@@ -24,7 +23,8 @@ from tf2flax._assignment.uncasting import (
     settle,
     undone,
 )
-from tf2flax._specs import STORED_DTYPES
+from tf2flax._base.dtypes import forced_cast, kind_of
+from tf2flax._base.specs import STORED_DTYPES
 
 DTYPES = sorted(
     {one.numpy for one in STORED_DTYPES.values() if one.numpy.kind != "O"}, key=str

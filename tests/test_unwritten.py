@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax import _memory
+from tf2flax._base import memory
 
 PACKAGE = pathlib.Path(tf2flax.__file__).parent
 DTYPES = [
@@ -36,17 +36,17 @@ WIDE = {np.dtype(name) for name in ("int64", "uint64", "float64", "complex128")}
 
 def test_memory_is_poisoned() -> None:
     # Of tests alone: conftest.py sets the switch before anything is imported.
-    assert np.isnan(_memory.empty((3,), np.float32)).all()
-    assert (_memory.aligned_empty((2, 2), np.dtype("i4")) == -1).all()
-    assert _memory.empty((2,), object).tolist() == [None, None]
-    assert _memory.empty((), np.float32).shape == ()
+    assert np.isnan(memory.empty((3,), np.float32)).all()
+    assert (memory.aligned_empty((2, 2), np.dtype("i4")) == -1).all()
+    assert memory.empty((2,), object).tolist() == [None, None]
+    assert memory.empty((), np.float32).shape == ()
 
 
 def test_memory_is_allocated_and_viewed_in_one_file() -> None:
     """Elsewhere `out[index]` of rank 0 is a copy, and `np.empty` is not poisoned."""
     wrong: list[str] = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.name == "_memory.py":
+        if path.name == "memory.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             where = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
@@ -65,10 +65,10 @@ def test_memory_is_allocated_and_viewed_in_one_file() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (2, 3), (2, 0, 3)])
 def test_a_view_is_written_through(shape: tuple[int, ...]) -> None:
-    array = _memory.empty(shape, np.float32)
-    _memory.view_at(array, tuple(slice(0, n) for n in shape))[...] = 7
+    array = memory.empty(shape, np.float32)
+    memory.view_at(array, tuple(slice(0, n) for n in shape))[...] = 7
     assert (array == 7).all()
-    assert np.shares_memory(array, _memory.view_at(array, ())) == bool(array.size)
+    assert np.shares_memory(array, memory.view_at(array, ())) == bool(array.size)
 
 
 def bits(array: Any) -> tuple[tuple[int, ...], str, bytes | list[Any]]:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ._errors import ReadError
+from ._base.errors import ReadError
 from ._isolation import isolated, put_shards
 from ._meshes import Device
 

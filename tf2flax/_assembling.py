@@ -15,16 +15,17 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.dtypes import Misfits
 from ._assignment.filling import fill
 from ._assignment.layouts import View
-from ._boxes import distance, tiles
+from ._base.boxes import distance, tiles
+from ._base.dtypes import Misfits
+from ._base.manifest import DataFile, Entry, Piece
+from ._base.memory import aligned_empty, bytes_of, empty, view_at
+from ._base.progress import Advance
+from ._base.specs import ByteRange, TensorSlice
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
 from ._files import OpenFiles
-from ._manifest import DataFile, Entry, Piece
-from ._memory import aligned_empty, bytes_of, empty, view_at
-from ._progress import Advance
 from ._reading import (
     SMALL_NBYTES,
     check_readable,
@@ -37,7 +38,6 @@ from ._reading import (
 )
 from ._regions import count_read_nbytes, read_view_into
 from ._runs import BUFFER_NBYTES, along_axes, strided, strides_of
-from ._specs import ByteRange, TensorSlice
 from ._wire.crc32c import combine, crc32c
 
 # What one thread reads of a piece before another may take over: some chunks (bytes).

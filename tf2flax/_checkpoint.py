@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from . import _reading
-from ._errors import (
+from ._base.errors import (
     DamagedError,
     SharedNameError,
     TensorNotFoundError,
     UnsupportedError,
 )
+from ._base.manifest import DataFile, Entry, Manifest
+from ._base.names import nearest
+from ._base.progress import ProgressFunction, check_progress, reporting
+from ._base.text import check_switch, members, show_value
 from ._files import Index, Storage, impostor
 from ._formats.object_graph import GRAPH_KEY
 from ._formats.tensor_bundle import BundleManifest
@@ -29,13 +33,9 @@ from ._formats.v1_table import V1Manifest
 from ._identity import replaced
 from ._keras_weights import KerasManifest, by_layer, open_keras
 from ._locate import Kind, Location, PathLike, locate
-from ._manifest import DataFile, Entry, Manifest
 from ._merging import prefixed
-from ._names import nearest
 from ._object_based import ObjectBasedManifest
-from ._progress import ProgressFunction, check_progress, reporting
 from ._stored_tensor import StoredTensor
-from ._text import check_switch, members, show_value
 from ._verifying import VerificationReport, verify
 from ._views import MergedManifest
 

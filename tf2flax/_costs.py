@@ -16,8 +16,9 @@ import jax
 from jax.sharding import Sharding
 
 from ._assignment.values import Assignment
+from ._base.manifest import Manifest
+from ._base.specs import TensorSlice
 from ._demands import Reading, plan_reading
-from ._manifest import Manifest
 from ._meshes import (
     Split,
     Spread,
@@ -30,7 +31,6 @@ from ._meshes import (
 )
 from ._plan_cost import PlanCost, ProcessCost
 from ._scheduling import STAGING_NBYTES
-from ._specs import TensorSlice
 
 Strategy = Literal["auto", "local", "read-once"]
 STRATEGIES: Final = ("auto", "local", "read-once")

@@ -19,13 +19,13 @@ import numpy as np
 from ._assignment.filling import parts_within
 from ._assignment.layouts import Layout, Tiles, View, cut
 from ._assignment.values import Assignment
-from ._boxes import distance, merged, restrict
-from ._manifest import EncodedPiece, Entry, Manifest, Piece
+from ._base.boxes import distance, merged, restrict
+from ._base.manifest import EncodedPiece, Entry, Manifest, Piece
+from ._base.specs import TensorSlice
 from ._portions import cut_in_portions
 from ._reading import SMALL_NBYTES
 from ._regions import count_read_nbytes
 from ._runs import along_axes
-from ._specs import TensorSlice
 
 # Small leaves whose tensors are neighbours are read, and placed, together until they
 # take this much (bytes).

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from ._errors import AssignmentError
+from ._base.errors import AssignmentError
 from ._modules import Path, join_path, one_level
 
 # Calls that are left over for JAX, Flax and this package, once the tree is entered.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._assignment.dtypes import Misfits, cast_into, forced_cast
-from ._boxes import distance, restrict
-from ._memory import view_at
+from ._base.boxes import distance, restrict
+from ._base.dtypes import Misfits, cast_into, forced_cast
+from ._base.memory import view_at
+from ._base.specs import TensorSlice
 from ._runs import strided, strides_of
-from ._specs import TensorSlice
 
 
 class Destination:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jax
 from flax import linen, nnx
 
-from ._errors import AssignmentError
+from ._base.errors import AssignmentError
 from ._targets import Slot, Target, take_apart
 
 # Leaves without numbers that a message names.

@@ -19,10 +19,10 @@ import stat
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from ._errors import DamagedError, ReadError, ReplacedError
+from ._base.errors import DamagedError, ReadError, ReplacedError
+from ._base.manifest import DataFile
+from ._base.specs import ByteRange
 from ._identity import FileSnapshot, IndexSnapshot, Snapshot
-from ._manifest import DataFile
-from ._specs import ByteRange
 
 # How much of a local file is read before its checksum is computed: small enough to be
 # still in the cache, large enough for the disk (bytes).

@@ -17,7 +17,7 @@ import os
 import re
 from typing import Final
 
-from ._errors import CheckpointError, CheckpointNotFoundError
+from ._base.errors import CheckpointError, CheckpointNotFoundError
 from ._files import Storage
 from ._formats.keras_file import CONFIG, MEMBER
 

@@ -13,11 +13,11 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from ._assignment.dtypes import forced_cast
 from ._assignment.half_norms import HalfNorm
 from ._assignment.uncasting import equal_elements
-from ._errors import CheckpointError
-from ._manifest import Manifest
+from ._base.dtypes import forced_cast
+from ._base.errors import CheckpointError
+from ._base.manifest import Manifest
 from ._reading import read_entry
 from ._slots import Slot
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
-from ._errors import ReplacedError
+from ._base.errors import ReplacedError
 
 # Linux changes the time of files in steps of its timer: what is written within one step
 # has one time. `CLOCK_REALTIME_COARSE` has the same steps (ns).

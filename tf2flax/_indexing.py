@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from ._manifest import Entry
-from ._memory import empty
+from ._base.manifest import Entry
+from ._base.memory import empty
+from ._base.specs import TensorSlice
 from ._reading import check_readable, read_entry
 from ._regions import read_region
-from ._specs import TensorSlice
 
 
 def read_index(entry: Entry, index: object) -> Any:

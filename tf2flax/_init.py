@@ -19,11 +19,11 @@ from jax.sharding import AbstractMesh, Mesh, Sharding
 from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.grammar import FrozenMap, check_map, freeze_map
+from ._base.progress import ProgressFunction
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._empty_targets import check_init_function, take_target
 from ._lending import held
 from ._meshes import Device, devices_of, participants
-from ._progress import ProgressFunction
 from ._restore import (
     MAX_IN_FLIGHT_BYTES,
     AssignmentMap,

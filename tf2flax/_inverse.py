@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from ._assignment.captures import literal_pattern
-from ._assignment.collapsing import screenful
-from ._assignment.dtypes import forced_cast, kind_of
 from ._assignment.expressions import Expression, Source
 from ._assignment.lowering import lower
 from ._assignment.scattering import Share, inverse_of, same_bits, scatter
 from ._assignment.uncasting import Conflict, LeafValue, is_one_to_one, settle, undone
 from ._assignment.values import Assignment, Gap, Resolution, without_repeats
-from ._errors import AssignmentError
-from ._manifest import Entry, Manifest
-from ._memory import empty
+from ._base.collapsing import screenful
+from ._base.dtypes import forced_cast, kind_of
+from ._base.errors import AssignmentError
+from ._base.manifest import Entry, Manifest
+from ._base.memory import empty
+from ._base.specs import TensorSpec
 from ._plan import RestorePlan
 from ._reading import read_entry
 from ._renewing import Renewal, find_renewals, way_out
-from ._specs import TensorSpec
 from ._stored_names import StoredNames, stored_names
 
 # Gives the array of a leaf, by name, on the host.

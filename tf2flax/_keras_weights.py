@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 import posixpath
 
-from ._caller import warn_caller
-from ._errors import CheckpointError, DamagedError
+from ._base.caller import warn_caller
+from ._base.errors import CheckpointError, DamagedError
 from ._files import Storage, impostor
 from ._formats.hdf5 import Hdf5Manifest
 from ._formats.keras_config import ConfigFile

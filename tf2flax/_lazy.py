@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ._errors import UnsupportedError
-from ._specs import TensorSlice
+from ._base.errors import UnsupportedError
+from ._base.specs import TensorSlice
 from ._store import load_tensorstore
 
 if TYPE_CHECKING:

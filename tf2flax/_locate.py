@@ -17,7 +17,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from ._errors import (
+from ._base.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     DamagedError,

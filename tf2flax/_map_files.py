@@ -14,16 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from ._assignment.arguments import quoted
-from ._assignment.collapsing import MAX_LINES, screenful
 from ._assignment.expressions import Expression
 from ._assignment.grammar import Placed, check_entry
 from ._assignment.syntax import is_expression, parse_key
-from ._errors import AssignmentError, ExistsError, ReadError
+from ._base.collapsing import MAX_LINES, screenful
+from ._base.errors import AssignmentError, ExistsError, ReadError
+from ._base.text import show_value
 from ._files import LOCAL
 from ._formats.bundle_writer import write_state
 from ._locate import PathLike
 from ._store import storage_of
-from ._text import show_value
 
 # A map of a million entries is some 100 MB; no map is (bytes).
 _MAX_NBYTES: Final = 64 << 20

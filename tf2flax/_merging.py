@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from ._errors import AssignmentError
+from ._base.errors import AssignmentError
+from ._base.text import members
 from ._stored_tensor import StoredTensor
-from ._text import members
 
 
 def prefixed(checkpoints: object) -> list[tuple[str, Any]]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Collection, Iterable, Iterator
 
-from ._errors import CheckpointError, DamagedError, MalformedError
+from ._base.errors import CheckpointError, DamagedError, MalformedError
+from ._base.manifest import Entry, Manifest, have_equal_checksums
+from ._base.names import is_of_optimizer_list
+from ._base.specs import TensorSpec
 from ._formats.object_graph import (
     GRAPH_KEY,
     Names,
@@ -20,10 +23,7 @@ from ._formats.object_graph import (
     places_of_export,
     without_tensors,
 )
-from ._manifest import Entry, Manifest, have_equal_checksums
-from ._names import is_of_optimizer_list
 from ._reading import read_entry
-from ._specs import TensorSpec
 from ._views import RenamedManifest
 
 

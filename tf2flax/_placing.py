@@ -20,11 +20,11 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from ._assignment.values import Assignment
+from ._base.memory import ALIGNMENT, view_at
+from ._base.specs import TensorSlice
 from ._isolation import isolated, put_shards
-from ._memory import ALIGNMENT, view_at
 from ._meshes import Device, Spread, box_of, clipped, devices_of, with_auto_axes
 from ._portioned_leaf import PortionedLeaf
-from ._specs import TensorSlice
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
 WHOLE_NBYTES: Final = 1 << 20

@@ -13,9 +13,9 @@ from ._assignment.expressions import Source
 from ._assignment.half_norms import Aliases, HalfNorm, find_half_norms
 from ._assignment.problems import key_of, target_of
 from ._assignment.values import Assignment, Entry, Gap, Resolution, count_nbytes
-from ._errors import CheckpointError
-from ._manifest import EncodedPiece, Manifest, Piece
-from ._names import SLOT_MARKER, VARIABLE_SUFFIX, is_of_optimizer_list
+from ._base.errors import CheckpointError
+from ._base.manifest import EncodedPiece, Manifest, Piece
+from ._base.names import SLOT_MARKER, VARIABLE_SUFFIX, is_of_optimizer_list
 
 # Names that optimizers of TensorFlow give to the slots of a variable, as its children;
 # an optimizer's own name may stand before them (`dqn_adam_1`).

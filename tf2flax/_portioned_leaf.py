@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
+from ._base.memory import view_at
+from ._base.specs import TensorSlice
 from ._isolation import isolated
-from ._memory import view_at
 from ._meshes import box_of
-from ._specs import TensorSlice
 
 
 class PortionedLeaf:

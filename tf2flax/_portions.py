@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ._assignment.layouts import View
-from ._specs import TensorSlice
+from ._base.specs import TensorSlice
 
 # Portions that are in flight side by side, being read or copied.
 PORTIONS_IN_FLIGHT: Final = 4

@@ -13,19 +13,26 @@ from typing import Final
 
 import numpy as np
 
-from ._errors import (
+from ._base.errors import (
     CheckpointError,
     DamagedError,
     MalformedError,
     ReplacedError,
     UnsupportedError,
 )
+from ._base.manifest import EncodedPiece, Entry, Piece
+from ._base.memory import (
+    ALIGNMENT,
+    SmallArrays,
+    aligned_empty,
+    bytes_of,
+    empty,
+    view_at,
+)
+from ._base.progress import Advance
+from ._base.specs import ByteRange, TensorSlice
+from ._base.threads import Readers
 from ._files import impostor
-from ._manifest import EncodedPiece, Entry, Piece
-from ._memory import ALIGNMENT, SmallArrays, aligned_empty, bytes_of, empty, view_at
-from ._progress import Advance
-from ._specs import ByteRange, TensorSlice
-from ._threads import Readers
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._boxes import distance
-from ._manifest import EncodedPiece, Entry, Piece
-from ._memory import aligned_empty, bytes_of, shape_only, view_at
+from ._base.boxes import distance
+from ._base.manifest import EncodedPiece, Entry, Piece
+from ._base.memory import aligned_empty, bytes_of, shape_only, view_at
+from ._base.specs import TensorSlice
 from ._reading import (
     check_readable,
     check_spans,
@@ -35,7 +36,6 @@ from ._runs import (
     strided,
     strides_of,
 )
-from ._specs import TensorSlice
 
 
 def read_region(entry: Entry, region: TensorSlice) -> np.ndarray:

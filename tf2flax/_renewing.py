@@ -12,8 +12,8 @@ from ._assignment.captures import literal_pattern
 from ._assignment.expressions import Expression, Source
 from ._assignment.resizing import Resized, resized
 from ._assignment.values import Gap
-from ._errors import AssignmentError
-from ._specs import TensorSpec
+from ._base.errors import AssignmentError
+from ._base.specs import TensorSpec
 
 SpecOf = Callable[[str], TensorSpec]
 PlacesOf = Callable[[str], tuple[str, ...]]

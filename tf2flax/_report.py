@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
 from ._assignment.arguments import quoted
-from ._assignment.collapsing import collapse, in_sequence
 from ._assignment.expressions import Expression, Joined, Source
 from ._assignment.half_norms import HalfNorm
 from ._assignment.problem_report import header
 from ._assignment.values import Assignment, Entry, Gap, Override
+from ._base.collapsing import collapse, in_sequence
 from ._plan import Replicated, RestorePlan
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")

@@ -21,7 +21,6 @@ from jax.sharding import AbstractMesh, Mesh
 
 from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
-from ._assignment.dtypes import WIDE_DTYPES
 from ._assignment.expressions import Expression
 from ._assignment.grammar import FrozenMap, parse_map
 from ._assignment.half_norms import describe_half_norms
@@ -30,7 +29,13 @@ from ._assignment.policies import parse_dtype_choice, parse_policy
 from ._assignment.ties import find_ties
 from ._assignment.unfilled import describe_unfilled, describe_unused
 from ._assignment.values import Assignment, Gap
-from ._caller import warn_caller
+from ._base.caller import warn_caller
+from ._base.dtypes import WIDE_DTYPES
+from ._base.errors import AssignmentError, UnsupportedError
+from ._base.manifest import Manifest
+from ._base.names import listed
+from ._base.progress import ProgressFunction, check_progress, reporting
+from ._base.text import check_switch, is_one_of, show_value
 from ._checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._costs import (
     STRATEGIES,
@@ -42,16 +47,12 @@ from ._costs import (
 from ._demands import Reading, plan_reading
 from ._depth import check_depth
 from ._empty_targets import take_target
-from ._errors import AssignmentError, UnsupportedError
 from ._half_loaded import without_statistics
 from ._inverse import InversePlan
-from ._manifest import Manifest
 from ._meshes import is_abstract, participants
-from ._names import listed
 from ._placing import Landing, Placer, plan_landing
 from ._plan import PlacementReport, RestorePlan, make_plan
 from ._plan_cost import PlanCost
-from ._progress import ProgressFunction, check_progress, reporting
 from ._report import Reads, is_terminal, render, render_html
 from ._scheduling import assemble
 from ._sharding import (
@@ -61,7 +62,6 @@ from ._sharding import (
     choose_placement,
 )
 from ._targets import Target
-from ._text import check_switch, is_one_of, show_value
 from ._tied import describe_ties, warn_of_ties
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.

@@ -20,15 +20,20 @@ import numpy as np
 from ._assignment.expressions import Expression
 from ._assignment.partitions import family_of
 from ._assignment.resizing import evaluated
-from ._caller import warn_caller
-from ._checkpoint import Checkpoint
-from ._errors import (
+from ._base.caller import warn_caller
+from ._base.errors import (
     AssignmentError,
     CheckpointError,
     ExistsError,
     ReadError,
     UnsupportedError,
 )
+from ._base.manifest import Entry
+from ._base.memory import empty, view_at
+from ._base.names import listed
+from ._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
+from ._base.text import attribute_of, check_switch, show_value
+from ._checkpoint import Checkpoint
 from ._files import LOCAL
 from ._formats.bundle_writer import (
     MAX_DATA_FILES,
@@ -41,17 +46,12 @@ from ._formats.exchanging import existing_files
 from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
 from ._locate import PathLike
-from ._manifest import Entry
-from ._memory import empty, view_at
-from ._names import listed
 from ._object_based import ObjectBasedManifest
 from ._reading import check_readable
-from ._specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
 from ._stale import StaleCopies
 from ._state_file import update_state
 from ._store import storage_of
 from ._stored_tensor import StoredTensor
-from ._text import attribute_of, check_switch, show_value
 
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which
 # are integers to NumPy, keep theirs only where they come from a checkpoint.

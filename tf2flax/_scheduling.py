@@ -15,17 +15,17 @@ from typing import Final
 import numpy as np
 
 from ._assembling import GroupAssembly, HostLeaves, ReadOptions
-from ._assignment.collapsing import screenful
-from ._assignment.dtypes import Misfits
 from ._assignment.values import Assignment
+from ._base.collapsing import screenful
+from ._base.dtypes import Misfits
+from ._base.errors import AssignmentError
+from ._base.manifest import Piece
+from ._base.progress import Advance
+from ._base.specs import TensorSlice
+from ._base.threads import Readers
 from ._demands import Reading
-from ._errors import AssignmentError
 from ._files import OpenFiles
-from ._manifest import Piece
-from ._progress import Advance
 from ._reading import SMALL_NBYTES
-from ._specs import TensorSlice
-from ._threads import Readers
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.

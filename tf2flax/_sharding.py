@@ -28,20 +28,20 @@ from jax.sharding import (
     Sharding,
 )
 
-from ._assignment.collapsing import screenful
 from ._assignment.layouts import Layout, Tiles, View
 from ._assignment.values import Assignment
-from ._errors import AssignmentError
+from ._base.collapsing import screenful
+from ._base.errors import AssignmentError
+from ._base.manifest import Manifest
+from ._base.progress import takes
+from ._base.text import is_one_of, members, show_value
 from ._isolation import ambient_mesh
-from ._manifest import Manifest
 from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
-from ._progress import takes
 from ._runs import along_axes
 from ._slots import Partitioning, Slot
 from ._stored_tensor import StoredTensor
 from ._targets import named_leaves
-from ._text import is_one_of, members, show_value
 from ._uneven import ShardedDimension, describe_way_out
 
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.

@@ -19,8 +19,8 @@ from flax import nnx
 from flax.core import meta
 from jax.core import Tracer
 
-from ._assignment.dtypes import kind_of
 from ._assignment.values import Leaf
+from ._base.dtypes import kind_of
 from ._variables import inner_value, is_reference
 
 # Python scalars become what JAX makes of them.

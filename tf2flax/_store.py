@@ -25,12 +25,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ._errors import DamagedError, ReadError, UnsupportedError
+from ._base.errors import DamagedError, ReadError, UnsupportedError
+from ._base.specs import ByteRange
+from ._base.threads import is_given_up
 from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
 from ._formats.v1_table import part_names
 from ._identity import replaced
-from ._specs import ByteRange
-from ._threads import is_given_up
 
 if TYPE_CHECKING:
     import tensorstore

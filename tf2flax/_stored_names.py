@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from ._errors import AssignmentError
-from ._manifest import Manifest
+from ._base.errors import AssignmentError
+from ._base.manifest import Manifest
 from ._object_based import ObjectBasedManifest
 from ._views import MergedManifest, RenamedManifest
 

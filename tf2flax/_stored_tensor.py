@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _indexing, _reading, _regions
+from ._base.manifest import Entry
+from ._base.specs import TensorSlice
+from ._base.text import check_switch
 from ._lazy import open_view
-from ._manifest import Entry
-from ._specs import TensorSlice
-from ._text import check_switch
 
 if TYPE_CHECKING:
     import numpy.typing as npt

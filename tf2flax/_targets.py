@@ -20,8 +20,8 @@ from flax import linen, nnx
 from flax.core import meta
 
 from ._assignment.values import Leaf
+from ._base.errors import AssignmentError, CheckpointError
 from ._depth import check_depth
-from ._errors import AssignmentError, CheckpointError
 from ._modules import Path, contents_of, join_path, key_of
 from ._slots import Slot, is_array, make_slot
 from ._variables import Change, inner_value, set_all, with_value

@@ -7,17 +7,17 @@ from typing import Final
 import numpy as np
 
 from ._assignment.captures import literal_pattern, parse_name
-from ._assignment.dtypes import forced_cast
 from ._assignment.expressions import Source, map_sources
 from ._assignment.filling import fill
 from ._assignment.layouts import View
 from ._assignment.uncasting import equal_elements
 from ._assignment.values import Assignment, Resolution
-from ._caller import warn_caller
-from ._manifest import Manifest, have_equal_checksums
-from ._memory import empty
+from ._base.caller import warn_caller
+from ._base.dtypes import forced_cast
+from ._base.manifest import Manifest, have_equal_checksums
+from ._base.memory import empty
+from ._base.specs import TensorSlice
 from ._reading import read_entry
-from ._specs import TensorSlice
 
 # Leaves that a warning names.
 _MAX_SHOWN: Final = 20

@@ -21,9 +21,9 @@ from flax.errors import TraceContextError
 from jax.errors import UnexpectedTracerError
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ._base.errors import UnsupportedError
 from ._depth import check_depth
 from ._empty_targets import check_init_result
-from ._errors import UnsupportedError
 from ._isolation import (
     ambient_mesh,
     explicit_transfers,

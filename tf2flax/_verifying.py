@@ -11,17 +11,17 @@ import posixpath
 import threading
 from typing import Any
 
-from ._errors import (
+from ._base.errors import (
     CheckpointError,
     DamagedError,
     ReadError,
     ReplacedError,
     UnsupportedError,
 )
-from ._manifest import DataFile, Entry, Manifest, Piece
-from ._progress import ProgressFunction, reporting
+from ._base.manifest import DataFile, Entry, Manifest, Piece
+from ._base.progress import ProgressFunction, reporting
+from ._base.specs import ByteRange
 from ._reading import check_many
-from ._specs import ByteRange
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ._errors import AssignmentError, SharedNameError, TensorNotFoundError
+from ._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
+from ._base.manifest import Entry, Manifest
+from ._base.names import listed
+from ._base.text import show_value
 from ._formats.object_graph import Names
-from ._manifest import Entry, Manifest
-from ._names import listed
-from ._text import show_value
 
 
 class RenamedManifest(Manifest):

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ._checkpoint import manifest_at
-from ._errors import (
+from ._base.errors import (
     AssignmentError,
     CheckpointNotFoundError,
     DamagedError,
     UnsupportedError,
 )
+from ._base.manifest import Piece
+from ._base.text import show_value
+from ._checkpoint import manifest_at
 from ._files import Storage
 from ._locate import PathLike, latest_in, locate_in, require_listing
-from ._manifest import Piece
-from ._text import show_value
 
 if TYPE_CHECKING:
     from ._store import KvStore

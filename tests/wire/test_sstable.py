@@ -12,7 +12,7 @@ import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 from tf2flax._wire import sstable
 from tf2flax._wire.sstable import Bytes, SSTable
 

@@ -10,7 +10,7 @@ import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 from tf2flax._wire import protos
 from tf2flax._wire.crc32c import crc32c, mask, unmask
 from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Final
 
-from tf2flax._errors import AssignmentError
+from tf2flax._base.errors import AssignmentError
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 # Matching takes a power of a component's length, with as many captures as exponent.

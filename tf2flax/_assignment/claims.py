@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tf2flax._errors import AssignmentError, UnsupportedError
-from tf2flax._manifest import Manifest
-from tf2flax._specs import StoredDtype, TensorSlice, TensorSpec
+from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
+from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.specs import StoredDtype, TensorSlice, TensorSpec
 
 from . import problems
 from .captures import parse_name
-from .dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from .expressions import Expression, Source, sources_of
 from .layouts import Layout, cut, views_of
 from .lowering import lower

@@ -12,8 +12,9 @@ from typing import Any, Final, SupportsIndex, cast, overload
 
 import numpy as np
 
-from tf2flax._errors import AssignmentError
-from tf2flax._text import show_value
+from tf2flax._base.dtypes import parse_dtype
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.text import show_value
 
 from .arguments import (
     IndexItem,
@@ -28,7 +29,6 @@ from .arguments import (
     row_numbers,
     rows_text,
 )
-from .dtypes import parse_dtype
 from .rearranging import Pattern, parse_pattern
 
 # An expression deeper or larger than this is a mistake, or an attack on the recursion

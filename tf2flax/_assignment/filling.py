@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._memory import empty, shape_only, view_at
-from tf2flax._specs import TensorSlice
+from tf2flax._base.dtypes import forced_cast
+from tf2flax._base.memory import empty, shape_only, view_at
+from tf2flax._base.specs import TensorSlice
 
-from .dtypes import forced_cast
 from .layouts import Cut, Layout, Merged, Permuted, Taken, Tiles, View, cut
 from .shapes import axis_groups
 

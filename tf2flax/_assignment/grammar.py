@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
-from tf2flax._errors import AssignmentError
-from tf2flax._text import attribute_of, members, show_value
+from tf2flax._base.collapsing import screenful
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.text import attribute_of, members, show_value
 
 from .captures import NamePattern, parse_name
-from .collapsing import screenful
 from .expressions import Expression, Joined, Source, sources_of
 from .values import Entry, MapEntry, Rule
 

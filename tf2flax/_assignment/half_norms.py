@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tf2flax._manifest import Manifest
-from tf2flax._names import VARIABLE_SUFFIX
+from tf2flax._base.collapsing import collapse
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import VARIABLE_SUFFIX
 
-from .collapsing import collapse
 from .values import Assignment, Resolution
 
 Aliases = Mapping[str, tuple[str, ...]]

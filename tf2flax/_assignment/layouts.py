@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._errors import AssignmentError
-from tf2flax._specs import TensorSlice, TensorSpec
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.specs import TensorSlice, TensorSpec
 
 from .shapes import axis_groups, row_major
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tf2flax._errors import AssignmentError
-from tf2flax._specs import TensorSpec
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.specs import TensorSpec
 
 from . import expressions as ex
 from .arguments import IndexItem

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tf2flax._manifest import Manifest
+from tf2flax._base.manifest import Manifest
 
 from .claims import Claims, Options
 from .plain import PlainEntries

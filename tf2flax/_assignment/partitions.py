@@ -6,8 +6,8 @@ import re
 from collections.abc import Container, Sequence
 from typing import Final
 
-from tf2flax._names import MAX_DIGITS
-from tf2flax._specs import TensorSlice
+from tf2flax._base.names import MAX_DIGITS
+from tf2flax._base.specs import TensorSlice
 
 _PART: Final = re.compile(
     rf"(?P<family>.*)/part_(?P<number>0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})", re.S

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._manifest import Manifest
+from tf2flax._base.collapsing import MAX_LINES, collapse
+from tf2flax._base.manifest import Manifest
 
-from .collapsing import MAX_LINES, collapse
 from .problems import Misfit, Problem, ScopeNotFound, SourceNotFound
 from .values import Entry
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tf2flax._manifest import Manifest
-from tf2flax._names import MAX_DIGITS, nearest
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import MAX_DIGITS, nearest
 
 from .aliases import FLAX_ALIASES, alias_sources
 from .captures import NamePattern, literal_pattern, parse_name

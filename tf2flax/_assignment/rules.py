@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tf2flax._errors import AssignmentError
+from tf2flax._base.errors import AssignmentError
 
 from . import problems
 from .aliases import alias_sources

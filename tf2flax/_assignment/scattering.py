@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tf2flax._errors import AssignmentError
-from tf2flax._memory import shape_only, view_at
-from tf2flax._specs import TensorSpec
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.memory import shape_only, view_at
+from tf2flax._base.specs import TensorSpec
 
 from . import expressions as ex
 from .captures import parse_name

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from tf2flax._errors import AssignmentError
-from tf2flax._manifest import Manifest
-from tf2flax._names import MAX_DIGITS
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import MAX_DIGITS
 
 from .captures import literal_pattern, parse_name
 from .expressions import Expression, Joined, Source, map_sources, sources_of

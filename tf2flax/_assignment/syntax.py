@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
-from tf2flax._errors import AssignmentError
-from tf2flax._names import nearest
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.names import nearest
 
 from .expressions import Expression
 from .making import concat, src, stack

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._errors import AssignmentError
-from tf2flax._manifest import Manifest
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import Manifest
 
 from .claims import Options
 from .expressions import Expression

@@ -16,7 +16,7 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
-from .dtypes import forced_cast, kind_of
+from tf2flax._base.dtypes import forced_cast, kind_of
 
 # Elements that are compared at once: temporary arrays stay within a few MiB.
 _CHUNK: Final = 1 << 18

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tf2flax._names import nearest
+from tf2flax._base.collapsing import screenful
+from tf2flax._base.names import nearest
 
-from .collapsing import screenful
 from .problem_report import header
 from .problems import did_you_mean, key_of, scopes_of, target_of
 from .values import Entry, Leaf, Resolution

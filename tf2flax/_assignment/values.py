@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tf2flax._specs import StoredDtype, TensorSlice
+from tf2flax._base.specs import StoredDtype, TensorSlice
 
 from .captures import NamePattern
 from .expressions import Expression, Source

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
-from tf2flax._errors import CheckpointError
+from tf2flax._base.errors import CheckpointError
 
 from . import ls, show, verify
 

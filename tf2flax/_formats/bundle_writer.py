@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._specs import TensorSpec
+from tf2flax._base.specs import TensorSpec
 from tf2flax._wire.crc32c import crc32c, mask
 from tf2flax._wire.ordered_code import encode_slice_key
 from tf2flax._wire.protos import (

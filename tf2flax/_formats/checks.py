@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._errors import MalformedError
-from tf2flax._specs import (
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.specs import (
     MAX_ELEMENTS,
     STORED_DTYPES,
     StoredDtype,

@@ -17,14 +17,14 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._errors import (
+from tf2flax._base.errors import (
     CheckpointError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import Entry, Manifest
-from tf2flax._specs import TensorSlice
+from tf2flax._base.manifest import Entry, Manifest
+from tf2flax._base.specs import TensorSlice
 
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_box

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._errors import MalformedError
-from tf2flax._specs import MAX_ELEMENTS, STORED_DTYPES, StoredDtype, TensorSpec
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.specs import MAX_ELEMENTS, STORED_DTYPES, StoredDtype, TensorSpec
 
 from .hdf5_elements import FILTERS, REFERENCE, Chunk, Description, Grid
 from .keras_file import MAX_EXPANSION

@@ -18,9 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._errors import MalformedError
-from tf2flax._memory import aligned_empty, empty, view_at
-from tf2flax._specs import TensorSlice, TensorSpec
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.memory import aligned_empty, empty, view_at
+from tf2flax._base.specs import TensorSlice, TensorSpec
 
 from .keras_file import MAX_EXPANSION, Window
 

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 from .hdf5_dataset import Handle, RefusedError, load_h5py
 from .hdf5_elements import REFERENCE, Heaps

@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, cast
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 from .keras_file import CONFIG, KerasFile, config_in, damaged, read_error
 from .keras_layers import CLASSES, Config, snake_case

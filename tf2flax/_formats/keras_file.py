@@ -17,9 +17,14 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from tf2flax._errors import DamagedError, MalformedError, ReadError, UnsupportedError
+from tf2flax._base.errors import (
+    DamagedError,
+    MalformedError,
+    ReadError,
+    UnsupportedError,
+)
+from tf2flax._base.specs import ByteRange
 from tf2flax._identity import FileSnapshot
-from tf2flax._specs import ByteRange
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

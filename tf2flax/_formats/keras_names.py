@@ -17,8 +17,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from tf2flax._errors import UnsupportedError
-from tf2flax._specs import TensorSpec
+from tf2flax._base.errors import UnsupportedError
+from tf2flax._base.specs import TensorSpec
 
 from .keras_config import OPTIMIZER, ConfigFile, Node, nodes_of
 from .keras_layers import BY_ATTRIBUTE, BY_SNAKE_CASE, CLASSES, Variable, slot_groups

@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tf2flax._errors import (
+from tf2flax._base.errors import (
     DamagedError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import Entry, Manifest
-from tf2flax._specs import TensorSpec
+from tf2flax._base.manifest import Entry, Manifest
+from tf2flax._base.specs import TensorSpec
 
 from .hdf5 import Hdf5Manifest
 from .hdf5_names import layer_hint

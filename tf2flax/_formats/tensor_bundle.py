@@ -13,14 +13,14 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tf2flax._errors import (
+from tf2flax._base.errors import (
     DamagedError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import DataFile, Entry, Manifest, Piece
-from tf2flax._specs import MAX_ELEMENTS, ByteRange, TensorSlice, TensorSpec
+from tf2flax._base.manifest import DataFile, Entry, Manifest, Piece
+from tf2flax._base.specs import MAX_ELEMENTS, ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key
 from tf2flax._wire.protos import (
     BundleEntry,

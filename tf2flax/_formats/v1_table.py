@@ -18,15 +18,15 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._errors import (
+from tf2flax._base.errors import (
     DamagedError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._manifest import DataFile, Entry, Manifest
-from tf2flax._memory import view_at
-from tf2flax._specs import ByteRange, TensorSlice, TensorSpec
+from tf2flax._base.manifest import DataFile, Entry, Manifest
+from tf2flax._base.memory import view_at
+from tf2flax._base.specs import ByteRange, TensorSlice, TensorSpec
 from tf2flax._wire.ordered_code import encode_slice_key
 from tf2flax._wire.protos import SavedTensor, parse_extents, parse_saved_tensors
 from tf2flax._wire.sstable import MAX_SNAPPY_RATIO, SSTable

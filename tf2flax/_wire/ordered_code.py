@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 # Within a string, bytes 0x00 and 0xff are escaped, and this ends it.
 _TERMINATOR: Final = b"\0\x01"

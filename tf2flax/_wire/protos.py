@@ -25,7 +25,7 @@ from google.protobuf import (
 )
 from google.protobuf.message import DecodeError, Message
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 from .varint import read_varint64
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import cramjam
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 from .crc32c import crc32c, mask
 from .varint import read_varint64

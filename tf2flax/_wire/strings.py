@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 from .crc32c import crc32c, mask
 from .varint import encode_varint64, read_varint64

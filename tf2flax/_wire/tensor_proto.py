@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._errors import MalformedError
-from tf2flax._memory import empty
-from tf2flax._specs import StoredDtype
+from tf2flax._base.errors import MalformedError
+from tf2flax._base.memory import empty
+from tf2flax._base.specs import StoredDtype
 
 from .varint import read_varint64
 

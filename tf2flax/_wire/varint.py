@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._errors import MalformedError
+from tf2flax._base.errors import MalformedError
 
 _MAX_NBYTES: Final = 10
 _UINT64_MAX: Final = 2**64 - 1

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._names import MAX_DIGITS
+from .names import MAX_DIGITS
 
 # Ranges made before stay as they are; a number with leading zeros is text.
 # What has more digits than Python turns into numbers is text like any other.

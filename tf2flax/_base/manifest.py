@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from ._specs import ByteRange, TensorSlice, TensorSpec
+from .specs import ByteRange, TensorSlice, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 
-from ._specs import TensorSlice
+from .specs import TensorSlice
 
 
 def distance(starts: Iterable[int], strides: Iterable[int]) -> int:

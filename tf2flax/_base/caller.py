@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import pathlib
 import warnings
 from typing import Final
 
-_PACKAGE: Final = f"{os.path.dirname(os.path.abspath(__file__))}{os.sep}"  # noqa: PTH100, PTH120
+_PACKAGE: Final = str(pathlib.Path(__file__).parents[1].absolute()) + os.sep
 
 
 def warn_caller(message: str) -> None:

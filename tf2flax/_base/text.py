@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from ._errors import AssignmentError
+from .errors import AssignmentError
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""What every layer stands on: values, boxes, dtypes, memory, text, errors."""
