@@ -49,7 +49,7 @@ def tf2flax_restore(prefix: str, *, layout: str = "", verify: bool = True) -> Ru
 
 def tf2flax_without_reading(prefix: str) -> Run:
     """The same, but that no byte is read and nothing is checked: all the rest."""
-    from tf2flax._files import LocalFile
+    from tf2flax._storage.local import LocalFile
 
     run = tf2flax_restore(prefix, verify=False)
     index = pathlib.Path(prefix).name + ".index"

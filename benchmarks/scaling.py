@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as P
 import tf2flax
 from tf2flax._base.manifest import Entry, Piece
 from tf2flax._base.specs import STORED_DTYPES, ByteRange, TensorSlice, TensorSpec
-from tf2flax._files import LocalFile
 from tf2flax._report import format_nbytes
+from tf2flax._storage.local import LocalFile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOSTS = (1, 8, 64, 256)

@@ -26,7 +26,7 @@ from ml_dtypes import bfloat16, float8_e5m2
 
 import tf2flax
 from tf2flax import _costs
-from tf2flax._files import LocalFile
+from tf2flax._storage.local import LocalFile
 
 PROCESSES = int(sys.argv[2])
 P = PartitionSpec

@@ -15,8 +15,8 @@ from tf2flax import Expression, concat, src, stack
 from tf2flax._assembling import HostLeaves
 from tf2flax._base.specs import TensorSlice
 from tf2flax._demands import plan_reading
-from tf2flax._files import LocalFile
 from tf2flax._scheduling import assemble
+from tf2flax._storage.local import LocalFile
 
 # Rows of 32 KiB: runs that are worth a system call of their own.
 ROWS, COLUMNS = 24, 8192

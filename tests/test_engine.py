@@ -19,7 +19,7 @@ from tf2flax._assignment.partitions import family_of, parts_of, tile
 from tf2flax._base.dtypes import cast, kind_of
 from tf2flax._base.names import nearest
 from tf2flax._base.specs import ByteRange, TensorSlice
-from tf2flax._lazy import view_chunk_shape
+from tf2flax._storage.lazy import view_chunk_shape
 
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
 

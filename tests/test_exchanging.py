@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 
 import tf2flax
-from tf2flax._formats import exchanging
+from tf2flax._storage import exchanging
 
 NAMES = ("replace", "rename", "unlink", "link", "fsync", "write")
 

@@ -22,8 +22,8 @@ from conftest import ROOT
 from http_server import Served, serving
 
 import tf2flax
-from tf2flax import _store
 from tf2flax._base.threads import Readers
+from tf2flax._storage import stores
 
 BIG = np.arange(3 << 20, dtype="<f4").reshape(3 << 8, 1 << 12)  # 12 MiB
 SMALL = {f"layer_{i}/bias": np.full(7, i, "<f4") for i in range(300)}
@@ -55,11 +55,11 @@ def server(folder: pathlib.Path) -> Iterator[Served]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Retries and times out in a fraction of a second."""
     retries = {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}
-    monkeypatch.setattr(_store, "_DEFAULT_CONTEXT", {"http_request_retries": retries})
-    monkeypatch.setattr(_store, "REQUEST_TIMEOUT_S", 1.0)
-    _store._default_context.cache_clear()
+    monkeypatch.setattr(stores, "_DEFAULT_CONTEXT", {"http_request_retries": retries})
+    monkeypatch.setattr(stores, "REQUEST_TIMEOUT_S", 1.0)
+    stores._default_context.cache_clear()
     yield
-    _store._default_context.cache_clear()
+    stores._default_context.cache_clear()
 
 
 def check(checkpoint: tf2flax.Checkpoint) -> None:
@@ -110,7 +110,7 @@ def test_in_flight_bytes_are_bounded(server: Served) -> None:
     server.delay_s = 0.01
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     assert checkpoint["big"].read().tobytes() == BIG.tobytes()
-    assert 1 < server.most_at_once <= _store.MAX_REQUESTS
+    assert 1 < server.most_at_once <= stores.MAX_REQUESTS
 
 
 def test_v1(tmp_path: pathlib.Path) -> None:
@@ -206,7 +206,7 @@ def test_failures_that_stay_are_errors(
 
 def test_the_default_gives_up_within_30_seconds() -> None:
     delays = [0.5, 1, 2, 4, 8]
-    assert _store._RETRIES["max_retries"] == len(delays)
+    assert stores._RETRIES["max_retries"] == len(delays)
     assert (
         sum(delays) < 25
     )  # tensorstore adds up to as much again of the last, at random
@@ -387,12 +387,12 @@ def test_a_state_file_does_not_lead_out_of_its_store(folder: pathlib.Path) -> No
     ],
 )
 def test_cloud_stores_are_the_same_code(url: str, driver: str, kind: str) -> None:
-    storage, path = _store.storage_of(url)
+    storage, path = stores.storage_of(url)
     assert path == "run/model.ckpt"
     assert storage.show(f"{path}.index") == f"{url}.index"
     spec = storage._root.spec().to_json()  # pyright: ignore
     assert (spec["driver"], spec["bucket"]) == (driver, "bucket")
-    retries = _store._default_context().spec.to_json()[f"{driver}_request_retries"]
+    retries = stores._default_context().spec.to_json()[f"{driver}_request_retries"]
     assert retries["max_retries"] == 5
     with pytest.raises(tf2flax.ReadError, match=f"{kind}://x"):
         tf2flax.open_checkpoint(f"{kind}://x")

@@ -23,21 +23,14 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import (
-    _assembling,
-    _demands,
-    _files,
-    _reading,
-    _regions,
-    _runs,
-    _scheduling,
-)
+from tf2flax import _assembling, _demands, _reading, _regions, _runs, _scheduling
 from tf2flax._assembling import HostLeaves
 from tf2flax._base.boxes import merged, restrict, tiles
 from tf2flax._base.specs import TensorSlice
 from tf2flax._demands import Reading, plan_reading
-from tf2flax._files import LocalFile
 from tf2flax._scheduling import assemble
+from tf2flax._storage import local
+from tf2flax._storage.local import LocalFile
 from tf2flax._wire.crc32c import combine, crc32c
 
 
@@ -492,7 +485,7 @@ def test_files_are_opened_by_no_python_that_an_interrupt_could_stop(
     arrays = {"t": np.ones((300, 512), np.float32)}
     write_bundle(tmp_path / "m", {name: Tensor(a) for name, a in arrays.items()})
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
-    monkeypatch.setattr(_files, "_open_at_once", None)
+    monkeypatch.setattr(local, "_open_at_once", None)
     tf2flax.init_from_checkpoint(checkpoint, {"/": "/"}, target_of(arrays))
     np.testing.assert_array_equal(checkpoint["t"][5:9], arrays["t"][5:9])
 

@@ -23,8 +23,9 @@ from http_server import Served, serving
 from v1_writer import write_v1
 
 import tf2flax
-from tf2flax import _identity, _reading
+from tf2flax import _reading
 from tf2flax._cli import main
+from tf2flax._storage import identity
 
 ARRAY = np.arange(64, dtype="<f4").reshape(16, 4)
 MATCH = r"has been replaced.* Open the checkpoint again"
@@ -349,7 +350,7 @@ def test_data_files_beyond_the_time_for_them(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that nobody looked at when it was opened are known by the index."""
-    monkeypatch.setattr(_identity, "_MAX_LOOKING_S", -1.0)
+    monkeypatch.setattr(identity, "_MAX_LOOKING_S", -1.0)
     first = tf2flax.open_checkpoint(sharded(tmp_path / "a", 5))
     second = tf2flax.open_checkpoint(sharded(tmp_path / "a"))
     with pytest.raises(tf2flax.DamagedError, match=MATCH):

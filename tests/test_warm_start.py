@@ -82,7 +82,7 @@ def test_dicts_of_keys_are_traced(prefix: pathlib.Path) -> None:
 def test_tensors_are_read_at_the_call(
     prefix: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax._files import LocalFile
+    from tf2flax._storage.local import LocalFile
 
     read: list[int] = []
     original = LocalFile.read_runs_into

@@ -25,7 +25,6 @@ from ._base.progress import Advance
 from ._base.specs import ByteRange, TensorSlice
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
-from ._files import OpenFiles
 from ._reading import (
     SMALL_NBYTES,
     check_readable,
@@ -38,6 +37,7 @@ from ._reading import (
 )
 from ._regions import count_read_nbytes, read_view_into
 from ._runs import BUFFER_NBYTES, along_axes, strided, strides_of
+from ._storage.local import OpenFiles
 from ._wire.crc32c import combine, crc32c
 
 # What one thread reads of a piece before another may take over: some chunks (bytes).

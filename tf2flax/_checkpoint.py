@@ -26,21 +26,21 @@ from ._base.manifest import DataFile, Entry, Manifest
 from ._base.names import nearest
 from ._base.progress import ProgressFunction, check_progress, reporting
 from ._base.text import check_switch, members, show_value
-from ._files import Index, Storage, impostor
 from ._formats.object_graph import GRAPH_KEY
 from ._formats.tensor_bundle import BundleManifest
 from ._formats.v1_table import V1Manifest
-from ._identity import replaced
 from ._keras_weights import KerasManifest, by_layer, open_keras
 from ._locate import Kind, Location, PathLike, locate
 from ._merging import prefixed
 from ._object_based import ObjectBasedManifest
+from ._storage.identity import replaced
+from ._storage.local import Index, Storage, impostor
 from ._stored_tensor import StoredTensor
 from ._verifying import VerificationReport, verify
 from ._views import MergedManifest
 
 if TYPE_CHECKING:
-    from ._store import Context, KvStore
+    from ._storage.stores import Context, KvStore
 
 # How often the index of a checkpoint that is being replaced is read again, and how long
 # is waited before (s): exchanging names takes less than a millisecond for each file.

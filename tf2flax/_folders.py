@@ -18,8 +18,8 @@ import re
 from typing import Final
 
 from ._base.errors import CheckpointError, CheckpointNotFoundError
-from ._files import Storage
 from ._formats.keras_file import CONFIG, MEMBER
+from ._storage.local import Storage
 
 # Keras weights in several files have an index; in a folder of Keras's it is this.
 SHARDS: Final = "model.weights.json"

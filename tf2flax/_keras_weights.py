@@ -11,7 +11,6 @@ import posixpath
 
 from ._base.caller import warn_caller
 from ._base.errors import CheckpointError, DamagedError
-from ._files import Storage, impostor
 from ._formats.hdf5 import Hdf5Manifest
 from ._formats.keras_config import ConfigFile
 from ._formats.keras_file import KerasFile
@@ -22,6 +21,7 @@ from ._formats.keras_shards import (
     nbytes_of,
 )
 from ._locate import Kind, Location
+from ._storage.local import Storage, impostor
 from ._views import RenamedManifest
 
 KerasManifest = Hdf5Manifest | ShardedHdf5Manifest

@@ -24,7 +24,6 @@ from ._base.errors import (
     ReadError,
     UnsupportedError,
 )
-from ._files import Index, Storage, impostor
 from ._folders import (
     interrupted_save,
     is_part,
@@ -32,12 +31,13 @@ from ._folders import (
     keras_weights,
     v1_patterns,
 )
-from ._store import storage_of
+from ._storage.local import Index, Storage, impostor
+from ._storage.stores import storage_of
 from ._wire.protos import parse_checkpoint_state
 from ._wire.sstable import TABLE_MAGIC
 
 if TYPE_CHECKING:
-    from ._store import Context, KvStore
+    from ._storage.stores import Context, KvStore
 
 STATE_FILE: Final = "checkpoint"
 # Files of one V2 checkpoint, of which any stands for all.

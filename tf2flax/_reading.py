@@ -32,7 +32,7 @@ from ._base.memory import (
 from ._base.progress import Advance
 from ._base.specs import ByteRange, TensorSlice
 from ._base.threads import Readers
-from ._files import impostor
+from ._storage.local import impostor
 from ._wire.crc32c import crc32c, mask
 from ._wire.strings import decode_strings
 

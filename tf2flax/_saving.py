@@ -34,7 +34,6 @@ from ._base.names import listed
 from ._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
 from ._base.text import attribute_of, check_switch, show_value
 from ._checkpoint import Checkpoint
-from ._files import LOCAL
 from ._formats.bundle_writer import (
     MAX_DATA_FILES,
     Extents,
@@ -42,7 +41,6 @@ from ._formats.bundle_writer import (
     NewTensor,
     write_bundle,
 )
-from ._formats.exchanging import existing_files
 from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
 from ._locate import PathLike
@@ -50,7 +48,9 @@ from ._object_based import ObjectBasedManifest
 from ._reading import check_readable
 from ._stale import StaleCopies
 from ._state_file import update_state
-from ._store import storage_of
+from ._storage.exchanging import existing_files
+from ._storage.local import LOCAL
+from ._storage.stores import storage_of
 from ._stored_tensor import StoredTensor
 
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which

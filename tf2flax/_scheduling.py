@@ -24,8 +24,8 @@ from ._base.progress import Advance
 from ._base.specs import TensorSlice
 from ._base.threads import Readers
 from ._demands import Reading
-from ._files import OpenFiles
 from ._reading import SMALL_NBYTES
+from ._storage.local import OpenFiles
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.

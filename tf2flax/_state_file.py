@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from ._files import LOCAL
 from ._formats.bundle_writer import write_state
 from ._locate import STATE_FILE
+from ._storage.local import LOCAL
 from ._wire.protos import format_checkpoint_state, parse_checkpoint_paths
 
 # What makes a directory a SavedModel, and the folders in it.

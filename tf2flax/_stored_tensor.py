@@ -12,12 +12,12 @@ from . import _indexing, _reading, _regions
 from ._base.manifest import Entry
 from ._base.specs import TensorSlice
 from ._base.text import check_switch
-from ._lazy import open_view
+from ._storage.lazy import open_view
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ._store import TensorStore
+    from ._storage.stores import TensorStore
 
 
 class StoredTensor:

@@ -22,11 +22,11 @@ from ._base.errors import (
 from ._base.manifest import Piece
 from ._base.text import show_value
 from ._checkpoint import manifest_at
-from ._files import Storage
 from ._locate import PathLike, latest_in, locate_in, require_listing
+from ._storage.local import Storage
 
 if TYPE_CHECKING:
-    from ._store import KvStore
+    from ._storage.stores import KvStore
 
 # How often a directory is looked at while nothing new is there, as TensorFlow does
 # (seconds).

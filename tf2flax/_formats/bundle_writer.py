@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from tf2flax._base.specs import TensorSpec
+from tf2flax._storage.exchanging import Exchange, remove, remove_stale, uninterrupted
 from tf2flax._wire.crc32c import crc32c, mask
 from tf2flax._wire.ordered_code import encode_slice_key
 from tf2flax._wire.protos import (
@@ -31,7 +32,6 @@ from tf2flax._wire.protos import (
 from tf2flax._wire.strings import encode_strings
 from tf2flax._wire.table_builder import build_table
 
-from .exchanging import Exchange, remove, remove_stale, uninterrupted
 from .tensor_bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
 
 # How much is made contiguous, and written, at once (bytes).

@@ -11,7 +11,6 @@ saved_tensor_slice.proto.
 from __future__ import annotations
 
 import dataclasses
-import glob
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -43,7 +42,6 @@ _BUNDLE_HEADER_START: Final = 0x08
 
 # One of several files, as a Saver names them.
 _PART: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})", re.S)
-_ANY_NUMBER: Final = "-?????-of-"
 
 _Extents = tuple[tuple[int, int], ...]
 
@@ -175,24 +173,6 @@ class UntiledPiece:
     def read(self, region: TensorSlice) -> np.ndarray:
         """Raises a `DamagedError`."""
         raise DamagedError(self.message)
-
-
-def part_names(pattern: str) -> list[str]:
-    """The files of a checkpoint by the pattern that a Saver names, without a listing.
-
-    Args:
-        pattern: The last component: `model.ckpt-?????-of-00002`, perhaps with the
-            ending of an index.
-
-    Returns:
-        Their names; none where it is another pattern.
-    """
-    start, _, end = pattern.rpartition(_ANY_NUMBER)
-    count = end.removesuffix(".index")
-    is_plain = bool(start) and not glob.has_magic(start) and len(count) == 5
-    if not is_plain or not (count.isascii() and count.isdecimal()):
-        return []
-    return [f"{start}-{number:05d}-of-{end}" for number in range(int(count))]
 
 
 class V1Manifest(Manifest):

@@ -1,7 +1,7 @@
 """Local files: bytes of them, what lies in a directory, and what something else is.
 
 Reads without holding the GIL and without mmap (a truncated file would be a SIGBUS
-there). `Storage` is what every place of checkpoints can do; `_store` has the one for
+there). `Storage` is what every place of checkpoints can do; `stores` has the one for
 whatever is not local.
 """
 
@@ -19,10 +19,11 @@ import stat
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from ._base.errors import DamagedError, ReadError, ReplacedError
-from ._base.manifest import DataFile
-from ._base.specs import ByteRange
-from ._identity import FileSnapshot, IndexSnapshot, Snapshot
+from tf2flax._base.errors import DamagedError, ReadError, ReplacedError
+from tf2flax._base.manifest import DataFile
+from tf2flax._base.specs import ByteRange
+
+from .identity import FileSnapshot, IndexSnapshot, Snapshot
 
 # How much of a local file is read before its checksum is computed: small enough to be
 # still in the cache, large enough for the disk (bytes).

@@ -25,12 +25,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ._base.errors import DamagedError, ReadError, UnsupportedError
-from ._base.specs import ByteRange
-from ._base.threads import is_given_up
-from ._files import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
-from ._formats.v1_table import part_names
-from ._identity import replaced
+from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
+from tf2flax._base.specs import ByteRange
+from tf2flax._base.threads import is_given_up
+
+from .identity import replaced
+from .local import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short
+from .patterns import part_names
 
 if TYPE_CHECKING:
     import tensorstore

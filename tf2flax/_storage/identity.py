@@ -3,7 +3,7 @@
 An index says where tensors lie in data files. Where another checkpoint has taken the
 place of these files, the same bytes belong to another tensor, and parts of tensors have
 no checksum that could show it. So every file is compared with what it was whenever it
-is opened for reading. Stores of keys have generations for that; see `_store`.
+is opened for reading. Stores of keys have generations for that; see `_storage.stores`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
-from ._base.errors import ReplacedError
+from tf2flax._base.errors import ReplacedError
 
 # Linux changes the time of files in steps of its timer: what is written within one step
 # has one time. `CLOCK_REALTIME_COARSE` has the same steps (ns).

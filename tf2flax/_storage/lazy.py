@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ._base.errors import UnsupportedError
-from ._base.specs import TensorSlice
-from ._store import load_tensorstore
+from tf2flax._base.errors import UnsupportedError
+from tf2flax._base.specs import TensorSlice
+
+from .stores import load_tensorstore
 
 if TYPE_CHECKING:
-    from ._store import Future, IndexDomain, TensorStore, VirtualChunkedReadParameters
+    from .stores import Future, IndexDomain, TensorStore, VirtualChunkedReadParameters
 
 # What a lazy view reads at once: large enough for the disk, small enough that an
 # unaligned row range over-reads little (bytes).

@@ -1,0 +1,1 @@
+"""Where bytes lie: local files and stores; the only folder that imports tensorstore."""
