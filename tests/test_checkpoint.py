@@ -434,7 +434,7 @@ def test_100_000_variables(tmp_path: pathlib.Path) -> None:
     }
     write_bundle(tmp_path / "m", {}, extra=extra, block_size=1 << 16)
     code = (
-        "import sys, tf2flax._formats.tensor_bundle as b, json\n"
+        "import sys, tf2flax._formats.bundle as b, json\n"
         "count = 0\n"
         "parse = b.parse_bundle_entry\n"
         "def counted(data):\n"

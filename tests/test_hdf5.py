@@ -26,10 +26,10 @@ import tf2flax
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.specs import TensorSlice
 from tf2flax._checkpoint import Checkpoint
-from tf2flax._formats.hdf5 import Hdf5Manifest
-from tf2flax._formats.hdf5_elements import decompress_lzf
-from tf2flax._formats.hdf5_names import MAX_DEPTH
-from tf2flax._formats.keras_file import Window
+from tf2flax._formats.keras.file import Window
+from tf2flax._formats.keras.hdf5 import Hdf5Manifest
+from tf2flax._formats.keras.hdf5_elements import decompress_lzf
+from tf2flax._formats.keras.hdf5_names import MAX_DEPTH
 
 h5py = pytest.importorskip("h5py")
 

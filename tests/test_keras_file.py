@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 import tf2flax
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.specs import ByteRange
-from tf2flax._formats.hdf5 import Hdf5Manifest
-from tf2flax._formats.keras_file import (
+from tf2flax._formats.keras.file import (
     MAX_EXPANSION,
     MEMBER,
     KerasFile,
     checksum_damage,
     weights_in,
 )
+from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)
 WEIGHTS = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 9

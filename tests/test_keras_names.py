@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._formats.keras_config import ConfigFile, nodes_of, parse_json
-from tf2flax._formats.keras_file import CONFIG, MEMBER, KerasFile
+from tf2flax._formats.keras.config import ConfigFile, nodes_of, parse_json
+from tf2flax._formats.keras.file import CONFIG, MEMBER, KerasFile
 
 h5py = pytest.importorskip("h5py")
 

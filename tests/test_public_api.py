@@ -131,7 +131,7 @@ def test_versions_agree() -> None:
 
 
 def test_every_file_has_its_place() -> None:
-    """In the layers of pyproject.toml, and in rows of docs/architecture.md."""
+    """In the layers of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     (layers,) = (
         contract["layers"]
@@ -142,9 +142,6 @@ def test_every_file_has_its_place() -> None:
     present = {path.stem for path in package.glob("_[!_]*.py")}
     present |= {path.parent.name for path in package.glob("_[!_]*/__init__.py")}
     assert set(layers) - {"__main__"} == present
-    table = (ROOT / "docs" / "architecture.md").read_text().split("The engine takes")[0]
-    rows = re.findall(r"^\| `(_[a-z]+(?:_[a-z]+)*)(?:\.py|/)", table, re.MULTILINE)
-    assert set(rows) == present
 
 
 def test_the_change_log_has_each_heading_once() -> None:

@@ -28,10 +28,10 @@ from tf2flax._assembling import HostLeaves
 from tf2flax._base.boxes import merged, restrict, tiles
 from tf2flax._base.specs import TensorSlice
 from tf2flax._demands import Reading, plan_reading
+from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._scheduling import assemble
 from tf2flax._storage import local
 from tf2flax._storage.local import LocalFile
-from tf2flax._wire.crc32c import combine, crc32c
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tf2flax
-from tf2flax._wire.tensor_proto import decode_varints
+from tf2flax._formats.wire.tensor_proto import decode_varints
 
 DATA = pathlib.Path(__file__).parent / "data" / "v1_format"
 TABLE = np.arange(40, dtype="<f4").reshape(10, 4)

@@ -25,6 +25,7 @@ from ._base.progress import Advance
 from ._base.specs import ByteRange, TensorSlice
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
+from ._formats.wire.crc32c import combine, crc32c
 from ._reading import (
     SMALL_NBYTES,
     check_readable,
@@ -38,7 +39,6 @@ from ._reading import (
 from ._regions import count_read_nbytes, read_view_into
 from ._runs import BUFFER_NBYTES, along_axes, strided, strides_of
 from ._storage.local import OpenFiles
-from ._wire.crc32c import combine, crc32c
 
 # What one thread reads of a piece before another may take over: some chunks (bytes).
 SPAN_NBYTES: Final = 32 << 20

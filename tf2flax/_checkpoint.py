@@ -26,9 +26,9 @@ from ._base.manifest import DataFile, Entry, Manifest
 from ._base.names import nearest
 from ._base.progress import ProgressFunction, check_progress, reporting
 from ._base.text import check_switch, members, show_value
+from ._formats.bundle import BundleManifest
 from ._formats.object_graph import GRAPH_KEY
-from ._formats.tensor_bundle import BundleManifest
-from ._formats.v1_table import V1Manifest
+from ._formats.v1 import V1Manifest
 from ._keras_weights import KerasManifest, by_layer, open_keras
 from ._locate import Kind, Location, PathLike, locate
 from ._merging import prefixed

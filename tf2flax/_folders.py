@@ -18,7 +18,7 @@ import re
 from typing import Final
 
 from ._base.errors import CheckpointError, CheckpointNotFoundError
-from ._formats.keras_file import CONFIG, MEMBER
+from ._formats.keras.file import CONFIG, MEMBER
 from ._storage.local import Storage
 
 # Keras weights in several files have an index; in a folder of Keras's it is this.

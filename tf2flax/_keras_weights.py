@@ -11,10 +11,10 @@ import posixpath
 
 from ._base.caller import warn_caller
 from ._base.errors import CheckpointError, DamagedError
-from ._formats.hdf5 import Hdf5Manifest
-from ._formats.keras_config import ConfigFile
-from ._formats.keras_file import KerasFile
-from ._formats.keras_shards import (
+from ._formats.keras.config import ConfigFile
+from ._formats.keras.file import KerasFile
+from ._formats.keras.hdf5 import Hdf5Manifest
+from ._formats.keras.shards import (
     ShardedHdf5Manifest,
     ShardIndex,
     missing_shard,

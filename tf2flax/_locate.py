@@ -31,10 +31,10 @@ from ._folders import (
     keras_weights,
     v1_patterns,
 )
+from ._formats.wire.protos import parse_checkpoint_state
+from ._formats.wire.sstable import TABLE_MAGIC
 from ._storage.local import Index, Storage, impostor
 from ._storage.stores import storage_of
-from ._wire.protos import parse_checkpoint_state
-from ._wire.sstable import TABLE_MAGIC
 
 if TYPE_CHECKING:
     from ._storage.stores import Context, KvStore

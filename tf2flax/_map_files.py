@@ -20,10 +20,10 @@ from ._assignment.syntax import is_expression, parse_key
 from ._base.collapsing import MAX_LINES, screenful
 from ._base.errors import AssignmentError, ExistsError, ReadError
 from ._base.text import show_value
-from ._formats.bundle_writer import write_state
 from ._locate import PathLike
 from ._storage.local import LOCAL
 from ._storage.stores import storage_of
+from ._writing.bundle import write_state
 
 # A map of a million entries is some 100 MB; no map is (bytes).
 _MAX_NBYTES: Final = 64 << 20

@@ -32,9 +32,9 @@ from ._base.memory import (
 from ._base.progress import Advance
 from ._base.specs import ByteRange, TensorSlice
 from ._base.threads import Readers
+from ._formats.wire.crc32c import crc32c, mask
+from ._formats.wire.strings import decode_strings
 from ._storage.local import impostor
-from ._wire.crc32c import crc32c, mask
-from ._wire.strings import decode_strings
 
 # Tensors up to this size share one read with their neighbours (bytes) ...
 SMALL_NBYTES: Final = 256 << 10

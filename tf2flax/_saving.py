@@ -34,13 +34,6 @@ from ._base.names import listed
 from ._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
 from ._base.text import attribute_of, check_switch, show_value
 from ._checkpoint import Checkpoint
-from ._formats.bundle_writer import (
-    MAX_DATA_FILES,
-    Extents,
-    NewPiece,
-    NewTensor,
-    write_bundle,
-)
 from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
 from ._locate import PathLike
@@ -52,6 +45,7 @@ from ._storage.exchanging import existing_files
 from ._storage.local import LOCAL
 from ._storage.stores import storage_of
 from ._stored_tensor import StoredTensor
+from ._writing.bundle import MAX_DATA_FILES, Extents, NewPiece, NewTensor, write_bundle
 
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which
 # are integers to NumPy, keep theirs only where they come from a checkpoint.

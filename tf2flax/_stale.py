@@ -15,9 +15,9 @@ from ._base.collapsing import collapse
 from ._base.manifest import Entry, Manifest, Piece
 from ._base.memory import bytes_of, view_at
 from ._base.specs import TensorSlice
+from ._formats.wire.crc32c import crc32c, mask
 from ._plan import is_slot, is_step, variable_of
 from ._reading import read_entry
-from ._wire.crc32c import crc32c, mask
 
 # Names that a warning shows, each perhaps of several numbers.
 _MAX_SHOWN: Final = 10

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from ._formats.bundle_writer import write_state
+from ._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
 from ._locate import STATE_FILE
 from ._storage.local import LOCAL
-from ._wire.protos import format_checkpoint_state, parse_checkpoint_paths
+from ._writing.bundle import write_state
 
 # What makes a directory a SavedModel, and the folders in it.
 # Source: tensorflow/cc/saved_model/constants.h.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tf2flax._checkpoint import Checkpoint
-from tf2flax._formats.hdf5 import Hdf5Manifest
+from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 
 pytest.importorskip("h5py")
 pytestmark = pytest.mark.oracle

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._wire import sstable
-from tf2flax._wire.sstable import Bytes, SSTable
+from tf2flax._formats.wire import sstable
+from tf2flax._formats.wire.sstable import Bytes, SSTable
 
 
 @given(

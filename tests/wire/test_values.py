@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._wire import protos
-from tf2flax._wire.crc32c import crc32c, mask, unmask
-from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key
-from tf2flax._wire.strings import decode_strings
-from tf2flax._wire.varint import read_varint64
+from tf2flax._formats.wire import protos
+from tf2flax._formats.wire.crc32c import crc32c, mask, unmask
+from tf2flax._formats.wire.ordered_code import decode_slice_key, encode_slice_key
+from tf2flax._formats.wire.strings import decode_strings
+from tf2flax._formats.wire.varint import read_varint64
 
 
 @given(value=st.integers(0, 2**64 - 1), tail=st.binary(max_size=3))

@@ -12,7 +12,7 @@ import numpy as np
 from tf2flax._base.errors import DamagedError
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._checkpoint import open_checkpoint
-from tf2flax._formats.v1_table import TablePiece
+from tf2flax._formats.v1 import TablePiece
 from tf2flax._reading import check_readable
 from tf2flax._stored_tensor import StoredTensor
 

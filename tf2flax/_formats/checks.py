@@ -19,7 +19,8 @@ from tf2flax._base.specs import (
     TensorSlice,
     TensorSpec,
 )
-from tf2flax._wire.sstable import SSTable
+
+from .wire.sstable import SSTable
 
 # TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
 MAX_RANK: Final = 254

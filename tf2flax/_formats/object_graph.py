@@ -19,11 +19,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from tf2flax._base.names import SLOT_MARKER, VARIABLE_SUFFIX
-from tf2flax._wire.protos import (
-    TrackableObject,
-    parse_object_graph,
-    prune_object_graph,
-)
+
+from .wire.protos import TrackableObject, parse_object_graph, prune_object_graph
 
 # The string tensor that holds the graph.
 GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"

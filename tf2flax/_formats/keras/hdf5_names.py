@@ -18,9 +18,9 @@ from typing import Final
 
 from tf2flax._base.errors import MalformedError
 
+from .file import Window
 from .hdf5_dataset import Handle, RefusedError, load_h5py
 from .hdf5_elements import REFERENCE, Heaps
-from .keras_file import Window
 
 # The attribute in which Keras 1 and 2 list the weights of a layer, or those of an
 # optimizer; in parts (`weight_names0`, ...) where it would be longer than 64 KiB.

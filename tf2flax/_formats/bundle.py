@@ -21,16 +21,16 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, Entry, Manifest, Piece
 from tf2flax._base.specs import MAX_ELEMENTS, ByteRange, TensorSlice, TensorSpec
-from tf2flax._wire.ordered_code import decode_slice_key, encode_slice_key
-from tf2flax._wire.protos import (
+
+from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
+from .wire.ordered_code import decode_slice_key, encode_slice_key
+from .wire.protos import (
     BundleEntry,
     BundleHeader,
     parse_bundle_entry,
     parse_bundle_header,
 )
-from tf2flax._wire.sstable import Bytes, SSTable
-
-from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
+from .wire.sstable import Bytes, SSTable
 
 # The header is the value of the empty key, which sorts before every name.
 HEADER_KEY: Final = b""

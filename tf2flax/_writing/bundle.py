@@ -20,19 +20,19 @@ from typing import Final
 import numpy as np
 
 from tf2flax._base.specs import TensorSpec
-from tf2flax._storage.exchanging import Exchange, remove, remove_stale, uninterrupted
-from tf2flax._wire.crc32c import crc32c, mask
-from tf2flax._wire.ordered_code import encode_slice_key
-from tf2flax._wire.protos import (
+from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
+from tf2flax._formats.wire.crc32c import crc32c, mask
+from tf2flax._formats.wire.ordered_code import encode_slice_key
+from tf2flax._formats.wire.protos import (
     BundleEntry,
     BundleHeader,
     format_bundle_entry,
     format_bundle_header,
 )
-from tf2flax._wire.strings import encode_strings
-from tf2flax._wire.table_builder import build_table
+from tf2flax._formats.wire.strings import encode_strings
+from tf2flax._storage.exchanging import Exchange, remove, remove_stale, uninterrupted
 
-from .tensor_bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
+from .table import build_table
 
 # How much is made contiguous, and written, at once (bytes).
 CHUNK_NBYTES: Final = 4 << 20

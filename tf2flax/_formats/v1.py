@@ -26,12 +26,12 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import DataFile, Entry, Manifest
 from tf2flax._base.memory import view_at
 from tf2flax._base.specs import ByteRange, TensorSlice, TensorSpec
-from tf2flax._wire.ordered_code import encode_slice_key
-from tf2flax._wire.protos import SavedTensor, parse_extents, parse_saved_tensors
-from tf2flax._wire.sstable import MAX_SNAPPY_RATIO, SSTable
-from tf2flax._wire.tensor_proto import decode_tensor, parse_saved_slice
 
 from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
+from .wire.ordered_code import encode_slice_key
+from .wire.protos import SavedTensor, parse_extents, parse_saved_tensors
+from .wire.sstable import MAX_SNAPPY_RATIO, SSTable
+from .wire.tensor_proto import decode_tensor, parse_saved_slice
 
 # The list of tensors is the value of the empty key, which sorts before every other.
 LIST_KEY: Final = b""

@@ -26,19 +26,12 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Entry, Manifest
 from tf2flax._base.specs import TensorSlice
 
+from .config import ConfigFile
+from .file import KerasFile, Window, checksum_damage, damaged, read_error, weights_in
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_box
 from .hdf5_names import Walk, layer_hint, named, open_dataset
-from .keras_config import ConfigFile
-from .keras_file import (
-    KerasFile,
-    Window,
-    checksum_damage,
-    damaged,
-    read_error,
-    weights_in,
-)
-from .keras_names import VariableNames, Weights, variable_names
+from .names import VariableNames, Weights, variable_names
 
 # What h5py says of a file that was cut.
 _CUT: Final = re.compile(r"eof = (\d+),.*stored_eof = (\d+)")

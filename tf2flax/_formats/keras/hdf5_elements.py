@@ -22,7 +22,7 @@ from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import aligned_empty, empty, view_at
 from tf2flax._base.specs import TensorSlice, TensorSpec
 
-from .keras_file import MAX_EXPANSION, Window
+from .file import MAX_EXPANSION, Window
 
 # Filters that are undone here: all that h5py applies on its own.
 DEFLATE: Final = 1

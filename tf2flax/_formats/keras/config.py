@@ -16,8 +16,8 @@ from typing import Any, Final, cast
 
 from tf2flax._base.errors import MalformedError
 
-from .keras_file import CONFIG, KerasFile, config_in, damaged, read_error
-from .keras_layers import CLASSES, Config, snake_case
+from .file import CONFIG, KerasFile, config_in, damaged, read_error
+from .layers import CLASSES, Config, snake_case
 
 # A config of a model of 10,000 layers takes 10 MB (bytes).
 MAX_CONFIG_NBYTES: Final = 64 << 20

@@ -23,11 +23,11 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Entry, Manifest
 from tf2flax._base.specs import TensorSpec
 
+from .config import ConfigFile, elements, mapping, parse_json
+from .file import damaged
 from .hdf5 import Hdf5Manifest
 from .hdf5_names import layer_hint
-from .keras_config import ConfigFile, elements, mapping, parse_json
-from .keras_file import damaged
-from .keras_names import VariableNames, Weights, variable_names
+from .names import VariableNames, Weights, variable_names
 
 _MAP: Final = "weight_map"
 _ENDING: Final = ".h5"

@@ -17,8 +17,8 @@ import numpy as np
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.specs import MAX_ELEMENTS, STORED_DTYPES, StoredDtype, TensorSpec
 
+from .file import MAX_EXPANSION
 from .hdf5_elements import FILTERS, REFERENCE, Chunk, Description, Grid
-from .keras_file import MAX_EXPANSION
 
 # A handle of h5py, which has no types.
 Handle = Any

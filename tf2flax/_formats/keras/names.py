@@ -20,8 +20,8 @@ from typing import Final
 from tf2flax._base.errors import UnsupportedError
 from tf2flax._base.specs import TensorSpec
 
-from .keras_config import OPTIMIZER, ConfigFile, Node, nodes_of
-from .keras_layers import BY_ATTRIBUTE, BY_SNAKE_CASE, CLASSES, Variable, slot_groups
+from .config import OPTIMIZER, ConfigFile, Node, nodes_of
+from .layers import BY_ATTRIBUTE, BY_SNAKE_CASE, CLASSES, Variable, slot_groups
 
 _STORED: Final = re.compile(r"(?:(?P<group>.*)/)?vars/(?P<key>[^/]+)", re.S)
 _NUMBERED: Final = re.compile(r"(.+?)(?:_\d+)?", re.S)

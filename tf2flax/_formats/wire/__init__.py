@@ -1,0 +1,1 @@
+"""Bytes to values: tables, messages, checksums, numbers."""

@@ -1,1 +1,0 @@
-"""Bytes <-> values, one structure a file. Nothing here opens a file."""
