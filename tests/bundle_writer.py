@@ -1,7 +1,7 @@
 """Writes V2 bundles for tests: right ones, and wrong ones under valid checksums.
 
 An encoder of its own, straight from the format's description, so that a mistake in
-`tf2flax._wire` does not meet itself here. Only snappy compression and CRC-32C come
+`tf2flax._formats.wire` does not meet itself here. Only snappy and CRC-32C come
 from packages.
 """
 

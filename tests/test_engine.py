@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax import _runs
 from tf2flax._assignment.partitions import family_of, parts_of, tile
 from tf2flax._base.dtypes import cast, kind_of
 from tf2flax._base.names import nearest
 from tf2flax._base.specs import ByteRange, TensorSlice
+from tf2flax._reading import runs
 from tf2flax._storage.lazy import view_chunk_shape
 
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
@@ -43,7 +43,7 @@ def test_blocks_hold_the_elements_of_a_box(
     wanted = array[box.within(TensorSlice.whole(shape))]
     if not wanted.size:
         return
-    strides = _runs.strides_of(shape)
+    strides = runs.strides_of(shape)
     offset = sum(a * s for a, s in zip(box.starts, strides, strict=True))
     check_blocks(array, offset, strides, wanted, cost)
 
@@ -78,25 +78,25 @@ def test_blocks_hold_the_elements_of_any_view(
     array, view = drawn
     offset = (view.ctypes.data - array.ctypes.data) // 4
     strides = tuple(step // 4 for step in view.strides)
-    original = _runs.BUFFER_NBYTES
-    _runs.BUFFER_NBYTES = room  # pyright: ignore[reportAttributeAccessIssue]
+    original = runs.BUFFER_NBYTES
+    runs.BUFFER_NBYTES = room  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for block in check_blocks(array, offset, strides, view, cost):
             assert block.size * 4 <= room or block.is_exact
     finally:
-        _runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
+        runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
     whole = TensorSlice.whole(array.shape)
-    found = _runs.along_axes(array.shape, offset, view.shape, strides)
+    found = runs.along_axes(array.shape, offset, view.shape, strides)
     if found is not None:
         held = np.ascontiguousarray(array[found.box.within(whole)])
         first, inner = found.within(found.box)
-        shown = _runs.strided(held.reshape(found.box.shape), first, view.shape, inner)
+        shown = runs.strided(held.reshape(found.box.shape), first, view.shape, inner)
         assert np.array_equal(shown, view)
     elif array.ndim:
-        rows = _runs.rows_around(array.shape, offset, view.shape, strides)
+        rows = runs.rows_around(array.shape, offset, view.shape, strides)
         held = np.ascontiguousarray(array[rows.starts[0] : rows.stops[0]])
         first = offset - rows.starts[0] * math.prod(array.shape[1:])
-        assert np.array_equal(_runs.strided(held, first, view.shape, strides), view)
+        assert np.array_equal(runs.strided(held, first, view.shape, strides), view)
 
 
 def check_blocks(
@@ -105,25 +105,25 @@ def check_blocks(
     strides: tuple[int, ...],
     wanted: np.ndarray,
     cost: int,
-) -> list[_runs.Block]:
+) -> list[runs.Block]:
     out = np.empty(wanted.shape, array.dtype)
-    start, steps, turned = _runs.ascending(offset, strides, out)
-    found = list(_runs.blocks(start, turned.shape, steps, array.itemsize, cost))
+    start, steps, turned = runs.ascending(offset, strides, out)
+    found = list(runs.blocks(start, turned.shape, steps, array.itemsize, cost))
     flat = array.reshape(-1)
     for block in found:
         buffer = np.concatenate([flat[n : n + block.length] for n in block.starts])
-        turned[block.index] = _runs.strided(buffer, 0, block.shape, block.strides)
+        turned[block.index] = runs.strided(buffer, 0, block.shape, block.strides)
     assert np.array_equal(out, wanted)
     return found
 
 
 def test_far_rows_are_read_one_by_one_and_near_ones_together() -> None:
     # 10 rows of 16 KiB, each 1 MiB after the other.
-    (far,) = _runs.blocks(0, (10, 4096), (1 << 18, 1), 4, 4 << 10)
+    (far,) = runs.blocks(0, (10, 4096), (1 << 18, 1), 4, 4 << 10)
     assert len(far.starts) == 10
     assert far.length == 4096
     # 1000 times 8 bytes of every 256.
-    (near,) = _runs.blocks(0, (1000, 2), (64, 1), 4, 4 << 10)
+    (near,) = runs.blocks(0, (1000, 2), (64, 1), 4, 4 << 10)
     assert len(near.starts) == 1
 
 

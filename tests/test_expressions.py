@@ -21,7 +21,7 @@ from tf2flax._assignment.layouts import View, is_exact, needed_elements
 from tf2flax._assignment.lowering import lower
 from tf2flax._assignment.syntax import parse_expression
 from tf2flax._base.specs import STORED_DTYPES, TensorSlice, TensorSpec
-from tf2flax._runs import strided
+from tf2flax._reading.runs import strided
 
 INT32, FLOAT32 = STORED_DTYPES[3], STORED_DTYPES[1]
 A = src("a")

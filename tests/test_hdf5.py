@@ -750,7 +750,7 @@ FLIP = """
 import random, resource, signal, sys
 import tf2flax
 from tf2flax._checkpoint import Checkpoint
-from tf2flax._formats.hdf5 import Hdf5Manifest
+from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 contents = open(sys.argv[1], "rb").read()
 start, count, seed = map(int, sys.argv[2:])
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

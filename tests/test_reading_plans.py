@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import _assembling, _demands, _reading, _regions, _runs, _scheduling
+from tf2flax import _assembling, _demands, _scheduling
 from tf2flax._assembling import HostLeaves
 from tf2flax._base.boxes import merged, restrict, tiles
 from tf2flax._base.specs import TensorSlice
 from tf2flax._demands import Reading, plan_reading
 from tf2flax._formats.wire.crc32c import combine, crc32c
+from tf2flax._reading import parts, runs, whole
 from tf2flax._scheduling import assemble
 from tf2flax._storage import local
 from tf2flax._storage.local import LocalFile
@@ -43,8 +44,8 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_assembling, "MIN_DIRECT_NBYTES", 8)
     monkeypatch.setattr(_demands, "SMALL_NBYTES", 24)
     monkeypatch.setattr(_demands, "GROUP_NBYTES", 48)
-    monkeypatch.setattr(_reading, "BATCH_GAP_NBYTES", 16)
-    monkeypatch.setattr(_runs, "LOCAL_READ_NBYTES", 8)
+    monkeypatch.setattr(whole, "BATCH_GAP_NBYTES", 16)
+    monkeypatch.setattr(runs, "LOCAL_READ_NBYTES", 8)
     monkeypatch.setattr(_scheduling, "SMALL_NBYTES", 0)
     monkeypatch.setattr(LocalFile, "chunk_nbytes", 32)
 
@@ -340,7 +341,7 @@ def test_over_read_is_bounded() -> None:
     for shape in shapes:
         for row in (8, 64, 300, 1000, 5000, 1 << 16):
             strides = (*(row * 3 * n for n in range(len(shape) - 1, 0, -1)), 1)
-            blocks = _runs.blocks(0, shape, strides, 4, 256 << 10)
+            blocks = runs.blocks(0, shape, strides, 4, 256 << 10)
             read = sum(block.size for block in blocks) * 4
             needed = math.prod(shape) * 4
             is_free = read - needed <= 1 << 20
@@ -553,10 +554,10 @@ def test_views_across_many_rows_of_column_slices_are_a_few_steps(
         (8191 * 16 + 12, (8192, 4), (-16, -3)),
         (4, (8, 8192), (1, 16)),
     ):
-        assert len(_regions._steps(entry, offset, shape, strides) or ()) == 2
+        assert len(parts._steps(entry, offset, shape, strides) or ()) == 2
         out = np.empty(shape, np.float32)
-        _regions.read_view_into(entry, offset, strides, out)
-        assert np.array_equal(out, _runs.strided(array, offset, shape, strides))
+        parts.read_view_into(entry, offset, strides, out)
+        assert np.array_equal(out, runs.strided(array, offset, shape, strides))
 
 
 def test_scattered_rows_are_read_alone(tmp_path: pathlib.Path) -> None:

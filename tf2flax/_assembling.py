@@ -26,7 +26,9 @@ from ._base.specs import ByteRange, TensorSlice
 from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
 from ._destinations import Destination, joined, put
 from ._formats.wire.crc32c import combine, crc32c
-from ._reading import (
+from ._reading.parts import count_read_nbytes, read_view_into
+from ._reading.runs import BUFFER_NBYTES, along_axes, strided, strides_of
+from ._reading.whole import (
     SMALL_NBYTES,
     check_readable,
     compare_crc,
@@ -36,8 +38,6 @@ from ._reading import (
     subject_of,
     to_native,
 )
-from ._regions import count_read_nbytes, read_view_into
-from ._runs import BUFFER_NBYTES, along_axes, strided, strides_of
 from ._storage.local import OpenFiles
 
 # What one thread reads of a piece before another may take over: some chunks (bytes).

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from . import _reading
 from ._base.errors import (
     DamagedError,
     SharedNameError,
@@ -33,6 +32,7 @@ from ._keras_weights import KerasManifest, by_layer, open_keras
 from ._locate import Kind, Location, PathLike, locate
 from ._merging import prefixed
 from ._object_based import ObjectBasedManifest
+from ._reading import whole
 from ._storage.identity import replaced
 from ._storage.local import Index, Storage, impostor
 from ._stored_tensor import StoredTensor
@@ -172,7 +172,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 if progress:
                     advance(entry.nbytes, entry.name)
 
-            _reading.read_many(tuple(entries.values()), deliver, verify=verify)
+            whole.read_many(tuple(entries.values()), deliver, verify=verify)
         return {name: arrays[name] for name in entries}
 
     def verify(self, progress: bool | ProgressFunction = False) -> VerificationReport:

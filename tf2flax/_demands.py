@@ -23,9 +23,9 @@ from ._base.boxes import distance, merged, restrict
 from ._base.manifest import EncodedPiece, Entry, Manifest, Piece
 from ._base.specs import TensorSlice
 from ._portions import cut_in_portions
-from ._reading import SMALL_NBYTES
-from ._regions import count_read_nbytes
-from ._runs import along_axes
+from ._reading.parts import count_read_nbytes
+from ._reading.runs import along_axes
+from ._reading.whole import SMALL_NBYTES
 
 # Small leaves whose tensors are neighbours are read, and placed, together until they
 # take this much (bytes).

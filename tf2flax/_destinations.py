@@ -11,7 +11,7 @@ from ._base.boxes import distance, restrict
 from ._base.dtypes import Misfits, cast_into, forced_cast
 from ._base.memory import view_at
 from ._base.specs import TensorSlice
-from ._runs import strided, strides_of
+from ._reading.runs import strided, strides_of
 
 
 class Destination:

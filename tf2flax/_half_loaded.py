@@ -18,7 +18,7 @@ from ._assignment.uncasting import equal_elements
 from ._base.dtypes import forced_cast
 from ._base.errors import CheckpointError
 from ._base.manifest import Manifest
-from ._reading import read_entry
+from ._reading.whole import read_entry
 from ._slots import Slot
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from ._base.manifest import Entry
 from ._base.memory import empty
 from ._base.specs import TensorSlice
-from ._reading import check_readable, read_entry
-from ._regions import read_region
+from ._reading.parts import read_region
+from ._reading.whole import check_readable, read_entry
 
 
 def read_index(entry: Entry, index: object) -> Any:

@@ -26,7 +26,7 @@ from ._base.manifest import Entry, Manifest
 from ._base.memory import empty
 from ._base.specs import TensorSpec
 from ._plan import RestorePlan
-from ._reading import read_entry
+from ._reading.whole import read_entry
 from ._renewing import Renewal, find_renewals, way_out
 from ._stored_names import StoredNames, stored_names
 

@@ -23,7 +23,7 @@ from ._formats.object_graph import (
     places_of_export,
     without_tensors,
 )
-from ._reading import read_entry
+from ._reading.whole import read_entry
 from ._views import RenamedManifest
 
 

@@ -38,7 +38,7 @@ from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
 from ._locate import PathLike
 from ._object_based import ObjectBasedManifest
-from ._reading import check_readable
+from ._reading.whole import check_readable
 from ._stale import StaleCopies
 from ._state_file import update_state
 from ._storage.exchanging import existing_files

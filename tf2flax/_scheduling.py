@@ -24,7 +24,7 @@ from ._base.progress import Advance
 from ._base.specs import TensorSlice
 from ._base.threads import Readers
 from ._demands import Reading
-from ._reading import SMALL_NBYTES
+from ._reading.whole import SMALL_NBYTES
 from ._storage.local import OpenFiles
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the

@@ -38,7 +38,7 @@ from ._base.text import is_one_of, members, show_value
 from ._isolation import ambient_mesh
 from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
-from ._runs import along_axes
+from ._reading.runs import along_axes
 from ._slots import Partitioning, Slot
 from ._stored_tensor import StoredTensor
 from ._targets import named_leaves

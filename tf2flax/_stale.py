@@ -17,7 +17,7 @@ from ._base.memory import bytes_of, view_at
 from ._base.specs import TensorSlice
 from ._formats.wire.crc32c import crc32c, mask
 from ._plan import is_slot, is_step, variable_of
-from ._reading import read_entry
+from ._reading.whole import read_entry
 
 # Names that a warning shows, each perhaps of several numbers.
 _MAX_SHOWN: Final = 10

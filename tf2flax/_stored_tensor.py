@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _indexing, _reading, _regions
+from . import _indexing
 from ._base.manifest import Entry
 from ._base.specs import TensorSlice
 from ._base.text import check_switch
+from ._reading import parts, whole
 from ._storage.lazy import open_view
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class StoredTensor:
             ReadError: The operating system refuses.
         """
         verify = check_switch("verify", verify)
-        return _reading.read_entry(self._entry, verify=verify)
+        return whole.read_entry(self._entry, verify=verify)
 
     def open(self) -> TensorStore:
         """Opens a lazy view: slice, transpose, cast, concatenate, read asynchronously.
@@ -126,17 +127,17 @@ class StoredTensor:
             >>> view[2:4].T.read().result().shape
             (32, 2)
         """
-        _reading.check_whole(self._entry)
+        whole.check_whole(self._entry)
 
         def read(region: TensorSlice, out: np.ndarray) -> None:
-            _regions.read_region_into(self._entry, region, out)
+            parts.read_region_into(self._entry, region, out)
 
         return open_view(
             self.shape,
             self.dtype,
             read,
             subject=f"Tensor `{self.name}`",
-            waits=not _reading.is_local(self._entry),
+            waits=not whole.is_local(self._entry),
         )
 
     def __getitem__(self, index: object) -> Any:

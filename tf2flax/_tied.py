@@ -17,7 +17,7 @@ from ._base.dtypes import forced_cast
 from ._base.manifest import Manifest, have_equal_checksums
 from ._base.memory import empty
 from ._base.specs import TensorSlice
-from ._reading import read_entry
+from ._reading.whole import read_entry
 
 # Leaves that a warning names.
 _MAX_SHOWN: Final = 20

@@ -1,6 +1,6 @@
 """Every byte of a checkpoint checked: a report instead of the first error.
 
-Reads through `_reading`; changes nothing and keeps no tensor.
+Reads through `_reading.whole`; changes nothing and keeps no tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._base.errors import (
 from ._base.manifest import DataFile, Entry, Manifest, Piece
 from ._base.progress import ProgressFunction, reporting
 from ._base.specs import ByteRange
-from ._reading import check_many
+from ._reading.whole import check_many
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ._base.memory import view_at
-from ._base.specs import TensorSlice
+from tf2flax._base.memory import view_at
+from tf2flax._base.specs import TensorSlice
 
 # What another read costs, as bytes that could be read instead: a page, which a disk
 # reads in any case ...

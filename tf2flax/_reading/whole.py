@@ -1,6 +1,6 @@
 """Entries -> numpy arrays: whole and CRC-checked, one or many at once.
 
-Never decides where an array goes afterwards; parts of tensors are read by `_regions`.
+Never decides where an array goes afterwards; `parts` reads parts of tensors.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Final
 
 import numpy as np
 
-from ._base.errors import (
+from tf2flax._base.errors import (
     CheckpointError,
     DamagedError,
     MalformedError,
     ReplacedError,
     UnsupportedError,
 )
-from ._base.manifest import EncodedPiece, Entry, Piece
-from ._base.memory import (
+from tf2flax._base.manifest import EncodedPiece, Entry, Piece
+from tf2flax._base.memory import (
     ALIGNMENT,
     SmallArrays,
     aligned_empty,
@@ -29,12 +29,12 @@ from ._base.memory import (
     empty,
     view_at,
 )
-from ._base.progress import Advance
-from ._base.specs import ByteRange, TensorSlice
-from ._base.threads import Readers
-from ._formats.wire.crc32c import crc32c, mask
-from ._formats.wire.strings import decode_strings
-from ._storage.local import impostor
+from tf2flax._base.progress import Advance
+from tf2flax._base.specs import ByteRange, TensorSlice
+from tf2flax._base.threads import Readers
+from tf2flax._formats.wire.crc32c import crc32c, mask
+from tf2flax._formats.wire.strings import decode_strings
+from tf2flax._storage.local import impostor
 
 # Tensors up to this size share one read with their neighbours (bytes) ...
 SMALL_NBYTES: Final = 256 << 10

@@ -12,19 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._base.boxes import distance
-from ._base.manifest import EncodedPiece, Entry, Piece
-from ._base.memory import aligned_empty, bytes_of, shape_only, view_at
-from ._base.specs import TensorSlice
-from ._reading import (
-    check_readable,
-    check_spans,
-    empty_for,
-    read_piece,
-    subject_of,
-    to_native,
-)
-from ._runs import (
+from tf2flax._base.boxes import distance
+from tf2flax._base.manifest import EncodedPiece, Entry, Piece
+from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
+from tf2flax._base.specs import TensorSlice
+
+from .runs import (
     LOCAL_READ_NBYTES,
     REMOTE_READ_NBYTES,
     AxisView,
@@ -35,6 +28,14 @@ from ._runs import (
     rows_around,
     strided,
     strides_of,
+)
+from .whole import (
+    check_readable,
+    check_spans,
+    empty_for,
+    read_piece,
+    subject_of,
+    to_native,
 )
 
 

@@ -1,0 +1,1 @@
+"""Entries to arrays: whole, in part, one or many at once."""
