@@ -19,7 +19,7 @@ from bundle_writer import write_bundle
 from http_server import serving
 
 import tf2flax
-from tf2flax._checkpoint import Checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
 
 h5py = pytest.importorskip("h5py")
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import tf2flax
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.specs import TensorSlice
-from tf2flax._checkpoint import Checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.keras.file import Window
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 from tf2flax._formats.keras.hdf5_elements import decompress_lzf
@@ -749,7 +749,7 @@ def test_a_file_that_was_cut_says_how_many_bytes_are_missing() -> None:
 FLIP = """
 import random, resource, signal, sys
 import tf2flax
-from tf2flax._checkpoint import Checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 contents = open(sys.argv[1], "rb").read()
 start, count, seed = map(int, sys.argv[2:])

@@ -15,9 +15,9 @@ from test_object_graph import graph_bytes
 
 import tf2flax
 from tf2flax import src, stack
-from tf2flax._checkpoint import Checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.views import RenamedManifest
 from tf2flax._formats.object_graph import GRAPH_KEY, ObjectGraph
-from tf2flax._views import RenamedManifest
 
 DATA = pathlib.Path(__file__).parent / "data"
 OBJECT_BASED = [

@@ -12,12 +12,12 @@ import pytest
 import v1_writer as v1
 
 import tf2flax
-from tf2flax import _watching
+from tf2flax._checkpoint import watching
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watching, "POLL_INTERVAL_S", 0.02)
+    monkeypatch.setattr(watching, "POLL_INTERVAL_S", 0.02)
 
 
 def save(folder: pathlib.Path, step: int) -> str:

@@ -24,21 +24,21 @@ from ._base.errors import ReadError as ReadError
 from ._base.errors import TensorNotFoundError as TensorNotFoundError
 from ._base.errors import UnsupportedError as UnsupportedError
 from ._base.progress import Progress as Progress
-from ._checkpoint import Checkpoint as Checkpoint
-from ._checkpoint import list_variables as list_variables
-from ._checkpoint import load_variable as load_variable
-from ._checkpoint import merge_checkpoints as merge_checkpoints
-from ._checkpoint import open_checkpoint as open_checkpoint
-from ._locate import checkpoint_exists as checkpoint_exists
-from ._locate import latest_checkpoint as latest_checkpoint
+from ._checkpoint.checkpoint import Checkpoint as Checkpoint
+from ._checkpoint.checkpoint import list_variables as list_variables
+from ._checkpoint.checkpoint import load_variable as load_variable
+from ._checkpoint.checkpoint import merge_checkpoints as merge_checkpoints
+from ._checkpoint.checkpoint import open_checkpoint as open_checkpoint
+from ._checkpoint.locate import checkpoint_exists as checkpoint_exists
+from ._checkpoint.locate import latest_checkpoint as latest_checkpoint
+from ._checkpoint.stored_tensor import StoredTensor as StoredTensor
+from ._checkpoint.verifying import Damage as Damage
+from ._checkpoint.verifying import VerificationReport as VerificationReport
+from ._checkpoint.watching import checkpoints_iterator as checkpoints_iterator
 from ._map_files import load_map as load_map
 from ._map_files import save_map as save_map
 from ._plan_cost import PlanCost as PlanCost
 from ._saving import save_checkpoint as save_checkpoint
-from ._stored_tensor import StoredTensor as StoredTensor
-from ._verifying import Damage as Damage
-from ._verifying import VerificationReport as VerificationReport
-from ._watching import checkpoints_iterator as checkpoints_iterator
 
 if TYPE_CHECKING:
     from ._init import init_from_checkpoint as init_from_checkpoint

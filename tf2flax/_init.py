@@ -20,7 +20,7 @@ from ._agreeing import agreement
 from ._assignment.aliases import FLAX_ALIASES
 from ._assignment.grammar import FrozenMap, check_map, freeze_map
 from ._base.progress import ProgressFunction
-from ._checkpoint import Checkpoint, PathLike, open_checkpoint
+from ._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._empty_targets import check_init_function, take_target
 from ._lending import held
 from ._meshes import Device, devices_of, participants

@@ -25,10 +25,10 @@ from ._base.errors import AssignmentError
 from ._base.manifest import Entry, Manifest
 from ._base.memory import empty
 from ._base.specs import TensorSpec
+from ._checkpoint.stored_names import StoredNames, stored_names
 from ._plan import RestorePlan
 from ._reading.whole import read_entry
 from ._renewing import Renewal, find_renewals, way_out
-from ._stored_names import StoredNames, stored_names
 
 # Gives the array of a leaf, by name, on the host.
 FetchLeaf = Callable[[str], np.ndarray]

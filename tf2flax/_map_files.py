@@ -20,7 +20,7 @@ from ._assignment.syntax import is_expression, parse_key
 from ._base.collapsing import MAX_LINES, screenful
 from ._base.errors import AssignmentError, ExistsError, ReadError
 from ._base.text import show_value
-from ._locate import PathLike
+from ._checkpoint.locate import PathLike
 from ._storage.local import LOCAL
 from ._storage.stores import storage_of
 from ._writing.bundle import write_state

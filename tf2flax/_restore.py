@@ -36,7 +36,7 @@ from ._base.manifest import Manifest
 from ._base.names import listed
 from ._base.progress import ProgressFunction, check_progress, reporting
 from ._base.text import check_switch, is_one_of, show_value
-from ._checkpoint import Checkpoint, PathLike, open_checkpoint
+from ._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._costs import (
     STRATEGIES,
     Strategy,

@@ -33,18 +33,18 @@ from ._base.memory import empty, view_at
 from ._base.names import listed
 from ._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
 from ._base.text import attribute_of, check_switch, show_value
-from ._checkpoint import Checkpoint
+from ._checkpoint.checkpoint import Checkpoint
+from ._checkpoint.locate import PathLike
+from ._checkpoint.object_based import ObjectBasedManifest
+from ._checkpoint.stored_tensor import StoredTensor
 from ._formats.object_graph import GRAPH_KEY
 from ._inverse import InversePlan
-from ._locate import PathLike
-from ._object_based import ObjectBasedManifest
 from ._reading.whole import check_readable
 from ._stale import StaleCopies
 from ._state_file import update_state
 from ._storage.exchanging import existing_files
 from ._storage.local import LOCAL
 from ._storage.stores import storage_of
-from ._stored_tensor import StoredTensor
 from ._writing.bundle import MAX_DATA_FILES, Extents, NewPiece, NewTensor, write_bundle
 
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which

@@ -35,12 +35,12 @@ from ._base.errors import AssignmentError
 from ._base.manifest import Manifest
 from ._base.progress import takes
 from ._base.text import is_one_of, members, show_value
+from ._checkpoint.stored_tensor import StoredTensor
 from ._isolation import ambient_mesh
 from ._meshes import is_abstract, names_of, show_spec
 from ._plan import PlacementReport, Replicated
 from ._reading.runs import along_axes
 from ._slots import Partitioning, Slot
-from ._stored_tensor import StoredTensor
 from ._targets import named_leaves
 from ._uneven import ShardedDimension, describe_way_out
 

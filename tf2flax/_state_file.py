@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from ._checkpoint.locate import STATE_FILE
 from ._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
-from ._locate import STATE_FILE
 from ._storage.local import LOCAL
 from ._writing.bundle import write_state
 

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import pytest
 
-from tf2flax._checkpoint import Checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 
 pytest.importorskip("h5py")

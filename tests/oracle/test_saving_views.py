@@ -12,7 +12,7 @@ import pytest
 
 import tf2flax
 from tf2flax import src
-from tf2flax._checkpoint import Checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]

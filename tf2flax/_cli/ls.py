@@ -12,9 +12,9 @@ from typing import Any
 
 from tf2flax._base.errors import NotFoundError
 from tf2flax._base.names import nearest
-from tf2flax._checkpoint import Checkpoint, open_checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint, open_checkpoint
+from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._plan import is_slot
-from tf2flax._stored_tensor import StoredTensor
 
 from .table import aligned, human, printable
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import bisect
 from collections.abc import Collection, Iterable, Iterator
 
-from ._base.errors import CheckpointError, DamagedError, MalformedError
-from ._base.manifest import Entry, Manifest, have_equal_checksums
-from ._base.names import is_of_optimizer_list
-from ._base.specs import TensorSpec
-from ._formats.object_graph import (
+from tf2flax._base.errors import CheckpointError, DamagedError, MalformedError
+from tf2flax._base.manifest import Entry, Manifest, have_equal_checksums
+from tf2flax._base.names import is_of_optimizer_list
+from tf2flax._base.specs import TensorSpec
+from tf2flax._formats.object_graph import (
     GRAPH_KEY,
     Names,
     ObjectGraph,
@@ -23,8 +23,9 @@ from ._formats.object_graph import (
     places_of_export,
     without_tensors,
 )
-from ._reading.whole import read_entry
-from ._views import RenamedManifest
+from tf2flax._reading.whole import read_entry
+
+from .views import RenamedManifest
 
 
 class ObjectBasedManifest(Manifest):

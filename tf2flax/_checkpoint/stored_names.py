@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from ._base.errors import AssignmentError
-from ._base.manifest import Manifest
-from ._object_based import ObjectBasedManifest
-from ._views import MergedManifest, RenamedManifest
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import Manifest
+
+from .object_based import ObjectBasedManifest
+from .views import MergedManifest, RenamedManifest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _indexing
-from ._base.manifest import Entry
-from ._base.specs import TensorSlice
-from ._base.text import check_switch
-from ._reading import parts, whole
-from ._storage.lazy import open_view
+from tf2flax._base.manifest import Entry
+from tf2flax._base.specs import TensorSlice
+from tf2flax._base.text import check_switch
+from tf2flax._reading import parts, whole
+from tf2flax._storage.lazy import open_view
+
+from . import indexing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ._storage.stores import TensorStore
+    from tf2flax._storage.stores import TensorStore
 
 
 class StoredTensor:
@@ -158,7 +159,7 @@ class StoredTensor:
                 replaced since it was opened.
             UnsupportedError: The dtype (variant, resource) holds no array.
         """
-        return _indexing.read_index(self._entry, index)
+        return indexing.read_index(self._entry, index)
 
     def __len__(self) -> int:
         """Extent along the first axis."""

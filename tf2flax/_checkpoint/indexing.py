@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from ._base.manifest import Entry
-from ._base.memory import empty
-from ._base.specs import TensorSlice
-from ._reading.parts import read_region
-from ._reading.whole import check_readable, read_entry
+from tf2flax._base.manifest import Entry
+from tf2flax._base.memory import empty
+from tf2flax._base.specs import TensorSlice
+from tf2flax._reading.parts import read_region
+from tf2flax._reading.whole import check_readable, read_entry
 
 
 def read_index(entry: Entry, index: object) -> Any:

@@ -15,32 +15,33 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ._base.errors import (
+from tf2flax._base.errors import (
     DamagedError,
     SharedNameError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from ._base.manifest import DataFile, Entry, Manifest
-from ._base.names import nearest
-from ._base.progress import ProgressFunction, check_progress, reporting
-from ._base.text import check_switch, members, show_value
-from ._formats.bundle import BundleManifest
-from ._formats.object_graph import GRAPH_KEY
-from ._formats.v1 import V1Manifest
-from ._keras_weights import KerasManifest, by_layer, open_keras
-from ._locate import Kind, Location, PathLike, locate
-from ._merging import prefixed
-from ._object_based import ObjectBasedManifest
-from ._reading import whole
-from ._storage.identity import replaced
-from ._storage.local import Index, Storage, impostor
-from ._stored_tensor import StoredTensor
-from ._verifying import VerificationReport, verify
-from ._views import MergedManifest
+from tf2flax._base.manifest import DataFile, Entry, Manifest
+from tf2flax._base.names import nearest
+from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.text import check_switch, members, show_value
+from tf2flax._formats.bundle import BundleManifest
+from tf2flax._formats.object_graph import GRAPH_KEY
+from tf2flax._formats.v1 import V1Manifest
+from tf2flax._reading import whole
+from tf2flax._storage.identity import replaced
+from tf2flax._storage.local import Index, Storage, impostor
+
+from .keras_weights import KerasManifest, by_layer, open_keras
+from .locate import Kind, Location, PathLike, locate
+from .merging import prefixed
+from .object_based import ObjectBasedManifest
+from .stored_tensor import StoredTensor
+from .verifying import VerificationReport, verify
+from .views import MergedManifest
 
 if TYPE_CHECKING:
-    from ._storage.stores import Context, KvStore
+    from tf2flax._storage.stores import Context, KvStore
 
 # How often the index of a checkpoint that is being replaced is read again, and how long
 # is waited before (s): exchanging names takes less than a millisecond for each file.

@@ -17,9 +17,9 @@ import os
 import re
 from typing import Final
 
-from ._base.errors import CheckpointError, CheckpointNotFoundError
-from ._formats.keras.file import CONFIG, MEMBER
-from ._storage.local import Storage
+from tf2flax._base.errors import CheckpointError, CheckpointNotFoundError
+from tf2flax._formats.keras.file import CONFIG, MEMBER
+from tf2flax._storage.local import Storage
 
 # Keras weights in several files have an index; in a folder of Keras's it is this.
 SHARDS: Final = "model.weights.json"

@@ -11,17 +11,17 @@ import posixpath
 import threading
 from typing import Any
 
-from ._base.errors import (
+from tf2flax._base.errors import (
     CheckpointError,
     DamagedError,
     ReadError,
     ReplacedError,
     UnsupportedError,
 )
-from ._base.manifest import DataFile, Entry, Manifest, Piece
-from ._base.progress import ProgressFunction, reporting
-from ._base.specs import ByteRange
-from ._reading.whole import check_many
+from tf2flax._base.manifest import DataFile, Entry, Manifest, Piece
+from tf2flax._base.progress import ProgressFunction, reporting
+from tf2flax._base.specs import ByteRange
+from tf2flax._reading.whole import check_many
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
-from ._base.manifest import Entry, Manifest
-from ._base.names import listed
-from ._base.text import show_value
-from ._formats.object_graph import Names
+from tf2flax._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
+from tf2flax._base.manifest import Entry, Manifest
+from tf2flax._base.names import listed
+from tf2flax._base.text import show_value
+from tf2flax._formats.object_graph import Names
 
 
 class RenamedManifest(Manifest):

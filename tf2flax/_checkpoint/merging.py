@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from ._base.errors import AssignmentError
-from ._base.text import members
-from ._stored_tensor import StoredTensor
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.text import members
+
+from .stored_tensor import StoredTensor
 
 
 def prefixed(checkpoints: object) -> list[tuple[str, Any]]:

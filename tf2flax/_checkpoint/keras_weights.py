@@ -9,20 +9,21 @@ import contextlib
 import dataclasses
 import posixpath
 
-from ._base.caller import warn_caller
-from ._base.errors import CheckpointError, DamagedError
-from ._formats.keras.config import ConfigFile
-from ._formats.keras.file import KerasFile
-from ._formats.keras.hdf5 import Hdf5Manifest
-from ._formats.keras.shards import (
+from tf2flax._base.caller import warn_caller
+from tf2flax._base.errors import CheckpointError, DamagedError
+from tf2flax._formats.keras.config import ConfigFile
+from tf2flax._formats.keras.file import KerasFile
+from tf2flax._formats.keras.hdf5 import Hdf5Manifest
+from tf2flax._formats.keras.shards import (
     ShardedHdf5Manifest,
     ShardIndex,
     missing_shard,
     nbytes_of,
 )
-from ._locate import Kind, Location
-from ._storage.local import Storage, impostor
-from ._views import RenamedManifest
+from tf2flax._storage.local import Storage, impostor
+
+from .locate import Kind, Location
+from .views import RenamedManifest
 
 KerasManifest = Hdf5Manifest | ShardedHdf5Manifest
 

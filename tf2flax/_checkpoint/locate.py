@@ -17,27 +17,22 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from ._base.errors import (
+from tf2flax._base.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     DamagedError,
     ReadError,
     UnsupportedError,
 )
-from ._folders import (
-    interrupted_save,
-    is_part,
-    keras_files,
-    keras_weights,
-    v1_patterns,
-)
-from ._formats.wire.protos import parse_checkpoint_state
-from ._formats.wire.sstable import TABLE_MAGIC
-from ._storage.local import Index, Storage, impostor
-from ._storage.stores import storage_of
+from tf2flax._formats.wire.protos import parse_checkpoint_state
+from tf2flax._formats.wire.sstable import TABLE_MAGIC
+from tf2flax._storage.local import Index, Storage, impostor
+from tf2flax._storage.stores import storage_of
+
+from .folders import interrupted_save, is_part, keras_files, keras_weights, v1_patterns
 
 if TYPE_CHECKING:
-    from ._storage.stores import Context, KvStore
+    from tf2flax._storage.stores import Context, KvStore
 
 STATE_FILE: Final = "checkpoint"
 # Files of one V2 checkpoint, of which any stands for all.

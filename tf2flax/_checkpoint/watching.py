@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ._base.errors import (
+from tf2flax._base.errors import (
     AssignmentError,
     CheckpointNotFoundError,
     DamagedError,
     UnsupportedError,
 )
-from ._base.manifest import Piece
-from ._base.text import show_value
-from ._checkpoint import manifest_at
-from ._locate import PathLike, latest_in, locate_in, require_listing
-from ._storage.local import Storage
+from tf2flax._base.manifest import Piece
+from tf2flax._base.text import show_value
+from tf2flax._storage.local import Storage
+
+from .checkpoint import manifest_at
+from .locate import PathLike, latest_in, locate_in, require_listing
 
 if TYPE_CHECKING:
-    from ._storage.stores import KvStore
+    from tf2flax._storage.stores import KvStore
 
 # How often a directory is looked at while nothing new is there, as TensorFlow does
 # (seconds).

@@ -1,0 +1,1 @@
+"""What `open_checkpoint` gives: names, tensors and their parts, views, reports."""
