@@ -20,9 +20,9 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 import tf2flax
+from tf2flax._assignment.plans.report import format_nbytes
 from tf2flax._base.manifest import Entry, Piece
 from tf2flax._base.specs import STORED_DTYPES, ByteRange, TensorSlice, TensorSpec
-from tf2flax._report import format_nbytes
 from tf2flax._storage.local import LocalFile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

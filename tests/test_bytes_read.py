@@ -190,7 +190,7 @@ def test_a_shard_reads_its_own_bytes(
 def _target(
     expression: Expression, arrays: dict[str, np.ndarray]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    from tf2flax._assignment.lowering import lower
+    from tf2flax._assignment.layouts.lowering import lower
     from tf2flax._base.specs import STORED_DTYPES, TensorSpec
 
     spec = TensorSpec(arrays["q"].shape, STORED_DTYPES[1])

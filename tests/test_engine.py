@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._assignment.partitions import family_of, parts_of, tile
+from tf2flax._assignment.resolution.partitions import family_of, parts_of, tile
 from tf2flax._base.dtypes import cast, kind_of
 from tf2flax._base.names import nearest
 from tf2flax._base.specs import ByteRange, TensorSlice

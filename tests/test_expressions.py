@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
-from tf2flax._assignment.filling import fill, parts_within
-from tf2flax._assignment.layouts import View, is_exact, needed_elements
-from tf2flax._assignment.lowering import lower
-from tf2flax._assignment.syntax import parse_expression
+from tf2flax._assignment.language.syntax import parse_expression
+from tf2flax._assignment.layouts.filling import fill, parts_within
+from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.nodes import View, is_exact, needed_elements
 from tf2flax._base.specs import STORED_DTYPES, TensorSlice, TensorSpec
 from tf2flax._reading.runs import strided
 

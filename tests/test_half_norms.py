@@ -16,7 +16,7 @@ from flax import nnx
 
 import tf2flax
 from tf2flax import src, stack
-from tf2flax._assignment import half_norms
+from tf2flax._assignment.resolution import half_norms
 
 TF1 = ("gamma", "beta", "moving_mean", "moving_variance")
 WARNING = "loaded by half"

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
+from tf2flax._assignment.plans.report import is_terminal
 from tf2flax._base.collapsing import collapse, in_sequence
-from tf2flax._report import is_terminal
 
 LAYERS = 24
 

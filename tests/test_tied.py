@@ -239,7 +239,7 @@ def test_a_leaf_under_an_alias_and_a_state(tmp_path: pathlib.Path) -> None:
 def test_targets_without_ties_are_resolved_once(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax._assignment import ties
+    from tf2flax._assignment.resolution import ties
 
     def never(*_: object) -> None:
         raise AssertionError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import concat, src, stack
-from tf2flax._assignment.uncasting import (
+from tf2flax._assignment.layouts.uncasting import (
     LeafValue,
     equal_elements,
     is_one_to_one,

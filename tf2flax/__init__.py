@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from ._assignment.aliases import FLAX_ALIASES as FLAX_ALIASES
-from ._assignment.expressions import Expression as Expression
-from ._assignment.making import concat as concat
-from ._assignment.making import src as src
-from ._assignment.making import stack as stack
+from ._assignment.language.aliases import FLAX_ALIASES as FLAX_ALIASES
+from ._assignment.language.expressions import Expression as Expression
+from ._assignment.language.making import concat as concat
+from ._assignment.language.making import src as src
+from ._assignment.language.making import stack as stack
 from ._base.errors import AssignmentError as AssignmentError
 from ._base.errors import CheckpointError as CheckpointError
 from ._base.errors import CheckpointNotFoundError as CheckpointNotFoundError

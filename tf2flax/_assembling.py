@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.filling import fill
-from ._assignment.layouts import View
+from ._assignment.layouts.filling import fill
+from ._assignment.layouts.nodes import View
 from ._base.boxes import distance, tiles
 from ._base.dtypes import Misfits
 from ._base.manifest import DataFile, Entry, Piece

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import jax
 from jax.sharding import Sharding
 
-from ._assignment.values import Assignment
+from ._assignment.resolution.values import Assignment
 from ._base.manifest import Manifest
 from ._base.specs import TensorSlice
 from ._demands import Reading, plan_reading

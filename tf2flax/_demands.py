@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.filling import parts_within
-from ._assignment.layouts import Layout, Tiles, View, cut
-from ._assignment.values import Assignment
+from ._assignment.layouts.filling import parts_within
+from ._assignment.layouts.nodes import Layout, Tiles, View, cut
+from ._assignment.resolution.values import Assignment
 from ._base.boxes import distance, merged, restrict
 from ._base.manifest import EncodedPiece, Entry, Manifest, Piece
 from ._base.specs import TensorSlice

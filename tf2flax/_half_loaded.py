@@ -13,8 +13,8 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from ._assignment.half_norms import HalfNorm
-from ._assignment.uncasting import equal_elements
+from ._assignment.layouts.uncasting import equal_elements
+from ._assignment.resolution.half_norms import HalfNorm
 from ._base.dtypes import forced_cast
 from ._base.errors import CheckpointError
 from ._base.manifest import Manifest

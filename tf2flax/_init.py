@@ -17,8 +17,8 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, Sharding
 
 from ._agreeing import agreement
-from ._assignment.aliases import FLAX_ALIASES
-from ._assignment.grammar import FrozenMap, check_map, freeze_map
+from ._assignment.language.aliases import FLAX_ALIASES
+from ._assignment.language.grammar import FrozenMap, check_map, freeze_map
 from ._base.progress import ProgressFunction
 from ._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 from ._empty_targets import check_init_function, take_target

@@ -13,12 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from ._assignment.captures import literal_pattern
-from ._assignment.expressions import Expression, Source
-from ._assignment.lowering import lower
-from ._assignment.scattering import Share, inverse_of, same_bits, scatter
-from ._assignment.uncasting import Conflict, LeafValue, is_one_to_one, settle, undone
-from ._assignment.values import Assignment, Gap, Resolution, without_repeats
+from ._assignment.language.captures import literal_pattern
+from ._assignment.language.expressions import Expression, Source
+from ._assignment.layouts.lowering import lower
+from ._assignment.layouts.scattering import Share, inverse_of, same_bits, scatter
+from ._assignment.layouts.uncasting import (
+    Conflict,
+    LeafValue,
+    is_one_to_one,
+    settle,
+    undone,
+)
+from ._assignment.plans.plan import RestorePlan
+from ._assignment.plans.renewing import Renewal, find_renewals, way_out
+from ._assignment.resolution.values import Assignment, Gap, Resolution, without_repeats
 from ._base.collapsing import screenful
 from ._base.dtypes import forced_cast, kind_of
 from ._base.errors import AssignmentError
@@ -26,9 +34,7 @@ from ._base.manifest import Entry, Manifest
 from ._base.memory import empty
 from ._base.specs import TensorSpec
 from ._checkpoint.stored_names import StoredNames, stored_names
-from ._plan import RestorePlan
 from ._reading.whole import read_entry
-from ._renewing import Renewal, find_renewals, way_out
 
 # Gives the array of a leaf, by name, on the host.
 FetchLeaf = Callable[[str], np.ndarray]

@@ -13,10 +13,10 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from ._assignment.arguments import quoted
-from ._assignment.expressions import Expression
-from ._assignment.grammar import Placed, check_entry
-from ._assignment.syntax import is_expression, parse_key
+from ._assignment.language.arguments import quoted
+from ._assignment.language.expressions import Expression
+from ._assignment.language.grammar import Placed, check_entry
+from ._assignment.language.syntax import is_expression, parse_key
 from ._base.collapsing import MAX_LINES, screenful
 from ._base.errors import AssignmentError, ExistsError, ReadError
 from ._base.text import show_value

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
-from ._assignment.values import Assignment
+from ._assignment.resolution.values import Assignment
 from ._base.memory import ALIGNMENT, view_at
 from ._base.specs import TensorSlice
 from ._isolation import isolated, put_shards

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from ._report import GREEN, Section, format_nbytes, lines_of
+from ._assignment.plans.report import GREEN, Section, format_nbytes, lines_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from ._assignment.layouts import View
+from ._assignment.layouts.nodes import View
 from ._base.specs import TensorSlice
 
 # Portions that are in flight side by side, being read or copied.
@@ -49,7 +49,7 @@ def cut_in_portions(
         tensor, so that portions would not be runs of the file.
 
     Examples:
-        >>> from tf2flax._assignment.layouts import whole_view
+        >>> from tf2flax._assignment.layouts.nodes import whole_view
         >>> from tf2flax._specs import STORED_DTYPES, TensorSpec
         >>> view = whole_view("t", TensorSpec((8, 2), STORED_DTYPES[1]))
         >>> halves = [TensorSlice((0, 0), (4, 2)), TensorSlice((4, 0), (8, 2))]

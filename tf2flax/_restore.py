@@ -20,15 +20,17 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh
 
 from ._agreeing import agreement
-from ._assignment.aliases import FLAX_ALIASES
-from ._assignment.expressions import Expression
-from ._assignment.grammar import FrozenMap, parse_map
-from ._assignment.half_norms import describe_half_norms
-from ._assignment.matching import Options, resolve
-from ._assignment.policies import parse_dtype_choice, parse_policy
-from ._assignment.ties import find_ties
-from ._assignment.unfilled import describe_unfilled, describe_unused
-from ._assignment.values import Assignment, Gap
+from ._assignment.language.aliases import FLAX_ALIASES
+from ._assignment.language.expressions import Expression
+from ._assignment.language.grammar import FrozenMap, parse_map
+from ._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
+from ._assignment.plans.report import Reads, is_terminal, render, render_html
+from ._assignment.resolution.half_norms import describe_half_norms
+from ._assignment.resolution.matching import Options, resolve
+from ._assignment.resolution.policies import parse_dtype_choice, parse_policy
+from ._assignment.resolution.ties import find_ties
+from ._assignment.resolution.unfilled import describe_unfilled, describe_unused
+from ._assignment.resolution.values import Assignment, Gap
 from ._base.caller import warn_caller
 from ._base.dtypes import WIDE_DTYPES
 from ._base.errors import AssignmentError, UnsupportedError
@@ -51,9 +53,7 @@ from ._half_loaded import without_statistics
 from ._inverse import InversePlan
 from ._meshes import is_abstract, participants
 from ._placing import Landing, Placer, plan_landing
-from ._plan import PlacementReport, RestorePlan, make_plan
 from ._plan_cost import PlanCost
-from ._report import Reads, is_terminal, render, render_html
 from ._scheduling import assemble
 from ._sharding import (
     LogicalRules,

@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 
-from ._assignment.expressions import Expression
-from ._assignment.partitions import family_of
-from ._assignment.resizing import evaluated
+from ._assignment.language.expressions import Expression
+from ._assignment.layouts.resizing import evaluated
+from ._assignment.resolution.partitions import family_of
 from ._base.caller import warn_caller
 from ._base.errors import (
     AssignmentError,

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from ._assembling import GroupAssembly, HostLeaves, ReadOptions
-from ._assignment.values import Assignment
+from ._assignment.resolution.values import Assignment
 from ._base.collapsing import screenful
 from ._base.dtypes import Misfits
 from ._base.errors import AssignmentError

@@ -28,8 +28,9 @@ from jax.sharding import (
     Sharding,
 )
 
-from ._assignment.layouts import Layout, Tiles, View
-from ._assignment.values import Assignment
+from ._assignment.layouts.nodes import Layout, Tiles, View
+from ._assignment.plans.plan import PlacementReport, Replicated
+from ._assignment.resolution.values import Assignment
 from ._base.collapsing import screenful
 from ._base.errors import AssignmentError
 from ._base.manifest import Manifest
@@ -38,7 +39,6 @@ from ._base.text import is_one_of, members, show_value
 from ._checkpoint.stored_tensor import StoredTensor
 from ._isolation import ambient_mesh
 from ._meshes import is_abstract, names_of, show_spec
-from ._plan import PlacementReport, Replicated
 from ._reading.runs import along_axes
 from ._slots import Partitioning, Slot
 from ._targets import named_leaves

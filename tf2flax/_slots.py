@@ -19,7 +19,7 @@ from flax import nnx
 from flax.core import meta
 from jax.core import Tracer
 
-from ._assignment.values import Leaf
+from ._assignment.resolution.values import Leaf
 from ._base.dtypes import kind_of
 from ._variables import inner_value, is_reference
 

@@ -11,12 +11,12 @@ from typing import Final
 
 import numpy as np
 
+from ._assignment.plans.plan import is_slot, is_step, variable_of
 from ._base.collapsing import collapse
 from ._base.manifest import Entry, Manifest, Piece
 from ._base.memory import bytes_of, view_at
 from ._base.specs import TensorSlice
 from ._formats.wire.crc32c import crc32c, mask
-from ._plan import is_slot, is_step, variable_of
 from ._reading.whole import read_entry
 
 # Names that a warning shows, each perhaps of several numbers.

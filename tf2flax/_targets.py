@@ -19,7 +19,7 @@ import jax
 from flax import linen, nnx
 from flax.core import meta
 
-from ._assignment.values import Leaf
+from ._assignment.resolution.values import Leaf
 from ._base.errors import AssignmentError, CheckpointError
 from ._depth import check_depth
 from ._modules import Path, contents_of, join_path, key_of

@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.captures import literal_pattern, parse_name
-from ._assignment.expressions import Source, map_sources
-from ._assignment.filling import fill
-from ._assignment.layouts import View
-from ._assignment.uncasting import equal_elements
-from ._assignment.values import Assignment, Resolution
+from ._assignment.language.captures import literal_pattern, parse_name
+from ._assignment.language.expressions import Source, map_sources
+from ._assignment.layouts.filling import fill
+from ._assignment.layouts.nodes import View
+from ._assignment.layouts.uncasting import equal_elements
+from ._assignment.resolution.values import Assignment, Resolution
 from ._base.caller import warn_caller
 from ._base.dtypes import forced_cast
 from ._base.manifest import Manifest, have_equal_checksums

@@ -10,20 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tf2flax._assignment.language.captures import parse_name
+from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.expressions import Expression, Source, sources_of
+from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.specs import StoredDtype, TensorSlice, TensorSpec
 
 from . import problems
-from .captures import parse_name
-from .expressions import Expression, Source, sources_of
-from .layouts import Layout, cut, views_of
-from .lowering import lower
 from .partitions import family_of, parts_of, tile
 from .policies import STRICT, DtypeChoice, Policy
 from .problem_report import report
-from .values import Assignment, Entry, Gap, Leaf, Override, Resolution
+from .values import Assignment, Gap, Leaf, Override, Resolution
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

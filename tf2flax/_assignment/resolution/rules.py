@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from tf2flax._assignment.language.aliases import alias_sources
+from tf2flax._assignment.language.captures import NamePattern
+from tf2flax._assignment.language.entries import Rule
+from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.errors import AssignmentError
 
 from . import problems
-from .aliases import alias_sources
-from .captures import NamePattern
 from .claims import Claim, Claims, name_of
-from .expressions import Expression
 from .partitions import family_of, parts_of
 from .precedence import Reach, strength_of_name, strength_of_scope
 from .sources import Found, below, bind, find
-from .values import Rule
 
 # A source, and the last component of the leaf's name where an alias stands in for it.
 _Spelling = tuple[Expression, str | None]

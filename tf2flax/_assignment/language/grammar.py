@@ -16,8 +16,8 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import attribute_of, members, show_value
 
 from .captures import NamePattern, parse_name
+from .entries import Entry, MapEntry, Rule
 from .expressions import Expression, Joined, Source, sources_of
-from .values import Entry, MapEntry, Rule
 
 # Finds the leaves of the target that are this very object: their names.
 Identify = Callable[[object], tuple[str, ...]]

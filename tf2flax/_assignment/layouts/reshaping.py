@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .layouts import Layout, Merged, Permuted, Tiles, View, nothing_of, transpose
+from .nodes import Layout, Merged, Permuted, Tiles, View, nothing_of, transpose
 from .shapes import axis_groups, box_after_reshape, strides_after_reshape
 
 

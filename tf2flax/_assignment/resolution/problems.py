@@ -9,13 +9,21 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
+from tf2flax._assignment.language.captures import (
+    NamePattern,
+    literal_pattern,
+    parse_name,
+)
+from tf2flax._assignment.language.entries import Entry, MapEntry, Rule
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Joined,
+    Source,
+    sources_of,
+)
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import MAX_DIGITS, nearest
-
-from .aliases import FLAX_ALIASES, alias_sources
-from .captures import NamePattern, literal_pattern, parse_name
-from .expressions import Expression, Joined, Source, sources_of
-from .values import Entry, MapEntry, Rule
 
 _NUMBER: Final = re.compile(r"\d+")
 _DIGITS: Final = rf"(\d{{1,{MAX_DIGITS}}})"

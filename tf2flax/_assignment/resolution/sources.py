@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Joined,
+    Source,
+    map_sources,
+    sources_of,
+)
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import MAX_DIGITS
-
-from .captures import literal_pattern, parse_name
-from .expressions import Expression, Joined, Source, map_sources, sources_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

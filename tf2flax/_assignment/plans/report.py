@@ -1,6 +1,6 @@
 """A restore plan for people: as text, coloured on a terminal, or as HTML.
 
-Decides nothing: `_plan` has what is shown here.
+Decides nothing: `_assignment.plans.plan` has what is shown here.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
-from ._assignment.arguments import quoted
-from ._assignment.expressions import Expression, Joined, Source
-from ._assignment.half_norms import HalfNorm
-from ._assignment.problem_report import header
-from ._assignment.values import Assignment, Entry, Gap, Override
-from ._base.collapsing import collapse, in_sequence
-from ._plan import Replicated, RestorePlan
+from tf2flax._assignment.language.arguments import quoted
+from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.resolution.half_norms import HalfNorm
+from tf2flax._assignment.resolution.problem_report import header
+from tf2flax._assignment.resolution.values import Assignment, Gap, Override
+from tf2flax._base.collapsing import collapse, in_sequence
+
+from .plan import Replicated, RestorePlan
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"

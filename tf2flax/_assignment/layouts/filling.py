@@ -17,7 +17,7 @@ from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.memory import empty, shape_only, view_at
 from tf2flax._base.specs import TensorSlice
 
-from .layouts import Cut, Layout, Merged, Permuted, Taken, Tiles, View, cut
+from .nodes import Cut, Layout, Merged, Permuted, Taken, Tiles, View, cut
 from .shapes import axis_groups
 
 # Rows that are taken are read with those between them if the next one is this near ...

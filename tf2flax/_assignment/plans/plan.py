@@ -9,13 +9,19 @@ import dataclasses
 import re
 from typing import Any, Final
 
-from ._assignment.expressions import Source
-from ._assignment.half_norms import Aliases, HalfNorm, find_half_norms
-from ._assignment.problems import key_of, target_of
-from ._assignment.values import Assignment, Entry, Gap, Resolution, count_nbytes
-from ._base.errors import CheckpointError
-from ._base.manifest import EncodedPiece, Manifest, Piece
-from ._base.names import SLOT_MARKER, VARIABLE_SUFFIX, is_of_optimizer_list
+from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.expressions import Source
+from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
+from tf2flax._assignment.resolution.problems import key_of, target_of
+from tf2flax._assignment.resolution.values import (
+    Assignment,
+    Gap,
+    Resolution,
+    count_nbytes,
+)
+from tf2flax._base.errors import CheckpointError
+from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
+from tf2flax._base.names import SLOT_MARKER, VARIABLE_SUFFIX, is_of_optimizer_list
 
 # Names that optimizers of TensorFlow give to the slots of a variable, as its children;
 # an optimizer's own name may stand before them (`dqn_adam_1`).

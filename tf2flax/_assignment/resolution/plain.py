@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tf2flax._assignment.language.aliases import alias_sources
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.entries import MapEntry, Rule
+from tf2flax._assignment.language.expressions import Source
+from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._base.errors import AssignmentError
 
 from . import problems
-from .aliases import alias_sources
-from .captures import literal_pattern
 from .claims import Claim, Claims
-from .expressions import Source
-from .lowering import lower
 from .partitions import parts_of
 from .precedence import PlainReach, strength_of_name, strength_of_scope
-from .values import MapEntry, Rule
 
 
 class PlainEntries:

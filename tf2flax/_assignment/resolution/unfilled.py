@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from tf2flax._assignment.language.entries import Entry
 from tf2flax._base.collapsing import screenful
 from tf2flax._base.names import nearest
 
 from .problem_report import header
 from .problems import did_you_mean, key_of, scopes_of, target_of
-from .values import Entry, Leaf, Resolution
+from .values import Leaf, Resolution
 
 # Leaves that a message names.
 _MAX_NAMED: Final = 3

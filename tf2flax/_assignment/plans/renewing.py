@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from ._assignment.captures import literal_pattern
-from ._assignment.expressions import Expression, Source
-from ._assignment.resizing import Resized, resized
-from ._assignment.values import Gap
-from ._base.errors import AssignmentError
-from ._base.specs import TensorSpec
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.layouts.resizing import Resized, resized
+from tf2flax._assignment.resolution.values import Gap
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.specs import TensorSpec
 
 SpecOf = Callable[[str], TensorSpec]
 PlacesOf = Callable[[str], tuple[str, ...]]

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language.captures import parse_name
+from tf2flax._assignment.language.rearranging import Pattern, Steps, steps_for
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import shape_only, view_at
 from tf2flax._base.specs import TensorSpec
 
-from . import expressions as ex
-from .captures import parse_name
 from .lowering import lower
-from .rearranging import Pattern, Steps, steps_for
 
 SpecOf = Callable[[str], TensorSpec]
 

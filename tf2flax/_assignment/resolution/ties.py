@@ -9,14 +9,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
+from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
 from .claims import Options
-from .expressions import Expression
 from .matching import resolve
 from .policies import Policy
-from .values import Assignment, Entry, Gap, Leaf, Resolution, Tie
+from .values import Assignment, Gap, Leaf, Resolution, Tie
 
 # How little of a leaf's name an entry of a scope says.
 _SCOPE: Final = 1 << 30

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language.arguments import IndexItem
+from tf2flax._assignment.language.captures import parse_name
+from tf2flax._assignment.language.rearranging import steps_for
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.specs import TensorSpec
 
-from . import expressions as ex
-from .arguments import IndexItem
-from .captures import parse_name
-from .layouts import (
+from .nodes import (
     MAX_RANK,
     Layout,
     cast,
@@ -22,7 +23,6 @@ from .layouts import (
     transpose,
     whole_view,
 )
-from .rearranging import steps_for
 from .reshaping import reshape
 
 

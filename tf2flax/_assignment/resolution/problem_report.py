@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from tf2flax._assignment.language.entries import Entry
 from tf2flax._base.collapsing import MAX_LINES, collapse
 from tf2flax._base.manifest import Manifest
 
 from .problems import Misfit, Problem, ScopeNotFound, SourceNotFound
-from .values import Entry
 
 # Nearest names are looked up for this many problems of one report, or as many as make
 # so many comparisons: each takes a pass over all names, and the first few tell the

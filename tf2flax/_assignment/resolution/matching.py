@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tf2flax._assignment.language.entries import Entry, MapEntry, Rule
 from tf2flax._base.manifest import Manifest
 
 from .claims import Claims, Options
 from .plain import PlainEntries
 from .precedence import settle
 from .rules import apply_rules, find_reaches
-from .values import Entry, Leaf, MapEntry, Resolution, Rule
+from .values import Leaf, Resolution
 
 
 def resolve(

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tf2flax._assignment.language.entries import Entry, MapEntry, Rule
+from tf2flax._assignment.language.expressions import Expression
+
 from . import problems
 from .claims import Claims
-from .expressions import Expression
-from .values import Entry, MapEntry, Rule
 
 
 class Strength(NamedTuple):

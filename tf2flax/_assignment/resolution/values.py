@@ -8,11 +8,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.layouts.nodes import (
+    Layout,
+    View,
+    is_exact,
+    needed_elements,
+    views_of,
+)
 from tf2flax._base.specs import StoredDtype, TensorSlice
-
-from .captures import NamePattern
-from .expressions import Expression, Source
-from .layouts import Layout, View, is_exact, needed_elements, views_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,80 +41,6 @@ class Leaf:
     def name(self) -> str:
         """The name it is called by."""
         return self.names[0]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class MapEntry:
-    """A plain entry of an assignment map, its objects already found in the target.
-
-    Attributes:
-        number: Its place in the map, from 1.
-        source: The key: a tensor's name, or a scope ending in `/`.
-        target: The value: a name or scope; or the leaves that were given as objects.
-        is_list: Whether the value was a list of leaves: parts of one tensor.
-        place: File and line, where the map comes from a file; else "".
-    """
-
-    number: int
-    source: str
-    target: str | tuple[str, ...]
-    is_list: bool = False
-    place: str = ""
-
-    def __str__(self) -> str:
-        """The entry as it reads in the map."""
-        return f"`{self.source}` -> {_target_text(self.target, is_list=self.is_list)}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rule:
-    """An entry of an assignment map with an expression or a capture.
-
-    Attributes:
-        number: Its place in the map, from 1.
-        source: The key. Its tensors are all names, or all scopes.
-        target: The value: a name or scope with captures; or the leaves that were given
-            as objects.
-        key: The key as it reads in the map.
-        is_list: Whether the value was a list of leaves: parts of one tensor.
-        place: File and line, where the map comes from a file; else "".
-    """
-
-    number: int
-    source: Expression
-    target: NamePattern | tuple[str, ...]
-    key: str
-    is_list: bool = False
-    place: str = ""
-
-    @property
-    def is_scope(self) -> bool:
-        """Whether it fills a scope, member by member."""
-        return isinstance(self.target, NamePattern) and self.target.text.endswith("/")
-
-    @property
-    def names_leaves(self) -> bool:
-        """Whether it names its leaves, and leaves nothing of the names to captures."""
-        target = self.target
-        is_pattern = isinstance(target, NamePattern)
-        return not (self.is_scope or (is_pattern and target.captures))
-
-    def __str__(self) -> str:
-        """The rule as it reads in the map."""
-        target = self.target
-        text = target.text if isinstance(target, NamePattern) else target
-        return f"`{self.key}` -> {_target_text(text, is_list=self.is_list)}"
-
-
-Entry = MapEntry | Rule
-
-
-def _target_text(target: str | tuple[str, ...], *, is_list: bool) -> str:
-    if isinstance(target, str):
-        return f"`{target}`"
-    if is_list:
-        return f"[{', '.join(f'`{name}`' for name in target)}]"
-    return f"`{target[0]}`"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

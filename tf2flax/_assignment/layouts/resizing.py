@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language.captures import parse_name
+from tf2flax._assignment.language.rearranging import shape_before
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import view_at
 from tf2flax._base.specs import TensorSpec
 
-from . import expressions as ex
-from .captures import parse_name
 from .lowering import lower
-from .rearranging import shape_before
 from .shapes import axis_groups
 
 SpecOf = Callable[[str], TensorSpec]

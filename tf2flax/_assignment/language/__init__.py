@@ -1,0 +1,1 @@
+"""What a map may say: names, captures, expressions, entries."""

@@ -1,0 +1,1 @@
+"""Where each element of an expression lies: strided views of tensors, and back."""

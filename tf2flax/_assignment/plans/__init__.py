@@ -1,0 +1,1 @@
+"""A resolution and a checkpoint: what a restore does, as values and as text."""

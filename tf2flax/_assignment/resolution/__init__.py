@@ -1,0 +1,1 @@
+"""Which source fills which leaf, by the rules of TensorFlow; and what is wrong."""
