@@ -12,10 +12,10 @@ from bundle_writer import Tensor, rows_in, write_bundle
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
-from tf2flax._assembling import HostLeaves
 from tf2flax._base.specs import TensorSlice
-from tf2flax._demands import plan_reading
-from tf2flax._scheduling import assemble
+from tf2flax._restoring.assembling import HostLeaves
+from tf2flax._restoring.plan_reads import plan_reading
+from tf2flax._restoring.scheduling import assemble
 from tf2flax._storage.local import LocalFile
 
 # Rows of 32 KiB: runs that are worth a system call of their own.

@@ -25,7 +25,8 @@ from jax.sharding import (
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import _assembling, _costs, _demands, _placing
+from tf2flax import _costs, _placing
+from tf2flax._restoring import assembling, plan_reads
 
 P = PartitionSpec
 SHAPE = (96, 40)
@@ -52,8 +53,8 @@ def mesh() -> Mesh:
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_costs, "is_on_host", lambda _: False)
-    monkeypatch.setattr(_assembling, "SPAN_NBYTES", 640)
-    monkeypatch.setattr(_demands, "GROUP_NBYTES", LIMIT // 4)
+    monkeypatch.setattr(assembling, "SPAN_NBYTES", 640)
+    monkeypatch.setattr(plan_reads, "GROUP_NBYTES", LIMIT // 4)
 
 
 @pytest.fixture

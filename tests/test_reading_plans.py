@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import _assembling, _demands, _scheduling
-from tf2flax._assembling import HostLeaves
 from tf2flax._base.boxes import merged, restrict, tiles
 from tf2flax._base.specs import TensorSlice
-from tf2flax._demands import Reading, plan_reading
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading import parts, runs, whole
-from tf2flax._scheduling import assemble
+from tf2flax._restoring import assembling, plan_reads, scheduling
+from tf2flax._restoring.assembling import HostLeaves
+from tf2flax._restoring.plan_reads import Reading, plan_reading
+from tf2flax._restoring.scheduling import assemble
 from tf2flax._storage import local
 from tf2flax._storage.local import LocalFile
 
@@ -38,15 +38,15 @@ from tf2flax._storage.local import LocalFile
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes tensors of some bytes as hard to read as those of some GiB."""
-    monkeypatch.setattr(_assembling, "SPAN_NBYTES", 64)
-    monkeypatch.setattr(_assembling, "SMALL_NBYTES", 24)
-    monkeypatch.setattr(_assembling, "BUFFER_NBYTES", 32)
-    monkeypatch.setattr(_assembling, "MIN_DIRECT_NBYTES", 8)
-    monkeypatch.setattr(_demands, "SMALL_NBYTES", 24)
-    monkeypatch.setattr(_demands, "GROUP_NBYTES", 48)
+    monkeypatch.setattr(assembling, "SPAN_NBYTES", 64)
+    monkeypatch.setattr(assembling, "SMALL_NBYTES", 24)
+    monkeypatch.setattr(assembling, "BUFFER_NBYTES", 32)
+    monkeypatch.setattr(assembling, "MIN_DIRECT_NBYTES", 8)
+    monkeypatch.setattr(plan_reads, "SMALL_NBYTES", 24)
+    monkeypatch.setattr(plan_reads, "GROUP_NBYTES", 48)
     monkeypatch.setattr(whole, "BATCH_GAP_NBYTES", 16)
     monkeypatch.setattr(runs, "LOCAL_READ_NBYTES", 8)
-    monkeypatch.setattr(_scheduling, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(scheduling, "SMALL_NBYTES", 0)
     monkeypatch.setattr(LocalFile, "chunk_nbytes", 32)
 
 

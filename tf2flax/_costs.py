@@ -18,7 +18,6 @@ from jax.sharding import Sharding
 from ._assignment.resolution.values import Assignment
 from ._base.manifest import Manifest
 from ._base.specs import TensorSlice
-from ._demands import Reading, plan_reading
 from ._meshes import (
     Split,
     Spread,
@@ -30,7 +29,8 @@ from ._meshes import (
     spreads,
 )
 from ._plan_cost import PlanCost, ProcessCost
-from ._scheduling import STAGING_NBYTES
+from ._restoring.plan_reads import Reading, plan_reading
+from ._restoring.scheduling import STAGING_NBYTES
 
 Strategy = Literal["auto", "local", "read-once"]
 STRATEGIES: Final = ("auto", "local", "read-once")

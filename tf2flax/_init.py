@@ -37,9 +37,9 @@ from ._restore import (
     refuse_tracing,
     warn_of_leftovers,
 )
+from ._restoring.tied import describe_ties, warn_of_ties
 from ._sharding import LogicalRules, ShardingOption, expected_shardings
 from ._targets import take_apart
-from ._tied import describe_ties, warn_of_ties
 from ._traced_init import TracedInit, reachable_rngs
 
 P = ParamSpec("P")

@@ -46,7 +46,6 @@ from ._costs import (
     count_costs,
     large_leaves,
 )
-from ._demands import Reading, plan_reading
 from ._depth import check_depth
 from ._empty_targets import take_target
 from ._half_loaded import without_statistics
@@ -54,7 +53,9 @@ from ._inverse import InversePlan
 from ._meshes import is_abstract, participants
 from ._placing import Landing, Placer, plan_landing
 from ._plan_cost import PlanCost
-from ._scheduling import assemble
+from ._restoring.plan_reads import Reading, plan_reading
+from ._restoring.scheduling import assemble
+from ._restoring.tied import describe_ties, warn_of_ties
 from ._sharding import (
     LogicalRules,
     PlacementOptions,
@@ -62,7 +63,6 @@ from ._sharding import (
     choose_placement,
 )
 from ._targets import Target
-from ._tied import describe_ties, warn_of_ties
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
 AssignmentMap = (

@@ -6,18 +6,18 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.language.captures import literal_pattern, parse_name
-from ._assignment.language.expressions import Source, map_sources
-from ._assignment.layouts.filling import fill
-from ._assignment.layouts.nodes import View
-from ._assignment.layouts.uncasting import equal_elements
-from ._assignment.resolution.values import Assignment, Resolution
-from ._base.caller import warn_caller
-from ._base.dtypes import forced_cast
-from ._base.manifest import Manifest, have_equal_checksums
-from ._base.memory import empty
-from ._base.specs import TensorSlice
-from ._reading.whole import read_entry
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.expressions import Source, map_sources
+from tf2flax._assignment.layouts.filling import fill
+from tf2flax._assignment.layouts.nodes import View
+from tf2flax._assignment.layouts.uncasting import equal_elements
+from tf2flax._assignment.resolution.values import Assignment, Resolution
+from tf2flax._base.caller import warn_caller
+from tf2flax._base.dtypes import forced_cast
+from tf2flax._base.manifest import Manifest, have_equal_checksums
+from tf2flax._base.memory import empty
+from tf2flax._base.specs import TensorSlice
+from tf2flax._reading.whole import read_entry
 
 # Leaves that a warning names.
 _MAX_SHOWN: Final = 20

@@ -15,20 +15,18 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.layouts.filling import fill
-from ._assignment.layouts.nodes import View
-from ._base.boxes import distance, tiles
-from ._base.dtypes import Misfits
-from ._base.manifest import DataFile, Entry, Piece
-from ._base.memory import aligned_empty, bytes_of, empty, view_at
-from ._base.progress import Advance
-from ._base.specs import ByteRange, TensorSlice
-from ._demands import Group, LeafNeed, PartRead, Unit, WholeRead
-from ._destinations import Destination, joined, put
-from ._formats.wire.crc32c import combine, crc32c
-from ._reading.parts import count_read_nbytes, read_view_into
-from ._reading.runs import BUFFER_NBYTES, along_axes, strided, strides_of
-from ._reading.whole import (
+from tf2flax._assignment.layouts.filling import fill
+from tf2flax._assignment.layouts.nodes import View
+from tf2flax._base.boxes import distance, tiles
+from tf2flax._base.dtypes import Misfits
+from tf2flax._base.manifest import DataFile, Entry, Piece
+from tf2flax._base.memory import aligned_empty, bytes_of, empty, view_at
+from tf2flax._base.progress import Advance
+from tf2flax._base.specs import ByteRange, TensorSlice
+from tf2flax._formats.wire.crc32c import combine, crc32c
+from tf2flax._reading.parts import count_read_nbytes, read_view_into
+from tf2flax._reading.runs import BUFFER_NBYTES, along_axes, strided, strides_of
+from tf2flax._reading.whole import (
     SMALL_NBYTES,
     check_readable,
     compare_crc,
@@ -38,7 +36,10 @@ from ._reading.whole import (
     subject_of,
     to_native,
 )
-from ._storage.local import OpenFiles
+from tf2flax._storage.local import OpenFiles
+
+from .destinations import Destination, joined, put
+from .plan_reads import Group, LeafNeed, PartRead, Unit, WholeRead
 
 # What one thread reads of a piece before another may take over: some chunks (bytes).
 SPAN_NBYTES: Final = 32 << 20

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from ._assignment.layouts.nodes import View
-from ._base.specs import TensorSlice
+from tf2flax._assignment.layouts.nodes import View
+from tf2flax._base.specs import TensorSlice
 
 # Portions that are in flight side by side, being read or copied.
 PORTIONS_IN_FLIGHT: Final = 4

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._base.boxes import distance, restrict
-from ._base.dtypes import Misfits, cast_into, forced_cast
-from ._base.memory import view_at
-from ._base.specs import TensorSlice
-from ._reading.runs import strided, strides_of
+from tf2flax._base.boxes import distance, restrict
+from tf2flax._base.dtypes import Misfits, cast_into, forced_cast
+from tf2flax._base.memory import view_at
+from tf2flax._base.specs import TensorSlice
+from tf2flax._reading.runs import strided, strides_of
 
 
 class Destination:

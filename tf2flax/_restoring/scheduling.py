@@ -14,18 +14,19 @@ from typing import Final
 
 import numpy as np
 
-from ._assembling import GroupAssembly, HostLeaves, ReadOptions
-from ._assignment.resolution.values import Assignment
-from ._base.collapsing import screenful
-from ._base.dtypes import Misfits
-from ._base.errors import AssignmentError
-from ._base.manifest import Piece
-from ._base.progress import Advance
-from ._base.specs import TensorSlice
-from ._base.threads import Readers
-from ._demands import Reading
-from ._reading.whole import SMALL_NBYTES
-from ._storage.local import OpenFiles
+from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._base.collapsing import screenful
+from tf2flax._base.dtypes import Misfits
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import Piece
+from tf2flax._base.progress import Advance
+from tf2flax._base.specs import TensorSlice
+from tf2flax._base.threads import Readers
+from tf2flax._reading.whole import SMALL_NBYTES
+from tf2flax._storage.local import OpenFiles
+
+from .assembling import GroupAssembly, HostLeaves, ReadOptions
+from .plan_reads import Reading
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.

@@ -16,16 +16,17 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.layouts.filling import parts_within
-from ._assignment.layouts.nodes import Layout, Tiles, View, cut
-from ._assignment.resolution.values import Assignment
-from ._base.boxes import distance, merged, restrict
-from ._base.manifest import EncodedPiece, Entry, Manifest, Piece
-from ._base.specs import TensorSlice
-from ._portions import cut_in_portions
-from ._reading.parts import count_read_nbytes
-from ._reading.runs import along_axes
-from ._reading.whole import SMALL_NBYTES
+from tf2flax._assignment.layouts.filling import parts_within
+from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
+from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._base.boxes import distance, merged, restrict
+from tf2flax._base.manifest import EncodedPiece, Entry, Manifest, Piece
+from tf2flax._base.specs import TensorSlice
+from tf2flax._reading.parts import count_read_nbytes
+from tf2flax._reading.runs import along_axes
+from tf2flax._reading.whole import SMALL_NBYTES
+
+from .portions import cut_in_portions
 
 # Small leaves whose tensors are neighbours are read, and placed, together until they
 # take this much (bytes).

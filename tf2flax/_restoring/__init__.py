@@ -1,0 +1,1 @@
+"""Boxes of leaves to what is read, and where it goes."""
