@@ -21,8 +21,8 @@ from bundle_writer import write_bundle
 from flax import nnx
 
 import tf2flax
-from tf2flax import _variables
-from tf2flax._targets import take_apart
+from tf2flax._jax import variables
+from tf2flax._jax.targets import take_apart
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.arange(3, dtype=np.float32) + 10
@@ -158,8 +158,8 @@ def test_nothing_changes_where_an_interrupt_comes_within_or_between_modules(
 ) -> None:
     modules = [linear(0), linear(1)]
     target = {"params": {"a": Holder(modules[0])}, "z": [modules[1]]}
-    variables = [v for m in modules for v in (m.kernel, m.bias)]
-    before = [v.get_raw_value() for v in variables]
+    placed = [v for m in modules for v in (m.kernel, m.bias)]
+    before = [v.get_raw_value() for v in placed]
     set_raw_value = nnx.Variable.set_raw_value
     calls: list[Any] = []
 
@@ -181,7 +181,7 @@ def test_nothing_changes_where_an_interrupt_comes_within_or_between_modules(
     with pytest.raises(KeyboardInterrupt):
         tf2flax.init_from_checkpoint(checkpoint, entries, target)
     assert len(calls) > call
-    for variable, old in zip(variables, before, strict=True):
+    for variable, old in zip(placed, before, strict=True):
         assert variable.get_raw_value() is old
 
 
@@ -229,7 +229,7 @@ def interrupted_at(number: int, action: Callable[[], Any]) -> bool:
     def trace(frame: types.FrameType, event: str, _: Any) -> Any:
         nonlocal lines
         file = pathlib.PurePath(frame.f_code.co_filename).name
-        if file not in ("_targets.py", "_variables.py", "variablelib.py"):
+        if file not in ("targets.py", "variables.py", "variablelib.py"):
             return None
         lines += event == "line"
         if lines > number:
@@ -251,19 +251,19 @@ def test_an_interrupt_at_any_line_leaves_all_values_or_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Signals are not handled between a block and the release of its lock, as here.
-    monkeypatch.setattr(_variables, "_SETTING", contextlib.nullcontext())
+    monkeypatch.setattr(variables, "_SETTING", contextlib.nullcontext())
     modules = [linear(0), linear(1)]
-    variables = [v for m in modules for v in (m.kernel, m.bias)]
-    before = [v.get_raw_value() for v in variables]
+    placed = [v for m in modules for v in (m.kernel, m.bias)]
+    before = [v.get_raw_value() for v in placed]
     target = take_apart((modules[0], {"x": modules[1]}))
     values = {leaf.name: jnp.ones(leaf.shape) for leaf in target.leaves}
     number, untouched = 0, 0
     while interrupted_at(number, lambda: target.rebuild(values)):
-        after = [v.get_raw_value() for v in variables]
+        after = [v.get_raw_value() for v in placed]
         kept = [old is new for old, new in zip(before, after, strict=True)]
         assert all(kept) or not any(kept)
         untouched += all(kept)
-        for variable, old in zip(variables, before, strict=True):
+        for variable, old in zip(placed, before, strict=True):
             variable.set_raw_value(old)
         number += 1
     assert untouched > 100
@@ -278,7 +278,7 @@ def test_an_action_is_repeated_until_it_ends() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _variables.to_the_end(action)
+        variables.to_the_end(action)
     assert calls == [0, 1, 2, 3]
 
 

@@ -68,7 +68,7 @@ def test_one_file_imports_tensorstore() -> None:
         for path in (ROOT / "tf2flax").rglob("*.py")
     }
     assert importers_of("tensorstore", source) == ["tf2flax/_storage/stores.py"]
-    assert "jax" in source["tf2flax/_targets.py"]
+    assert "jax" in source["tf2flax/_jax/targets.py"]
     assert not importers_of("tensorflow", source)
 
 

@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
 from tf2flax import concat, src, stack
+from tf2flax._writing.backwards import TensorWriter
 
 
 def bits(prefix: Any) -> dict[str, tuple[str, tuple[int, ...], Any]]:
@@ -568,16 +569,16 @@ def test_other_kinds_of_checkpoints(
 def test_stacked_layers_are_fetched_once(
     prefix: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax import _saving
+    from tf2flax._writing import save
 
     fetched: list[int] = []
-    original = _saving._fetched  # pyright: ignore[reportPrivateUsage]
+    original = save._fetched  # pyright: ignore[reportPrivateUsage]
 
     def counted(jax_module: Any, value: Any) -> np.ndarray:
         fetched.append(value.nbytes)
         return original(jax_module, value)
 
-    monkeypatch.setattr(_saving, "_fetched", counted)
+    monkeypatch.setattr(save, "_fetched", counted)
     target = {"w": jnp.zeros((3, 2))}
     plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
     saved(tmp_path, plan.restore(), plan)
@@ -594,7 +595,7 @@ def test_what_was_fetched_is_dropped(prefix: pathlib.Path) -> None:
         held.append(weakref.ref(array))
         return array
 
-    backwards = plan.inverse().begin(fetch)
+    backwards = TensorWriter(plan.inverse(), fetch)
     for name in ("l_0/w", "l_1/w"):
         backwards.tensor(name)
         assert held[0]() is not None

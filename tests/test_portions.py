@@ -25,7 +25,7 @@ from jax.sharding import (
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax import _costs, _placing
+from tf2flax._jax import costs, transfer
 from tf2flax._restoring import assembling, plan_reads
 
 P = PartitionSpec
@@ -52,7 +52,7 @@ def mesh() -> Mesh:
 
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_costs, "is_on_host", lambda _: False)
+    monkeypatch.setattr(costs, "is_on_host", lambda _: False)
     monkeypatch.setattr(assembling, "SPAN_NBYTES", 640)
     monkeypatch.setattr(plan_reads, "GROUP_NBYTES", LIMIT // 4)
 
@@ -61,13 +61,13 @@ def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
 def delivered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each portion that comes."""
     found: list[int] = []
-    take = _placing.PortionedLeaf.take
+    take = transfer.PortionedLeaf.take
 
     def counted(self: Any, arrays: Any) -> Any:
         found.extend(array.nbytes for array in arrays.values())
         return take(self, arrays)
 
-    monkeypatch.setattr(_placing.PortionedLeaf, "take", counted)
+    monkeypatch.setattr(transfer.PortionedLeaf, "take", counted)
     return found
 
 

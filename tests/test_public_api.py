@@ -130,8 +130,8 @@ def test_versions_agree() -> None:
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_file_has_its_place() -> None:
-    """In the layers of pyproject.toml."""
+def test_every_folder_has_its_place() -> None:
+    """In the layers of pyproject.toml; no file lies beside the folders."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     (layers,) = (
         contract["layers"]
@@ -139,9 +139,12 @@ def test_every_file_has_its_place() -> None:
         if contract.get("containers") == ["tf2flax"]
     )
     package = ROOT / "tf2flax"
-    present = {path.stem for path in package.glob("_[!_]*.py")}
-    present |= {path.parent.name for path in package.glob("_[!_]*/__init__.py")}
-    assert set(layers) - {"__main__"} == present
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert {name for layer in layers for name in layer.split(" | ")} == folders
+    assert {path.name for path in package.glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+    }
 
 
 def test_the_change_log_has_each_heading_once() -> None:

@@ -18,6 +18,7 @@ from tf2flax import src, stack
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.views import RenamedManifest
 from tf2flax._formats.object_graph import GRAPH_KEY, ObjectGraph
+from tf2flax._writing.backwards import TensorWriter
 
 DATA = pathlib.Path(__file__).parent / "data"
 OBJECT_BASED = [
@@ -456,7 +457,7 @@ def test_leaves_are_dropped_between_the_two_places(tmp_path: pathlib.Path) -> No
         fetched.append(leaf)
         return F4 + len(fetched)
 
-    backwards = plan.inverse().begin(fetch)
+    backwards = TensorWriter(plan.inverse(), fetch)
     held: list[int] = []
     for one in plan.inverse().assignments:
         backwards.tensor(one.name)

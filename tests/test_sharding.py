@@ -26,8 +26,8 @@ from jax.sharding import (
 )
 
 import tf2flax
-from tf2flax import _meshes
 from tf2flax._base.specs import TensorSlice
+from tf2flax._jax import meshes
 
 P = PartitionSpec
 SDS = jax.ShapeDtypeStruct
@@ -412,7 +412,7 @@ SHARDINGS: list[PartitionSpec] = [
 def test_boxes_of_devices_are_those_of_jax(spec: PartitionSpec, mesh: Mesh) -> None:
     shape = (16, 24)
     sharding = NamedSharding(mesh, spec)
-    boxes = _meshes.device_boxes(sharding, shape)
+    boxes = meshes.device_boxes(sharding, shape)
     indices = sharding.devices_indices_map(shape)
     for device, box in zip(mesh.devices.flat, boxes, strict=True):
         assert box.within(TensorSlice.whole(shape)) == tuple(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
-from tf2flax._uneven import ShardedDimension, describe_way_out
+from tf2flax._jax.uneven import ShardedDimension, describe_way_out
 
 P = PartitionSpec
 SDS = jax.ShapeDtypeStruct

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
-from tf2flax._traced_init import TracedInit
+from tf2flax._jax.traced_init import TracedInit
 
 BIG = np.arange(64 * 256, dtype=np.float32).reshape(64, 256)
 

@@ -35,29 +35,30 @@ from ._checkpoint.stored_tensor import StoredTensor as StoredTensor
 from ._checkpoint.verifying import Damage as Damage
 from ._checkpoint.verifying import VerificationReport as VerificationReport
 from ._checkpoint.watching import checkpoints_iterator as checkpoints_iterator
-from ._map_files import load_map as load_map
-from ._map_files import save_map as save_map
-from ._plan_cost import PlanCost as PlanCost
-from ._saving import save_checkpoint as save_checkpoint
+from ._writing.map_files import load_map as load_map
+from ._writing.map_files import save_map as save_map
+from ._writing.save import save_checkpoint as save_checkpoint
 
 if TYPE_CHECKING:
-    from ._init import init_from_checkpoint as init_from_checkpoint
-    from ._init import warm_start as warm_start
-    from ._restore import Plan as Plan
-    from ._restore import plan as plan
-    from ._sharding import from_partitions as from_partitions
-    from ._sharding import partition_rules as partition_rules
+    from ._jax.init import init_from_checkpoint as init_from_checkpoint
+    from ._jax.init import warm_start as warm_start
+    from ._jax.plan_cost import PlanCost as PlanCost
+    from ._jax.restore import Plan as Plan
+    from ._jax.restore import plan as plan
+    from ._jax.shardings import from_partitions as from_partitions
+    from ._jax.shardings import partition_rules as partition_rules
 
 __version__: Final = "0.1.0"
 
 # Public names that need JAX -> the module that has them.
 _LAZY: Final = {
-    "Plan": "_restore",
-    "from_partitions": "_sharding",
-    "partition_rules": "_sharding",
-    "init_from_checkpoint": "_init",
-    "plan": "_restore",
-    "warm_start": "_init",
+    "Plan": "_jax.restore",
+    "PlanCost": "_jax.plan_cost",
+    "from_partitions": "_jax.shardings",
+    "partition_rules": "_jax.shardings",
+    "init_from_checkpoint": "_jax.init",
+    "plan": "_jax.restore",
+    "warm_start": "_jax.init",
 }
 
 

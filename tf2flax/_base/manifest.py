@@ -7,8 +7,10 @@ entries may be decoded only when they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+import abc
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .specs import ByteRange, TensorSlice, TensorSpec
 
@@ -217,27 +219,26 @@ def have_equal_checksums(first: Entry, second: Entry) -> bool | None:
     return is_equal
 
 
-@runtime_checkable
-class Manifest(Protocol):
+class Manifest(abc.ABC):
     """Names and entries of one checkpoint; immutable and picklable.
 
-    What inherits from it has `spec` and `specs` by way of `entry`.
+    Formats and views inherit from it; `spec` and `specs` go by way of `entry`.
     """
 
     @property
+    @abc.abstractmethod
     def prefix(self) -> str:
         """Absolute path or URL of the checkpoint, without suffix."""
-        ...
 
     @property
+    @abc.abstractmethod
     def index_path(self) -> str:
         """The file that lists the tensors, for messages."""
-        ...
 
     @property
+    @abc.abstractmethod
     def names(self) -> tuple[str, ...]:
         """All names that a tensor answers to by itself, sorted."""
-        ...
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -247,29 +248,29 @@ class Manifest(Protocol):
         """
         return ()
 
+    @abc.abstractmethod
     def __contains__(self, name: object, /) -> bool:
         """Whether a tensor has this name, or several; decodes no entry."""
-        ...
 
     def is_shared(self, name: str) -> bool:
         """Whether several tensors have this name, so that `entry` refuses it."""
         return False
 
+    @abc.abstractmethod
     def hint(self, name: str) -> str:
         """What to do about a missing name, or a scope that ends in `/`.
 
         Returns:
             A sentence; "" where near names are all that can be said.
         """
-        ...
 
+    @abc.abstractmethod
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Reads and checks every block of the index, and the sizes of whole files.
 
         Returns:
             For each that is damaged, its file and the message.
         """
-        ...
 
     def spec(self, name: str) -> TensorSpec:
         """Decodes and checks shape and dtype of one tensor; no more work than `entry`.
@@ -288,6 +289,7 @@ class Manifest(Protocol):
         """
         return ((name, self.spec(name)) for name in self.names)
 
+    @abc.abstractmethod
     def entry(self, name: str) -> Entry:
         """Decodes and checks the entry of one tensor.
 
@@ -296,4 +298,38 @@ class Manifest(Protocol):
                 several have it.
             DamagedError: Its entry is malformed or impossible.
         """
-        ...
+
+    @property
+    def has_object_graph(self) -> bool:
+        """True if an object graph names its tensors, and nothing else may."""
+        return False
+
+    def stored(self) -> StoredNames:
+        """The checkpoint below all views, for what is written in its place.
+
+        Raises:
+            AssignmentError: It is no single checkpoint.
+        """
+        return StoredNames(self, lambda name: (name,), is_view=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredNames:
+    """A checkpoint under stored names, and the way there from those of a view.
+
+    A view is read under its names and written under the stored ones, so that whatever
+    read the checkpoint reads what is written in its place: TensorFlow finds the
+    variables of an object-based checkpoint by the object graph, which knows only
+    stored names.
+
+    Attributes:
+        manifest: The tensors as they are stored; the view hides some of them.
+        places: Name in the view -> all stored names of that variable, one at least.
+            Several where an export of Keras 3 holds it twice. `SharedNameError` and
+            `TensorNotFoundError` as `Manifest.entry`.
+        is_view: Whether names may differ.
+    """
+
+    manifest: Manifest
+    places: Callable[[str], tuple[str, ...]]
+    is_view: bool = True

@@ -51,6 +51,11 @@ class ObjectBasedManifest(Manifest):
         """All names as they are stored, sorted."""
         return self._base.names
 
+    @property
+    def has_object_graph(self) -> bool:
+        """True: the graph names its tensors, and nothing else may."""
+        return True
+
     def __contains__(self, name: object) -> bool:
         """Whether a tensor is stored under this name."""
         return name in self._base

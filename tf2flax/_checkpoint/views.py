@@ -5,10 +5,10 @@ A view answers names with entries of the manifests below it; tensors are read as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tf2flax._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
-from tf2flax._base.manifest import Entry, Manifest
+from tf2flax._base.manifest import Entry, Manifest, StoredNames
 from tf2flax._base.names import listed
 from tf2flax._base.text import show_value
 from tf2flax._formats.object_graph import Names
@@ -172,6 +172,16 @@ class RenamedManifest(Manifest):
             return (self._twins.get(keys[0], keys),)
         return tuple(dict.fromkeys(self._twins.get(key, (key,)) for key in keys))
 
+    def stored(self) -> StoredNames:
+        """As `Manifest.stored`: the names of the view lead to those below it."""
+        below = self._base.stored()
+
+        def places(name: str) -> tuple[str, ...]:
+            keys = self.places(name)
+            return tuple(place for key in keys for place in below.places(key))
+
+        return StoredNames(below.manifest, places)
+
 
 class MergedManifest(Manifest):
     """The tensors of several checkpoints, each under a prefix of its own."""
@@ -316,3 +326,44 @@ class MergedManifest(Manifest):
             for number, (added, part) in enumerate(self._parts)
             if name.startswith(added) and name.removeprefix(added) in part
         ]
+
+    def stored(self) -> StoredNames:
+        """As `Manifest.stored`, with the prefixes, as no file holds all of the parts.
+
+        Raises:
+            AssignmentError: A part has an object graph, and the parts are no single
+                checkpoint.
+        """
+        prefixes = [prefix for prefix, _ in self.parts]
+        parts = [part.stored() for _, part in self.parts]
+        graphs = [part.manifest for part in parts if part.manifest.has_object_graph]
+        if graphs:
+            _check_one_file(parts, graphs[0])
+
+        def places(name: str) -> tuple[str, ...]:
+            number, name_in_part = self.origin(name)
+            stored_names = parts[number].places(name_in_part)
+            if graphs:
+                return stored_names
+            return tuple(prefixes[number] + place for place in stored_names)
+
+        if graphs:
+            return StoredNames(graphs[0], places)
+        stored_parts = (part.manifest for part in parts)
+        return StoredNames(
+            MergedManifest(zip(prefixes, stored_parts, strict=True)), places
+        )
+
+
+def _check_one_file(parts: Sequence[StoredNames], graph: Manifest) -> None:
+    """Refuses parts of several files, where the graph of one would have to name all."""
+    paths = list(dict.fromkeys(part.manifest.prefix for part in parts))
+    if len(paths) > 1:
+        names = ", ".join(f"`{path}`" for path in paths[:5])
+        raise AssignmentError(
+            f"The plan was made for {len(paths)} merged checkpoints, of which "
+            f"`{graph.prefix}` has an object graph, and the graph of one file "
+            f"cannot name the tensors of several: {names}. "
+            "Make a plan for each checkpoint and save it with that, or save the tree "
+            "without a plan."
+        )

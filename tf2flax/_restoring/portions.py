@@ -50,7 +50,7 @@ def cut_in_portions(
 
     Examples:
         >>> from tf2flax._assignment.layouts.nodes import whole_view
-        >>> from tf2flax._specs import STORED_DTYPES, TensorSpec
+        >>> from tf2flax._base.specs import STORED_DTYPES, TensorSpec
         >>> view = whole_view("t", TensorSpec((8, 2), STORED_DTYPES[1]))
         >>> halves = [TensorSlice((0, 0), (4, 2)), TensorSlice((4, 0), (8, 2))]
         >>> cut_in_portions(view, halves, itemsize=4, max_in_flight_bytes=63).cuts

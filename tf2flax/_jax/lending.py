@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ._variables import is_reference, to_the_end
+from .variables import is_reference, to_the_end
 
 # How many objects are looked at to find the `nnx.Rngs` that a function closes over.
 _MAX_VISITED: Final = 10_000

@@ -28,21 +28,22 @@ from jax.sharding import (
     Sharding,
 )
 
-from ._assignment.layouts.nodes import Layout, Tiles, View
-from ._assignment.plans.plan import PlacementReport, Replicated
-from ._assignment.resolution.values import Assignment
-from ._base.collapsing import screenful
-from ._base.errors import AssignmentError
-from ._base.manifest import Manifest
-from ._base.progress import takes
-from ._base.text import is_one_of, members, show_value
-from ._checkpoint.stored_tensor import StoredTensor
-from ._isolation import ambient_mesh
-from ._meshes import is_abstract, names_of, show_spec
-from ._reading.runs import along_axes
-from ._slots import Partitioning, Slot
-from ._targets import named_leaves
-from ._uneven import ShardedDimension, describe_way_out
+from tf2flax._assignment.layouts.nodes import Layout, Tiles, View
+from tf2flax._assignment.plans.plan import PlacementReport, Replicated
+from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._base.collapsing import screenful
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.progress import takes
+from tf2flax._base.text import is_one_of, members, show_value
+from tf2flax._checkpoint.stored_tensor import StoredTensor
+from tf2flax._reading.runs import along_axes
+
+from .isolation import ambient_mesh
+from .meshes import is_abstract, names_of, show_spec
+from .target_leaf import Partitioning, Slot
+from .targets import named_leaves
+from .uneven import ShardedDimension, describe_way_out
 
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
 AxisNames = str | tuple[str, ...] | None

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from ._assignment.plans.plan import is_slot, is_step, variable_of
-from ._base.collapsing import collapse
-from ._base.manifest import Entry, Manifest, Piece
-from ._base.memory import bytes_of, view_at
-from ._base.specs import TensorSlice
-from ._formats.wire.crc32c import crc32c, mask
-from ._reading.whole import read_entry
+from tf2flax._assignment.plans.plan import is_slot, is_step, variable_of
+from tf2flax._base.collapsing import collapse
+from tf2flax._base.manifest import Entry, Manifest, Piece
+from tf2flax._base.memory import bytes_of, view_at
+from tf2flax._base.specs import TensorSlice
+from tf2flax._formats.wire.crc32c import crc32c, mask
+from tf2flax._reading.whole import read_entry
 
 # Names that a warning shows, each perhaps of several numbers.
 _MAX_SHOWN: Final = 10

@@ -19,50 +19,40 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh
 
-from ._agreeing import agreement
-from ._assignment.language.aliases import FLAX_ALIASES
-from ._assignment.language.expressions import Expression
-from ._assignment.language.grammar import FrozenMap, parse_map
-from ._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
-from ._assignment.plans.report import Reads, is_terminal, render, render_html
-from ._assignment.resolution.half_norms import describe_half_norms
-from ._assignment.resolution.matching import Options, resolve
-from ._assignment.resolution.policies import parse_dtype_choice, parse_policy
-from ._assignment.resolution.ties import find_ties
-from ._assignment.resolution.unfilled import describe_unfilled, describe_unused
-from ._assignment.resolution.values import Assignment, Gap
-from ._base.caller import warn_caller
-from ._base.dtypes import WIDE_DTYPES
-from ._base.errors import AssignmentError, UnsupportedError
-from ._base.manifest import Manifest
-from ._base.names import listed
-from ._base.progress import ProgressFunction, check_progress, reporting
-from ._base.text import check_switch, is_one_of, show_value
-from ._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from ._costs import (
-    STRATEGIES,
-    Strategy,
-    choose_spreads,
-    count_costs,
-    large_leaves,
-)
-from ._depth import check_depth
-from ._empty_targets import take_target
-from ._half_loaded import without_statistics
-from ._inverse import InversePlan
-from ._meshes import is_abstract, participants
-from ._placing import Landing, Placer, plan_landing
-from ._plan_cost import PlanCost
-from ._restoring.plan_reads import Reading, plan_reading
-from ._restoring.scheduling import assemble
-from ._restoring.tied import describe_ties, warn_of_ties
-from ._sharding import (
-    LogicalRules,
-    PlacementOptions,
-    ShardingOption,
-    choose_placement,
-)
-from ._targets import Target
+from tf2flax._assignment.language.aliases import FLAX_ALIASES
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.grammar import FrozenMap, parse_map
+from tf2flax._assignment.plans.inverse import InversePlan
+from tf2flax._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
+from tf2flax._assignment.plans.report import Reads, is_terminal, render, render_html
+from tf2flax._assignment.resolution.half_norms import describe_half_norms
+from tf2flax._assignment.resolution.matching import Options, resolve
+from tf2flax._assignment.resolution.policies import parse_dtype_choice, parse_policy
+from tf2flax._assignment.resolution.ties import find_ties
+from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
+from tf2flax._assignment.resolution.values import Assignment, Gap
+from tf2flax._base.caller import warn_caller
+from tf2flax._base.dtypes import WIDE_DTYPES
+from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import listed
+from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.text import check_switch, is_one_of, show_value
+from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
+from tf2flax._restoring.plan_reads import Reading, plan_reading
+from tf2flax._restoring.scheduling import assemble
+from tf2flax._restoring.tied import describe_ties, warn_of_ties
+
+from .agreement import agreement
+from .costs import STRATEGIES, Strategy, choose_spreads, count_costs, large_leaves
+from .depth import check_depth
+from .empty_targets import take_target
+from .half_loaded import without_statistics
+from .meshes import is_abstract, participants
+from .plan_cost import PlanCost
+from .shardings import LogicalRules, PlacementOptions, ShardingOption, choose_placement
+from .targets import Target
+from .transfer import Landing, Placer, plan_landing
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
 AssignmentMap = (

@@ -17,8 +17,9 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from ._base.errors import AssignmentError
-from ._modules import Path, join_path, one_level
+from tf2flax._base.errors import AssignmentError
+
+from .modules import Path, join_path, one_level
 
 # Calls that are left over for JAX, Flax and this package, once the tree is entered.
 _MARGIN: Final = 100

@@ -13,17 +13,18 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from ._assignment.language.arguments import quoted
-from ._assignment.language.expressions import Expression
-from ._assignment.language.grammar import Placed, check_entry
-from ._assignment.language.syntax import is_expression, parse_key
-from ._base.collapsing import MAX_LINES, screenful
-from ._base.errors import AssignmentError, ExistsError, ReadError
-from ._base.text import show_value
-from ._checkpoint.locate import PathLike
-from ._storage.local import LOCAL
-from ._storage.stores import storage_of
-from ._writing.bundle import write_state
+from tf2flax._assignment.language.arguments import quoted
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.grammar import Placed, check_entry
+from tf2flax._assignment.language.syntax import is_expression, parse_key
+from tf2flax._base.collapsing import MAX_LINES, screenful
+from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
+from tf2flax._base.text import show_value
+from tf2flax._checkpoint.locate import PathLike
+from tf2flax._storage.local import LOCAL
+from tf2flax._storage.stores import storage_of
+
+from .bundle import write_state
 
 # A map of a million entries is some 100 MB; no map is (bytes).
 _MAX_NBYTES: Final = 64 << 20

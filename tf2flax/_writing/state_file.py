@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from ._checkpoint.locate import STATE_FILE
-from ._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
-from ._storage.local import LOCAL
-from ._writing.bundle import write_state
+from tf2flax._checkpoint.locate import STATE_FILE
+from tf2flax._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
+from tf2flax._storage.local import LOCAL
+
+from .bundle import write_state
 
 # What makes a directory a SavedModel, and the folders in it.
 # Source: tensorflow/cc/saved_model/constants.h.

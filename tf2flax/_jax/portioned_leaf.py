@@ -16,10 +16,11 @@ import jax
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from ._base.memory import view_at
-from ._base.specs import TensorSlice
-from ._isolation import isolated
-from ._meshes import box_of
+from tf2flax._base.memory import view_at
+from tf2flax._base.specs import TensorSlice
+
+from .isolation import isolated
+from .meshes import box_of
 
 
 class PortionedLeaf:

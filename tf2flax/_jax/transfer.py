@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
-from ._assignment.resolution.values import Assignment
-from ._base.memory import ALIGNMENT, view_at
-from ._base.specs import TensorSlice
-from ._isolation import isolated, put_shards
-from ._meshes import Device, Spread, box_of, clipped, devices_of, with_auto_axes
-from ._portioned_leaf import PortionedLeaf
+from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._base.memory import ALIGNMENT, view_at
+from tf2flax._base.specs import TensorSlice
+
+from .isolation import isolated, put_shards
+from .meshes import Device, Spread, box_of, clipped, devices_of, with_auto_axes
+from .portioned_leaf import PortionedLeaf
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
 WHOLE_NBYTES: Final = 1 << 20

@@ -15,10 +15,13 @@ from typing import Any, Final, Literal
 import jax
 from jax.sharding import Sharding
 
-from ._assignment.resolution.values import Assignment
-from ._base.manifest import Manifest
-from ._base.specs import TensorSlice
-from ._meshes import (
+from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.specs import TensorSlice
+from tf2flax._restoring.plan_reads import Reading, plan_reading
+from tf2flax._restoring.scheduling import STAGING_NBYTES
+
+from .meshes import (
     Split,
     Spread,
     boxes_by_process,
@@ -28,9 +31,7 @@ from ._meshes import (
     split_devices,
     spreads,
 )
-from ._plan_cost import PlanCost, ProcessCost
-from ._restoring.plan_reads import Reading, plan_reading
-from ._restoring.scheduling import STAGING_NBYTES
+from .plan_cost import PlanCost, ProcessCost
 
 Strategy = Literal["auto", "local", "read-once"]
 STRATEGIES: Final = ("auto", "local", "read-once")

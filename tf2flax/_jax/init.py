@@ -16,15 +16,17 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import jax
 from jax.sharding import AbstractMesh, Mesh, Sharding
 
-from ._agreeing import agreement
-from ._assignment.language.aliases import FLAX_ALIASES
-from ._assignment.language.grammar import FrozenMap, check_map, freeze_map
-from ._base.progress import ProgressFunction
-from ._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from ._empty_targets import check_init_function, take_target
-from ._lending import held
-from ._meshes import Device, devices_of, participants
-from ._restore import (
+from tf2flax._assignment.language.aliases import FLAX_ALIASES
+from tf2flax._assignment.language.grammar import FrozenMap, check_map, freeze_map
+from tf2flax._base.progress import ProgressFunction
+from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
+from tf2flax._restoring.tied import describe_ties, warn_of_ties
+
+from .agreement import agreement
+from .empty_targets import check_init_function, take_target
+from .lending import held
+from .meshes import Device, devices_of, participants
+from .restore import (
     MAX_IN_FLIGHT_BYTES,
     AssignmentMap,
     JobOptions,
@@ -37,10 +39,9 @@ from ._restore import (
     refuse_tracing,
     warn_of_leftovers,
 )
-from ._restoring.tied import describe_ties, warn_of_ties
-from ._sharding import LogicalRules, ShardingOption, expected_shardings
-from ._targets import take_apart
-from ._traced_init import TracedInit, reachable_rngs
+from .shardings import LogicalRules, ShardingOption, expected_shardings
+from .targets import take_apart
+from .traced_init import TracedInit, reachable_rngs
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,11 +1,10 @@
 """The way back: a plan -> what each tensor of the checkpoint is, in terms of leaves.
 
-Reads no leaf and writes no file: `_saving` does.
+Reads no leaf and writes no file: `_writing.save` does.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,28 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from ._assignment.language.captures import literal_pattern
-from ._assignment.language.expressions import Expression, Source
-from ._assignment.layouts.lowering import lower
-from ._assignment.layouts.scattering import Share, inverse_of, same_bits, scatter
-from ._assignment.layouts.uncasting import (
-    Conflict,
-    LeafValue,
-    is_one_to_one,
-    settle,
-    undone,
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.scattering import inverse_of, scatter
+from tf2flax._assignment.resolution.values import (
+    Assignment,
+    Gap,
+    Resolution,
 )
-from ._assignment.plans.plan import RestorePlan
-from ._assignment.plans.renewing import Renewal, find_renewals, way_out
-from ._assignment.resolution.values import Assignment, Gap, Resolution, without_repeats
-from ._base.collapsing import screenful
-from ._base.dtypes import forced_cast, kind_of
-from ._base.errors import AssignmentError
-from ._base.manifest import Entry, Manifest
-from ._base.memory import empty
-from ._base.specs import TensorSpec
-from ._checkpoint.stored_names import StoredNames, stored_names
-from ._reading.whole import read_entry
+from tf2flax._base.collapsing import screenful
+from tf2flax._base.dtypes import kind_of
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import Manifest, StoredNames
+from tf2flax._base.memory import empty
+from tf2flax._base.specs import TensorSpec
+
+from .plan import RestorePlan
+from .renewing import Renewal, find_renewals, way_out
 
 # Gives the array of a leaf, by name, on the host.
 FetchLeaf = Callable[[str], np.ndarray]
@@ -111,13 +106,13 @@ class InversePlan:
             DamagedError: The entry of a tensor is malformed.
         """
         self._manifest = manifest
-        self._stored = stored_names(manifest)
+        self._stored = manifest.stored()
         resolution = plan.resolution
         # A tied leaf is written to all tensors that its names have.
         twins = [twin for tie in resolution.ties for twin in tie.twins]
         self._groups = _families([*plan.assignments, *twins])
         inverted = self._inverted()
-        spec_of = _specs_of(manifest)
+        spec_of = specs_of(manifest)
         self.renewals, self._problems = find_renewals(
             _kept_gaps(resolution),
             {one.name for one in inverted},
@@ -151,6 +146,21 @@ class InversePlan:
     def manifest(self) -> Manifest:
         """The checkpoint under stored names, for the layers above."""
         return self._stored.manifest
+
+    @property
+    def view(self) -> Manifest:
+        """The checkpoint under the names that the plan was made for."""
+        return self._manifest
+
+    @property
+    def stored(self) -> StoredNames:
+        """The way from the names of the plan to the stored ones."""
+        return self._stored
+
+    @property
+    def groups(self) -> Sequence[Sequence[Assignment]]:
+        """Assignments, those of the parts of one family together."""
+        return self._groups
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse as plain values, ready for `json.dumps`."""
@@ -275,29 +285,17 @@ class InversePlan:
             AssignmentError: The shape of a tensor does not follow from that of the
                 leaf.
         """
-        return renewal.tensors(shape, _specs_of(self._manifest))
-
-    def begin(self, fetch: FetchLeaf) -> Backwards:
-        """Begins to put tensors together.
-
-        Args:
-            fetch: Gives the array of a leaf, on the host; called once for each, and
-                for a tied leaf once for each of its tensors.
-
-        Returns:
-            What gives the tensors.
-        """
-        return Backwards(self._groups, self._manifest, self._stored, fetch)
+        return renewal.tensors(shape, specs_of(self._manifest))
 
     def _inverted(self) -> tuple[InverseAssignment, ...]:
-        spec_of = _specs_of(self._manifest)
+        spec_of = specs_of(self._manifest)
         places = self._stored.places
         masks: dict[tuple[str, ...], list[np.ndarray | None]] = {}
         # Of each variable: the names by which it was loaded, views may have several,
         # and the leaves that it was loaded into.
         loaded: dict[tuple[str, ...], list[tuple[str, Sequence[Assignment]]]] = {}
         for group in self._groups:
-            _, mask = _joined(group, None, spec_of)
+            _, mask = join_group(group, None, spec_of)
             for share in scatter(group[0].expression, None, mask, spec_of):
                 masks.setdefault(places(share.name), []).append(share.mask)
             for name in group[0].sources:
@@ -325,137 +323,16 @@ class InversePlan:
         return tuple(sorted(result, key=lambda one: one.name))
 
 
-class Backwards:
-    """Tensors put together from leaves, of which each is fetched once and then dropped.
+def specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
+    """Shape and dtype of each tensor by name, each decoded once.
 
-    What a leaf says is kept until the last of its tensors has been asked for. Where
-    variables are stored in two places, the second ones are other tensors: their leaves
-    are fetched again, since places of one variable may be far apart.
+    Args:
+        manifest: The checkpoint, or a view of it.
 
-    A tied leaf counts as one for each of its tensors.
+    Returns:
+        What gives the spec of a name.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[Sequence[Assignment]],
-        manifest: Manifest,
-        stored: StoredNames,
-        fetch: FetchLeaf,
-    ) -> None:
-        """Made by `InversePlan.begin`."""
-        self._stored = stored
-        self._fetch = fetch
-        self._spec_of = _specs_of(manifest)
-        self._groups_of: dict[str, list[int]] = {}
-        # Which of the places of its variable a stored tensor is.
-        self._turn_of: dict[str, int] = {}
-        self._groups = groups
-        # Both by the number of the group and the turn.
-        self._left: collections.Counter[tuple[int, int]] = collections.Counter()
-        self._shares: dict[tuple[int, int], dict[str, list[Share]]] = {}
-        for number, group in enumerate(groups):
-            variables = dict.fromkeys(map(stored.places, group[0].sources))
-            for places in variables:
-                for turn, place in enumerate(places):
-                    self._left[number, turn] += 1
-                    self._turn_of[place] = turn
-                    self._groups_of.setdefault(place, []).append(number)
-
-    def tensor(self, name: str) -> np.ndarray:
-        """Puts one tensor together; each may be asked for once.
-
-        The checkpoint is read again only where casts may have lost something, and for
-        elements that no leaf tells.
-
-        Args:
-            name: Its stored name.
-
-        Returns:
-            Array of the tensor's shape and dtype.
-
-        Raises:
-            AssignmentError: Values do not fit the tensor's dtype, or leaves disagree.
-            DamagedError: What is to be copied is damaged.
-            ReadError: The operating system refuses.
-        """
-        entry = self._stored.manifest.entry(name)
-        leaf_values = self._leaf_values(name, entry)
-        if not all(leaf_value.is_reversible for leaf_value in leaf_values):
-            return self._settled(entry, leaf_values)
-        out: np.ndarray | None = None
-        known: np.ndarray | None = None
-        leaves: list[str] = []
-        for leaf_value in leaf_values:
-            leaves.append(leaf_value.leaf)
-            value = undone(leaf_value)
-            if value is None:  # tells which element it is
-                return self._settled(entry, leaf_values)
-            out, known = _merged(out, known, value, leaf_value.mask, name, leaves)
-        assert out is not None
-        if known is None or known.all():
-            return np.ascontiguousarray(out)
-        return np.where(known, out, read_entry(entry))
-
-    def _leaf_values(self, name: str, entry: Entry) -> list[LeafValue]:
-        """What leaves say about one tensor, each with the casts of loading it."""
-        leaf_values: list[LeafValue] = []
-        for number in self._groups_of[name]:
-            assignment = self._groups[number][0]
-            try:
-                shares = self._shares_of(number, name)
-            except _CannotWriteError as error:
-                raise AssignmentError(
-                    f"Leaf `{assignment.leaf}` cannot be written as `{name}`: {error}"
-                ) from error
-            stored = entry.spec.dtype.numpy
-            leaf_values += [_leaf_value(assignment, stored, share) for share in shares]
-        return leaf_values
-
-    def _settled(self, entry: Entry, leaf_values: Sequence[LeafValue]) -> np.ndarray:
-        """The tensor as the checkpoint has it, but for what leaves have changed."""
-        stored = np.require(read_entry(entry), requirements=["C", "W"])
-        conflict = settle(stored, leaf_values)
-        if conflict is None:
-            return stored
-        if conflict.leaf is None:
-            raise _disagreement(
-                entry.name, [leaf_value.leaf for leaf_value in leaf_values]
-            )
-        culprit = next(
-            leaf_value for leaf_value in leaf_values if leaf_value.leaf == conflict.leaf
-        )
-        raise AssignmentError(
-            f"Leaf `{conflict.leaf}` cannot be written as `{entry.name}`: "
-            f"{_misfit(conflict, culprit, entry.spec)}"
-        )
-
-    def _shares_of(self, number: int, name: str) -> list[Share]:
-        group = self._groups[number]
-        turn = self._turn_of[name]
-        key = number, turn
-        if key not in self._shares:
-            value, mask = _joined(group, self._fetch, self._spec_of)
-            found: dict[str, list[Share]] = {}
-            try:
-                shares = scatter(group[0].expression, value, mask, self._spec_of)
-            except AssignmentError as error:
-                raise _CannotWriteError(str(error)) from error
-            for share in shares:
-                if place := self._stored.places(share.name)[turn : turn + 1]:
-                    found.setdefault(place[0], []).append(share)
-            self._shares[key] = found
-        shares = self._shares[key].pop(name)
-        self._left[key] -= 1
-        if not self._left[key]:
-            del self._shares[key]
-        return shares
-
-
-class _CannotWriteError(Exception):
-    """Why the value of a leaf cannot be written."""
-
-
-def _specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
     @functools.cache
     def spec_of(name: str) -> TensorSpec:
         return manifest.entry(name).spec
@@ -497,12 +374,22 @@ def _family_name(group: Sequence[Assignment]) -> str:
     return leaf if group[0].box is None else leaf.rpartition("/part_")[0]
 
 
-def _joined(
+def join_group(
     group: Sequence[Assignment],
     fetch: FetchLeaf | None,
     spec_of: Callable[[str], TensorSpec],
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The value of an expression, of the parts of a family or of one leaf."""
+    """Joins the parts of a family, or takes the one leaf.
+
+    Args:
+        group: Assignments of one leaf, or of the parts of one family.
+        fetch: Gives the array of a leaf; None where only the mask is of interest.
+        spec_of: Shape and dtype of each tensor.
+
+    Returns:
+        The value of the group's expression (None without `fetch`), and which of its
+        elements the parts have; None for all of them.
+    """
     if group[0].box is None:
         return (None if fetch is None else fetch(group[0].leaf)), None
     shape = lower(group[0].expression, spec_of).shape
@@ -517,70 +404,3 @@ def _joined(
             value = empty(shape, part.dtype) if value is None else value
             value[index] = part
     return value, None if mask.all() else mask
-
-
-def _leaf_value(assignment: Assignment, stored: np.dtype, share: Share) -> LeafValue:
-    """What a share says, and the casts that led to it."""
-    value = share.value
-    assert value is not None
-    casts = [stored, *share.casts, assignment.dtype]
-    is_widened = False
-    if value.dtype != assignment.dtype:  # it was cast after it had been loaded
-        if is_one_to_one(value.dtype, assignment.dtype):
-            value = forced_cast(value, assignment.dtype)
-        elif is_one_to_one(assignment.dtype, value.dtype):
-            casts.append(value.dtype)
-            is_widened = True
-        else:
-            casts = [stored, value.dtype]
-    chain = without_repeats(casts)
-    return LeafValue(assignment.leaf, value, share.mask, chain, is_widened)
-
-
-def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
-    """Why a leaf cannot be written, and what to do."""
-    place = [int(i) for i in np.unravel_index(conflict.place, spec.shape)]
-    where = (
-        f"{conflict.count} of {spec.size}, the first is {conflict.value} at {place} of "
-        "the tensor"
-    )
-    stored, leaf = leaf_value.casts[0], leaf_value.casts[-1]
-    if len(leaf_value.casts) > 2 and not leaf_value.is_widened:
-        chain = " -> ".join(map(str, leaf_value.casts))
-        return (
-            f"loading it, by {chain}, gives no such values: {where}. Give it values "
-            "that loading can give, or save it without the plan."
-        )
-    way_out = f"Cast the leaf to {stored} first, to round it."
-    if kind_of(stored) != kind_of(leaf):
-        way_out = f"Give it values that {stored} holds, or save it without the plan."
-    return f"its values do not fit {stored} without rounding: {where}. {way_out}"
-
-
-def _disagreement(name: str, leaves: Sequence[str]) -> AssignmentError:
-    names = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
-    return AssignmentError(
-        f"Tensor `{name}` is told by {names}, which differ where they should be one. "
-        "Make them equal, or save one of them under another name."
-    )
-
-
-def _merged(
-    out: np.ndarray | None,
-    known: np.ndarray | None,
-    value: np.ndarray,
-    mask: np.ndarray | None,
-    name: str,
-    leaves: Sequence[str],
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Adds what one more share tells; what is told twice must agree, bit for bit."""
-    if out is None:
-        return value, mask
-    both = mask if known is None else known
-    if mask is not None and known is not None:
-        both = known & mask
-    if not same_bits(out, value, both):
-        raise _disagreement(name, leaves)
-    if known is None or mask is None:
-        return (out, None) if known is None else (value, None)
-    return np.where(mask, value, out), known | mask

@@ -19,9 +19,10 @@ from flax import nnx
 from flax.core import meta
 from jax.core import Tracer
 
-from ._assignment.resolution.values import Leaf
-from ._base.dtypes import kind_of
-from ._variables import inner_value, is_reference
+from tf2flax._assignment.resolution.values import Leaf
+from tf2flax._base.dtypes import kind_of
+
+from .variables import inner_value, is_reference
 
 # Python scalars become what JAX makes of them.
 _SCALARS: Final = (bool, int, float, complex)

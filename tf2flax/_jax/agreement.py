@@ -18,9 +18,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ._base.errors import ReadError
-from ._isolation import isolated, put_shards
-from ._meshes import Device
+from tf2flax._base.errors import ReadError
+
+from .isolation import isolated, put_shards
+from .meshes import Device
 
 # What each process tells the others about its failure (bytes of UTF-8).
 _MESSAGE_NBYTES: Final = 2048

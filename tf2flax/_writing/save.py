@@ -1,7 +1,7 @@
 """`save_checkpoint`: a tree or a mapping -> a V2 checkpoint that TensorFlow restores.
 
 What is given is checked and named first; only then the first file is opened. Arrays
-are fetched one by one while they are written. Trees are taken apart by `_targets`,
+are fetched one by one while they are written. Trees are taken apart by `_jax.targets`,
 which alone needs JAX: a flat mapping of numpy arrays is saved without it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,35 +16,37 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 
-from ._assignment.language.expressions import Expression
-from ._assignment.layouts.resizing import evaluated
-from ._assignment.resolution.partitions import family_of
-from ._base.caller import warn_caller
-from ._base.errors import (
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.layouts.resizing import evaluated
+from tf2flax._assignment.plans.inverse import InversePlan
+from tf2flax._assignment.resolution.partitions import family_of
+from tf2flax._base.caller import warn_caller
+from tf2flax._base.errors import (
     AssignmentError,
     CheckpointError,
     ExistsError,
     ReadError,
     UnsupportedError,
 )
-from ._base.manifest import Entry
-from ._base.memory import empty, view_at
-from ._base.names import listed
-from ._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
-from ._base.text import attribute_of, check_switch, show_value
-from ._checkpoint.checkpoint import Checkpoint
-from ._checkpoint.locate import PathLike
-from ._checkpoint.object_based import ObjectBasedManifest
-from ._checkpoint.stored_tensor import StoredTensor
-from ._formats.object_graph import GRAPH_KEY
-from ._inverse import InversePlan
-from ._reading.whole import check_readable
-from ._stale import StaleCopies
-from ._state_file import update_state
-from ._storage.exchanging import existing_files
-from ._storage.local import LOCAL
-from ._storage.stores import storage_of
-from ._writing.bundle import MAX_DATA_FILES, Extents, NewPiece, NewTensor, write_bundle
+from tf2flax._base.manifest import Entry
+from tf2flax._base.memory import empty, view_at
+from tf2flax._base.names import listed
+from tf2flax._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
+from tf2flax._base.text import attribute_of, check_switch, show_value
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.locate import PathLike
+from tf2flax._checkpoint.object_based import ObjectBasedManifest
+from tf2flax._checkpoint.stored_tensor import StoredTensor
+from tf2flax._formats.object_graph import GRAPH_KEY
+from tf2flax._reading.whole import check_readable
+from tf2flax._storage.exchanging import existing_files
+from tf2flax._storage.local import LOCAL
+from tf2flax._storage.stores import storage_of
+
+from .backwards import TensorWriter
+from .bundle import MAX_DATA_FILES, Extents, NewPiece, NewTensor, write_bundle
+from .stale import StaleCopies
+from .state_file import update_state
 
 # Bytes that NumPy's own dtypes hold -> TensorFlow's number; quantised integers, which
 # are integers to NumPy, keep theirs only where they come from a checkpoint.
@@ -247,7 +248,8 @@ def _check_view(checkpoint: Checkpoint) -> None:
 def _leaves_of(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by name; Python scalars as the arrays that JAX makes."""
     # Here, and not above, since it imports JAX and Flax.
-    targets = importlib.import_module("._targets", __package__)
+    from tf2flax._jax import targets
+
     leaves: dict[str, Any] = {}
     for slot in targets.take_apart(tree).slots:
         value = slot.value
@@ -291,7 +293,7 @@ def _tensors_backwards(
             f"{len(left_out)} leaves that the plan did not load are not written: "
             f"{listed(left_out, 20)}. Save them in a checkpoint of their own."
         )
-    backwards = inverse.begin(lambda leaf: arrays[leaf].pieces[0].array())
+    backwards = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
     renewed = _renewed(inverse, arrays)
     kept = {place for one in inverse.renewals for place in one.places}
@@ -366,7 +368,7 @@ def _inverse_of(plan: Any) -> InversePlan:
     # Classes have the method too, and other libraries have one of that name.
     if not isinstance(plan, type) and callable(attribute_of(plan, "inverse")):
         module = type(plan).__module__.partition(".")[0]
-        inverse = plan.inverse() if module == __package__ else None
+        inverse = plan.inverse() if module == "tf2flax" else None
         if isinstance(inverse, InversePlan):
             return inverse
     kind = "the class " if isinstance(plan, type) else ""

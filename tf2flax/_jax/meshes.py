@@ -25,8 +25,8 @@ from jax.sharding import (
     Sharding,
 )
 
-from ._base.errors import AssignmentError
-from ._base.specs import TensorSlice
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.specs import TensorSlice
 
 # A device of JAX, whose own name for it is no type.
 Device = Any

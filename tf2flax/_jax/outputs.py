@@ -21,9 +21,9 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from ._depth import check_depth
-from ._modules import Path, join_path
-from ._variables import is_reference, new_reference
+from .depth import check_depth
+from .modules import Path, join_path
+from .variables import is_reference, new_reference
 
 # The attribute in which NNX notes which attributes of an object are data.
 _DATA_NOTE: Final = "_pytree__nodes"

@@ -21,20 +21,21 @@ from flax.errors import TraceContextError
 from jax.errors import UnexpectedTracerError
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ._base.errors import UnsupportedError
-from ._depth import check_depth
-from ._empty_targets import check_init_result
-from ._isolation import (
+from tf2flax._base.errors import UnsupportedError
+
+from .depth import check_depth
+from .empty_targets import check_init_result
+from .isolation import (
     ambient_mesh,
     explicit_transfers,
     isolated,
     put_shards,
     without_mesh,
 )
-from ._lending import find_rngs, lent_to_trace
-from ._meshes import devices_of
-from ._outputs import Structure, flatten_output, is_nnx, is_traceable, left_behind
-from ._variables import set_all
+from .lending import find_rngs, lent_to_trace
+from .meshes import devices_of
+from .outputs import Structure, flatten_output, is_nnx, is_traceable, left_behind
+from .variables import set_all
 
 
 class TracedInit:

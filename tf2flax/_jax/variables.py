@@ -18,7 +18,7 @@ import jax
 from flax import nnx
 from flax.core import meta
 
-from ._isolation import isolated
+from .isolation import isolated
 
 T = TypeVar("T")
 # A Variable that is updated in place, and the array that it gets.

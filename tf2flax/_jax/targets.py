@@ -19,12 +19,13 @@ import jax
 from flax import linen, nnx
 from flax.core import meta
 
-from ._assignment.resolution.values import Leaf
-from ._base.errors import AssignmentError, CheckpointError
-from ._depth import check_depth
-from ._modules import Path, contents_of, join_path, key_of
-from ._slots import Slot, is_array, make_slot
-from ._variables import Change, inner_value, set_all, with_value
+from tf2flax._assignment.resolution.values import Leaf
+from tf2flax._base.errors import AssignmentError, CheckpointError
+
+from .depth import check_depth
+from .modules import Path, contents_of, join_path, key_of
+from .target_leaf import Slot, is_array, make_slot
+from .variables import Change, inner_value, set_all, with_value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from ._assignment.plans.report import GREEN, Section, format_nbytes, lines_of
+from tf2flax._assignment.plans.report import GREEN, Section, format_nbytes, lines_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from typing import Any, Final
 import jax
 from flax import linen, nnx
 
-from ._base.errors import AssignmentError
-from ._targets import Slot, Target, take_apart
+from tf2flax._base.errors import AssignmentError
+
+from .targets import Slot, Target, take_apart
 
 # Leaves without numbers that a message names.
 _MAX_NAMED: Final = 3

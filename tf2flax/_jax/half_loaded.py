@@ -13,13 +13,14 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from ._assignment.layouts.uncasting import equal_elements
-from ._assignment.resolution.half_norms import HalfNorm
-from ._base.dtypes import forced_cast
-from ._base.errors import CheckpointError
-from ._base.manifest import Manifest
-from ._reading.whole import read_entry
-from ._slots import Slot
+from tf2flax._assignment.layouts.uncasting import equal_elements
+from tf2flax._assignment.resolution.half_norms import HalfNorm
+from tf2flax._base.dtypes import forced_cast
+from tf2flax._base.errors import CheckpointError
+from tf2flax._base.manifest import Manifest
+from tf2flax._reading.whole import read_entry
+
+from .target_leaf import Slot
 
 
 def without_statistics(

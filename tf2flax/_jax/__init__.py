@@ -1,0 +1,1 @@
+"""The only JAX and Flax: targets, shardings, plans that run, whole jobs in one call."""
