@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 import tf2flax
 from tf2flax._assignment.plans.report import format_nbytes
 from tf2flax._base.manifest import Entry, Piece
-from tf2flax._base.specs import STORED_DTYPES, ByteRange, TensorSlice, TensorSpec
+from tf2flax._base.specs import STORED_DTYPES, Box, ByteRange, TensorSpec
 from tf2flax._storage.local import LocalFile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -50,10 +50,10 @@ class ImaginedManifest:
             for i in range(count):
                 # As TensorFlow's fixed_size_partitioner: the first ones have one more.
                 rows = shape[0] // count + (i < shape[0] % count) if shape else 1
-                region = TensorSlice((), ())
+                region = Box((), ())
                 if shape:
                     rest = shape[1:]
-                    region = TensorSlice((row, *(0 for _ in rest)), (row + rows, *rest))
+                    region = Box((row, *(0 for _ in rest)), (row + rows, *rest))
                 stop = start + math.prod(region.shape) * 4
                 pieces.append(Piece(region, data_file, ByteRange(start, stop), 0))
                 row, start = row + rows, stop

@@ -12,7 +12,7 @@ from bundle_writer import Tensor, rows_in, write_bundle
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._restoring.assembling import HostLeaves
 from tf2flax._restoring.plan_reads import plan_reading
 from tf2flax._restoring.scheduling import assemble
@@ -166,7 +166,7 @@ def test_a_shard_reads_its_own_bytes(
         "shards" if is_exact else "whole"
     )
     assert ("x *" in str(plan)) == (not is_exact)
-    box = TensorSlice(tuple(s.start for s in index), tuple(s.stop for s in index))
+    box = Box(tuple(s.start for s in index), tuple(s.stop for s in index))
     nbytes_read()
     reading = plan_reading([assignment], {"x": [box]}, checkpoint.manifest)
     found: list[np.ndarray] = []

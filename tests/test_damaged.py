@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._formats.checks import check_tiling
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)
@@ -278,10 +278,10 @@ boxes = st.lists(
 def test_tiling_agrees_with_comparing_all_pairs(
     drawn: list[tuple[tuple[int, int], tuple[int, int]]],
 ) -> None:
-    regions = [TensorSlice((a, c), (a + b, c + d)) for (a, b), (c, d) in drawn]
+    regions = [Box((a, c), (a + b, c + d)) for (a, b), (c, d) in drawn]
     pairs = itertools.combinations(regions, 2)
     overlap = any(a == b or a.intersection(b) for a, b in pairs)
-    whole = TensorSlice((0,), (sum(region.size for region in regions),))
+    whole = Box((0,), (sum(region.size for region in regions),))
     try:
         check_tiling(regions, whole)
     except MalformedError:

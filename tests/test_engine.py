@@ -17,7 +17,7 @@ import tf2flax
 from tf2flax._assignment.resolution.partitions import family_of, parts_of, tile
 from tf2flax._base.dtypes import cast, kind_of
 from tf2flax._base.names import nearest
-from tf2flax._base.specs import ByteRange, TensorSlice
+from tf2flax._base.specs import Box, ByteRange
 from tf2flax._reading import runs
 from tf2flax._storage.lazy import view_chunk_shape
 
@@ -25,22 +25,22 @@ shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
 
 
 @st.composite
-def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], TensorSlice]:
+def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], Box]:
     shape = draw(shapes)
     spans = [sorted(draw(st.tuples(*[st.integers(0, dim)] * 2))) for dim in shape]
     spans = [
         (a, b) if a < b else (0, dim) for (a, b), dim in zip(spans, shape, strict=True)
     ]
-    return shape, TensorSlice(tuple(a for a, _ in spans), tuple(b for _, b in spans))
+    return shape, Box(tuple(a for a, _ in spans), tuple(b for _, b in spans))
 
 
 @given(drawn=boxes(), itemsize=st.sampled_from([1, 4]), cost=st.integers(1, 200))
 def test_blocks_hold_the_elements_of_a_box(
-    drawn: tuple[tuple[int, ...], TensorSlice], itemsize: int, cost: int
+    drawn: tuple[tuple[int, ...], Box], itemsize: int, cost: int
 ) -> None:
     shape, box = drawn
     array = np.arange(math.prod(shape), dtype=f"u{itemsize}").reshape(shape)
-    wanted = array[box.within(TensorSlice.whole(shape))]
+    wanted = array[box.within(Box.whole(shape))]
     if not wanted.size:
         return
     strides = runs.strides_of(shape)
@@ -85,7 +85,7 @@ def test_blocks_hold_the_elements_of_any_view(
             assert block.size * 4 <= room or block.is_exact
     finally:
         runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
-    whole = TensorSlice.whole(array.shape)
+    whole = Box.whole(array.shape)
     found = runs.along_axes(array.shape, offset, view.shape, strides)
     if found is not None:
         held = np.ascontiguousarray(array[found.box.within(whole)])
@@ -154,7 +154,7 @@ def test_tiles_put_together_are_the_tensor(
     assert [box.shape for box in placed] == parts
     covered = np.zeros(shape, int)
     for box in placed:
-        covered[box.within(TensorSlice.whole(shape))] += 1
+        covered[box.within(Box.whole(shape))] += 1
     assert (covered == 1).all()
 
 
@@ -235,9 +235,9 @@ def test_byte_ranges_and_boxes_are_checked_when_made() -> None:
         with pytest.raises(ValueError, match="start <= stop"):
             ByteRange(start, stop)
         with pytest.raises(ValueError, match="start <= stop"):
-            TensorSlice((start,), (stop,))
+            Box((start,), (stop,))
     with pytest.raises(ValueError, match="as many"):
-        TensorSlice((0,), (1, 2))
+        Box((0,), (1, 2))
 
 
 @pytest.mark.parametrize(

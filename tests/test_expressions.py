@@ -20,7 +20,7 @@ from tf2flax._assignment.language.syntax import parse_expression
 from tf2flax._assignment.layouts.filling import fill, parts_within
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import View, is_exact, needed_elements
-from tf2flax._base.specs import STORED_DTYPES, TensorSlice, TensorSpec
+from tf2flax._base.specs import STORED_DTYPES, Box, TensorSpec
 from tf2flax._reading.runs import strided
 
 INT32, FLOAT32 = STORED_DTYPES[3], STORED_DTYPES[1]
@@ -233,7 +233,7 @@ def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
 
 
 def evaluate(
-    expression: Expression, arrays: dict[str, np.ndarray], box: TensorSlice
+    expression: Expression, arrays: dict[str, np.ndarray], box: Box
 ) -> np.ndarray:
     """Fills a box of an expression, from tensors in memory."""
     specs = {name: TensorSpec(a.shape, INT32) for name, a in arrays.items()}
@@ -258,7 +258,7 @@ def test_any_box_agrees_with_numpy(data: st.DataObject) -> None:
         sorted(data.draw(st.tuples(*[st.integers(0, dim)] * 2)))
         for dim in case.value.shape
     ]
-    box = TensorSlice(tuple(a for a, _ in spans), tuple(b for _, b in spans))
+    box = Box(tuple(a for a, _ in spans), tuple(b for _, b in spans))
     wanted = case.value[tuple(slice(*span) for span in spans)]
     got = evaluate(case.expression, arrays, box)
     assert got.dtype == wanted.dtype
@@ -277,7 +277,7 @@ def test_exact_parts_need_their_own_elements_alone(data: st.DataObject) -> None:
         sorted(data.draw(st.tuples(*[st.integers(0, dim)] * 2)))
         for dim in case.value.shape
     ]
-    box = TensorSlice(tuple(a for a, _ in spans), tuple(b for _, b in spans))
+    box = Box(tuple(a for a, _ in spans), tuple(b for _, b in spans))
     needed = sum(needed_elements(list(parts_within(layout, box))).values())
     assert needed >= box.size
     if is_exact(layout):

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.keras.file import Window
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
@@ -329,7 +329,7 @@ def test_what_no_array_can_hold_is_listed_and_refused() -> None:
         with pytest.raises(tf2flax.UnsupportedError):
             checkpoint[name].read()
         with pytest.raises(tf2flax.UnsupportedError):
-            checkpoint.manifest.entry(name).pieces[0].read(TensorSlice((), ()))  # type: ignore[union-attr]
+            checkpoint.manifest.entry(name).pieces[0].read(Box((), ()))  # type: ignore[union-attr]
     assert checkpoint["fine"].read() == 1.5
 
 
@@ -369,9 +369,7 @@ CUBES = opened(
 )
 def test_boxes_agree_with_numpy(name: str, bounds: tuple[tuple[int, int], ...]) -> None:
     index = tuple(slice(*sorted(pair)) for pair in bounds)
-    region = TensorSlice(
-        tuple(one.start for one in index), tuple(one.stop for one in index)
-    )
+    region = Box(tuple(one.start for one in index), tuple(one.stop for one in index))
     piece = CUBES.manifest.entry(name).pieces[0]
     array = piece.read(region)  # type: ignore[union-attr]
     assert same(array, CUBE[index].astype(np.int16))
@@ -882,7 +880,7 @@ def test_a_box_in_large_rows_reads_little(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(Window, "fill", counting)
     piece = checkpoint.manifest.entry("x").pieces[0]
-    piece.read(TensorSlice((0, 5), (3, 7)))  # type: ignore[union-attr]
+    piece.read(Box((0, 5), (3, 7)))  # type: ignore[union-attr]
     assert sum(sizes) == 3 * 2 * 4
 
 

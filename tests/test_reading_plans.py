@@ -24,7 +24,7 @@ from ml_dtypes import bfloat16
 
 import tf2flax
 from tf2flax._base.boxes import merged, restrict, tiles
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading import parts, runs, whole
 from tf2flax._restoring import assembling, plan_reads, scheduling
@@ -54,11 +54,9 @@ def target_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
 
-def read(
-    reading: Reading, *, limit: int = 1 << 30
-) -> dict[str, dict[TensorSlice, np.ndarray]]:
+def read(reading: Reading, *, limit: int = 1 << 30) -> dict[str, dict[Box, np.ndarray]]:
     """Runs a reading; what is handed on is copied, and then made unusable."""
-    found: dict[str, dict[TensorSlice, np.ndarray]] = {}
+    found: dict[str, dict[Box, np.ndarray]] = {}
     counted: list[int] = []
     lock = threading.Lock()
 
@@ -106,16 +104,14 @@ def slices_of(
 
 
 @st.composite
-def boxes_of(draw: st.DrawFn, shape: tuple[int, ...]) -> list[TensorSlice]:
+def boxes_of(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Box]:
     """Some boxes, or the shards of a mesh, or all of it."""
     if not all(shape) or draw(st.booleans()):
-        return [TensorSlice.whole(shape)]
-    boxes: list[TensorSlice] = []
+        return [Box.whole(shape)]
+    boxes: list[Box] = []
     for _ in range(draw(st.integers(1, 4))):
         bounds = [sorted(draw(st.tuples(*[st.integers(0, n)] * 2))) for n in shape]
-        boxes.append(
-            TensorSlice(tuple(a for a, _ in bounds), tuple(b for _, b in bounds))
-        )
+        boxes.append(Box(tuple(a for a, _ in bounds), tuple(b for _, b in bounds)))
     return boxes
 
 
@@ -158,7 +154,7 @@ def test_any_boxes_of_any_leaves(
     for leaf, case in leaves.items():
         assert set(found[leaf]) == set(boxes[leaf])
         for box, array in found[leaf].items():
-            wanted = case.value[box.within(TensorSlice.whole(case.value.shape))]
+            wanted = case.value[box.within(Box.whole(case.value.shape))]
             assert array.dtype == dtypes[leaf]
             assert np.array_equal(array, wanted), (leaf, box)
     assert reading.needed_nbytes <= sum(array.nbytes for array in arrays.values())
@@ -189,7 +185,7 @@ def test_any_boxes_in_portions(data: st.DataObject) -> None:
     assert ("x" in reading.portioned) == (2 * together > limit and value.size > 1)
     assert sum(box.size for box in found) == together
     for box, part in found.items():
-        whole = TensorSlice.whole(value.shape)
+        whole = Box.whole(value.shape)
         assert np.array_equal(part, value[box.within(whole)])
         assert any(box.intersection(own) == box for own in boxes)
     assert reading.needed_nbytes == 4 * together
@@ -198,17 +194,17 @@ def test_any_boxes_in_portions(data: st.DataObject) -> None:
         assert reading.unverified == ()
 
 
-def grid(data: st.DataObject, shape: tuple[int, ...]) -> list[TensorSlice]:
+def grid(data: st.DataObject, shape: tuple[int, ...]) -> list[Box]:
     """Some of the shards of an array, as a mesh cuts it."""
     counts = [
         data.draw(st.sampled_from([k for k in range(1, n + 1) if n % k == 0]))
         for n in shape
     ]
     extents = tuple(n // k for n, k in zip(shape, counts, strict=True))
-    shards: list[TensorSlice] = []
+    shards: list[Box] = []
     for place in itertools.product(*map(range, counts)):
         starts = tuple(i * n for i, n in zip(place, extents, strict=True))
-        shards.append(TensorSlice((0,) * len(shape), extents).moved(starts))
+        shards.append(Box((0,) * len(shape), extents).moved(starts))
     if data.draw(st.booleans()):
         return shards
     return data.draw(st.lists(st.sampled_from(shards), min_size=1, unique=True))
@@ -312,7 +308,7 @@ def test_restricted_views(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, base.size))
     stop = data.draw(st.integers(start, base.size))
     counts = np.zeros(view.shape, int)
-    whole = TensorSlice.whole(view.shape)
+    whole = Box.whole(view.shape)
     lows: list[int] = []
     for box in restrict(offset, view.shape, strides, start, stop):
         counts[box.within(whole)] += 1
@@ -374,7 +370,7 @@ def test_memory_in_flight_is_bounded(tmp_path: pathlib.Path) -> None:
     }
     plan = tf2flax.plan(tmp_path / "m", {"/": "/"}, target)
     manifest = tf2flax.open_checkpoint(tmp_path / "m").manifest
-    boxes = {name: [TensorSlice.whole(a.shape)] for name, a in arrays.items()}
+    boxes = {name: [Box.whole(a.shape)] for name, a in arrays.items()}
     reading = plan_reading(plan.assignments, boxes, manifest)
     for limit in (1, 1 << 20, 1 << 22):
         slow = _Slow()

@@ -26,7 +26,7 @@ from jax.sharding import (
 )
 
 import tf2flax
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._jax import meshes
 
 P = PartitionSpec
@@ -415,7 +415,7 @@ def test_boxes_of_devices_are_those_of_jax(spec: PartitionSpec, mesh: Mesh) -> N
     boxes = meshes.device_boxes(sharding, shape)
     indices = sharding.devices_indices_map(shape)
     for device, box in zip(mesh.devices.flat, boxes, strict=True):
-        assert box.within(TensorSlice.whole(shape)) == tuple(
+        assert box.within(Box.whole(shape)) == tuple(
             slice(*index.indices(dim)[:2])
             for index, dim in zip(indices[device], shape, strict=True)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 
-from .specs import TensorSlice
+from .specs import Box
 
 
 def distance(starts: Iterable[int], strides: Iterable[int]) -> int:
@@ -31,7 +31,7 @@ def restrict(
     strides: tuple[int, ...],
     start: int,
     stop: int,
-) -> Iterator[TensorSlice]:
+) -> Iterator[Box]:
     """Finds the part of a view that lies in a run of elements.
 
     Args:
@@ -49,14 +49,14 @@ def restrict(
         >>> [(box.starts, box.stops) for box in restrict(0, (4,), (3,), 3, 8)]
         [((1,), (3,))]
         >>> list(restrict(0, (2, 3), (3, 1), 1, 6))[1]
-        TensorSlice(starts=(1, 0), stops=(2, 3))
+        Box(starts=(1, 0), stops=(2, 3))
     """
     if 0 in shape or start >= stop:
         return
     moves = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
     low = offset + sum(move for move in moves if move < 0)
     if low >= start and low + sum(map(abs, moves)) < stop:
-        yield TensorSlice.whole(shape)
+        yield Box.whole(shape)
         return
     axes = [axis for axis, extent in enumerate(shape) if extent > 1]
     axes.sort(key=lambda axis: -abs(strides[axis]))
@@ -69,10 +69,10 @@ def restrict(
         starts[axis] = extent - last if is_falling else first
         stops[axis] = extent - first if is_falling else last
 
-    def below(level: int, low: int) -> Iterator[TensorSlice]:
+    def below(level: int, low: int) -> Iterator[Box]:
         if level == len(axes):
             if start <= low < stop:
-                yield TensorSlice(tuple(starts), tuple(stops))
+                yield Box(tuple(starts), tuple(stops))
             return
         axis, inner = axes[level], axes[level + 1 :]
         step, extent = abs(strides[axis]), shape[axis]
@@ -93,7 +93,7 @@ def restrict(
             set_range(axis, full.start, full.stop)
             for a in inner:
                 set_range(a, 0, shape[a])
-            yield TensorSlice(tuple(starts), tuple(stops))
+            yield Box(tuple(starts), tuple(stops))
         for i in range(behind, last):
             set_range(axis, i, i + 1)
             yield from below(level + 1, low + i * step)
@@ -103,7 +103,7 @@ def restrict(
 
 def tiles(
     shape: tuple[int, ...], strides: tuple[int, ...], max_size: int
-) -> Iterator[TensorSlice]:
+) -> Iterator[Box]:
     """Cuts a view into boxes of bounded size, across its longest steps first.
 
     Args:
@@ -118,13 +118,11 @@ def tiles(
         >>> [box.shape for box in tiles((4, 3), (1, 4), max_size=8)]
         [(4, 2), (4, 1)]
     """
-    box = TensorSlice.whole(shape)
+    box = Box.whole(shape)
     yield from _cut_tiles(box, strides, max(1, max_size))
 
 
-def _cut_tiles(
-    box: TensorSlice, strides: tuple[int, ...], max_size: int
-) -> Iterator[TensorSlice]:
+def _cut_tiles(box: Box, strides: tuple[int, ...], max_size: int) -> Iterator[Box]:
     if box.size <= max_size:
         yield box
         return
@@ -138,10 +136,10 @@ def _cut_tiles(
         last = min(first + step, box.stops[axis])
         starts = (*box.starts[:axis], first, *box.starts[axis + 1 :])
         stops = (*box.stops[:axis], last, *box.stops[axis + 1 :])
-        yield from _cut_tiles(TensorSlice(starts, stops), strides, max_size)
+        yield from _cut_tiles(Box(starts, stops), strides, max_size)
 
 
-def merged(boxes: Iterable[TensorSlice]) -> tuple[TensorSlice, ...]:
+def merged(boxes: Iterable[Box]) -> tuple[Box, ...]:
     """Joins boxes that stand next to each other, as long as the result is a box.
 
     Args:
@@ -151,8 +149,8 @@ def merged(boxes: Iterable[TensorSlice]) -> tuple[TensorSlice, ...]:
         Fewer boxes, or as many, of the same elements.
 
     Examples:
-        >>> merged([TensorSlice((i,), (i + 2,)) for i in (0, 2, 6)])
-        (TensorSlice(starts=(0,), stops=(4,)), TensorSlice(starts=(6,), stops=(8,)))
+        >>> merged([Box((i,), (i + 2,)) for i in (0, 2, 6)])
+        (Box(starts=(0,), stops=(4,)), Box(starts=(6,), stops=(8,)))
     """
     result = sorted(set(boxes))
     count = 0
@@ -163,8 +161,8 @@ def merged(boxes: Iterable[TensorSlice]) -> tuple[TensorSlice, ...]:
     return tuple(result)
 
 
-def _merged_along(boxes: list[TensorSlice], axis: int) -> list[TensorSlice]:
-    def others(box: TensorSlice) -> tuple[tuple[int, ...], ...]:
+def _merged_along(boxes: list[Box], axis: int) -> list[Box]:
+    def others(box: Box) -> tuple[tuple[int, ...], ...]:
         starts, stops = box.starts, box.stops
         return (
             starts[:axis] + starts[axis + 1 :],
@@ -172,7 +170,7 @@ def _merged_along(boxes: list[TensorSlice], axis: int) -> list[TensorSlice]:
             (starts[axis],),
         )
 
-    result: list[TensorSlice] = []
+    result: list[Box] = []
     for box in sorted(boxes, key=others):
         last = result[-1] if result else None
         if (
@@ -182,7 +180,7 @@ def _merged_along(boxes: list[TensorSlice], axis: int) -> list[TensorSlice]:
         ):
             stop = max(last.stops[axis], box.stops[axis])
             stops = (*last.stops[:axis], stop, *last.stops[axis + 1 :])
-            result[-1] = TensorSlice(last.starts, stops)
+            result[-1] = Box(last.starts, stops)
         else:
             result.append(box)
     return sorted(result)

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .specs import ByteRange, TensorSlice, TensorSpec
+from .specs import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,13 +108,13 @@ class Piece(NamedTuple):
     A tuple, since there are as many as tensors, and it is made in half the time.
 
     Attributes:
-        region: The box of the whole tensor that lies here.
+        box: The box of the whole tensor that lies here.
         data_file: The file.
         span: The bytes within that file.
         crc32c: Masked CRC-32C of those bytes, as stored.
     """
 
-    region: TensorSlice
+    box: Box
     data_file: DataFile
     span: ByteRange
     crc32c: int
@@ -129,7 +129,7 @@ class EncodedPiece(Protocol):
     """One box of a tensor that only its format can read; a picklable value."""
 
     @property
-    def region(self) -> TensorSlice:
+    def box(self) -> Box:
         """The box of the whole tensor that is stored here."""
         ...
 
@@ -152,11 +152,11 @@ class EncodedPiece(Protocol):
         """
         ...
 
-    def read(self, region: TensorSlice) -> np.ndarray:
+    def read(self, box: Box) -> np.ndarray:
         """Reads a part of it.
 
         Args:
-            region: Box in the piece's own coordinates, within `self.region.shape`.
+            box: Box in the piece's own coordinates, within `self.box.shape`.
 
         Returns:
             Array of the box's shape and the tensor's dtype, row-major, in native byte
@@ -213,7 +213,7 @@ def have_equal_checksums(first: Entry, second: Entry) -> bool | None:
     for piece, other_piece in zip(first.pieces, second.pieces, strict=True):
         if not isinstance(piece, Piece) or not isinstance(other_piece, Piece):
             return None
-        if piece.region != other_piece.region:
+        if piece.box != other_piece.box:
             return None
         is_equal = is_equal and piece.crc32c == other_piece.crc32c
     return is_equal

@@ -78,7 +78,7 @@ def view_at(array: np.ndarray, index: tuple[Any, ...]) -> np.ndarray:
 
     Args:
         array: The array.
-        index: Slices, at most one for each axis, as `TensorSlice.within` gives them;
+        index: Slices, at most one for each axis, as `Box.within` gives them;
             numbers, None and dots may stand among them.
 
     Returns:

@@ -37,7 +37,7 @@ class ByteRange:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
-class TensorSlice:
+class Box:
     """A box of a tensor: half-open `[start, stop)` along every axis."""
 
     starts: tuple[int, ...]
@@ -52,9 +52,9 @@ class TensorSlice:
 
     @staticmethod
     @functools.lru_cache(maxsize=1024)  # many tensors are alike
-    def whole(shape: tuple[int, ...]) -> TensorSlice:
+    def whole(shape: tuple[int, ...]) -> Box:
         """The box that is all of a tensor of `shape`."""
-        return TensorSlice((0,) * len(shape), shape)
+        return Box((0,) * len(shape), shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class TensorSlice:
             stop <= dim for stop, dim in zip(self.stops, shape, strict=True)
         )
 
-    def intersection(self, other: TensorSlice) -> TensorSlice | None:
+    def intersection(self, other: Box) -> Box | None:
         """The box that both share; None where they share no element."""
         starts = tuple(map(max, self.starts, other.starts))
         stops = tuple(map(min, self.stops, other.stops))
@@ -80,25 +80,25 @@ class TensorSlice:
             return None
         if starts == self.starts and stops == self.stops:
             return self
-        return TensorSlice(starts, stops)
+        return Box(starts, stops)
 
-    def within(self, origin: TensorSlice) -> tuple[slice, ...]:
+    def within(self, origin: Box) -> tuple[slice, ...]:
         """This box as numpy indices into an array that holds `origin`."""
         return tuple(
             slice(a - o, b - o)
             for a, b, o in zip(self.starts, self.stops, origin.starts, strict=True)
         )
 
-    def moved(self, by: tuple[int, ...]) -> TensorSlice:
+    def moved(self, by: tuple[int, ...]) -> Box:
         """This box, so much further along every axis."""
-        return TensorSlice(
+        return Box(
             tuple(map(operator.add, self.starts, by)),
             tuple(map(operator.add, self.stops, by)),
         )
 
-    def relative_to(self, origin: TensorSlice) -> TensorSlice:
+    def relative_to(self, origin: Box) -> Box:
         """This box in the coordinates of `origin`, which contains it."""
-        return TensorSlice(
+        return Box(
             tuple(map(operator.sub, self.starts, origin.starts)),
             tuple(map(operator.sub, self.stops, origin.starts)),
         )

@@ -13,8 +13,8 @@ import numpy as np
 
 from tf2flax._base.manifest import Entry
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import TensorSlice
-from tf2flax._reading.parts import read_region
+from tf2flax._base.specs import Box
+from tf2flax._reading.parts import read_box
 from tf2flax._reading.whole import check_readable, read_entry
 
 
@@ -84,11 +84,11 @@ def _read_basic(entry: Entry, items: tuple[Any, ...]) -> Any:
         local.append(relative)
         if is_gappy and strided is None:
             strided = axis
-    box = TensorSlice(tuple(starts), tuple(stops))
-    if box == TensorSlice.whole(shape) and strided is None:
+    box = Box(tuple(starts), tuple(stops))
+    if box == Box.whole(shape) and strided is None:
         return read_entry(entry)[tuple(local)]
     if strided is None or any(n > 1 for n in box.shape[:strided]):
-        return read_region(entry, box)[tuple(local)]
+        return read_box(entry, box)[tuple(local)]
     # Rows with gaps: each is read by itself, so that the gaps are not.
     position = [i for i, item in enumerate(items) if item is not None][strided]
     numbers = np.arange(shape[strided])[items[position]]
@@ -126,14 +126,12 @@ def _read_rows(entry: Entry, items: tuple[Any, ...]) -> Any:
     numbers = np.flatnonzero(rows) if rows.dtype.kind == "b" else rows
     numbers = np.where(numbers < 0, numbers + entry.spec.shape[0], numbers)
     unique, inverse = np.unique(numbers, return_inverse=True)
-    whole = TensorSlice.whole(entry.spec.shape)
+    whole = Box.whole(entry.spec.shape)
     compact = _gather(entry, whole, 0, unique)
     return compact[(inverse.reshape(numbers.shape), *items[1:])]
 
 
-def _gather(
-    entry: Entry, box: TensorSlice, axis: int, numbers: np.ndarray
-) -> np.ndarray:
+def _gather(entry: Entry, box: Box, axis: int, numbers: np.ndarray) -> np.ndarray:
     """Reads a box with only some positions of one axis, each run of them at once.
 
     Args:
@@ -153,7 +151,7 @@ def _gather(
         if len(run):
             starts, stops = [*box.starts], [*box.stops]
             starts[axis], stops[axis] = int(run[0]), int(run[-1]) + 1
-            parts.append(read_region(entry, TensorSlice(tuple(starts), tuple(stops))))
+            parts.append(read_box(entry, Box(tuple(starts), tuple(stops))))
     if not parts:
         return empty(tuple(shape), entry.spec.dtype.numpy)
     return np.concatenate(parts, axis=axis)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tf2flax._base.manifest import Entry
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._base.text import check_switch
 from tf2flax._reading import parts, whole
 from tf2flax._storage.lazy import open_view
@@ -82,7 +82,7 @@ class StoredTensor:
         if not self._entry.is_sliced:
             return ()
         return tuple(
-            tuple(map(slice, piece.region.starts, piece.region.stops))
+            tuple(map(slice, piece.box.starts, piece.box.stops))
             for piece in self._entry.pieces
         )
 
@@ -130,8 +130,8 @@ class StoredTensor:
         """
         whole.check_whole(self._entry)
 
-        def read(region: TensorSlice, out: np.ndarray) -> None:
-            parts.read_region_into(self._entry, region, out)
+        def read(box: Box, out: np.ndarray) -> None:
+            parts.read_box_into(self._entry, box, out)
 
         return open_view(
             self.shape,

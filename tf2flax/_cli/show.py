@@ -79,7 +79,7 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
                 "region": [
                     [start, stop]
                     for start, stop in zip(
-                        piece.region.starts, piece.region.stops, strict=True
+                        piece.box.starts, piece.box.stops, strict=True
                     )
                 ],
                 "place": _place(piece),

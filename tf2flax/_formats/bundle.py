@@ -20,7 +20,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import DataFile, Entry, Manifest, Piece
-from tf2flax._base.specs import MAX_ELEMENTS, ByteRange, TensorSlice, TensorSpec
+from tf2flax._base.specs import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
 from .wire.ordered_code import decode_slice_key, encode_slice_key
@@ -163,13 +163,13 @@ class BundleManifest(Manifest):
         try:
             parsed = parse_bundle_entry(self._stored(name))
             spec, wrong_size = _examined(*parsed[:3], parsed.size)
-            whole = TensorSlice.whole(spec.shape)
+            whole = Box.whole(spec.shape)
             if parsed.slices and not spec.shape:
                 # TensorFlow takes it for a tensor of no bytes, and refuses it too.
                 raise MalformedError("expected a scalar to be stored whole, got slices")
             if parsed.slices:
                 pieces = self._stored_slices(_encode_name(name), parsed, spec)
-                check_tiling([piece.region for piece in pieces], whole)
+                check_tiling([piece.box for piece in pieces], whole)
             else:
                 pieces = (self._piece(parsed, whole, wrong_size),)
         except MalformedError as error:
@@ -239,27 +239,25 @@ class BundleManifest(Manifest):
     ) -> tuple[Piece, ...]:
         pieces: list[Piece] = []
         for extents in parent.slices:
-            region = slice_region(extents, spec.shape)
+            box = slice_region(extents, spec.shape)
             value = self._table.get(encode_slice_key(key, extents))
             if value is None:
-                raise MalformedError(f"expected a stored slice {region}, got none")
+                raise MalformedError(f"expected a stored slice {box}, got none")
             parsed = parse_bundle_entry(value)
             stored, wrong_size = _examined(*parsed[:3], parsed.size)
-            if parsed.slices or stored != TensorSpec(region.shape, spec.dtype):
+            if parsed.slices or stored != TensorSpec(box.shape, spec.dtype):
                 raise MalformedError(
-                    f"expected a stored slice of shape {list(region.shape)} and dtype "
+                    f"expected a stored slice of shape {list(box.shape)} and dtype "
                     f"{spec.dtype.name}, got {list(stored.shape)} {stored.dtype.name}"
                 )
-            pieces.append(self._piece(parsed, region, wrong_size))
+            pieces.append(self._piece(parsed, box, wrong_size))
         _check_bytes_apart(pieces)
         return tuple(pieces)
 
-    def _piece(
-        self, parsed: BundleEntry, region: TensorSlice, wrong_size: str
-    ) -> Piece:
+    def _piece(self, parsed: BundleEntry, box: Box, wrong_size: str) -> Piece:
         self._check_place(parsed, wrong_size)
         return Piece(
-            region=region,
+            box=box,
             data_file=self._file(parsed.data_file_index),
             span=ByteRange(parsed.offset, parsed.offset + parsed.size),
             crc32c=parsed.crc32c,
@@ -384,5 +382,5 @@ def _check_bytes_apart(pieces: list[Piece]) -> None:
     free: dict[str, int] = {}
     for piece in sorted(pieces, key=lambda piece: piece.span):
         if piece.span.start < free.get(piece.data_file.path, 0):
-            raise MalformedError(f"slice {piece.region} shares bytes with another")
+            raise MalformedError(f"slice {piece.box} shares bytes with another")
         free[piece.data_file.path] = piece.span.stop

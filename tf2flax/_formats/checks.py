@@ -15,8 +15,8 @@ from tf2flax._base.errors import MalformedError
 from tf2flax._base.specs import (
     MAX_ELEMENTS,
     STORED_DTYPES,
+    Box,
     StoredDtype,
-    TensorSlice,
     TensorSpec,
 )
 
@@ -80,9 +80,7 @@ def damaged_blocks(table: SSTable, path: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def slice_region(
-    extents: Sequence[tuple[int, int]], shape: tuple[int, ...]
-) -> TensorSlice:
+def slice_region(extents: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> Box:
     """Finds the box that a slice means.
 
     Args:
@@ -110,43 +108,43 @@ def slice_region(
             )
         starts.append(start)
         stops.append(start + length)
-    return TensorSlice(tuple(starts), tuple(stops))
+    return Box(tuple(starts), tuple(stops))
 
 
-def check_tiling(regions: Sequence[TensorSlice], whole: TensorSlice) -> None:
+def check_tiling(boxes: Sequence[Box], whole: Box) -> None:
     """Checks that slices cover a tensor exactly once.
 
     Boxes that share no element and have as many elements as the whole tile it.
 
     Args:
-        regions: The boxes, within the tensor.
+        boxes: The boxes, within the tensor.
         whole: The box that is all of it.
 
     Raises:
         MalformedError: They overlap, or leave a hole.
     """
-    regions = sorted(regions)
-    stored = sum(region.size for region in regions)
+    boxes = sorted(boxes)
+    stored = sum(box.size for box in boxes)
     if stored != whole.size:
         raise MalformedError(
             f"expected slices that cover {whole.size} elements, got {stored}"
         )
-    if len(regions) > 1:
-        _check_apart(regions)
+    if len(boxes) > 1:
+        _check_apart(boxes)
 
 
-def _check_apart(regions: list[TensorSlice]) -> None:
+def _check_apart(boxes: list[Box]) -> None:
     """Checks that boxes share no element: a sweep along the axis most differ on."""
-    starts = np.array([region.starts for region in regions], np.int64)
-    stops = np.array([region.stops for region in regions], np.int64)
+    starts = np.array([box.starts for box in boxes], np.int64)
+    stops = np.array([box.stops for box in boxes], np.int64)
     if not starts.shape[1]:
-        raise MalformedError(f"{len(regions)} slices of a scalar overlap")
+        raise MalformedError(f"{len(boxes)} slices of a scalar overlap")
     axis = max(range(starts.shape[1]), key=lambda a: len(np.unique(starts[:, a])))
     order = np.lexsort((stops[:, axis], starts[:, axis]))
     starts, stops = starts[order], stops[order]
     active = np.zeros(0, np.int64)
     compared = 0
-    for i in range(len(regions)):
+    for i in range(len(boxes)):
         before = (starts[active] == starts[i]) & (stops[active] == stops[i])
         is_open = stops[active, axis] > starts[i, axis]
         shared = np.maximum(starts[active], starts[i]) < np.minimum(
@@ -155,13 +153,11 @@ def _check_apart(regions: list[TensorSlice]) -> None:
         overlaps = before.all(axis=1) | shared.all(axis=1)
         if overlaps.any():
             first, second = order[active[overlaps.argmax()]], order[i]
-            raise MalformedError(
-                f"slices {regions[first]} and {regions[second]} overlap"
-            )
+            raise MalformedError(f"slices {boxes[first]} and {boxes[second]} overlap")
         compared += len(active)
         if compared > MAX_COMPARISONS:
             raise MalformedError(
-                f"its {len(regions)} slices lie so that checking them takes too long"
+                f"its {len(boxes)} slices lie so that checking them takes too long"
             )
         # What ends where this one begins may still be its equal: an empty box.
         is_open |= stops[active, axis] == starts[i, axis]

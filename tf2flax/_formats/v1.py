@@ -25,7 +25,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, Entry, Manifest
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import ByteRange, TensorSlice, TensorSpec
+from tf2flax._base.specs import Box, ByteRange, TensorSpec
 
 from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
 from .wire.ordered_code import encode_slice_key
@@ -93,7 +93,7 @@ class TablePiece:
 
     Attributes:
         name: The tensor's key.
-        region: The box of the whole tensor.
+        box: The box of the whole tensor.
         spec: Shape of the box, and dtype.
         dtype_code: TensorFlow's number of the dtype.
         extents: The slice as the file names it.
@@ -102,7 +102,7 @@ class TablePiece:
     """
 
     name: str
-    region: TensorSlice
+    box: Box
     spec: TensorSpec
     dtype_code: int
     extents: _Extents
@@ -126,16 +126,14 @@ class TablePiece:
         """
         self.file.size()
 
-    def read(self, region: TensorSlice) -> np.ndarray:
+    def read(self, box: Box) -> np.ndarray:
         """Reads the whole value and cuts; see `EncodedPiece`."""
         self.check()
         key = _encode_name(self.name)
         try:
             value = self.table.get(encode_slice_key(key, self.extents))
             if value is None:
-                raise MalformedError(
-                    f"its part {self.region} is listed, but not stored"
-                )
+                raise MalformedError(f"its part {self.box} is listed, but not stored")
             saved = parse_saved_slice(value)
             if saved.name != key or parse_extents(saved.extents) != self.extents:
                 raise MalformedError("another tensor's values lie in its place")
@@ -144,10 +142,10 @@ class TablePiece:
             )
         except MalformedError as error:
             raise _damaged(f"Tensor `{self.name}`", error, self.path) from error
-        if region.shape == self.spec.shape:
+        if box.shape == self.spec.shape:
             return array
-        whole = TensorSlice.whole(self.spec.shape)
-        return view_at(array, region.within(whole)).copy()
+        whole = Box.whole(self.spec.shape)
+        return view_at(array, box.within(whole)).copy()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,13 +153,13 @@ class UntiledPiece:
     """Stands for a tensor whose parts do not make it up: every read is refused.
 
     Attributes:
-        region: The box that is all of the tensor.
+        box: The box that is all of the tensor.
         path: The file, or pattern, for messages.
         nbytes: Bytes that its elements would take.
         message: Why it cannot be read.
     """
 
-    region: TensorSlice
+    box: Box
     path: str
     nbytes: int
     message: str
@@ -170,7 +168,7 @@ class UntiledPiece:
         """Raises a `DamagedError`."""
         raise DamagedError(self.message)
 
-    def read(self, region: TensorSlice) -> np.ndarray:
+    def read(self, box: Box) -> np.ndarray:
         """Raises a `DamagedError`."""
         raise DamagedError(self.message)
 
@@ -254,25 +252,25 @@ class V1Manifest(Manifest):
         if listed is None:
             raise TensorNotFoundError(name, self._path)
         spec = listed.spec
-        whole = TensorSlice.whole(spec.shape)
+        whole = Box.whole(spec.shape)
         try:
-            regions = [slice_region(part.extents, spec.shape) for part in listed.parts]
+            boxes = [slice_region(part.extents, spec.shape) for part in listed.parts]
         except MalformedError as error:
             raise _damaged(f"Tensor `{name}`", error, self._path) from error
         pieces = tuple(
             TablePiece(
                 name=name,
-                region=region,
-                spec=TensorSpec(region.shape, spec.dtype),
+                box=box,
+                spec=TensorSpec(box.shape, spec.dtype),
                 dtype_code=listed.dtype_code,
                 extents=part.extents,
                 table=self._tables[part.file_number],
                 file=self._files[part.file_number],
             )
-            for part, region in zip(listed.parts, regions, strict=True)
+            for part, box in zip(listed.parts, boxes, strict=True)
         )
         try:
-            check_tiling(regions, whole)
+            check_tiling(boxes, whole)
             # Every element takes a byte at least, of which snappy may make less.
             most = MAX_SNAPPY_RATIO * sum(table.nbytes for table in self._tables)
             if spec.size > most:
@@ -285,7 +283,7 @@ class V1Manifest(Manifest):
             name=name,
             spec=spec,
             pieces=pieces,
-            is_sliced=len(regions) != 1 or regions[0] != whole,
+            is_sliced=len(boxes) != 1 or boxes[0] != whole,
             is_big_endian=False,
         )
 

@@ -17,7 +17,7 @@ from jax.sharding import Sharding
 
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._restoring.plan_reads import Reading, plan_reading
 from tf2flax._restoring.scheduling import STAGING_NBYTES
 
@@ -179,14 +179,14 @@ def count_costs(
     split = split_devices(shardings.values(), processes) if processes else None
     chosen = choose_spreads(assignments, shardings, manifest, strategy, split)
     count = processes or jax.process_count()
-    boxes: dict[int, dict[str, tuple[TensorSlice, ...]]] = {n: {} for n in range(count)}
+    boxes: dict[int, dict[str, tuple[Box, ...]]] = {n: {} for n in range(count)}
     device_nbytes = dict.fromkeys(boxes, 0)
     for one in assignments:
         sharding = shardings.get(one.leaf)
         itemsize = one.dtype.itemsize
         if sharding is None:
             for number in boxes:
-                boxes[number][one.leaf] = (TensorSlice.whole(one.shape),)
+                boxes[number][one.leaf] = (Box.whole(one.shape),)
                 device_nbytes[number] += math.prod(one.shape) * itemsize
             continue
         way = chosen.get(one.leaf)
@@ -199,7 +199,7 @@ def count_costs(
             device_nbytes[number] += held
     large = large_leaves(assignments, shardings, max_in_flight_bytes)
     portions = dict.fromkeys(large, max_in_flight_bytes)
-    readings: dict[tuple[tuple[TensorSlice, ...], ...], Reading] = {}
+    readings: dict[tuple[tuple[Box, ...], ...], Reading] = {}
     costs: list[ProcessCost] = []
     for number, own_boxes in boxes.items():
         key = tuple(own_boxes.values())  # replicas need the same

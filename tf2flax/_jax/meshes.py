@@ -26,7 +26,7 @@ from jax.sharding import (
 )
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 # A device of JAX, whose own name for it is no type.
 Device = Any
@@ -48,7 +48,7 @@ def show_spec(spec: PartitionSpec) -> str:
     return f"P({', '.join(map(repr, spec))})"
 
 
-def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> TensorSlice:
+def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Box:
     """Finds a device's shard in a leaf.
 
     Args:
@@ -62,7 +62,7 @@ def box_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> TensorSli
         piece.indices(dim)
         for piece, dim in zip(index or (slice(None),) * len(shape), shape, strict=True)
     ]
-    return TensorSlice(tuple(b[0] for b in bounds), tuple(b[1] for b in bounds))
+    return Box(tuple(b[0] for b in bounds), tuple(b[1] for b in bounds))
 
 
 def names_of(entry: Any) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def is_on_host(sharding: Sharding | None) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlice, ...]:
+def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
     """Finds what of a leaf each device holds, in the order of the mesh.
 
     Args:
@@ -127,7 +127,7 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlic
         starts[:, axis] = shard * extents[axis]
     stops = starts + np.array(extents, np.int64)
     return tuple(
-        TensorSlice(tuple(low), tuple(high))
+        Box(tuple(low), tuple(high))
         for low, high in zip(starts.tolist(), stops.tolist(), strict=True)
     )
 
@@ -336,7 +336,7 @@ def with_auto_axes(sharding: NamedSharding) -> NamedSharding:
     )
 
 
-def clipped(box: TensorSlice, shape: tuple[int, ...]) -> TensorSlice | None:
+def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
     """The part of a padded leaf's box that lies in the leaf.
 
     Args:
@@ -347,10 +347,10 @@ def clipped(box: TensorSlice, shape: tuple[int, ...]) -> TensorSlice | None:
         The part; None where nothing of it does.
     """
     if not shape:
-        return None if any(box.starts) else TensorSlice((), ())
+        return None if any(box.starts) else Box((), ())
     if not box.size:
         return box
-    return box.intersection(TensorSlice.whole(shape))
+    return box.intersection(Box.whole(shape))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -359,7 +359,7 @@ def boxes_by_process(
     shape: tuple[int, ...],
     split: Split | None,
     spread: Spread | None = None,
-) -> Mapping[int, tuple[TensorSlice, ...]]:
+) -> Mapping[int, tuple[Box, ...]]:
     """Finds what of a leaf each process reads.
 
     Args:
@@ -372,11 +372,11 @@ def boxes_by_process(
         Boxes by process, each box once.
     """
     owners = device_processes(sharding, split)
-    boxes: Iterable[TensorSlice | None] = device_boxes(sharding, shape)
+    boxes: Iterable[Box | None] = device_boxes(sharding, shape)
     if spread is not None:
         parts = device_boxes(spread.sharding, spread.shape)
         boxes = (clipped(part, shape) for part in parts)
-    found: dict[int, dict[TensorSlice, None]] = {owner: {} for owner in owners}
+    found: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
     for owner, box in zip(owners, boxes, strict=True):
         if box is not None:
             found[owner][box] = None

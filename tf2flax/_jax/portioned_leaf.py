@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 from .isolation import isolated
 from .meshes import box_of
@@ -31,7 +31,7 @@ class PortionedLeaf:
         shape: tuple[int, ...],
         dtype: np.dtype,
         sharding: Sharding | None,
-        boxes: Sequence[TensorSlice],
+        boxes: Sequence[Box],
     ) -> None:
         """Makes room on the devices.
 
@@ -60,7 +60,7 @@ class PortionedLeaf:
         """Whether all portions are there."""
         return not self._left
 
-    def take(self, arrays: Mapping[TensorSlice, np.ndarray]) -> list[jax.Array]:
+    def take(self, arrays: Mapping[Box, np.ndarray]) -> list[jax.Array]:
         """Copies a portion into the shards that share it.
 
         Args:

@@ -695,7 +695,7 @@ def common_work(job: Job, placer: Placer) -> str:
         lines.append(f"{one.leaf} {shared[one.leaf]} {one.layout}")
         for entry in map(job.manifest.entry, one.sources):
             lines += [
-                f"{piece.region} {getattr(piece, 'crc32c', piece.nbytes)}"
+                f"{piece.box} {getattr(piece, 'crc32c', piece.nbytes)}"
                 for piece in entry.pieces
             ]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, Sharding
 
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.memory import ALIGNMENT, view_at
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 from .isolation import isolated, put_shards
 from .meshes import Device, Spread, box_of, clipped, devices_of, with_auto_axes
@@ -50,7 +50,7 @@ class Landing:
     shape: tuple[int, ...]
     dtype: np.dtype
     sharding: Sharding | None
-    boxes: tuple[TensorSlice, ...]
+    boxes: tuple[Box, ...]
     is_cut: bool
     target: NamedSharding | None
     target_shape: tuple[int, ...]
@@ -77,7 +77,7 @@ def plan_landing(
         return Landing(
             spread.shape, dtype, spread.sharding, boxes, True, sharding, shape
         )
-    boxes = (TensorSlice.whole(shape),)
+    boxes = (Box.whole(shape),)
     is_cut = False
     if sharding is not None:
         own = _boxes(sharding, shape)
@@ -107,7 +107,7 @@ class Placer:
         self._begun: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
 
     def deliver(
-        self, leaves: Mapping[str, Mapping[TensorSlice, np.ndarray]]
+        self, leaves: Mapping[str, Mapping[Box, np.ndarray]]
     ) -> Callable[[], object]:
         """Puts host arrays on devices, in one call for those that say where.
 
@@ -121,9 +121,7 @@ class Placer:
             placed = self._put(leaves)
         return functools.partial(jax.block_until_ready, placed)
 
-    def _put(
-        self, leaves: Mapping[str, Mapping[TensorSlice, np.ndarray]]
-    ) -> list[jax.Array]:
+    def _put(self, leaves: Mapping[str, Mapping[Box, np.ndarray]]) -> list[jax.Array]:
         """Puts leaves on devices; gives what is on its way there."""
         committed: list[str] = []
         free: list[str] = []
@@ -150,7 +148,7 @@ class Placer:
         return placed
 
     def _take_portion(
-        self, leaf: str, arrays: Mapping[TensorSlice, np.ndarray]
+        self, leaf: str, arrays: Mapping[Box, np.ndarray]
     ) -> list[jax.Array]:
         """Puts a portion of a leaf on devices; gives what is on its way there."""
         landing = self._landings[leaf]
@@ -264,7 +262,7 @@ def _over(target: NamedSharding, array: jax.Array) -> jax.Array:
     )
 
 
-def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Array:
+def _join(landing: Landing, arrays: Mapping[Box, np.ndarray]) -> jax.Array:
     """Puts each shard on its device; no value is compared between processes."""
     assert landing.sharding is not None
     carrier = _carrier(landing)
@@ -284,12 +282,12 @@ def _join(landing: Landing, arrays: Mapping[TensorSlice, np.ndarray]) -> jax.Arr
     return put_shards(landing.shape, landing.sharding, shard, carrier)
 
 
-def _only(arrays: Mapping[TensorSlice, np.ndarray]) -> np.ndarray:
+def _only(arrays: Mapping[Box, np.ndarray]) -> np.ndarray:
     (array,) = arrays.values()
     return array
 
 
-def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlice, ...]:
+def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
     """What of a leaf the devices of this process hold, each box once."""
     return tuple(dict.fromkeys(_boxes_by_bounds(sharding, shape).values()))
 
@@ -297,7 +295,7 @@ def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[TensorSlice, ...
 @functools.lru_cache(maxsize=1024)  # many leaves are alike
 def _boxes_by_bounds(
     sharding: Sharding, shape: tuple[int, ...]
-) -> Mapping[tuple[tuple[Any, Any], ...], TensorSlice]:
+) -> Mapping[tuple[tuple[Any, Any], ...], Box]:
     """What the devices of this process hold, by how JAX indexes the leaf."""
     indices: Iterable[Any] = sharding.addressable_devices_indices_map(shape).values()
     return {_bounds(index): box_of(index, shape) for index in indices}
@@ -308,9 +306,7 @@ def _bounds(index: tuple[slice, ...] | None) -> tuple[tuple[Any, Any], ...]:
     return tuple([(piece.start, piece.stop) for piece in index or ()])
 
 
-def _is_cut(
-    sharding: Sharding, assignment: Assignment, boxes: Sequence[TensorSlice]
-) -> bool:
+def _is_cut(sharding: Sharding, assignment: Assignment, boxes: Sequence[Box]) -> bool:
     """Whether a leaf goes to its devices shard by shard.
 
     One whole host array is less work, where it is small or shards are runs of it; but

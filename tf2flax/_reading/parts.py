@@ -15,7 +15,7 @@ import numpy as np
 from tf2flax._base.boxes import distance
 from tf2flax._base.manifest import EncodedPiece, Entry, Piece
 from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 from .runs import (
     LOCAL_READ_NBYTES,
@@ -39,12 +39,12 @@ from .whole import (
 )
 
 
-def read_region(entry: Entry, region: TensorSlice) -> np.ndarray:
+def read_box(entry: Entry, box: Box) -> np.ndarray:
     """Reads a box of one tensor; checksums, which cover whole pieces, are not compared.
 
     Args:
         entry: Where the tensor lies.
-        region: The box, within the tensor.
+        box: The box, within the tensor.
 
     Returns:
         Array of the box's shape.
@@ -55,31 +55,31 @@ def read_region(entry: Entry, region: TensorSlice) -> np.ndarray:
         ReadError: The operating system refuses.
     """
     check_readable(entry)
-    check_spans(entry, region)
-    out = empty_for(entry, region.shape)
-    read_region_into(entry, region, out)
+    check_spans(entry, box)
+    out = empty_for(entry, box.shape)
+    read_box_into(entry, box, out)
     return out
 
 
-def read_region_into(entry: Entry, region: TensorSlice, out: np.ndarray) -> None:
-    """Fills an array with a box of one tensor, as `read_region` reads it.
+def read_box_into(entry: Entry, box: Box, out: np.ndarray) -> None:
+    """Fills an array with a box of one tensor, as `read_box` reads it.
 
     Args:
         entry: Where the tensor lies.
-        region: The box, within the tensor.
+        box: The box, within the tensor.
         out: Array of the box's shape and the tensor's dtype.
     """
     for piece in entry.pieces:
-        shared = region.intersection(piece.region)
+        shared = box.intersection(piece.box)
         if shared is None:
             continue
-        target = view_at(out, shared.within(region))
-        local = shared.relative_to(piece.region)
+        target = view_at(out, shared.within(box))
+        local = shared.relative_to(piece.box)
         if not isinstance(piece, Piece):
             target[...] = piece.read(local)
         elif entry.spec.dtype.is_string:
             strings = read_piece(entry, piece, verify=True)
-            whole = TensorSlice.whole(strings.shape)
+            whole = Box.whole(strings.shape)
             target[...] = view_at(strings, local.within(whole))
         else:
             _fill_region(entry, piece, local, target)
@@ -103,7 +103,7 @@ class _Step:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    box: TensorSlice | None = None
+    box: Box | None = None
 
 
 def read_view_into(
@@ -128,7 +128,7 @@ def read_view_into(
     steps = _steps(entry, offset, out.shape, strides)
     if steps is None:
         rows, first = _rows_of(entry, offset, out.shape, strides)
-        out[...] = strided(read_region(entry, rows), first, out.shape, strides)
+        out[...] = strided(read_box(entry, rows), first, out.shape, strides)
         return
     for step in steps:
         target = view_at(out, step.index)
@@ -178,7 +178,7 @@ def count_read_nbytes(
 
 def _rows_of(
     entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[TensorSlice, int]:
+) -> tuple[Box, int]:
     """The rows that hold a view, and where it begins in them."""
     rows = rows_around(entry.spec.shape, offset, shape, strides)
     return rows, offset - rows.starts[0] * math.prod(entry.spec.shape[1:])
@@ -200,12 +200,12 @@ def _steps(
     if view is None:
         return None
     for piece in entry.pieces:
-        if view.box.intersection(piece.region) == view.box:
+        if view.box.intersection(piece.box) == view.box:
             if isinstance(piece, Piece):
-                first, steps = view.within(piece.region)
+                first, steps = view.within(piece.box)
                 return [_Step(piece, whole, first, shape, steps)]
             first, steps = view.within(view.box)
-            box = view.box.relative_to(piece.region)
+            box = view.box.relative_to(piece.box)
             return [_Step(piece, whole, first, shape, steps, box)]
     if view.is_box:
         return list(_steps_by_piece(entry, view, offset, shape, strides))
@@ -234,19 +234,19 @@ def _steps_by_piece(
     strides: tuple[int, ...],
 ) -> Iterator[_Step]:
     """The part of a view in each piece, where that is a box of the view."""
-    whole = TensorSlice.whole(shape)
+    whole = Box.whole(shape)
     for piece in entry.pieces:
-        part = view.part_in(piece.region, shape)
+        part = view.part_in(piece.box, shape)
         if part is None:
             continue
         first = offset + distance(part.starts, strides)
         inner = along_axes(entry.spec.shape, first, part.shape, strides)
         assert inner is not None
-        region, box = piece.region, None
+        box, shared = piece.box, None
         if not isinstance(piece, Piece):
-            region, box = inner.box, inner.box.relative_to(piece.region)
-        place, steps = inner.within(region)
-        yield _Step(piece, part.within(whole), place, part.shape, steps, box)
+            box, shared = inner.box, inner.box.relative_to(piece.box)
+        place, steps = inner.within(box)
+        yield _Step(piece, part.within(whole), place, part.shape, steps, shared)
 
 
 def _blocks(entry: Entry, piece: Piece, step: _Step) -> Iterator[Block]:
@@ -263,12 +263,10 @@ def _cost(piece: Piece) -> int:
     return LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
 
 
-def _fill_region(
-    entry: Entry, piece: Piece, region: TensorSlice, out: np.ndarray
-) -> None:
+def _fill_region(entry: Entry, piece: Piece, box: Box, out: np.ndarray) -> None:
     """Fills an array with a box of one piece, in the piece's own coordinates."""
-    strides = strides_of(piece.region.shape)
-    offset = distance(region.starts, strides)
+    strides = strides_of(piece.box.shape)
+    offset = distance(box.starts, strides)
     _fill_view(entry, piece, offset, strides, out)
 
 

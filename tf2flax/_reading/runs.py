@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 # What another read costs, as bytes that could be read instead: a page, which a disk
 # reads in any case ...
@@ -113,7 +113,7 @@ class AxisView:
 
     starts: tuple[int, ...]
     along: tuple[tuple[int, int], ...]
-    box: TensorSlice
+    box: Box
 
     @property
     def is_box(self) -> bool:
@@ -121,13 +121,11 @@ class AxisView:
         moving = [axis for axis, count in self.along if count]
         return len(set(moving)) == len(moving)
 
-    def part_in(
-        self, region: TensorSlice, shape: tuple[int, ...]
-    ) -> TensorSlice | None:
+    def part_in(self, box: Box, shape: tuple[int, ...]) -> Box | None:
         """The part of the view that lies in a box of the array; for one that `is_box`.
 
         Args:
-            region: The box of the array.
+            box: The box of the array.
             shape: Extents of the view.
 
         Returns:
@@ -135,8 +133,8 @@ class AxisView:
 
         Examples:
             >>> view = along_axes((4, 6), 23, (4, 3), (-6, -2))  # array[::-1, ::-2]
-            >>> view.part_in(TensorSlice((0, 0), (3, 4)), (4, 3))
-            TensorSlice(starts=(1, 1), stops=(4, 3))
+            >>> view.part_in(Box((0, 0), (3, 4)), (4, 3))
+            Box(starts=(1, 1), stops=(4, 3))
         """
         starts, stops = [0] * len(shape), list(shape)
         resting = set(range(len(self.starts)))
@@ -144,8 +142,8 @@ class AxisView:
             if not count:
                 continue
             resting.discard(axis)
-            low = region.starts[axis] - self.starts[axis]
-            high = region.stops[axis] - self.starts[axis]
+            low = box.starts[axis] - self.starts[axis]
+            high = box.stops[axis] - self.starts[axis]
             if count < 0:  # as if counted from the other side
                 low, high = 1 - high, 1 - low
             step = abs(count)
@@ -154,23 +152,23 @@ class AxisView:
             if starts[i] >= stops[i]:
                 return None
         if any(
-            not region.starts[axis] <= self.starts[axis] < region.stops[axis]
+            not box.starts[axis] <= self.starts[axis] < box.stops[axis]
             for axis in resting
         ):
             return None
-        return TensorSlice(tuple(starts), tuple(stops))
+        return Box(tuple(starts), tuple(stops))
 
-    def within(self, region: TensorSlice) -> tuple[int, tuple[int, ...]]:
+    def within(self, box: Box) -> tuple[int, tuple[int, ...]]:
         """Its offset and strides in a row-major array that holds a box.
 
         Args:
-            region: A box of the array, around `box`.
+            box: A box of the array, around `box`.
 
         Returns:
             First element and steps.
         """
-        own = strides_of(region.shape)
-        offsets = zip(self.starts, region.starts, own, strict=True)
+        own = strides_of(box.shape)
+        offsets = zip(self.starts, box.starts, own, strict=True)
         first = sum((start - low) * step for start, low, step in offsets)
         steps = (count * own[axis] if count else 0 for axis, count in self.along)
         return first, tuple(steps)
@@ -195,7 +193,7 @@ def along_axes(
 
     Examples:
         >>> along_axes((4, 5), 6, (2, 3), (1, 5)).box
-        TensorSlice(starts=(1, 1), stops=(4, 3))
+        Box(starts=(1, 1), stops=(4, 3))
     """
     own = strides_of(base)
     starts: list[int] = []
@@ -219,7 +217,7 @@ def along_axes(
     spans = zip(lows, highs, base, strict=True)
     if any(low < 0 or high >= dim for low, high, dim in spans):
         return None
-    box = TensorSlice(tuple(lows), tuple(high + 1 for high in highs))
+    box = Box(tuple(lows), tuple(high + 1 for high in highs))
     return AxisView(tuple(starts), tuple(along), box)
 
 
@@ -228,7 +226,7 @@ def rows_around(
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-) -> TensorSlice:
+) -> Box:
     """Finds the rows of an array, along its first axis, that hold a view of it.
 
     Args:
@@ -244,9 +242,7 @@ def rows_around(
     first = offset + sum(move for move in moves if move < 0)
     last = offset + sum(move for move in moves if move > 0)
     row = math.prod(base[1:])
-    return TensorSlice(
-        (first // row, *(0 for _ in base[1:])), (last // row + 1, *base[1:])
-    )
+    return Box((first // row, *(0 for _ in base[1:])), (last // row + 1, *base[1:]))
 
 
 def ascending(

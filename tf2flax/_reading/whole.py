@@ -30,7 +30,7 @@ from tf2flax._base.memory import (
     view_at,
 )
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import ByteRange, TensorSlice
+from tf2flax._base.specs import Box, ByteRange
 from tf2flax._base.threads import Readers
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
@@ -80,9 +80,9 @@ def read_entry_into(entry: Entry, out: np.ndarray, *, verify: bool = True) -> No
         out: Array of the tensor's shape and dtype.
         verify: Whether CRC-32C checksums are compared.
     """
-    whole = TensorSlice.whole(entry.spec.shape)
+    whole = Box.whole(entry.spec.shape)
     for piece in entry.pieces:
-        target = view_at(out, piece.region.within(whole))
+        target = view_at(out, piece.box.within(whole))
         if (
             isinstance(piece, Piece)
             and target.flags.c_contiguous
@@ -303,7 +303,7 @@ def _decode_piece(
 def read_piece(
     entry: Entry, piece: Piece | EncodedPiece, *, verify: bool
 ) -> np.ndarray:
-    """Reads one piece as an array of its region's shape.
+    """Reads one piece as an array of its box's shape.
 
     Args:
         entry: The tensor.
@@ -318,14 +318,14 @@ def read_piece(
         ReadError: The system or the store refuses.
     """
     if not isinstance(piece, Piece):
-        return _aligned(piece.read(TensorSlice.whole(piece.region.shape)))
+        return _aligned(piece.read(Box.whole(piece.box.shape)))
     if entry.spec.dtype.is_string:
         stored = empty(piece.span.nbytes, np.uint8)
         piece.data_file.read_into(
             piece.span.start, stored.data, subject=subject_of(entry)
         )
         return _decode_string_piece(entry, piece, stored.data, verify=verify)
-    out = aligned_empty(piece.region.shape, entry.spec.dtype.numpy)
+    out = aligned_empty(piece.box.shape, entry.spec.dtype.numpy)
     _fill_piece(entry, piece, out, verify=verify)
     return out
 
@@ -352,7 +352,7 @@ def _decode_string_piece(
 ) -> np.ndarray:
     try:
         elements, crc = decode_strings(
-            stored, piece.region.size, is_big_endian=entry.is_big_endian
+            stored, piece.box.size, is_big_endian=entry.is_big_endian
         )
     except MalformedError as error:
         raise DamagedError(
@@ -361,9 +361,9 @@ def _decode_string_piece(
         ) from error
     if verify:
         compare_crc(entry, piece, crc)
-    out = empty(piece.region.size, object)
+    out = empty(piece.box.size, object)
     out[:] = elements
-    return out.reshape(piece.region.shape)
+    return out.reshape(piece.box.shape)
 
 
 def is_local(entry: Entry) -> bool:
@@ -401,23 +401,23 @@ def check_whole(entry: Entry) -> None:
         ReadError: The system or the store refuses.
     """
     check_readable(entry)
-    check_spans(entry, TensorSlice.whole(entry.spec.shape))
+    check_spans(entry, Box.whole(entry.spec.shape))
 
 
-def check_spans(entry: Entry, region: TensorSlice) -> None:
+def check_spans(entry: Entry, box: Box) -> None:
     """Checks the sizes of the files that a read of a box needs, or of all of it.
 
     Args:
         entry: Where the tensor lies.
-        region: The box.
+        box: The box.
 
     Raises:
         DamagedError: A data file is missing or short.
         ReadError: The system or the store refuses.
     """
-    is_whole = region.shape == entry.spec.shape
+    is_whole = box.shape == entry.spec.shape
     for piece in entry.pieces:
-        if not is_whole and not region.intersection(piece.region):
+        if not is_whole and not box.intersection(piece.box):
             continue
         if isinstance(piece, Piece):
             piece.data_file.check_span(piece.span, subject=subject_of(entry))

@@ -22,7 +22,7 @@ from tf2flax._base.dtypes import Misfits
 from tf2flax._base.manifest import DataFile, Entry, Piece
 from tf2flax._base.memory import aligned_empty, bytes_of, empty, view_at
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import ByteRange, TensorSlice
+from tf2flax._base.specs import Box, ByteRange
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading.parts import count_read_nbytes, read_view_into
 from tf2flax._reading.runs import BUFFER_NBYTES, along_axes, strided, strides_of
@@ -47,7 +47,7 @@ SPAN_NBYTES: Final = 32 << 20
 MIN_DIRECT_NBYTES: Final = 128 << 10
 
 # Arrays by box, of each leaf of a group.
-HostLeaves = Mapping[str, Mapping[TensorSlice, np.ndarray]]
+HostLeaves = Mapping[str, Mapping[Box, np.ndarray]]
 Job = Callable[[], None]
 
 
@@ -97,7 +97,7 @@ class GroupAssembly:
         for read in group.wholes:
             if read.unit.nbytes > SMALL_NBYTES:  # smaller ones are checked when read
                 self._check_there(read.unit)
-        self.arrays: dict[str, dict[TensorSlice, np.ndarray]] = {}
+        self.arrays: dict[str, dict[Box, np.ndarray]] = {}
         # Leaves whose last cast may change values.
         self._forced = {
             need.assignment.leaf for need in group.leaves if need.assignment.is_forced
@@ -328,7 +328,7 @@ class GroupAssembly:
             done += tile.size
             yield functools.partial(self._read_tile, part, tile, nbytes)
 
-    def _read_tile(self, part: PartRead, tile: TensorSlice, nbytes: int) -> None:
+    def _read_tile(self, part: PartRead, tile: Box, nbytes: int) -> None:
         """Reads a tile of a view, and copies it to the boxes that share it."""
         entry = part.entry
         offset = part.offset + distance(tile.starts, part.strides)
@@ -456,7 +456,7 @@ def _within(
     axes = along_axes(unit.entry.spec.shape, offset, shape, strides)
     assert axes is not None
     assert unit.piece is not None
-    return axes.within(unit.piece.region)
+    return axes.within(unit.piece.box)
 
 
 def _row_multiple(piece: Piece, entry: Entry, nbytes: int) -> int:
@@ -466,7 +466,7 @@ def _row_multiple(piece: Piece, entry: Entry, nbytes: int) -> int:
     larger are cut.
     """
     itemsize = entry.spec.dtype.numpy.itemsize
-    row = math.prod(piece.region.shape[1:]) * itemsize
+    row = math.prod(piece.box.shape[1:]) * itemsize
     unit = row if 0 < row <= nbytes else itemsize
     return max(1, nbytes // unit) * unit
 

@@ -10,7 +10,7 @@ import numpy as np
 from tf2flax._base.boxes import distance, restrict
 from tf2flax._base.dtypes import Misfits, cast_into, forced_cast
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._reading.runs import strided, strides_of
 
 
@@ -119,7 +119,7 @@ class Destination:
                 origin=(self._origin[0] + rows.start, *self._origin[1:]),
                 is_forced=is_forced,
             )
-        whole = TensorSlice.whole(self._out.shape)
+        whole = Box.whole(self._out.shape)
         misfits: Misfits | None = None
         for box in restrict(self._offset, whole.stops, self._strides, start, stop):
             first = self._offset + distance(box.starts, self._strides) - start

@@ -21,7 +21,7 @@ from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.boxes import distance, merged, restrict
 from tf2flax._base.manifest import EncodedPiece, Entry, Manifest, Piece
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.runs import along_axes
 from tf2flax._reading.whole import SMALL_NBYTES
@@ -76,7 +76,7 @@ class Demand:
     """
 
     leaf: str
-    box: TensorSlice
+    box: Box
     offset: int
     strides: tuple[int, ...]
     casts: tuple[np.dtype, ...] = ()
@@ -130,8 +130,8 @@ class LeafNeed:
     """
 
     assignment: Assignment
-    boxes: tuple[TensorSlice, ...]
-    regions: tuple[TensorSlice, ...]
+    boxes: tuple[Box, ...]
+    regions: tuple[Box, ...]
     is_streamed: bool
     held: tuple[str, ...] = ()
 
@@ -199,7 +199,7 @@ class Reading:
 
 def plan_reading(
     assignments: Iterable[Assignment],
-    boxes: Mapping[str, Iterable[TensorSlice]],
+    boxes: Mapping[str, Iterable[Box]],
     manifest: Manifest,
     large: Mapping[str, int] | None = None,
 ) -> Reading:
@@ -270,7 +270,7 @@ class _Needs:
         # Views that leaves read themselves, since they need no whole tensor.
         self._pulled: dict[int, dict[str, list[View]]] = {}
 
-    def add(self, assignment: Assignment, boxes: tuple[TensorSlice, ...]) -> None:
+    def add(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         """Adds a leaf, or portions of it."""
         if assignment.leaf in self._large and (
             portions := self._portions_of(assignment, boxes)
@@ -282,8 +282,8 @@ class _Needs:
             self._add(assignment, boxes)
 
     def _portions_of(
-        self, assignment: Assignment, boxes: tuple[TensorSlice, ...]
-    ) -> tuple[tuple[TensorSlice, ...], ...]:
+        self, assignment: Assignment, boxes: tuple[Box, ...]
+    ) -> tuple[tuple[Box, ...], ...]:
         """Boxes of each portion of a leaf; () where it is needed in one.
 
         Its tensor is read in units that begin and end where portions do.
@@ -303,14 +303,14 @@ class _Needs:
         )
         return portions.boxes
 
-    def _add(self, assignment: Assignment, boxes: tuple[TensorSlice, ...]) -> None:
+    def _add(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         number = len(self._leaves)
         regions = merged(boxes) if len(boxes) > 1 else boxes
         if not is_streamed(assignment.layout):
             self._add_mixed(assignment, boxes, regions)
             return
         self._leaves.append(LeafNeed(assignment, boxes, regions, is_streamed=True))
-        whole = TensorSlice.whole(assignment.shape)
+        whole = Box.whole(assignment.shape)
         if assignment.is_whole and list(regions) == [whole]:
             (view,) = assignment.views
             tallies = self._tallies_of(view.source)
@@ -331,8 +331,8 @@ class _Needs:
     def _add_mixed(
         self,
         assignment: Assignment,
-        boxes: tuple[TensorSlice, ...],
-        regions: tuple[TensorSlice, ...],
+        boxes: tuple[Box, ...],
+        regions: tuple[Box, ...],
     ) -> None:
         number = len(self._leaves)
         views: dict[str, list[View]] = {}
@@ -462,8 +462,8 @@ def units_of(entry: Entry, *, is_mixed: bool = False) -> tuple[Unit, ...]:
         return (Unit(entry, entry.pieces[0], 0, entry.spec.size, entry.nbytes),)
     row = math.prod(shape[1:])
     units: list[Unit] = []
-    for piece in sorted(entry.pieces, key=lambda piece: piece.region):
-        region = piece.region
+    for piece in sorted(entry.pieces, key=lambda piece: piece.box):
+        region = piece.box
         if (
             region.starts[1:] != (0,) * (len(shape) - 1)
             or region.stops[1:] != shape[1:]
@@ -479,7 +479,7 @@ def _boxes_of(entry: Entry, *, is_mixed: bool) -> tuple[Unit, ...]:
     if is_mixed or not all(isinstance(piece, Piece) for piece in entry.pieces):
         return (Unit(entry, None, 0, entry.spec.size, entry.nbytes),)
     return tuple(
-        Unit(entry, piece, 0, piece.region.size, piece.nbytes, is_box=True)
+        Unit(entry, piece, 0, piece.box.size, piece.nbytes, is_box=True)
         for piece in entry.pieces
     )
 
@@ -570,9 +570,7 @@ def is_streamed(layout: Layout) -> bool:
     return isinstance(layout, View)
 
 
-def views_within(
-    layout: Layout, box: TensorSlice
-) -> Iterator[tuple[View, TensorSlice]]:
+def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
     """Lists the views that make up a box of a streamed layout.
 
     Args:
@@ -587,7 +585,7 @@ def views_within(
     if isinstance(layout, Tiles):
         for starts, part in layout.parts:
             stops = tuple(a + n for a, n in zip(starts, part.shape, strict=True))
-            tile = TensorSlice(starts, stops)
+            tile = Box(starts, stops)
             shared = tile.intersection(box)
             if shared is not None:
                 for view, inner in views_within(part, shared.relative_to(tile)):
@@ -599,13 +597,13 @@ def views_within(
     yield view, box
 
 
-def _demands(leaf: str, view: View, box: TensorSlice, unit: Unit) -> Iterator[Demand]:
+def _demands(leaf: str, view: View, box: Box, unit: Unit) -> Iterator[Demand]:
     """The parts of a view that lie in a unit."""
     if unit.is_box:
         assert unit.piece is not None
         axes = along_axes(view.base.shape, view.offset, view.shape, view.strides)
         assert axes is not None
-        part = axes.part_in(unit.piece.region, view.shape)
+        part = axes.part_in(unit.piece.box, view.shape)
         if part is not None:
             yield _demand(leaf, view, box, part)
         return
@@ -614,7 +612,7 @@ def _demands(leaf: str, view: View, box: TensorSlice, unit: Unit) -> Iterator[De
         yield _demand(leaf, view, box, part)
 
 
-def _demand(leaf: str, view: View, box: TensorSlice, part: TensorSlice) -> Demand:
+def _demand(leaf: str, view: View, box: Box, part: Box) -> Demand:
     """A part of a view that fills a box of a leaf."""
     offset = view.offset + distance(part.starts, view.strides)
     return Demand(leaf, part.moved(box.starts), offset, view.strides, view.casts)

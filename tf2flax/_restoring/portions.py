@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tf2flax._assignment.layouts.nodes import View
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 # Portions that are in flight side by side, being read or copied.
 PORTIONS_IN_FLIGHT: Final = 4
@@ -28,12 +28,12 @@ class Portions:
         cuts: Where portions begin and end, in the tensor's row-major order; ascending.
     """
 
-    boxes: tuple[tuple[TensorSlice, ...], ...]
+    boxes: tuple[tuple[Box, ...], ...]
     cuts: tuple[int, ...]
 
 
 def cut_in_portions(
-    view: View, boxes: Sequence[TensorSlice], itemsize: int, max_in_flight_bytes: int
+    view: View, boxes: Sequence[Box], itemsize: int, max_in_flight_bytes: int
 ) -> Portions | None:
     """Cuts what is needed of a leaf along the axis that the file runs through last.
 
@@ -52,7 +52,7 @@ def cut_in_portions(
         >>> from tf2flax._assignment.layouts.nodes import whole_view
         >>> from tf2flax._base.specs import STORED_DTYPES, TensorSpec
         >>> view = whole_view("t", TensorSpec((8, 2), STORED_DTYPES[1]))
-        >>> halves = [TensorSlice((0, 0), (4, 2)), TensorSlice((4, 0), (8, 2))]
+        >>> halves = [Box((0, 0), (4, 2)), Box((4, 0), (8, 2))]
         >>> cut_in_portions(view, halves, itemsize=4, max_in_flight_bytes=63).cuts
         (0, 2, 4, 6, 8, 10, 12, 14, 16)
     """
@@ -61,7 +61,7 @@ def cut_in_portions(
     if axis is None or nbytes <= max_in_flight_bytes:
         return None
     edges = sorted({edge for b in boxes for edge in (b.starts[axis], b.stops[axis])})
-    portions: list[tuple[TensorSlice, ...]] = []
+    portions: list[tuple[Box, ...]] = []
     cuts: set[int] = set()
     for low, high in itertools.pairwise(edges):
         own = [box for box in boxes if box.starts[axis] <= low < box.stops[axis]]
@@ -90,9 +90,9 @@ def _slowest_axis(view: View) -> int | None:
     return axes[-1] if axes else None
 
 
-def _between(box: TensorSlice, axis: int, start: int, stop: int) -> TensorSlice:
+def _between(box: Box, axis: int, start: int, stop: int) -> Box:
     """The part of a box between two indices of an axis."""
-    return TensorSlice(
+    return Box(
         (*box.starts[:axis], start, *box.starts[axis + 1 :]),
         (*box.stops[:axis], stop, *box.stops[axis + 1 :]),
     )

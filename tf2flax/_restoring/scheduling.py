@@ -20,7 +20,7 @@ from tf2flax._base.dtypes import Misfits
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 from tf2flax._base.threads import Readers
 from tf2flax._reading.whole import SMALL_NBYTES
 from tf2flax._storage.local import OpenFiles
@@ -76,7 +76,7 @@ def assemble(
         nbytes = sum(assembly.group.host_nbytes for assembly in ready)
         if not ready or nbytes < least_nbytes:
             return
-        arrays: dict[str, dict[TensorSlice, np.ndarray]] = {}
+        arrays: dict[str, dict[Box, np.ndarray]] = {}
         for assembly in ready:
             for leaf, found in assembly.misfits.items():
                 misfits[leaf] = (
@@ -120,7 +120,7 @@ def _problems(reading: Reading, misfits: Mapping[str, Misfits]) -> Iterator[str]
         one = need.assignment
         if one.leaf in misfits:
             leaves[one.leaf] = one
-            sizes[one.leaf] += sum(box.size for box in need.regions)
+            sizes[one.leaf] += sum(box.size for box in need.boxes)
     for leaf, one in leaves.items():
         what = misfits[leaf].said(sizes[leaf], one.dtype)
         yield f"Leaf `{leaf}` cannot take tensor `{one.source}`: {what}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tf2flax._base.errors import UnsupportedError
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 from .stores import load_tensorstore
 
@@ -29,7 +29,7 @@ MAX_VIEW_RANK: Final = 32
 def open_view(
     shape: tuple[int, ...],
     dtype: np.dtype,
-    read: Callable[[TensorSlice, np.ndarray], None],
+    read: Callable[[Box, np.ndarray], None],
     *,
     subject: str,
     waits: bool = False,
@@ -69,12 +69,12 @@ def open_view(
         out: np.ndarray,
         _: VirtualChunkedReadParameters,
     ) -> Future[None] | None:
-        region = TensorSlice(domain.inclusive_min, domain.exclusive_max)
+        box = Box(domain.inclusive_min, domain.exclusive_max)
         if not waits:
-            read(region, out)
+            read(box, out)
             return None
         promise, future = ts.Promise.new()
-        _view_readers().submit(_fulfil, promise, read, region, out)
+        _view_readers().submit(_fulfil, promise, read, box, out)
         return future
 
     chunk = view_chunk_shape(shape, max(dtype.itemsize, 1))
@@ -90,12 +90,12 @@ def open_view(
 
 def _fulfil(
     promise: Any,
-    read: Callable[[TensorSlice, np.ndarray], None],
-    region: TensorSlice,
+    read: Callable[[Box, np.ndarray], None],
+    box: Box,
     out: np.ndarray,
 ) -> None:
     try:
-        read(region, out)
+        read(box, out)
     except Exception as error:  # whatever it is, whoever waits must learn of it
         promise.set_exception(error)
     else:

@@ -31,7 +31,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Entry
 from tf2flax._base.memory import empty, view_at
 from tf2flax._base.names import listed
-from tf2flax._base.specs import STORED_DTYPES, StoredDtype, TensorSlice, TensorSpec
+from tf2flax._base.specs import STORED_DTYPES, Box, StoredDtype, TensorSpec
 from tf2flax._base.text import attribute_of, check_switch, show_value
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.locate import PathLike
@@ -254,6 +254,7 @@ def _leaves_of(tree: Any) -> dict[str, Any]:
     for slot in targets.take_apart(tree).slots:
         value = slot.value
         if isinstance(value, (bool, int, float, complex)):
+            assert slot.leaf.dtype is not None  # a number has one
             value = _scalar(slot.leaf.name, value, slot.leaf.dtype)
         leaves[slot.leaf.name] = value
     return leaves
@@ -443,8 +444,8 @@ def _family(name: str, parts: list[NewTensor]) -> NewTensor:
         starts, stops = [0] * len(whole), list(whole)
         starts[axis], stops[axis] = start, start + part.spec.shape[axis]
         start = stops[axis]
-        region = TensorSlice(tuple(starts), tuple(stops))
-        extents = _extents(region, tuple(whole))
+        box = Box(tuple(starts), tuple(stops))
+        extents = _extents(box, tuple(whole))
         pieces.append(NewPiece(part.spec, extents, part.pieces[0].array))
     spec = TensorSpec(tuple(whole), parts[0].spec.dtype)
     return _sliced(_key(name), spec, parts[0].dtype_code, pieces)
@@ -483,11 +484,11 @@ def _some(shapes: list[tuple[int, ...]]) -> str:
     return f"{shown} …" if len(shapes) > 6 else shown
 
 
-def _extents(region: TensorSlice, shape: tuple[int, ...]) -> Extents:
+def _extents(box: Box, shape: tuple[int, ...]) -> Extents:
     """A box as files name it: a whole axis starts at 0 and has length -1."""
     return tuple(
         (0, -1) if (start, stop) == (0, dim) else (start, stop - start)
-        for start, stop, dim in zip(region.starts, region.stops, shape, strict=True)
+        for start, stop, dim in zip(box.starts, box.stops, shape, strict=True)
     )
 
 
@@ -503,13 +504,13 @@ def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
     code = _CODE_OF_NAME[spec.dtype.name]
     if not entry.is_sliced:
         return NewTensor(_key(name), spec, code, (NewPiece(spec, None, read),))
-    num_filled = sum(piece.region.size > 0 for piece in entry.pieces)
+    num_filled = sum(piece.box.size > 0 for piece in entry.pieces)
     whole = _Once(read, uses=max(num_filled, 1))
     pieces = tuple(
         NewPiece(
-            TensorSpec(piece.region.shape, spec.dtype),
-            _extents(piece.region, spec.shape),
-            whole.part(piece.region.within(TensorSlice.whole(spec.shape))),
+            TensorSpec(piece.box.shape, spec.dtype),
+            _extents(piece.box, spec.shape),
+            whole.part(piece.box.within(Box.whole(spec.shape))),
         )
         for piece in entry.pieces
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.memory import empty, shape_only, view_at
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 from .nodes import Cut, Layout, Merged, Permuted, Taken, Tiles, View, cut
 from .shapes import axis_groups
@@ -28,7 +28,7 @@ ROWS_NBYTES: Final = 4 << 20
 Fetch = Callable[[View, np.ndarray], None]
 
 
-def parts_within(node: Layout, box: TensorSlice) -> Iterator[View]:
+def parts_within(node: Layout, box: Box) -> Iterator[View]:
     """Lists the views that filling a box of a layout reads.
 
     Args:
@@ -47,7 +47,7 @@ def parts_within(node: Layout, box: TensorSlice) -> Iterator[View]:
     yield from found
 
 
-def fill(node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
+def fill(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills an array with a box of a layout.
 
     Args:
@@ -68,14 +68,14 @@ def fill(node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
         case Tiles():
             for starts, part in node.parts:
                 stops = tuple(a + n for a, n in zip(starts, part.shape, strict=True))
-                tile = TensorSlice(starts, stops)
+                tile = Box(starts, stops)
                 shared = tile.intersection(box)
                 if shared is not None:
                     target = view_at(out, shared.within(box))
                     fill(part, shared.relative_to(tile), target, fetch)
         case Permuted():
             back = tuple(node.axes.index(axis) for axis in range(len(node.axes)))
-            below = TensorSlice(
+            below = Box(
                 tuple(box.starts[a] for a in back), tuple(box.stops[a] for a in back)
             )
             fill(node.operand, below, out.transpose(back), fetch)
@@ -104,16 +104,14 @@ def _fill_view(view: View, out: np.ndarray, fetch: Fetch) -> None:
     out[...] = forced_cast(array, view.casts[-1])
 
 
-def _fill_from(
-    node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch
-) -> np.ndarray:
+def _fill_from(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> np.ndarray:
     """Fills a new array with a box of a layout: for what has to be mixed afterwards."""
     array = shape_only(box.shape) if _is_dry(out) else empty(box.shape, node.dtype)
     fill(node, box, array, fetch)
     return array
 
 
-def _fill_cut(node: Cut, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_cut(node: Cut, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     starts: list[int] = []
     stops: list[int] = []
     index: list[Any] = []
@@ -133,21 +131,19 @@ def _fill_cut(node: Cut, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> Non
             starts.append(min(first, last))
             stops.append(max(first, last) + 1)
             index.append(slice(None, None, step))
-    array = _fill_from(
-        node.operand, TensorSlice(tuple(starts), tuple(stops)), out, fetch
-    )
+    array = _fill_from(node.operand, Box(tuple(starts), tuple(stops)), out, fetch)
     if not _is_dry(out):
         out[...] = array[tuple(index)]
 
 
-def _fill_taken(node: Taken, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_taken(node: Taken, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills rows from others around them, a few neighbours at a time."""
     rows = np.array(node.rows[box.starts[0] : box.stops[0]])
     row_nbytes = math.prod(box.shape[1:]) * node.dtype.itemsize
     for places in _neighbours(rows, max(1, ROWS_NBYTES // max(1, row_nbytes))):
         own = rows[places]
         low, high = int(own[0]), int(own[-1]) + 1
-        around = TensorSlice((low, *box.starts[1:]), (high, *box.stops[1:]))
+        around = Box((low, *box.starts[1:]), (high, *box.stops[1:]))
         array = _fill_from(node.operand, around, out, fetch)
         if not _is_dry(out):
             out[places] = array[own - low]
@@ -174,7 +170,7 @@ def _neighbours(rows: np.ndarray, max_rows: int) -> Iterator[np.ndarray]:
     yield order[begun:]
 
 
-def _fill_merged(node: Merged, box: TensorSlice, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_merged(node: Merged, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills group of axes by group: runs of a merged axis are a few boxes below it."""
     below = node.operand.shape
     choices: list[list[tuple[list[tuple[int, int]], list[tuple[int, int]]]]] = []
@@ -188,8 +184,8 @@ def _fill_merged(node: Merged, box: TensorSlice, out: np.ndarray, fetch: Fetch) 
     for pieces in itertools.product(*choices):
         lower_box = [span for one, _ in pieces for span in one]
         upper_box = [span for _, one in pieces for span in one]
-        source = TensorSlice(*_bounds(lower_box))
-        target = TensorSlice(*_bounds(upper_box))
+        source = Box(*_bounds(lower_box))
+        target = Box(*_bounds(upper_box))
         shared = target.intersection(box)
         assert shared is not None
         if shared == target:
@@ -205,9 +201,7 @@ def _fill_merged(node: Merged, box: TensorSlice, out: np.ndarray, fetch: Fetch) 
             view_at(out, shared.within(box))[...] = cut_out
 
 
-def _fill_reshaped(
-    node: Layout, box: TensorSlice, out: np.ndarray, fetch: Fetch
-) -> None:
+def _fill_reshaped(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills an array of another shape, in place where NumPy can view it in this one."""
     try:
         view = np.reshape(out, box.shape, copy=False)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import TensorSlice, TensorSpec
+from tf2flax._base.specs import Box, TensorSpec
 
 from .shapes import axis_groups, row_major
 
@@ -65,7 +65,7 @@ class View:
         )
 
     @property
-    def region(self) -> TensorSlice | None:
+    def box(self) -> Box | None:
         """The box of the tensor that it is, axis by axis; None where it is another."""
         strides = row_major(self.base.shape)
         if self.strides != strides:
@@ -76,7 +76,7 @@ class View:
             starts.append(rest // stride if stride else 0)
             rest -= starts[-1] * stride
         stops = tuple(a + n for a, n in zip(starts, self.shape, strict=True))
-        box = TensorSlice(tuple(starts), stops)
+        box = Box(tuple(starts), stops)
         return box if box.fits(self.base.shape) else None
 
 

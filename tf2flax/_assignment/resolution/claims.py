@@ -18,7 +18,7 @@ from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import StoredDtype, TensorSlice, TensorSpec
+from tf2flax._base.specs import Box, StoredDtype, TensorSpec
 
 from . import problems
 from .partitions import family_of, parts_of, tile
@@ -238,7 +238,7 @@ class Claims:
         except UnsupportedError as error:  # a name that several tensors share
             raise AssignmentError(str(error)) from error
 
-    def box(self, claim: Claim, layout: Layout) -> TensorSlice | None:
+    def box(self, claim: Claim, layout: Layout) -> Box | None:
         """The box of a layout that fills a part, None for a leaf; shapes must agree."""
         leaf = self.leaves[claim.leaf]
         if leaf.dtype is None:
@@ -296,7 +296,7 @@ class Claims:
         return result_dtype(first, leaf, policy, x64=self.options.x64)
 
 
-def cut_box(layout: Layout, box: TensorSlice) -> Layout:
+def cut_box(layout: Layout, box: Box) -> Layout:
     """Cuts a box out of a layout.
 
     Args:

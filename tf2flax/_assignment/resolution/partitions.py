@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from tf2flax._base.names import MAX_DIGITS
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 _PART: Final = re.compile(
     rf"(?P<family>.*)/part_(?P<number>0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})", re.S
@@ -52,7 +52,7 @@ def parts_of(family: str, names: Container[str]) -> tuple[str, ...]:
 
 def tile(
     parts: Sequence[tuple[int, ...]], shape: tuple[int, ...]
-) -> tuple[TensorSlice, ...] | None:
+) -> tuple[Box, ...] | None:
     """Places parts, in order, along the one axis on which they tile a tensor.
 
     Args:
@@ -64,14 +64,14 @@ def tile(
 
     Examples:
         >>> tile([(2, 3), (1, 3)], (3, 3))[1]
-        TensorSlice(starts=(2, 0), stops=(3, 3))
+        Box(starts=(2, 0), stops=(3, 3))
         >>> tile([(2, 3), (2, 3)], (3, 3)) is None
         True
     """
     if any(len(part) != len(shape) for part in parts):
         return None
     if len(parts) == 1:
-        return (TensorSlice.whole(shape),) if parts[0] == shape else None
+        return (Box.whole(shape),) if parts[0] == shape else None
     for axis in range(len(shape)):
         others = shape[:axis] + shape[axis + 1 :]
         if sum(part[axis] for part in parts) == shape[axis] and all(
@@ -83,12 +83,12 @@ def tile(
 
 def _along(
     axis: int, extents: Sequence[int], shape: tuple[int, ...]
-) -> tuple[TensorSlice, ...]:
-    boxes: list[TensorSlice] = []
+) -> tuple[Box, ...]:
+    boxes: list[Box] = []
     start = 0
     for extent in extents:
         starts, stops = [0] * len(shape), list(shape)
         starts[axis], stops[axis] = start, start + extent
-        boxes.append(TensorSlice(tuple(starts), tuple(stops)))
+        boxes.append(Box(tuple(starts), tuple(stops)))
         start += extent
     return tuple(boxes)

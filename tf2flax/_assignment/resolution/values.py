@@ -17,7 +17,7 @@ from tf2flax._assignment.layouts.nodes import (
     needed_elements,
     views_of,
 )
-from tf2flax._base.specs import StoredDtype, TensorSlice
+from tf2flax._base.specs import Box, StoredDtype
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Assignment:
     dtype: np.dtype
     entry: Entry
     alias: str | None = None
-    box: TensorSlice | None = None
+    box: Box | None = None
     is_forced: bool = False
 
     @property
@@ -93,9 +93,9 @@ class Assignment:
         return self.views[0].base.dtype
 
     @property
-    def region(self) -> TensorSlice | None:
+    def region(self) -> Box | None:
         """The box of the one tensor that fills the leaf as it is, else None."""
-        return self.layout.region if isinstance(self.layout, View) else None
+        return self.layout.box if isinstance(self.layout, View) else None
 
     @property
     def is_whole(self) -> bool:

@@ -24,7 +24,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Entry, Manifest
-from tf2flax._base.specs import TensorSlice
+from tf2flax._base.specs import Box
 
 from .config import ConfigFile
 from .file import KerasFile, Window, checksum_damage, damaged, read_error, weights_in
@@ -65,9 +65,9 @@ class Hdf5Piece:
     description: Description
 
     @property
-    def region(self) -> TensorSlice:
+    def box(self) -> Box:
         """All of the tensor."""
-        return TensorSlice.whole(self.description.spec.shape)
+        return Box.whole(self.description.spec.shape)
 
     @property
     def path(self) -> str:
@@ -83,7 +83,7 @@ class Hdf5Piece:
         """Checks that the file is still there; its size was checked already."""
         self.file.open().close()
 
-    def read(self, region: TensorSlice) -> np.ndarray:
+    def read(self, box: Box) -> np.ndarray:
         """Reads a box, and of the rest only what shares a chunk; see `EncodedPiece`."""
         dtype = self.description.spec.dtype
         if not dtype.is_readable:
@@ -93,7 +93,7 @@ class Hdf5Piece:
             )
         window = self.file.open()
         try:
-            array = read_box(window, self.description, region)
+            array = read_box(window, self.description, box)
             window.check_unchanged(f"Tensor `{self.name}`")
             return array
         except MalformedError as error:

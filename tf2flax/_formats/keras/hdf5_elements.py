@@ -20,7 +20,7 @@ import numpy as np
 
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import aligned_empty, empty, view_at
-from tf2flax._base.specs import TensorSlice, TensorSpec
+from tf2flax._base.specs import Box, TensorSpec
 
 from .file import MAX_EXPANSION, Window
 
@@ -92,15 +92,13 @@ class Description:
         return self.spec.size * self.stored.itemsize
 
 
-def read_box(
-    window: Window, description: Description, region: TensorSlice
-) -> np.ndarray:
+def read_box(window: Window, description: Description, box: Box) -> np.ndarray:
     """Reads a box: of rows only those of the box, of chunks only those it touches.
 
     Args:
         window: The file.
         description: The dataset; of a readable dtype.
-        region: The box, within its shape.
+        box: The box, within its shape.
 
     Returns:
         Row-major array of the box's shape and the dataset's dtype, in native order.
@@ -108,14 +106,14 @@ def read_box(
     Raises:
         MalformedError: Its elements are not what they should be.
     """
-    raw = aligned_empty(region.shape, description.stored)
+    raw = aligned_empty(box.shape, description.stored)
     where = description.layout
     if not raw.size or where is None:
         pass
     elif isinstance(where, Grid):
-        _read_chunks(window, where, region, raw)
+        _read_chunks(window, where, box, raw)
     else:
-        _read_rows(window, where, description.spec.shape, region, raw)
+        _read_rows(window, where, description.spec.shape, box, raw)
     dtype = description.spec.dtype
     if dtype.is_string:
         if raw.dtype.kind == "S":
@@ -134,47 +132,43 @@ def _read_rows(
     window: Window,
     offset: int,
     shape: tuple[int, ...],
-    region: TensorSlice,
+    box: Box,
     out: np.ndarray,
 ) -> None:
     """Fills a row-major array with a box of one that is stored at `offset`."""
-    if region.shape[1:] == shape[1:]:
-        start = region.starts[0] if shape else 0
+    if box.shape[1:] == shape[1:]:
+        start = box.starts[0] if shape else 0
         row_nbytes = math.prod(shape[1:]) * out.itemsize
         window.fill(offset + start * row_nbytes, out.reshape(-1).view(np.uint8).data)
         return
     row_nbytes = math.prod(shape[1:]) * out.itemsize
-    inner = TensorSlice(region.starts[1:], region.stops[1:])
+    inner = Box(box.starts[1:], box.stops[1:])
     # One row may be large, and the box in it small; many are read whole and cut.
-    if row_nbytes > _BLOCK_NBYTES or region.shape[0] == 1:
-        for number, row in enumerate(range(region.starts[0], region.stops[0])):
+    if row_nbytes > _BLOCK_NBYTES or box.shape[0] == 1:
+        for number, row in enumerate(range(box.starts[0], box.stops[0])):
             start = offset + row * row_nbytes
             _read_rows(window, start, shape[1:], inner, out[number])
         return
     step = max(_BLOCK_NBYTES // row_nbytes, 1)
-    for start in range(0, region.shape[0], step):
+    for start in range(0, box.shape[0], step):
         part = out[start : start + step]
         block = empty((len(part), *shape[1:]), out.dtype)
-        first = offset + (region.starts[0] + start) * row_nbytes
+        first = offset + (box.starts[0] + start) * row_nbytes
         window.fill(first, block.reshape(-1).view(np.uint8).data)
-        part[...] = view_at(
-            block, (slice(None), *inner.within(TensorSlice.whole(shape[1:])))
-        )
+        part[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
 
 
-def _read_chunks(
-    window: Window, grid: Grid, region: TensorSlice, out: np.ndarray
-) -> None:
+def _read_chunks(window: Window, grid: Grid, box: Box, out: np.ndarray) -> None:
     for chunk in grid.chunks:
         stops = tuple(a + n for a, n in zip(chunk.starts, grid.shape, strict=True))
-        box = TensorSlice(chunk.starts, stops)
-        shared = region.intersection(box)
+        chunk_box = Box(chunk.starts, stops)
+        shared = box.intersection(chunk_box)
         if shared is None:
             continue
         data = _unfiltered(window, grid, chunk, out.dtype.itemsize)
         block = np.frombuffer(data, out.dtype).reshape(grid.shape)
-        target = view_at(out, shared.within(region))
-        target[...] = view_at(block, shared.within(box))
+        target = view_at(out, shared.within(box))
+        target[...] = view_at(block, shared.within(chunk_box))
 
 
 def _unfiltered(window: Window, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
