@@ -15,7 +15,7 @@ from tf2flax import Expression, concat, src, stack
 from tf2flax._base.specs import Box
 from tf2flax._restoring.assembling import HostLeaves
 from tf2flax._restoring.plan_reads import plan_reading
-from tf2flax._restoring.scheduling import assemble
+from tf2flax._restoring.scheduling import run_reads
 from tf2flax._storage.local import LocalFile
 
 # Rows of 32 KiB: runs that are worth a system call of their own.
@@ -171,13 +171,13 @@ def test_a_shard_reads_its_own_bytes(
     reading = plan_reading([assignment], {"x": [box]}, checkpoint.manifest)
     found: list[np.ndarray] = []
 
-    def deliver(leaves: HostLeaves) -> Callable[[], None]:
+    def put(leaves: HostLeaves) -> Callable[[], None]:
         found.append(leaves["x"][box])
         return lambda: None
 
-    assemble(
+    run_reads(
         reading,
-        deliver,
+        put,
         verify=True,
         max_in_flight_bytes=1,
         advance=lambda _nbytes, _name: None,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
 from tf2flax import src
-from tf2flax._base.dtypes import cast, forced_cast, kind_of
+from tf2flax._base.dtypes import cast_checked, forced_cast, kind_of
 from tf2flax._base.specs import STORED_DTYPES
 
 SDS = jax.ShapeDtypeStruct
@@ -224,23 +224,23 @@ def test_values_that_a_dtype_lacks_are_refused(name: str, source: str) -> None:
     array = np.array([value for value, _ in good], source)
     with np.errstate(all="ignore"):
         want = np.array([value for _, value in good]).astype(dtype)
-    assert cast(array, dtype, is_forced=False).tobytes() == want.tobytes()
+    assert cast_checked(array, dtype, is_forced=False).tobytes() == want.tobytes()
     for value in bad:
         with pytest.raises(tf2flax.AssignmentError, match="1 of 2 values do not fit"):
-            cast(np.array([1, value], source), dtype, is_forced=False)
+            cast_checked(np.array([1, value], source), dtype, is_forced=False)
         # Forced, it becomes what ml_dtypes makes of it.
         with np.errstate(all="ignore"):
             made = np.array([value], source).astype(dtype)
-        got = cast(np.array([value], source), dtype, is_forced=True)
+        got = cast_checked(np.array([value], source), dtype, is_forced=True)
         assert got.tobytes() == made.tobytes()
 
 
 def test_complex_parts_are_checked_apart() -> None:
     for value in (complex(INF, 1e300), complex(1e300, NAN), complex(0, -1e300)):
         with pytest.raises(tf2flax.AssignmentError, match="1 of 1 values"):
-            cast(np.array([value]), np.dtype("c8"), is_forced=False)
+            cast_checked(np.array([value]), np.dtype("c8"), is_forced=False)
     fits = np.array([complex(INF, NAN), complex(1, -INF)])
-    assert cast(fits, np.dtype("c8"), is_forced=False).tobytes() == (
+    assert cast_checked(fits, np.dtype("c8"), is_forced=False).tobytes() == (
         fits.astype("c8").tobytes()
     )
 
@@ -348,7 +348,7 @@ def test_every_pair_of_dtypes_can_be_forced() -> None:
         assert got.dtype == dtype_of(to)
         assert [complex(x) for x in got] == [0, 1], (source, to)
         if kind_of(dtype_of(source)) == kind_of(dtype_of(to)):
-            safe = cast(zero_and_one, dtype_of(to), is_forced=False)
+            safe = cast_checked(zero_and_one, dtype_of(to), is_forced=False)
             assert safe.tobytes() == got.tobytes()
 
 
@@ -369,7 +369,7 @@ def test_unforced_casts_only_round(source: str, to: str, numbers: list[float]) -
     step, tiny = 2.0 ** -int(info.nmant), float(info.smallest_subnormal)
     finite = np.isfinite(given)
     try:
-        got = cast(array, dtype_of(to), is_forced=False).astype("f8")
+        got = cast_checked(array, dtype_of(to), is_forced=False).astype("f8")
     except tf2flax.AssignmentError:
         with np.errstate(all="ignore"):
             made = forced_cast(array, dtype_of(to)).astype("f8")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax._assignment.resolution.partitions import family_of, parts_of, tile
-from tf2flax._base.dtypes import cast, kind_of
+from tf2flax._base.dtypes import cast_checked, kind_of
 from tf2flax._base.names import nearest
 from tf2flax._base.specs import Box, ByteRange
 from tf2flax._reading import runs
@@ -203,7 +203,7 @@ def test_safe_casts_keep_integers_and_finiteness(
         return
     array = as_array(numbers, from_dtype)
     try:
-        result = cast(array, to_dtype, is_forced=False)
+        result = cast_checked(array, to_dtype, is_forced=False)
     except tf2flax.AssignmentError:
         if kind_of(to_dtype) == "int":
             limits = ml_dtypes.iinfo(to_dtype)

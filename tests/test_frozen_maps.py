@@ -159,17 +159,20 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no map": (None, "Expected an assignment map"),
     "text": ("net/", "Expected an assignment map"),
     "a number": (3, "Expected an assignment map"),
-    "no pairs": ([("net/", "net/"), "ab"], "Entry 2: expected a pair"),
-    "triples": (zip("a", "b", "c", strict=True), "Entry 1: expected a pair"),
-    "a key of another kind": ({3: "t"}, "Entry 1: expected the name of a tensor"),
-    "a value of None": ({"rows": None}, "Entry 1 `rows`: .* got None"),
-    "a number as value": ({"rows": 3}, "Entry 1 `rows`: .* got int 3"),
+    "no pairs": ([("net/", "net/"), "ab"], "TensorEntry 2: expected a pair"),
+    "triples": (zip("a", "b", "c", strict=True), "TensorEntry 1: expected a pair"),
+    "a key of another kind": ({3: "t"}, "TensorEntry 1: expected the name of a tensor"),
+    "a value of None": ({"rows": None}, "TensorEntry 1 `rows`: .* got None"),
+    "a number as value": ({"rows": 3}, "TensorEntry 1 `rows`: .* got int 3"),
     "a tuple as value": ({"rows": ("t",)}, "Make it a list"),
     "a list of names": ({"rows": ["t"]}, "not names; got 't'"),
     "a lone brace": ({"rows_{i": "t"}, "lone `{`"),
     "a capture without meaning": ({"rows_{i}": "t"}, r"capture \{i\} of the key"),
     "a scope for a name": ({src("net/"): "t"}, "Did you mean `t/`"),
-    "several": ({3: "t", "rows": None}, r"Entry 1: (.|\n)*Entry 2 `rows`: "),
+    "several": (
+        {3: "t", "rows": None},
+        r"TensorEntry 1: (.|\n)*TensorEntry 2 `rows`: ",
+    ),
 }
 
 

@@ -26,7 +26,7 @@ import tf2flax
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.specs import Box
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._formats.keras.file import Window
+from tf2flax._formats.keras.file import FileSlice
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 from tf2flax._formats.keras.hdf5_elements import decompress_lzf
 from tf2flax._formats.keras.hdf5_names import MAX_DEPTH
@@ -872,13 +872,13 @@ def test_a_box_in_large_rows_reads_little(monkeypatch: pytest.MonkeyPatch) -> No
     values = np.zeros((3, 1_200_000), np.float32)
     checkpoint = opened(lambda file: file.create_dataset("x", data=values))
     sizes: list[int] = []
-    fill = Window.fill
+    fill = FileSlice.fill
 
-    def counting(self: Window, start: int, buffer: memoryview) -> None:
+    def counting(self: FileSlice, start: int, buffer: memoryview) -> None:
         sizes.append(len(buffer))
         fill(self, start, buffer)
 
-    monkeypatch.setattr(Window, "fill", counting)
+    monkeypatch.setattr(FileSlice, "fill", counting)
     piece = checkpoint.manifest.entry("x").pieces[0]
     piece.read(Box((0, 5), (3, 7)))  # type: ignore[union-attr]
     assert sum(sizes) == 3 * 2 * 4

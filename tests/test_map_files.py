@@ -283,7 +283,7 @@ def test_problems_of_a_plan_name_file_and_line(
     path.write_text('[assignment_map]\n\n"global_stp" = "step"\n')
     with pytest.raises(tf2flax.AssignmentError) as caught:
         tf2flax.plan(data / "bert", tf2flax.load_map(path), target)
-    assert f"Entry 1 ({path}:3) `global_stp`" in str(caught.value)
+    assert f"TensorEntry 1 ({path}:3) `global_stp`" in str(caught.value)
     path.write_text('[assignment_map]\n\n"global_step" = "step"\n')
     plan = tf2flax.plan(data / "bert", tf2flax.load_map(path), target)
     assert plan.to_dict()["assignments"][0]["rule"]["place"] == f"{path}:3"

@@ -29,8 +29,8 @@ from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading import parts, runs, whole
 from tf2flax._restoring import assembling, plan_reads, scheduling
 from tf2flax._restoring.assembling import HostLeaves
-from tf2flax._restoring.plan_reads import Reading, plan_reading
-from tf2flax._restoring.scheduling import assemble
+from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
+from tf2flax._restoring.scheduling import run_reads
 from tf2flax._storage import local
 from tf2flax._storage.local import LocalFile
 
@@ -54,13 +54,15 @@ def target_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
 
-def read(reading: Reading, *, limit: int = 1 << 30) -> dict[str, dict[Box, np.ndarray]]:
+def read(
+    reading: ReadPlan, *, limit: int = 1 << 30
+) -> dict[str, dict[Box, np.ndarray]]:
     """Runs a reading; what is handed on is copied, and then made unusable."""
     found: dict[str, dict[Box, np.ndarray]] = {}
     counted: list[int] = []
     lock = threading.Lock()
 
-    def deliver(leaves: HostLeaves) -> Any:
+    def put(leaves: HostLeaves) -> Any:
         for leaf, arrays in leaves.items():
             own = {box: array.copy() for box, array in arrays.items()}
             found.setdefault(leaf, {}).update(own)
@@ -71,9 +73,9 @@ def read(reading: Reading, *, limit: int = 1 << 30) -> dict[str, dict[Box, np.nd
         with lock:
             counted.append(nbytes)
 
-    assemble(
+    run_reads(
         reading,
-        deliver,
+        put,
         verify=True,
         max_in_flight_bytes=limit,
         advance=advance,
@@ -351,7 +353,7 @@ class _Slow:
         self.held = 0
         self.most = 0
 
-    def deliver(self, leaves: HostLeaves) -> Any:
+    def put(self, leaves: HostLeaves) -> Any:
         nbytes = sum(a.nbytes for arrays in leaves.values() for a in arrays.values())
         self.held += nbytes
         self.most = max(self.most, self.held)
@@ -374,9 +376,9 @@ def test_memory_in_flight_is_bounded(tmp_path: pathlib.Path) -> None:
     reading = plan_reading(plan.assignments, boxes, manifest)
     for limit in (1, 1 << 20, 1 << 22):
         slow = _Slow()
-        assemble(
+        run_reads(
             reading,
-            slow.deliver,
+            slow.put,
             verify=True,
             max_in_flight_bytes=limit,
             advance=lambda _nbytes, _name: None,

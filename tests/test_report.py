@@ -69,11 +69,11 @@ Entries that fill them (2):
 
 Missing in the checkpoint, kept as they are (1):
   leaf source reason entry of the map
-  gone none not in the checkpoint Entry 3 `none` -> `gone`
+  gone none not in the checkpoint TensorEntry 3 `none` -> `gone`
 
 Mismatched, kept as they are (1):
   leaf source reason entry of the map
-  bad norm expected shape [2], got [3]. CONFIGURATION Entry 4 `norm` -> `bad`
+  bad norm expected shape [2], got [3]. CONFIGURATION TensorEntry 4 `norm` -> `bad`
 
 Kept as they are (2):
   kept_{0..1}

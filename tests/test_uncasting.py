@@ -20,7 +20,7 @@ from tf2flax._assignment.layouts.uncasting import (
     LeafValue,
     equal_elements,
     is_one_to_one,
-    settle,
+    settle_values,
     undone,
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
@@ -69,7 +69,7 @@ def written(stored: np.ndarray, values: list[LeafValue]) -> np.ndarray | None:
         if result is not None:
             return result
     out = stored.copy()
-    return out if settle(out, values) is None else None
+    return out if settle_values(out, values) is None else None
 
 
 @pytest.mark.parametrize("before", DTYPES, ids=str)

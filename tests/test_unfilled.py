@@ -92,7 +92,7 @@ def test_a_map_that_fills_nothing_is_an_error(name: str, prefix: str) -> None:
         for call in calls(prefix, [(key, value)], **options).values():
             with pytest.raises(tf2flax.AssignmentError, match="No entry of the") as e:
                 call()
-            assert "Entry 1 reaches no leaf" in str(e.value)
+            assert "TensorEntry 1 reaches no leaf" in str(e.value)
         with pytest.raises(tf2flax.AssignmentError, match="No entry of the"):
             tf2flax.plan(prefix, [(key, value)], target(), **options)
 
@@ -123,10 +123,10 @@ def test_the_error_says_why_of_each_entry(prefix: str) -> None:
     lines = str(caught.value).splitlines()
     assert (
         lines[1]
-        == "Entry 1 reaches no leaf: `bert/` -> `parms/` Did you mean `params/`?"
+        == "TensorEntry 1 reaches no leaf: `bert/` -> `parms/` Did you mean `params/`?"
     )
     assert (
-        "Entry 2 `none` -> `params/a/kernel`: leaf `params/a/kernel` is kept"
+        "TensorEntry 2 `none` -> `params/a/kernel`: leaf `params/a/kernel` is kept"
         in lines[2]
     )
     assert lines[2].endswith("not in the checkpoint")

@@ -56,7 +56,7 @@ def collapse(rows: Sequence[tuple[str, ...]]) -> list[Row]:
     return result
 
 
-def screenful(lines: Sequence[str]) -> str:
+def summarise(lines: Sequence[str]) -> str:
     """Joins the lines of a message: running numbers as one, and no more than a screen.
 
     Args:
@@ -66,7 +66,7 @@ def screenful(lines: Sequence[str]) -> str:
         At most 60 lines.
 
     Examples:
-        >>> print(screenful(["Leaf `a_0` is odd.", "Leaf `a_1` is odd.", "Odd."]))
+        >>> print(summarise(["Leaf `a_0` is odd.", "Leaf `a_1` is odd.", "Odd."]))
         Leaf `a_{0..1}` is odd.
         Odd.
     """

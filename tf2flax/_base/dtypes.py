@@ -277,7 +277,7 @@ def _limits_of(dtype: np.dtype) -> _Limits:
     return _Limits(bool(np.isinf(infinity)), bool(np.isnan(nan)), overflow)
 
 
-def cast(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
+def cast_checked(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
     """Casts an array; refuses where a value would become another one.
 
     Args:

@@ -169,7 +169,7 @@ class EncodedPiece(Protocol):
         ...
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One tensor of a checkpoint; a tuple for the reason that `Piece` is.
 
     Attributes:
@@ -194,7 +194,7 @@ class Entry(NamedTuple):
         return sum(piece.nbytes for piece in self.pieces)
 
 
-def have_equal_checksums(first: Entry, second: Entry) -> bool | None:
+def have_equal_checksums(first: TensorEntry, second: TensorEntry) -> bool | None:
     """Compares two tensors by what the index says of their bytes.
 
     Args:
@@ -290,7 +290,7 @@ class Manifest(abc.ABC):
         return ((name, self.spec(name)) for name in self.names)
 
     @abc.abstractmethod
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Decodes and checks the entry of one tensor.
 
         Raises:

@@ -89,7 +89,9 @@ def check_progress(progress: object) -> None:
     if isinstance(progress, bool):
         return
     # A class can be called, and makes nothing of a `Progress`.
-    if not isinstance(progress, type) and (takes(progress, 1) or takes(progress, 2)):
+    if not isinstance(progress, type) and (
+        accepts_arguments(progress, 1) or accepts_arguments(progress, 2)
+    ):
         return
     raise AssignmentError(
         "Option progress: expected True, False, or a function of a tf2flax.Progress "
@@ -106,7 +108,7 @@ class _Caller:
 
     def __init__(self, function: Callable[..., Any], total: int) -> None:
         self._function = function
-        self._takes_two = not takes(function, 1)
+        self._takes_two = not accepts_arguments(function, 1)
         self._total = total
         self._done = 0
         self._begun = time.monotonic()
@@ -123,7 +125,7 @@ class _Caller:
             self._function(Progress(self._done, self._total, rate, eta, tensor))
 
 
-def takes(function: object, count: int) -> bool:
+def accepts_arguments(function: object, count: int) -> bool:
     """Tells whether something can be called with so many arguments.
 
     Args:
@@ -134,8 +136,8 @@ def takes(function: object, count: int) -> bool:
         Whether it can, as far as its signature tells.
 
     Examples:
-        >>> takes(len, 1), takes(len, 2), takes(3, 1)
-        (True, False, False)
+        >>> [accepts_arguments(f, n) for f, n in [(len, 1), (len, 2), (3, 1)]]
+        [True, False, False]
     """
     if not callable(function):
         return False

@@ -21,7 +21,7 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Entry, Manifest
+from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._base.text import check_switch, members, show_value
@@ -30,7 +30,7 @@ from tf2flax._formats.object_graph import GRAPH_KEY
 from tf2flax._formats.v1 import V1Manifest
 from tf2flax._reading import whole
 from tf2flax._storage.identity import replaced
-from tf2flax._storage.local import Index, Storage, impostor
+from tf2flax._storage.local import Index, Storage, recognise_wrong_file
 
 from .keras_weights import KerasManifest, by_layer, open_keras
 from .locate import Kind, Location, PathLike, locate
@@ -168,7 +168,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
             progress, total, f"Reading {posixpath.basename(self.prefix)}"
         ) as advance:
 
-            def deliver(entry: Entry, array: np.ndarray) -> None:
+            def deliver(entry: TensorEntry, array: np.ndarray) -> None:
                 arrays[entry.name] = array
                 if progress:
                     advance(entry.nbytes, entry.name)
@@ -375,7 +375,7 @@ def manifest_at(location: Location) -> Manifest:
 
 def _bundle_manifest(storage: Storage, path: str, index: Index) -> BundleManifest:
     shown = storage.show(path)
-    found = impostor(index.contents[:64])
+    found = recognise_wrong_file(index.contents[:64])
     if found:
         raise DamagedError(
             f"Expected the index of a checkpoint, got {found[0]} - at "

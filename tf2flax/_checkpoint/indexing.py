@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from tf2flax._base.manifest import Entry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty
 from tf2flax._base.specs import Box
 from tf2flax._reading.parts import read_box
 from tf2flax._reading.whole import check_readable, read_entry
 
 
-def read_index(entry: Entry, index: object) -> Any:
+def read_index(entry: TensorEntry, index: object) -> Any:
     """Reads what numpy would give for an index into the whole tensor.
 
     Args:
@@ -65,7 +65,7 @@ def _selects_rows(item: object) -> bool:
     return array.dtype.kind in "iu" or (array.dtype.kind == "b" and array.ndim == 1)
 
 
-def _read_basic(entry: Entry, items: tuple[Any, ...]) -> Any:
+def _read_basic(entry: TensorEntry, items: tuple[Any, ...]) -> Any:
     """Reads an index of integers, slices, `...` and None."""
     shape = entry.spec.shape
     items = _spelled_out(items, len(shape))
@@ -120,7 +120,7 @@ def _bounds(item: Any, dim: int) -> tuple[int, int, Any, bool]:
     return start, stop, slice(None, None, numbers.step), abs(numbers.step) > 1
 
 
-def _read_rows(entry: Entry, items: tuple[Any, ...]) -> Any:
+def _read_rows(entry: TensorEntry, items: tuple[Any, ...]) -> Any:
     """Reads an index that picks rows by numbers or by a mask."""
     rows = np.asarray(items[0])
     numbers = np.flatnonzero(rows) if rows.dtype.kind == "b" else rows
@@ -131,7 +131,7 @@ def _read_rows(entry: Entry, items: tuple[Any, ...]) -> Any:
     return compact[(inverse.reshape(numbers.shape), *items[1:])]
 
 
-def _gather(entry: Entry, box: Box, axis: int, numbers: np.ndarray) -> np.ndarray:
+def _gather(entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray) -> np.ndarray:
     """Reads a box with only some positions of one axis, each run of them at once.
 
     Args:

@@ -20,7 +20,7 @@ from tf2flax._formats.keras.shards import (
     missing_shard,
     nbytes_of,
 )
-from tf2flax._storage.local import Storage, impostor
+from tf2flax._storage.local import Storage, recognise_wrong_file
 
 from .locate import Kind, Location
 from .views import RenamedManifest
@@ -107,7 +107,7 @@ def _shard(storage: Storage, path: str) -> Hdf5Manifest:
     try:
         return _opened(storage, path)
     except DamagedError as error:
-        wrong = impostor(storage.file(path).head())
+        wrong = recognise_wrong_file(storage.file(path).head())
         if wrong is None:
             raise
         raise DamagedError(

@@ -26,7 +26,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._formats.wire.protos import parse_checkpoint_state
 from tf2flax._formats.wire.sstable import TABLE_MAGIC
-from tf2flax._storage.local import Index, Storage, impostor
+from tf2flax._storage.local import Index, Storage, recognise_wrong_file
 from tf2flax._storage.stores import storage_of
 
 from .folders import interrupted_save, is_part, keras_files, keras_weights, v1_patterns
@@ -296,7 +296,7 @@ def _recognised(storage: Storage, path: str) -> Location:
         return Location(Kind.KERAS, storage, path, (path,))
     if path.endswith(".json") and head.lstrip().startswith(b"{"):
         return Location(Kind.KERAS_SHARDS, storage, path, (path,))
-    found = impostor(head)
+    found = recognise_wrong_file(head)
     if found:
         raise DamagedError(
             f"Expected a checkpoint, got {found[0]} - at `{shown}`. {found[1]}"

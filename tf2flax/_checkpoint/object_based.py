@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Collection, Iterable, Iterator
 
 from tf2flax._base.errors import CheckpointError, DamagedError, MalformedError
-from tf2flax._base.manifest import Entry, Manifest, have_equal_checksums
+from tf2flax._base.manifest import Manifest, TensorEntry, have_equal_checksums
 from tf2flax._base.names import is_of_optimizer_list
 from tf2flax._base.specs import TensorSpec
 from tf2flax._formats.object_graph import (
@@ -89,7 +89,7 @@ class ObjectBasedManifest(Manifest):
         """All names with shape and dtype; see `Manifest`."""
         return self._base.specs()
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """The entry of a stored name; see `Manifest`."""
         return self._base.entry(name)
 

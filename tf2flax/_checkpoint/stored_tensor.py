@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tf2flax._base.manifest import Entry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.specs import Box
 from tf2flax._base.text import check_switch
 from tf2flax._reading import parts, whole
@@ -37,12 +37,12 @@ class StoredTensor:
 
     __slots__ = ("_entry",)
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: TensorEntry) -> None:
         """Wraps an entry; made by `Checkpoint`, not by users."""
         self._entry = entry
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> TensorEntry:
         """Where it lies, for the layers above."""
         return self._entry
 

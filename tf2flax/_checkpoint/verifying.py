@@ -18,7 +18,7 @@ from tf2flax._base.errors import (
     ReplacedError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Entry, Manifest, Piece
+from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
 from tf2flax._base.progress import ProgressFunction, reporting
 from tf2flax._base.specs import ByteRange
 from tf2flax._reading.whole import check_many
@@ -124,7 +124,7 @@ def verify(
         return VerificationReport(manifest.prefix, 0, 0, tuple(damages))
     tensors: dict[str, Damage] = {}
     unchecked = list(shared_names)
-    entries: list[Entry] = []
+    entries: list[TensorEntry] = []
     for name in names:
         try:
             entries.append(manifest.entry(name))
@@ -135,7 +135,7 @@ def verify(
     checked: list[int] = []
     lock = threading.Lock()
 
-    def report(entry: Entry, error: CheckpointError | None) -> None:
+    def report(entry: TensorEntry, error: CheckpointError | None) -> None:
         with lock:
             if isinstance(error, UnsupportedError):
                 unchecked.append(entry.name)
@@ -159,7 +159,7 @@ def verify(
     )
 
 
-def _ends(entries: list[Entry]) -> dict[DataFile, int]:
+def _ends(entries: list[TensorEntry]) -> dict[DataFile, int]:
     """Where the last tensor of every data file ends."""
     ends: dict[DataFile, int] = {}
     for entry in entries:
@@ -181,7 +181,9 @@ def _reaches(file: DataFile, stop: int) -> bool:
     return True
 
 
-def _foreign_files(entries: list[Entry], damaged: dict[str, Damage]) -> list[Damage]:
+def _foreign_files(
+    entries: list[TensorEntry], damaged: dict[str, Damage]
+) -> list[Damage]:
     """Recognises data files of another checkpoint: none of their tensors fits."""
     fits: collections.Counter[DataFile] = collections.Counter()
     differs: collections.Counter[DataFile] = collections.Counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tf2flax._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
-from tf2flax._base.manifest import Entry, Manifest, StoredNames
+from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
 from tf2flax._base.names import listed
 from tf2flax._base.text import show_value
 from tf2flax._formats.object_graph import Names
@@ -104,7 +104,7 @@ class RenamedManifest(Manifest):
         """Checks the index of the checkpoint below; see `Manifest`."""
         return self._base.index_damage()
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Finds the entry of a name.
 
         Args:
@@ -271,7 +271,7 @@ class MergedManifest(Manifest):
         parts = self._parts
         return tuple(damage for _, part in parts for damage in part.index_damage())
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Finds the entry of a name.
 
         Args:

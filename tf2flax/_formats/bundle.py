@@ -19,7 +19,7 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Entry, Manifest, Piece
+from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
 from tf2flax._base.specs import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
@@ -147,7 +147,7 @@ class BundleManifest(Manifest):
             raise self._damaged(f"Tensor `{name}`", error) from error
         return self.entry(name).spec if parsed.slices else spec
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Decodes and checks the entry of one tensor.
 
         Args:
@@ -174,7 +174,7 @@ class BundleManifest(Manifest):
                 pieces = (self._piece(parsed, whole, wrong_size),)
         except MalformedError as error:
             raise self._damaged(f"Tensor `{name}`", error) from error
-        return Entry(
+        return TensorEntry(
             name=name,
             spec=spec,
             pieces=pieces,

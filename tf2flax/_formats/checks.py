@@ -23,7 +23,7 @@ from tf2flax._base.specs import (
 from .wire.sstable import SSTable
 
 # TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
-MAX_RANK: Final = 254
+MAX_STORED_RANK: Final = 254
 # Pairs of slices that may be compared, within a second; a grid of 100 x 100 takes
 # 1,500,000. Without a bound, 100,000 slices could take hours.
 MAX_COMPARISONS: Final = 5_000_000
@@ -47,8 +47,10 @@ def checked_spec(
     """
     if is_unknown_rank:
         raise MalformedError("expected a shape, got one of unknown rank")
-    if len(dims) > MAX_RANK:
-        raise MalformedError(f"expected at most {MAX_RANK} axes, got {len(dims)}")
+    if len(dims) > MAX_STORED_RANK:
+        raise MalformedError(
+            f"expected at most {MAX_STORED_RANK} axes, got {len(dims)}"
+        )
     if any(dim < 0 for dim in dims):
         raise MalformedError(f"expected dimensions >= 0, got {list(dims)}")
     dtype = STORED_DTYPES.get(dtype_code)

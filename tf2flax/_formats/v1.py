@@ -23,7 +23,7 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Entry, Manifest
+from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
 from tf2flax._base.specs import Box, ByteRange, TensorSpec
 
@@ -234,7 +234,7 @@ class V1Manifest(Manifest):
             for damage in damaged_blocks(table, file.path)
         )
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Finds the parts of one tensor.
 
         Args:
@@ -279,7 +279,7 @@ class V1Manifest(Manifest):
             message = self._untiled(name, error)
             nbytes = spec.size * spec.dtype.numpy.itemsize
             pieces = (UntiledPiece(whole, self._path, nbytes, message),)
-        return Entry(
+        return TensorEntry(
             name=name,
             spec=spec,
             pieces=pieces,

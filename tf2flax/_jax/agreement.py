@@ -34,7 +34,7 @@ class Agreement:
     """What is agreed upon by the processes that restore together."""
 
     def __init__(self, participants: Mapping[int, Device]) -> None:
-        """Names the participants; made by `agreement`.
+        """Names the participants; made by `all_or_none`.
 
         Args:
             participants: One device of each process.
@@ -51,7 +51,7 @@ class Agreement:
         participants = self.participants
         return len(participants) > 1 and jax.process_index() in participants
 
-    def name(self, participants: Mapping[int, Device]) -> None:
+    def set_participants(self, participants: Mapping[int, Device]) -> None:
         """Names the participants, for when they are known later.
 
         Args:
@@ -60,7 +60,7 @@ class Agreement:
         if not self.participants:
             self.participants.update(participants)
 
-    def expect(self, common: str) -> None:
+    def require_same(self, common: str) -> None:
         """Says what all processes must be about to do alike.
 
         Args:
@@ -70,7 +70,7 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def agreement(participants: Mapping[int, Device]) -> Generator[Agreement]:
+def all_or_none(participants: Mapping[int, Device]) -> Generator[Agreement]:
     """Runs a block on several processes: all get through it, or none.
 
     Args:

@@ -18,18 +18,18 @@ from jax.sharding import Sharding
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.specs import Box
-from tf2flax._restoring.plan_reads import Reading, plan_reading
+from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
 from tf2flax._restoring.scheduling import STAGING_NBYTES
 
 from .meshes import (
-    Split,
-    Spread,
+    ProcessLayout,
+    ReadSharding,
     boxes_by_process,
     device_boxes,
     device_processes,
     is_on_host,
+    read_shardings,
     split_devices,
-    spreads,
 )
 from .plan_cost import PlanCost, ProcessCost
 
@@ -40,13 +40,13 @@ STRATEGIES: Final = ("auto", "local", "read-once")
 READ_ONCE_NBYTES: Final = 1 << 20
 
 
-def choose_spreads(
+def choose_read_shardings(
     assignments: Sequence[Assignment],
     shardings: Mapping[str, Sharding],
     manifest: Manifest,
     strategy: Strategy,
-    split: Split | None = None,
-) -> dict[str, Spread]:
+    split: ProcessLayout | None = None,
+) -> dict[str, ReadSharding]:
     """Decides which leaves processes share in reading.
 
     Args:
@@ -63,8 +63,8 @@ def choose_spreads(
     """
     if strategy == "local" or (split.processes if split else jax.process_count()) == 1:
         return {}
-    chosen: dict[str, Spread] = {}
-    known: dict[Any, Spread | None] = {}  # leaves of layers are alike
+    chosen: dict[str, ReadSharding] = {}
+    known: dict[Any, ReadSharding | None] = {}  # leaves of layers are alike
     for one in assignments:
         sharding = shardings.get(one.leaf)
         if sharding is None or (strategy == "auto" and one.nbytes < READ_ONCE_NBYTES):
@@ -74,33 +74,33 @@ def choose_spreads(
         is_alike = one.is_whole and not manifest.entry(one.source).is_sliced
         key = (sharding, one.shape, one.stored.name) if is_alike else one.leaf
         if key not in known:
-            known[key] = _choose_spread(one, sharding, manifest, strategy, split)
-        way = known[key]
-        if way is not None:
-            chosen[one.leaf] = way
+            known[key] = _choose_read_sharding(one, sharding, manifest, strategy, split)
+        read_sharding = known[key]
+        if read_sharding is not None:
+            chosen[one.leaf] = read_sharding
     return chosen
 
 
-def _choose_spread(
+def _choose_read_sharding(
     assignment: Assignment,
     sharding: Sharding,
     manifest: Manifest,
     strategy: Strategy,
-    split: Split | None,
-) -> Spread | None:
+    split: ProcessLayout | None,
+) -> ReadSharding | None:
     """Finds the way of sharing that reads least, if sharing is worth it."""
 
-    def count(way: Spread | None = None) -> int:
-        return _read_nbytes(assignment, sharding, manifest, split, way)
+    def count(read_sharding: ReadSharding | None = None) -> int:
+        return _read_nbytes(assignment, sharding, manifest, split, read_sharding)
 
     chosen, least = None, count()
     # Under "read-once", a thousandth is left for padding.
     if least < (2 if strategy == "auto" else 1.001) * assignment.nbytes:
         return None
-    for way in spreads(sharding, assignment.shape, split):
-        nbytes = count(way)
+    for read_sharding in read_shardings(sharding, assignment.shape, split):
+        nbytes = count(read_sharding)
         if nbytes < 0.99 * least:
-            chosen, least = way, nbytes
+            chosen, least = read_sharding, nbytes
         if least <= assignment.nbytes:
             break
     return chosen
@@ -110,11 +110,11 @@ def _read_nbytes(
     assignment: Assignment,
     sharding: Sharding,
     manifest: Manifest,
-    split: Split | None,
-    way: Spread | None = None,
+    split: ProcessLayout | None,
+    read_sharding: ReadSharding | None = None,
 ) -> int:
     """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
-    boxes = boxes_by_process(sharding, assignment.shape, split, way)
+    boxes = boxes_by_process(sharding, assignment.shape, split, read_sharding)
     known: dict[tuple[tuple[int, ...], ...], int] = {}
     total = 0
     for own in boxes.values():
@@ -177,7 +177,7 @@ def count_costs(
         AssignmentError: The devices cannot be split so.
     """
     split = split_devices(shardings.values(), processes) if processes else None
-    chosen = choose_spreads(assignments, shardings, manifest, strategy, split)
+    chosen = choose_read_shardings(assignments, shardings, manifest, strategy, split)
     count = processes or jax.process_count()
     boxes: dict[int, dict[str, tuple[Box, ...]]] = {n: {} for n in range(count)}
     device_nbytes = dict.fromkeys(boxes, 0)
@@ -189,8 +189,8 @@ def count_costs(
                 boxes[number][one.leaf] = (Box.whole(one.shape),)
                 device_nbytes[number] += math.prod(one.shape) * itemsize
             continue
-        way = chosen.get(one.leaf)
-        found = boxes_by_process(sharding, one.shape, split, way)
+        read_sharding = chosen.get(one.leaf)
+        found = boxes_by_process(sharding, one.shape, split, read_sharding)
         for number in boxes:
             boxes[number][one.leaf] = found.get(number, ())
         owners = device_processes(sharding, split)
@@ -199,7 +199,7 @@ def count_costs(
             device_nbytes[number] += held
     large = large_leaves(assignments, shardings, max_in_flight_bytes)
     portions = dict.fromkeys(large, max_in_flight_bytes)
-    readings: dict[tuple[tuple[Box, ...], ...], Reading] = {}
+    readings: dict[tuple[tuple[Box, ...], ...], ReadPlan] = {}
     costs: list[ProcessCost] = []
     for number, own_boxes in boxes.items():
         key = tuple(own_boxes.values())  # replicas need the same
@@ -218,7 +218,7 @@ def count_costs(
     return PlanCost(strategy, tuple(costs))
 
 
-def _peak(reading: Reading, max_in_flight_bytes: int) -> int:
+def _peak(reading: ReadPlan, max_in_flight_bytes: int) -> int:
     """Host memory of a restore at most, besides what stays on the host."""
     total = sum(group.host_nbytes for group in reading.groups)
     bound = max(max_in_flight_bytes, reading.host_nbytes)

@@ -22,7 +22,7 @@ from tf2flax._base.progress import ProgressFunction
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
-from .agreement import agreement
+from .agreement import all_or_none
 from .empty_targets import check_init_function, take_target
 from .lending import held
 from .meshes import Device, devices_of, participants
@@ -137,14 +137,14 @@ def init_from_checkpoint(
     )
     parts = take_target(target)
     expected = expected_shardings(parts.slots, options.placement)
-    with agreement(participants(expected)) as agreed:
+    with all_or_none(participants(expected)) as agreed:
         job = make_job(checkpoint, assignment_map, parts, options)
         check_kept(job)
         check_filled(job)
-        agreed.name(participants(job.shardings.values()))
+        agreed.set_participants(participants(job.shardings.values()))
         placer = read_leaves(job, progress)
         differing = describe_ties(job.plan.resolution, job.manifest)
-        agreed.expect(common_work(job, placer))
+        agreed.require_same(common_work(job, placer))
     placer.redistribute()
     warn_of_leftovers(job)
     warn_of_ties(differing)
@@ -273,13 +273,13 @@ def _run(
     """
     parts = take_target(traced.abstract, "What the init function gives")
     expected = expected_shardings(parts.slots, options.placement)
-    with agreement(participants(expected)) as agreed:
+    with all_or_none(participants(expected)) as agreed:
         job = make_job(checkpoint, assignment_map, parts, options, is_initialised=True)
         check_filled(job)
-        agreed.name(participants(job.shardings.values()))
+        agreed.set_participants(participants(job.shardings.values()))
         placer = read_leaves(job, options.progress)
         differing = describe_ties(job.plan.resolution, job.manifest)
-        agreed.expect(common_work(job, placer))
+        agreed.require_same(common_work(job, placer))
     placer.redistribute()
     warn_of_leftovers(job)
     warn_of_ties(differing)

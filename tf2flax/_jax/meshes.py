@@ -133,7 +133,7 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Split:
+class ProcessLayout:
     """Devices split over processes that need not exist, in their order.
 
     Attributes:
@@ -165,7 +165,7 @@ class Split:
         return tuple(place // (len(order) // self.processes) for place in places)
 
 
-def split_devices(shardings: Iterable[Sharding], processes: int) -> Split:
+def split_devices(shardings: Iterable[Sharding], processes: int) -> ProcessLayout:
     """Splits all devices that leaves live on over processes, in their order.
 
     Args:
@@ -188,16 +188,18 @@ def split_devices(shardings: Iterable[Sharding], processes: int) -> Split:
         )
     orders = {tuple(d.id for d in devices_of(sharding)) for sharding in concrete}
     if not orders:
-        return Split(processes)
+        return ProcessLayout(processes)
     largest = max(orders, key=lambda order: (len(order), order))
     others = {number for order in orders for number in order} - set(largest)
     if others:  # no mesh holds all of them: as JAX numbers them
-        return Split(processes, tuple(sorted({*largest, *others})))
-    return Split(processes, largest)
+        return ProcessLayout(processes, tuple(sorted({*largest, *others})))
+    return ProcessLayout(processes, largest)
 
 
 @functools.lru_cache(maxsize=256)
-def device_processes(sharding: Sharding, split: Split | None) -> tuple[int, ...]:
+def device_processes(
+    sharding: Sharding, split: ProcessLayout | None
+) -> tuple[int, ...]:
     """Finds the process of each device, in the order of the mesh.
 
     Args:
@@ -240,7 +242,7 @@ def devices_of(sharding: Sharding) -> Sequence[Device]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Spread:
+class ReadSharding:
     """A leaf as it is read when every process reads another part of it.
 
     Attributes:
@@ -252,10 +254,10 @@ class Spread:
     sharding: NamedSharding
 
 
-def spreads(
-    sharding: Sharding, shape: tuple[int, ...], split: Split | None = None
-) -> Iterator[Spread]:
-    """Lists ways to split what several processes would read alike between them.
+def read_shardings(
+    sharding: Sharding, shape: tuple[int, ...], split: ProcessLayout | None = None
+) -> Iterator[ReadSharding]:
+    """Lists candidates to split what several processes would read alike between them.
 
     First, shards are cut further along the mesh axes that replicate them over
     processes: an all-gather along those axes is all the way to the final sharding.
@@ -287,13 +289,15 @@ def spreads(
         if name in free and (owners != np.take(owners, [0], axis)).any()
     ]
     if crossing:
-        ways = [
+        candidates = [
             _cut(sharding, own_shape, entries, i, crossing)
             for i in range(len(own_shape))
         ]
         # The first axis, if it can be: its parts are runs of bytes.
-        even = [way for way in ways if way.shape == own_shape]
-        yield (even or sorted(ways, key=lambda way: math.prod(way.shape)))[0]
+        even = [candidate for candidate in candidates if candidate.shape == own_shape]
+        yield (
+            even or sorted(candidates, key=lambda candidate: math.prod(candidate.shape))
+        )[0]
     for i in range(len(own_shape)):
         others = [name for name in (*used, *free) if name not in entries[i]]
         alone = [names if axis == i else () for axis, names in enumerate(entries)]
@@ -306,13 +310,13 @@ def _cut(
     entries: Sequence[tuple[str, ...]],
     axis: int,
     names: Sequence[str],
-) -> Spread:
+) -> ReadSharding:
     """Cuts an axis of a leaf further, along some axes of the mesh."""
     names = (*entries[axis], *names)
     count = math.prod(sharding.mesh.shape[name] for name in names)
     padded = -(-shape[axis] // count) * count
     spec = PartitionSpec(*entries[:axis], names, *entries[axis + 1 :])
-    return Spread(
+    return ReadSharding(
         (*shape[:axis], padded, *shape[axis + 1 :]),
         with_auto_axes(NamedSharding(sharding.mesh, spec)),
     )
@@ -357,8 +361,8 @@ def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
 def boxes_by_process(
     sharding: Sharding,
     shape: tuple[int, ...],
-    split: Split | None,
-    spread: Spread | None = None,
+    split: ProcessLayout | None,
+    read_sharding: ReadSharding | None = None,
 ) -> Mapping[int, tuple[Box, ...]]:
     """Finds what of a leaf each process reads.
 
@@ -366,15 +370,15 @@ def boxes_by_process(
         sharding: Where the leaf will live.
         shape: Its shape.
         split: As for `device_processes`.
-        spread: How processes share in reading it, if they do.
+        read_sharding: How processes share in reading it, if they do.
 
     Returns:
         Boxes by process, each box once.
     """
     owners = device_processes(sharding, split)
     boxes: Iterable[Box | None] = device_boxes(sharding, shape)
-    if spread is not None:
-        parts = device_boxes(spread.sharding, spread.shape)
+    if read_sharding is not None:
+        parts = device_boxes(read_sharding.sharding, read_sharding.shape)
         boxes = (clipped(part, shape) for part in parts)
     found: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
     for owner, box in zip(owners, boxes, strict=True):

@@ -107,7 +107,7 @@ def join_path(path: Iterable[Any]) -> str:
     return "/".join(parts)
 
 
-def key_of(key: Any) -> Any:
+def step_of(key: Any) -> Any:
     """Takes the bare key out of one step of a JAX key path.
 
     Args:
@@ -164,7 +164,7 @@ def one_level(node: Any) -> list[tuple[Path, Any]]:
         return not is_root
 
     flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
-    return [(tuple(map(key_of, keys)), child) for keys, child in flat if keys]
+    return [(tuple(map(step_of, keys)), child) for keys, child in flat if keys]
 
 
 def _children(node: Any) -> list[tuple[Path, Any]]:

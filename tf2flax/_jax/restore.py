@@ -39,12 +39,18 @@ from tf2flax._base.names import listed
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._base.text import check_switch, is_one_of, show_value
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from tf2flax._restoring.plan_reads import Reading, plan_reading
-from tf2flax._restoring.scheduling import assemble
+from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
+from tf2flax._restoring.scheduling import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
-from .agreement import agreement
-from .costs import STRATEGIES, Strategy, choose_spreads, count_costs, large_leaves
+from .agreement import all_or_none
+from .costs import (
+    STRATEGIES,
+    Strategy,
+    choose_read_shardings,
+    count_costs,
+    large_leaves,
+)
 from .depth import check_depth
 from .empty_targets import take_target
 from .half_loaded import without_statistics
@@ -52,7 +58,7 @@ from .meshes import is_abstract, participants
 from .plan_cost import PlanCost
 from .shardings import LogicalRules, PlacementOptions, ShardingOption, choose_placement
 from .targets import Target
-from .transfer import Landing, Placer, plan_landing
+from .transfer import Placer, Transfer, plan_transfer
 
 # Keys of mappings are invariant, so that each kind of mapping is a case of its own.
 AssignmentMap = (
@@ -152,26 +158,26 @@ class Job:
     shardings: Mapping[str, jax.sharding.Sharding]
     options: JobOptions
 
-    def reading(self, landings: Mapping[str, Landing] | None = None) -> Reading:
+    def reading(self, transfers: Mapping[str, Transfer] | None = None) -> ReadPlan:
         """What this process reads, for leaves that come onto devices in some way."""
-        landings = self.landings() if landings is None else landings
+        transfers = self.transfers() if transfers is None else transfers
         loaded, limit = self.plan.assignments, self.options.max_in_flight_bytes
         return plan_reading(
             loaded,
-            {leaf: landing.boxes for leaf, landing in landings.items()},
+            {leaf: transfer.boxes for leaf, transfer in transfers.items()},
             self.manifest,
             dict.fromkeys(large_leaves(loaded, self.shardings, limit), limit),
         )
 
-    def landings(self) -> dict[str, Landing]:
+    def transfers(self) -> dict[str, Transfer]:
         """How each loaded leaf comes onto devices."""
         loaded = self.plan.assignments
-        spreads = choose_spreads(
+        read_shardings = choose_read_shardings(
             loaded, self.shardings, self.manifest, self.options.strategy
         )
         return {
-            one.leaf: plan_landing(
-                one, self.shardings.get(one.leaf), spreads.get(one.leaf)
+            one.leaf: plan_transfer(
+                one, self.shardings.get(one.leaf), read_shardings.get(one.leaf)
             )
             for one in loaded
         }
@@ -356,10 +362,10 @@ class Plan:
         """
         refuse_tracing()
         check_progress(progress)
-        with agreement(participants(self._job.shardings.values())) as agreed:
+        with all_or_none(participants(self._job.shardings.values())) as agreed:
             placer = read_leaves(self._job, progress or self._job.options.progress)
             differing = describe_ties(self._job.plan.resolution, self._job.manifest)
-            agreed.expect(common_work(self._job, placer))
+            agreed.require_same(common_work(self._job, placer))
         placer.redistribute()
         warn_of_leftovers(self._job)
         warn_of_ties(differing)
@@ -662,14 +668,14 @@ def read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
             "mesh=jax.sharding.Mesh(...) to restore."
         )
     _check_width(job)
-    landings = job.landings()
-    reading = job.reading(landings)
-    placer = Placer(landings, reading.portioned)
+    transfers = job.transfers()
+    reading = job.reading(transfers)
+    placer = Placer(transfers, reading.portioned)
     what = f"Restoring {posixpath.basename(job.manifest.prefix)}"
     with reporting(progress, reading.nbytes, what) as advance:
-        assemble(
+        run_reads(
             reading,
-            placer.deliver,
+            placer.put,
             verify=job.options.verify,
             max_in_flight_bytes=job.options.max_in_flight_bytes,
             advance=advance,

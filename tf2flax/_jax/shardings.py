@@ -31,10 +31,10 @@ from jax.sharding import (
 from tf2flax._assignment.layouts.nodes import Layout, Tiles, View
 from tf2flax._assignment.plans.plan import PlacementReport, Replicated
 from tf2flax._assignment.resolution.values import Assignment
-from tf2flax._base.collapsing import screenful
+from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.progress import takes
+from tf2flax._base.progress import accepts_arguments
 from tf2flax._base.text import is_one_of, members, show_value
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.runs import along_axes
@@ -310,7 +310,7 @@ def choose_placement(
             f"Leaf `{name}`: {error}{chooser.way_out(error)}"
             for name, error in misfits.items()
         ]
-        raise AssignmentError(screenful(problems))
+        raise AssignmentError(summarise(problems))
     return Placement(shardings, chooser.report(leaves))
 
 
@@ -630,7 +630,7 @@ def _opinions(
     if option is None or isinstance(option, (Sharding, PartitionSpec)):
         return lambda _: option
     if _is_function(option):
-        if isinstance(option, type) or not takes(option, 1):
+        if isinstance(option, type) or not accepts_arguments(option, 1):
             raise AssignmentError(
                 "Option sharding: expected a function of one argument, a leaf, that "
                 f"gives a Sharding, a PartitionSpec or None, got {show_value(option)}."

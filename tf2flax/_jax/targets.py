@@ -23,7 +23,7 @@ from tf2flax._assignment.resolution.values import Leaf
 from tf2flax._base.errors import AssignmentError, CheckpointError
 
 from .depth import check_depth
-from .modules import Path, contents_of, join_path, key_of
+from .modules import Path, contents_of, join_path, step_of
 from .target_leaf import Slot, is_array, make_slot
 from .variables import Change, inner_value, set_all, with_value
 
@@ -206,7 +206,7 @@ def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
         return _take_leaf(tree, path)
     parts: list[_Part] = []
     for keys, value in flat:
-        place = (*path, *map(key_of, keys))
+        place = (*path, *map(step_of, keys))
         parts.append(
             _take_leaf(value, place)
             if is_array(value)
@@ -384,4 +384,4 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
             f"Option sharding: JAX cannot take the tree apart: {error} "
             "Give a tree that jax.tree.leaves takes."
         ) from error
-    return [(join_path(map(key_of, path)), inner_value(value)) for path, value in flat]
+    return [(join_path(map(step_of, path)), inner_value(value)) for path, value in flat]

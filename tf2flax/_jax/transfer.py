@@ -24,7 +24,7 @@ from tf2flax._base.memory import ALIGNMENT, view_at
 from tf2flax._base.specs import Box
 
 from .isolation import isolated, put_shards
-from .meshes import Device, Spread, box_of, clipped, devices_of, with_auto_axes
+from .meshes import Device, ReadSharding, box_of, clipped, devices_of, with_auto_axes
 from .portioned_leaf import PortionedLeaf
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
@@ -34,7 +34,7 @@ REDISTRIBUTED_NBYTES: Final = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Landing:
+class Transfer:
     """How a leaf comes onto devices.
 
     Attributes:
@@ -56,26 +56,37 @@ class Landing:
     target_shape: tuple[int, ...]
 
 
-def plan_landing(
-    assignment: Assignment, sharding: Sharding | None, spread: Spread | None
-) -> Landing:
+def plan_transfer(
+    assignment: Assignment,
+    sharding: Sharding | None,
+    read_sharding: ReadSharding | None,
+) -> Transfer:
     """Decides how a leaf comes onto devices.
 
     Args:
         assignment: The leaf.
         sharding: Where it will live.
-        spread: How processes share in reading it, if they do.
+        read_sharding: How processes share in reading it, if they do.
 
     Returns:
         The way.
     """
     shape, dtype = assignment.shape, assignment.dtype
-    if spread is not None:
+    if read_sharding is not None:
         assert isinstance(sharding, NamedSharding)
-        found = (clipped(b, shape) for b in _boxes(spread.sharding, spread.shape))
+        found = (
+            clipped(b, shape)
+            for b in _boxes(read_sharding.sharding, read_sharding.shape)
+        )
         boxes = tuple(dict.fromkeys(box for box in found if box is not None))
-        return Landing(
-            spread.shape, dtype, spread.sharding, boxes, True, sharding, shape
+        return Transfer(
+            read_sharding.shape,
+            dtype,
+            read_sharding.sharding,
+            boxes,
+            True,
+            sharding,
+            shape,
         )
     boxes = (Box.whole(shape),)
     is_cut = False
@@ -83,7 +94,7 @@ def plan_landing(
         own = _boxes(sharding, shape)
         is_cut = _is_cut(sharding, assignment, own)
         boxes = own if is_cut else boxes
-    return Landing(shape, dtype, sharding, boxes, is_cut, None, shape)
+    return Transfer(shape, dtype, sharding, boxes, is_cut, None, shape)
 
 
 class Placer:
@@ -94,19 +105,19 @@ class Placer:
     """
 
     def __init__(
-        self, landings: Mapping[str, Landing], portioned: Iterable[str] = ()
+        self, transfers: Mapping[str, Transfer], portioned: Iterable[str] = ()
     ) -> None:
         """Prepares to take leaves over.
 
         Args:
-            landings: How each leaf comes onto devices.
+            transfers: How each leaf comes onto devices.
             portioned: Names of those that come in portions.
         """
         self.arrays: dict[str, jax.Array] = {}
-        self._landings = landings
+        self._landings = transfers
         self._begun: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
 
-    def deliver(
+    def put(
         self, leaves: Mapping[str, Mapping[Box, np.ndarray]]
     ) -> Callable[[], object]:
         """Puts host arrays on devices, in one call for those that say where.
@@ -127,12 +138,12 @@ class Placer:
         free: list[str] = []
         placed: list[jax.Array] = []
         for leaf in leaves:
-            landing = self._landings[leaf]
+            transfer = self._landings[leaf]
             if leaf in self._begun:
                 placed += self._take_portion(leaf, leaves[leaf])
-            elif landing.is_cut:
-                self.arrays[leaf] = _join(landing, leaves[leaf])
-            elif landing.sharding is None:
+            elif transfer.is_cut:
+                self.arrays[leaf] = _join(transfer, leaves[leaf])
+            elif transfer.sharding is None:
                 free.append(leaf)
             else:
                 committed.append(leaf)
@@ -151,11 +162,11 @@ class Placer:
         self, leaf: str, arrays: Mapping[Box, np.ndarray]
     ) -> list[jax.Array]:
         """Puts a portion of a leaf on devices; gives what is on its way there."""
-        landing = self._landings[leaf]
+        transfer = self._landings[leaf]
         begun = self._begun[leaf]
         if begun is None:
             begun = PortionedLeaf(
-                landing.shape, _carrier(landing), landing.sharding, landing.boxes
+                transfer.shape, _carrier(transfer), transfer.sharding, transfer.boxes
             )
             self._begun[leaf] = begun
         moving = begun.take(arrays)
@@ -183,10 +194,10 @@ class Placer:
 
     def _redistribute(self, batch: Sequence[str]) -> None:
         """Gives every device what it needs of some leaves."""
-        landings = [self._landings[leaf] for leaf in batch]
-        targets = [one.target for one in landings if one.target is not None]
+        transfers = [self._landings[leaf] for leaf in batch]
+        targets = [one.target for one in transfers if one.target is not None]
         plain = [with_auto_axes(target) for target in targets]
-        kinds = tuple((one.target_shape, one.dtype) for one in landings)
+        kinds = tuple((one.target_shape, one.dtype) for one in transfers)
         crop = jax.jit(functools.partial(_cropped, kinds=kinds), out_shardings=plain)
         # Apart, so that XLA moves bits and not floats, whose NaNs it changes.
         as_floats = jax.jit(
@@ -199,16 +210,16 @@ class Placer:
     def _batches(self) -> Iterator[list[str]]:
         """Leaves that one computation redistributes: on the same devices, not many."""
         leaves: dict[tuple[Device, ...], list[str]] = {}
-        for leaf, landing in self._landings.items():
-            if landing.target is not None:
-                devices = tuple(devices_of(landing.target))
+        for leaf, transfer in self._landings.items():
+            if transfer.target is not None:
+                devices = tuple(devices_of(transfer.target))
                 leaves.setdefault(devices, []).append(leaf)
         for alike in leaves.values():
             batch: list[str] = []
             nbytes = 0
             for leaf in alike:
-                landing = self._landings[leaf]
-                leaf_nbytes = math.prod(landing.shape) * landing.dtype.itemsize
+                transfer = self._landings[leaf]
+                leaf_nbytes = math.prod(transfer.shape) * transfer.dtype.itemsize
                 if batch and nbytes + leaf_nbytes > REDISTRIBUTED_NBYTES:
                     yield batch
                     batch, nbytes = [], 0
@@ -243,10 +254,10 @@ def _shown(sharding: Sharding | None) -> str:
     return f"{sharding} {[device.id for device in devices]}"
 
 
-def _carrier(landing: Landing) -> np.dtype:
+def _carrier(transfer: Transfer) -> np.dtype:
     """The dtype in which a leaf travels: XLA on CPU changes NaNs of small floats."""
-    dtype = landing.dtype
-    if landing.target is None or not jnp.issubdtype(dtype, jnp.floating):
+    dtype = transfer.dtype
+    if transfer.target is None or not jnp.issubdtype(dtype, jnp.floating):
         return dtype
     width = jnp.finfo(dtype).bits
     return np.dtype(f"u{width // 8}") if width in (8, 16) else dtype
@@ -262,24 +273,24 @@ def _over(target: NamedSharding, array: jax.Array) -> jax.Array:
     )
 
 
-def _join(landing: Landing, arrays: Mapping[Box, np.ndarray]) -> jax.Array:
+def _join(transfer: Transfer, arrays: Mapping[Box, np.ndarray]) -> jax.Array:
     """Puts each shard on its device; no value is compared between processes."""
-    assert landing.sharding is not None
-    carrier = _carrier(landing)
-    boxes = _boxes_by_bounds(landing.sharding, landing.shape)
+    assert transfer.sharding is not None
+    carrier = _carrier(transfer)
+    boxes = _boxes_by_bounds(transfer.sharding, transfer.shape)
 
     def shard(index: Any) -> np.ndarray:
         box = boxes[_bounds(index)]
-        own = clipped(box, landing.target_shape)
+        own = clipped(box, transfer.target_shape)
         if own == box:
             return arrays[box].view(carrier)
         out = np.zeros(box.shape, carrier)
         if own is not None:
-            place = own.within(box) if landing.target_shape else (0,)
+            place = own.within(box) if transfer.target_shape else (0,)
             view_at(out, place)[...] = arrays[own].view(carrier)
         return out
 
-    return put_shards(landing.shape, landing.sharding, shard, carrier)
+    return put_shards(transfer.shape, transfer.sharding, shard, carrier)
 
 
 def _only(arrays: Mapping[Box, np.ndarray]) -> np.ndarray:

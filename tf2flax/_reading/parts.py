@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf2flax._base.boxes import distance
-from tf2flax._base.manifest import EncodedPiece, Entry, Piece
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
 from tf2flax._base.specs import Box
 
@@ -21,7 +21,7 @@ from .runs import (
     LOCAL_READ_NBYTES,
     REMOTE_READ_NBYTES,
     AxisView,
-    Block,
+    RunBlock,
     along_axes,
     ascending,
     blocks,
@@ -39,7 +39,7 @@ from .whole import (
 )
 
 
-def read_box(entry: Entry, box: Box) -> np.ndarray:
+def read_box(entry: TensorEntry, box: Box) -> np.ndarray:
     """Reads a box of one tensor; checksums, which cover whole pieces, are not compared.
 
     Args:
@@ -61,7 +61,7 @@ def read_box(entry: Entry, box: Box) -> np.ndarray:
     return out
 
 
-def read_box_into(entry: Entry, box: Box, out: np.ndarray) -> None:
+def read_box_into(entry: TensorEntry, box: Box, out: np.ndarray) -> None:
     """Fills an array with a box of one tensor, as `read_box` reads it.
 
     Args:
@@ -107,7 +107,7 @@ class _Step:
 
 
 def read_view_into(
-    entry: Entry, offset: int, strides: tuple[int, ...], out: np.ndarray
+    entry: TensorEntry, offset: int, strides: tuple[int, ...], out: np.ndarray
 ) -> None:
     """Fills an array with a strided view of one tensor; checksums are not compared.
 
@@ -143,7 +143,7 @@ def read_view_into(
 
 
 def count_read_nbytes(
-    entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> int:
     """Counts the bytes that `read_view_into` reads, gaps included.
 
@@ -177,7 +177,7 @@ def count_read_nbytes(
 
 
 def _rows_of(
-    entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[Box, int]:
     """The rows that hold a view, and where it begins in them."""
     rows = rows_around(entry.spec.shape, offset, shape, strides)
@@ -185,7 +185,7 @@ def _rows_of(
 
 
 def _steps(
-    entry: Entry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> list[_Step] | None:
     """Cuts a view into parts that lie in one piece each.
 
@@ -227,7 +227,7 @@ def _steps(
 
 
 def _steps_by_piece(
-    entry: Entry,
+    entry: TensorEntry,
     view: AxisView,
     offset: int,
     shape: tuple[int, ...],
@@ -249,7 +249,7 @@ def _steps_by_piece(
         yield _Step(piece, part.within(whole), place, part.shape, steps, shared)
 
 
-def _blocks(entry: Entry, piece: Piece, step: _Step) -> Iterator[Block]:
+def _blocks(entry: TensorEntry, piece: Piece, step: _Step) -> Iterator[RunBlock]:
     offset, strides, turned = ascending(
         step.offset, step.strides, shape_only(step.shape)
     )
@@ -263,7 +263,7 @@ def _cost(piece: Piece) -> int:
     return LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
 
 
-def _fill_region(entry: Entry, piece: Piece, box: Box, out: np.ndarray) -> None:
+def _fill_region(entry: TensorEntry, piece: Piece, box: Box, out: np.ndarray) -> None:
     """Fills an array with a box of one piece, in the piece's own coordinates."""
     strides = strides_of(piece.box.shape)
     offset = distance(box.starts, strides)
@@ -271,7 +271,11 @@ def _fill_region(entry: Entry, piece: Piece, box: Box, out: np.ndarray) -> None:
 
 
 def _fill_view(
-    entry: Entry, piece: Piece, offset: int, strides: tuple[int, ...], out: np.ndarray
+    entry: TensorEntry,
+    piece: Piece,
+    offset: int,
+    strides: tuple[int, ...],
+    out: np.ndarray,
 ) -> None:
     """Fills an array with a strided view of one piece, counted in elements."""
     offset, strides, out = ascending(offset, strides, out)

@@ -33,7 +33,7 @@ MAX_READS: Final = 16_384
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Block:
+class RunBlock:
     """Runs of equal length that are read one after the other, into one buffer.
 
     Attributes:
@@ -280,7 +280,7 @@ def blocks(
     strides: tuple[int, ...],
     itemsize: int,
     read_nbytes: int,
-) -> Iterator[Block]:
+) -> Iterator[RunBlock]:
     """Cuts a view into blocks, so that reading them takes the least time.
 
     At most eight bytes are read for each that is needed, unless the excess is small or
@@ -318,7 +318,7 @@ def blocks(
         for first in range(0, shape[level - 1], together):
             count = min(together, shape[level - 1] - first)
             begin = start + first * step
-            yield Block(
+            yield RunBlock(
                 starts=range(begin, begin + count * step, step),
                 length=span,
                 index=(
@@ -360,13 +360,13 @@ def _bounded(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     itemsize: int,
-) -> Iterator[Block]:
+) -> Iterator[RunBlock]:
     """Cuts a block until it is a run, or no larger than the buffer."""
     span = _span(shape, strides)
     axis = next((a for a, n in enumerate(shape) if n > 1), None)
     if axis is None or span == math.prod(shape) or span * itemsize <= BUFFER_NBYTES:
         tail = tuple(slice(0, n) for n in shape[len(index) :])
-        yield Block(range(start, start + 1), span, (*index, *tail), shape, strides)
+        yield RunBlock(range(start, start + 1), span, (*index, *tail), shape, strides)
         return
     inner = _span(shape[axis + 1 :], strides[axis + 1 :])
     step = max(1, (BUFFER_NBYTES // itemsize - inner) // strides[axis] + 1)

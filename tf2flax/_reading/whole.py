@@ -20,7 +20,7 @@ from tf2flax._base.errors import (
     ReplacedError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import EncodedPiece, Entry, Piece
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import (
     ALIGNMENT,
     SmallArrays,
@@ -34,7 +34,7 @@ from tf2flax._base.specs import Box, ByteRange
 from tf2flax._base.threads import Readers
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
-from tf2flax._storage.local import impostor
+from tf2flax._storage.local import recognise_wrong_file
 
 # Tensors up to this size share one read with their neighbours (bytes) ...
 SMALL_NBYTES: Final = 256 << 10
@@ -49,7 +49,7 @@ MAX_WORKERS: Final = 8
 MAX_ARRAY_RANK: Final = 64
 
 
-def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
+def read_entry(entry: TensorEntry, *, verify: bool = True) -> np.ndarray:
     """Reads one tensor whole.
 
     Args:
@@ -72,7 +72,9 @@ def read_entry(entry: Entry, *, verify: bool = True) -> np.ndarray:
     return out
 
 
-def read_entry_into(entry: Entry, out: np.ndarray, *, verify: bool = True) -> None:
+def read_entry_into(
+    entry: TensorEntry, out: np.ndarray, *, verify: bool = True
+) -> None:
     """Fills an array with one tensor, as `read_entry` reads it.
 
     Args:
@@ -94,8 +96,8 @@ def read_entry_into(entry: Entry, out: np.ndarray, *, verify: bool = True) -> No
 
 
 def read_many(
-    entries: Sequence[Entry],
-    deliver: Callable[[Entry, np.ndarray], None],
+    entries: Sequence[TensorEntry],
+    deliver: Callable[[TensorEntry, np.ndarray], None],
     *,
     verify: bool = True,
 ) -> None:
@@ -112,7 +114,7 @@ def read_many(
     for entry in entries:
         check_readable(entry)
 
-    def run(batch: list[Entry]) -> None:
+    def run(batch: list[TensorEntry]) -> None:
         if len(batch) == 1:
             deliver(batch[0], read_entry(batch[0], verify=verify))
         else:
@@ -122,8 +124,8 @@ def read_many(
 
 
 def check_many(
-    entries: Sequence[Entry],
-    report: Callable[[Entry, CheckpointError | None], None],
+    entries: Sequence[TensorEntry],
+    report: Callable[[TensorEntry, CheckpointError | None], None],
     advance: Advance,
 ) -> None:
     """Checks tensors whole and in parallel, without keeping them.
@@ -139,8 +141,8 @@ def check_many(
         ReadError: The system or the store refuses; the first failure ends the rest.
     """
 
-    def run(batch: list[Entry]) -> None:
-        readable: list[Entry] = []
+    def run(batch: list[TensorEntry]) -> None:
+        readable: list[TensorEntry] = []
         for entry in batch:
             try:
                 check_readable(entry)
@@ -173,7 +175,7 @@ def check_many(
     in_parallel([functools.partial(run, batch) for batch in _batches(entries)])
 
 
-def _check_entry(entry: Entry, advance: Advance) -> None:
+def _check_entry(entry: TensorEntry, advance: Advance) -> None:
     check_whole(entry)
     for piece in entry.pieces:
         if not isinstance(piece, Piece) or entry.spec.dtype.is_string:
@@ -191,7 +193,7 @@ def _check_entry(entry: Entry, advance: Advance) -> None:
         compare_crc(entry, piece, crc)
 
 
-def _drop(_entry: Entry, _array: np.ndarray) -> None:
+def _drop(_entry: TensorEntry, _array: np.ndarray) -> None:
     """Delivers an array to nobody."""
 
 
@@ -212,9 +214,9 @@ def in_parallel(jobs: Sequence[Callable[[], None]]) -> None:
             future.result()
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _batches(entries: Iterable[TensorEntry]) -> Iterator[list[TensorEntry]]:
     """Groups entries by place: one that is not small stands alone."""
-    small: list[tuple[Piece, Entry]] = []
+    small: list[tuple[Piece, TensorEntry]] = []
     for entry in entries:
         piece = entry.pieces[0] if len(entry.pieces) == 1 else None
         if isinstance(piece, Piece) and not entry.is_sliced:
@@ -224,9 +226,9 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
                 continue
         yield [entry]
     small.sort(key=lambda one: (one[0].data_file.path, one[0].span.start))
-    batch: list[tuple[Piece, Entry]] = []
+    batch: list[tuple[Piece, TensorEntry]] = []
     for piece, entry in small:
-        if batch and not joins(batch[0][0], batch[-1][0], piece):
+        if batch and not fits_batch(batch[0][0], batch[-1][0], piece):
             yield [one for _, one in batch]
             batch = []
         batch.append((piece, entry))
@@ -234,7 +236,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield [one for _, one in batch]
 
 
-def joins(first: Piece, last: Piece, piece: Piece) -> bool:
+def fits_batch(first: Piece, last: Piece, piece: Piece) -> bool:
     """Tells whether a piece is read together with those before it.
 
     Args:
@@ -255,8 +257,8 @@ def joins(first: Piece, last: Piece, piece: Piece) -> bool:
 
 
 def _read_batch(
-    batch: list[Entry],
-    deliver: Callable[[Entry, np.ndarray], None],
+    batch: list[TensorEntry],
+    deliver: Callable[[TensorEntry, np.ndarray], None],
     *,
     verify: bool,
     errors: dict[str, DamagedError] | None = None,
@@ -286,7 +288,12 @@ def _read_batch(
 
 
 def _decode_piece(
-    entry: Entry, piece: Piece, stored: memoryview, arrays: SmallArrays, *, verify: bool
+    entry: TensorEntry,
+    piece: Piece,
+    stored: memoryview,
+    arrays: SmallArrays,
+    *,
+    verify: bool,
 ) -> np.ndarray:
     """Decodes a tensor's only piece from its bytes, which are copied."""
     spec = entry.spec
@@ -301,7 +308,7 @@ def _decode_piece(
 
 
 def read_piece(
-    entry: Entry, piece: Piece | EncodedPiece, *, verify: bool
+    entry: TensorEntry, piece: Piece | EncodedPiece, *, verify: bool
 ) -> np.ndarray:
     """Reads one piece as an array of its box's shape.
 
@@ -330,7 +337,9 @@ def read_piece(
     return out
 
 
-def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) -> None:
+def _fill_piece(
+    entry: TensorEntry, piece: Piece, out: np.ndarray, *, verify: bool
+) -> None:
     """Fills a contiguous array with one piece, its checksum taken chunk by chunk."""
     buffer = bytes_of(out).data
     crc = 0
@@ -348,7 +357,7 @@ def _fill_piece(entry: Entry, piece: Piece, out: np.ndarray, *, verify: bool) ->
 
 
 def _decode_string_piece(
-    entry: Entry, piece: Piece, stored: memoryview, *, verify: bool
+    entry: TensorEntry, piece: Piece, stored: memoryview, *, verify: bool
 ) -> np.ndarray:
     try:
         elements, crc = decode_strings(
@@ -366,14 +375,14 @@ def _decode_string_piece(
     return out.reshape(piece.box.shape)
 
 
-def is_local(entry: Entry) -> bool:
+def is_local(entry: TensorEntry) -> bool:
     """Tells whether reading a tensor asks no other machine, as far as is known."""
     return all(
         isinstance(piece, Piece) and piece.data_file.is_local for piece in entry.pieces
     )
 
 
-def check_readable(entry: Entry) -> None:
+def check_readable(entry: TensorEntry) -> None:
     """Refuses what no array can hold, before anything of it is read."""
     if not entry.spec.dtype.is_readable:
         raise UnsupportedError(
@@ -389,7 +398,7 @@ def check_readable(entry: Entry) -> None:
         )
 
 
-def check_whole(entry: Entry) -> None:
+def check_whole(entry: TensorEntry) -> None:
     """Checks that all of a tensor can be there, before memory for it is allocated.
 
     Args:
@@ -404,7 +413,7 @@ def check_whole(entry: Entry) -> None:
     check_spans(entry, Box.whole(entry.spec.shape))
 
 
-def check_spans(entry: Entry, box: Box) -> None:
+def check_spans(entry: TensorEntry, box: Box) -> None:
     """Checks the sizes of the files that a read of a box needs, or of all of it.
 
     Args:
@@ -434,21 +443,21 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def empty_for(entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+def empty_for(entry: TensorEntry, shape: tuple[int, ...]) -> np.ndarray:
     """Makes an array for elements of a tensor, where JAX on CPU can take it over."""
     if entry.spec.dtype.is_string:
         return empty(shape, object)
     return aligned_empty(shape, entry.spec.dtype.numpy)
 
 
-def to_native(array: np.ndarray, entry: Entry) -> None:
+def to_native(array: np.ndarray, entry: TensorEntry) -> None:
     """Swaps the bytes of a big-endian bundle's elements in place."""
     width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
     if entry.is_big_endian and width > 1:
         array.reshape(-1).view(f"u{width}").byteswap(inplace=True)
 
 
-def compare_crc(entry: Entry, piece: Piece, crc: int) -> None:
+def compare_crc(entry: TensorEntry, piece: Piece, crc: int) -> None:
     """Compares a checksum with the stored one.
 
     Args:
@@ -461,7 +470,7 @@ def compare_crc(entry: Entry, piece: Piece, crc: int) -> None:
     """
     computed = mask(crc)
     if computed != piece.crc32c:
-        found = impostor(piece.data_file.head())
+        found = recognise_wrong_file(piece.data_file.head())
         fix = f"The file is {found[0]}. {found[1]}" if found else "Copy the file again."
         raise DamagedError(
             f"{subject_of(entry)} is damaged: stored crc32c {piece.crc32c:08x}, "
@@ -469,7 +478,7 @@ def compare_crc(entry: Entry, piece: Piece, crc: int) -> None:
         )
 
 
-def subject_of(entry: Entry) -> str:
+def subject_of(entry: TensorEntry) -> str:
     """Names a tensor at the beginning of a message."""
     return f"Tensor `{entry.name}`"
 

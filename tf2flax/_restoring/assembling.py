@@ -19,7 +19,7 @@ from tf2flax._assignment.layouts.filling import fill
 from tf2flax._assignment.layouts.nodes import View
 from tf2flax._base.boxes import distance, tiles
 from tf2flax._base.dtypes import Misfits
-from tf2flax._base.manifest import DataFile, Entry, Piece
+from tf2flax._base.manifest import DataFile, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, empty, view_at
 from tf2flax._base.progress import Advance
 from tf2flax._base.specs import Box, ByteRange
@@ -30,7 +30,7 @@ from tf2flax._reading.whole import (
     SMALL_NBYTES,
     check_readable,
     compare_crc,
-    joins,
+    fits_batch,
     read_entry_into,
     read_piece,
     subject_of,
@@ -39,7 +39,7 @@ from tf2flax._reading.whole import (
 from tf2flax._storage.local import OpenFiles
 
 from .destinations import Destination, joined, put
-from .plan_reads import Group, LeafNeed, PartRead, Unit, WholeRead
+from .plan_reads import LeafReads, PartRead, ReadGroup, ReadUnit, WholeRead
 
 # What one thread reads of a piece before another may take over: some chunks (bytes).
 SPAN_NBYTES: Final = 32 << 20
@@ -68,7 +68,7 @@ class ReadOptions:
     files: OpenFiles = dataclasses.field(default_factory=OpenFiles)
 
 
-class GroupAssembly:
+class GroupReader:
     """A group on its way from tensors to arrays.
 
     Attributes:
@@ -76,7 +76,7 @@ class GroupAssembly:
         arrays: The arrays, complete after `finish`.
     """
 
-    def __init__(self, group: Group, options: ReadOptions) -> None:
+    def __init__(self, group: ReadGroup, options: ReadOptions) -> None:
         """Allocates the arrays; nothing is read yet.
 
         Args:
@@ -155,7 +155,7 @@ class GroupAssembly:
         """Values that do not fit the dtypes of their leaves, by leaf."""
         return self._misfits
 
-    def _check_there(self, unit: Unit) -> None:
+    def _check_there(self, unit: ReadUnit) -> None:
         """Checks that a unit can be there, before memory for it is allocated."""
         pieces = unit.entry.pieces if unit.piece is None else (unit.piece,)
         for piece in pieces:
@@ -165,7 +165,7 @@ class GroupAssembly:
             else:
                 piece.check()
 
-    def _file(self, entry: Entry, piece: Piece) -> DataFile:
+    def _file(self, entry: TensorEntry, piece: Piece) -> DataFile:
         """The file of a piece, kept open."""
         return self._options.files.of(piece.data_file, subject=subject_of(entry))
 
@@ -278,7 +278,7 @@ class GroupAssembly:
 
     def _read_span(
         self,
-        unit: Unit,
+        unit: ReadUnit,
         piece: Piece,
         file: DataFile,
         span: ByteRange,
@@ -363,7 +363,7 @@ class GroupAssembly:
                     self._add_misfits(demand.leaf, found)
         self._options.advance(nbytes, entry.name)
 
-    def _put_together(self, need: LeafNeed) -> None:
+    def _put_together(self, need: LeafReads) -> None:
         one = need.assignment
         if need.is_filled_in_place:
             (array,) = self.arrays[one.leaf].values()
@@ -404,7 +404,7 @@ class Checksums:
         """Knows of no piece yet."""
         self._begun: dict[tuple[str, Piece], _Checksum] = {}
 
-    def of(self, entry: Entry, piece: Piece) -> _Checksum:
+    def of(self, entry: TensorEntry, piece: Piece) -> _Checksum:
         """That of a tensor's piece; always the same one. Not for several threads."""
         return self._begun.setdefault((entry.name, piece), _Checksum(entry, piece))
 
@@ -412,7 +412,7 @@ class Checksums:
 class _Checksum:
     """The checksum of a piece, put together from those of its parts."""
 
-    def __init__(self, entry: Entry, piece: Piece) -> None:
+    def __init__(self, entry: TensorEntry, piece: Piece) -> None:
         self._entry = entry
         self._piece = piece
         self._parts: list[tuple[int, int, int]] = []
@@ -450,7 +450,7 @@ def _direct(
 
 
 def _within(
-    unit: Unit, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    unit: ReadUnit, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[int, tuple[int, ...]]:
     """A view of a tensor, as a view of the piece that holds it."""
     axes = along_axes(unit.entry.spec.shape, offset, shape, strides)
@@ -459,7 +459,7 @@ def _within(
     return axes.within(unit.piece.box)
 
 
-def _row_multiple(piece: Piece, entry: Entry, nbytes: int) -> int:
+def _row_multiple(piece: Piece, entry: TensorEntry, nbytes: int) -> int:
     """The largest number of bytes up to some that whole rows of a piece take.
 
     Chunks of whole rows are copied in one piece. At least one element; rows that are
@@ -471,7 +471,7 @@ def _row_multiple(piece: Piece, entry: Entry, nbytes: int) -> int:
     return max(1, nbytes // unit) * unit
 
 
-def _empty_for(entry: Entry) -> np.ndarray:
+def _empty_for(entry: TensorEntry) -> np.ndarray:
     return aligned_empty(entry.spec.shape, entry.spec.dtype.numpy)
 
 
@@ -482,7 +482,7 @@ def _batches(
     small.sort(key=lambda one: (one[0].data_file.path, one[0].span))
     batch: list[tuple[Piece, WholeRead]] = []
     for one in small:
-        if batch and not joins(batch[0][0], batch[-1][0], one[0]):
+        if batch and not fits_batch(batch[0][0], batch[-1][0], one[0]):
             yield batch
             batch = []
         batch.append(one)

@@ -20,7 +20,7 @@ from tf2flax._assignment.layouts.filling import parts_within
 from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.boxes import distance, merged, restrict
-from tf2flax._base.manifest import EncodedPiece, Entry, Manifest, Piece
+from tf2flax._base.manifest import EncodedPiece, Manifest, Piece, TensorEntry
 from tf2flax._base.specs import Box
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.runs import along_axes
@@ -34,7 +34,7 @@ GROUP_NBYTES: Final = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Unit:
+class ReadUnit:
     """What is read and checked at once where all of it is needed.
 
     Attributes:
@@ -49,7 +49,7 @@ class Unit:
             then elements are counted in the piece's own row-major order.
     """
 
-    entry: Entry
+    entry: TensorEntry
     piece: Piece | EncodedPiece | None
     start: int
     size: int
@@ -64,7 +64,7 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Demand:
+class Copy:
     """A view of a tensor, and the box of a leaf that it fills.
 
     Attributes:
@@ -93,8 +93,8 @@ class WholeRead:
         is_covered: Whether all that its checksum covers is read.
     """
 
-    unit: Unit
-    demands: tuple[Demand, ...]
+    unit: ReadUnit
+    demands: tuple[Copy, ...]
     is_held: bool = False
     is_covered: bool = True
 
@@ -108,16 +108,16 @@ class WholeRead:
 class PartRead:
     """A view of a tensor that is read alone; all demands are for the same view."""
 
-    entry: Entry
+    entry: TensorEntry
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    demands: tuple[Demand, ...]
+    demands: tuple[Copy, ...]
     nbytes: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LeafNeed:
+class LeafReads:
     """What is needed of one leaf, or of one portion of it.
 
     Attributes:
@@ -143,7 +143,7 @@ class LeafNeed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Group:
+class ReadGroup:
     """Leaves that are read and placed together: they share tensors, or are small.
 
     Attributes:
@@ -155,10 +155,10 @@ class Group:
         host_nbytes: Bytes of host memory that it takes until it is placed.
     """
 
-    leaves: tuple[LeafNeed, ...]
+    leaves: tuple[LeafReads, ...]
     wholes: tuple[WholeRead, ...]
     parts: tuple[PartRead, ...]
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     nbytes: int
     host_nbytes: int
 
@@ -170,7 +170,7 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Reading:
+class ReadPlan:
     """All that one process reads.
 
     Attributes:
@@ -181,7 +181,7 @@ class Reading:
         portioned: Names of the leaves that are handed on in portions.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[ReadGroup, ...]
     needed_nbytes: int
     unverified: tuple[str, ...]
     portioned: frozenset[str] = frozenset()
@@ -202,7 +202,7 @@ def plan_reading(
     boxes: Mapping[str, Iterable[Box]],
     manifest: Manifest,
     large: Mapping[str, int] | None = None,
-) -> Reading:
+) -> ReadPlan:
     """Finds out what to read for some boxes of leaves.
 
     Args:
@@ -219,7 +219,7 @@ def plan_reading(
         CheckpointError: An entry is malformed.
     """
     assignments = tuple(assignments)
-    needs = _Needs(manifest, assignments, _sole_sources(assignments, large or {}))
+    needs = ReadPlanner(manifest, assignments, _sole_sources(assignments, large or {}))
     for assignment in assignments:
         needs.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
     return needs.reading()
@@ -236,8 +236,8 @@ class _Tally:
         leaves: Numbers of all leaves that need it.
     """
 
-    unit: Unit
-    demands: list[Demand]
+    unit: ReadUnit
+    demands: list[Copy]
     is_held: bool
     leaves: set[int]
 
@@ -252,7 +252,7 @@ class _Tally:
         return min(self.unit.size, sum(shapes.values()))
 
 
-class _Needs:
+class ReadPlanner:
     """What leaves need, as it is collected."""
 
     def __init__(
@@ -265,7 +265,7 @@ class _Needs:
         self._mixed = _mixed_sources(assignments, self._entry)
         self._large = large
         self._portioned: set[str] = set()
-        self._leaves: list[LeafNeed] = []
+        self._leaves: list[LeafReads] = []
         self._tallies: dict[str, tuple[_Tally, ...]] = {}
         # Views that leaves read themselves, since they need no whole tensor.
         self._pulled: dict[int, dict[str, list[View]]] = {}
@@ -309,7 +309,7 @@ class _Needs:
         if not is_streamed(assignment.layout):
             self._add_mixed(assignment, boxes, regions)
             return
-        self._leaves.append(LeafNeed(assignment, boxes, regions, is_streamed=True))
+        self._leaves.append(LeafReads(assignment, boxes, regions, is_streamed=True))
         whole = Box.whole(assignment.shape)
         if assignment.is_whole and list(regions) == [whole]:
             (view,) = assignment.views
@@ -317,7 +317,7 @@ class _Needs:
             if len(tallies) == 1:  # most leaves of most models
                 tally = tallies[0]
                 tally.demands.append(
-                    Demand(assignment.leaf, whole, 0, view.strides, view.casts)
+                    Copy(assignment.leaf, whole, 0, view.strides, view.casts)
                 )
                 tally.leaves.add(number)
                 return
@@ -350,7 +350,7 @@ class _Needs:
                 tally.is_held = True
                 tally.leaves.add(number)
         held = tuple(name for name in views if name not in self._pulled[number])
-        self._leaves.append(LeafNeed(assignment, boxes, regions, False, held))
+        self._leaves.append(LeafReads(assignment, boxes, regions, False, held))
 
     def _tallies_of(self, name: str) -> tuple[_Tally, ...]:
         if name not in self._tallies:
@@ -376,7 +376,7 @@ class _Needs:
                     need, held=(*need.held, *shared)
                 )
 
-    def reading(self) -> Reading:
+    def reading(self) -> ReadPlan:
         """Decides what is read whole, and forms groups."""
         self._share_what_is_held()
         needed: dict[str, int] = {}  # elements of each tensor
@@ -416,7 +416,7 @@ class _Needs:
         for name, size in needed.items():
             spec = self._entry(name).spec
             needed_nbytes += min(size, spec.size) * spec.dtype.numpy.itemsize
-        return Reading(
+        return ReadPlan(
             tuple(_joined(groups)),
             needed_nbytes,
             tuple(sorted(unverified)),
@@ -428,13 +428,13 @@ class _Needs:
         numbers: Sequence[int],
         reads: Sequence[WholeRead | PartRead],
         pulled_nbytes: int,
-    ) -> Group:
+    ) -> ReadGroup:
         leaves = tuple(self._leaves[number] for number in numbers)
         wholes = tuple(read for read in reads if isinstance(read, WholeRead))
         parts = tuple(read for read in reads if isinstance(read, PartRead))
         nbytes = sum(r.unit.nbytes for r in wholes) + sum(r.nbytes for r in parts)
         names = dict.fromkeys(name for one in leaves for name in one.assignment.sources)
-        return Group(
+        return ReadGroup(
             leaves=leaves,
             wholes=wholes,
             parts=parts,
@@ -446,7 +446,7 @@ class _Needs:
         )
 
 
-def units_of(entry: Entry, *, is_mixed: bool = False) -> tuple[Unit, ...]:
+def units_of(entry: TensorEntry, *, is_mixed: bool = False) -> tuple[ReadUnit, ...]:
     """Finds what of a tensor can be read and checked alone.
 
     Args:
@@ -459,9 +459,9 @@ def units_of(entry: Entry, *, is_mixed: bool = False) -> tuple[Unit, ...]:
     """
     shape = entry.spec.shape
     if not entry.is_sliced:
-        return (Unit(entry, entry.pieces[0], 0, entry.spec.size, entry.nbytes),)
+        return (ReadUnit(entry, entry.pieces[0], 0, entry.spec.size, entry.nbytes),)
     row = math.prod(shape[1:])
-    units: list[Unit] = []
+    units: list[ReadUnit] = []
     for piece in sorted(entry.pieces, key=lambda piece: piece.box):
         region = piece.box
         if (
@@ -470,22 +470,22 @@ def units_of(entry: Entry, *, is_mixed: bool = False) -> tuple[Unit, ...]:
         ):
             return _boxes_of(entry, is_mixed=is_mixed)
         start = region.starts[0] * row if shape else 0
-        units.append(Unit(entry, piece, start, region.size, piece.nbytes))
+        units.append(ReadUnit(entry, piece, start, region.size, piece.nbytes))
     return tuple(units)
 
 
-def _boxes_of(entry: Entry, *, is_mixed: bool) -> tuple[Unit, ...]:
+def _boxes_of(entry: TensorEntry, *, is_mixed: bool) -> tuple[ReadUnit, ...]:
     """The units of a tensor whose pieces are no runs of its elements."""
     if is_mixed or not all(isinstance(piece, Piece) for piece in entry.pieces):
-        return (Unit(entry, None, 0, entry.spec.size, entry.nbytes),)
+        return (ReadUnit(entry, None, 0, entry.spec.size, entry.nbytes),)
     return tuple(
-        Unit(entry, piece, 0, piece.box.size, piece.nbytes, is_box=True)
+        ReadUnit(entry, piece, 0, piece.box.size, piece.nbytes, is_box=True)
         for piece in entry.pieces
     )
 
 
 def _mixed_sources(
-    assignments: Sequence[Assignment], entry_of: Callable[[str], Entry]
+    assignments: Sequence[Assignment], entry_of: Callable[[str], TensorEntry]
 ) -> frozenset[str]:
     """Sliced tensors of which some view is no box of it, or that leaves hold whole."""
     mixed: set[str] = set()
@@ -504,14 +504,14 @@ def _mixed_sources(
     return frozenset(mixed)
 
 
-def _cut(unit: Unit, cuts: Sequence[int]) -> Iterator[Unit]:
+def _cut(unit: ReadUnit, cuts: Sequence[int]) -> Iterator[ReadUnit]:
     """Cuts a unit at elements of its tensor, in ascending order."""
     itemsize = unit.entry.spec.dtype.numpy.itemsize
     end = unit.start + unit.size
     edges = [unit.start, *(cut for cut in cuts if unit.start < cut < end), end]
     for start, stop in itertools.pairwise(edges):
         size = stop - start
-        yield Unit(
+        yield ReadUnit(
             unit.entry, unit.piece, start, size, size * itemsize, start - unit.start
         )
 
@@ -553,7 +553,7 @@ def _with_coverage(
             yield read, leaves
 
 
-def _place(entry: Entry) -> tuple[str, int]:
+def _place(entry: TensorEntry) -> tuple[str, int]:
     """Where a tensor begins: a file, and a position there."""
     return min(
         (one.data_file.path, one.span.start)
@@ -597,7 +597,7 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
     yield view, box
 
 
-def _demands(leaf: str, view: View, box: Box, unit: Unit) -> Iterator[Demand]:
+def _demands(leaf: str, view: View, box: Box, unit: ReadUnit) -> Iterator[Copy]:
     """The parts of a view that lie in a unit."""
     if unit.is_box:
         assert unit.piece is not None
@@ -612,19 +612,19 @@ def _demands(leaf: str, view: View, box: Box, unit: Unit) -> Iterator[Demand]:
         yield _demand(leaf, view, box, part)
 
 
-def _demand(leaf: str, view: View, box: Box, part: Box) -> Demand:
+def _demand(leaf: str, view: View, box: Box, part: Box) -> Copy:
     """A part of a view that fills a box of a leaf."""
     offset = view.offset + distance(part.starts, view.strides)
-    return Demand(leaf, part.moved(box.starts), offset, view.strides, view.casts)
+    return Copy(leaf, part.moved(box.starts), offset, view.strides, view.casts)
 
 
-def _view_of(demand: Demand) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def _view_of(demand: Copy) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     return demand.offset, demand.box.shape, demand.strides
 
 
 def _part_reads(tally: _Tally) -> list[PartRead]:
     """One read for each view that is demanded, whoever demands it."""
-    views: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Demand]] = {}
+    views: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Copy]] = {}
     for demand in tally.demands:
         views.setdefault(_view_of(demand), []).append(demand)
     entry = tally.unit.entry
@@ -663,7 +663,7 @@ def _components(
     yield from groups.values()
 
 
-def _host_nbytes(need: LeafNeed) -> int:
+def _host_nbytes(need: LeafReads) -> int:
     """Host memory of a leaf: its boxes, and what is put together for them."""
     itemsize = need.assignment.dtype.itemsize
     boxes = sum(box.size for box in need.boxes) * itemsize
@@ -673,9 +673,9 @@ def _host_nbytes(need: LeafNeed) -> int:
     return boxes + largest * need.assignment.layout.dtype.itemsize
 
 
-def _joined(groups: Iterable[Group]) -> Iterator[Group]:
+def _joined(groups: Iterable[ReadGroup]) -> Iterator[ReadGroup]:
     """Joins neighbours that are small."""
-    small: list[Group] = []
+    small: list[ReadGroup] = []
     nbytes = 0
     for group in groups:
         is_small = group.host_nbytes <= SMALL_NBYTES
@@ -691,11 +691,11 @@ def _joined(groups: Iterable[Group]) -> Iterator[Group]:
         yield _join(small)
 
 
-def _join(groups: Sequence[Group]) -> Group:
+def _join(groups: Sequence[ReadGroup]) -> ReadGroup:
     if len(groups) == 1:
         return groups[0]
     chain = itertools.chain.from_iterable
-    return Group(
+    return ReadGroup(
         leaves=tuple(chain(group.leaves for group in groups)),
         wholes=tuple(chain(group.wholes for group in groups)),
         parts=tuple(chain(group.parts for group in groups)),

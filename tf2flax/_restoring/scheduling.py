@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from tf2flax._assignment.resolution.values import Assignment
-from tf2flax._base.collapsing import screenful
+from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import Misfits
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece
@@ -25,8 +25,8 @@ from tf2flax._base.threads import Readers
 from tf2flax._reading.whole import SMALL_NBYTES
 from tf2flax._storage.local import OpenFiles
 
-from .assembling import GroupAssembly, HostLeaves, ReadOptions
-from .plan_reads import Reading
+from .assembling import GroupReader, HostLeaves, ReadOptions
+from .plan_reads import ReadPlan
 
 # Readers at once: each holds a chunk besides what it fills. Local files keep the
 # processors busy; requests to other machines mostly wait.
@@ -42,8 +42,8 @@ DELIVERY_NBYTES: Final = 128 << 20
 Deliver = Callable[[HostLeaves], Callable[[], object]]
 
 
-def assemble(
-    reading: Reading,
+def run_reads(
+    reading: ReadPlan,
     deliver: Deliver,
     *,
     verify: bool,
@@ -67,11 +67,13 @@ def assemble(
     """
     misfits: dict[str, Misfits] = {}
     in_flight = 0
-    ready: list[GroupAssembly] = []
+    ready: list[GroupReader] = []
     # Groups that were handed on, whose memory may still be in use.
-    leaving: collections.deque[tuple[Callable[[], object], int]] = collections.deque()
+    in_transfer: collections.deque[tuple[Callable[[], object], int]] = (
+        collections.deque()
+    )
 
-    def hand_on(least_nbytes: int = 0) -> None:
+    def flush(least_nbytes: int = 0) -> None:
         """Hands on what is ready, in one call, if it is worth one."""
         nbytes = sum(assembly.group.host_nbytes for assembly in ready)
         if not ready or nbytes < least_nbytes:
@@ -85,34 +87,34 @@ def assemble(
             for leaf, own in assembly.arrays.items():
                 arrays.setdefault(leaf, {}).update(own)
         ready.clear()
-        leaving.append((_at_once if misfits else deliver(arrays), nbytes))
+        in_transfer.append((_at_once if misfits else deliver(arrays), nbytes))
 
     with OpenFiles() as files, Readers(_count_workers(reading)) as readers:
         options = ReadOptions(verify=verify, advance=advance, files=files)
         workers = _Workers(readers)
         for group in reading.groups:
             while in_flight and in_flight + group.host_nbytes > max_in_flight_bytes:
-                if not ready and not leaving:
+                if not ready and not in_transfer:
                     ready.append(workers.next_done())
-                hand_on()
-                wait, nbytes = leaving.popleft()
+                flush()
+                wait, nbytes = in_transfer.popleft()
                 wait()
                 in_flight -= nbytes
             in_flight += group.host_nbytes
-            workers.start(GroupAssembly(group, options))
+            workers.start(GroupReader(group, options))
             ready.extend(workers.all_done())
-            hand_on(DELIVERY_NBYTES)
+            flush(DELIVERY_NBYTES)
         while workers.count_running:
             ready.append(workers.next_done())
-            hand_on(DELIVERY_NBYTES)
-        hand_on()
-    for wait, _ in leaving:
+            flush(DELIVERY_NBYTES)
+        flush()
+    for wait, _ in in_transfer:
         wait()
     if misfits:
-        raise AssignmentError(screenful(sorted(_problems(reading, misfits))))
+        raise AssignmentError(summarise(sorted(_problems(reading, misfits))))
 
 
-def _problems(reading: Reading, misfits: Mapping[str, Misfits]) -> Iterator[str]:
+def _problems(reading: ReadPlan, misfits: Mapping[str, Misfits]) -> Iterator[str]:
     """Says which leaves have values that do not fit their dtypes."""
     sizes = collections.Counter[str]()
     leaves: dict[str, Assignment] = {}
@@ -130,7 +132,7 @@ def _at_once() -> None:
     """Waits for nothing."""
 
 
-def _count_workers(reading: Reading) -> int:
+def _count_workers(reading: ReadPlan) -> int:
     """How many threads read; 0 where one read is all there is to do."""
     if reading.nbytes <= SMALL_NBYTES and len(reading.groups) == 1:
         return 0
@@ -149,12 +151,10 @@ class _Workers:
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
         # Groups that are done, or what went wrong.
-        self._done: queue.SimpleQueue[GroupAssembly | BaseException] = (
-            queue.SimpleQueue()
-        )
+        self._done: queue.SimpleQueue[GroupReader | BaseException] = queue.SimpleQueue()
         self.count_running = 0
 
-    def start(self, assembly: GroupAssembly) -> None:
+    def start(self, assembly: GroupReader) -> None:
         """Begins to work on a group."""
         self.count_running += 1
         jobs = assembly.jobs()
@@ -163,7 +163,7 @@ class _Workers:
         for job in jobs:
             self._readers.submit(self._run, assembly, job)
 
-    def next_done(self) -> GroupAssembly:
+    def next_done(self) -> GroupReader:
         """Waits for a group.
 
         Raises:
@@ -175,12 +175,12 @@ class _Workers:
         self.count_running -= 1
         return done
 
-    def all_done(self) -> Iterator[GroupAssembly]:
+    def all_done(self) -> Iterator[GroupReader]:
         """Gives the groups that are done by now."""
         while not self._done.empty():
             yield self.next_done()
 
-    def _run(self, assembly: GroupAssembly, job: Callable[[], None]) -> None:
+    def _run(self, assembly: GroupReader, job: Callable[[], None]) -> None:
         if self._readers.are_given_up:
             return
         try:
@@ -192,7 +192,7 @@ class _Workers:
             if assembly.is_last_job():
                 self._finish(assembly)
 
-    def _finish(self, assembly: GroupAssembly) -> None:
+    def _finish(self, assembly: GroupReader) -> None:
         try:
             assembly.finish()
         except BaseException as error:

@@ -540,7 +540,7 @@ def _open_at_once(path: str, _flags: int) -> int:
     return os.open(path, _OPEN_FLAGS)
 
 
-def impostor(head: bytes) -> tuple[str, str] | None:
+def recognise_wrong_file(head: bytes) -> tuple[str, str] | None:
     """Recognises what is often found where a checkpoint's file should be.
 
     Args:
@@ -575,7 +575,7 @@ def too_short(
         size: Bytes that the file has, where that is known.
         head: Its first bytes.
     """
-    found = impostor(head)
+    found = recognise_wrong_file(head)
     if found:
         what = f"`{path}` is {found[0]}"
     elif size is None:

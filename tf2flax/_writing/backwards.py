@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tf2flax._assignment.layouts.scattering import Share, same_bits, scatter
+from tf2flax._assignment.layouts.scattering import Contribution, same_bits, scatter
 from tf2flax._assignment.layouts.uncasting import (
     Conflict,
     LeafValue,
     is_one_to_one,
-    settle,
+    settle_values,
     undone,
 )
 from tf2flax._assignment.plans.inverse import (
@@ -27,7 +27,7 @@ from tf2flax._assignment.resolution.values import (
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.manifest import Entry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.specs import TensorSpec
 from tf2flax._reading.whole import read_entry
 
@@ -63,7 +63,7 @@ class TensorWriter:
         self._groups = groups
         # Both by the number of the group and the turn.
         self._left: collections.Counter[tuple[int, int]] = collections.Counter()
-        self._shares: dict[tuple[int, int], dict[str, list[Share]]] = {}
+        self._shares: dict[tuple[int, int], dict[str, list[Contribution]]] = {}
         for number, group in enumerate(groups):
             variables = dict.fromkeys(map(self._stored.places, group[0].sources))
             for places in variables:
@@ -107,7 +107,7 @@ class TensorWriter:
             return np.ascontiguousarray(out)
         return np.where(known, out, read_entry(entry))
 
-    def _leaf_values(self, name: str, entry: Entry) -> list[LeafValue]:
+    def _leaf_values(self, name: str, entry: TensorEntry) -> list[LeafValue]:
         """What leaves say about one tensor, each with the casts of loading it."""
         leaf_values: list[LeafValue] = []
         for number in self._groups_of[name]:
@@ -122,10 +122,12 @@ class TensorWriter:
             leaf_values += [_leaf_value(assignment, stored, share) for share in shares]
         return leaf_values
 
-    def _settled(self, entry: Entry, leaf_values: Sequence[LeafValue]) -> np.ndarray:
+    def _settled(
+        self, entry: TensorEntry, leaf_values: Sequence[LeafValue]
+    ) -> np.ndarray:
         """The tensor as the checkpoint has it, but for what leaves have changed."""
         stored = np.require(read_entry(entry), requirements=["C", "W"])
-        conflict = settle(stored, leaf_values)
+        conflict = settle_values(stored, leaf_values)
         if conflict is None:
             return stored
         if conflict.leaf is None:
@@ -140,13 +142,13 @@ class TensorWriter:
             f"{_misfit(conflict, culprit, entry.spec)}"
         )
 
-    def _shares_of(self, number: int, name: str) -> list[Share]:
+    def _shares_of(self, number: int, name: str) -> list[Contribution]:
         group = self._groups[number]
         turn = self._turn_of[name]
         key = number, turn
         if key not in self._shares:
             value, mask = join_group(group, self._fetch, self._spec_of)
-            found: dict[str, list[Share]] = {}
+            found: dict[str, list[Contribution]] = {}
             try:
                 shares = scatter(group[0].expression, value, mask, self._spec_of)
             except AssignmentError as error:
@@ -166,7 +168,9 @@ class _CannotWriteError(Exception):
     """Why the value of a leaf cannot be written."""
 
 
-def _leaf_value(assignment: Assignment, stored: np.dtype, share: Share) -> LeafValue:
+def _leaf_value(
+    assignment: Assignment, stored: np.dtype, share: Contribution
+) -> LeafValue:
     """What a share says, and the casts that led to it."""
     value = share.value
     assert value is not None

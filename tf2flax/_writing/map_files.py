@@ -17,7 +17,7 @@ from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import Placed, check_entry
 from tf2flax._assignment.language.syntax import is_expression, parse_key
-from tf2flax._base.collapsing import MAX_LINES, screenful
+from tf2flax._base.collapsing import MAX_LINES, summarise
 from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
 from tf2flax._base.text import show_value
 from tf2flax._checkpoint.locate import PathLike
@@ -364,7 +364,7 @@ def _checked_entries(
         except AssignmentError as error:
             problems.append(f"Entry {number}: {error}")
     if problems:
-        raise AssignmentError(screenful(problems))
+        raise AssignmentError(summarise(problems))
     return entries
 
 

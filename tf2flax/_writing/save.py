@@ -28,7 +28,7 @@ from tf2flax._base.errors import (
     ReadError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import Entry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty, view_at
 from tf2flax._base.names import listed
 from tf2flax._base.specs import STORED_DTYPES, Box, StoredDtype, TensorSpec
@@ -356,7 +356,7 @@ def _renewed(
             continue
         leaf = arrays[renewal.leaf]
         resized = inverse.resized(renewal, leaf.spec.shape)
-        whole = _Once(leaf.pieces[0].array, uses=len(resized))
+        whole = ReadOnce(leaf.pieces[0].array, uses=len(resized))
         for name, (expression, shape) in resized.items():
             spec = TensorSpec(shape, leaf.spec.dtype)
             piece = NewPiece(spec, None, functools.partial(whole.evaluated, expression))
@@ -497,7 +497,7 @@ def _stored(name: str, tensor: StoredTensor) -> NewTensor:
     return _rewritten(tensor.entry._replace(name=name), tensor.read)
 
 
-def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
+def _rewritten(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTensor:
     """A tensor with the dtype and the slices of a stored one, and values of its own."""
     check_readable(entry)
     name, spec = entry.name, entry.spec
@@ -505,7 +505,7 @@ def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
     if not entry.is_sliced:
         return NewTensor(_key(name), spec, code, (NewPiece(spec, None, read),))
     num_filled = sum(piece.box.size > 0 for piece in entry.pieces)
-    whole = _Once(read, uses=max(num_filled, 1))
+    whole = ReadOnce(read, uses=max(num_filled, 1))
     pieces = tuple(
         NewPiece(
             TensorSpec(piece.box.shape, spec.dtype),
@@ -517,7 +517,7 @@ def _rewritten(entry: Entry, read: Callable[[], np.ndarray]) -> NewTensor:
     return _sliced(_key(name), spec, code, pieces)
 
 
-class _Once:
+class ReadOnce:
     """An array that is read for its first use, and dropped after its last."""
 
     def __init__(self, read: Callable[[], np.ndarray], *, uses: int) -> None:

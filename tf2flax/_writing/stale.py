@@ -13,7 +13,7 @@ import numpy as np
 
 from tf2flax._assignment.plans.plan import is_slot, is_step, variable_of
 from tf2flax._base.collapsing import collapse
-from tf2flax._base.manifest import Entry, Manifest, Piece
+from tf2flax._base.manifest import Manifest, Piece, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
 from tf2flax._base.specs import Box
 from tf2flax._formats.wire.crc32c import crc32c, mask
@@ -173,7 +173,7 @@ def _listed(names: Collection[str]) -> str:
     return f"{shown} and {more} more" if more else shown
 
 
-def _differs(entry: Entry, array: np.ndarray) -> bool:
+def _differs(entry: TensorEntry, array: np.ndarray) -> bool:
     """Whether an array of a tensor's shape and dtype is not what is stored."""
     whole = Box.whole(entry.spec.shape)
     if entry.is_big_endian or not all(isinstance(one, Piece) for one in entry.pieces):

@@ -250,11 +250,11 @@ def rows_text(rows: tuple[int, ...]) -> str:
         if step and all(b - a == step for a, b in itertools.pairwise(rows)):
             stop = rows[-1] + (1 if step > 0 else -1)
             return f"range({rows[0]}, {stop}{f', {step}' if step != 1 else ''})"
-    return f"[{listed(rows)}]"
+    return f"[{list_text(rows)}]"
 
 
 @functools.cache
-def listed(values: tuple[int, ...]) -> str:
+def list_text(values: tuple[int, ...]) -> str:
     """Writes integers with commas between them.
 
     Args:

@@ -9,7 +9,7 @@ from .expressions import Expression
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class MapEntry:
+class PlainEntry:
     """A plain entry of an assignment map, its objects already found in the target.
 
     Attributes:
@@ -71,7 +71,7 @@ class Rule:
         return f"`{self.key}` -> {_target_text(text, is_list=self.is_list)}"
 
 
-Entry = MapEntry | Rule
+MapEntry = PlainEntry | Rule
 
 
 def _target_text(target: str | tuple[str, ...], *, is_list: bool) -> str:

@@ -23,7 +23,7 @@ from .arguments import (
     index_text,
     integer,
     integers,
-    listed,
+    list_text,
     quoted,
     reshaped_again,
     row_numbers,
@@ -157,7 +157,7 @@ class Expression:
             AssignmentError: They are no integers, or negative: NumPy would count those
                 from the end, TensorFlow's row maps write -1 for "not there".
         """
-        return Taken(self, row_numbers(rows))
+        return Rows(self, row_numbers(rows))
 
     def cast(self, dtype: Any) -> Expression:
         """Changes the dtype, whatever that does to the values, as `numpy.astype`.
@@ -195,7 +195,7 @@ class Expression:
         """
         is_tuple = isinstance(index, tuple)
         items = cast("tuple[Any, ...]", index) if is_tuple else (index,)
-        return Indexed(self, tuple(index_item(item) for item in items))
+        return Sliced(self, tuple(index_item(item) for item in items))
 
     def __repr__(self) -> str:
         """The expression as it is written."""
@@ -297,7 +297,7 @@ class Transposed(_Unary):
         return Transposed(self.operand, tuple(first[a] for a in second))
 
     def _written(self) -> str:
-        return f"{self.operand!r}.transpose({listed(self.axes or ())})"
+        return f"{self.operand!r}.transpose({list_text(self.axes or ())})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -307,7 +307,7 @@ class Reshaped(_Unary):
     shape: tuple[int, ...]
 
     def _written(self) -> str:
-        shape = listed(self.shape) if self.shape else "()"
+        shape = list_text(self.shape) if self.shape else "()"
         return f"{self.operand!r}.reshape({shape})"
 
 
@@ -323,7 +323,7 @@ class Rearranged(_Unary):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Indexed(_Unary):
+class Sliced(_Unary):
     """A part, cut out by NumPy's basic indexing; slices are triples."""
 
     index: tuple[IndexItem, ...]
@@ -343,7 +343,7 @@ class Indexed(_Unary):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Taken(_Unary):
+class Rows(_Unary):
     """Rows by number."""
 
     rows: tuple[int, ...]

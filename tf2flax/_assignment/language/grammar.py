@@ -11,12 +11,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
-from tf2flax._base.collapsing import screenful
+from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import attribute_of, members, show_value
 
 from .captures import NamePattern, parse_name
-from .entries import Entry, MapEntry, Rule
+from .entries import MapEntry, PlainEntry, Rule
 from .expressions import Expression, Joined, Source, sources_of
 
 # Finds the leaves of the target that are this very object: their names.
@@ -89,7 +89,7 @@ def _identify_any(value: object) -> tuple[str, ...]:
     return () if isinstance(value, kinds) else ("",)
 
 
-def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
+def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...]:
     """Checks the types of a map and finds the objects in it.
 
     Args:
@@ -105,7 +105,7 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
             expression is malformed, or an object is no leaf of the target, or several.
             All are named.
     """
-    entries: list[Entry] = []
+    entries: list[MapEntry] = []
     problems: list[str] = []
     frozen = freeze_map(assignment_map)
     for number, (key, value, place) in enumerate(frozen.entries, start=1):
@@ -121,7 +121,7 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[Entry, ...]:
             where = f" ({place})" if place else ""
             problems.append(f"Entry {number}{where} `{key}`: {error}")
     if problems:
-        raise AssignmentError(screenful(problems))
+        raise AssignmentError(summarise(problems))
     return tuple(entries)
 
 
@@ -169,13 +169,13 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
 
 def _entry(
     number: int, key: str | Expression, value: object, identify: Identify, place: str
-) -> Entry:
+) -> MapEntry:
     target, is_list = _target(value, identify)
     if isinstance(key, str):
         pattern = parse_name(key)
         if not pattern.captures and (isinstance(target, tuple) or not target.captures):
             own = target if isinstance(target, tuple) else target.literal
-            return MapEntry(number, pattern.literal, own, is_list, place)
+            return PlainEntry(number, pattern.literal, own, is_list, place)
         if key == "":
             raise AssignmentError('expected a name, got "". All of it is "/".')
     source = Source(key) if isinstance(key, str) else key

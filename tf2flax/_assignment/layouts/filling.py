@@ -17,7 +17,16 @@ from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.memory import empty, shape_only, view_at
 from tf2flax._base.specs import Box
 
-from .nodes import Cut, Layout, Merged, Permuted, Taken, Tiles, View, cut
+from .nodes import (
+    Layout,
+    ReshapedLayout,
+    RowsLayout,
+    SlicedLayout,
+    Tiles,
+    TransposedLayout,
+    View,
+    cut,
+)
 from .shapes import axis_groups
 
 # Rows that are taken are read with those between them if the next one is this near ...
@@ -73,18 +82,18 @@ def fill(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
                 if shared is not None:
                     target = view_at(out, shared.within(box))
                     fill(part, shared.relative_to(tile), target, fetch)
-        case Permuted():
+        case TransposedLayout():
             back = tuple(node.axes.index(axis) for axis in range(len(node.axes)))
             below = Box(
                 tuple(box.starts[a] for a in back), tuple(box.stops[a] for a in back)
             )
             fill(node.operand, below, out.transpose(back), fetch)
-        case Cut():
-            _fill_cut(node, box, out, fetch)
-        case Taken():
-            _fill_taken(node, box, out, fetch)
-        case Merged():
-            _fill_merged(node, box, out, fetch)
+        case SlicedLayout():
+            _fill_sliced(node, box, out, fetch)
+        case RowsLayout():
+            _fill_rows(node, box, out, fetch)
+        case ReshapedLayout():
+            _fill_reshaped_layout(node, box, out, fetch)
 
 
 def _is_dry(out: np.ndarray) -> bool:
@@ -111,7 +120,7 @@ def _fill_from(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> np.ndar
     return array
 
 
-def _fill_cut(node: Cut, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_sliced(node: SlicedLayout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     starts: list[int] = []
     stops: list[int] = []
     index: list[Any] = []
@@ -136,7 +145,7 @@ def _fill_cut(node: Cut, box: Box, out: np.ndarray, fetch: Fetch) -> None:
         out[...] = array[tuple(index)]
 
 
-def _fill_taken(node: Taken, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_rows(node: RowsLayout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills rows from others around them, a few neighbours at a time."""
     rows = np.array(node.rows[box.starts[0] : box.stops[0]])
     row_nbytes = math.prod(box.shape[1:]) * node.dtype.itemsize
@@ -170,7 +179,9 @@ def _neighbours(rows: np.ndarray, max_rows: int) -> Iterator[np.ndarray]:
     yield order[begun:]
 
 
-def _fill_merged(node: Merged, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_reshaped_layout(
+    node: ReshapedLayout, box: Box, out: np.ndarray, fetch: Fetch
+) -> None:
     """Fills group of axes by group: runs of a merged axis are a few boxes below it."""
     below = node.operand.shape
     choices: list[list[tuple[list[tuple[int, int]], list[tuple[int, int]]]]] = []

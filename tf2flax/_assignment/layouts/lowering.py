@@ -55,9 +55,9 @@ def lower(expression: ex.Expression, spec_of: Callable[[str], TensorSpec]) -> La
             steps = steps_for(expression.pattern, node.shape)
             node = reshape(node, steps.split)
             return reshape(transpose(node, steps.axes), steps.merged)
-        case ex.Indexed():
+        case ex.Sliced():
             return _indexed(lower(expression.operand, spec_of), expression.index)
-        case ex.Taken():
+        case ex.Rows():
             return _taken(lower(expression.operand, spec_of), expression.rows)
         case ex.Cast():
             return cast(lower(expression.operand, spec_of), expression.dtype)
@@ -92,7 +92,7 @@ def _reshaped(node: Layout, shape: tuple[int, ...]) -> Layout:
 
 def _indexed(node: Layout, index: tuple[IndexItem, ...]) -> Layout:
     """Resolves an index against a shape, as NumPy does."""
-    rank, shown = len(node.shape), ex.Indexed(ex.Source("?"), index)
+    rank, shown = len(node.shape), ex.Sliced(ex.Source("?"), index)
     consumed = sum(item is not None and item is not ... for item in index)
     if consumed > rank or index.count(...) > 1:
         raise AssignmentError(

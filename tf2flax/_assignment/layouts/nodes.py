@@ -2,9 +2,9 @@
 
 A layout is a tree of a few nodes. Transposes, slices, steps and every reshape that
 NumPy makes without a copy end in `View`s, which say where each element lies in its
-tensor; concatenations and stacks are `Tiles`. What stays above them (`Merged`, `Taken`)
-are the operations that mix elements of several axes. `lowering` makes layouts of
-expressions, `filling` makes arrays of layouts.
+tensor; concatenations and stacks are `Tiles`. What stays above them
+(`ReshapedLayout`, `RowsLayout`) are the operations that mix elements of several axes.
+`lowering` makes layouts of expressions, `filling` makes arrays of layouts.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Tiles:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Merged:
+class ReshapedLayout:
     """The same elements in another shape, which no view can show."""
 
     operand: Layout
@@ -112,7 +112,7 @@ class Merged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Taken:
+class RowsLayout:
     """Rows of an array, by number, too scattered for boxes."""
 
     operand: Layout
@@ -130,7 +130,7 @@ class Taken:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Permuted:
+class TransposedLayout:
     """Axes in another order, of something that is no view."""
 
     operand: Layout
@@ -148,7 +148,7 @@ class Permuted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Cut:
+class SlicedLayout:
     """A part, by NumPy's basic index, of something that is no view.
 
     Attributes:
@@ -175,8 +175,8 @@ class Cut:
         return self.operand.dtype
 
 
-Layout = View | Tiles | Merged | Taken | Permuted | Cut
-# As `Cut.index`, of a node known to have as many axes.
+Layout = View | Tiles | ReshapedLayout | RowsLayout | TransposedLayout | SlicedLayout
+# As `SlicedLayout.index`, of a node known to have as many axes.
 _Items = Sequence[int | tuple[int, int, int] | None]
 
 
@@ -258,10 +258,10 @@ def transpose(node: Layout, axes: tuple[int, ...]) -> Layout:
                     for starts, part in node.parts
                 ),
             )
-        case Permuted():
+        case TransposedLayout():
             return transpose(node.operand, tuple(node.axes[a] for a in axes))
         case _:
-            return Permuted(node, axes)
+            return TransposedLayout(node, axes)
 
 
 def cut(node: Layout, items: _Items) -> Layout:
@@ -283,7 +283,7 @@ def cut(node: Layout, items: _Items) -> Layout:
     ):
         return node
     if not isinstance(node, (View, Tiles)):
-        return Cut(node, tuple(items))
+        return SlicedLayout(node, tuple(items))
     if isinstance(node, Tiles):
         return _cut_tiles(node, items)
     offset = node.offset
@@ -338,7 +338,7 @@ def _cut_tiles(node: Tiles, items: _Items) -> Layout:
         else:
             parts.append((tuple(place), cut(part, inner)))
     if not parts:  # nothing of it is left: some extent is 0
-        return nothing_of(node, shape)
+        return empty_view(node, shape)
     if len(parts) == 1 and parts[0][1].shape == shape:
         return parts[0][1]
     return Tiles(shape, tuple(parts))
@@ -354,7 +354,7 @@ def _steps_within(item: tuple[int, int, int], low: int, high: int) -> tuple[int,
     return max(first, 0), min(last, count)
 
 
-def nothing_of(node: Layout, shape: tuple[int, ...]) -> View:
+def empty_view(node: Layout, shape: tuple[int, ...]) -> View:
     """Makes an array without elements.
 
     Args:
@@ -402,7 +402,7 @@ def take(node: Layout, rows: tuple[int, ...]) -> Layout:
     runs = list(itertools.islice(_steady_runs(rows), _MAX_RUNS + 1))
     views = sum(1 for _ in views_of(node))
     if len(runs) > _MAX_RUNS or len(runs) * views > _MAX_VIEWS:
-        return Taken(node, rows)
+        return RowsLayout(node, rows)
     if not runs:
         return cut(node, [(0, 1, 0), *rest])
     return tiles_along([cut(node, [run, *rest]) for run in runs], 0)
@@ -454,12 +454,12 @@ def is_exact(node: Layout) -> bool:
             return True
         case Tiles():
             return all(is_exact(part) for _, part in node.parts)
-        case Taken():
+        case RowsLayout():
             return False
-        case Cut():
+        case SlicedLayout():
             steps = [item[1] for item in node.index if isinstance(item, tuple)]
             return is_exact(node.operand) and all(abs(step) == 1 for step in steps)
-        case Merged():
+        case ReshapedLayout():
             groups = axis_groups(node.operand.shape, node.shape)
             return is_exact(node.operand) and all(
                 sum(node.shape[axis] != 1 for axis in after) <= 1 for _, after in groups

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from .nodes import Layout, Merged, Permuted, Tiles, View, nothing_of, transpose
+from .nodes import (
+    Layout,
+    ReshapedLayout,
+    Tiles,
+    TransposedLayout,
+    View,
+    empty_view,
+    transpose,
+)
 from .shapes import axis_groups, box_after_reshape, strides_after_reshape
 
 
@@ -21,7 +29,7 @@ def reshape(node: Layout, shape: tuple[int, ...]) -> Layout:
     if shape == node.shape:
         return node
     if 0 in shape:
-        return nothing_of(node, shape)
+        return empty_view(node, shape)
     match node:
         case View():
             strides = strides_after_reshape(node.shape, node.strides, shape)
@@ -31,15 +39,15 @@ def reshape(node: Layout, shape: tuple[int, ...]) -> Layout:
             tiles = _reshaped_tiles(node, shape)
             if tiles is not None:
                 return tiles
-        case Merged():
+        case ReshapedLayout():
             return reshape(node.operand, shape)
-        case Permuted():
-            split = _split_permuted(node, shape)
+        case TransposedLayout():
+            split = _split_transposed(node, shape)
             if split is not None:
                 return split
         case _:
             pass
-    return Merged(node, shape)
+    return ReshapedLayout(node, shape)
 
 
 def _reshaped_tiles(node: Tiles, shape: tuple[int, ...]) -> Layout | None:
@@ -63,7 +71,7 @@ def _reshaped_tiles(node: Tiles, shape: tuple[int, ...]) -> Layout | None:
     return Tiles(shape, tuple(parts))
 
 
-def _split_permuted(node: Permuted, shape: tuple[int, ...]) -> Layout | None:
+def _split_transposed(node: TransposedLayout, shape: tuple[int, ...]) -> Layout | None:
     """Splits axes below a transposition, where the reshape does nothing else."""
     groups = axis_groups(node.shape, shape)
     if any(len(before) != 1 for before, _ in groups):

@@ -86,9 +86,9 @@ def evaluated(expression: ex.Expression, array: np.ndarray) -> np.ndarray:
             return array.transpose(expression.axes)
         case ex.Reshaped():
             return array.reshape(expression.shape)
-        case ex.Indexed():
+        case ex.Sliced():
             return view_at(array, expression.numpy_index)
-        case ex.Taken():
+        case ex.Rows():
             return array[np.array(expression.rows, np.int64)]
         case _:
             raise AssertionError(type(expression))
@@ -119,9 +119,9 @@ def _undone(
             between = tuple(steps.split[axis] for axis in steps.axes)
             back = _inverse_order(steps.axes)
             return value.reshape(between).transpose(back).reshape(new), new
-        case ex.Indexed():
+        case ex.Sliced():
             return _unindexed(node, value, below, shape)
-        case ex.Taken():
+        case ex.Rows():
             rows = [row % below[0] for row in node.rows]
             if len(rows) != shape[0] or sorted(rows) != list(range(below[0])):
                 raise AssignmentError(
@@ -166,7 +166,7 @@ def _regrouped(below: Shape, old: Shape, shape: Shape) -> Shape:
 
 
 def _unindexed(
-    node: ex.Indexed, value: ex.Expression, below: Shape, shape: Shape
+    node: ex.Sliced, value: ex.Expression, below: Shape, shape: Shape
 ) -> Resized:
     """An index backwards, where it cuts nothing off."""
     index = list(node.index)

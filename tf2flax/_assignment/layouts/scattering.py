@@ -21,7 +21,7 @@ SpecOf = Callable[[str], TensorSpec]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Share:
+class Contribution:
     """What a value says about one tensor.
 
     Attributes:
@@ -94,7 +94,7 @@ def scatter(
     value: np.ndarray | None,
     mask: np.ndarray | None,
     spec_of: SpecOf,
-) -> list[Share]:
+) -> list[Contribution]:
     """Takes the value of an expression apart into what it says about its tensors.
 
     Args:
@@ -119,16 +119,16 @@ def _scatter(
     part: _Part,
     spec_of: SpecOf,
     casts: tuple[np.dtype, ...],
-) -> list[Share]:
+) -> list[Contribution]:
     match expression:
         case ex.Source():
             name = parse_name(expression.pattern).literal
-            return [Share(name, part.value, part.mask, casts)]
+            return [Contribution(name, part.value, part.mask, casts)]
         case ex.Joined():
             return _scatter_joined(expression, part, spec_of, casts)
-        case ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Indexed():
+        case ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Sliced():
             pass
-        case ex.Taken() | ex.Cast():
+        case ex.Rows() | ex.Cast():
             pass
         case _:
             raise AssertionError(type(expression))
@@ -147,9 +147,9 @@ def _scatter(
             part = part.reshaped(between)
             part = part.changed(_undo_transpose(steps.axes, len(between)))
             part = part.reshaped(below)
-        case ex.Indexed():
+        case ex.Sliced():
             part = part.placed(below, expression.numpy_index)
-        case ex.Taken():
+        case ex.Rows():
             part = part.placed(below, np.array(expression.rows, np.int64))
     return _scatter(operand, part, spec_of, casts)
 
@@ -167,8 +167,8 @@ def _scatter_joined(
     part: _Part,
     spec_of: SpecOf,
     casts: tuple[np.dtype, ...],
-) -> list[Share]:
-    shares: list[Share] = []
+) -> list[Contribution]:
+    shares: list[Contribution] = []
     start = 0
     axis = expression.axis % len(part.shape)
     for operand in expression.operands:

@@ -143,7 +143,7 @@ class Conflict:
     value: str
 
 
-def settle(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict | None:
+def settle_values(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict | None:
     """Makes a tensor of the checkpoint what leaves say it is, element by element.
 
     Args:

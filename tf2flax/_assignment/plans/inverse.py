@@ -21,7 +21,7 @@ from tf2flax._assignment.resolution.values import (
     Gap,
     Resolution,
 )
-from tf2flax._base.collapsing import screenful
+from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest, StoredNames
@@ -247,7 +247,7 @@ class InversePlan:
                     'unused="copy" takes the rest from the checkpoint.'
                 )
         if problems:
-            raise AssignmentError(screenful(problems))
+            raise AssignmentError(summarise(problems))
 
     def _problems_of_kept(
         self, specs: Mapping[str, TensorSpec], *, is_copying: bool

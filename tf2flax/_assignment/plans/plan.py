@@ -9,7 +9,7 @@ import dataclasses
 import re
 from typing import Any, Final
 
-from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
 from tf2flax._assignment.resolution.problems import key_of, target_of
@@ -317,7 +317,7 @@ def _row(assignment: Assignment) -> dict[str, Any]:
     }
 
 
-def _rule(entry: Entry) -> dict[str, Any]:
+def _rule(entry: MapEntry) -> dict[str, Any]:
     return {
         "number": entry.number,
         "key": key_of(entry),

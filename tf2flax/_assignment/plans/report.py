@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
 from tf2flax._assignment.language.arguments import quoted
-from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.problem_report import header
@@ -280,7 +280,7 @@ def _loaded(assignments: Sequence[Assignment]) -> Section:
 def _entries(assignments: Sequence[Assignment]) -> Section:
     """The entries of the map that the numbers in the table stand for."""
     counts: dict[int, int] = {}
-    entries: dict[int, Entry] = {}
+    entries: dict[int, MapEntry] = {}
     for one in assignments:
         entries[one.entry.number] = one.entry
         counts[one.entry.number] = counts.get(one.entry.number, 0) + 1

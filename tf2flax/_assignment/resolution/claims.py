@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from tf2flax._assignment.language.captures import parse_name
-from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
@@ -55,7 +55,7 @@ class Claim:
 
     leaf: str
     source: Expression
-    entry: Entry
+    entry: MapEntry
     parts: tuple[str, ...] = ()
     alias: str | None = None
 
@@ -89,7 +89,7 @@ class Claims:
         }
         self.manifest = manifest
         self.options = options
-        self.taken: dict[str, Entry] = {}
+        self.taken: dict[str, MapEntry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
         self._overridden: list[Override] = []
@@ -97,16 +97,16 @@ class Claims:
         self._mismatched: dict[str, Gap] = {}
         self._useful: set[int] = set()
 
-    def use(self, entry: Entry) -> None:
+    def use(self, entry: MapEntry) -> None:
         """Notes that an entry reaches a leaf, whatever becomes of that."""
         self._useful.add(id(entry))
 
-    def override(self, leaf: str, source: str, entry: Entry, by: Entry) -> None:
+    def override(self, leaf: str, source: str, entry: MapEntry, by: MapEntry) -> None:
         """Notes that an entry lost a leaf to another one."""
         self.use(entry)
         self._overridden.append(Override(leaf, source, entry, by))
 
-    def finish(self, entries: Sequence[Entry]) -> Resolution:
+    def finish(self, entries: Sequence[MapEntry]) -> Resolution:
         """Compares shapes and dtypes of what won, and reports every problem."""
         assignments: dict[str, Assignment] = {}
         layouts: dict[Expression, Layout] = {}
@@ -147,7 +147,7 @@ class Claims:
             )
         self._claims[claim.leaf] = claim
 
-    def filler(self, leaf: str) -> Entry | None:
+    def filler(self, leaf: str) -> MapEntry | None:
         """The entry that has a leaf by now."""
         claim = self._claims.get(leaf)
         return claim.entry if claim else None
@@ -178,7 +178,7 @@ class Claims:
             self.problems.append(problem)
 
     def lacks(
-        self, entry: Entry, leaves: Sequence[str], missing: Sequence[str]
+        self, entry: MapEntry, leaves: Sequence[str], missing: Sequence[str]
     ) -> None:
         """Reports tensors that are not there, for the leaves that may not be kept.
 
@@ -201,7 +201,7 @@ class Claims:
                     problems.SourceNotFound(entry, name, _family_name(strict))
                 )
 
-    def family_parts(self, entry: Entry, names: Sequence[str]) -> tuple[str, ...]:
+    def family_parts(self, entry: MapEntry, names: Sequence[str]) -> tuple[str, ...]:
         """Finds all parts of the family that leaves are parts of.
 
         Args:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tf2flax._assignment.language.entries import Entry, MapEntry, Rule
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._base.manifest import Manifest
 
 from .claims import Claims, Options
 from .plain import PlainEntries
-from .precedence import settle
+from .precedence import choose_winners
 from .rules import apply_rules, find_reaches
 from .values import Leaf, Resolution
 
 
 def resolve(
-    entries: Sequence[Entry],
+    entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
     options: Options,
@@ -42,11 +42,11 @@ def resolve(
     """
     claims = Claims(leaves, manifest, options)
     rules = [entry for entry in entries if isinstance(entry, Rule)]
-    plain_entries = [entry for entry in entries if isinstance(entry, MapEntry)]
+    plain_entries = [entry for entry in entries if isinstance(entry, PlainEntry)]
     plain = PlainEntries(claims, plain_entries)
     reaches = find_reaches(claims, rules)
     contested = {leaf for reach in reaches for leaf in reach.leaves}
-    apply_rules(claims, settle(claims, reaches, plain.reaches(contested)))
+    apply_rules(claims, choose_winners(claims, reaches, plain.reaches(contested)))
     plain.apply()
     if rules:
         plain.refuse_lost_names()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from tf2flax._assignment.language.aliases import alias_sources
 from tf2flax._assignment.language.captures import literal_pattern
-from tf2flax._assignment.language.entries import MapEntry, Rule
+from tf2flax._assignment.language.entries import PlainEntry, Rule
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._base.errors import AssignmentError
@@ -23,7 +23,7 @@ from .precedence import PlainReach, strength_of_name, strength_of_scope
 class PlainEntries:
     """The plain entries of one map."""
 
-    def __init__(self, claims: Claims, entries: Sequence[MapEntry]) -> None:
+    def __init__(self, claims: Claims, entries: Sequence[PlainEntry]) -> None:
         """Sorts entries.
 
         Args:
@@ -57,7 +57,7 @@ class PlainEntries:
                 reached.setdefault(leaf, []).append(reach)
         return reached
 
-    def _named_by(self, entry: MapEntry) -> list[str]:
+    def _named_by(self, entry: PlainEntry) -> list[str]:
         """The leaves that an entry names; of scopes, none."""
         target = entry.target
         if isinstance(target, str):
@@ -65,7 +65,7 @@ class PlainEntries:
             target = (target,) if is_leaf else parts_of(target, self._index)
         return [self._index[name] for name in target]
 
-    def _in_scope_of(self, entry: MapEntry) -> list[str]:
+    def _in_scope_of(self, entry: PlainEntry) -> list[str]:
         """The leaves that an entry reaches as a scope."""
         target = entry.target
         assert isinstance(target, str)
@@ -84,7 +84,7 @@ class PlainEntries:
             for leaf in self._named_by(entry):
                 by = self._claims.filler(leaf)
                 if (
-                    isinstance(by, MapEntry)
+                    isinstance(by, PlainEntry)
                     and leaf not in self._claims.taken
                     and order[id(by)] > order[id(entry)]
                     and not self._named_by(by)
@@ -97,7 +97,7 @@ class PlainEntries:
         for entry in self._entries:
             self._apply(entry)
 
-    def _apply(self, entry: MapEntry) -> None:
+    def _apply(self, entry: PlainEntry) -> None:
         """Adds the claims of one entry, or its problems."""
         if isinstance(entry.target, tuple):
             if entry.is_list:
@@ -115,7 +115,7 @@ class PlainEntries:
                 problems.TargetNotFound(entry, entry.target, tuple(self._index))
             )
 
-    def _free(self, entry: MapEntry, leaves: Iterable[str]) -> list[str]:
+    def _free(self, entry: PlainEntry, leaves: Iterable[str]) -> list[str]:
         """The leaves that an entry may claim; the others it leaves to who gets them."""
         free: list[str] = []
         for leaf in leaves:
@@ -126,7 +126,7 @@ class PlainEntries:
                 self._claims.override(leaf, entry.source, entry, by)
         return free
 
-    def _clashes(self, entry: MapEntry, leaves: Iterable[str]) -> bool:
+    def _clashes(self, entry: PlainEntry, leaves: Iterable[str]) -> bool:
         """Whether a rule without captures names a leaf that an entry names."""
         for leaf in leaves:
             rule = self._claims.taken.get(leaf)
@@ -135,7 +135,7 @@ class PlainEntries:
                 return True
         return False
 
-    def _source_exists(self, entry: MapEntry, leaves: Sequence[str]) -> bool:
+    def _source_exists(self, entry: PlainEntry, leaves: Sequence[str]) -> bool:
         if entry.source in self._manifest:
             return True
         keeps = self._claims.options.on_missing.keeps
@@ -147,7 +147,7 @@ class PlainEntries:
             )
         return False
 
-    def _assign_leaf(self, entry: MapEntry, leaf: str) -> None:
+    def _assign_leaf(self, entry: PlainEntry, leaf: str) -> None:
         """One tensor to one leaf; TensorFlow compares the shapes at once."""
         if self._clashes(entry, [leaf]) or not self._free(entry, [leaf]):
             return
@@ -161,7 +161,7 @@ class PlainEntries:
         else:
             self._claims.claim(claim)
 
-    def _assign_list(self, entry: MapEntry, leaves: tuple[str, ...]) -> None:
+    def _assign_list(self, entry: PlainEntry, leaves: tuple[str, ...]) -> None:
         """One tensor to a list of parts, in whatever order."""
         if self._clashes(entry, leaves):
             return
@@ -171,7 +171,7 @@ class PlainEntries:
         if leaves and (parts := self._claims.family_parts(entry, leaves)):
             self._claim_parts(entry, free, parts)
 
-    def _assign_parts(self, entry: MapEntry, parts: tuple[str, ...]) -> None:
+    def _assign_parts(self, entry: PlainEntry, parts: tuple[str, ...]) -> None:
         """One tensor to all parts of a family."""
         leaves = [self._index[name] for name in parts]
         if self._clashes(entry, leaves):
@@ -181,13 +181,13 @@ class PlainEntries:
             self._claim_parts(entry, free, parts)
 
     def _claim_parts(
-        self, entry: MapEntry, leaves: Iterable[str], parts: tuple[str, ...]
+        self, entry: PlainEntry, leaves: Iterable[str], parts: tuple[str, ...]
     ) -> None:
         source = Source(literal_pattern(entry.source))
         for leaf in leaves:
             self._claims.claim(Claim(leaf, source, entry, parts))
 
-    def _assign_scope(self, entry: MapEntry, target: str) -> None:
+    def _assign_scope(self, entry: PlainEntry, target: str) -> None:
         """Every tensor under a scope to the leaf of the same name under another."""
         if not entry.source.endswith("/"):
             self._claims.problems.append(problems.KeyIsNoScope(entry))
@@ -225,7 +225,7 @@ class PlainEntries:
         return [self._index[name] for name in names]
 
     def _assign_member(
-        self, entry: MapEntry, target: str, scope: str, name: str, done: set[str]
+        self, entry: PlainEntry, target: str, scope: str, name: str, done: set[str]
     ) -> None:
         """One member of a scope; `done` are leaves reached under another name."""
         leaf = self._index.get(name)
@@ -256,7 +256,7 @@ class PlainEntries:
             self._claims.claim(Claim(one, expression, entry, parts, alias))
 
     def _spellings(
-        self, entry: MapEntry, target: str, scope: str, name: str
+        self, entry: PlainEntry, target: str, scope: str, name: str
     ) -> list[tuple[str, str | None]]:
         """Names that a member's tensor may have, exact ones first, with the alias."""
         names = self._claims.names_within(name, scope)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tf2flax._assignment.language.entries import Entry, MapEntry, Rule
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import Expression
 
 from . import problems
@@ -102,11 +102,11 @@ class Reach:
 class PlainReach:
     """A plain entry that reaches a leaf."""
 
-    entry: MapEntry
+    entry: PlainEntry
     strength: Strength
 
 
-def settle(
+def choose_winners(
     claims: Claims,
     reaches: Sequence[Reach],
     plain: Mapping[str, Sequence[PlainReach]],
@@ -156,7 +156,7 @@ def _plain_winner(
     return winner
 
 
-def _yield_to(claims: Claims, leaf: str, losers: Sequence[Reach], by: Entry) -> None:
+def _yield_to(claims: Claims, leaf: str, losers: Sequence[Reach], by: MapEntry) -> None:
     """Gives a leaf to an entry, and notes the rules that lose it, each once."""
     claims.taken[leaf] = by
     for rule in {id(reach.rule): reach.rule for reach in losers}.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._base.collapsing import MAX_LINES, collapse
 from tf2flax._base.manifest import Manifest
 
@@ -67,7 +67,7 @@ def report(problems: Sequence[Problem], manifest: Manifest) -> str:
     return f"{len(problems)} problems with the assignment map - {place}:{body}"
 
 
-def _within_a_screen(entries: Sequence[Entry]) -> list[int]:
+def _within_a_screen(entries: Sequence[MapEntry]) -> list[int]:
     """Chooses lines to show: a few of each entry, in order."""
     if len(entries) <= MAX_LINES:
         return list(range(len(entries)))
@@ -82,7 +82,7 @@ def _within_a_screen(entries: Sequence[Entry]) -> list[int]:
     return shown
 
 
-def header(entry: Entry) -> str:
+def header(entry: MapEntry) -> str:
     """Names an entry: its number, where it stands, how it reads.
 
     Args:

@@ -15,7 +15,7 @@ from tf2flax._assignment.language.captures import (
     literal_pattern,
     parse_name,
 )
-from tf2flax._assignment.language.entries import Entry, MapEntry, Rule
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import (
     Expression,
     Joined,
@@ -33,7 +33,7 @@ _DIGITS: Final = rf"(\d{{1,{MAX_DIGITS}}})"
 class SourceNotFound:
     """The checkpoint lacks a tensor; `leaf` is the member of a scope that needs it."""
 
-    entry: Entry
+    entry: MapEntry
     source: str
     leaf: str | None
 
@@ -68,7 +68,7 @@ class SourceNotFound:
 class ScopeNotFound:
     """No tensor lies under a scope; `count` members of the target need one."""
 
-    entry: Entry
+    entry: MapEntry
     count: int
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -90,7 +90,7 @@ class ScopeNotFound:
 class TargetNotFound:
     """The value of an entry names no leaf, no family of parts and no scope."""
 
-    entry: Entry
+    entry: MapEntry
     target: str
     names: tuple[str, ...]
 
@@ -115,7 +115,7 @@ class TargetNotFound:
 class KeyIsNoScope:
     """The value is a scope and the key is not."""
 
-    entry: MapEntry
+    entry: PlainEntry
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
         """States the problem."""
@@ -134,7 +134,7 @@ class KeyIsNoScope:
 class NotOneFamily:
     """A list of leaves that are not parts of one family."""
 
-    entry: Entry
+    entry: MapEntry
     leaves: tuple[str, ...]
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -150,7 +150,7 @@ class NotOneFamily:
 class GapInFamily:
     """A part whose place is unknown, since parts before it are missing."""
 
-    entry: Entry
+    entry: MapEntry
     leaf: str
     parts: tuple[str, ...]
 
@@ -166,7 +166,7 @@ class GapInFamily:
 class Ambiguous:
     """Several aliases of one leaf are in the checkpoint."""
 
-    entry: Entry
+    entry: MapEntry
     leaf: str
     sources: list[str]
 
@@ -183,7 +183,7 @@ class Ambiguous:
 class CutName:
     """A name with `/part_` inside, cut there, is no leaf."""
 
-    entry: Entry
+    entry: MapEntry
     name: str
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -199,7 +199,7 @@ class CutName:
 class Misfit:
     """A leaf and its tensor do not fit together."""
 
-    entry: Entry
+    entry: MapEntry
     leaf: str
     source: str
     fact: str
@@ -213,8 +213,8 @@ class Misfit:
 class Clash:
     """Two entries of the same strength reach one leaf, one of them a rule."""
 
-    entry: Entry
-    other: Entry
+    entry: MapEntry
+    other: MapEntry
     leaf: str
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -230,8 +230,8 @@ class Clash:
 class NameLoses:
     """In a map with rules, a plain entry names a leaf and a plain scope has it."""
 
-    entry: MapEntry
-    other: MapEntry
+    entry: PlainEntry
+    other: PlainEntry
     leaf: str
 
     def say(self, manifest: Manifest, *, suggest: bool) -> str:
@@ -245,7 +245,7 @@ class NameLoses:
         return f"{fact} {fix}" if suggest else fact
 
 
-def _is_scope(entry: Entry) -> bool:
+def _is_scope(entry: MapEntry) -> bool:
     return isinstance(entry, Rule) and entry.is_scope
 
 
@@ -264,7 +264,7 @@ Problem = (
 )
 
 
-def key_of(entry: Entry) -> str:
+def key_of(entry: MapEntry) -> str:
     """The key of an entry as it reads in the map.
 
     Args:
@@ -273,10 +273,10 @@ def key_of(entry: Entry) -> str:
     Returns:
         The text.
     """
-    return entry.source if isinstance(entry, MapEntry) else entry.key
+    return entry.source if isinstance(entry, PlainEntry) else entry.key
 
 
-def target_of(entry: Entry) -> str:
+def target_of(entry: MapEntry) -> str:
     """The value of an entry as it reads in the map; "" where it is an object.
 
     Args:

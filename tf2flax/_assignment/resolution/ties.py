@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
@@ -23,7 +23,7 @@ from .values import Assignment, Gap, Leaf, Resolution, Tie
 _SCOPE: Final = 1 << 30
 
 
-def _weakness(entry: Entry) -> int:
+def _weakness(entry: MapEntry) -> int:
     """How little of a leaf's name an entry says: captures, or that it is a scope."""
     target = entry.target
     if isinstance(target, tuple):
@@ -34,7 +34,7 @@ def _weakness(entry: Entry) -> int:
 
 
 def find_ties(
-    entries: Sequence[Entry],
+    entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
     options: Options,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tf2flax._assignment.language.entries import Entry
-from tf2flax._base.collapsing import screenful
+from tf2flax._assignment.language.entries import MapEntry
+from tf2flax._base.collapsing import summarise
 from tf2flax._base.names import nearest
 
 from .problem_report import header
@@ -71,13 +71,13 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     return (
         f"No entry of the assignment map fills a leaf of the target, which has "
         f"{len(leaves)}: {first}{more}. An empty map is what fills nothing on purpose."
-        f"\n{screenful([text for _, text in lines])}"
+        f"\n{summarise([text for _, text in lines])}"
     )
 
 
 def _unused(
     resolution: Resolution, names: Sequence[str]
-) -> Iterator[tuple[Entry, str]]:
+) -> Iterator[tuple[MapEntry, str]]:
     """Entries that reach no leaf: each as it reads, and what it may have meant."""
     limit = max(_MAX_SUGGESTED, _MAX_COMPARED // max(len(names), 1))
     scopes = scopes_of(names) if resolution.unused_entries else frozenset[str]()

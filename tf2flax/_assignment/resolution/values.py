@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.language.entries import Entry
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.nodes import (
     Layout,
@@ -65,7 +65,7 @@ class Assignment:
     layout: Layout
     shape: tuple[int, ...]
     dtype: np.dtype
-    entry: Entry
+    entry: MapEntry
     alias: str | None = None
     box: Box | None = None
     is_forced: bool = False
@@ -179,7 +179,7 @@ class Gap:
 
     leaf: str
     source: str
-    entry: Entry
+    entry: MapEntry
     fact: str
     expression: Expression | None = None
     parts: tuple[str, ...] = ()
@@ -192,8 +192,8 @@ class Override:
 
     leaf: str
     source: str
-    entry: Entry
-    by: Entry
+    entry: MapEntry
+    by: MapEntry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ class Resolution:
     assignments: tuple[Assignment, ...]
     kept: tuple[str, ...]
     overridden: tuple[Override, ...]
-    unused_entries: tuple[Entry, ...]
+    unused_entries: tuple[MapEntry, ...]
     missing: tuple[Gap, ...] = ()
     mismatched: tuple[Gap, ...] = ()
     ties: tuple[Tie, ...] = ()

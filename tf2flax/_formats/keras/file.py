@@ -75,7 +75,7 @@ class KerasFile:
     snapshot: FileSnapshot | None = None
     is_member: bool = False
 
-    def open(self, *, is_exact: bool = False) -> Window:
+    def open(self, *, is_exact: bool = False) -> FileSlice:
         """Opens a window onto the bytes; the caller closes it.
 
         Args:
@@ -86,7 +86,7 @@ class KerasFile:
             ReadError: The system refuses.
         """
         if self.contents is not None:
-            return Window(
+            return FileSlice(
                 memoryview(self.contents), self.span, self.path, is_exact=is_exact
             )
         try:
@@ -102,7 +102,7 @@ class KerasFile:
         try:
             if self.snapshot is not None:
                 self.snapshot.check(self.path, os.fstat(descriptor), "The file")
-            return Window(
+            return FileSlice(
                 descriptor,
                 self.span,
                 self.path,
@@ -114,7 +114,7 @@ class KerasFile:
             raise
 
 
-class Window(io.RawIOBase):
+class FileSlice(io.RawIOBase):
     """Some bytes of a file or of memory, as a file of their own."""
 
     def __init__(
@@ -320,7 +320,7 @@ def weights_in(path: str, contents: bytes | None) -> KerasFile:
         window.close()
 
 
-def _without_user_block(whole: KerasFile, window: Window) -> KerasFile:
+def _without_user_block(whole: KerasFile, window: FileSlice) -> KerasFile:
     """HDF5 may follow bytes of the user's own, as many as a power of two from 512."""
     start = 512
     window.seek(0)
@@ -403,7 +403,7 @@ def config_in(archive: KerasFile) -> bytes | None:
         window.close()
 
 
-def _member(whole: KerasFile, window: Window) -> KerasFile:
+def _member(whole: KerasFile, window: FileSlice) -> KerasFile:
     info = _listed(whole.path, window)
     span = _checked_span(info, whole.path, window)
     whole = dataclasses.replace(whole, is_member=True)
@@ -412,7 +412,7 @@ def _member(whole: KerasFile, window: Window) -> KerasFile:
     return dataclasses.replace(whole, span=span, crc32=info.CRC)
 
 
-def _checked_span(info: zipfile.ZipInfo, path: str, window: Window) -> ByteRange:
+def _checked_span(info: zipfile.ZipInfo, path: str, window: FileSlice) -> ByteRange:
     """The bytes of a member that can be read."""
     name = info.filename
     if info.flag_bits & _IS_ENCRYPTED:
@@ -433,7 +433,7 @@ def _checked_span(info: zipfile.ZipInfo, path: str, window: Window) -> ByteRange
     return _span(info, window)
 
 
-def _listed(path: str, window: Window) -> zipfile.ZipInfo:
+def _listed(path: str, window: FileSlice) -> zipfile.ZipInfo:
     """What the archive's index says of the member."""
     infos = _infos(window)
     info = _named(MEMBER, infos)
@@ -446,7 +446,7 @@ def _listed(path: str, window: Window) -> zipfile.ZipInfo:
     return info
 
 
-def _infos(window: Window) -> list[zipfile.ZipInfo]:
+def _infos(window: FileSlice) -> list[zipfile.ZipInfo]:
     """The index of the archive."""
     try:
         with zipfile.ZipFile(window) as archive:
@@ -463,7 +463,7 @@ def _named(name: str, infos: list[zipfile.ZipInfo]) -> zipfile.ZipInfo | None:
     return named[0] if named else None
 
 
-def _span(info: zipfile.ZipInfo, window: Window) -> ByteRange:
+def _span(info: zipfile.ZipInfo, window: FileSlice) -> ByteRange:
     """The bytes of the member: behind a header of its own."""
     name = info.filename
     if info.header_offset < 0:
@@ -480,7 +480,7 @@ def _span(info: zipfile.ZipInfo, window: Window) -> ByteRange:
     return ByteRange(start, stop)
 
 
-def _inflated(info: zipfile.ZipInfo, window: Window, span: ByteRange) -> bytes:
+def _inflated(info: zipfile.ZipInfo, window: FileSlice, span: ByteRange) -> bytes:
     """Uncompresses the member, to the size that it announces and no further."""
     name = info.filename
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -23,14 +23,14 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import Entry, Manifest
+from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.specs import Box
 
 from .config import ConfigFile
-from .file import KerasFile, Window, checksum_damage, damaged, read_error, weights_in
+from .file import FileSlice, KerasFile, checksum_damage, damaged, read_error, weights_in
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_box
-from .hdf5_names import Walk, layer_hint, named, open_dataset
+from .hdf5_names import WeightsOfTree, layer_hint, named, open_dataset
 from .names import VariableNames, Weights, variable_names
 
 # What h5py says of a file that was cut.
@@ -149,9 +149,9 @@ class Hdf5Manifest(Manifest):
             )
             config = ConfigFile(archive, is_archive=True)
         self._config: ConfigFile | None = config
-        self._entries: dict[str, Entry | CheckpointError] = {}
+        self._entries: dict[str, TensorEntry | CheckpointError] = {}
         with _opened(self._file, "The file") as (root, window):
-            walk = Walk(root, window)
+            walk = WeightsOfTree(root, window)
             places, self._shared = named(walk.weights)
             self._objects: frozenset[str] = frozenset(walk.objects)
             self._layers: dict[str, str] = walk.layers
@@ -219,7 +219,7 @@ class Hdf5Manifest(Manifest):
         message = checksum_damage(self._file)
         return () if message is None else ((self._path, message),)
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Looks up one weight.
 
         Args:
@@ -246,8 +246,8 @@ class Hdf5Manifest(Manifest):
         return name if name in self._entries else name.removesuffix(":0")
 
     def _described(
-        self, name: str, place: bytes, root: Handle, window: Window
-    ) -> Entry | CheckpointError:
+        self, name: str, place: bytes, root: Handle, window: FileSlice
+    ) -> TensorEntry | CheckpointError:
         """The entry of a weight, or why it has none: the others have theirs."""
         try:
             description = describe(open_dataset(root, place), window.nbytes)
@@ -255,7 +255,7 @@ class Hdf5Manifest(Manifest):
             if window.failure is not None:
                 raise
             return _translated(error, f"Tensor `{name}`", self._path)
-        return Entry(
+        return TensorEntry(
             name=name,
             spec=description.spec,
             pieces=(Hdf5Piece(name, self._file, description),),
@@ -267,7 +267,7 @@ class Hdf5Manifest(Manifest):
 @contextlib.contextmanager
 def _opened(
     file: KerasFile, subject: str
-) -> Generator[tuple[Handle, Window], None, None]:
+) -> Generator[tuple[Handle, FileSlice], None, None]:
     """Opens a file; what h5py raises meanwhile is damage.
 
     Args:

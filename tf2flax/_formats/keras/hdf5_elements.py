@@ -22,7 +22,7 @@ from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import aligned_empty, empty, view_at
 from tf2flax._base.specs import Box, TensorSpec
 
-from .file import MAX_EXPANSION, Window
+from .file import MAX_EXPANSION, FileSlice
 
 # Filters that are undone here: all that h5py applies on its own.
 DEFLATE: Final = 1
@@ -92,7 +92,7 @@ class Description:
         return self.spec.size * self.stored.itemsize
 
 
-def read_box(window: Window, description: Description, box: Box) -> np.ndarray:
+def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarray:
     """Reads a box: of rows only those of the box, of chunks only those it touches.
 
     Args:
@@ -129,7 +129,7 @@ def read_box(window: Window, description: Description, box: Box) -> np.ndarray:
 
 
 def _read_rows(
-    window: Window,
+    window: FileSlice,
     offset: int,
     shape: tuple[int, ...],
     box: Box,
@@ -158,7 +158,7 @@ def _read_rows(
         part[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
 
 
-def _read_chunks(window: Window, grid: Grid, box: Box, out: np.ndarray) -> None:
+def _read_chunks(window: FileSlice, grid: Grid, box: Box, out: np.ndarray) -> None:
     for chunk in grid.chunks:
         stops = tuple(a + n for a, n in zip(chunk.starts, grid.shape, strict=True))
         chunk_box = Box(chunk.starts, stops)
@@ -171,7 +171,7 @@ def _read_chunks(window: Window, grid: Grid, box: Box, out: np.ndarray) -> None:
         target[...] = view_at(block, shared.within(chunk_box))
 
 
-def _unfiltered(window: Window, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
+def _unfiltered(window: FileSlice, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
     wanted = math.prod(grid.shape) * itemsize
     data = bytearray(chunk.nbytes)
     window.fill(chunk.offset, memoryview(data))
@@ -273,7 +273,7 @@ def decompress_lzf(data: bytes, limit: int) -> bytes:
     return bytes(out)
 
 
-def _strings(window: Window, references: np.ndarray) -> np.ndarray:
+def _strings(window: FileSlice, references: np.ndarray) -> np.ndarray:
     """Reads the strings that references name."""
     out = empty(references.size, object)
     heaps = Heaps(window)
@@ -289,7 +289,7 @@ def _strings(window: Window, references: np.ndarray) -> np.ndarray:
 class Heaps:
     """Where a file keeps values of varying length."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: FileSlice) -> None:
         """Reads nothing yet."""
         self._window = window
         self._left = window.nbytes

@@ -18,7 +18,7 @@ from typing import Final
 
 from tf2flax._base.errors import MalformedError
 
-from .file import Window
+from .file import FileSlice
 from .hdf5_dataset import Handle, RefusedError, load_h5py
 from .hdf5_elements import REFERENCE, Heaps
 
@@ -95,7 +95,7 @@ class _Group:
     is_listed: bool = False
 
 
-class Walk:
+class WeightsOfTree:
     """All datasets of a file.
 
     The list of a layer's weights holds their names, at which they lie below its group.
@@ -107,7 +107,7 @@ class Walk:
         layers: Of these, which have a name, and that.
     """
 
-    def __init__(self, root: Handle, window: Window) -> None:
+    def __init__(self, root: Handle, window: FileSlice) -> None:
         """Walks.
 
         Args:
@@ -228,7 +228,7 @@ class Walk:
                     f"`{decode(place)}` lists {count} weights and holds {counts[place]}"
                 )
 
-    def _name_layers(self, window: Window) -> None:
+    def _name_layers(self, window: FileSlice) -> None:
         heaps = Heaps(window)
         for place, address in self._named_at.items():
             self.objects.add(decode(place))
@@ -240,7 +240,9 @@ class Walk:
                 self.layers[decode(place)] = decode(name)
 
 
-def _attribute(window: Window, heaps: Heaps, address: int, name: bytes) -> bytes | None:
+def _attribute(
+    window: FileSlice, heaps: Heaps, address: int, name: bytes
+) -> bytes | None:
     """Reads an attribute that is a string, without h5py: HDF5 hangs on damaged heaps.
 
     Args:

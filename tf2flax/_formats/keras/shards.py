@@ -20,7 +20,7 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import Entry, Manifest
+from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.specs import TensorSpec
 
 from .config import ConfigFile, elements, mapping, parse_json
@@ -218,7 +218,7 @@ class ShardedHdf5Manifest(Manifest):
         shards = self._shards.values()
         return tuple(damage for shard in shards for damage in shard.index_damage())
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Looks up one weight.
 
         Args:

@@ -87,7 +87,7 @@ class Bytes:
         return Bytes, (self._data,)
 
 
-class Block:
+class TableBlock:
     """The entries of one block: its keys, and where their values lie."""
 
     __slots__ = ("_contents", "_starts", "_stops", "keys")
@@ -208,11 +208,11 @@ class SSTable:
         last = offset + size + _TRAILER_NBYTES
         nbytes = source.nbytes
         self._stop = last if nbytes is None else nbytes - FOOTER_NBYTES
-        index = Block(self._contents(offset, size))
+        index = TableBlock(self._contents(offset, size))
         self._separators = index.keys
         self._handles = [_read_handle(value, 0)[0] for value in index.values()]
         _check_disjoint(self._handles)
-        self._blocks: dict[int, Block] = {}
+        self._blocks: dict[int, TableBlock] = {}
         self._last = _nowhere()
 
     def __getstate__(self) -> dict[str, object]:
@@ -285,14 +285,14 @@ class SSTable:
         """
         for number, handle in enumerate(self._handles):
             try:
-                self._check_order(number, Block(self._contents(*handle)))
+                self._check_order(number, TableBlock(self._contents(*handle)))
             except MalformedError as error:
                 yield error
 
-    def _block(self, number: int) -> Block:
+    def _block(self, number: int) -> TableBlock:
         block = self._blocks.get(number)
         if block is None:
-            block = Block(self._contents(*self._handles[number]))
+            block = TableBlock(self._contents(*self._handles[number]))
             self._check_order(number, block)
             if self._keeps_blocks:
                 self._blocks[number] = block
@@ -300,7 +300,7 @@ class SSTable:
                 self._blocks = {number: block}
         return block
 
-    def _check_order(self, number: int, block: Block) -> None:
+    def _check_order(self, number: int, block: TableBlock) -> None:
         """Checks a block's keys against the separators, by which they are found."""
         if not block.keys:
             return
@@ -340,9 +340,9 @@ class SSTable:
         )
 
 
-def _nowhere() -> tuple[Block, int]:
+def _nowhere() -> tuple[TableBlock, int]:
     """A place before the first key of a block that has none."""
-    return Block(bytes(4)), -1
+    return TableBlock(bytes(4)), -1
 
 
 def _read_handle(data: bytes, pos: int) -> tuple[tuple[int, int], int]:
