@@ -39,7 +39,7 @@ test-slow: $(VENV)/.test ## the tests marked slow, those against TensorFlow incl
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.test ## fuzzes the readers for FUZZ_SECONDS (600), in little memory
-	TF2FLAX_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/test_fuzz.py
+	TF2FLAX_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/package/test_fuzz.py
 
 test-lowest: ## the tests on the oldest versions that pyproject.toml allows
 	$(require_python)

@@ -16,6 +16,7 @@ os.environ["TF2FLAX_POISON"] = "1"
 
 import hypothesis
 import pytest
+from repository import DATA, ROOT
 
 # Runs in a Python of its own.
 collect_ignore = [
@@ -23,12 +24,8 @@ collect_ignore = [
     "oracle/saver_worker.py",
     "oracle/port_worker.py",
     "oracle/keras_worker.py",
-    "multihost_worker.py",
-    "mesh_worker.py",
-    "memory_worker.py",
-    "saving_worker.py",
+    "support",
 ]
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 hypothesis.settings.register_profile(
     "tf2flax",
@@ -54,4 +51,4 @@ def _repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def data() -> pathlib.Path:
     """The checkpoints kept with the tests."""
-    return ROOT / "tests" / "data"
+    return DATA

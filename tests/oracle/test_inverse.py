@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
 from flax import nnx
+from repository import ROOT
 
 import tf2flax
 

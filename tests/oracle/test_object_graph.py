@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from repository import DATA
 
 import tf2flax
 from tf2flax._formats.object_graph import GRAPH_KEY
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 pytestmark = pytest.mark.oracle
-DATA = pathlib.Path(__file__).parent.parent / "data"
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 FIXTURES = (
     "tf1_keras/object.ckpt",

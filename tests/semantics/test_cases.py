@@ -20,10 +20,11 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from repository import DATA
 
 import tf2flax
 
-HERE = pathlib.Path(__file__).resolve().parent.parent / "data" / "semantics"
+HERE = DATA / "semantics"
 CASES = json.loads((HERE / "cases.json").read_text())
 FIXTURES = json.loads((HERE / "fixtures.json").read_text())["fixtures"]
 

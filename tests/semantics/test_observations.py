@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from repository import DATA
 
 import tf2flax
 
-HERE = pathlib.Path(__file__).resolve().parent.parent / "data" / "semantics"
+HERE = DATA / "semantics"
 SEEN = json.loads((HERE / "observations.json").read_text())
 
 A_AND_SCOPE = [("a", [2, 3]), ("scope1/a", [2, 3])]

@@ -8,10 +8,11 @@ import pathlib
 import jax
 import numpy as np
 from bundle_writer import write_bundle
+from repository import DATA
 
 import tf2flax
 
-HERE = pathlib.Path(__file__).resolve().parent.parent / "data" / "semantics"
+HERE = DATA / "semantics"
 SPLITS = json.loads((HERE / "partitioning.json").read_text())["even_split"]
 
 

@@ -1,0 +1,1 @@
+"""What `make checks` measures: names, sizes, comments, and the walk of one leaf."""

@@ -1,0 +1,35 @@
+"""The benchmarks run, at sizes where figures mean nothing, and write their page."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from repository import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measured by Linux")
+
+
+def run(folder: pathlib.Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", "--small", "--output", str(folder)]
+    done = subprocess.run(
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return (folder / "benchmarks.md").read_text()
+
+
+def test_restores_are_measured_side_by_side(tmp_path: pathlib.Path) -> None:
+    page = run(tmp_path, "--only", "one-device", "--only", "http")
+    assert "## 1. A BERT-large-shaped bundle onto one device" in page
+    assert "| raw preadv |" in page
+    assert "| time of Orbax / time of tf2flax |" in page
+    assert "| one row shard: bytes served / needed | 1.00 | ≤ 1.05 | met |" in page
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs(tmp_path: pathlib.Path) -> None:
+    page = run(tmp_path)
+    assert [n for n in range(1, 7) if f"\n## {n}. " in page] == [1, 2, 3, 4, 5, 6]

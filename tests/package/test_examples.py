@@ -1,0 +1,93 @@
+"""Every example runs; the demo's figures are checked, and so is that it can fail."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bundle_writer import write_bundle
+from repository import ROOT
+
+import tf2flax
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+DEMO = ROOT / "examples" / "bert_demo.py"
+BERT = ROOT / "tests" / "data" / "bert"
+# One port of several; tests/ports/test_ports.py runs all of them.
+ARGUMENTS = {"ports_demo": ["bert_linen"]}
+OUTPUTS = [
+    (kind, output)
+    for kind in ("linen", "nnx")
+    for output in ("sequence_output", "pooled_output")
+]
+
+
+def run(path: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(path), *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+def figures(printed: str) -> dict[tuple[str, str], float]:
+    """The differences that the demo prints, by model and output."""
+    found = re.findall(r"^  (linen|nnx) +(\w+_output) +(\S+)$", printed, re.MULTILINE)
+    return {(kind, output): float(figure) for kind, output, figure in found}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in EXAMPLES if p != DEMO], ids=lambda p: p.stem
+)
+def test_example(path: pathlib.Path) -> None:
+    done = run(path, *ARGUMENTS.get(path.stem, []))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def printed() -> str:
+    """What the demo prints."""
+    done = run(DEMO)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo(printed: str) -> None:
+    differences = figures(printed)
+    assert list(differences) == OUTPUTS
+    # 0 would mean that the recorded outputs were compared with themselves.
+    assert all(0 < difference <= 1e-5 for difference in differences.values())
+    assert "139 tensors" in printed
+    assert "39 leaves loaded" in printed
+
+
+def test_the_demo_lists_every_tensor(printed: str) -> None:
+    table, _, _ = printed.partition("\n\n")
+    listed: dict[str, tuple[str, str]] = {}
+    for line in table.splitlines()[2:]:
+        row = re.fullmatch(r"  (\S+) +(\w+) +(\[[\d, ]*\])(.*)", line)
+        assert row, line
+        name, dtype, shape, slots = row.groups()
+        for slot in ["", *slots.split()]:
+            listed[name + slot] = (dtype, shape)
+    assert listed == {
+        name: (str(tensor.dtype), str(list(tensor.shape)))
+        for name, tensor in tf2flax.open_checkpoint(BERT).items()
+    }
+
+
+@pytest.mark.parametrize("change", [1e-3, np.nan])
+def test_the_demo_can_fail(tmp_path: pathlib.Path, change: float) -> None:
+    arrays = tf2flax.open_checkpoint(BERT).read()
+    arrays["bert/encoder/layer_1/output/dense/bias"][3] += change
+    write_bundle(tmp_path / "model.ckpt", arrays)
+    done = run(DEMO, str(tmp_path / "model.ckpt"))
+    assert done.returncode == 1, done.stderr
+    differences = figures(done.stdout)
+    assert list(differences) == OUTPUTS
+    assert not any(difference <= 1e-5 for difference in differences.values())
+    assert "FAILED" in done.stdout
