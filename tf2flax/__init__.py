@@ -42,22 +42,22 @@ from ._writing.save import save_checkpoint as save_checkpoint
 if TYPE_CHECKING:
     from ._jax.init import init_from_checkpoint as init_from_checkpoint
     from ._jax.init import warm_start as warm_start
+    from ._jax.partition_rules import from_partitions as from_partitions
+    from ._jax.partition_rules import partition_rules as partition_rules
+    from ._jax.plan import Plan as Plan
+    from ._jax.plan import plan as plan
     from ._jax.plan_cost import PlanCost as PlanCost
-    from ._jax.restore import Plan as Plan
-    from ._jax.restore import plan as plan
-    from ._jax.shardings import from_partitions as from_partitions
-    from ._jax.shardings import partition_rules as partition_rules
 
 __version__: Final = "0.1.0"
 
 # Public names that need JAX -> the module that has them.
 _LAZY: Final = {
-    "Plan": "_jax.restore",
+    "Plan": "_jax.plan",
     "PlanCost": "_jax.plan_cost",
-    "from_partitions": "_jax.shardings",
-    "partition_rules": "_jax.shardings",
+    "from_partitions": "_jax.partition_rules",
+    "partition_rules": "_jax.partition_rules",
     "init_from_checkpoint": "_jax.init",
-    "plan": "_jax.restore",
+    "plan": "_jax.plan",
     "warm_start": "_jax.init",
 }
 

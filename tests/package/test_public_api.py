@@ -95,6 +95,22 @@ def test_signatures(name: str) -> None:
     assert short(inspect.signature(getattr(tf2flax, name))) == SIGNATURES[name]
 
 
+@pytest.mark.parametrize("name", ["plan", "init_from_checkpoint", "warm_start"])
+def test_an_unknown_option_is_refused_as_by_python(name: str) -> None:
+    function = getattr(tf2flax, name)
+    words = rf"^{name}\(\) got an unexpected keyword argument 'on_odd'$"
+    with pytest.raises(TypeError, match=words):
+        function(dict, {}, {}, on_odd="keep")
+    with pytest.raises(TypeError, match=f"^{name}\\(\\) missing 1 required positional"):
+        function(dict, {}, on_missing="keep")
+
+
+def test_every_option_is_documented_where_its_signature_is() -> None:
+    text = tf2flax.plan.__doc__ or ""
+    for name in inspect.signature(tf2flax.plan).parameters:
+        assert f"\n        {name}: " in text
+
+
 def test_methods() -> None:
     read = inspect.signature(tf2flax.Checkpoint.read)
     assert short(read) == "self, names=None, *, verify=True, progress=False"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -97,6 +97,18 @@ def is_on_host(sharding: Sharding | None) -> bool:
         return (sharding.memory_kind or "").endswith("host")
     is_cpu = all(device.platform == "cpu" for device in sharding.device_set)
     return is_cpu or (sharding.memory_kind or "").endswith("host")
+
+
+def describe_manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
+    """Says that a mesh has axes along which no array can be placed; "" where not."""
+    if mesh is None or AxisType.Manual not in mesh.axis_types:
+        return ""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    names = ", ".join(f"`{name}`" for name, kind in kinds if kind == AxisType.Manual)
+    return (
+        f"the mesh has Manual axes ({names}), along which arrays live only inside of "
+        "jax.shard_map. Give a mesh whose axes are Auto or Explicit."
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -241,87 +253,6 @@ def devices_of(sharding: Sharding) -> Sequence[Device]:
     return sorted(sharding.device_set, key=_id_of)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReadSharding:
-    """A leaf as it is read when every process reads another part of it.
-
-    Attributes:
-        shape: Its shape, padded so that every device has an equal part.
-        sharding: Where the parts live until XLA redistributes them.
-    """
-
-    shape: tuple[int, ...]
-    sharding: NamedSharding
-
-
-def read_shardings(
-    sharding: Sharding, shape: tuple[int, ...], split: ProcessLayout | None = None
-) -> Iterator[ReadSharding]:
-    """Lists candidates to split what several processes would read alike between them.
-
-    First, shards are cut further along the mesh axes that replicate them over
-    processes: an all-gather along those axes is all the way to the final sharding.
-    Then, each axis of the leaf is cut along all axes of the mesh, so that what is read
-    is in one run.
-
-    Args:
-        sharding: Where the leaf will live.
-        shape: Its shape.
-        split: As for `device_processes`.
-
-    Yields:
-        Ways, none of them where the sharding is not over a mesh of several processes.
-    """
-    if not isinstance(sharding, NamedSharding):
-        return
-    owners = np.array(device_processes(sharding, split))
-    if (owners == owners[0]).all():
-        return
-    owners = owners.reshape(tuple(sharding.mesh.shape.values()))
-    own_shape = shape or (1,)  # a scalar is read by the first of the devices
-    entries = [names_of(entry) for entry in sharding.spec]
-    entries += [()] * (len(own_shape) - len(entries))
-    used = [name for names in entries for name in names]
-    free = [name for name in sharding.mesh.axis_names if name not in used]
-    crossing = [
-        name
-        for axis, name in enumerate(sharding.mesh.axis_names)
-        if name in free and (owners != np.take(owners, [0], axis)).any()
-    ]
-    if crossing:
-        candidates = [
-            _cut(sharding, own_shape, entries, i, crossing)
-            for i in range(len(own_shape))
-        ]
-        # The first axis, if it can be: its parts are runs of bytes.
-        even = [candidate for candidate in candidates if candidate.shape == own_shape]
-        yield (
-            even or sorted(candidates, key=lambda candidate: math.prod(candidate.shape))
-        )[0]
-    for i in range(len(own_shape)):
-        others = [name for name in (*used, *free) if name not in entries[i]]
-        alone = [names if axis == i else () for axis, names in enumerate(entries)]
-        yield _cut(sharding, own_shape, alone, i, others)
-
-
-def _cut(
-    sharding: NamedSharding,
-    shape: tuple[int, ...],
-    entries: Sequence[tuple[str, ...]],
-    axis: int,
-    names: Sequence[str],
-) -> ReadSharding:
-    """Cuts an axis of a leaf further, along some axes of the mesh."""
-    names = (*entries[axis], *names)
-    count = math.prod(sharding.mesh.shape[name] for name in names)
-    padded = -(-shape[axis] // count) * count
-    spec = PartitionSpec(*entries[:axis], names, *entries[axis + 1 :])
-    return ReadSharding(
-        (*shape[:axis], padded, *shape[axis + 1 :]),
-        with_auto_axes(NamedSharding(sharding.mesh, spec)),
-    )
-
-
 def with_auto_axes(sharding: NamedSharding) -> NamedSharding:
     """The same sharding over a mesh whose axes leave everything to XLA.
 
@@ -355,36 +286,6 @@ def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
     if not box.size:
         return box
     return box.intersection(Box.whole(shape))
-
-
-@functools.lru_cache(maxsize=1024)
-def boxes_by_process(
-    sharding: Sharding,
-    shape: tuple[int, ...],
-    split: ProcessLayout | None,
-    read_sharding: ReadSharding | None = None,
-) -> Mapping[int, tuple[Box, ...]]:
-    """Finds what of a leaf each process reads.
-
-    Args:
-        sharding: Where the leaf will live.
-        shape: Its shape.
-        split: As for `device_processes`.
-        read_sharding: How processes share in reading it, if they do.
-
-    Returns:
-        Boxes by process, each box once.
-    """
-    owners = device_processes(sharding, split)
-    boxes: Iterable[Box | None] = device_boxes(sharding, shape)
-    if read_sharding is not None:
-        parts = device_boxes(read_sharding.sharding, read_sharding.shape)
-        boxes = (clipped(part, shape) for part in parts)
-    found: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
-    for owner, box in zip(owners, boxes, strict=True):
-        if box is not None:
-            found[owner][box] = None
-    return {owner: tuple(own) for owner, own in found.items()}
 
 
 def participants(shardings: Iterable[Sharding]) -> Mapping[int, Device]:

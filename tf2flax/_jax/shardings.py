@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +20,6 @@ from flax.core.spmd import get_logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import (
     AbstractMesh,
-    AxisType,
     Mesh,
     NamedSharding,
     PartitionSpec,
@@ -35,217 +33,20 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import accepts_arguments
-from tf2flax._base.text import is_one_of, members, show_value
+from tf2flax._base.text import show_value
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.runs import along_axes
 
 from .isolation import ambient_mesh
-from .meshes import is_abstract, names_of, show_spec
+from .meshes import describe_manual_axes, is_abstract, names_of, show_spec
+from .options import AxisNames, CheckedOptions, LogicalRules, ShardingOption
+from .partition_rules import PartitionRules, ShardedLeaf
 from .target_leaf import Partitioning, Slot
 from .targets import named_leaves
 from .uneven import ShardedDimension, describe_way_out
 
-# A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
-AxisNames = str | tuple[str, ...] | None
-# Pairs of a logical name and the mesh axes that it means.
-LogicalRules = Sequence[tuple[str, AxisNames]]
 # What a leaf's opinion may be; None for none.
 Opinion = Sharding | PartitionSpec | None
-# What the option `sharding` takes: one for all leaves, a tree, or a function.
-ShardingOption = Any
-
-_UNEVEN: Final = ("error", "replicate")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ShardedLeaf:
-    """A leaf, as functions that choose shardings see it.
-
-    Attributes:
-        name: Its name in the target.
-        shape: Its shape.
-        dtype: Its dtype.
-        sources: The tensors that fill it; none for a leaf that is initialised.
-        partitioned_axis: The axis along which its tensors are saved as slices of a
-            partitioned variable; None where they are not.
-        other_names: Further names of it: of a Variable that is tied to another.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    sources: tuple[StoredTensor, ...] = ()
-    partitioned_axis: int | None = None
-    other_names: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of its names."""
-        return (self.name, *self.other_names)
-
-
-class PartitionRules:
-    """Shardings by rule; made by `partition_rules`."""
-
-    __slots__ = ("rules",)
-    rules: tuple[tuple[re.Pattern[str], PartitionSpec], ...]
-
-    def __init__(
-        self, rules: tuple[tuple[re.Pattern[str], PartitionSpec], ...]
-    ) -> None:
-        """Wraps rules; made by `partition_rules`, not by users."""
-        self.rules = rules
-
-    def match(self, names: Sequence[str]) -> int | None:
-        """The number of the first rule that matches a leaf; None where none does."""
-        numbers = (
-            i
-            for i, (regex, _) in enumerate(self.rules)
-            if any(regex.search(name) for name in names)
-        )
-        return next(numbers, None)
-
-    def __call__(self, leaf: ShardedLeaf) -> PartitionSpec:
-        """The spec of a leaf; replicated where no rule matches."""
-        number = self.match(leaf.names)
-        return PartitionSpec() if number is None else self.rules[number][1]
-
-    def __repr__(self) -> str:
-        """As it is written."""
-        pairs = (f"({regex.pattern!r}, {show_spec(p)})" for regex, p in self.rules)
-        shown = ", ".join(pairs)
-        return f"partition_rules([{shown}])"
-
-
-def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRules:
-    """Shards leaves by rule: a value for the option `sharding`.
-
-    A leaf that no rule matches is replicated, and the plan says so; so it does of rules
-    that match no leaf.
-
-    Args:
-        rules: Pairs of a regex, searched in the leaf's name, and the PartitionSpec of
-            the leaves that it matches; the first that matches counts.
-
-    Returns:
-        A function of leaves.
-
-    Raises:
-        AssignmentError: They are no such pairs, or a regex is malformed.
-
-    Examples:
-        >>> import tf2flax
-        >>> from jax.sharding import PartitionSpec as P
-        >>> tf2flax.partition_rules([("kernel$", P(None, "model")), ("", P())])
-        partition_rules([('kernel$', P(None, 'model')), ('', P())])
-    """
-    given: Any = rules
-    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
-        raise AssignmentError(
-            "partition_rules: expected pairs of a regex and a PartitionSpec, got "
-            f"{type(given).__name__}."
-        )
-    parsed: list[tuple[re.Pattern[str], PartitionSpec]] = []
-    pair: Any
-    for number, pair in enumerate(members("partition_rules", given), start=1):
-        items: Any = pair if isinstance(pair, (tuple, list)) else ()
-        if (
-            len(items) != 2
-            or not _is_regex(items[0])
-            or not isinstance(items[1], PartitionSpec)
-        ):
-            raise AssignmentError(
-                f"partition_rules: expected pairs of a regex and a PartitionSpec, got "
-                f"{show_value(pair)} as number {number}."
-            )
-        try:
-            parsed.append((re.compile(items[0]), items[1]))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise AssignmentError(
-                f"partition_rules: {show_value(items[0])} is no regular "
-                f"expression: {error}."
-            ) from error
-    return PartitionRules(tuple(parsed))
-
-
-def _is_regex(value: object) -> bool:
-    """Whether a value is text, or a compiled pattern of text."""
-    is_compiled = isinstance(value, re.Pattern) and isinstance(value.pattern, str)
-    return isinstance(value, str) or is_compiled
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PartitionedAxes:
-    """Shardings after the partitions in the checkpoint; made by `from_partitions`."""
-
-    axis: str | tuple[str, ...]
-
-    def __call__(self, leaf: ShardedLeaf) -> PartitionSpec | None:
-        """The spec of a leaf; None where its tensors are not partitioned."""
-        if leaf.partitioned_axis is None:
-            return None
-        return PartitionSpec(*[None] * leaf.partitioned_axis, self.axis)
-
-
-def from_partitions(axis: str | tuple[str, ...]) -> PartitionedAxes:
-    """Shards leaves as their variables were partitioned: a value for `sharding`.
-
-    A leaf that a partitioned variable fills is sharded along the partitioned dimension,
-    into as many shards as the mesh has, however many partitions were saved. About other
-    leaves it has no opinion.
-
-    Args:
-        axis: The mesh axis to shard on, or several.
-
-    Returns:
-        A function of leaves.
-
-    Raises:
-        AssignmentError: It is no name.
-
-    Examples:
-        >>> import tf2flax
-        >>> tf2flax.from_partitions("model")
-        PartitionedAxes(axis='model')
-    """
-    names: tuple[Any, ...] = axis if isinstance(axis, tuple) else (axis,)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise AssignmentError(
-            f"from_partitions: expected the name of a mesh axis, got "
-            f"{show_value(axis)}."
-        )
-    return PartitionedAxes(axis)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementOptions:
-    """What the caller says about where leaves live; see `tf2flax.plan`."""
-
-    sharding: ShardingOption = None
-    mesh: Mesh | AbstractMesh | None = None
-    logical_axis_rules: LogicalRules | None = None
-    on_uneven: Literal["error", "replicate"] = "error"
-
-    def __post_init__(self) -> None:
-        mesh: Any = self.mesh
-        if not isinstance(mesh, (Mesh, AbstractMesh, type(None))):
-            raise AssignmentError(
-                f"Option mesh: expected a jax.sharding.Mesh, got {show_value(mesh)}."
-            )
-        if mesh is not None and mesh.empty:
-            raise AssignmentError(
-                "Option mesh: the mesh has no axes and no devices (that of "
-                "jax.sharding.get_mesh() where none is set). Give one that has some, "
-                "or None."
-            )
-        if problem := _manual_axes(mesh):
-            raise AssignmentError(f"Option mesh: {problem}")
-        if not is_one_of(self.on_uneven, _UNEVEN):
-            raise AssignmentError(
-                f"Option on_uneven: expected 'error' or 'replicate', got "
-                f"{show_value(self.on_uneven)}."
-            )
-        _check_logical_rules(self.logical_axis_rules)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -265,7 +66,7 @@ def choose_placement(
     assignments: Sequence[Assignment],
     slots: Iterable[Slot],
     manifest: Manifest,
-    options: PlacementOptions,
+    options: CheckedOptions,
     *,
     initialised: Iterable[str] = (),
 ) -> Placement:
@@ -315,7 +116,7 @@ def choose_placement(
 
 
 def expected_shardings(
-    slots: Sequence[Slot], options: PlacementOptions
+    slots: Sequence[Slot], options: CheckedOptions
 ) -> list[Sharding]:
     """Lists shardings that leaves may get, before anything is known of the checkpoint.
 
@@ -352,18 +153,6 @@ def _guesses(function: Callable[[ShardedLeaf], Any], slots: Sequence[Slot]) -> A
             yield function(_bare_leaf(slot))
 
 
-def _manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
-    """Says that a mesh has axes along which no array can be placed; "" where not."""
-    if mesh is None or AxisType.Manual not in mesh.axis_types:
-        return ""
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    shown = ", ".join(f"`{name}`" for name, kind in kinds if kind == AxisType.Manual)
-    return (
-        f"the mesh has Manual axes ({shown}), along which arrays live only inside of "
-        "jax.shard_map. Give a mesh whose axes are Auto or Explicit."
-    )
-
-
 def _settled(spec: PartitionSpec) -> PartitionSpec:
     """A spec as it says where values lie.
 
@@ -389,7 +178,7 @@ class _MisfitError(Exception):
 class _Chooser:
     """Chooses shardings leaf by leaf, and remembers what is worth knowing."""
 
-    def __init__(self, options: PlacementOptions, names: Sequence[str]) -> None:
+    def __init__(self, options: CheckedOptions, names: Sequence[str]) -> None:
         self._options = options
         self._mesh = options.mesh or ambient_mesh()
         self._opinion = _opinions(options.sharding, names)
@@ -416,7 +205,7 @@ class _Chooser:
                     "its sharding is over a mesh without axes and devices. Give one "
                     "over a mesh that has some."
                 )
-            if problem := _manual_axes(opinion.mesh):
+            if problem := describe_manual_axes(opinion.mesh):
                 raise _MisfitError(problem)
             _settled(opinion.spec)
             return self._fitted(leaf, self._concrete(opinion))
@@ -600,23 +389,6 @@ def _mesh_axes(
         else:
             entries.append(None if name is PartitionSpec.UNCONSTRAINED else name)
     return PartitionSpec(*entries)
-
-
-def _check_logical_rules(rules: object) -> None:
-    if rules is None:
-        return
-    is_pairs = isinstance(rules, (tuple, list)) and all(
-        isinstance(rule, (tuple, list))
-        and len(rule) == 2
-        and isinstance(rule[0], str)
-        and isinstance(rule[1], (str, tuple, type(None)))
-        for rule in rules
-    )
-    if not is_pairs:
-        raise AssignmentError(
-            "Option logical_axis_rules: expected pairs of a logical name and the mesh "
-            f"axis that it means (or None), got {show_value(rules)}."
-        )
 
 
 def _opinions(

@@ -24,8 +24,9 @@ from tf2flax._base.memory import ALIGNMENT, view_at
 from tf2flax._base.specs import Box
 
 from .isolation import isolated, put_shards
-from .meshes import Device, ReadSharding, box_of, clipped, devices_of, with_auto_axes
+from .meshes import Device, box_of, clipped, devices_of, is_on_host, with_auto_axes
 from .portioned_leaf import PortionedLeaf
+from .read_once import ReadSharding
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
 WHOLE_NBYTES: Final = 1 << 20
@@ -95,6 +96,29 @@ def plan_transfer(
         is_cut = _is_cut(sharding, assignment, own)
         boxes = own if is_cut else boxes
     return Transfer(shape, dtype, sharding, boxes, is_cut, None, shape)
+
+
+def large_leaves(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    max_in_flight_bytes: int,
+) -> frozenset[str]:
+    """Finds the leaves that are too large to be on the host at once.
+
+    Args:
+        assignments: The leaves.
+        shardings: Where they will live; those that live on the host are there anyway.
+        max_in_flight_bytes: Host memory that reading takes at once.
+
+    Returns:
+        Names of those that come in portions where a process needs so much of them.
+    """
+    return frozenset(
+        assignment.leaf
+        for assignment in assignments
+        if math.prod(assignment.shape) * assignment.dtype.itemsize > max_in_flight_bytes
+        and not is_on_host(shardings.get(assignment.leaf))
+    )
 
 
 class Placer:

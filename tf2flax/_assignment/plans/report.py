@@ -55,8 +55,8 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Reads:
-    """What a restore reads, as the report shows it.
+class ReadSummary:
+    """What a restore reads, as the report of its plan shows it.
 
     Attributes:
         by_process: What it costs each process; None where that is no news.
@@ -67,10 +67,10 @@ class Reads:
     unverified: tuple[str, ...] = ()
 
 
-_NO_READS: Final = Reads()
+_NOTHING_READ: Final = ReadSummary()
 
 
-def sections(plan: RestorePlan, reads: Reads = _NO_READS) -> list[Section]:
+def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Section]:
     """Sorts a plan into groups; those that are empty are left out.
 
     Args:
@@ -134,7 +134,7 @@ def summary(plan: RestorePlan) -> str:
 
 
 def render(
-    plan: RestorePlan, reads: Reads = _NO_READS, *, is_coloured: bool = False
+    plan: RestorePlan, reads: ReadSummary = _NOTHING_READ, *, is_coloured: bool = False
 ) -> str:
     """Writes a plan for people: a summary, then group by group.
 
@@ -171,7 +171,7 @@ def lines_of(sections: Iterable[Section], *, is_coloured: bool = False) -> list[
     return lines
 
 
-def render_html(plan: RestorePlan, reads: Reads = _NO_READS) -> str:
+def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
     """Writes a plan for notebooks.
 
     Args:

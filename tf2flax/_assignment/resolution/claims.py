@@ -22,28 +22,9 @@ from tf2flax._base.specs import Box, StoredDtype, TensorSpec
 
 from . import problems
 from .partitions import family_of, parts_of, tile
-from .policies import STRICT, DtypeChoice, Policy
+from .policies import MapOptions
 from .problem_report import report
 from .values import Assignment, Gap, Leaf, Override, Resolution
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Options:
-    """How a map is read.
-
-    Attributes:
-        aliases: Leaf name -> tensor names to try within scopes; None for none.
-        dtype: Which dtype a leaf gets.
-        x64: Whether JAX holds 64-bit dtypes.
-        on_missing: What happens to leaves whose source is not in the checkpoint.
-        on_mismatch: What happens to leaves whose source does not fit.
-    """
-
-    aliases: Mapping[str, tuple[str, ...]] | None
-    dtype: DtypeChoice
-    x64: bool
-    on_missing: Policy = STRICT
-    on_mismatch: Policy = STRICT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +55,12 @@ class Claims:
     """
 
     def __init__(
-        self, leaves: Sequence[Leaf], manifest: Manifest, options: Options
+        self,
+        leaves: Sequence[Leaf],
+        manifest: Manifest,
+        options: MapOptions,
+        *,
+        x64: bool,
     ) -> None:
         """Begins a resolution.
 
@@ -82,6 +68,7 @@ class Claims:
             leaves: All leaves of the target.
             manifest: The checkpoint's names and specs.
             options: How the map is read.
+            x64: Whether JAX holds 64-bit dtypes.
         """
         self.leaves: Mapping[str, Leaf] = {leaf.name: leaf for leaf in leaves}
         self.index: Mapping[str, str] = {
@@ -89,6 +76,7 @@ class Claims:
         }
         self.manifest = manifest
         self.options = options
+        self._x64 = x64
         self.taken: dict[str, MapEntry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
@@ -293,7 +281,7 @@ class Claims:
         first = views[0].base.dtype
         if views[0].casts:
             first = StoredDtype(views[0].dtype.name, views[0].dtype)
-        return result_dtype(first, leaf, policy, x64=self.options.x64)
+        return result_dtype(first, leaf, policy, x64=self._x64)
 
 
 def cut_box(layout: Layout, box: Box) -> Layout:

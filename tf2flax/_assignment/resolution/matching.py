@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._base.manifest import Manifest
 
-from .claims import Claims, Options
+from .claims import Claims
 from .plain import PlainEntries
+from .policies import MapOptions
 from .precedence import choose_winners
 from .rules import apply_rules, find_reaches
 from .values import Leaf, Resolution
@@ -22,7 +23,9 @@ def resolve(
     entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
-    options: Options,
+    options: MapOptions,
+    *,
+    x64: bool,
 ) -> Resolution:
     """Resolves a map.
 
@@ -31,6 +34,7 @@ def resolve(
         leaves: All leaves of the target.
         manifest: The checkpoint's names and specs.
         options: How the map is read.
+        x64: Whether JAX holds 64-bit dtypes.
 
     Returns:
         What fills each leaf, and what stays as it is.
@@ -40,7 +44,7 @@ def resolve(
             problems are listed, with the nearest names.
         DamagedError: The entry of a tensor that fills a leaf is malformed.
     """
-    claims = Claims(leaves, manifest, options)
+    claims = Claims(leaves, manifest, options, x64=x64)
     rules = [entry for entry in entries if isinstance(entry, Rule)]
     plain_entries = [entry for entry in entries if isinstance(entry, PlainEntry)]
     plain = PlainEntries(claims, plain_entries)

@@ -1,18 +1,18 @@
-"""Options that may differ from leaf to leaf: pairs of a regex and a choice.
+"""Options that decide what a map means, checked: aliases, dtypes, what may be kept.
 
-`on_missing` and `on_mismatch` say what happens to leaves that cannot be filled, `dtype`
-which dtype those get that can.
+All but the aliases may differ from leaf to leaf: pairs of a regex and a choice.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
 import numpy as np
 
+from tf2flax._assignment.language.aliases import FLAX_ALIASES
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import show_value
@@ -44,10 +44,6 @@ class Policy:
         """
         found = (choice for pattern, choice in self.rules if pattern.search(leaf))
         return next(found, self.default) == "keep"
-
-
-# Nothing is kept that an entry reaches.
-STRICT: Final = Policy()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,10 +79,11 @@ class DtypeChoice:
         return default
 
 
-def parse_dtype_choice(value: object) -> DtypeChoice:
+def parse_dtype_choice(option: str, value: object) -> DtypeChoice:
     """Checks the option `dtype`.
 
     Args:
+        option: Its name, for messages.
         value: None, "exact", "checkpoint", a dtype, or a sequence of `(regex, one of
             these)`.
 
@@ -96,10 +93,12 @@ def parse_dtype_choice(value: object) -> DtypeChoice:
     Raises:
         AssignmentError: It is none of these.
     """
+    if isinstance(value, DtypeChoice):  # checked before
+        return value
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return DtypeChoice(default=parse_dtype(value))
     rules: list[tuple[re.Pattern[str], DtypePolicy]] = []
-    for pattern, choice in _pairs("dtype", cast("Sequence[object]", value), "dtype"):
+    for pattern, choice in _pairs(option, cast("Sequence[object]", value), "dtype"):
         try:
             rules.append((pattern, parse_dtype(choice)))
         except AssignmentError as error:
@@ -120,6 +119,8 @@ def parse_policy(option: str, value: object) -> Policy:
     Raises:
         AssignmentError: It is none of these.
     """
+    if isinstance(value, Policy):  # checked before
+        return value
     if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
@@ -136,6 +137,104 @@ def parse_policy(option: str, value: object) -> Policy:
             )
         rules.append((pattern, choice))
     return Policy(tuple(rules))
+
+
+def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] | None:
+    """Checks the option `aliases`.
+
+    Args:
+        option: Its name, for messages.
+        value: None, or a mapping of leaf names to tuples of checkpoint names.
+
+    Returns:
+        The same as a dict of its own; None for no aliases.
+
+    Raises:
+        AssignmentError: It is neither.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise AssignmentError(
+            f"Option {option}: expected a mapping of leaf names to tuples of "
+            f"checkpoint names, or None, got {type(value).__name__}."
+        )
+    aliases: dict[str, tuple[str, ...]] = {}
+    for leaf, names in cast("Mapping[object, object]", value).items():
+        tensors: list[Any] = [*names] if isinstance(names, (tuple, list)) else [None]
+        is_named = all(isinstance(tensor, str) for tensor in tensors)
+        if not isinstance(leaf, str) or not is_named:
+            raise AssignmentError(
+                f"Option {option}: expected a tuple of names for {show_value(leaf)}, "
+                f"got {show_value(cast('object', names))}."
+            )
+        aliases[leaf] = tuple(tensors)
+    return aliases
+
+
+# Turns what a caller gave for an option (its name, its value) into what is kept.
+Check = Callable[[str, Any], object]
+
+
+def _as_it_is(_option: str, value: object) -> object:
+    return value
+
+
+def option_field(default: object, check: Check = _as_it_is) -> Any:
+    """Declares an option of `MapOptions`, or of what extends it.
+
+    Args:
+        default: Its value where the caller gives none, as callers write it.
+        check: Refuses a wrong value, and turns a right one into that of the field.
+
+    Returns:
+        The field.
+    """
+    # A factory, since dataclasses take read-only mappings for mutable ones.
+    return dataclasses.field(
+        default_factory=lambda: default, metadata={"default": default, "check": check}
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """Options that decide what a map means; given as callers write them, then checked.
+
+    Attributes:
+        aliases: Leaf name -> tensor names to try within scopes; None for none.
+        dtype: Which dtype a leaf gets.
+        on_missing: What happens to leaves whose source is not in the checkpoint.
+        on_mismatch: What happens to leaves whose source does not fit.
+    """
+
+    aliases: Mapping[str, tuple[str, ...]] | None = option_field(
+        FLAX_ALIASES, parse_aliases
+    )
+    dtype: DtypeChoice = option_field(None, parse_dtype_choice)
+    on_missing: Policy = option_field("error", parse_policy)
+    on_mismatch: Policy = option_field("error", parse_policy)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            # A copy: what the caller changes in it later has no effect.
+            try:
+                value = _copy_containers(getattr(self, field.name))
+            except RecursionError:
+                raise AssignmentError(
+                    f"Option {field.name}: it holds itself, or is nested too deeply."
+                ) from None
+            checked = field.metadata["check"](field.name, value)
+            object.__setattr__(self, field.name, checked)
+
+
+def _copy_containers(value: Any) -> Any:
+    """Copies dicts and lists, and those within; everything else is as it was."""
+    if type(value) is dict:
+        items = cast("dict[object, object]", value).items()
+        return {key: _copy_containers(member) for key, member in items}
+    if type(value) is list:
+        return [_copy_containers(item) for item in cast("list[object]", value)]
+    return value
 
 
 def _pairs(
@@ -167,8 +266,8 @@ def _pairs(
             pattern = re.compile(cast("str", items[0]))
         except (re.error, RecursionError, OverflowError) as error:
             raise AssignmentError(
-                f"Option {option}: {show_value(items[0])} is no regular "
-                f"expression: {error}."
+                f"Option {option}: {show_value(items[0])} is not a valid "
+                f"regular expression: {error}."
             ) from error
         yield pattern, items[1]
 

@@ -14,9 +14,8 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
-from .claims import Options
 from .matching import resolve
-from .policies import Policy
+from .policies import MapOptions
 from .values import Assignment, Gap, Leaf, Resolution, Tie
 
 # How little of a leaf's name an entry of a scope says.
@@ -37,8 +36,10 @@ def find_ties(
     entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
-    options: Options,
+    options: MapOptions,
     resolution: Resolution,
+    *,
+    x64: bool,
 ) -> tuple[Tie, ...]:
     """Finds the tensors that belong to tied leaves, besides those that fill them.
 
@@ -48,6 +49,7 @@ def find_ties(
         manifest: The checkpoint's names and specs.
         options: How the map is read.
         resolution: What the map means for the leaves.
+        x64: Whether JAX holds 64-bit dtypes.
 
     Returns:
         The ties, in the order of the leaves; most targets have none.
@@ -60,10 +62,9 @@ def find_ties(
         for leaf in leaves
         for name in leaf.names
     ]
-    keep = Policy(default="keep")
-    lenient = dataclasses.replace(options, on_missing=keep, on_mismatch=keep)
+    lenient = dataclasses.replace(options, on_missing="keep", on_mismatch="keep")
     try:
-        untied = resolve(entries, apart, manifest, lenient)
+        untied = resolve(entries, apart, manifest, lenient, x64=x64)
     except AssignmentError:  # names of one leaf clash: the map does not tell them apart
         return ()
     by_name = {one.leaf: one for one in untied.assignments}
