@@ -17,7 +17,7 @@ from tf2flax import concat, src, stack
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.layouts.resizing import evaluated, resized
 from tf2flax._assignment.plans.plan import is_step, variable_of
-from tf2flax._base.specs import STORED_DTYPES, TensorSpec
+from tf2flax._base.values import STORED_DTYPES, TensorSpec
 
 SHAPES = {"a": (3, 4), "b": (1, 3, 4), "c": (3, 2, 2), "d": (3, 4), "s": ()}
 A, B, C = src("a"), src("b"), src("c")

@@ -31,8 +31,8 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty, view_at
 from tf2flax._base.names import listed
-from tf2flax._base.specs import STORED_DTYPES, Box, StoredDtype, TensorSpec
 from tf2flax._base.text import attribute_of, check_switch, show_value
+from tf2flax._base.values import STORED_DTYPES, Box, StoredDtype, TensorSpec
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.locate import PathLike
 from tf2flax._checkpoint.object_based import ObjectBasedManifest
