@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tf2flax._base.errors import CheckpointError, DamagedError, MalformedError
 from tf2flax._base.manifest import Manifest, TensorEntry, have_equal_checksums
-from tf2flax._base.names import is_of_optimizer_list
+from tf2flax._base.optimizer_names import is_of_optimizer_list
 from tf2flax._base.values import TensorSpec
 from tf2flax._formats.object_graph import (
     GRAPH_KEY,
@@ -87,7 +87,7 @@ class ObjectBasedManifest(Manifest):
 
     def specs(self) -> Iterable[tuple[str, TensorSpec]]:
         """All names with shape and dtype; see `Manifest`."""
-        return self._base.values()
+        return self._base.specs()
 
     def entry(self, name: str) -> TensorEntry:
         """The entry of a stored name; see `Manifest`."""

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tf2flax._assignment.plans.plan import is_slot
 from tf2flax._base.errors import NotFoundError
 from tf2flax._base.names import nearest
+from tf2flax._base.optimizer_names import is_slot
 from tf2flax._checkpoint.checkpoint import Checkpoint, open_checkpoint
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
