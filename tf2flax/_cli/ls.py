@@ -97,7 +97,13 @@ def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, str, str, str,
     entry = tensor.entry
     spec = entry.spec
     num_slices = str(len(entry.pieces)) if entry.is_sliced else "0"
-    return printable(entry.name), spec.dtype.name, str(list(spec.shape)), size, num_slices
+    return (
+        printable(entry.name),
+        spec.dtype.name,
+        str(list(spec.shape)),
+        size,
+        num_slices,
+    )
 
 
 def _print_table(

@@ -18,7 +18,7 @@ import numpy as np
 
 from tf2flax._assignment.layouts.filling import parts_within
 from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import distance, merged, restrict
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece, TensorEntry
 from tf2flax._base.values import Box

@@ -16,7 +16,7 @@ from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.scattering import inverse_of, scatter
-from tf2flax._assignment.resolution.values import (
+from tf2flax._assignment.resolution.assignments import (
     Assignment,
     Gap,
     Resolution,
