@@ -13,7 +13,6 @@ from tf2flax._base.errors import DamagedError
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._checkpoint.checkpoint import open_checkpoint
 from tf2flax._checkpoint.stored_tensor import StoredTensor
-from tf2flax._formats.v1 import TablePiece
 from tf2flax._reading.whole import check_readable
 
 from .table import human, printable
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, Any]:
     pieces = tensor.entry.pieces
-    has_checksum = all(isinstance(piece, (Piece, TablePiece)) for piece in pieces)
+    has_checksum = all(piece.has_checksum for piece in pieces)
     state = "differs" if damage else ("ok" if has_checksum else "not stored")
     return {
         "name": tensor.name,
@@ -83,7 +82,7 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
                     )
                 ],
                 "place": _place(piece),
-                "crc32c": f"{piece.crc32c:08x}" if isinstance(piece, Piece) else None,
+                "crc32c": None if piece.crc32c is None else f"{piece.crc32c:08x}",
             }
             for piece in pieces
         ],
@@ -95,8 +94,8 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
 
 
 def _place(piece: Piece | EncodedPiece) -> str:
-    if isinstance(piece, Piece):
-        return f"{piece.data_file.path}[{piece.span.start}:{piece.span.stop}]"
+    if piece.data_file is not None:
+        return f"{piece.path}[{piece.span.start}:{piece.span.stop}]"
     return piece.path
 
 
