@@ -25,7 +25,7 @@ def distance(starts: Iterable[int], strides: Iterable[int]) -> int:
     return sum(map(operator.mul, starts, strides))
 
 
-def restrict(
+def boxes_in_run(
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
@@ -46,9 +46,9 @@ def restrict(
         Boxes of the view, in ascending order of their elements.
 
     Examples:
-        >>> [(box.starts, box.stops) for box in restrict(0, (4,), (3,), 3, 8)]
+        >>> [(box.starts, box.stops) for box in boxes_in_run(0, (4,), (3,), 3, 8)]
         [((1,), (3,))]
-        >>> list(restrict(0, (2, 3), (3, 1), 1, 6))[1]
+        >>> list(boxes_in_run(0, (2, 3), (3, 1), 1, 6))[1]
         Box(starts=(1, 0), stops=(2, 3))
     """
     if 0 in shape or start >= stop:
@@ -101,7 +101,7 @@ def restrict(
     yield from below(0, low)
 
 
-def tiles(
+def cut_into_boxes(
     shape: tuple[int, ...], strides: tuple[int, ...], max_size: int
 ) -> Iterator[Box]:
     """Cuts a view into boxes of bounded size, across its longest steps first.
@@ -115,7 +115,7 @@ def tiles(
         Boxes that tile the view.
 
     Examples:
-        >>> [box.shape for box in tiles((4, 3), (1, 4), max_size=8)]
+        >>> [box.shape for box in cut_into_boxes((4, 3), (1, 4), max_size=8)]
         [(4, 2), (4, 1)]
     """
     box = Box.whole(shape)
@@ -139,7 +139,7 @@ def _cut_tiles(box: Box, strides: tuple[int, ...], max_size: int) -> Iterator[Bo
         yield from _cut_tiles(Box(starts, stops), strides, max_size)
 
 
-def merged(boxes: Iterable[Box]) -> tuple[Box, ...]:
+def merge_boxes(boxes: Iterable[Box]) -> tuple[Box, ...]:
     """Joins boxes that stand next to each other, as long as the result is a box.
 
     Args:
@@ -149,7 +149,7 @@ def merged(boxes: Iterable[Box]) -> tuple[Box, ...]:
         Fewer boxes, or as many, of the same elements.
 
     Examples:
-        >>> merged([Box((i,), (i + 2,)) for i in (0, 2, 6)])
+        >>> merge_boxes([Box((i,), (i + 2,)) for i in (0, 2, 6)])
         (Box(starts=(0,), stops=(4,)), Box(starts=(6,), stops=(8,)))
     """
     result = sorted(set(boxes))

@@ -217,7 +217,7 @@ def _conflict_at(
     return Conflict(None, len(places), start + int(places[0]), "")
 
 
-def undone(value: LeafValue) -> np.ndarray | None:
+def uncast_value(value: LeafValue) -> np.ndarray | None:
     """Casts back what can have been loaded from one value only; reads nothing.
 
     Args:
