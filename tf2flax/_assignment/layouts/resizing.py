@@ -229,8 +229,8 @@ def _operands_in(
     axis = node.axis % len(old)
     if len(shape) != len(old) or shape[axis] != old[axis]:
         raise AssignmentError(
-            f"{node.verb} makes {list(old)}, and how {list(shape)} is divided among its "
-            f"{len(node.operands)} operands is not clear."
+            f"{node.verb} makes {list(old)}, and how {list(shape)} is divided among "
+            f"its {len(node.operands)} operands is not clear."
         )
     left, right = shape[:axis], shape[axis + 1 :]
     placed: list[tuple[tuple[int | slice, ...], Shape]] = []
