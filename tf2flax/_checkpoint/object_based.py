@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tf2flax._base.errors import CheckpointError, DamagedError, MalformedError
 from tf2flax._base.manifest import Manifest, TensorEntry, have_equal_checksums
-from tf2flax._base.names import is_of_optimizer_list
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.optimizer_names import is_of_optimizer_list
+from tf2flax._base.values import TensorSpec
 from tf2flax._formats.object_graph import (
     GRAPH_KEY,
     Names,
@@ -87,7 +87,7 @@ class ObjectBasedManifest(Manifest):
 
     def specs(self) -> Iterable[tuple[str, TensorSpec]]:
         """All names with shape and dtype; see `Manifest`."""
-        return self._base.specs()
+        return self._base.values()
 
     def entry(self, name: str) -> TensorEntry:
         """The entry of a stored name; see `Manifest`."""

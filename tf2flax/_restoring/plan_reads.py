@@ -22,7 +22,7 @@ from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.runs import along_axes
 from tf2flax._reading.whole import SMALL_NBYTES

@@ -9,7 +9,7 @@ import numpy as np
 from tf2flax._assignment.language import expressions as ex
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import Pattern, Steps, steps_for
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .lowering import lower, operand_indices
 

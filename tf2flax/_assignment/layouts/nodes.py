@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tf2flax._base.specs import Box, TensorSpec
+from tf2flax._base.values import Box, TensorSpec
 
 from .shapes import axis_groups, row_major
 
