@@ -14,7 +14,8 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
+from tf2flax._assignment.layouts.nodes import Layout, views_of
+from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
@@ -307,7 +308,7 @@ def cut_box(layout: Layout, box: Box) -> Layout:
         The layout of the box.
     """
     spans = zip(box.starts, box.stops, strict=True)
-    return cut(layout, [(start, 1, stop - start) for start, stop in spans])
+    return slice_layout(layout, [(start, 1, stop - start) for start, stop in spans])
 
 
 def _names_of(expression: Expression) -> Iterator[str]:
