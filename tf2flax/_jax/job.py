@@ -23,7 +23,7 @@ from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.names import listed
+from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
 
@@ -198,7 +198,7 @@ def check_kept(job: Job) -> None:
             way_out = "Initialise"
         message = (
             f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {listed(abstract, _MAX_NAMED)}. {way_out} them "
+            f"jax.ShapeDtypeStruct: {list_names(abstract, _MAX_NAMED)}. {way_out} them "
             "with tf2flax.warm_start."
         )
         if unused := describe_unused(job.plan.resolution, job.target.leaves):

@@ -20,9 +20,9 @@ from jax.sharding import AbstractMesh, Mesh
 
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.resolution.policies import MapOptions, option_field
+from tf2flax._base.caller import check_switch, is_one_of, show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.progress import ProgressFunction, check_progress
-from tf2flax._base.text import check_switch, is_one_of, show_value
 
 from .meshes import describe_manual_axes
 

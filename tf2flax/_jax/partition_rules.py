@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from tf2flax._base.caller import members, show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import members, show_value
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .meshes import show_spec

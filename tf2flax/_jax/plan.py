@@ -21,10 +21,10 @@ from tf2flax._assignment.plans.report import (
     render,
     render_html,
 )
-from tf2flax._assignment.resolution.values import Assignment, Gap
+from tf2flax._assignment.resolution.assignments import Assignment, Gap
+from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
-from tf2flax._base.text import show_value
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike
 
 from .empty_targets import take_target

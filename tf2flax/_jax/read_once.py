@@ -18,9 +18,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._restoring.plan_reads import plan_reading
 
 from .meshes import (

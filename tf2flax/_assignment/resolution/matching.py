@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._base.manifest import Manifest
 
+from .assignments import Leaf, Resolution
 from .claims import Claims
 from .plain import PlainEntries
 from .policies import MapOptions
 from .precedence import choose_winners
 from .rules import apply_rules, find_reaches
-from .values import Leaf, Resolution
 
 
 def resolve(

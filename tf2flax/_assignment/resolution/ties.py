@@ -14,9 +14,9 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
+from .assignments import Assignment, Gap, Leaf, Resolution, Tie
 from .matching import resolve
 from .policies import MapOptions
-from .values import Assignment, Gap, Leaf, Resolution, Tie
 
 # How little of a leaf's name an entry of a scope says.
 _SCOPE: Final = 1 << 30
