@@ -95,7 +95,7 @@ def test_proposals_fit_every_leaf(
         message = str(error)
     else:
         return
-    assert "is no multiple of mesh ax" in message
+    assert "is not a multiple of mesh ax" in message
     assert plan(sizes, on_uneven="replicate").placement.replicated
     if found := proposed(message):
         smaller = sizes | found

@@ -204,7 +204,7 @@ def _run(
             others[name] = array
         else:
             arrays[number] = array
-    # One computation for each order of devices; XLA drops what a part does not need.
+    # One computation for each order of devices; XLA drops what its outputs do not need.
     wanted: dict[tuple[Device, ...] | None, dict[int, Sharding | None]] = {}
     for i in range(len(traced.outputs)):
         if i not in arrays:
@@ -212,6 +212,6 @@ def _run(
             devices = None if sharding is None else tuple(devices_of(sharding))
             wanted.setdefault(devices, {})[i] = sharding
     for devices, shardings in wanted.items():
-        own = None if devices is None else list(shardings.values())
-        arrays |= traced.compute(list(shardings), own)
+        places = None if devices is None else list(shardings.values())
+        arrays |= traced.compute(list(shardings), places)
     return arrays, others

@@ -73,21 +73,20 @@ def names_of(entry: Any) -> tuple[str, ...]:
 
 
 def is_abstract(sharding: Sharding) -> bool:
-    """Whether a sharding is over devices that do not exist here."""
+    """True if a sharding is over devices that do not exist here."""
     return isinstance(sharding, NamedSharding) and isinstance(
         sharding.mesh, AbstractMesh
     )
 
 
 def is_on_host(sharding: Sharding | None) -> bool:
-    """Tells whether leaves that live there live in memory of the host.
+    """True if leaves that live there live in memory of the host.
+
+    They do on CPU, and in a memory kind of the host. Devices of an AbstractMesh are
+    taken for accelerators.
 
     Args:
-        sharding: Where; None where JAX puts them by default. Devices of an
-            AbstractMesh are taken for accelerators.
-
-    Returns:
-        Whether they do: on CPU, or in a memory kind of the host.
+        sharding: Where; None where JAX puts them by default.
     """
     if sharding is None:
         default: Any = getattr(jax.config, "jax_default_device", None)
@@ -113,7 +112,7 @@ def describe_manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
-    """Finds what of a leaf each device holds, in the order of the mesh.
+    """Finds the box of a leaf that each device holds, in the order of the mesh.
 
     Args:
         sharding: Where the leaf lives; its mesh may be abstract.
@@ -129,15 +128,21 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
     numbers = np.indices(tuple(sizes.values())).reshape(len(sizes), -1)
     positions = dict(zip(sizes, numbers, strict=True))
     starts = np.zeros((math.prod(sizes.values()), len(shape)), np.int64)
-    extents = list(shape)
+    shard_shape = list(shape)
+    # Mesh 2 x 4 with axes a, b, and P(("a", "b")) over 16 rows: 8 shards of 2 rows.
+    #
+    #     position on a   0  0  0  0  1  1  1  1
+    #     position on b   0  1  2  3  0  1  2  3
+    #     shard 4 a + b   0  1  2  3  4  5  6  7
+    #     first row       0  2  4  6  8 10 12 14
     for axis, entry in enumerate(sharding.spec):
         count = math.prod(sizes[name] for name in names_of(entry))
-        extents[axis] = shape[axis] // count
+        shard_shape[axis] = shape[axis] // count
         shard = np.zeros(len(starts), np.int64)
         for name in names_of(entry):
             shard = shard * sizes[name] + positions[name]
-        starts[:, axis] = shard * extents[axis]
-    stops = starts + np.array(extents, np.int64)
+        starts[:, axis] = shard * shard_shape[axis]
+    stops = starts + np.array(shard_shape, np.int64)
     return tuple(
         Box(tuple(low), tuple(high))
         for low, high in zip(starts.tolist(), stops.tolist(), strict=True)
@@ -167,8 +172,8 @@ class ProcessLayout:
             order = places = tuple(range(sharding.num_devices))
         else:
             order = self.devices
-            found = {number: place for place, number in enumerate(order)}
-            places = tuple(found[device.id] for device in devices_of(sharding))
+            place_of = {number: place for place, number in enumerate(order)}
+            places = tuple(place_of[device.id] for device in devices_of(sharding))
         if len(order) % self.processes:
             raise AssignmentError(
                 f"{len(order)} devices cannot be split over {self.processes} "
@@ -191,7 +196,7 @@ def split_devices(shardings: Iterable[Sharding], processes: int) -> ProcessLayou
         AssignmentError: Some devices exist here, and others do not.
     """
     shardings = dict.fromkeys(shardings)
-    concrete = [one for one in shardings if not is_abstract(one)]
+    concrete = [sharding for sharding in shardings if not is_abstract(sharding)]
     if concrete and len(concrete) < len(shardings):
         raise AssignmentError(
             "Some leaves are planned over an AbstractMesh, others on devices that are "
@@ -272,14 +277,14 @@ def with_auto_axes(sharding: NamedSharding) -> NamedSharding:
 
 
 def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
-    """The part of a padded leaf's box that lies in the leaf.
+    """Clips a box of a padded leaf to the leaf.
 
     Args:
         box: A box of the padded leaf; of one axis where the leaf has none.
-        shape: The leaf's own shape.
+        shape: Shape of the leaf without padding.
 
     Returns:
-        The part; None where nothing of it does.
+        The box that lies in the leaf; None where all of it is padding.
     """
     if not shape:
         return None if any(box.starts) else Box((), ())
@@ -289,7 +294,7 @@ def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
 
 
 def participants(shardings: Iterable[Sharding]) -> Mapping[int, Device]:
-    """Finds the processes that hold parts of leaves.
+    """Finds the processes that hold shards of leaves.
 
     Args:
         shardings: Where the leaves live; abstract ones do not count.
@@ -304,7 +309,7 @@ def participants(shardings: Iterable[Sharding]) -> Mapping[int, Device]:
     by_mesh = {getattr(sharding, "mesh", sharding): sharding for sharding in concrete}
     for sharding in by_mesh.values():
         for device in sharding.device_set:
-            known = first.get(device.process_index)
-            if known is None or device.id < known.id:
+            earlier = first.get(device.process_index)
+            if earlier is None or device.id < earlier.id:
                 first[device.process_index] = device
     return dict(sorted(first.items())) if len(first) > 1 else {}

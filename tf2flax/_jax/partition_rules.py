@@ -13,41 +13,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from jax.sharding import PartitionSpec
 
 from tf2flax._base.caller import members, show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .meshes import show_spec
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ShardedLeaf:
-    """A leaf, as functions that choose shardings see it.
-
-    Attributes:
-        name: Its name in the target.
-        shape: Its shape.
-        dtype: Its dtype.
-        sources: The tensors that fill it; none for a leaf that is initialised.
-        partitioned_axis: The axis along which its tensors are saved as slices of a
-            partitioned variable; None where they are not.
-        other_names: Further names of it: of a Variable that is tied to another.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    sources: tuple[StoredTensor, ...] = ()
-    partitioned_axis: int | None = None
-    other_names: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of its names."""
-        return (self.name, *self.other_names)
+from .sharding_option import ShardedLeaf
 
 
 class PartitionRules:
@@ -63,7 +35,7 @@ class PartitionRules:
         self.rules = rules
 
     def match(self, names: Sequence[str]) -> int | None:
-        """The number of the first rule that matches a leaf; None where none does."""
+        """Finds the number of the first rule that matches a leaf, None if none does."""
         numbers = (
             i
             for i, (regex, _) in enumerate(self.rules)
@@ -79,8 +51,7 @@ class PartitionRules:
     def __repr__(self) -> str:
         """As it is written."""
         pairs = (f"({regex.pattern!r}, {show_spec(p)})" for regex, p in self.rules)
-        shown = ", ".join(pairs)
-        return f"partition_rules([{shown}])"
+        return f"partition_rules([{', '.join(pairs)}])"
 
 
 def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRules:
@@ -97,7 +68,7 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
         A function of leaves.
 
     Raises:
-        AssignmentError: They are no such pairs, or a regex is malformed.
+        AssignmentError: They are not such pairs, or a regex is not valid.
 
     Examples:
         >>> import tf2flax
@@ -128,14 +99,14 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
             parsed.append((re.compile(items[0]), items[1]))
         except (re.error, OverflowError, RecursionError) as error:
             raise AssignmentError(
-                f"partition_rules: {show_value(items[0])} is no regular "
+                f"partition_rules: {show_value(items[0])} is not a valid regular "
                 f"expression: {error}."
             ) from error
     return PartitionRules(tuple(parsed))
 
 
 def _is_regex(value: object) -> bool:
-    """Whether a value is text, or a compiled pattern of text."""
+    """True for text, and for a compiled pattern of text."""
     is_compiled = isinstance(value, re.Pattern) and isinstance(value.pattern, str)
     return isinstance(value, str) or is_compiled
 
@@ -167,7 +138,7 @@ def from_partitions(axis: str | tuple[str, ...]) -> PartitionedAxes:
         A function of leaves.
 
     Raises:
-        AssignmentError: It is no name.
+        AssignmentError: It is not a name, or not several.
 
     Examples:
         >>> import tf2flax

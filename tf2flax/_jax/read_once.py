@@ -40,11 +40,11 @@ READ_ONCE_NBYTES: Final = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReadSharding:
-    """A leaf as it is read when every process reads another part of it.
+    """A leaf as it is read when every process reads other elements of it.
 
     Attributes:
-        shape: Its shape, padded so that every device has an equal part.
-        sharding: Where the parts live until XLA redistributes them.
+        shape: Its shape, padded so that shards are equal.
+        sharding: Where the shards live until XLA redistributes them.
     """
 
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ def read_shardings(
         split: As for `device_processes`.
 
     Yields:
-        Ways, none of them where the sharding is not over a mesh of several processes.
+        Candidates; none where the sharding is not over a mesh of several processes.
     """
     if not isinstance(sharding, NamedSharding):
         return
@@ -75,9 +75,9 @@ def read_shardings(
     if (owners == owners[0]).all():
         return
     owners = owners.reshape(tuple(sharding.mesh.shape.values()))
-    own_shape = shape or (1,)  # a scalar is read by the first of the devices
+    padded_shape = shape or (1,)  # a scalar is read by the first of the devices
     entries = [names_of(entry) for entry in sharding.spec]
-    entries += [()] * (len(own_shape) - len(entries))
+    entries += [()] * (len(padded_shape) - len(entries))
     used = [name for names in entries for name in names]
     free = [name for name in sharding.mesh.axis_names if name not in used]
     crossing = [
@@ -87,18 +87,16 @@ def read_shardings(
     ]
     if crossing:
         candidates = [
-            _cut(sharding, own_shape, entries, i, crossing)
-            for i in range(len(own_shape))
+            _cut(sharding, padded_shape, entries, i, crossing)
+            for i in range(len(padded_shape))
         ]
-        # The first axis, if it can be: its parts are runs of bytes.
-        even = [candidate for candidate in candidates if candidate.shape == own_shape]
-        yield (
-            even or sorted(candidates, key=lambda candidate: math.prod(candidate.shape))
-        )[0]
-    for i in range(len(own_shape)):
+        # The first axis, if it can be: its shards are runs of bytes.
+        even = [c for c in candidates if c.shape == padded_shape]
+        yield (even or sorted(candidates, key=lambda c: math.prod(c.shape)))[0]
+    for i in range(len(padded_shape)):
         others = [name for name in (*used, *free) if name not in entries[i]]
         alone = [names if axis == i else () for axis, names in enumerate(entries)]
-        yield _cut(sharding, own_shape, alone, i, others)
+        yield _cut(sharding, padded_shape, alone, i, others)
 
 
 def _cut(
@@ -142,22 +140,26 @@ def choose_read_shardings(
     """
     if strategy == "local" or (split.processes if split else jax.process_count()) == 1:
         return {}
-    chosen: dict[str, ReadSharding] = {}
-    known: dict[Any, ReadSharding | None] = {}  # leaves of layers are alike
-    for one in assignments:
-        sharding = shardings.get(one.leaf)
-        if sharding is None or (strategy == "auto" and one.nbytes < READ_ONCE_NBYTES):
+    by_leaf: dict[str, ReadSharding] = {}
+    by_kind: dict[Any, ReadSharding | None] = {}  # leaves of layers are alike
+    for assignment in assignments:
+        sharding = shardings.get(assignment.leaf)
+        is_small = strategy == "auto" and assignment.nbytes < READ_ONCE_NBYTES
+        if sharding is None or is_small:
             continue
         if split is None and sharding.is_fully_addressable:
             continue
-        is_alike = one.is_whole and not manifest.entry(one.source).is_sliced
-        key = (sharding, one.shape, one.stored.name) if is_alike else one.leaf
-        if key not in known:
-            known[key] = _choose_read_sharding(one, sharding, manifest, strategy, split)
-        read_sharding = known[key]
+        kind: Any = assignment.leaf
+        if assignment.is_whole and not manifest.entry(assignment.source).is_sliced:
+            kind = (sharding, assignment.shape, assignment.stored.name)
+        if kind not in by_kind:
+            by_kind[kind] = _choose_read_sharding(
+                assignment, sharding, manifest, strategy, split
+            )
+        read_sharding = by_kind[kind]
         if read_sharding is not None:
-            chosen[one.leaf] = read_sharding
-    return chosen
+            by_leaf[assignment.leaf] = read_sharding
+    return by_leaf
 
 
 def _choose_read_sharding(
@@ -194,14 +196,14 @@ def _read_nbytes(
 ) -> int:
     """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
     boxes = boxes_by_process(sharding, assignment.shape, split, read_sharding)
-    known: dict[tuple[tuple[int, ...], ...], int] = {}
+    by_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
     total = 0
-    for own in boxes.values():
-        shapes = tuple(box.shape for box in own)
-        if shapes not in known:
-            reading = plan_reading([assignment], {assignment.leaf: own}, manifest)
-            known[shapes] = reading.nbytes
-        total += known[shapes]
+    for boxes_of_process in boxes.values():
+        shapes = tuple(box.shape for box in boxes_of_process)
+        if shapes not in by_shapes:
+            needed = {assignment.leaf: boxes_of_process}
+            by_shapes[shapes] = plan_reading([assignment], needed, manifest).nbytes
+        total += by_shapes[shapes]
     return total
 
 
@@ -226,10 +228,11 @@ def boxes_by_process(
     owners = device_processes(sharding, split)
     boxes: Iterable[Box | None] = device_boxes(sharding, shape)
     if read_sharding is not None:
-        parts = device_boxes(read_sharding.sharding, read_sharding.shape)
-        boxes = (clipped(part, shape) for part in parts)
-    found: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
+        padded = device_boxes(read_sharding.sharding, read_sharding.shape)
+        boxes = (clipped(box, shape) for box in padded)
+    # Dicts as sets that keep their order: replicas hold the same box.
+    by_process: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
     for owner, box in zip(owners, boxes, strict=True):
         if box is not None:
-            found[owner][box] = None
-    return {owner: tuple(own) for owner, own in found.items()}
+            by_process[owner][box] = None
+    return {owner: tuple(held) for owner, held in by_process.items()}
