@@ -21,7 +21,8 @@ NAMES = {
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
-    "PlanCost", "Progress", "from_partitions", "partition_rules",
+    "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
+    "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -83,7 +84,11 @@ def short(signature: inspect.Signature) -> str:
 
 
 def test_names() -> None:
-    assert set(dir(tf2flax)) == {*NAMES, "__version__"}
+    assert set(dir(tf2flax)) == {*NAMES, "__version__"} == set(tf2flax.__all__)
+    assert len(tf2flax.__all__) == len(NAMES) + 1
+    everything: dict[str, object] = {}
+    exec("from tf2flax import *", everything)  # lazy names too
+    assert everything.keys() >= NAMES
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'convert'"):

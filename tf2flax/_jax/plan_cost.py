@@ -21,6 +21,10 @@ class ProcessCost:
         host_nbytes: Host memory that reading takes at most, besides arrays that live on
             the host.
         device_nbytes: Bytes of the leaves on all of its devices.
+
+    Examples:
+        >>> ProcessCost(0, 10, 12, 20, device_nbytes=10).read_nbytes
+        12
     """
 
     process: int

@@ -48,6 +48,15 @@ class InverseAssignment:
             parts of it.
         is_complete: Whether the leaves tell every element; the others are copied from
             the checkpoint.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
+        ... )
+        >>> [assignment.leaves for assignment in plan.inverse().assignments]
+        [('step',)]
     """
 
     name: str

@@ -33,6 +33,10 @@ class Replicated:
         size: Its extent.
         axes: The mesh axes that it was to be sharded on.
         count: Into how many shards that would be.
+
+    Examples:
+        >>> Replicated("kernel", dimension=0, size=6, axes=("model",), count=4).leaf
+        'kernel'
     """
 
     leaf: str
@@ -50,6 +54,18 @@ class PlacementReport:
         replicated: Dimensions that are replicated because of `on_uneven`.
         unmatched: Leaves that no rule of `partition_rules` matches.
         unused_rules: Rules of `partition_rules` that match no leaf, as they read.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt",
+        ...     {"global_step": "step"},
+        ...     {"step": jax.ShapeDtypeStruct((), "int32")},
+        ...     sharding=tf2flax.partition_rules([]),
+        ...     mesh=jax.sharding.AbstractMesh((8,), ("model",)),
+        ... )
+        >>> plan.placement.unmatched
+        ('step',)
     """
 
     replicated: tuple[Replicated, ...] = ()

@@ -58,6 +58,16 @@ class Assignment:
         alias: The last component of the leaf's name, where an alias stood in for it.
         box: The box of the expression that the leaf is, where it is a part of a family.
         is_forced: Whether option `dtype` forces the last cast, whatever it does.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
+        ... )
+        >>> (assignment,) = plan.assignments
+        >>> assignment.leaf, assignment.source, assignment.nbytes
+        ('step', 'global_step', 8)
     """
 
     leaf: str
@@ -175,6 +185,19 @@ class Gap:
             holds no numbers.
         parts: All leaves of the family that the leaf is a part of, else ().
         shape: Shape of the leaf.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32"), "rate": 0.1}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt",
+        ...     {"global_step": "step", "learning_rate": "rate"},
+        ...     target,
+        ...     on_missing="keep",
+        ... )
+        >>> (gap,) = plan.missing
+        >>> gap.leaf, gap.source
+        ('rate', 'learning_rate')
     """
 
     leaf: str
