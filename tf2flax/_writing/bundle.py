@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -30,7 +29,13 @@ from tf2flax._formats.wire.protos import (
     format_bundle_header,
 )
 from tf2flax._formats.wire.strings import encode_strings
-from tf2flax._storage.exchanging import Exchange, remove, remove_stale, uninterrupted
+from tf2flax._storage.exchanging import Exchange, remove_stale, uninterrupted
+from tf2flax._storage.writing import (
+    sync_directory,
+    temporary_name,
+    write_all,
+    write_new_file,
+)
 
 from .table import build_table
 
@@ -90,42 +95,23 @@ def write_bundle(
             there is there still, unless the message says something else.
     """
     suffixes = [data_file_suffix(i, num_data_files) for i in range(num_data_files)]
-    temporary = f"{prefix}.tempstate{secrets.token_hex(8)}"
+    temporary = temporary_name(prefix)
     files = Exchange(prefix, temporary, tuple(suffixes))
     remove_stale(prefix)
     try:
         entries = _write_data([f"{temporary}{suffix}" for suffix in suffixes], tensors)
         index = build_table(_table_items(entries, num_data_files))
-        _write_file(f"{temporary}.index", index)
+        write_new_file(f"{temporary}.index", index)
     except BaseException:
         uninterrupted(files.discard)
         raise
     # From here on it is renaming only, and everything is on the disk.
     files.run()
     try:
-        _sync_directory(prefix)
+        sync_directory(prefix)
     except OSError as error:
         reason = f"{error.strerror}; it is written, but a crash may undo that"
         raise OSError(error.errno, reason) from error
-
-
-def write_state(path: str, contents: bytes) -> None:
-    """Writes a small file whole, or not at all.
-
-    Args:
-        path: Its path.
-        contents: Its bytes.
-
-    Raises:
-        OSError: The system refuses.
-    """
-    temporary = f"{path}.tempstate{secrets.token_hex(8)}"
-    try:
-        _write_file(temporary, contents)
-        os.replace(temporary, path)
-        _sync_directory(path)
-    finally:
-        remove(temporary)
 
 
 def _write_data(
@@ -199,12 +185,12 @@ def _write_piece(descriptor: int, piece: NewPiece) -> tuple[int, int]:
     array = piece.array()
     if piece.spec.dtype.is_string:
         data, crc = encode_strings(array.reshape(-1).tolist())
-        _write_all(descriptor, memoryview(data))
+        write_all(descriptor, memoryview(data))
         return len(data), crc
     size, crc = 0, 0
     for chunk in _chunks(array, piece.spec.dtype.numpy):
         crc = crc32c(chunk, crc)
-        _write_all(descriptor, chunk)
+        write_all(descriptor, chunk)
         size += len(chunk)
     return size, crc
 
@@ -228,23 +214,3 @@ def _chunks(array: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:
     for start in range(0, len(array), step):
         rows = np.ascontiguousarray(array[start : start + step], dtype)
         yield from _chunks(rows, dtype)
-
-
-def _write_all(descriptor: int, buffer: memoryview) -> None:
-    while len(buffer):
-        buffer = buffer[os.write(descriptor, buffer) :]
-
-
-def _write_file(path: str, contents: bytes) -> None:
-    with open(path, "xb", buffering=0) as file:
-        _write_all(file.fileno(), memoryview(contents))
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: str) -> None:
-    """Makes renames last through a crash of the machine."""
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
