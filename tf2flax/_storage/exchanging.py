@@ -172,7 +172,7 @@ class Exchange:
             )
             return OSError(error.errno, f"{reason}; {state}")
         self.discard()
-        return OSError(error.errno, f"{reason}; what was there is there still")
+        return OSError(error.errno, f"{reason}; what was there is still there")
 
     def _rename(self, source: str, target: str) -> None:
         """Renames a file, whatever signal handlers raise meanwhile."""

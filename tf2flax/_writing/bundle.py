@@ -92,7 +92,7 @@ def write_bundle(
 
     Raises:
         OSError: The system refuses; what was written so far is removed, and what was
-            there is there still, unless the message says something else.
+            there is still there, unless the message says something else.
     """
     suffixes = [data_file_suffix(i, num_data_files) for i in range(num_data_files)]
     temporary = temporary_name(prefix)
