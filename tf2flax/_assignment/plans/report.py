@@ -17,8 +17,8 @@ from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
+from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
-from tf2flax._assignment.resolution.problem_report import header
 from tf2flax._base.collapsing import collapse, in_sequence
 
 from .plan import Replicated, RestorePlan
@@ -324,7 +324,7 @@ def _abbreviated(expression: Expression) -> str:
 
 
 def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
-    cells = [(gap.leaf, gap.source, gap.fact, header(gap.entry)) for gap in gaps]
+    cells = [(gap.leaf, gap.source, gap.fact, label_of(gap.entry)) for gap in gaps]
     return Section(
         title=f"{title} ({len(gaps)})",
         colour=_RED,
@@ -336,7 +336,7 @@ def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
 def _overrides(overridden: Sequence[Override]) -> Section:
     """Entries that lost a leaf to another one."""
     cells = [
-        (one.leaf, header(one.entry), f"entry {one.by.number}") for one in overridden
+        (one.leaf, label_of(one.entry), f"entry {one.by.number}") for one in overridden
     ]
     return Section(
         title=f"Overridden entries ({len(overridden)})",
@@ -354,7 +354,7 @@ def _half_norms(norms: Sequence[HalfNorm]) -> Section:
         for leaf, tensor in zip(norm.kept, norm.tensors, strict=True)
     ]
     return Section(
-        title=f"Normalisations loaded by half ({len(norms)})",
+        title=f"Half-loaded normalisations ({len(norms)})",
         colour=_YELLOW,
         columns=("scale or bias of", "kept as it is", "in the checkpoint"),
         rows=tuple(row.cells for row in collapse(cells)),
