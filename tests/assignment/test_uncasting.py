@@ -24,7 +24,7 @@ from tf2flax._assignment.layouts.uncasting import (
     undone,
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
-from tf2flax._base.specs import STORED_DTYPES
+from tf2flax._base.values import STORED_DTYPES
 
 DTYPES = sorted(
     {one.numpy for one in STORED_DTYPES.values() if one.numpy.kind != "O"}, key=str

@@ -10,7 +10,13 @@ from repository import ROOT
 
 
 @pytest.mark.parametrize(
-    ("file", "least"), [("README.md", 8), ("docs/formats.md", 18), ("docs/maps.md", 30)]
+    ("file", "least"),
+    [
+        ("README.md", 8),
+        ("docs/guide.md", 16),
+        ("docs/formats.md", 18),
+        ("docs/maps.md", 30),
+    ],
 )
 def test_examples_run_as_pasted(file: str, least: int) -> None:
     text = (ROOT / file).read_text()

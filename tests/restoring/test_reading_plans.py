@@ -24,7 +24,7 @@ from ml_dtypes import bfloat16
 
 import tf2flax
 from tf2flax._base.boxes import merged, restrict, tiles
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading import parts, runs, whole
 from tf2flax._restoring import assembling, plan_reads, scheduling

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
+from tf2flax._base.optimizer_names import is_step, variable_of
 
 import tf2flax
 from tf2flax import concat, src, stack
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.layouts.resizing import evaluated, resized
-from tf2flax._assignment.plans.plan import is_step, variable_of
-from tf2flax._base.specs import STORED_DTYPES, TensorSpec
+from tf2flax._base.values import STORED_DTYPES, TensorSpec
 
 SHAPES = {"a": (3, 4), "b": (1, 3, 4), "c": (3, 2, 2), "d": (3, 4), "s": ()}
 A, B, C = src("a"), src("b"), src("c")
@@ -396,7 +396,7 @@ def test_variables_of_slots_and_averages() -> None:
         "m/w/.ATTRIBUTES/VARIABLE_VALUE",
         "m/w/.OPTIMIZER_SLOT/opt/m/.ATTRIBUTES/VARIABLE_VALUE",
     }  # fmt: skip
-    roots = {name: variable_of(name, names) for name in names}  # pyright: ignore[reportArgumentType]
+    roots = {name: variable_of(name, names) for name in names}
     assert roots == {
         "a": "a", "a/Adam": "a", "a/ExponentialMovingAverage": "a", "k": "k",
         "x/a/Momentum": "a", "k_slot_vr": "k", "beta1_power": "beta1_power",
@@ -425,4 +425,4 @@ def test_variables_of_slots_and_averages() -> None:
         "iterator/w",
     }
     names = steps | others
-    assert {name for name in names if is_step(name, names)} == steps  # pyright: ignore[reportArgumentType]
+    assert {name for name in names if is_step(name, names)} == steps

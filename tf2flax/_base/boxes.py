@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 
-from .specs import Box
+from .values import Box
 
 
 def distance(starts: Iterable[int], strides: Iterable[int]) -> int:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .specs import Box, ByteRange, TensorSpec
+from .values import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

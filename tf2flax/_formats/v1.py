@@ -25,7 +25,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box, ByteRange, TensorSpec
+from tf2flax._base.values import Box, ByteRange, TensorSpec
 
 from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
 from .wire.ordered_code import encode_slice_key

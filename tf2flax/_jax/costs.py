@@ -17,7 +17,7 @@ from jax.sharding import Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
 from tf2flax._restoring.scheduling import STAGING_NBYTES
 

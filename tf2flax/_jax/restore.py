@@ -31,13 +31,12 @@ from tf2flax._assignment.resolution.matching import Options, resolve_map
 from tf2flax._assignment.resolution.policies import parse_dtype_choice, parse_policy
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
-from tf2flax._base.caller import warn_caller
+from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.names import listed
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
-from tf2flax._base.text import check_switch, is_one_of, show_value
+from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
 from tf2flax._restoring.scheduling import run_reads
@@ -728,7 +727,7 @@ def check_kept(job: Job) -> None:
             way_out = "Initialise"
         said = (
             f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {listed(abstract, 20)}. {way_out} them with "
+            f"jax.ShapeDtypeStruct: {list_names(abstract, 20)}. {way_out} them with "
             "tf2flax.warm_start."
         )
         if unused := describe_unused(job.plan.resolution, job.target.leaves):

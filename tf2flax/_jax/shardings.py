@@ -31,11 +31,11 @@ from jax.sharding import (
 from tf2flax._assignment.layouts.nodes import Layout, Tiles, View
 from tf2flax._assignment.plans.plan import PlacementReport, Replicated
 from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.caller import is_one_of, members, show_value
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import accepts_arguments
-from tf2flax._base.text import is_one_of, members, show_value
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.runs import along_axes
 

@@ -22,7 +22,7 @@ from tf2flax._base.dtypes import Misfits
 from tf2flax._base.manifest import DataFile, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, empty, view_at
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box, ByteRange
+from tf2flax._base.values import Box, ByteRange
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading.parts import count_read_nbytes, read_view_into
 from tf2flax._reading.runs import BUFFER_NBYTES, along_axes, strided, strides_of

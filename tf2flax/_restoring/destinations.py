@@ -10,7 +10,7 @@ import numpy as np
 from tf2flax._base.boxes import distance, restrict
 from tf2flax._base.dtypes import Misfits, cast_into, forced_cast
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.runs import strided, strides_of
 
 

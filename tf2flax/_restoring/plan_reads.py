@@ -21,7 +21,7 @@ from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import distance, merged, restrict
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.runs import along_axes
 from tf2flax._reading.whole import SMALL_NBYTES

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tf2flax._assignment.layouts.nodes import View
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 # Portions that are in flight side by side, being read or copied.
 PORTIONS_IN_FLIGHT: Final = 4
@@ -50,7 +50,7 @@ def cut_in_portions(
 
     Examples:
         >>> from tf2flax._assignment.layouts.nodes import whole_view
-        >>> from tf2flax._base.specs import STORED_DTYPES, TensorSpec
+        >>> from tf2flax._base.values import STORED_DTYPES, TensorSpec
         >>> view = whole_view("t", TensorSpec((8, 2), STORED_DTYPES[1]))
         >>> halves = [Box((0, 0), (4, 2)), Box((4, 0), (8, 2))]
         >>> cut_in_portions(view, halves, itemsize=4, max_in_flight_bytes=63).cuts

@@ -16,7 +16,7 @@ from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.manifest import Manifest, have_equal_checksums
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.whole import read_entry
 
 # Leaves that a warning names.

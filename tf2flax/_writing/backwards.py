@@ -28,7 +28,7 @@ from tf2flax._assignment.resolution.assignments import (
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 from tf2flax._reading.whole import read_entry
 
 

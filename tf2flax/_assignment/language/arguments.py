@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from tf2flax._base.caller import attribute_of, members, show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import attribute_of, members, show_value
 
 # Rows in steady steps are printed as a range from this many on.
 _MIN_RANGE: Final = 4

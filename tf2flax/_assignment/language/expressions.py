@@ -12,9 +12,9 @@ from typing import Any, Final, SupportsIndex, cast, overload
 
 import numpy as np
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.dtypes import parse_dtype
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import show_value
 
 from .arguments import (
     IndexItem,

@@ -15,7 +15,7 @@ import numpy as np
 
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.memory import empty, shape_only, view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .nodes import (
     Layout,

@@ -10,7 +10,7 @@ from tf2flax._assignment.language.arguments import IndexItem
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import steps_for
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .nodes import (
     MAX_RANK,

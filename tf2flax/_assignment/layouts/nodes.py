@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import Box, TensorSpec
+from tf2flax._base.values import Box, TensorSpec
 
 from .shapes import axis_groups, row_major
 

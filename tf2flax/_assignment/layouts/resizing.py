@@ -17,7 +17,7 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import shape_before
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .lowering import lower
 from .shapes import axis_groups

@@ -13,7 +13,7 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import Pattern, Steps, steps_for
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import shape_only, view_at
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .lowering import lower
 

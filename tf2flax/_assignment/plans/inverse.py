@@ -26,7 +26,7 @@ from tf2flax._base.dtypes import kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest, StoredNames
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .plan import RestorePlan
 from .renewing import Renewal, find_renewals, way_out

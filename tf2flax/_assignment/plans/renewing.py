@@ -13,7 +13,7 @@ from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.resizing import Resized, resized
 from tf2flax._assignment.resolution.assignments import Gap
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 SpecOf = Callable[[str], TensorSpec]
 PlacesOf = Callable[[str], tuple[str, ...]]

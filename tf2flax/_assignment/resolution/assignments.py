@@ -21,7 +21,7 @@ from tf2flax._assignment.layouts.nodes import (
     needed_elements,
     views_of,
 )
-from tf2flax._base.specs import Box, StoredDtype
+from tf2flax._base.values import Box, StoredDtype
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

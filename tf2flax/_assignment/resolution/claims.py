@@ -19,7 +19,7 @@ from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import Box, StoredDtype, TensorSpec
+from tf2flax._base.values import Box, StoredDtype, TensorSpec
 
 from . import problems
 from .assignments import Assignment, Gap, Leaf, Override, Resolution

@@ -24,7 +24,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Manifest, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .config import ConfigFile
 from .file import FileSlice, KerasFile, checksum_damage, damaged, read_error, weights_in
