@@ -24,7 +24,8 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
-from tf2flax._assignment.plans.report import Reads, is_terminal, render, render_html
+from tf2flax._assignment.plans.report import Reads, render, render_html
+from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
 from tf2flax._assignment.resolution.matching import Options, resolve_map

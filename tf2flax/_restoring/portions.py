@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.layouts.nodes import View
+from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._base.values import Box
 
 # Portions that are in flight side by side, being read or copied.
@@ -33,7 +33,7 @@ class Portions:
 
 
 def cut_in_portions(
-    view: View, boxes: Sequence[Box], itemsize: int, max_in_flight_bytes: int
+    view: StridedView, boxes: Sequence[Box], itemsize: int, max_in_flight_bytes: int
 ) -> Portions | None:
     """Cuts what is needed of a leaf along the axis that the file runs through last.
 
@@ -76,7 +76,7 @@ def cut_in_portions(
     return Portions(tuple(portions), tuple(sorted(cuts)))
 
 
-def _slowest_axis(view: View) -> int | None:
+def _slowest_axis(view: StridedView) -> int | None:
     """The axis with the longest steps, of a view of all elements, transposed or not."""
     if view.offset or math.prod(view.shape) != view.base.size:
         return None

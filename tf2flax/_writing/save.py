@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Protocol, cast
 import numpy as np
 
 from tf2flax._assignment.language.expressions import Expression
-from tf2flax._assignment.layouts.resizing import evaluated
+from tf2flax._assignment.layouts.resizing import evaluate
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.resolution.partitions import family_of
 from tf2flax._base.caller import attribute_of, check_switch, show_value, warn_caller
@@ -529,7 +529,7 @@ class ReadOnce:
 
     def evaluated(self, expression: Expression) -> np.ndarray:
         """What an expression makes of it."""
-        return evaluated(expression, self.get())
+        return evaluate(expression, self.get())
 
     def get(self) -> np.ndarray:
         """The array, for one of its uses."""

@@ -336,10 +336,7 @@ class Sliced(_Unary):
         )
 
     def _written(self) -> str:
-        items = ", ".join(map(index_text, self.index))
-        if len(self.index) == 1 and not items:
-            items = "..."
-        return f"{self.operand!r}[{items or '()'}]"
+        return f"{self.operand!r}{index_text(self.index)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

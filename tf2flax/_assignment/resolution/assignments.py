@@ -16,7 +16,7 @@ from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.nodes import (
     Layout,
-    View,
+    StridedView,
     is_exact,
     needed_elements,
     views_of,
@@ -93,7 +93,7 @@ class Assignment:
         return tuple(dict.fromkeys(view.source for view in self.views))
 
     @property
-    def views(self) -> tuple[View, ...]:
+    def views(self) -> tuple[StridedView, ...]:
         """Views of tensors that together make up the leaf."""
         return tuple(views_of(self.layout))
 
@@ -108,12 +108,12 @@ class Assignment:
 
         A transpose, a step or a join of several tensors has no box.
         """
-        return self.layout.box if isinstance(self.layout, View) else None
+        return self.layout.box if isinstance(self.layout, StridedView) else None
 
     @property
     def is_whole(self) -> bool:
         """True if the leaf is one whole tensor, with its axes in the same order."""
-        return isinstance(self.layout, View) and self.layout.is_whole
+        return isinstance(self.layout, StridedView) and self.layout.is_whole
 
     @property
     def is_exact(self) -> bool:
@@ -149,7 +149,7 @@ def drop_repeats(dtypes: Iterable[np.dtype]) -> tuple[np.dtype, ...]:
     return tuple(dtype for dtype, _ in itertools.groupby(dtypes))
 
 
-def count_nbytes(views: Sequence[View]) -> int:
+def count_nbytes(views: Sequence[StridedView]) -> int:
     """Counts the bytes that views need: of each tensor at most all of its bytes."""
     itemsizes = {view.source: view.base.dtype.numpy.itemsize for view in views}
     return sum(

@@ -15,7 +15,8 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
+from tf2flax._assignment.layouts.nodes import Layout, views_of
+from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
@@ -340,9 +341,9 @@ class Claims:
 
 def cut_box(layout: Layout, box: Box) -> Layout:
     """Cuts a box out of a layout; the box lies within the layout's shape."""
-    # `cut` takes, for each axis: the first index, the step, the number of indices.
+    # `slice_layout` takes (first index, step, number of indices) for each axis.
     ranges = zip(box.starts, box.stops, strict=True)
-    return cut(layout, [(start, 1, stop - start) for start, stop in ranges])
+    return slice_layout(layout, [(start, 1, stop - start) for start, stop in ranges])
 
 
 def _names_of(expression: Expression) -> Iterator[str]:
