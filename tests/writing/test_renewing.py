@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
-from tf2flax._base.optimizer_names import is_step, variable_of
 
 import tf2flax
 from tf2flax import concat, src, stack
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.layouts.resizing import evaluate, resize_backwards
+from tf2flax._base.optimizer_names import is_step, variable_of
 from tf2flax._base.values import STORED_DTYPES, TensorSpec
 
 SHAPES = {"a": (3, 4), "b": (1, 3, 4), "c": (3, 2, 2), "d": (3, 4), "s": ()}

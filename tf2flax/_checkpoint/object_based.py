@@ -87,7 +87,7 @@ class ObjectBasedManifest(Manifest):
 
     def specs(self) -> Iterable[tuple[str, TensorSpec]]:
         """All names with shape and dtype; see `Manifest`."""
-        return self._base.values()
+        return self._base.specs()
 
     def entry(self, name: str) -> TensorEntry:
         """The entry of a stored name; see `Manifest`."""

@@ -146,7 +146,7 @@ def _is_whole(storage: Storage, path: str) -> bool:
         last: dict[str, Piece] = {}
         for name in manifest.names:
             for piece in manifest.entry(name).pieces:
-                if isinstance(piece, Piece):
+                if piece.data_file is not None:
                     file = piece.data_file.path
                     if file not in last or piece.span.stop > last[file].span.stop:
                         last[file] = piece

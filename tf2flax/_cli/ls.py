@@ -93,7 +93,7 @@ def _select(
     return (checkpoint[name] for name in names)
 
 
-def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, str, str, str, str]:
+def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, ...]:
     entry = tensor.entry
     spec = entry.spec
     num_slices = str(len(entry.pieces)) if entry.is_sliced else "0"
@@ -109,7 +109,7 @@ def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, str, str, str,
 def _print_table(
     tensors: list[tf2flax.StoredTensor], slots: list[tf2flax.StoredTensor]
 ) -> None:
-    rows = [("name", "dtype", "shape", "size", "slices")]
+    rows: list[tuple[str, ...]] = [("name", "dtype", "shape", "size", "slices")]
     for tensor in tensors:
         *cells, num_slices = _cells(tensor, format_nbytes(tensor.nbytes))
         rows.append((*cells, "" if num_slices == "0" else num_slices))

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 import tf2flax
+from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
 # How much of a tensor is turned into float64 at once (elements).
@@ -76,7 +77,7 @@ def _facts(
                     list(bounds)
                     for bounds in zip(piece.box.starts, piece.box.stops, strict=True)
                 ],
-                "place": piece.place.replace("`", ""),
+                "place": _place(piece),
                 "crc32c": None if piece.crc32c is None else f"{piece.crc32c:08x}",
             }
             for piece in pieces
@@ -86,6 +87,13 @@ def _facts(
         "statistics": _statistics(array),
         "corner": _corner(array),
     }
+
+
+def _place(piece: Piece | EncodedPiece) -> str:
+    """File and bytes; only the file of what its format alone can read."""
+    if piece.data_file is None:
+        return piece.path
+    return f"{piece.path}[{piece.span.start}:{piece.span.stop}]"
 
 
 def _statistics(array: np.ndarray) -> dict[str, Any]:

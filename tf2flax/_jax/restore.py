@@ -25,12 +25,12 @@ from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
 from tf2flax._assignment.plans.report import Reads, is_terminal, render, render_html
+from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
 from tf2flax._assignment.resolution.matching import Options, resolve
 from tf2flax._assignment.resolution.policies import parse_dtype_choice, parse_policy
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
-from tf2flax._assignment.resolution.values import Assignment, Gap
 from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError

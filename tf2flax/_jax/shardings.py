@@ -30,7 +30,7 @@ from jax.sharding import (
 
 from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
 from tf2flax._assignment.plans.plan import PlacementReport, Replicated
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.caller import is_one_of, members, show_value
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError

@@ -137,7 +137,7 @@ def read_view_into(
             _fill_view(entry, step.piece, step.offset, step.strides, target)
         else:
             assert step.box is not None
-            step.piece.check()
+            step.piece.check(subject=subject_of(entry))
             array = step.piece.read(step.box)
             target[...] = strided(array, step.offset, step.shape, step.strides)
 

@@ -431,7 +431,7 @@ def check_spans(entry: TensorEntry, box: Box) -> None:
         if isinstance(piece, Piece):
             piece.data_file.check_span(piece.span, subject=subject_of(entry))
         else:
-            piece.check()
+            piece.check(subject=subject_of(entry))
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

@@ -163,7 +163,7 @@ class GroupReader:
                 file = self._file(unit.entry, piece)
                 file.check_span(piece.span, subject=subject_of(unit.entry))
             else:
-                piece.check()
+                piece.check(subject=subject_of(unit.entry))
 
     def _file(self, entry: TensorEntry, piece: Piece) -> DataFile:
         """The file of a piece, kept open."""

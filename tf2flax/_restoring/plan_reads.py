@@ -19,7 +19,7 @@ import numpy as np
 from tf2flax._assignment.layouts.filling import views_in_box
 from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
 from tf2flax._assignment.layouts.operations import slice_layout
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece, TensorEntry
 from tf2flax._base.values import Box

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import Misfits
 from tf2flax._base.errors import AssignmentError

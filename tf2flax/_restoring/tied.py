@@ -11,7 +11,7 @@ from tf2flax._assignment.language.expressions import Source, map_sources
 from tf2flax._assignment.layouts.filling import fill_array
 from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._assignment.layouts.uncasting import equal_elements
-from tf2flax._assignment.resolution.values import Assignment, Resolution
+from tf2flax._assignment.resolution.assignments import Assignment, Resolution
 from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.manifest import Manifest, have_equal_checksums

@@ -25,7 +25,7 @@ from tf2flax._assignment.plans.inverse import (
     join_group,
     specs_of,
 )
-from tf2flax._assignment.resolution.values import (
+from tf2flax._assignment.resolution.assignments import (
     Assignment,
     without_repeats,
 )

@@ -17,7 +17,7 @@ from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.inverting import inverse_of
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.scattering import scatter_value
-from tf2flax._assignment.resolution.values import (
+from tf2flax._assignment.resolution.assignments import (
     Assignment,
     Gap,
     Resolution,

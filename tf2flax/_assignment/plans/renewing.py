@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.resizing import Resized, resize_backwards
-from tf2flax._assignment.resolution.values import Gap
+from tf2flax._assignment.resolution.assignments import Gap
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 

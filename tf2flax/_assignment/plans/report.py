@@ -16,9 +16,9 @@ from typing import Any, Final, TextIO
 from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.problem_report import header
-from tf2flax._assignment.resolution.values import Assignment, Gap, Override
 from tf2flax._base.collapsing import collapse, in_sequence
 from tf2flax._base.text import align_columns, format_nbytes
 

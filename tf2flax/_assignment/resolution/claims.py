@@ -22,10 +22,10 @@ from tf2flax._base.manifest import Manifest
 from tf2flax._base.values import Box, StoredDtype, TensorSpec
 
 from . import problems
+from .assignments import Assignment, Gap, Leaf, Override, Resolution
 from .partitions import family_of, parts_of, tile
 from .policies import STRICT, DtypeChoice, Policy
 from .problem_report import report
-from .values import Assignment, Gap, Leaf, Override, Resolution
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
