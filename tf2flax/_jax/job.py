@@ -18,7 +18,7 @@ from jax.core import Tracer
 
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.plans.plan import RestorePlan, make_plan
-from tf2flax._assignment.resolution.matching import resolve
+from tf2flax._assignment.resolution.matching import resolve_map
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
 from tf2flax._base.errors import AssignmentError, UnsupportedError
@@ -156,7 +156,7 @@ def make_job(
     manifest = checkpoint.manifest
     refuse_tracers([slot.value for slot in target.slots])
     entries = parse_map(assignment_map, target.identify)
-    resolution = resolve(entries, target.leaves, manifest, options, x64=is_x64())
+    resolution = resolve_map(entries, target.leaves, manifest, options, x64=is_x64())
     ties = find_ties(
         entries, target.leaves, manifest, options, resolution, x64=is_x64()
     )

@@ -15,12 +15,8 @@ import jax
 
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.plans.plan import PlacementReport
-from tf2flax._assignment.plans.report import (
-    ReadSummary,
-    is_terminal,
-    render,
-    render_html,
-)
+from tf2flax._assignment.plans.report import ReadSummary, render, render_html
+from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
