@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.problem_report import header
@@ -290,7 +290,7 @@ def _abbreviated(expression: Expression) -> str:
     text = repr(expression)
     if isinstance(expression, Joined):
         parts = [
-            quoted(part.pattern) if isinstance(part, Source) else _abbreviated(part)
+            quote(part.pattern) if isinstance(part, Source) else _abbreviated(part)
             for part in expression.operands
         ]
         rows = in_sequence(parts)
