@@ -50,13 +50,13 @@ class Steps:
         split: Shape after every axis has been split.
         axes: These axes in their new order.
         merged: Shape after axes have been merged.
-        extents: Length of every named axis.
+        lengths: Length of every named axis.
     """
 
     split: tuple[int, ...]
     axes: tuple[int, ...]
     merged: tuple[int, ...]
-    extents: dict[str, int] = dataclasses.field(compare=False, repr=False)
+    lengths: dict[str, int] = dataclasses.field(compare=False, repr=False)
 
 
 def parse_pattern(text: object, sizes: tuple[tuple[str, int], ...]) -> Pattern:
@@ -136,7 +136,7 @@ def steps_for(pattern: Pattern, shape: tuple[int, ...]) -> Steps:
         split=tuple(lengths[name] for name in names),
         axes=tuple(names.index(name) for axis in after for name in axis),
         merged=_lengths_of(after, lengths),
-        extents=lengths,
+        lengths=lengths,
     )
 
 
@@ -171,7 +171,7 @@ def shape_before(
     for axis, length, old_length in zip(after, shape, steps.merged, strict=True):
         if length == old_length:
             # A merged axis that has not changed is split as it was.
-            lengths |= {name: steps.extents[name] for name in axis}
+            lengths |= {name: steps.lengths[name] for name in axis}
         else:
             _infer_length(axis, length, lengths, pattern, shape)
     split = tuple(lengths[name] for axis in before for name in axis)
