@@ -11,9 +11,9 @@ import html
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
@@ -202,7 +202,7 @@ def _abbreviate(expression: Expression) -> str:
     if isinstance(expression, Joined):
         operands = in_sequence(
             [
-                quoted(operand.pattern)
+                quote(operand.pattern)
                 if isinstance(operand, Source)
                 else _abbreviate(operand)
                 for operand in expression.operands
