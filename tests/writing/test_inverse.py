@@ -571,16 +571,16 @@ def test_other_kinds_of_checkpoints(
 def test_stacked_layers_are_fetched_once(
     prefix: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax._writing import save
+    from tf2flax._writing import device_arrays
 
     fetched: list[int] = []
-    original = save._fetched  # pyright: ignore[reportPrivateUsage]
+    original = device_arrays.fetch_array
 
     def counted(jax_module: Any, value: Any) -> np.ndarray:
         fetched.append(value.nbytes)
         return original(jax_module, value)
 
-    monkeypatch.setattr(save, "_fetched", counted)
+    monkeypatch.setattr(device_arrays, "fetch_array", counted)
     target = {"w": jnp.zeros((3, 2))}
     plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
     saved(tmp_path, plan.restore(), plan)
