@@ -49,8 +49,8 @@ class InverseAssignment:
         name: Stored name of the tensor, even if the plan was made for a view. A
             variable that a Keras 3 export stores twice has two such assignments.
         leaves: Names of the leaves.
-        expression: What the tensor is, with leaves as sources; None if several leaves
-            have parts of it, or if they do not have all of it.
+        expression: The tensor as an expression with leaves as sources; None if several
+            leaves have parts of it, or if they do not have all of it.
         is_complete: True if the leaves cover every element. Other elements are copied
             from the checkpoint.
     """
@@ -70,12 +70,12 @@ class InverseAssignment:
 
 
 class InversePlan:
-    """How a tree that a plan has loaded is written as a checkpoint of the same layout.
+    """A plan backwards: how the tree that it loaded is written as a checkpoint.
 
     Made by `Plan.inverse`, used by `tf2flax.save_checkpoint(..., plan=plan)`.
 
     Attributes:
-        assignments: What each tensor is that leaves are written to, sorted by name.
+        assignments: One for each tensor that leaves are written to, sorted by name.
         copied: Names of the tensors that no leaf is written to; `unused="copy"` copies
             them from the checkpoint.
         left_out: Names of the leaves that are not written.

@@ -45,7 +45,7 @@ class Replicated:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlacementReport:
-    """What is unexpected about the shardings of leaves.
+    """Unexpected facts about the shardings of leaves.
 
     Made by `tf2flax.plan`; see `Plan.placement`.
 
@@ -66,17 +66,17 @@ _NOTHING_TO_REPORT: Final = PlacementReport()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """What a map means for one target and one checkpoint.
+    """A resolution together with the tensors and bytes of the checkpoint.
 
     Attributes:
         prefix: Absolute path of the checkpoint.
-        resolution: What fills each leaf, which leaves stay, and which entries of the
-            map reach none.
+        resolution: Assignments, leaves that stay, and entries of the map that reach no
+            leaf.
         unused: Names of the tensors that fill no leaf, sorted.
         slots: Those of them that are state of an optimizer.
         averages: Those of them that are moving averages of variables.
         nbytes: Bytes of the checkpoint that a restore needs.
-        placement: What is unexpected about the shardings of leaves.
+        placement: Unexpected facts about the shardings of leaves.
         half_norms: Normalisations of which only scale or bias are loaded.
     """
 
@@ -142,9 +142,9 @@ def make_plan(
     """Adds to a resolution which tensors are unused and how many bytes are needed.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         manifest: The checkpoint.
-        placement: What is unexpected about the shardings of leaves.
+        placement: Unexpected facts about the shardings of leaves.
         aliases: Option `aliases`: last components of leaves -> those of tensors.
     """
     views = [view for assignment in resolution.assignments for view in assignment.views]

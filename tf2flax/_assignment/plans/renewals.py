@@ -29,7 +29,7 @@ class Renewal:
         leaf: Name of the leaf, or of a family of parts.
         parts: Names of the leaves that are parts of the family; () for a single leaf.
         gap: Why the leaf was kept; of a family, that of its first leaf.
-        expression: What would have filled the leaf.
+        expression: Source that did not fit the leaf.
         stored: Stored names of the tensors, by the names that the plan was made for.
     """
 

@@ -32,15 +32,15 @@ from .problem_report import describe_problems
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
-    """How a map is read.
+    """Options that decide what a map means.
 
     Attributes:
         aliases: Last component of a leaf's name -> last components of tensors that
             may fill it; None turns aliases off.
         dtype: Which dtype a leaf gets.
         x64: True if JAX holds 64-bit dtypes.
-        on_missing: What happens to leaves whose source is not in the checkpoint.
-        on_mismatch: What happens to leaves whose source does not fit.
+        on_missing: Policy for leaves whose source is not in the checkpoint.
+        on_mismatch: Policy for leaves whose source does not fit.
     """
 
     aliases: Mapping[str, tuple[str, ...]] | None
@@ -56,7 +56,7 @@ class Claim:
 
     Attributes:
         leaf: Name of the leaf.
-        source: What fills it, with names in place of captures.
+        source: Source of the leaf, with names in place of captures.
         entry: The entry.
         parts: All leaves of the family that the leaf is a part of; () if none.
         alias: Last component of the leaf's name, if an alias replaced it.
@@ -76,10 +76,10 @@ class Claims:
         leaves: The leaves, by their first name.
         index: All names of leaves, also second ones of tied Variables -> first name.
         manifest: The checkpoint.
-        options: How the map is read.
+        options: Options that decide what the map means.
         rule_leaves: Leaves that a rule reaches -> the entry that gets them, which may
             be a plain one.
-        problems: What is wrong with the map.
+        problems: Problems of the map so far.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Claims:
             entries: All entries of the map.
 
         Returns:
-            What the map means.
+            The resolution.
 
         Raises:
             AssignmentError: There are problems, which may be older ones.

@@ -47,7 +47,7 @@ def apply_rules(claims: Claims, won: Sequence[tuple[Reach, list[str]]]) -> None:
 
     Args:
         claims: The state of the resolution, without any claim so far.
-        won: What rules reach, each with the leaves of it that the rule gets.
+        won: Reaches of rules, each with the leaves of it that the rule gets.
     """
     for reach, leaves in won:
         if reach.scope is None:
@@ -171,7 +171,7 @@ class _ScopeRules:
         return [reaches[key] for key in sorted(reaches)]
 
     def _match_scope(self, target: NamePattern, name: str) -> dict[str, str] | None:
-        """What the captures of a scope stand for; None if a name is not below it."""
+        """Texts of the captures of a scope; None if a name is not below it."""
         return {} if target.text == "/" else target.matches(name, is_scope=True)
 
     def _make_reach(
