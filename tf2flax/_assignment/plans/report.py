@@ -50,7 +50,7 @@ def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Sect
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
     """
     resolution = plan.resolution
     of_training = {*plan.slots, *plan.averages}
@@ -105,7 +105,7 @@ def render(
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
         is_coloured: True to colour headings for a terminal.
     """
     lines = [f"Restore plan for {plan.prefix}", summary(plan)]
@@ -118,7 +118,7 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
     """
     lines = [
         "<div>",
@@ -284,7 +284,7 @@ def _names(title: str, colour: str, names: Sequence[str]) -> Section:
 
 
 def _counted(title: str, names: Sequence[str]) -> Section:
-    """Slots or averages counted by their last component; nobody reads them all."""
+    """Slots or averages, counted by the last component of their names."""
     counts = collections.Counter(name.rpartition("/")[2] for name in names)
     rows = tuple((last, f"{count} tensors") for last, count in counts.items())
     return Section(f"{title} ({len(names)})", GREY, (), rows)
