@@ -14,7 +14,7 @@ from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._checkpoint.checkpoint import open_checkpoint
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._formats.v1 import TablePiece
-from tf2flax._reading.whole import check_readable
+from tf2flax._reading.checks import check_readable
 
 from .table import human, printable
 

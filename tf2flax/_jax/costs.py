@@ -18,8 +18,8 @@ from jax.sharding import Sharding
 from tf2flax._assignment.resolution.values import Assignment
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.specs import Box
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
-from tf2flax._restoring.scheduling import STAGING_NBYTES
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
 
 from .meshes import (
     ProcessLayout,
@@ -120,7 +120,7 @@ def _read_nbytes(
     for own in boxes.values():
         shapes = tuple(box.shape for box in own)
         if shapes not in known:
-            reading = plan_reading([assignment], {assignment.leaf: own}, manifest)
+            reading = plan_reads([assignment], {assignment.leaf: own}, manifest)
             known[shapes] = reading.nbytes
         total += known[shapes]
     return total
@@ -204,7 +204,7 @@ def count_costs(
     for number, own_boxes in boxes.items():
         key = tuple(own_boxes.values())  # replicas need the same
         if key not in readings:
-            readings[key] = plan_reading(assignments, own_boxes, manifest, portions)
+            readings[key] = plan_reads(assignments, own_boxes, manifest, portions)
         reading = readings[key]
         costs.append(
             ProcessCost(
@@ -222,4 +222,4 @@ def _peak(reading: ReadPlan, max_in_flight_bytes: int) -> int:
     """Host memory of a restore at most, besides what stays on the host."""
     total = sum(group.host_nbytes for group in reading.groups)
     bound = max(max_in_flight_bytes, reading.host_nbytes)
-    return min(total, bound) + min(reading.nbytes, STAGING_NBYTES)
+    return min(total, bound) + min(reading.nbytes, reading.tuning.staging_nbytes)

@@ -39,8 +39,9 @@ from tf2flax._base.names import listed
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._base.text import check_switch, is_one_of, show_value
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
-from tf2flax._restoring.scheduling import run_reads
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
+from tf2flax._restoring.run_reads import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
 from .agreement import all_or_none
@@ -162,7 +163,7 @@ class Job:
         """What this process reads, for leaves that come onto devices in some way."""
         transfers = self.transfers() if transfers is None else transfers
         loaded, limit = self.plan.assignments, self.options.max_in_flight_bytes
-        return plan_reading(
+        return plan_reads(
             loaded,
             {leaf: transfer.boxes for leaf, transfer in transfers.items()},
             self.manifest,

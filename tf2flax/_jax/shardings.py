@@ -37,7 +37,7 @@ from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import accepts_arguments
 from tf2flax._base.text import is_one_of, members, show_value
 from tf2flax._checkpoint.stored_tensor import StoredTensor
-from tf2flax._reading.runs import along_axes
+from tf2flax._reading.strides import along_axes
 
 from .isolation import ambient_mesh
 from .meshes import is_abstract, names_of, show_spec

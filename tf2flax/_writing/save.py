@@ -38,7 +38,7 @@ from tf2flax._checkpoint.locate import PathLike
 from tf2flax._checkpoint.object_based import ObjectBasedManifest
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._formats.object_graph import GRAPH_KEY
-from tf2flax._reading.whole import check_readable
+from tf2flax._reading.checks import check_readable
 from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
