@@ -10,9 +10,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from .specs import Box, ByteRange, TensorSpec
+from .values import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,13 +103,14 @@ class DataFile(Protocol):
 
 
 class Piece(NamedTuple):
-    """Where one box of a tensor is stored, in row-major order.
+    """A box of a tensor whose bytes lie in a data file as they lie in memory.
 
-    A tuple, since there are as many as tensors, and it is made in half the time.
+    In row-major order; those of strings as TensorFlow packs them. A tuple, since there
+    are as many as tensors, and it is made in half the time.
 
     Attributes:
         box: The box of the whole tensor that lies here.
-        data_file: The file.
+        data_file: The file. That it is not None tells a piece from an `EncodedPiece`.
         span: The bytes within that file.
         crc32c: Masked CRC-32C of those bytes, as stored.
     """
@@ -120,40 +121,91 @@ class Piece(NamedTuple):
     crc32c: int
 
     @property
+    def path(self) -> str:
+        """The file, for messages."""
+        return self.data_file.path
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes on disk."""
         return self.span.nbytes
 
-
-class EncodedPiece(Protocol):
-    """One box of a tensor that only its format can read; a picklable value."""
+    @property
+    def place(self) -> str:
+        """The file and the bytes of it, for messages."""
+        return f"`{self.path}`[{self.span.start}:{self.span.stop}]"
 
     @property
-    def box(self) -> Box:
-        """The box of the whole tensor that is stored here."""
-        ...
+    def has_checksum(self) -> bool:
+        """True: its CRC-32C is stored beside it."""
+        return True
 
     @property
-    def path(self) -> str:
-        """The file that holds it, for messages."""
-        ...
+    def is_local(self) -> bool:
+        """True if reading it asks no other machine."""
+        return self.data_file.is_local
+
+    def check(self, *, subject: str) -> None:
+        """Checks that the file is long enough, before memory is allocated.
+
+        Args:
+            subject: What is read, for messages.
+
+        Raises:
+            DamagedError: The file is not there or too short.
+            ReadError: The system or the store refuses.
+        """
+        self.data_file.check_span(self.span, subject=subject)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedPiece(abc.ABC):
+    """A box of a tensor that only its format can read; picklable.
+
+    Attributes:
+        box: The box of the whole tensor that is stored here.
+        path: The file that holds it, for messages.
+        nbytes: Bytes that it takes on disk, or that its elements take.
+    """
+
+    box: Box
+    path: str
+    nbytes: int
+    # What a `Piece` has and this lacks. Readers ask for `data_file` to tell the two
+    # apart, so that no format is named outside of `_formats`.
+    data_file: ClassVar[None] = None
+    crc32c: ClassVar[None] = None
 
     @property
-    def nbytes(self) -> int:
-        """Bytes that it takes on disk, or that its elements take."""
-        ...
+    def place(self) -> str:
+        """The file, for messages."""
+        return f"`{self.path}`"
 
-    def check(self) -> None:
+    @property
+    def has_checksum(self) -> bool:
+        """True if `read` compares a checksum that covers it."""
+        return False
+
+    @property
+    def is_local(self) -> bool:
+        """True if reading it is known to ask no other machine."""
+        return False
+
+    @abc.abstractmethod
+    def check(self, *, subject: str) -> None:
         """Refuses what cannot be there, before memory for it is allocated.
+
+        Args:
+            subject: What is read, for messages.
 
         Raises:
             DamagedError: It cannot be what it should be.
             ReadError: The system or the store refuses.
         """
-        ...
 
+    @abc.abstractmethod
     def read(self, box: Box) -> np.ndarray:
-        """Reads a part of it.
+        """Reads a box of it.
 
         Args:
             box: Box in the piece's own coordinates, within `self.box.shape`.
@@ -166,7 +218,6 @@ class EncodedPiece(Protocol):
             DamagedError: The bytes are not what they should be.
             ReadError: The system or the store refuses.
         """
-        ...
 
 
 class TensorEntry(NamedTuple):
@@ -211,7 +262,7 @@ def have_equal_checksums(first: TensorEntry, second: TensorEntry) -> bool | None
         return None
     is_equal = True
     for piece, other_piece in zip(first.pieces, second.pieces, strict=True):
-        if not isinstance(piece, Piece) or not isinstance(other_piece, Piece):
+        if piece.crc32c is None or other_piece.crc32c is None:
             return None
         if piece.box != other_piece.box:
             return None

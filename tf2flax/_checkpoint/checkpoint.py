@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tf2flax._base.caller import check_switch, members, show_value
 from tf2flax._base.errors import (
     DamagedError,
     SharedNameError,
@@ -24,7 +25,6 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import DataFile, Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
-from tf2flax._base.text import check_switch, members, show_value
 from tf2flax._formats.bundle import BundleManifest
 from tf2flax._formats.object_graph import GRAPH_KEY
 from tf2flax._formats.v1 import V1Manifest

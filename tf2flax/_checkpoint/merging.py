@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from tf2flax._base.caller import members
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import members
 
 from .stored_tensor import StoredTensor
 

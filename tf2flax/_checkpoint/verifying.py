@@ -16,9 +16,9 @@ from tf2flax._base.errors import (
     ReplacedError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
+from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
 from tf2flax._base.progress import ProgressFunction, reporting
-from tf2flax._base.specs import ByteRange
+from tf2flax._base.values import ByteRange
 from tf2flax._reading.whole import check_many
 
 
@@ -155,7 +155,7 @@ def _ends(entries: list[TensorEntry]) -> dict[DataFile, int]:
     ends: dict[DataFile, int] = {}
     for entry in entries:
         for piece in entry.pieces:
-            if isinstance(piece, Piece):
+            if piece.data_file is not None:
                 stop = max(piece.span.stop, ends.get(piece.data_file, 0))
                 ends[piece.data_file] = stop
     return ends
@@ -180,7 +180,7 @@ def _foreign_files(
     differs: collections.Counter[DataFile] = collections.Counter()
     for entry in entries:
         for piece in entry.pieces:
-            if isinstance(piece, Piece) and piece.nbytes:
+            if piece.data_file is not None and piece.nbytes:
                 is_damaged = entry.name in damaged
                 (differs if is_damaged else fits)[piece.data_file] += 1
     found: list[Damage] = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.errors import (
     AssignmentError,
     CheckpointNotFoundError,
@@ -20,7 +21,6 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Piece
-from tf2flax._base.text import show_value
 from tf2flax._storage.local import Storage
 
 from .checkpoint import manifest_at
@@ -146,7 +146,7 @@ def _is_whole(storage: Storage, path: str) -> bool:
         last: dict[str, Piece] = {}
         for name in manifest.names:
             for piece in manifest.entry(name).pieces:
-                if isinstance(piece, Piece):
+                if piece.data_file is not None:
                     file = piece.data_file.path
                     if file not in last or piece.span.stop > last[file].span.stop:
                         last[file] = piece

@@ -20,9 +20,9 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
-from tf2flax._base.specs import MAX_ELEMENTS, Box, ByteRange, TensorSpec
+from tf2flax._base.values import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
-from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
+from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
 from .wire.ordered_code import decode_slice_key, encode_slice_key
 from .wire.protos import (
     BundleEntry,
@@ -239,7 +239,7 @@ class BundleManifest(Manifest):
     ) -> tuple[Piece, ...]:
         pieces: list[Piece] = []
         for extents in parent.slices:
-            box = slice_region(extents, spec.shape)
+            box = box_of_slice(extents, spec.shape)
             value = self._table.get(encode_slice_key(key, extents))
             if value is None:
                 raise MalformedError(f"expected a stored slice {box}, got none")
@@ -290,7 +290,7 @@ class BundleManifest(Manifest):
             except DamagedError:  # where it lies, nobody knows
                 return
             for piece in pieces:
-                if isinstance(piece, Piece):
+                if piece.data_file is not None:
                     stop = max(piece.span.stop, stops.get(piece.data_file, 0))
                     stops[piece.data_file] = stop
         for file, stop in stops.items():

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.specs import (
+from tf2flax._base.values import (
     MAX_ELEMENTS,
     STORED_DTYPES,
     Box,
@@ -82,7 +82,7 @@ def damaged_blocks(table: SSTable, path: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def slice_region(extents: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> Box:
+def box_of_slice(extents: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> Box:
     """Finds the box that a slice means.
 
     Args:

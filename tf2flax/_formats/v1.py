@@ -23,11 +23,11 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
+from tf2flax._base.manifest import DataFile, EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box, ByteRange, TensorSpec
+from tf2flax._base.values import Box, ByteRange, TensorSpec
 
-from .checks import check_tiling, checked_spec, damaged_blocks, slice_region
+from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
 from .wire.ordered_code import encode_slice_key
 from .wire.protos import SavedTensor, parse_extents, parse_saved_tensors
 from .wire.sstable import MAX_SNAPPY_RATIO, SSTable
@@ -71,7 +71,7 @@ class FileBytes:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Part:
+class _StoredSlice:
     """One stored slice: which file holds it, and under which extents."""
 
     file_number: int
@@ -79,21 +79,20 @@ class _Part:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Listed:
+class _ListedTensor:
     """What all files together say of one tensor."""
 
     dtype_code: int
     spec: TensorSpec
-    parts: list[_Part]  # grows file by file while they are opened
+    slices: list[_StoredSlice]  # grows file by file while they are opened
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TablePiece:
+class TablePiece(EncodedPiece):
     """One box of a tensor: a value of a table, decoded when it is asked for.
 
     Attributes:
         name: The tensor's key.
-        box: The box of the whole tensor.
         spec: Shape of the box, and dtype.
         dtype_code: TensorFlow's number of the dtype.
         extents: The slice as the file names it.
@@ -102,7 +101,6 @@ class TablePiece:
     """
 
     name: str
-    box: Box
     spec: TensorSpec
     dtype_code: int
     extents: _Extents
@@ -110,16 +108,11 @@ class TablePiece:
     file: DataFile
 
     @property
-    def path(self) -> str:
-        """The file, for messages."""
-        return self.file.path
+    def has_checksum(self) -> bool:
+        """True: every block of a table has one."""
+        return True
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that its elements take; of strings, of their pointers."""
-        return self.spec.size * self.spec.dtype.numpy.itemsize
-
-    def check(self) -> None:
+    def check(self, *, subject: str) -> None:
         """Checks that the file is what it was: the block may be in memory still.
 
         Its size was checked against the file's.
@@ -128,7 +121,8 @@ class TablePiece:
 
     def read(self, box: Box) -> np.ndarray:
         """Reads the whole value and cuts; see `EncodedPiece`."""
-        self.check()
+        subject = f"Tensor `{self.name}`"
+        self.check(subject=subject)
         key = _encode_name(self.name)
         try:
             value = self.table.get(encode_slice_key(key, self.extents))
@@ -141,7 +135,7 @@ class TablePiece:
                 saved.tensor, self.spec.dtype, self.dtype_code, self.spec.shape
             )
         except MalformedError as error:
-            raise _damaged(f"Tensor `{self.name}`", error, self.path) from error
+            raise _damaged(subject, error, self.path) from error
         if box.shape == self.spec.shape:
             return array
         whole = Box.whole(self.spec.shape)
@@ -149,22 +143,16 @@ class TablePiece:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class UntiledPiece:
-    """Stands for a tensor whose parts do not make it up: every read is refused.
+class UntiledPiece(EncodedPiece):
+    """Stands for a tensor whose slices do not make it up: every read is refused.
 
     Attributes:
-        box: The box that is all of the tensor.
-        path: The file, or pattern, for messages.
-        nbytes: Bytes that its elements would take.
         message: Why it cannot be read.
     """
 
-    box: Box
-    path: str
-    nbytes: int
     message: str
 
-    def check(self) -> None:
+    def check(self, *, subject: str) -> None:
         """Raises a `DamagedError`."""
         raise DamagedError(self.message)
 
@@ -191,7 +179,7 @@ class V1Manifest(Manifest):
         self._path: str = path
         self._files: tuple[DataFile, ...] = tuple(files)
         tables: list[SSTable] = []
-        self._listed: dict[str, _Listed] = {}
+        self._listed: dict[str, _ListedTensor] = {}
         for number, file in enumerate(files):
             try:
                 table = SSTable(FileBytes(file, file.size()), keeps_blocks=False)
@@ -254,20 +242,14 @@ class V1Manifest(Manifest):
         spec = listed.spec
         whole = Box.whole(spec.shape)
         try:
-            boxes = [slice_region(part.extents, spec.shape) for part in listed.parts]
+            boxes = [
+                box_of_slice(stored.extents, spec.shape) for stored in listed.slices
+            ]
         except MalformedError as error:
             raise _damaged(f"Tensor `{name}`", error, self._path) from error
         pieces = tuple(
-            TablePiece(
-                name=name,
-                box=box,
-                spec=TensorSpec(box.shape, spec.dtype),
-                dtype_code=listed.dtype_code,
-                extents=part.extents,
-                table=self._tables[part.file_number],
-                file=self._files[part.file_number],
-            )
-            for part, box in zip(listed.parts, boxes, strict=True)
+            self._piece(name, listed, stored, box)
+            for stored, box in zip(listed.slices, boxes, strict=True)
         )
         try:
             check_tiling(boxes, whole)
@@ -287,6 +269,23 @@ class V1Manifest(Manifest):
             is_big_endian=False,
         )
 
+    def _piece(
+        self, name: str, listed: _ListedTensor, stored: _StoredSlice, box: Box
+    ) -> TablePiece:
+        dtype, file = listed.spec.dtype, self._files[stored.file_number]
+        return TablePiece(
+            box=box,
+            path=file.path,
+            # Of strings, that of their pointers.
+            nbytes=box.size * dtype.numpy.itemsize,
+            name=name,
+            spec=TensorSpec(box.shape, dtype),
+            dtype_code=listed.dtype_code,
+            extents=stored.extents,
+            table=self._tables[stored.file_number],
+            file=file,
+        )
+
     def _untiled(self, name: str, fact: MalformedError) -> str:
         part = _PART.fullmatch(self._path)
         if part is None:
@@ -303,16 +302,19 @@ class V1Manifest(Manifest):
             spec = checked_spec(
                 tensor.dtype_code, tensor.dims, is_unknown_rank=tensor.is_unknown_rank
             )
-            known = self._listed.get(name)
-            if known is not None and known.spec != spec:
+            listed = self._listed.get(name)
+            if listed is not None and listed.spec != spec:
                 raise MalformedError(
                     f"tensor `{name}` is listed with shape {list(spec.shape)} and "
                     f"dtype {spec.dtype.name}, elsewhere with "
-                    f"{list(known.spec.shape)} and {known.spec.dtype.name}"
+                    f"{list(listed.spec.shape)} and {listed.spec.dtype.name}"
                 )
-            if known is None:
-                known = self._listed[name] = _Listed(tensor.dtype_code, spec, [])
-            known.parts.extend(_Part(number, extents) for extents in tensor.slices)
+            if listed is None:
+                listed = _ListedTensor(tensor.dtype_code, spec, [])
+                self._listed[name] = listed
+            listed.slices.extend(
+                _StoredSlice(number, extents) for extents in tensor.slices
+            )
 
 
 def _listed_in(table: SSTable, path: str) -> tuple[SavedTensor, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tf2flax._base.errors import UnsupportedError
-from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.values import Box
 
 # NumPy's own limit on axes.
 MAX_ARRAY_RANK: Final = 64
@@ -21,13 +21,13 @@ def check_readable(entry: TensorEntry) -> None:
     if not entry.spec.dtype.is_readable:
         raise UnsupportedError(
             f"{subject_of(entry)} is of dtype {entry.spec.dtype.name}, which no NumPy "
-            f"array can hold - at {place_of(entry.pieces[0])}. Leave it out of what is "
+            f"array can hold - at {entry.pieces[0].place}. Leave it out of what is "
             "read."
         )
     if len(entry.spec.shape) > MAX_ARRAY_RANK:
         raise UnsupportedError(
             f"{subject_of(entry)} has {len(entry.spec.shape)} axes, a NumPy array has "
-            f"at most {MAX_ARRAY_RANK} - at {place_of(entry.pieces[0])}. Leave it out "
+            f"at most {MAX_ARRAY_RANK} - at {entry.pieces[0].place}. Leave it out "
             "of what is read."
         )
 
@@ -54,12 +54,8 @@ def check_pieces(entry: TensorEntry, box: Box) -> None:
     # Of an empty tensor, whose box shares nothing with any piece, all are checked.
     is_whole = box.shape == entry.spec.shape
     for piece in entry.pieces:
-        if not is_whole and not box.intersection(piece.box):
-            continue
-        if isinstance(piece, Piece):
-            piece.data_file.check_span(piece.span, subject=subject_of(entry))
-        else:
-            piece.check()
+        if is_whole or box.intersection(piece.box):
+            piece.check(subject=subject_of(entry))
 
 
 def is_local(entry: TensorEntry) -> bool:
@@ -67,18 +63,9 @@ def is_local(entry: TensorEntry) -> bool:
 
     Pieces that only their format can read count as remote: nothing is known of them.
     """
-    return all(
-        isinstance(piece, Piece) and piece.data_file.is_local for piece in entry.pieces
-    )
+    return all(piece.is_local for piece in entry.pieces)
 
 
 def subject_of(entry: TensorEntry) -> str:
     """Names a tensor at the beginning of a message."""
     return f"Tensor `{entry.name}`"
-
-
-def place_of(piece: Piece | EncodedPiece) -> str:
-    """Names the file, and the bytes, in which a piece lies."""
-    if not isinstance(piece, Piece):
-        return f"`{piece.path}`"
-    return f"`{piece.data_file.path}`[{piece.span.start}:{piece.span.stop}]"

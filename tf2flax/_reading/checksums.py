@@ -7,9 +7,9 @@ import threading
 from tf2flax._base.errors import DamagedError
 from tf2flax._base.manifest import Piece, TensorEntry
 from tf2flax._formats.wire.crc32c import combine, mask
-from tf2flax._storage.local import recognise_wrong_file
+from tf2flax._storage.faults import recognise_wrong_file
 
-from .checks import place_of, subject_of
+from .checks import subject_of
 
 
 def compare_crc(entry: TensorEntry, piece: Piece, crc: int) -> None:
@@ -32,7 +32,7 @@ def compare_crc(entry: TensorEntry, piece: Piece, crc: int) -> None:
         fix = f"The file is {wrong_file[0]}. {wrong_file[1]}"
     raise DamagedError(
         f"{subject_of(entry)} is damaged: stored crc32c {piece.crc32c:08x}, "
-        f"computed {computed:08x} - at {place_of(piece)}. {fix}"
+        f"computed {computed:08x} - at {piece.place}. {fix}"
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tf2flax._base.boxes import distance, restrict
+from tf2flax._base.boxes import boxes_in_run, distance
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .strides import strided
 
@@ -104,7 +104,7 @@ class Destination:
             )
             return
         whole = Box.whole(self.array.shape)
-        for box in restrict(self._offset, whole.stops, self._strides, start, stop):
+        for box in boxes_in_run(self._offset, whole.stops, self._strides, start, stop):
             first = self._offset + distance(box.starts, self._strides) - start
             self.put(
                 strided(elements, first, box.shape, self._strides),

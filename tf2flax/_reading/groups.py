@@ -15,7 +15,7 @@ from typing import Generic
 
 import numpy as np
 
-from tf2flax._base.boxes import distance, tiles
+from tf2flax._base.boxes import cut_into_boxes, distance
 from tf2flax._base.errors import (
     CheckpointError,
     DamagedError,
@@ -25,8 +25,8 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import DataFile, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, empty
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box, ByteRange
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
+from tf2flax._base.values import Box, ByteRange
 from tf2flax._formats.wire.crc32c import crc32c
 from tf2flax._storage.local import OpenFiles
 
@@ -101,11 +101,12 @@ class GroupReader(Generic[TargetT]):
         """
         small: list[tuple[ReadUnit, UnitReceiver]] = []
         large: list[tuple[ReadUnit, UnitReceiver]] = []
-        for unit, receiver in self.target.units:
+        for read in self.target.units:
+            unit, _ = read
             if unit.is_small(self._tuning):  # checked when it is read
-                small.append((unit, receiver))
+                small.append(read)
             elif self._attempt(unit, functools.partial(self._check_there, unit)):
-                large.append((unit, receiver))
+                large.append(read)
         self.target.allocate()
         jobs: list[Job] = []
         for unit, receiver in large:
@@ -159,12 +160,13 @@ class GroupReader(Generic[TargetT]):
     def _check_there(self, unit: ReadUnit) -> None:
         """Checks that a unit can be there, before memory for it is allocated."""
         pieces = unit.entry.pieces if unit.piece is None else (unit.piece,)
+        subject = subject_of(unit.entry)
         for piece in pieces:
-            if isinstance(piece, Piece):
-                file = self._options.file_of(unit.entry, piece)
-                file.check_span(piece.span, subject=subject_of(unit.entry))
+            if piece.data_file is None:
+                piece.check(subject=subject)
             else:
-                piece.check()
+                file = self._options.file_of(unit.entry, piece)
+                file.check_span(piece.span, subject=subject)
 
     def _read_at_once(self, unit: ReadUnit, receiver: UnitReceiver) -> None:
         """Reads a unit of which no run of bytes is a run of elements."""
@@ -187,9 +189,7 @@ class GroupReader(Generic[TargetT]):
                 destination.take(0, elements)
         self._options.advance(unit.nbytes, entry.name)
 
-    def _read_batch(
-        self, batch: Sequence[tuple[Piece, ReadUnit, UnitReceiver]]
-    ) -> None:
+    def _read_batch(self, batch: Sequence[tuple[ReadUnit, UnitReceiver]]) -> None:
         """Reads small neighbours at once, and checks each of them."""
         try:
             start, stored = self._read_neighbours(batch)
@@ -204,15 +204,15 @@ class GroupReader(Generic[TargetT]):
                 for read in batch:
                     self._read_batch([read])
                 return
-            self._attempt(batch[0][1], functools.partial(self._read_neighbours, batch))
+            self._attempt(batch[0][0], functools.partial(self._read_neighbours, batch))
             return
         verify, advance = self._options.verify, self._options.advance
-        for piece, unit, receiver in batch:
+        for unit, receiver in batch:
             entry = unit.entry
-            first = piece.span.start - start
-            own_bytes = stored[first : first + unit.nbytes]
+            first = unit.stored.span.start - start
+            unit_bytes = stored[first : first + unit.nbytes]
             try:
-                elements = decode_piece(entry, piece, own_bytes, verify=verify)
+                elements = decode_piece(entry, unit.stored, unit_bytes, verify=verify)
             except ReplacedError:
                 raise
             except DamagedError as error:
@@ -224,15 +224,16 @@ class GroupReader(Generic[TargetT]):
             advance(unit.nbytes, entry.name)
 
     def _read_neighbours(
-        self, batch: Sequence[tuple[Piece, ReadUnit, UnitReceiver]]
+        self, batch: Sequence[tuple[ReadUnit, UnitReceiver]]
     ) -> tuple[int, np.ndarray]:
         """Reads all bytes from the first to the last of a batch.
 
         Returns:
             Where they begin in the file, and the bytes.
         """
-        first, _, _ = batch[0]
-        last, last_unit, _ = max(batch, key=lambda read: read[0].span.stop)
+        first = batch[0][0].stored
+        last_unit, _ = max(batch, key=lambda read: read[0].stored.span.stop)
+        last = last_unit.stored
         byte_range = ByteRange(first.span.start, last.span.stop)
         subject = subject_of(last_unit.entry)
         first.data_file.check_span(last.span, subject=subject)
@@ -250,8 +251,7 @@ class GroupReader(Generic[TargetT]):
             jobs              |---------|---------|----------|
             chunks            |--|--|--||--|--|--||--|--|--|-|    whole rows each
         """
-        entry, piece = unit.entry, unit.piece
-        assert isinstance(piece, Piece)
+        entry, piece = unit.entry, unit.stored
         first = piece.span.start + unit.skipped * entry.spec.dtype.numpy.itemsize
         stop = first + unit.nbytes
         checksum: PieceChecksum | None = None
@@ -330,7 +330,7 @@ class GroupReader(Generic[TargetT]):
         size = math.prod(view.shape)
         count_done = 0
         jobs: list[Job] = []
-        for box in tiles(view.shape, view.strides, max_size):
+        for box in cut_into_boxes(view.shape, view.strides, max_size):
             # Its share of what is read, gaps included; all shares add up to it.
             nbytes = view.nbytes * (count_done + box.size) // size
             nbytes -= view.nbytes * count_done // size

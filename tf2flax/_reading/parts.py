@@ -15,8 +15,8 @@ import numpy as np
 from tf2flax._base.boxes import distance
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
-from tf2flax._base.specs import Box
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
+from tf2flax._base.values import Box
 
 from .checks import check_pieces, check_readable, subject_of
 from .pieces import empty_for, read_piece, to_native
@@ -63,7 +63,7 @@ def read_box_into(
             continue
         target = view_at(out, shared.within(box))
         box_in_piece = shared.relative_to(piece.box)
-        if not isinstance(piece, Piece):
+        if piece.data_file is None:
             target[...] = piece.read(box_in_piece)
         elif entry.spec.dtype.is_string:
             # Only the lengths of all strings before one say where it begins.
@@ -128,13 +128,13 @@ def read_view_into(
         return
     for part in parts:
         target = view_at(out, part.bounds)
-        if isinstance(part.piece, Piece):
-            part.piece.data_file.check_span(part.piece.span, subject=subject_of(entry))
-            _read_runs(entry, part.piece, part.offset, part.strides, target, tuning)
+        piece = part.piece
+        piece.check(subject=subject_of(entry))
+        if piece.data_file is not None:
+            _read_runs(entry, piece, part.offset, part.strides, target, tuning)
         else:
             assert part.box is not None
-            part.piece.check()
-            array = part.piece.read(part.box)
+            array = piece.read(part.box)
             target[...] = strided(array, part.offset, part.shape, part.strides)
 
 
@@ -168,7 +168,7 @@ def count_read_nbytes(
         return count_read_nbytes(entry, first, rows.shape, tensor_strides, tuning)
     size = 0
     for part in parts:
-        if isinstance(part.piece, Piece):
+        if part.piece.data_file is not None:
             size += sum(batch.size for batch in _batches(entry, part, tuning))
         else:
             assert part.box is not None
@@ -194,14 +194,14 @@ def _split_by_piece(
     """
     whole = tuple(slice(0, n) for n in shape)
     piece = entry.pieces[0]
-    if isinstance(piece, Piece) and not entry.is_sliced:
+    if piece.data_file is not None and not entry.is_sliced:
         return [_PieceView(piece, whole, offset, shape, strides)]
     view = along_axes(entry.spec.shape, offset, shape, strides)
     if view is None:
         return None
     for piece in entry.pieces:
         if view.box.intersection(piece.box) == view.box:
-            if isinstance(piece, Piece):
+            if piece.data_file is not None:
                 first, steps = view.within(piece.box)
                 return [_PieceView(piece, whole, first, shape, steps)]
             # Only the box around the view is read, and the view taken out of it.
@@ -263,7 +263,7 @@ def _parts_in_pieces(
         part_view = along_axes(entry.spec.shape, first, part.shape, strides)
         assert part_view is not None
         origin, box = piece.box, None
-        if not isinstance(piece, Piece):
+        if piece.data_file is None:
             origin, box = part_view.box, part_view.box.relative_to(piece.box)
         first, steps = part_view.within(origin)
         yield _PieceView(piece, part.within(whole), first, part.shape, steps, box)
@@ -273,10 +273,10 @@ def _batches(
     entry: TensorEntry, part: _PieceView, tuning: Tuning
 ) -> Iterator[RunBatch]:
     """The runs that are read of a piece, without reading them."""
-    assert isinstance(part.piece, Piece)
-    out = shape_only(part.shape)
+    piece, out = part.piece, shape_only(part.shape)
+    assert piece.data_file is not None
     offset, strides, out = ascending(part.offset, part.strides, out)
-    return _batch_runs(entry, part.piece, offset, strides, out, tuning)
+    return _batch_runs(entry, piece, offset, strides, out, tuning)
 
 
 def _batch_runs(

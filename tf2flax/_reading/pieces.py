@@ -11,11 +11,11 @@ import numpy as np
 from tf2flax._base.errors import DamagedError, MalformedError
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import ALIGNMENT, aligned_empty, empty, view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import crc32c
 from tf2flax._formats.wire.strings import decode_strings
 
-from .checks import place_of, subject_of
+from .checks import subject_of
 from .checksums import compare_crc
 
 
@@ -31,7 +31,7 @@ def read_piece(
         DamagedError: The file is missing or short, or the checksum differs.
         ReadError: The system or the store refuses.
     """
-    if not isinstance(piece, Piece):
+    if piece.data_file is None:
         return _aligned(piece.read(Box.whole(piece.box.shape)))
     if entry.spec.dtype.is_string:
         elements = empty(piece.span.nbytes, np.uint8)
@@ -87,7 +87,7 @@ def _decode_strings(
         )
     except MalformedError as error:
         raise DamagedError(
-            f"{subject_of(entry)} is damaged: {error} - at {place_of(piece)}. "
+            f"{subject_of(entry)} is damaged: {error} - at {piece.place}. "
             "Copy the file again."
         ) from error
     # Not that of the bytes: lengths are stored as varints and count as 4 bytes each.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 
 def strides_of(shape: Sequence[int]) -> tuple[int, ...]:

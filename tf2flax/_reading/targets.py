@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .destinations import Destination
 from .units import ReadUnit, ViewRead

@@ -50,15 +50,24 @@ class ReadUnit(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """True if its bytes in the file are its elements, apart from their order."""
-        return isinstance(self.piece, Piece) and not self.entry.spec.dtype.is_string
+        return self.is_stored and not self.entry.spec.dtype.is_string
+
+    @property
+    def is_stored(self) -> bool:
+        """True if it has a piece, and the file has the bytes of that as they are."""
+        return self.piece is not None and self.piece.data_file is not None
+
+    @property
+    def stored(self) -> Piece:
+        """Its piece; for a unit that `is_stored`."""
+        piece = self.piece
+        assert piece is not None
+        assert piece.data_file is not None
+        return piece
 
     def is_small(self, tuning: Tuning) -> bool:
         """True if it may share one read with its neighbours."""
-        return (
-            self.nbytes <= tuning.small_nbytes
-            and isinstance(self.piece, Piece)
-            and not self.is_cut
-        )
+        return self.nbytes <= tuning.small_nbytes and self.is_stored and not self.is_cut
 
 
 class ViewRead(NamedTuple):
@@ -108,7 +117,7 @@ def units_of(entry: TensorEntry, *, is_mixed: bool = False) -> tuple[ReadUnit, .
     for piece in sorted(entry.pieces, key=lambda piece: piece.box):
         box = piece.box
         if box.starts[1:] != row_start or box.stops[1:] != shape[1:]:
-            if is_mixed or not all(isinstance(piece, Piece) for piece in entry.pieces):
+            if is_mixed or any(piece.data_file is None for piece in entry.pieces):
                 return (ReadUnit(entry, None, 0, entry.spec.size, entry.nbytes),)
             return box_units_of(entry)
         start = box.starts[0] * row_size if shape else 0
@@ -118,6 +127,8 @@ def units_of(entry: TensorEntry, *, is_mixed: bool = False) -> tuple[ReadUnit, .
 
 def box_units_of(entry: TensorEntry) -> tuple[ReadUnit, ...]:
     """One unit for each piece, whatever box of the tensor it is."""
+    if not entry.is_sliced:  # most tensors of most checkpoints
+        return units_of(entry)
     return tuple(
         ReadUnit(entry, piece, 0, piece.box.size, piece.nbytes, is_box=True)
         for piece in entry.pieces
@@ -151,31 +162,32 @@ def cut_unit(unit: ReadUnit, cuts: Sequence[int]) -> Iterator[ReadUnit]:
 
 
 def batch_small(
-    reads: Sequence[tuple[ReadUnit, T]], tuning: Tuning
-) -> Iterator[list[tuple[Piece, ReadUnit, T]]]:
+    reads: list[tuple[ReadUnit, T]], tuning: Tuning
+) -> Iterator[list[tuple[ReadUnit, T]]]:
     """Gathers small units that lie near each other, each batch for one read.
 
     Args:
-        reads: Small units of one piece each, with what takes them.
+        reads: Small units of one piece each, with what takes them; sorted here.
         tuning: How large a batch may get, and which gaps are read over.
 
     Yields:
         Batches in the order of the files; each begins with the lowest byte.
     """
-    placed = [
-        (piece, unit, taker)
-        for unit, taker in reads
-        if isinstance(piece := unit.piece, Piece)
-    ]
-    placed.sort(key=lambda read: (read[0].data_file.path, read[0].span.start))
-    batch: list[tuple[Piece, ReadUnit, T]] = []
-    for read in placed:
-        if batch and not _fits_batch(batch[0][0], batch[-1][0], read[0], tuning):
-            yield batch
-            batch = []
-        batch.append(read)
-    if batch:
-        yield batch
+    reads.sort(key=_place_of)
+    begun = 0
+    for i in range(1, len(reads)):
+        first, last, unit = reads[begun][0], reads[i - 1][0], reads[i][0]
+        if not _fits_batch(first.stored, last.stored, unit.stored, tuning):
+            yield reads[begun:i]
+            begun = i
+    if reads:
+        yield reads[begun:]
+
+
+def _place_of(read: tuple[ReadUnit, object]) -> tuple[str, int]:
+    """The file, and the position there, where a small unit begins."""
+    piece = read[0].stored
+    return piece.data_file.path, piece.span.start
 
 
 def _fits_batch(first: Piece, last: Piece, piece: Piece, tuning: Tuning) -> bool:

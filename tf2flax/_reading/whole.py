@@ -14,8 +14,8 @@ from tf2flax._base.errors import CheckpointError, UnsupportedError
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import SmallArrays, aligned_empty, view_at
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
+from tf2flax._base.values import Box
 
 from .checks import check_readable, is_local
 from .destinations import Destination

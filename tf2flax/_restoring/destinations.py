@@ -12,7 +12,7 @@ import numpy as np
 
 from tf2flax._base.dtypes import Misfits, cast_into, forced_cast
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.destinations import Destination
 
 

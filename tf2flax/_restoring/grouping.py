@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from tf2flax._base.manifest import Piece, TensorEntry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.tuning import Tuning
 
 from .reads import LeafReads, PartRead, ReadGroup, WholeRead
@@ -111,9 +111,7 @@ def _group(
 def _place(entry: TensorEntry) -> tuple[str, int]:
     """The file, and the position there, where a tensor begins."""
     return min(
-        (piece.data_file.path, piece.span.start)
-        if isinstance(piece, Piece)
-        else (piece.path, 0)
+        (piece.path, 0 if piece.data_file is None else piece.span.start)
         for piece in entry.pieces
     )
 

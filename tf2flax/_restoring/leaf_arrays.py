@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import fill
-from tf2flax._assignment.layouts.nodes import View
+from tf2flax._assignment.layouts.filling import fill_array
+from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._base.boxes import distance
 from tf2flax._base.dtypes import Misfits
 from tf2flax._base.memory import aligned_empty, view_at
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box
 from tf2flax._base.tuning import Tuning
+from tf2flax._base.values import Box
 from tf2flax._reading.checks import check_readable
 from tf2flax._reading.destinations import Destination
 from tf2flax._reading.parts import count_read_nbytes, read_view_into
@@ -135,12 +135,12 @@ class LeafArrays:
         assignment = leaf_reads.assignment
         layout, boxes = assignment.layout, self._boxes[assignment.leaf]
         if leaf_reads.is_filled_in_place:
-            fill(layout, leaf_reads.boxes[0], boxes[0].array, self._fetch)
+            fill_array(layout, leaf_reads.boxes[0], boxes[0].array, self._fetch)
             return
         # Boxes that overlap or touch are put together once, then cut and cast.
         for merged_box in leaf_reads.merged_boxes:
             out = aligned_empty(merged_box.shape, layout.dtype)
-            fill(layout, merged_box, out, self._fetch)
+            fill_array(layout, merged_box, out, self._fetch)
             for leaf_box in boxes:
                 shared = leaf_box.box.intersection(merged_box)
                 if shared is not None:
@@ -151,7 +151,7 @@ class LeafArrays:
                         origin=shared.starts,
                     )
 
-    def _fetch(self, view: View, out: np.ndarray) -> None:
+    def _fetch(self, view: StridedView, out: np.ndarray) -> None:
         """Fills an array with a view: from a tensor that is held, or from its file."""
         held = self._held.get(view.source)
         if held is not None:

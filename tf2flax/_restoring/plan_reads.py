@@ -12,13 +12,14 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from tf2flax._assignment.layouts.filling import parts_within
-from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
-from tf2flax._assignment.resolution.values import Assignment
-from tf2flax._base.boxes import distance, merged, restrict
-from tf2flax._base.manifest import Manifest, Piece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._assignment.layouts.filling import views_in_box
+from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
+from tf2flax._assignment.layouts.operations import slice_layout
+from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
+from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
+from tf2flax._base.values import Box
 from tf2flax._reading.checks import is_local
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.strides import along_axes
@@ -107,7 +108,7 @@ class ReadPlanner:
         self._needs: dict[str, tuple[_UnitNeeds, ...]] = {}
         # Views that leaves read themselves, since they need no whole tensor: by number
         # of the leaf, then by tensor.
-        self._fetched: dict[int, dict[str, list[View]]] = {}
+        self._fetched: dict[int, dict[str, list[StridedView]]] = {}
 
     def add(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         """Adds a leaf, or portions of it."""
@@ -136,7 +137,7 @@ class ReadPlanner:
             self._limits[assignment.leaf],
             self._tuning,
         )
-        is_run = all(isinstance(u.piece, Piece) and not u.is_box for u in units)
+        is_run = all(unit.is_plain and not unit.is_box for unit in units)
         if portions is None or not is_run:
             return ()
         self._needs[view.source] = tuple(
@@ -147,7 +148,7 @@ class ReadPlanner:
     def _add_boxes(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         """Adds a leaf, or a portion of it, as one number."""
         number = len(self._leaves)
-        merged_boxes = merged(boxes) if len(boxes) > 1 else boxes
+        merged_boxes = merge_boxes(boxes) if len(boxes) > 1 else boxes
         layout = assignment.layout
         if not is_streamed(layout):
             self._add_put_together(assignment, boxes, merged_boxes)
@@ -155,7 +156,11 @@ class ReadPlanner:
         self._leaves.append(LeafReads(assignment, boxes, merged_boxes, True))
         whole = Box.whole(assignment.shape)
         # Most leaves of most models: all of one tensor, which is one unit.
-        if isinstance(layout, View) and merged_boxes == (whole,) and layout.is_whole:
+        if (
+            isinstance(layout, StridedView)
+            and merged_boxes == (whole,)
+            and layout.is_whole
+        ):
             needs = self._needs_of(layout.source)
             if len(needs) == 1:
                 needs[0].copies.append(
@@ -181,9 +186,9 @@ class ReadPlanner:
         Tensors of which it needs all are held until then; of others it fetches views.
         """
         number = len(self._leaves)
-        views: dict[str, list[View]] = {}
+        views: dict[str, list[StridedView]] = {}
         for box in merged_boxes:
-            for view in parts_within(assignment.layout, box):
+            for view in views_in_box(assignment.layout, box):
                 views.setdefault(view.source, []).append(view)
         self._fetched[number] = {}
         for source, source_views in views.items():
@@ -330,7 +335,7 @@ def _limits_of_sole(
         assignment.leaf: limits[assignment.leaf]
         for assignment in assignments
         if assignment.leaf in limits
-        and isinstance(assignment.layout, View)
+        and isinstance(assignment.layout, StridedView)
         and uses[assignment.layout.source] == 1
     }
 
@@ -361,12 +366,12 @@ def is_streamed(layout: Layout) -> bool:
 
     Then elements go straight into it while their tensors are read.
     """
-    if isinstance(layout, Tiles):
-        return all(is_streamed(part) for _, part in layout.parts)
-    return isinstance(layout, View)
+    if isinstance(layout, JoinedLayout):
+        return all(is_streamed(operand) for _, operand in layout.operands)
+    return isinstance(layout, StridedView)
 
 
-def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
+def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
     """Lists the views that make up a box of a streamed layout.
 
     ::
@@ -376,7 +381,7 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
                   +-----+---------+            +-----+---------+
 
     Args:
-        layout: Views and tiles alone.
+        layout: Views and joined views alone.
         box: The box.
 
     Yields:
@@ -384,21 +389,23 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
     """
     if not box.size:
         return
-    if isinstance(layout, Tiles):
-        for starts, part in layout.parts:
-            tile = Box.whole(part.shape).moved(starts)
-            shared = tile.intersection(box)
+    if isinstance(layout, JoinedLayout):
+        for operand_box, operand in layout.placed():
+            shared = operand_box.intersection(box)
             if shared is not None:
-                for view, inner in views_within(part, shared.relative_to(tile)):
-                    yield view, inner.moved(starts)
+                in_operand = shared.relative_to(operand_box)
+                for view, inner in views_within(operand, in_operand):
+                    yield view, inner.moved(operand_box.starts)
         return
     bounds = zip(box.starts, box.stops, strict=True)
-    view = cut(layout, [(start, 1, stop - start) for start, stop in bounds])
-    assert isinstance(view, View)
+    view = slice_layout(layout, [(start, 1, stop - start) for start, stop in bounds])
+    assert isinstance(view, StridedView)
     yield view, box
 
 
-def _copies_of(leaf: str, view: View, box: Box, unit: ReadUnit) -> Iterator[Copy]:
+def _copies_of(
+    leaf: str, view: StridedView, box: Box, unit: ReadUnit
+) -> Iterator[Copy]:
     """The parts of a view that lie in a unit, and the boxes of the leaf they fill."""
     parts: Iterable[Box | None]
     if unit.is_box:
@@ -408,7 +415,7 @@ def _copies_of(leaf: str, view: View, box: Box, unit: ReadUnit) -> Iterator[Copy
         parts = (axes.part_in(unit.piece.box, view.shape),)
     else:
         stop = unit.start + unit.size
-        parts = restrict(view.offset, view.shape, view.strides, unit.start, stop)
+        parts = boxes_in_run(view.offset, view.shape, view.strides, unit.start, stop)
     for part in parts:
         if part is not None:
             offset = view.offset + distance(part.starts, view.strides)

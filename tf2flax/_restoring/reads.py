@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf2flax._assignment.resolution.values import Assignment
-from tf2flax._base.manifest import Piece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
+from tf2flax._base.values import Box
 from tf2flax._reading.units import ReadUnit, ViewRead
 
 
@@ -56,7 +56,7 @@ class WholeRead(NamedTuple):
     @property
     def is_buffered(self) -> bool:
         """True if all of it is in memory at once, besides what it fills."""
-        return self.is_held or not isinstance(self.unit.piece, Piece)
+        return self.is_held or not self.unit.is_plain
 
 
 class PartRead(NamedTuple):

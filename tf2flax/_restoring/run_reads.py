@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import Misfits
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.scheduling import Wait, count_workers, run_groups
 
 from .leaf_arrays import HostLeaves, LeafArrays

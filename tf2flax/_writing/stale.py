@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.plans.plan import is_slot, is_step, variable_of
 from tf2flax._base.collapsing import collapse
-from tf2flax._base.manifest import Manifest, Piece, TensorEntry
+from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.optimizer_names import is_slot, is_step, variable_of
+from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._reading.whole import read_entry
 
@@ -176,12 +176,12 @@ def _listed(names: Collection[str]) -> str:
 def _differs(entry: TensorEntry, array: np.ndarray) -> bool:
     """Whether an array of a tensor's shape and dtype is not what is stored."""
     whole = Box.whole(entry.spec.shape)
-    if entry.is_big_endian or not all(isinstance(one, Piece) for one in entry.pieces):
+    has_crcs = all(piece.crc32c is not None for piece in entry.pieces)
+    if entry.is_big_endian or not has_crcs:
         stored = read_entry(entry)
         return _raw(stored).tobytes() != _raw(array).tobytes()
     return any(
-        isinstance(piece, Piece)
-        and _checksum(view_at(array, piece.box.within(whole))) != piece.crc32c
+        _checksum(view_at(array, piece.box.within(whole))) != piece.crc32c
         for piece in entry.pieces
     )
 

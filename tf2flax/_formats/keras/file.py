@@ -23,7 +23,7 @@ from tf2flax._base.errors import (
     ReadError,
     UnsupportedError,
 )
-from tf2flax._base.specs import ByteRange
+from tf2flax._base.values import ByteRange
 from tf2flax._storage.identity import FileSnapshot
 
 if TYPE_CHECKING:

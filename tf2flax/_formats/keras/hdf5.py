@@ -23,8 +23,8 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import Manifest, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.manifest import EncodedPiece, Manifest, TensorEntry
+from tf2flax._base.values import Box
 
 from .config import ConfigFile
 from .file import FileSlice, KerasFile, checksum_damage, damaged, read_error, weights_in
@@ -51,7 +51,7 @@ _H5PY_ERRORS: Final = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Hdf5Piece:
+class Hdf5Piece(EncodedPiece):
     """A dataset, read when it is asked for.
 
     Attributes:
@@ -64,22 +64,7 @@ class Hdf5Piece:
     file: KerasFile
     description: Description
 
-    @property
-    def box(self) -> Box:
-        """All of the tensor."""
-        return Box.whole(self.description.spec.shape)
-
-    @property
-    def path(self) -> str:
-        """The file, for messages."""
-        return self.file.path
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that its elements take; of strings, those of their addresses."""
-        return self.description.nbytes
-
-    def check(self) -> None:
+    def check(self, *, subject: str) -> None:
         """Checks that the file is still there; its size was checked already."""
         self.file.open().close()
 
@@ -255,10 +240,19 @@ class Hdf5Manifest(Manifest):
             if window.failure is not None:
                 raise
             return _translated(error, f"Tensor `{name}`", self._path)
+        piece = Hdf5Piece(
+            box=Box.whole(description.spec.shape),
+            path=self._file.path,
+            # Of strings, that of the references to them.
+            nbytes=description.nbytes,
+            name=name,
+            file=self._file,
+            description=description,
+        )
         return TensorEntry(
             name=name,
             spec=description.spec,
-            pieces=(Hdf5Piece(name, self._file, description),),
+            pieces=(piece,),
             is_sliced=False,
             is_big_endian=False,  # h5py has swapped them by then
         )
