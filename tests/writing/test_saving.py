@@ -315,7 +315,7 @@ def test_prefixes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> No
     for prefix in ("new", "new/", "", str(tmp_path)):
         with pytest.raises(tf2flax.AssignmentError, match="is a directory"):
             tf2flax.save_checkpoint(prefix, tree)
-    with pytest.raises(tf2flax.UnsupportedError, match="no local path"):
+    with pytest.raises(tf2flax.UnsupportedError, match="not a local path"):
         tf2flax.save_checkpoint("memory://m", tree)
     for count in (0, -1, 100_000, 1.5, True):
         with pytest.raises(tf2flax.AssignmentError, match="data files"):

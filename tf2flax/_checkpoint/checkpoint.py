@@ -29,8 +29,9 @@ from tf2flax._formats.bundle import BundleManifest
 from tf2flax._formats.object_graph import GRAPH_KEY
 from tf2flax._formats.v1 import V1Manifest
 from tf2flax._reading import whole
-from tf2flax._storage.identity import replaced
-from tf2flax._storage.local import Index, Storage, recognise_wrong_file
+from tf2flax._storage.base import Index, Storage
+from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.snapshots import replaced
 
 from .keras_weights import KerasManifest, by_layer, open_keras
 from .locate import Kind, Location, PathLike, locate
@@ -41,7 +42,7 @@ from .verifying import VerificationReport, verify
 from .views import MergedManifest
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import Context, KvStore
+    from tf2flax._storage.requests import Context, KvStore
 
 # How often the index of a checkpoint that is being replaced is read again, and how long
 # is waited before (s): exchanging names takes less than a millisecond for each file.

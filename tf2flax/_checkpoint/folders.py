@@ -19,7 +19,7 @@ from typing import Final
 
 from tf2flax._base.errors import CheckpointError, CheckpointNotFoundError
 from tf2flax._formats.keras.file import CONFIG, MEMBER
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 
 # Keras weights in several files have an index; in a folder of Keras's it is this.
 SHARDS: Final = "model.weights.json"

@@ -20,7 +20,8 @@ from tf2flax._formats.keras.shards import (
     missing_shard,
     nbytes_of,
 )
-from tf2flax._storage.local import Storage, recognise_wrong_file
+from tf2flax._storage.base import Storage
+from tf2flax._storage.faults import recognise_wrong_file
 
 from .locate import Kind, Location
 from .views import RenamedManifest

@@ -26,13 +26,14 @@ from tf2flax._base.errors import (
 )
 from tf2flax._formats.wire.protos import parse_checkpoint_state
 from tf2flax._formats.wire.sstable import TABLE_MAGIC
-from tf2flax._storage.local import Index, Storage, recognise_wrong_file
+from tf2flax._storage.base import Index, Storage
+from tf2flax._storage.faults import recognise_wrong_file
 from tf2flax._storage.stores import storage_of
 
 from .folders import interrupted_save, is_part, keras_files, keras_weights, v1_patterns
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import Context, KvStore
+    from tf2flax._storage.requests import Context, KvStore
 
 STATE_FILE: Final = "checkpoint"
 # Files of one V2 checkpoint, of which any stands for all.

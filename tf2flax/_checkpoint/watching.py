@@ -21,13 +21,13 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Piece
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 
 from .checkpoint import manifest_at
 from .locate import PathLike, latest_in, locate_in, require_listing
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import KvStore
+    from tf2flax._storage.requests import KvStore
 
 # How often a directory is looked at while nothing new is there, as TensorFlow does
 # (seconds).

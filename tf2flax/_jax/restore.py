@@ -24,10 +24,11 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
-from tf2flax._assignment.plans.report import Reads, is_terminal, render, render_html
+from tf2flax._assignment.plans.report import Reads, render, render_html
+from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
-from tf2flax._assignment.resolution.matching import Options, resolve
+from tf2flax._assignment.resolution.matching import Options, resolve_map
 from tf2flax._assignment.resolution.policies import parse_dtype_choice, parse_policy
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
@@ -630,7 +631,7 @@ def make_job(
         on_missing=parse_policy("on_missing", options.on_missing),
         on_mismatch=parse_policy("on_mismatch", options.on_mismatch),
     )
-    resolution = resolve(entries, target.leaves, manifest, engine)
+    resolution = resolve_map(entries, target.leaves, manifest, engine)
     ties = find_ties(entries, target.leaves, manifest, engine, resolution)
     resolution = dataclasses.replace(resolution, ties=ties)
     placement = choose_placement(

@@ -5,16 +5,39 @@ Pure functions.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.tuning import Tuning
 
 from .reads import LeafReads, PartRead, ReadGroup, WholeRead
 
 # What is read, and the numbers of the leaves that need it; at least one.
-ReadOfLeaves = tuple[WholeRead | PartRead, set[int]]
+ReadOfLeaves = tuple[WholeRead | PartRead, list[int]]
+
+
+class _Component(NamedTuple):
+    """Leaves that share tensors with each other, and with no other leaf.
+
+    There are as many as leaves in most models, so that it is made of little.
+
+    Attributes:
+        place: The file, and the position there, where its first tensor begins.
+        leaves: The leaves.
+        reads: What is read for them.
+        entries: Their tensors.
+        nbytes: Bytes that are read.
+        host_nbytes: Bytes of host memory that it takes until it is placed.
+    """
+
+    place: tuple[str, int]
+    leaves: list[LeafReads]
+    reads: list[WholeRead | PartRead]
+    entries: list[TensorEntry]
+    nbytes: int
+    host_nbytes: int
 
 
 def form_groups(
@@ -36,18 +59,19 @@ def form_groups(
     Returns:
         Groups in the order of the files.
     """
-    groups: list[tuple[tuple[str, int], ReadGroup]] = []
-    for numbers, group_reads in _components(len(leaves), reads):
-        group = _group(
+    components = [
+        _measured(
             [leaves[number] for number in numbers],
-            group_reads,
-            sum(fetched_nbytes.get(number, 0) for number in numbers),
+            component_reads,
+            sum(fetched_nbytes.get(number, 0) for number in numbers)
+            if fetched_nbytes
+            else 0,
             entry_of,
         )
-        place = min(map(_place, group.entries.values()), default=("", 0))
-        groups.append((place, group))
-    groups.sort(key=lambda placed: placed[0])
-    return tuple(_join_small((group for _, group in groups), tuning))
+        for numbers, component_reads in _components(len(leaves), reads)
+    ]
+    components.sort(key=lambda component: component.place)
+    return tuple(map(_group_of, _join_small(components, tuning)))
 
 
 def _components(
@@ -69,81 +93,84 @@ def _components(
         return number
 
     for _, leaves in reads:
-        if len(leaves) > 1:
-            first, *others = leaves
-            for number in others:
-                parents[root(number)] = root(first)
+        for number in leaves[1:]:
+            parents[root(number)] = root(leaves[0])
     groups: dict[int, tuple[list[int], list[WholeRead | PartRead]]] = {}
     for number in range(count):
         groups.setdefault(root(number), ([], []))[0].append(number)
     for read, leaves in reads:
-        groups[root(next(iter(leaves)))][1].append(read)
+        groups[root(leaves[0])][1].append(read)
     return groups.values()
 
 
-def _group(
-    leaves: Sequence[LeafReads],
-    reads: Sequence[WholeRead | PartRead],
+def _measured(
+    leaves: list[LeafReads],
+    reads: list[WholeRead | PartRead],
     fetched_nbytes: int,
     entry_of: Callable[[str], TensorEntry],
-) -> ReadGroup:
-    wholes = tuple(read for read in reads if isinstance(read, WholeRead))
-    parts = tuple(read for read in reads if isinstance(read, PartRead))
-    nbytes = sum(read.unit.nbytes for read in wholes)
-    nbytes += sum(read.view.nbytes for read in parts)
+) -> _Component:
+    """Counts what a component reads and holds."""
+    names: dict[str, None] = {}
     # What leaves fetch is held until they are put together, as whole tensors are.
-    buffered_nbytes = sum(read.unit.nbytes for read in wholes if read.is_buffered)
-    names = dict.fromkeys(
-        name for leaf_reads in leaves for name in leaf_reads.assignment.sources
-    )
-    return ReadGroup(
-        leaves=tuple(leaves),
-        wholes=wholes,
-        parts=parts,
-        entries={name: entry_of(name) for name in names},
-        nbytes=nbytes + fetched_nbytes,
-        host_nbytes=sum(leaf_reads.host_nbytes for leaf_reads in leaves)
-        + fetched_nbytes
-        + buffered_nbytes,
-    )
+    nbytes = host_nbytes = fetched_nbytes
+    for leaf_reads in leaves:
+        layout = leaf_reads.assignment.layout
+        if isinstance(layout, StridedView):  # spares most leaves a walk
+            names[layout.source] = None
+        else:
+            names.update(dict.fromkeys(leaf_reads.assignment.sources))
+        host_nbytes += leaf_reads.host_nbytes
+    for read in reads:
+        if isinstance(read, WholeRead):
+            nbytes += read.unit.nbytes
+            host_nbytes += read.unit.nbytes if read.is_buffered else 0
+        else:
+            nbytes += read.view.nbytes
+    entries = [entry_of(name) for name in names]
+    place = min(map(_place, entries), default=("", 0))
+    return _Component(place, leaves, reads, entries, nbytes, host_nbytes)
 
 
 def _place(entry: TensorEntry) -> tuple[str, int]:
     """The file, and the position there, where a tensor begins."""
     return min(
-        (piece.path, 0 if piece.data_file is None else piece.span.start)
-        for piece in entry.pieces
+        [
+            (piece.path, 0 if piece.data_file is None else piece.span.start)
+            for piece in entry.pieces
+        ]
     )
 
 
-def _join_small(groups: Iterable[ReadGroup], tuning: Tuning) -> Iterator[ReadGroup]:
+def _join_small(
+    components: Iterable[_Component], tuning: Tuning
+) -> Iterator[list[_Component]]:
     """Joins neighbours that are small."""
-    small: list[ReadGroup] = []
+    small: list[_Component] = []
     nbytes = 0
-    for group in groups:
-        is_small = group.host_nbytes <= tuning.small_nbytes
-        is_full = nbytes + group.host_nbytes > tuning.group_nbytes
+    for component in components:
+        is_small = component.host_nbytes <= tuning.small_nbytes
+        is_full = nbytes + component.host_nbytes > tuning.group_nbytes
         if small and (is_full or not is_small):
-            yield _join(small)
+            yield small
             small, nbytes = [], 0
         if is_small:
-            small.append(group)
-            nbytes += group.host_nbytes
+            small.append(component)
+            nbytes += component.host_nbytes
         else:
-            yield group
+            yield [component]
     if small:
-        yield _join(small)
+        yield small
 
 
-def _join(groups: Sequence[ReadGroup]) -> ReadGroup:
-    if len(groups) == 1:
-        return groups[0]
-    chain = itertools.chain.from_iterable
+def _group_of(components: Sequence[_Component]) -> ReadGroup:
+    reads = [read for component in components for read in component.reads]
     return ReadGroup(
-        leaves=tuple(chain(group.leaves for group in groups)),
-        wholes=tuple(chain(group.wholes for group in groups)),
-        parts=tuple(chain(group.parts for group in groups)),
-        entries={k: v for group in groups for k, v in group.entries.items()},
-        nbytes=sum(group.nbytes for group in groups),
-        host_nbytes=sum(group.host_nbytes for group in groups),
+        leaves=tuple(leaf for component in components for leaf in component.leaves),
+        wholes=tuple(read for read in reads if isinstance(read, WholeRead)),
+        parts=tuple(read for read in reads if isinstance(read, PartRead)),
+        entries={
+            entry.name: entry for component in components for entry in component.entries
+        },
+        nbytes=sum(component.nbytes for component in components),
+        host_nbytes=sum(component.host_nbytes for component in components),
     )

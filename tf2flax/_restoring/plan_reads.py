@@ -68,13 +68,13 @@ class _UnitNeeds:
         unit: The unit.
         copies: The views of it that fill streamed leaves.
         is_held: True if some leaf keeps all of its tensor.
-        leaves: Numbers of all leaves that need it.
+        leaves: Numbers of all leaves that need it; some may stand there twice.
     """
 
     unit: ReadUnit
     copies: list[Copy] = dataclasses.field(default_factory=list[Copy])
     is_held: bool = False
-    leaves: set[int] = dataclasses.field(default_factory=set[int])
+    leaves: list[int] = dataclasses.field(default_factory=list[int])
 
     @property
     def needed(self) -> int:
@@ -99,7 +99,7 @@ class ReadPlanner:
         tuning: Tuning,
     ) -> None:
         self._entry = functools.cache(manifest.entry)
-        self._mixed = _mixed_sources(assignments, self._entry)
+        self._assignments = assignments
         self._limits = _limits_of_sole(assignments, limits)
         self._tuning = tuning
         self._portioned: set[str] = set()
@@ -109,6 +109,11 @@ class ReadPlanner:
         # Views that leaves read themselves, since they need no whole tensor: by number
         # of the leaf, then by tensor.
         self._fetched: dict[int, dict[str, list[StridedView]]] = {}
+
+    @functools.cached_property
+    def _mixed(self) -> frozenset[str]:
+        """Tensors of which runs are needed that boxes would cut; for sliced ones."""
+        return _mixed_sources(self._assignments, self._entry)
 
     def add(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         """Adds a leaf, or portions of it."""
@@ -166,14 +171,14 @@ class ReadPlanner:
                 needs[0].copies.append(
                     Copy(assignment.leaf, whole, 0, layout.strides, layout.casts)
                 )
-                needs[0].leaves.add(number)
+                needs[0].leaves.append(number)
                 return
         for merged_box in merged_boxes:
             for view, box in views_within(layout, merged_box):
                 for need in self._needs_of(view.source):
                     for copy in _copies_of(assignment.leaf, view, box, need.unit):
                         need.copies.append(copy)
-                        need.leaves.add(number)
+                        need.leaves.append(number)
 
     def _add_put_together(
         self,
@@ -199,14 +204,16 @@ class ReadPlanner:
                 continue
             for need in needs:
                 need.is_held = True
-                need.leaves.add(number)
+                need.leaves.append(number)
         held = tuple(name for name in views if name not in self._fetched[number])
         self._leaves.append(LeafReads(assignment, boxes, merged_boxes, False, held))
 
     def _needs_of(self, name: str) -> tuple[_UnitNeeds, ...]:
         needs = self._needs.get(name)
         if needs is None:
-            units = units_of(self._entry(name), is_mixed=name in self._mixed)
+            entry = self._entry(name)
+            is_mixed = entry.is_sliced and name in self._mixed
+            units = units_of(entry, is_mixed=is_mixed)
             needs = self._needs[name] = tuple(map(_UnitNeeds, units))
         return needs
 
@@ -221,11 +228,11 @@ class ReadPlanner:
             for name in shared:
                 del views[name]
                 for need in self._needs[name]:
-                    need.leaves.add(number)
+                    need.leaves.append(number)
             if shared:
                 leaf_reads = self._leaves[number]
-                self._leaves[number] = dataclasses.replace(
-                    leaf_reads, held=(*leaf_reads.held, *shared)
+                self._leaves[number] = leaf_reads._replace(
+                    held=(*leaf_reads.held, *shared)
                 )
 
     def plan(self) -> ReadPlan:
@@ -238,9 +245,10 @@ class ReadPlanner:
             for need in needs:
                 if not need.leaves:
                     continue
-                needed[name] += need.needed
-                parts: list[PartRead] = []
-                if need.needed < need.unit.size:
+                size = need.needed
+                needed[name] += size
+                parts: Sequence[PartRead] = ()
+                if size < need.unit.size:
                     parts = self._part_reads(need)
                 # Parts with the gaps between them may be as much as all of it.
                 if parts and sum(p.view.nbytes for p in parts) < need.unit.nbytes:

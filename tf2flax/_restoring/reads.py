@@ -71,8 +71,7 @@ class PartRead(NamedTuple):
     copies: tuple[Copy, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeafReads:
+class LeafReads(NamedTuple):
     """What is needed of one leaf, or of one portion of it.
 
     Attributes:
@@ -99,9 +98,9 @@ class LeafReads:
     @property
     def host_nbytes(self) -> int:
         """Bytes of host memory: its boxes, and what is put together for them."""
-        boxes_nbytes = self.assignment.dtype.itemsize * sum(
-            box.size for box in self.boxes
-        )
+        boxes_nbytes = 0
+        for box in self.boxes:
+            boxes_nbytes += box.size * self.assignment.dtype.itemsize
         if self.is_streamed or self.is_filled_in_place:
             return boxes_nbytes
         largest = max((box.size for box in self.merged_boxes), default=0)

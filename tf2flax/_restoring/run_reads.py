@@ -91,7 +91,7 @@ def _describe_misfits(plan: ReadPlan, misfits: Mapping[str, Misfits]) -> Iterato
             assignments[assignment.leaf] = assignment
             sizes[assignment.leaf] += sum(box.size for box in leaf_reads.boxes)
     for leaf, assignment in assignments.items():
-        what = misfits[leaf].said(sizes[leaf], assignment.dtype)
+        what = misfits[leaf].describe(sizes[leaf], assignment.dtype)
         yield f"Leaf `{leaf}` cannot take tensor `{assignment.source}`: {what}"
 
 

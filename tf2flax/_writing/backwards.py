@@ -27,7 +27,7 @@ from tf2flax._assignment.plans.inverse import (
 )
 from tf2flax._assignment.resolution.assignments import (
     Assignment,
-    without_repeats,
+    drop_repeats,
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
@@ -188,7 +188,7 @@ def _leaf_value(
             is_widened = True
         else:
             casts = [stored, value.dtype]
-    chain = without_repeats(casts)
+    chain = drop_repeats(casts)
     return LeafValue(assignment.leaf, value, share.mask, chain, is_widened)
 
 

@@ -23,8 +23,7 @@ from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
 from tf2flax._checkpoint.locate import PathLike
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
-
-from .bundle import write_state
+from tf2flax._storage.writing import write_atomically
 
 # A map of a million entries is some 100 MB; no map is (bytes).
 _MAX_NBYTES: Final = 64 << 20
@@ -476,7 +475,7 @@ def _json_comment(old: str) -> Any:
 def _replace(name: str, text: str) -> None:
     """Writes a file whole, or not at all."""
     try:
-        write_state(name, text.encode("utf-8"))
+        write_atomically(name, text.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise AssignmentError(f"A name is no text: {error.reason}.") from error
     except OSError as error:

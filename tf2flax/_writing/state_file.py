@@ -12,8 +12,7 @@ from typing import Final
 from tf2flax._checkpoint.locate import STATE_FILE
 from tf2flax._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
 from tf2flax._storage.local import LOCAL
-
-from .bundle import write_state
+from tf2flax._storage.writing import write_atomically
 
 # What makes a directory a SavedModel, and the folders in it.
 # Source: tensorflow/cc/saved_model/constants.h.
@@ -44,7 +43,7 @@ def update_state(path: str) -> None:
         if os.path.join(folder, listed) != path
     ]
     contents = format_checkpoint_state(name, [*paths, name])
-    write_state(state, contents.encode())
+    write_atomically(state, contents.encode())
 
 
 def _is_in_saved_model(folder: str) -> bool:

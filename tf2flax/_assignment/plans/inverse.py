@@ -344,7 +344,7 @@ def specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
 def _kept_gaps(resolution: Resolution) -> list[Gap]:
     """Leaves that do not fit, also what the other names of a tied one lead to."""
     kept = {gap.leaf for gap in resolution.mismatched}
-    misfits = [gap for tie in resolution.ties for gap in tie.misfits]
+    misfits = [gap for tie in resolution.ties for gap in tie.mismatches]
     return [*resolution.mismatched, *(gap for gap in misfits if gap.leaf in kept)]
 
 

@@ -16,8 +16,8 @@ from tf2flax._assignment.resolution.assignments import (
     Resolution,
     count_nbytes,
 )
+from tf2flax._assignment.resolution.entry_labels import key_of, target_of
 from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
-from tf2flax._assignment.resolution.problems import key_of, target_of
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
 from tf2flax._base.optimizer_names import is_average, is_slot

@@ -1,7 +1,7 @@
-"""Options that may differ from leaf to leaf: pairs of a regex and a choice.
+"""Options that may differ from leaf to leaf: one choice, or pairs of regex and choice.
 
 `on_missing` and `on_mismatch` say what happens to leaves that cannot be filled, `dtype`
-which dtype those get that can.
+which dtype the others get. Here they are checked and looked up by a leaf's name.
 """
 
 from __future__ import annotations
@@ -23,30 +23,23 @@ _CHOICES: Final = ("error", "keep")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Policy:
-    """Choices by the names of leaves.
+    """What happens to leaves that cannot be filled, by their names.
 
     Attributes:
-        rules: Patterns, and what they choose; the first that is found in a name wins.
-        default: The choice where none is.
+        rules: Patterns and their choices; the first pattern found in a name counts.
+        default: The choice for names in which no pattern is found.
     """
 
     rules: tuple[tuple[re.Pattern[str], Choice], ...] = ()
     default: Choice = "error"
 
     def keeps(self, leaf: str) -> bool:
-        """Whether a leaf is kept.
-
-        Args:
-            leaf: Its name.
-
-        Returns:
-            Whether it is; otherwise it is an error.
-        """
-        found = (choice for pattern, choice in self.rules if pattern.search(leaf))
-        return next(found, self.default) == "keep"
+        """True if a leaf stays as it is; False if it is an error."""
+        choices = (choice for pattern, choice in self.rules if pattern.search(leaf))
+        return next(choices, self.default) == "keep"
 
 
-# Nothing is kept that an entry reaches.
+# All leaves that an entry reaches must be filled.
 STRICT: Final = Policy()
 
 
@@ -55,25 +48,18 @@ class DtypeChoice:
     """The dtypes that leaves get, by their names.
 
     Attributes:
-        rules: Patterns, and what they choose; the first that is found in a name wins.
-            A dtype is forced on whatever leaf the name belongs to.
-        default: The choice where none is. A dtype is forced on leaves of its own kind
-            alone: a float dtype leaves integers (steps) and bools (masks) as they are.
+        rules: Patterns and their choices; the first pattern found in a name counts. A
+            dtype is forced on leaves of any kind.
+        default: The choice for names in which no pattern is found. A dtype is forced
+            only on leaves of the same kind: a float dtype leaves integers (steps) and
+            bools (masks) as they are.
     """
 
     rules: tuple[tuple[re.Pattern[str], DtypePolicy], ...] = ()
     default: DtypePolicy = None
 
     def policy_of(self, leaf: str, dtype: np.dtype) -> DtypePolicy:
-        """What holds for a leaf.
-
-        Args:
-            leaf: Its name.
-            dtype: Its dtype.
-
-        Returns:
-            The policy.
-        """
+        """The choice for a leaf of a name and a dtype."""
         for pattern, policy in self.rules:
             if pattern.search(leaf):
                 return policy
@@ -90,20 +76,19 @@ def parse_dtype_choice(value: object) -> DtypeChoice:
         value: None, "exact", "checkpoint", a dtype, or a sequence of `(regex, one of
             these)`.
 
-    Returns:
-        The choice.
-
     Raises:
-        AssignmentError: It is none of these.
+        AssignmentError: It is something else.
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return DtypeChoice(default=parse_dtype(value))
     rules: list[tuple[re.Pattern[str], DtypePolicy]] = []
-    for pattern, choice in _pairs("dtype", cast("Sequence[object]", value), "dtype"):
+    for pattern, choice in _parse_pairs("dtype", cast("object", value), "dtype"):
         try:
             rules.append((pattern, parse_dtype(choice)))
         except AssignmentError as error:
-            raise AssignmentError(f"{error} It is for {pattern.pattern!r}.") from error
+            raise AssignmentError(
+                f"{error} It was given for {pattern.pattern!r}."
+            ) from error
     return DtypeChoice(tuple(rules))
 
 
@@ -111,14 +96,11 @@ def parse_policy(option: str, value: object) -> Policy:
     """Checks the option `on_missing` or `on_mismatch`.
 
     Args:
-        option: Its name, for messages.
+        option: Name of the option, for messages.
         value: "error", "keep", or a sequence of `(regex, "error" | "keep")`.
 
-    Returns:
-        The policy.
-
     Raises:
-        AssignmentError: It is none of these.
+        AssignmentError: It is something else.
     """
     if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
@@ -128,7 +110,7 @@ def parse_policy(option: str, value: object) -> Policy:
             f"got {show_value(value)}."
         )
     rules: list[tuple[re.Pattern[str], Choice]] = []
-    for pattern, choice in _pairs(option, cast("Sequence[object]", value), "policy"):
+    for pattern, choice in _parse_pairs(option, cast("object", value), "policy"):
         if not isinstance(choice, str) or choice not in _CHOICES:
             raise AssignmentError(
                 f"Option {option}: expected 'error' or 'keep' for "
@@ -138,43 +120,43 @@ def parse_policy(option: str, value: object) -> Policy:
     return Policy(tuple(rules))
 
 
-def _pairs(
-    option: str, pairs: Sequence[object], what: str
+def _parse_pairs(
+    option: str, pairs: object, choice: str
 ) -> Iterator[tuple[re.Pattern[str], object]]:
-    """Checks pairs of a regex and something, and compiles the regexes.
+    """Checks pairs of a regex and a choice, and compiles the regexes.
 
     Args:
         option: Name of the option, for messages.
-        pairs: What the caller gave.
-        what: What stands beside each regex, for messages.
+        pairs: The sequence that the caller gave.
+        choice: What a choice is called in messages.
 
     Yields:
-        The pairs.
+        Compiled regexes and choices, which are not checked yet.
 
     Raises:
-        AssignmentError: Something is no pair, or no regex of text.
+        AssignmentError: A member is not a pair, or its regex is not valid.
     """
-    for pair in pairs:
+    for pair in cast("Sequence[object]", pairs):
         items = (
             cast("Sequence[object]", pair) if isinstance(pair, (tuple, list)) else ()
         )
         if len(items) != 2 or not _is_text_regex(items[0]):
             raise AssignmentError(
-                f"Option {option}: expected pairs of a regex and a {what}, got "
+                f"Option {option}: expected pairs of a regex and a {choice}, got "
                 f"{show_value(cast('object', pair))}."
             )
         try:
             pattern = re.compile(cast("str", items[0]))
         except (re.error, RecursionError, OverflowError) as error:
             raise AssignmentError(
-                f"Option {option}: {show_value(items[0])} is no regular "
+                f"Option {option}: {show_value(items[0])} is not a valid regular "
                 f"expression: {error}."
             ) from error
         yield pattern, items[1]
 
 
 def _is_text_regex(value: object) -> bool:
-    """Whether a value is a regex for text; names of leaves are no bytes."""
+    """True for a regex of text; a regex of bytes cannot match names of leaves."""
     if isinstance(value, re.Pattern):
         return isinstance(cast("Any", value).pattern, str)
     return isinstance(value, str)

@@ -24,7 +24,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.values import ByteRange
-from tf2flax._storage.identity import FileSnapshot
+from tf2flax._storage.snapshots import FileSnapshot
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
