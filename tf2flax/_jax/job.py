@@ -25,7 +25,8 @@ from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
 
 from .costs import count_costs
 from .depth import check_depth
@@ -93,7 +94,7 @@ class Job:
         """What this process reads."""
         assignments = self.plan.assignments
         limit = self.options.max_in_flight_bytes
-        return plan_reading(
+        return plan_reads(
             assignments,
             {leaf: transfer.boxes for leaf, transfer in self.transfers.items()},
             self.manifest,
