@@ -141,7 +141,7 @@ def test_the_map_is_shown_backwards(prefix: pathlib.Path) -> None:
         '`l_2/w` <- `src("layers/w")[2]`',
         '`m` <- `src("head").transpose()`',
         '`q` <- `src("qk").rearrange("h d k -> d (h k)")[:, 0:4]`',
-        "`rows` <- parts in `some`",
+        "`rows` <- in parts from `some`",
         "`step` <- `step`",
     ]
     assert inverse.copied == ("half", "small", "strings")
@@ -185,7 +185,9 @@ def test_parts_of_several_leaves_make_one_tensor(
     array = np.arange(10).reshape(5, 2)
     array[[3, 1]] *= 10
     assert got["rows"].tolist() == array.tolist()
-    with pytest.raises(tf2flax.AssignmentError, match="`rows` is told only in part"):
+    with pytest.raises(
+        tf2flax.AssignmentError, match="`rows` is covered only partly by"
+    ):
         tf2flax.save_checkpoint(tmp_path / "x" / "m", tree, plan=plan, unused="drop")
     assert not (tmp_path / "x").exists()
 

@@ -23,7 +23,7 @@ from tf2flax._assignment.plans.inverse import (
     FetchLeaf,
     InversePlan,
     join_group,
-    specs_of,
+    spec_lookup,
 )
 from tf2flax._assignment.resolution.assignments import (
     Assignment,
@@ -60,7 +60,7 @@ class TensorWriter:
         """
         groups, self._stored = inverse.groups, inverse.stored
         self._fetch = fetch
-        self._spec_of = specs_of(inverse.view)
+        self._spec_of = spec_lookup(inverse.view)
         self._groups_of: dict[str, list[int]] = {}
         # Which of the places of its variable a stored tensor is.
         self._turn_of: dict[str, int] = {}

@@ -13,9 +13,9 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import Placed, check_entry
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import is_expression, parse_key
 from tf2flax._base.caller import show_value
 from tf2flax._base.collapsing import MAX_LINES, summarise
@@ -244,7 +244,7 @@ def _parse_json(text: str, name: str) -> Any:
     if twice:
         lines = _lines_of(text, [twice[0], twice[0]], is_json=True)
         raise AssignmentError(
-            f"{name}:{lines[-1]}: key {quoted(twice[0])} stands twice. Write the map "
+            f"{name}:{lines[-1]}: key {quote(twice[0])} stands twice. Write the map "
             "as a list of pairs."
         )
     return contents
@@ -263,7 +263,7 @@ def _pairs(contents: Any, name: str) -> tuple[list[tuple[str, Any]], bool]:
         )
     if others:
         raise AssignmentError(
-            f"`{name}`: expected `{_TABLE}` alone, got {quoted(others[0])} as well."
+            f"`{name}`: expected `{_TABLE}` alone, got {quote(others[0])} as well."
         )
     if isinstance(table, dict):
         return list(cast("dict[str, Any]", table).items()), True
@@ -285,7 +285,7 @@ def _pairs(contents: Any, name: str) -> tuple[list[tuple[str, Any]], bool]:
 
 def _shortened(key: str) -> str:
     """A key as messages show it."""
-    text = quoted(key)
+    text = quote(key)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
@@ -449,8 +449,7 @@ def _format_toml(
 def _toml_string(text: str) -> str:
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
-    # JSON's escapes are TOML's, which wants DEL escaped as well.
-    return quoted(text).replace("\x7f", "\\u007f")
+    return quote(text)
 
 
 def _format_json(

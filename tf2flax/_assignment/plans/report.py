@@ -11,9 +11,9 @@ import html
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
@@ -50,7 +50,7 @@ def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Sect
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
     """
     resolution = plan.resolution
     of_training = {*plan.slots, *plan.averages}
@@ -105,7 +105,7 @@ def render(
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
         is_coloured: True to colour headings for a terminal.
     """
     lines = [f"Restore plan for {plan.prefix}", summary(plan)]
@@ -118,7 +118,7 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
     """
     lines = [
         "<div>",
@@ -202,7 +202,7 @@ def _abbreviate(expression: Expression) -> str:
     if isinstance(expression, Joined):
         operands = in_sequence(
             [
-                quoted(operand.pattern)
+                quote(operand.pattern)
                 if isinstance(operand, Source)
                 else _abbreviate(operand)
                 for operand in expression.operands
@@ -284,7 +284,7 @@ def _names(title: str, colour: str, names: Sequence[str]) -> Section:
 
 
 def _counted(title: str, names: Sequence[str]) -> Section:
-    """Slots or averages counted by their last component; nobody reads them all."""
+    """Slots or averages, counted by the last component of their names."""
     counts = collections.Counter(name.rpartition("/")[2] for name in names)
     rows = tuple((last, f"{count} tensors") for last, count in counts.items())
     return Section(f"{title} ({len(names)})", GREY, (), rows)

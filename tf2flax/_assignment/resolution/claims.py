@@ -36,7 +36,7 @@ class Claim:
 
     Attributes:
         leaf: Name of the leaf.
-        source: What fills it, with names in place of captures.
+        source: Source of the leaf, with names in place of captures.
         entry: The entry.
         parts: All leaves of the family that the leaf is a part of; () if none.
         alias: Last component of the leaf's name, if an alias replaced it.
@@ -56,10 +56,10 @@ class Claims:
         leaves: The leaves, by their first name.
         index: All names of leaves, also second ones of tied Variables -> first name.
         manifest: The checkpoint.
-        options: How the map is read.
+        options: Options that decide what the map means.
         rule_leaves: Leaves that a rule reaches -> the entry that gets them, which may
             be a plain one.
-        problems: What is wrong with the map.
+        problems: Problems of the map so far.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Claims:
             entries: All entries of the map.
 
         Returns:
-            What the map means.
+            The resolution.
 
         Raises:
             AssignmentError: There are problems, which may be older ones.

@@ -73,7 +73,7 @@ def find_half_norms(
     and so are those that `on_mismatch` keeps, which the plan lists already.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         manifest: The checkpoint.
         aliases: Option `aliases`: last components of leaves -> those of tensors.
 
@@ -136,7 +136,7 @@ def describe_half_norms(norms: Sequence[HalfNorm]) -> str:
 
 
 class _ModuleKey(NamedTuple):
-    """How the scales and biases of a statistic's module are looked up.
+    """Key by which the scales and biases of a statistic's module are looked up.
 
     Attributes:
         is_certain: True if leaves of this key belong to the same module.

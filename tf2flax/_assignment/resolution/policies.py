@@ -23,7 +23,7 @@ _CHOICES: Final = ("error", "keep")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Policy:
-    """What happens to leaves that cannot be filled, by their names.
+    """Policy for leaves that cannot be filled, by their names.
 
     Attributes:
         rules: Patterns and their choices; the first pattern found in a name counts.
@@ -234,7 +234,7 @@ def _parse_pairs(
     Args:
         option: Name of the option, for messages.
         pairs: The sequence that the caller gave.
-        choice: What a choice is called in messages.
+        choice: Word for a choice in messages.
 
     Yields:
         Compiled regexes and choices, which are not checked yet.

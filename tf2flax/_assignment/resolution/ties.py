@@ -38,8 +38,8 @@ def find_ties(
         entries: The map.
         leaves: All leaves of the target.
         manifest: The checkpoint's names and specs.
-        options: How the map is read.
-        resolution: What the map means for these leaves.
+        options: Options that decide what the map means.
+        resolution: Meaning of the map for these leaves.
         x64: True if JAX holds 64-bit dtypes.
 
     Returns:
@@ -71,7 +71,7 @@ def _resolve_names_apart(
         for leaf in leaves
         for name in leaf.names
     ]
-    # What does not fit another name of a leaf must not make the restore fail.
+    # A source that does not fit another name of a leaf must not fail the restore.
     keep = Policy(default="keep")
     lenient = dataclasses.replace(options, on_missing=keep, on_mismatch=keep)
     try:
@@ -81,7 +81,7 @@ def _resolve_names_apart(
 
 
 def _found_for_leaves(resolution: Resolution) -> dict[str, Assignment | Gap]:
-    """What entries lead to for each leaf, whether it fits the leaf or not."""
+    """Sources that entries give to leaves, those that do not fit included."""
     gaps: dict[str, Assignment | Gap] = {gap.leaf: gap for gap in resolution.mismatched}
     return gaps | {assignment.leaf: assignment for assignment in resolution.assignments}
 
@@ -91,12 +91,12 @@ def _find_tie(
     chosen: Assignment | Gap | None,
     by_name: Mapping[str, Assignment | Gap],
 ) -> Tie:
-    """Finds what the names of a leaf lead to, besides what was chosen for the leaf.
+    """Finds the sources of a leaf's names that were not chosen for the leaf.
 
     Args:
         leaf: The leaf.
-        chosen: What the map leads to for the leaf; None if nothing.
-        by_name: What it leads to for each name by itself.
+        chosen: Source that the map gives to the leaf; None if it gives none.
+        by_name: Source that it gives to each name by itself.
 
     Returns:
         The tie, which may be empty.
