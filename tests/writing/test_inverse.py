@@ -141,7 +141,7 @@ def test_the_map_is_shown_backwards(prefix: pathlib.Path) -> None:
         '`l_2/w` <- `src("layers/w")[2]`',
         '`m` <- `src("head").transpose()`',
         '`q` <- `src("qk").rearrange("h d k -> d (h k)")[:, 0:4]`',
-        "`rows` <- parts in `some`",
+        "`rows` <- in parts from `some`",
         "`step` <- `step`",
     ]
     assert inverse.copied == ("half", "small", "strings")
@@ -185,7 +185,9 @@ def test_parts_of_several_leaves_make_one_tensor(
     array = np.arange(10).reshape(5, 2)
     array[[3, 1]] *= 10
     assert got["rows"].tolist() == array.tolist()
-    with pytest.raises(tf2flax.AssignmentError, match="`rows` is told only in part"):
+    with pytest.raises(
+        tf2flax.AssignmentError, match="`rows` is covered only partly by"
+    ):
         tf2flax.save_checkpoint(tmp_path / "x" / "m", tree, plan=plan, unused="drop")
     assert not (tmp_path / "x").exists()
 
@@ -311,7 +313,6 @@ def test_casts_of_doubles_are_shown(tmp_path: pathlib.Path) -> None:
     prefix = tf2flax.save_checkpoint(tmp_path / "m", {"w": np.ones(3)})
     plan = tf2flax.plan(prefix, {"w": "w"}, {"w": jnp.zeros(3)})
     assert plan.assignments[0].casts == (np.dtype("f8"), np.dtype("f4"))
-    assert plan.assignments[0].is_cast
 
 
 def test_dtypes_go_back(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -348,9 +349,7 @@ def test_leaves_of_one_tensor_cast_apart(tmp_path: pathlib.Path) -> None:
     # Without the exact one: what two others have in common.
     short = tf2flax.plan(prefix, dict([*entries.items()][1:]), changed)
     some = {"y": tree["y"], "z": tree["z"].at[0].set(1)}
-    with pytest.raises(
-        tf2flax.AssignmentError, match="`y` and `z`, with different values"
-    ):
+    with pytest.raises(tf2flax.AssignmentError, match="`y` and `z`, with diff"):
         tf2flax.save_checkpoint(tmp_path / "no", some, plan=short)
     some["y"] = some["y"].at[0].set(1.5)
     path = tf2flax.save_checkpoint(tmp_path / "two", some, plan=short)

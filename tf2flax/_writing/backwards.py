@@ -35,11 +35,11 @@ from tf2flax._assignment.plans.inverse import (
     FetchLeaf,
     InversePlan,
     join_group,
-    specs_of,
+    spec_lookup,
 )
 from tf2flax._assignment.resolution.assignments import (
     Assignment,
-    without_repeats,
+    drop_repeats,
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
@@ -75,7 +75,7 @@ class TensorWriter:
         """
         groups, self._stored = inverse.groups, inverse.stored
         self._fetch = fetch
-        self._spec_of = specs_of(inverse.view)
+        self._spec_of = spec_lookup(inverse.view)
         self._groups_of: dict[str, list[int]] = {}
         # Which of the places of its variable a stored tensor is: 0 for the first.
         self._turn_of: dict[str, int] = {}
@@ -259,7 +259,7 @@ def _leaf_value(
             is_widened = True
         else:
             casts = [stored, value.dtype]
-    chain = without_repeats(casts)
+    chain = drop_repeats(casts)
     return LeafValue(assignment.leaf, value, contribution.mask, chain, is_widened)
 
 

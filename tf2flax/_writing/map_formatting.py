@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import check_entry
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import is_expression
 from tf2flax._base.caller import show_value
 from tf2flax._base.collapsing import summarise
@@ -167,8 +167,7 @@ def _split_entry(line: str) -> tuple[str, str] | None:
 def _toml_string(text: str) -> str:
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
-    # JSON's escapes are valid in TOML, which also wants DEL escaped.
-    return quoted(text).replace("\x7f", "\\u007f")
+    return quote(text)
 
 
 def _json_comment(text: str) -> Any:

@@ -12,9 +12,9 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import Placed, check_entry
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import parse_key
 from tf2flax._base.collapsing import MAX_LINES
 from tf2flax._base.errors import AssignmentError
@@ -141,7 +141,7 @@ def _parse_json(text: str, name: str) -> Any:
         key = repeated[0]
         line = find_lines(text, [key, key], is_json=True)[-1]
         raise AssignmentError(
-            f"{name}:{line}: key {quoted(key)} occurs twice. Write the map as a list "
+            f"{name}:{line}: key {quote(key)} occurs twice. Write the map as a list "
             "of pairs."
         )
     return contents
@@ -158,7 +158,7 @@ def _table_in(contents: Any, name: str) -> dict[str, Any] | list[Any]:
     for key in members:
         if key not in (TABLE_KEY, COMMENT_KEY):
             raise AssignmentError(
-                f"`{name}`: expected `{TABLE_KEY}` alone, got {quoted(key)} as well."
+                f"`{name}`: expected `{TABLE_KEY}` alone, got {quote(key)} as well."
             )
     if not isinstance(table, (dict, list)):
         raise AssignmentError(
@@ -206,7 +206,7 @@ def _find_equal_keys(
 
 
 def _shorten_key(key: str) -> str:
-    text = quoted(key)
+    text = quote(key)
     return text if len(text) <= _MAX_KEY else f"{text[:_MAX_KEY]}…"
 
 
