@@ -210,7 +210,7 @@ def test_verify_shows_progress_on_a_terminal() -> None:
         (["ls", "nothing/here"], "no directory `nothing`"),
         (["ls", BERT, "*poolre*"], "matches none of 139 tensors"),
         (["show", BERT, "bert/poler/dense/kernel"], "Did you mean `bert/pooler"),
-        (["ls", "ftp://host/x"], "no ftp:// URLs"),
+        (["ls", "ftp://host/x"], "does not know ftp:// URLs"),
         (["verify", str(ROOT / "README.md")], "no TensorFlow checkpoint"),
     ],
 )
