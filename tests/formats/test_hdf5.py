@@ -205,7 +205,10 @@ def test_names_that_clash_even_so_are_paths() -> None:
 
 def test_a_layer_leads_to_where_it_is_stored(data: pathlib.Path) -> None:
     manifest = Hdf5Manifest(str(data / "tf2_object" / "model.keras"))
-    where = "Layer `conv` is stored as `layers/conv2d/`."
+    where = (
+        "Layer `conv` is stored as `layers/conv2d/`. `checkpoint.by_variable_name()` "
+        "goes by the names of layers."
+    )
     assert manifest.hint("conv/kernel") == manifest.hint("conv/") == where
     assert "`layers/gru/cell/`" in manifest.hint("gru/gru_cell/bias")
     assert manifest.hint("nothing/like/it") == ""

@@ -23,9 +23,8 @@ from tf2flax._formats.object_graph import (
     places_of_export,
     without_tensors,
 )
+from tf2flax._formats.renamed import RenamedManifest
 from tf2flax._reading.whole import read_entry
-
-from .views import RenamedManifest
 
 
 class ObjectBasedManifest(Manifest):

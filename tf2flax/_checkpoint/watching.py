@@ -23,8 +23,9 @@ from tf2flax._base.manifest import Piece
 from tf2flax._base.text import show_value
 from tf2flax._storage.local import Storage
 
-from .checkpoint import manifest_at
-from .locate import PathLike, latest_in, locate_in, require_listing
+from .locate import locate_in
+from .opening import manifest_at
+from .state import PathLike, latest_in, require_listing
 
 if TYPE_CHECKING:
     from tf2flax._storage.stores import KvStore

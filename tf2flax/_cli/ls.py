@@ -13,7 +13,8 @@ from typing import Any
 from tf2flax._assignment.plans.plan import is_slot
 from tf2flax._base.errors import NotFoundError
 from tf2flax._base.names import nearest
-from tf2flax._checkpoint.checkpoint import Checkpoint, open_checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .table import aligned, human, printable

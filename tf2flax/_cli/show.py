@@ -11,7 +11,7 @@ import numpy as np
 
 from tf2flax._base.errors import DamagedError
 from tf2flax._base.manifest import EncodedPiece, Piece
-from tf2flax._checkpoint.checkpoint import open_checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.whole import check_readable
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from tf2flax._checkpoint.checkpoint import open_checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
 
 
 def add_to(commands: Any) -> None:

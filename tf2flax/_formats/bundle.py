@@ -23,6 +23,7 @@ from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
 from tf2flax._base.specs import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
+from .object_graph import GRAPH_KEY
 from .wire.ordered_code import decode_slice_key, encode_slice_key
 from .wire.protos import (
     BundleEntry,
@@ -99,6 +100,11 @@ class BundleManifest(Manifest):
             self._names = tuple(sorted(map(_decode_name, keys)))
         return self._names
 
+    @property
+    def has_object_graph(self) -> bool:
+        """True if the tensor is there that TF2 keeps the object graph in."""
+        return GRAPH_KEY in self
+
     def data_paths(self) -> Iterator[str]:
         """Paths of the data files, one by one: damaged headers tell of millions."""
         count = self._header.num_data_files
@@ -109,17 +115,13 @@ class BundleManifest(Manifest):
         """Whether a tensor has this name."""
         return isinstance(name, str) and self._value(_encode_name(name)) is not None
 
-    def hint(self, name: str) -> str:
-        """Nothing: names are what they are."""
-        return ""
-
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of the index, and how long data files are; see `Manifest`.
 
         A data file that goes on after the last tensor is another checkpoint's.
         """
-        found = damaged_blocks(self._table, self.index_path)
-        return found or tuple(self._files_that_go_on())
+        damages = damaged_blocks(self._table, self.index_path)
+        return damages or tuple(self._files_that_go_on())
 
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor, checked as `entry` checks them."""

@@ -28,9 +28,10 @@ from tf2flax._base.memory import view_at
 from tf2flax._base.specs import Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
+from .format import Candidate, Format, Location
 from .wire.ordered_code import encode_slice_key
 from .wire.protos import SavedTensor, parse_extents, parse_saved_tensors
-from .wire.sstable import MAX_SNAPPY_RATIO, SSTable
+from .wire.sstable import MAX_SNAPPY_RATIO, TABLE_MAGIC, SSTable
 from .wire.tensor_proto import decode_tensor, parse_saved_slice
 
 # The list of tensors is the value of the empty key, which sorts before every other.
@@ -161,6 +162,23 @@ class UntiledPiece(EncodedPiece):
         raise DamagedError(self.message)
 
 
+class V1Format(Format):
+    """V1 checkpoints: one table, or several that a pattern matches."""
+
+    name = "V1 checkpoint"
+    takes_patterns = True
+
+    def recognise(self, candidate: Candidate) -> bool:
+        """True for every table; that it is one of another format shows when opened."""
+        return candidate.tail == TABLE_MAGIC
+
+    def open(self, location: Location) -> Manifest:
+        """Reads the list of tensors of every file; see `Format`."""
+        storage = location.storage
+        files = [storage.whole_file(path) for path in location.files]
+        return V1Manifest(storage.show(location.path), files)
+
+
 class V1Manifest(Manifest):
     """Names and entries of one V1 checkpoint."""
 
@@ -196,11 +214,6 @@ class V1Manifest(Manifest):
         return self._path
 
     @property
-    def index_path(self) -> str:
-        """The file, or the pattern, for messages."""
-        return self._path
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names of all tensors, sorted by code point."""
         return self._names
@@ -208,10 +221,6 @@ class V1Manifest(Manifest):
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name."""
         return name in self._listed
-
-    def hint(self, name: str) -> str:
-        """Nothing: names are what they are."""
-        return ""
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of every file; see `Manifest`."""

@@ -19,7 +19,9 @@ from jax.sharding import AbstractMesh, Mesh, Sharding
 from tf2flax._assignment.language.aliases import FLAX_ALIASES
 from tf2flax._assignment.language.grammar import FrozenMap, check_map, freeze_map
 from tf2flax._base.progress import ProgressFunction
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
 from .agreement import all_or_none

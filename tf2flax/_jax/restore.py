@@ -38,7 +38,9 @@ from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import listed
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._base.text import check_switch, is_one_of, show_value
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
 from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
 from tf2flax._restoring.scheduling import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties

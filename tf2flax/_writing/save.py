@@ -34,8 +34,8 @@ from tf2flax._base.names import listed
 from tf2flax._base.specs import STORED_DTYPES, Box, StoredDtype, TensorSpec
 from tf2flax._base.text import attribute_of, check_switch, show_value
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._checkpoint.locate import PathLike
 from tf2flax._checkpoint.object_based import ObjectBasedManifest
+from tf2flax._checkpoint.state import PathLike
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._formats.object_graph import GRAPH_KEY
 from tf2flax._reading.whole import check_readable

@@ -16,7 +16,8 @@ from typing import Any, Final, cast
 
 from tf2flax._base.errors import MalformedError
 
-from .file import CONFIG, KerasFile, config_in, damaged, read_error
+from .archive import CONFIG, config_in
+from .file import KerasFile, damaged, read_error
 from .layers import CLASSES, Config, snake_case
 
 # A config of a model of 10,000 layers takes 10 MB (bytes).
@@ -81,15 +82,15 @@ class ConfigFile:
             if self.is_archive:
                 contents = config_in(self.file)
                 return None if contents is None else parse_json(contents)
-            window = self.file.open()
+            stream = self.file.open()
             try:
-                if window.nbytes > MAX_CONFIG_NBYTES:
-                    raise MalformedError(f"it has {window.nbytes} bytes, too many")
-                return parse_json(window.slice(0, window.nbytes))
+                if stream.nbytes > MAX_CONFIG_NBYTES:
+                    raise MalformedError(f"it has {stream.nbytes} bytes, too many")
+                return parse_json(stream.slice(0, stream.nbytes))
             except OSError as error:
                 raise read_error(self.file.path, error) from error
             finally:
-                window.close()
+                stream.close()
         except MalformedError as error:
             raise damaged(f"`{CONFIG}`", error, self.file.path) from error
 

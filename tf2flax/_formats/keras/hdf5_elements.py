@@ -92,11 +92,11 @@ class Description:
         return self.spec.size * self.stored.itemsize
 
 
-def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarray:
+def read_box(stream: FileSlice, description: Description, box: Box) -> np.ndarray:
     """Reads a box: of rows only those of the box, of chunks only those it touches.
 
     Args:
-        window: The file.
+        stream: The file.
         description: The dataset; of a readable dtype.
         box: The box, within its shape.
 
@@ -111,14 +111,14 @@ def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarra
     if not raw.size or where is None:
         pass
     elif isinstance(where, Grid):
-        _read_chunks(window, where, box, raw)
+        _read_chunks(stream, where, box, raw)
     else:
-        _read_rows(window, where, description.spec.shape, box, raw)
+        _read_rows(stream, where, description.spec.shape, box, raw)
     dtype = description.spec.dtype
     if dtype.is_string:
         if raw.dtype.kind == "S":
             return raw.astype(object)
-        return _strings(window, raw)
+        return _strings(stream, raw)
     if dtype.name == "bfloat16":
         return raw.astype(np.uint16, copy=False).view(dtype.numpy)
     if dtype.name == "bool":
@@ -129,7 +129,7 @@ def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarra
 
 
 def _read_rows(
-    window: FileSlice,
+    stream: FileSlice,
     offset: int,
     shape: tuple[int, ...],
     box: Box,
@@ -139,7 +139,7 @@ def _read_rows(
     if box.shape[1:] == shape[1:]:
         start = box.starts[0] if shape else 0
         row_nbytes = math.prod(shape[1:]) * out.itemsize
-        window.fill(offset + start * row_nbytes, out.reshape(-1).view(np.uint8).data)
+        stream.fill(offset + start * row_nbytes, out.reshape(-1).view(np.uint8).data)
         return
     row_nbytes = math.prod(shape[1:]) * out.itemsize
     inner = Box(box.starts[1:], box.stops[1:])
@@ -147,34 +147,34 @@ def _read_rows(
     if row_nbytes > _BLOCK_NBYTES or box.shape[0] == 1:
         for number, row in enumerate(range(box.starts[0], box.stops[0])):
             start = offset + row * row_nbytes
-            _read_rows(window, start, shape[1:], inner, out[number])
+            _read_rows(stream, start, shape[1:], inner, out[number])
         return
     step = max(_BLOCK_NBYTES // row_nbytes, 1)
     for start in range(0, box.shape[0], step):
         part = out[start : start + step]
         block = empty((len(part), *shape[1:]), out.dtype)
         first = offset + (box.starts[0] + start) * row_nbytes
-        window.fill(first, block.reshape(-1).view(np.uint8).data)
+        stream.fill(first, block.reshape(-1).view(np.uint8).data)
         part[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
 
 
-def _read_chunks(window: FileSlice, grid: Grid, box: Box, out: np.ndarray) -> None:
+def _read_chunks(stream: FileSlice, grid: Grid, box: Box, out: np.ndarray) -> None:
     for chunk in grid.chunks:
         stops = tuple(a + n for a, n in zip(chunk.starts, grid.shape, strict=True))
         chunk_box = Box(chunk.starts, stops)
         shared = box.intersection(chunk_box)
         if shared is None:
             continue
-        data = _unfiltered(window, grid, chunk, out.dtype.itemsize)
+        data = _unfiltered(stream, grid, chunk, out.dtype.itemsize)
         block = np.frombuffer(data, out.dtype).reshape(grid.shape)
         target = view_at(out, shared.within(box))
         target[...] = view_at(block, shared.within(chunk_box))
 
 
-def _unfiltered(window: FileSlice, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
+def _unfiltered(stream: FileSlice, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
     wanted = math.prod(grid.shape) * itemsize
     data = bytearray(chunk.nbytes)
-    window.fill(chunk.offset, memoryview(data))
+    stream.fill(chunk.offset, memoryview(data))
     data = bytes(data)
     # Checksums may have been added before the last of the filters.
     limit = wanted + 4 * len(grid.filters)
@@ -273,26 +273,26 @@ def decompress_lzf(data: bytes, limit: int) -> bytes:
     return bytes(out)
 
 
-def _strings(window: FileSlice, references: np.ndarray) -> np.ndarray:
+def _strings(stream: FileSlice, references: np.ndarray) -> np.ndarray:
     """Reads the strings that references name."""
     out = empty(references.size, object)
-    heaps = Heaps(window)
-    left = MAX_EXPANSION * window.nbytes
+    heaps = Heaps(stream)
+    left = MAX_EXPANSION * stream.nbytes
     for number, reference in enumerate(references.reshape(-1)):
         out[number] = heaps.get(reference.tobytes())
         left -= len(out[number])
         if left < 0:
-            raise MalformedError(f"its strings do not fit in {window.nbytes} bytes")
+            raise MalformedError(f"its strings do not fit in {stream.nbytes} bytes")
     return out.reshape(references.shape)
 
 
 class Heaps:
     """Where a file keeps values of varying length."""
 
-    def __init__(self, window: FileSlice) -> None:
+    def __init__(self, stream: FileSlice) -> None:
         """Reads nothing yet."""
-        self._window = window
-        self._left = window.nbytes
+        self._stream = stream
+        self._left = stream.nbytes
         self._objects: dict[int, dict[int, bytes]] = {}
 
     def get(self, reference: bytes) -> bytes:
@@ -319,14 +319,14 @@ class Heaps:
 
     def _parse(self, address: int) -> dict[int, bytes]:
         header = bytearray(_HEAP.size)
-        self._window.fill(address, memoryview(header))
+        self._stream.fill(address, memoryview(header))
         magic, version, nbytes = _HEAP.unpack(header)
         # Heaps do not overlap, so all together are no larger than the file.
         self._left -= nbytes
         if magic != b"GCOL" or version != 1 or nbytes < _HEAP.size or self._left < 0:
             raise MalformedError(f"no heap of strings lies at {address}")
         heap = bytearray(nbytes)
-        self._window.fill(address, memoryview(heap))
+        self._stream.fill(address, memoryview(heap))
         values: dict[int, bytes] = {}
         position = _HEAP.size
         while position + _HEAP_OBJECT.size <= nbytes:

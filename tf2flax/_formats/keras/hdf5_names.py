@@ -107,12 +107,12 @@ class WeightsOfTree:
         layers: Of these, which have a name, and that.
     """
 
-    def __init__(self, root: Handle, window: FileSlice) -> None:
+    def __init__(self, root: Handle, stream: FileSlice) -> None:
         """Walks.
 
         Args:
             root: The root group.
-            window: The file.
+            stream: The file.
 
         Raises:
             MalformedError: Groups are within themselves, or lack what they list.
@@ -124,13 +124,13 @@ class WeightsOfTree:
         self._h5py = load_h5py()
         self._named_at: dict[bytes, int] = {}
         self._listed: dict[bytes, int] = {}
-        self._links_left = window.nbytes // _MIN_LINK_NBYTES
+        self._links_left = stream.nbytes // _MIN_LINK_NBYTES
         self._visited: set[int] = set()
         self._groups: list[_Group] = [_Group(b"", root)]
         while self._groups:
             self._walk_group(self._groups.pop())
         self._check_counts()
-        self._name_layers(window)
+        self._name_layers(stream)
 
     def _walk_group(self, group: _Group) -> None:
         h5i, place = self._h5py.h5i, group.place
@@ -228,12 +228,12 @@ class WeightsOfTree:
                     f"`{decode(place)}` lists {count} weights and holds {counts[place]}"
                 )
 
-    def _name_layers(self, window: FileSlice) -> None:
-        heaps = Heaps(window)
+    def _name_layers(self, stream: FileSlice) -> None:
+        heaps = Heaps(stream)
         for place, address in self._named_at.items():
             self.objects.add(decode(place))
             try:
-                name = _attribute(window, heaps, address, b"name")
+                name = _attribute(stream, heaps, address, b"name")
             except MalformedError:  # without it there is no hint, no more
                 continue
             if name and len(name) <= _MAX_PLACE_NBYTES:
@@ -241,12 +241,12 @@ class WeightsOfTree:
 
 
 def _attribute(
-    window: FileSlice, heaps: Heaps, address: int, name: bytes
+    stream: FileSlice, heaps: Heaps, address: int, name: bytes
 ) -> bytes | None:
     """Reads an attribute that is a string, without h5py: HDF5 hangs on damaged heaps.
 
     Args:
-        window: The file.
+        stream: The file.
         heaps: Its heaps.
         address: Where the header of the object lies.
         name: The attribute.
@@ -260,13 +260,13 @@ def _attribute(
 
     Source: HDF5 File Format Specification, IV.A.1.a (headers), IV.A.2.m (attributes).
     """
-    version, count, nbytes = _HEADER.unpack(window.slice(address, _HEADER.size))
+    version, count, nbytes = _HEADER.unpack(stream.slice(address, _HEADER.size))
     if version != 1:
         return None
     blocks = [(address + 16, nbytes)]
     while blocks:
         start, nbytes = blocks.pop(0)
-        block = window.slice(start, nbytes)
+        block = stream.slice(start, nbytes)
         position = 0
         while position + _MESSAGE.size <= len(block) and count:
             kind, size = _MESSAGE.unpack_from(block, position)

@@ -20,14 +20,14 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import Manifest, TensorEntry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.specs import TensorSpec
 
 from .config import ConfigFile, elements, mapping, parse_json
 from .file import damaged
 from .hdf5 import Hdf5Manifest
-from .hdf5_names import layer_hint
-from .names import VariableNames, Weights, variable_names
+from .manifest import KerasManifest
+from .names import Weights
 
 _MAP: Final = "weight_map"
 _ENDING: Final = ".h5"
@@ -143,7 +143,7 @@ def _checked_name(name: object, group: str, path: str) -> str:
     return name
 
 
-class ShardedHdf5Manifest(Manifest):
+class ShardedHdf5Manifest(KerasManifest):
     """Names and entries of Keras weights in several files."""
 
     def __init__(
@@ -179,11 +179,6 @@ class ShardedHdf5Manifest(Manifest):
         return self._index.path
 
     @property
-    def index_path(self) -> str:
-        """Path of the index, for messages."""
-        return self._index.path
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names of all weights, sorted by code point."""
         return self._names
@@ -192,13 +187,9 @@ class ShardedHdf5Manifest(Manifest):
         """Whether a weight has this name."""
         return name in self._file_of
 
-    def hint(self, name: str) -> str:
-        """Where a layer is stored."""
-        return layer_hint(name, self.weights.layers)
-
     @property
     def weights(self) -> Weights:
-        """What names of variables follow from; a layer's name is in one file only."""
+        """Those of all files; a layer's name is in one file only."""
         specs: dict[str, TensorSpec | None] = {}
         layers: dict[str, str] = {}
         objects: set[str] = set()
@@ -208,10 +199,6 @@ class ShardedHdf5Manifest(Manifest):
             layers.update(part.layers)
             objects.update(part.objects)
         return Weights(specs, layers, objects)
-
-    def variable_names(self) -> VariableNames:
-        """The names of variables; see `Hdf5Manifest`."""
-        return variable_names(self.weights, self._config, self._index.path)
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every file; see `Hdf5Manifest`."""
