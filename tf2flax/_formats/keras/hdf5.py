@@ -30,7 +30,7 @@ from .archive import checksum_damage, weights_in
 from .config import ConfigFile
 from .file import FileSlice, KerasFile, damaged, read_error
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
-from .hdf5_elements import Description, read_box
+from .hdf5_elements import Description, read_elements
 from .hdf5_names import WeightsOfTree, named, open_dataset
 from .manifest import KerasManifest
 from .names import Weights
@@ -80,7 +80,7 @@ class Hdf5Piece(EncodedPiece):
             )
         stream = self.file.open()
         try:
-            array = read_box(stream, self.description, box)
+            array = read_elements(stream, self.description, box)
             stream.check_unchanged(f"Tensor `{self.name}`")
             return array
         except MalformedError as error:
@@ -286,8 +286,7 @@ def _translated(error: Exception, subject: str, path: str) -> CheckpointError:
     """Says to the user what was wrong."""
     if isinstance(error, RefusedError):
         return UnsupportedError(
-            f"{subject} cannot be read: {error} - in `{path}`. Save the weights again, "
-            "with Keras itself."
+            f"{subject} cannot be read: {error} - in `{path}`. {error.fix}"
         )
     if isinstance(error, MalformedError):
         return damaged(subject, error, path)

@@ -3,16 +3,14 @@
 Done without h5py, since HDF5 can crash or hang on damaged chunks and heaps; what h5py
 says of the dataset is all that is needed.
 
-Source: the HDF5 File Format Specification, version 3.0 (chunks, global heaps); what the
-filters do: H5Zdeflate.c, H5Zshuffle.c and H5Zfletcher32.c of HDF5, and lzf/lzf_d.c of
-h5py.
+Source: the HDF5 File Format Specification, version 3.0 (chunks); what the filters do:
+H5Zdeflate.c and H5Zshuffle.c of HDF5.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import struct
 import zlib
 from typing import Final
 
@@ -23,20 +21,14 @@ from tf2flax._base.memory import aligned_empty, empty, view_at
 from tf2flax._base.specs import Box, TensorSpec
 
 from .file import MAX_EXPANSION, FileSlice
+from .hdf5_heaps import Heaps
 
-# Filters that are undone here: all that h5py applies on its own.
+# Filters that are undone here: those of files in the wild.
 DEFLATE: Final = 1
 SHUFFLE: Final = 2
-FLETCHER32: Final = 3
-LZF: Final = 32000
-FILTERS: Final = frozenset((DEFLATE, SHUFFLE, FLETCHER32, LZF))
+FILTERS: Final = frozenset((DEFLATE, SHUFFLE))
 # Rows in which a box is narrow are read whole, so many at once (bytes).
 _BLOCK_NBYTES: Final = 4 << 20
-# Stored for a value of varying length: its length, the address of a heap, its number.
-REFERENCE: Final = struct.Struct("<IQI")
-# A heap, and before each of its values: its number and length.
-_HEAP: Final = struct.Struct("<4sB3xQ")
-_HEAP_OBJECT: Final = struct.Struct("<HH4xQ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +84,7 @@ class Description:
         return self.spec.size * self.stored.itemsize
 
 
-def read_box(stream: FileSlice, description: Description, box: Box) -> np.ndarray:
+def read_elements(stream: FileSlice, description: Description, box: Box) -> np.ndarray:
     """Reads a box: of rows only those of the box, of chunks only those it touches.
 
     Args:
@@ -176,19 +168,14 @@ def _unfiltered(stream: FileSlice, grid: Grid, chunk: Chunk, itemsize: int) -> b
     data = bytearray(chunk.nbytes)
     stream.fill(chunk.offset, memoryview(data))
     data = bytes(data)
-    # Checksums may have been added before the last of the filters.
-    limit = wanted + 4 * len(grid.filters)
-    for number, name in reversed(tuple(enumerate(grid.filters))):
-        if chunk.skipped >> number & 1:
+    # The last filter that was applied is the first that is undone.
+    for position, number in reversed(tuple(enumerate(grid.filters))):
+        if chunk.skipped >> position & 1:
             continue
-        if name == DEFLATE:
-            data = _inflated(data, limit)
-        elif name == LZF:
-            data = decompress_lzf(data, limit)
-        elif name == SHUFFLE:
-            data = _unshuffled(data, itemsize)
+        if number == DEFLATE:
+            data = _inflated(data, wanted)
         else:
-            data = _checked(data)
+            data = _unshuffled(data, itemsize)
     if len(data) != wanted:
         raise MalformedError(f"expected a chunk of {wanted} bytes, got {len(data)}")
     return data
@@ -212,67 +199,6 @@ def _unshuffled(data: bytes, itemsize: int) -> bytes:
     return parts.T.tobytes() + data[whole:]
 
 
-def _checked(data: bytes) -> bytes:
-    """Takes the checksum off, and compares it."""
-    if len(data) < 4:
-        raise MalformedError("a chunk is shorter than its checksum")
-    data, stored = data[:-4], int.from_bytes(data[-4:], "little")
-    words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.uint64)
-    weights = np.arange(len(words), 0, -1, dtype=np.uint64) % 65535
-    low, high = int(words.sum()) % 65535, int((words * weights % 65535).sum()) % 65535
-    # 0 and 65535 mean the same.
-    if (stored & 0xFFFF) % 65535 != low or (stored >> 16) % 65535 != high:
-        raise MalformedError(
-            f"stored fletcher32 {stored:08x}, computed {high << 16 | low:08x}"
-        )
-    return data
-
-
-def decompress_lzf(data: bytes, limit: int) -> bytes:
-    """Uncompresses what h5py's own filter compressed.
-
-    Args:
-        data: Literal runs (a length - 1 below 32, bytes) and repetitions (a length - 2
-            in 3 bits, or 7 and one byte more; a distance - 1 in 13 bits).
-        limit: How long the result may be.
-
-    Returns:
-        The result.
-
-    Raises:
-        MalformedError: The data is cut, or reaches before its start or over the limit.
-    """
-    out = bytearray()
-    position = 0
-    try:
-        while position < len(data):
-            control = data[position]
-            position += 1
-            if control < 32:
-                stop = position + control + 1
-                if stop > len(data):
-                    raise MalformedError("a chunk is cut")
-                out += data[position:stop]
-                position = stop
-            else:
-                count = control >> 5
-                if count == 7:
-                    count += data[position]
-                    position += 1
-                distance = ((control & 31) << 8 | data[position]) + 1
-                position += 1
-                if distance > len(out):
-                    raise MalformedError("a chunk repeats what comes before its start")
-                count += 2
-                period = bytes(out[len(out) - distance :][:count])
-                out += (period * -(-count // len(period)))[:count]
-            if len(out) > limit:
-                raise MalformedError("a chunk is larger than it announces")
-    except IndexError as error:
-        raise MalformedError("a chunk is cut") from error
-    return bytes(out)
-
-
 def _strings(stream: FileSlice, references: np.ndarray) -> np.ndarray:
     """Reads the strings that references name."""
     out = empty(references.size, object)
@@ -284,58 +210,3 @@ def _strings(stream: FileSlice, references: np.ndarray) -> np.ndarray:
         if left < 0:
             raise MalformedError(f"its strings do not fit in {stream.nbytes} bytes")
     return out.reshape(references.shape)
-
-
-class Heaps:
-    """Where a file keeps values of varying length."""
-
-    def __init__(self, stream: FileSlice) -> None:
-        """Reads nothing yet."""
-        self._stream = stream
-        self._left = stream.nbytes
-        self._objects: dict[int, dict[int, bytes]] = {}
-
-    def get(self, reference: bytes) -> bytes:
-        """Looks a value up.
-
-        Args:
-            reference: What is stored in its place, 16 bytes.
-
-        Returns:
-            The value.
-
-        Raises:
-            MalformedError: There is none.
-        """
-        nbytes, address, number = REFERENCE.unpack(reference)
-        if not nbytes:
-            return b""
-        if address not in self._objects:
-            self._objects[address] = self._parse(address)
-        value = self._objects[address].get(number, b"")
-        if len(value) < nbytes:
-            raise MalformedError(f"no {nbytes} bytes lie at {address}, number {number}")
-        return value[:nbytes]
-
-    def _parse(self, address: int) -> dict[int, bytes]:
-        header = bytearray(_HEAP.size)
-        self._stream.fill(address, memoryview(header))
-        magic, version, nbytes = _HEAP.unpack(header)
-        # Heaps do not overlap, so all together are no larger than the file.
-        self._left -= nbytes
-        if magic != b"GCOL" or version != 1 or nbytes < _HEAP.size or self._left < 0:
-            raise MalformedError(f"no heap of strings lies at {address}")
-        heap = bytearray(nbytes)
-        self._stream.fill(address, memoryview(heap))
-        values: dict[int, bytes] = {}
-        position = _HEAP.size
-        while position + _HEAP_OBJECT.size <= nbytes:
-            number, _, size = _HEAP_OBJECT.unpack_from(heap, position)
-            position += _HEAP_OBJECT.size
-            if number == 0:  # the rest is free
-                break
-            if position + size > nbytes:
-                raise MalformedError(f"the heap of strings at {address} is cut")
-            values[number] = bytes(heap[position : position + size])
-            position += -(-size // 8) * 8
-        return values

@@ -20,7 +20,7 @@ from tf2flax._base.errors import MalformedError
 
 from .file import FileSlice
 from .hdf5_dataset import Handle, RefusedError, load_h5py
-from .hdf5_elements import REFERENCE, Heaps
+from .hdf5_heaps import REFERENCE, Heaps
 
 # The attribute in which Keras 1 and 2 list the weights of a layer, or those of an
 # optimizer; in parts (`weight_names0`, ...) where it would be longer than 64 KiB.
