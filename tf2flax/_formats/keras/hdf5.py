@@ -31,7 +31,7 @@ from .config import ConfigFile
 from .file import FileSlice, KerasFile, damaged, read_error
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
 from .hdf5_elements import Description, read_elements
-from .hdf5_names import WeightsOfTree, named, open_dataset
+from .hdf5_names import find_weights, name_weights, open_dataset
 from .manifest import KerasManifest
 from .names import Weights
 
@@ -138,10 +138,10 @@ class Hdf5Manifest(KerasManifest):
         self._config: ConfigFile | None = config
         self._entries: dict[str, TensorEntry | CheckpointError] = {}
         with _opened(self._file, "The file") as (root, stream):
-            walk = WeightsOfTree(root, stream)
-            places, self._shared = named(walk.weights)
-            self._objects: frozenset[str] = frozenset(walk.objects)
-            self._layers: dict[str, str] = walk.layers
+            groups = find_weights(root, stream)
+            places, self._shared = name_weights(groups.weights)
+            self._objects: frozenset[str] = groups.objects
+            self._layers: dict[str, str] = groups.layers
             for name, place in places.items():
                 self._entries[name] = self._described(name, place, root, stream)
         self._names: tuple[str, ...] = tuple(sorted(self._entries))
