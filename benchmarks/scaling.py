@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 import tf2flax
 from tf2flax._assignment.plans.report import format_nbytes
 from tf2flax._base.manifest import Entry, Piece
-from tf2flax._base.specs import STORED_DTYPES, Box, ByteRange, TensorSpec
+from tf2flax._base.values import STORED_DTYPES, Box, ByteRange, TensorSpec
 from tf2flax._storage.local import LocalFile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import tf2flax
 from tf2flax import src
 from tf2flax._base.dtypes import cast_checked, forced_cast, kind_of
-from tf2flax._base.specs import STORED_DTYPES
+from tf2flax._base.values import STORED_DTYPES
 
 SDS = jax.ShapeDtypeStruct
 # A tensor of every kind; the leaves have its name.

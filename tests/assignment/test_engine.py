@@ -17,7 +17,7 @@ import tf2flax
 from tf2flax._assignment.resolution.partitions import family_of, parts_of, tile
 from tf2flax._base.dtypes import cast_checked, kind_of
 from tf2flax._base.names import nearest
-from tf2flax._base.specs import Box, ByteRange
+from tf2flax._base.values import Box, ByteRange
 from tf2flax._reading import runs
 from tf2flax._storage.lazy import view_chunk_shape
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import tf2flax
 from tf2flax import Expression, concat, src, stack
 from tf2flax._assignment.language.syntax import parse_expression
-from tf2flax._assignment.layouts.filling import fill, parts_within
+from tf2flax._assignment.layouts.filling import fill_array, views_in_box
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.nodes import View, is_exact, needed_elements
-from tf2flax._base.specs import STORED_DTYPES, Box, TensorSpec
+from tf2flax._assignment.layouts.nodes import StridedView, is_exact, needed_elements
+from tf2flax._base.values import STORED_DTYPES, Box, TensorSpec
 from tf2flax._reading.runs import strided
 
 INT32, FLOAT32 = STORED_DTYPES[3], STORED_DTYPES[1]
@@ -239,13 +239,13 @@ def evaluate(
     specs = {name: TensorSpec(a.shape, INT32) for name, a in arrays.items()}
     layout = lower(expression, specs.__getitem__)
 
-    def fetch(view: View, out: np.ndarray) -> None:
+    def fetch(view: StridedView, out: np.ndarray) -> None:
         assert view.shape == out.shape
         array = arrays[view.source]
         out[...] = strided(array, view.offset, view.shape, view.strides)
 
     out = np.full(box.shape, -7, layout.dtype)
-    fill(layout, box, out, fetch)
+    fill_array(layout, box, out, fetch)
     return out
 
 
@@ -278,7 +278,7 @@ def test_exact_parts_need_their_own_elements_alone(data: st.DataObject) -> None:
         for dim in case.value.shape
     ]
     box = Box(tuple(a for a, _ in spans), tuple(b for _, b in spans))
-    needed = sum(needed_elements(list(parts_within(layout, box))).values())
+    needed = sum(needed_elements(list(views_in_box(layout, box))).values())
     assert needed >= box.size
     if is_exact(layout):
         assert needed == box.size

@@ -21,10 +21,10 @@ from tf2flax._assignment.layouts.uncasting import (
     equal_elements,
     is_one_to_one,
     settle_values,
-    undone,
+    uncast_value,
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
-from tf2flax._base.specs import STORED_DTYPES
+from tf2flax._base.values import STORED_DTYPES
 
 DTYPES = sorted(
     {one.numpy for one in STORED_DTYPES.values() if one.numpy.kind != "O"}, key=str
@@ -65,7 +65,7 @@ def loaded(array: np.ndarray, *chain: np.dtype) -> np.ndarray:
 def written(stored: np.ndarray, values: list[LeafValue]) -> np.ndarray | None:
     """What the way back writes, with the checkpoint read again only where needed."""
     if all(one.is_reversible for one in values) and len(values) == 1:
-        result = undone(values[0])
+        result = uncast_value(values[0])
         if result is not None:
             return result
     out = stored.copy()

@@ -66,8 +66,8 @@ def test_ls_on_a_terminal() -> None:
     printed = on_terminal("ls", WIDE, "--no-slots").splitlines()
     assert printed[0].split() == ["name", "dtype", "shape", "size", "slices"]
     assert len({line.index("float32") for line in printed if "float32" in line}) == 1
-    assert printed[-2] == "15 tensors, 3,707 elements, 14.5 KiB"
-    assert printed[-1] == "slots left out: 18 tensors, 4,020 elements, 15.7 KiB"
+    assert printed[-2] == "15 tensors, 3,707 elements, 14.8 kB"
+    assert printed[-1] == "slots left out: 18 tensors, 4,020 elements, 16.1 kB"
 
 
 def test_ls_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.keras.file import FileSlice
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest

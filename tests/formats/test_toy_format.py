@@ -14,7 +14,7 @@ import pytest
 import tf2flax
 from tf2flax._base.errors import DamagedError, TensorNotFoundError
 from tf2flax._base.manifest import EncodedPiece, Manifest, TensorEntry
-from tf2flax._base.specs import STORED_DTYPES, Box, TensorSpec
+from tf2flax._base.values import STORED_DTYPES, Box, TensorSpec
 from tf2flax._cli import main
 from tf2flax._formats import recognise
 from tf2flax._formats.format import Candidate, Format, Location

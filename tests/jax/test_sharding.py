@@ -26,7 +26,7 @@ from jax.sharding import (
 )
 
 import tf2flax
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._jax import meshes
 
 P = PartitionSpec

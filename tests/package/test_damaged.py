@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._formats.checks import check_tiling
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)

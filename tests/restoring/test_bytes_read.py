@@ -12,7 +12,7 @@ from bundle_writer import Tensor, rows_in, write_bundle
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._restoring.assembling import HostLeaves
 from tf2flax._restoring.plan_reads import plan_reading
 from tf2flax._restoring.scheduling import run_reads
@@ -191,7 +191,7 @@ def _target(
     expression: Expression, arrays: dict[str, np.ndarray]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     from tf2flax._assignment.layouts.lowering import lower
-    from tf2flax._base.specs import STORED_DTYPES, TensorSpec
+    from tf2flax._base.values import STORED_DTYPES, TensorSpec
 
     spec = TensorSpec(arrays["q"].shape, STORED_DTYPES[1])
     shape = lower(expression, lambda _: spec).shape

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax._base.boxes import merged, restrict, tiles
-from tf2flax._base.specs import Box
+from tf2flax._base.boxes import boxes_in_run, cut_into_boxes, merge_boxes
+from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading import parts, runs, whole
 from tf2flax._restoring import assembling, plan_reads, scheduling
@@ -312,14 +312,14 @@ def test_restricted_views(data: st.DataObject) -> None:
     counts = np.zeros(view.shape, int)
     whole = Box.whole(view.shape)
     lows: list[int] = []
-    for box in restrict(offset, view.shape, strides, start, stop):
+    for box in boxes_in_run(offset, view.shape, strides, start, stop):
         counts[box.within(whole)] += 1
         lows.append(int(view[box.within(whole)].min()))
     assert np.array_equal(counts, (view >= start) & (view < stop))
     assert lows == sorted(lows)
     counts[...] = 0
     limit = data.draw(st.integers(1, 30))
-    for box in tiles(view.shape, strides, limit):
+    for box in cut_into_boxes(view.shape, strides, limit):
         assert box.size <= limit
         counts[box.within(whole)] += 1
     assert (counts == 1).all()
@@ -327,7 +327,7 @@ def test_restricted_views(data: st.DataObject) -> None:
     before, after = np.zeros(view.shape, bool), np.zeros(view.shape, bool)
     for box in boxes:
         before[box.within(whole)] = True
-    joined = merged(boxes) if boxes else ()
+    joined = merge_boxes(boxes) if boxes else ()
     for box in joined:
         after[box.within(whole)] = True
     assert np.array_equal(before, after)

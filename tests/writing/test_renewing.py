@@ -15,9 +15,9 @@ from bundle_writer import Tensor, rows_in, write_bundle
 import tf2flax
 from tf2flax import concat, src, stack
 from tf2flax._assignment.language.expressions import Source
-from tf2flax._assignment.layouts.resizing import evaluated, resized
-from tf2flax._assignment.plans.plan import is_step, variable_of
-from tf2flax._base.specs import STORED_DTYPES, TensorSpec
+from tf2flax._assignment.layouts.resizing import evaluate, resize_backwards
+from tf2flax._base.optimizer_names import is_step, variable_of
+from tf2flax._base.values import STORED_DTYPES, TensorSpec
 
 SHAPES = {"a": (3, 4), "b": (1, 3, 4), "c": (3, 2, 2), "d": (3, 4), "s": ()}
 A, B, C = src("a"), src("b"), src("c")
@@ -71,13 +71,13 @@ def test_the_shape_of_tensors_follows_from_that_of_the_leaf(
 
     if expected is None:
         with pytest.raises(tf2flax.AssignmentError):
-            resized(expression, shape, Source("x"), spec_of)
+            resize_backwards(expression, shape, Source("x"), spec_of)
         return
-    found = resized(expression, shape, Source("x"), spec_of)
+    found = resize_backwards(expression, shape, Source("x"), spec_of)
     assert {name: new for name, (_, new) in found.items()} == expected
     value = np.arange(np.prod(shape), dtype="f8").reshape(shape)
     arrays = {
-        tensor: evaluated(backwards, value) for tensor, (backwards, _) in found.items()
+        tensor: evaluate(backwards, value) for tensor, (backwards, _) in found.items()
     }
     assert {tensor: array.shape for tensor, array in arrays.items()} == expected
     # Forwards again it is the leaf; reshapes name the old extents.
@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     ),
     "a concatenation": (
         {concat("trunk/w", "trunk/b"): "x"}, {"x": np.zeros(9, "f4")},
-        r"concat makes \[5\], and how \[9\] falls into its 2 parts",
+        r"concat makes \[5\], and how \[9\] is divided among its 2 operands",
     ),
     "another leaf's tensor": (
         {"trunk/w": "x", src("trunk/w").transpose(): "y"},
@@ -396,7 +396,7 @@ def test_variables_of_slots_and_averages() -> None:
         "m/w/.ATTRIBUTES/VARIABLE_VALUE",
         "m/w/.OPTIMIZER_SLOT/opt/m/.ATTRIBUTES/VARIABLE_VALUE",
     }  # fmt: skip
-    roots = {name: variable_of(name, names) for name in names}  # pyright: ignore[reportArgumentType]
+    roots = {name: variable_of(name, names) for name in names}
     assert roots == {
         "a": "a", "a/Adam": "a", "a/ExponentialMovingAverage": "a", "k": "k",
         "x/a/Momentum": "a", "k_slot_vr": "k", "beta1_power": "beta1_power",
@@ -425,4 +425,4 @@ def test_variables_of_slots_and_averages() -> None:
         "iterator/w",
     }
     names = steps | others
-    assert {name for name in names if is_step(name, names)} == steps  # pyright: ignore[reportArgumentType]
+    assert {name for name in names if is_step(name, names)} == steps

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from repository import ROOT
 
 import tf2flax
-from tf2flax._base.specs import STORED_DTYPES
+from tf2flax._base.values import STORED_DTYPES
 
 DATA = ROOT / "tests" / "data"
 READABLE = [

@@ -15,10 +15,10 @@ from typing import Any, Final, Literal
 import ml_dtypes
 import numpy as np
 
+from .caller import show_value
 from .errors import AssignmentError
 from .memory import empty
-from .specs import STORED_DTYPES, StoredDtype
-from .text import show_value
+from .values import STORED_DTYPES, StoredDtype
 
 # What holds for one leaf. None: its own dtype where the cast is safe; "exact": no cast,
 # as TensorFlow; "checkpoint": the file's dtype; a dtype: that one, whatever it does.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from .errors import UnsupportedError
-from .specs import Box, ByteRange, TensorSpec
+from .values import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

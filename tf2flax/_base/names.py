@@ -1,7 +1,7 @@
-"""Names as text: the nearest to one that was not found, lists, numbers and marks.
+"""Names of tensors: as stored bytes, and the nearest to one that was not found.
 
-Fast enough for 100,000 names: names are ranked by the path components they share, and
-only the best are compared letter by letter.
+The search is fast enough for 100,000 names: they are ranked by the path components that
+they share, and only the best are compared letter by letter.
 """
 
 from __future__ import annotations
@@ -10,58 +10,51 @@ import collections
 import difflib
 import heapq
 import re
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Final
 
 # Numbers in names have at most so many digits, which Python always converts; what has
 # more is text. Source: `sys.int_info.str_digits_check_threshold`.
 MAX_DIGITS: Final = 600
-# Keys of TF2's checkpoints: how that of a variable's value ends, and what stands
-# between the paths of a variable and of its slot.
-# Source: tensorflow/python/checkpoint/trackable_utils.py.
-VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
-SLOT_MARKER: Final = "/.OPTIMIZER_SLOT/"
 # How many names are compared letter by letter; difflib takes about 20 µs for each.
 _MAX_COMPARED: Final = 200
 # Below this likeness (0 to 1) a suggestion misleads more often than it helps.
 _MIN_LIKENESS: Final = 0.6
 _COMPONENT: Final = re.compile(r"[^/]+")
-# Where a `tf.train.Checkpoint` has the variables of a Keras 3 optimizer, slots as well;
-# the optimizer is an attribute of any name.
-_OPTIMIZER_LIST: Final = re.compile(
-    rf"(?P<optimizer>(.*/)?)_variables/[0-9]+{re.escape(VARIABLE_SUFFIX)}"
-)
 
 
-def listed(names: Sequence[str], count: int = 5) -> str:
-    """Lists names for a message, of many the first ones.
+def encode_name(name: str) -> bytes:
+    """Turns a name into the key that is stored: UTF-8.
 
-    Args:
-        names: The names.
-        count: How many to show at most.
+    Raises:
+        UnicodeEncodeError: The name holds half of a surrogate pair, which stands for no
+            byte.
+    """
+    return name.encode("utf-8", "surrogateescape")
 
-    Returns:
-        Text.
+
+def decode_name(key: bytes) -> str:
+    r"""Turns a stored key into a name, of which `encode_name` makes the same key.
+
+    Bytes that are not UTF-8 become lone surrogates, as in names of files.
 
     Examples:
-        >>> listed(["a", "b", "c"], count=2)
-        '`a`, `b` and 1 more'
+        >>> decode_name(b"a/\xff"), encode_name(decode_name(b"a/\xff"))
+        ('a/\udcff', b'a/\xff')
     """
-    first = ", ".join(f"`{name}`" for name in names[:count])
-    hidden = len(names) - count
-    return f"{first} and {hidden} more" if hidden > 0 else first
+    return key.decode("utf-8", "surrogateescape")
 
 
 def nearest(name: str, names: Collection[str], count: int = 3) -> tuple[str, ...]:
     """Finds the names most like one that was not found.
 
     Args:
-        name: What was asked for.
-        names: What is there.
-        count: How many to name at most.
+        name: The name that was asked for.
+        names: The names that there are.
+        count: How many to return at most.
 
     Returns:
-        Names, best first; the name without its `:0` alone, where that is there.
+        Names, best first; the name without its `:0` alone, where there is such a name.
 
     Examples:
         >>> nearest("encodr/kernel", ["encoder/kernel", "encoder/bias", "head"])
@@ -84,8 +77,10 @@ def nearest(name: str, names: Collection[str], count: int = 3) -> tuple[str, ...
             if ratio >= _MIN_LIKENESS:
                 scored.append((-ratio, candidate))
     scored.sort()
-    # Names much less like it than the best are noise.
-    return tuple(n for ratio, n in scored[:count] if ratio <= scored[0][0] + 0.1)
+    # Names much less like it than the best one would only mislead.
+    return tuple(
+        candidate for ratio, candidate in scored[:count] if ratio <= scored[0][0] + 0.1
+    )
 
 
 def _sharing_components(name: str, names: Iterable[str]) -> list[str]:
@@ -95,26 +90,9 @@ def _sharing_components(name: str, names: Iterable[str]) -> list[str]:
     length = len(name)
 
     def score(candidate: str) -> tuple[int, int]:
-        parts = _COMPONENT.findall(candidate.casefold())
-        shared = sum(part in weights for part in parts) + (parts[-1:] == [last])
+        components = _COMPONENT.findall(candidate.casefold())
+        shared = sum(component in weights for component in components)
+        shared += components[-1:] == [last]
         return shared, -abs(len(candidate) - length)
 
     return heapq.nlargest(_MAX_COMPARED, names, key=score)
-
-
-def is_of_optimizer_list(name: str, stored: Container[str]) -> bool:
-    """Tells whether a tensor is in the list of variables of a Keras 3 optimizer.
-
-    Metrics have such a list, too, but count no iterations.
-
-    Args:
-        name: Stored name of the tensor.
-        stored: All names.
-
-    Returns:
-        Whether it is.
-    """
-    match = _OPTIMIZER_LIST.fullmatch(name)
-    return match is not None and (
-        f"{match['optimizer']}_iterations{VARIABLE_SUFFIX}" in stored
-    )

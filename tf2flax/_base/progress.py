@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, Final
 
+from .caller import show_value
 from .errors import AssignmentError
-from .text import show_value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

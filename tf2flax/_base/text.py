@@ -1,127 +1,102 @@
-"""Values of the caller's in messages, and switches that must be true or false.
+"""Text for people: sizes, lists of names, columns, and names made harmless.
 
-Whatever a caller gives may fail when it is asked for its text or its truth; a message
-about it must not.
+One of each, for messages, reports and the command line. Knows no checkpoint.
 """
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+import unicodedata
+from collections.abc import Collection, Sequence
+from typing import Final
 
-import numpy as np
-
-from .errors import AssignmentError
-
-T = TypeVar("T")
-
-# Longer texts are cut (characters), and so are collections (members).
-_MAX_LENGTH: Final = 200
-_MAX_MEMBERS: Final = 12
-_REPR: Final = reprlib.Repr()
-_REPR.maxlevel = 4
-_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _MAX_MEMBERS
-_REPR.maxfrozenset = _REPR.maxdeque = _REPR.maxarray = _MAX_MEMBERS
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = _MAX_LENGTH
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
-def show_value(value: object) -> str:
-    """Shows a value of the caller's.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        Its `repr`, cut where it is long; its type where it has none.
+def format_nbytes(nbytes: int) -> str:
+    """Writes a number of bytes in decimal units, with three digits at least.
 
     Examples:
-        >>> show_value([1, "a"])
-        "[1, 'a']"
-        >>> len(show_value(range(10**9))), len(show_value("x" * 1000))
-        (20, 200)
+        >>> format_nbytes(512), format_nbytes(1_340_000_000)
+        ('512 B', '1.34 GB')
     """
-    try:
-        text = _REPR.repr(value)
-    except Exception:  # of the value's own code; integers of very many digits, too
-        return f"an object of type {type(value).__name__}"
-    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."
+    value, unit = float(nbytes), 0
+    # 999.5 would be rounded to 1000, or in three digits to 1e+03.
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{nbytes} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
 
 
-def check_switch(option: str, value: object) -> bool:
-    """Checks an option that is on or off.
-
-    Args:
-        option: Its name.
-        value: What was given: True or False, also as 1 or 0 or of NumPy.
-
-    Returns:
-        Whether it is on.
-
-    Raises:
-        AssignmentError: It is something else.
+def list_names(names: Sequence[str], count: int = 5) -> str:
+    """Lists names for a message: of many, the first ones.
 
     Examples:
-        >>> check_switch("verify", True)
-        True
-        >>> check_switch("verify", "no")
-        Traceback (most recent call last):
-        tf2flax.AssignmentError: Option verify: expected True or False, got 'no'.
+        >>> list_names(["a", "b", "c"], count=2)
+        '`a`, `b` and 1 more'
     """
-    given: Any = value
-    is_number = isinstance(value, int) and value in (0, 1)
-    if is_number or isinstance(value, (bool, np.bool_)):
-        return bool(given)
-    raise AssignmentError(
-        f"Option {option}: expected True or False, got {show_value(value)}."
+    return and_more(
+        ", ".join(f"`{name}`" for name in names[:count]), len(names) - count
     )
 
 
-def is_one_of(value: object, choices: tuple[str, ...] | frozenset[str]) -> bool:
-    """Tells whether a value is one of some words; an array, say, is none of them.
+def and_more(text: str, num_hidden: int, *, separator: str = " ") -> str:
+    """Adds to a list how many of its members are not shown.
 
     Args:
-        value: Anything.
-        choices: The words.
+        text: The members that are shown.
+        num_hidden: How many are not; nothing is added unless it is positive.
+        separator: What stands between both.
 
-    Returns:
-        Whether it is one of them.
+    Examples:
+        >>> and_more("a, b", 3), and_more("a, b", 0)
+        ('a, b and 3 more', 'a, b')
     """
-    return isinstance(value, str) and value in choices
+    return f"{text}{separator}and {num_hidden} more" if num_hidden > 0 else text
 
 
-def members(what: str, values: Iterable[T]) -> Iterator[T]:
-    """Iterates over what a caller gives.
+def printable(name: str) -> str:
+    r"""Escapes what would not print, or would break a line or a terminal.
+
+    Examples:
+        >>> printable("a\tb\x1b[31m")
+        'a\\tb\\x1b[31m'
+    """
+    if name.isprintable():
+        return name
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in name
+    )
+
+
+def align_columns(
+    rows: Sequence[Sequence[str]], *, right: Collection[int] = ()
+) -> list[str]:
+    """Writes the rows of a table as lines whose columns are aligned.
 
     Args:
-        what: What it is for, for messages.
-        values: The collection.
+        rows: Cells; all rows have as many. A header is a row like any other.
+        right: Numbers of the columns that are aligned to the right.
 
     Returns:
-        Its members.
+        Lines, without spaces at their ends.
 
-    Raises:
-        AssignmentError: It has none: Python cannot iterate over it.
+    Examples:
+        >>> align_columns([["name", "size"], ["a", "5"], ["bcdef", "100"]], right={1})
+        ['name   size', 'a         5', 'bcdef   100']
     """
-    try:
-        return iter(values)
-    except TypeError as error:
-        raise AssignmentError(
-            f"{what}: expected several values, got {show_value(values)}."
-        ) from error
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines: list[str] = []
+    for row in rows:
+        cells: list[str] = []
+        for number, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            padding = " " * (width - _width(cell))
+            cells.append(padding + cell if number in right else cell + padding)
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
-def attribute_of(value: object, name: str) -> Any:
-    """Looks an attribute up, in objects that raise anything when they are asked.
-
-    Args:
-        value: The object.
-        name: Name of the attribute.
-
-    Returns:
-        The attribute; None where there is none.
-    """
-    try:
-        return getattr(value, name, None)
-    except Exception:  # of the object's own code
-        return None
+def _width(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from tf2flax._base.caller import check_switch, members, show_value
 from tf2flax._base.errors import (
     SharedNameError,
     TensorNotFoundError,
@@ -17,7 +18,6 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
-from tf2flax._base.text import check_switch, members, show_value
 from tf2flax._reading import whole
 
 from .stored_tensor import StoredTensor

@@ -13,7 +13,7 @@ import numpy as np
 
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.parts import read_box
 from tf2flax._reading.whole import check_readable, read_entry
 

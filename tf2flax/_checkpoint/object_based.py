@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tf2flax._base.errors import CheckpointError, DamagedError, MalformedError
 from tf2flax._base.manifest import Manifest, TensorEntry, have_equal_checksums
-from tf2flax._base.names import is_of_optimizer_list
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.optimizer_names import is_of_optimizer_list
+from tf2flax._base.values import TensorSpec
 from tf2flax._formats.object_graph import (
     GRAPH_KEY,
     Names,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tf2flax._base.caller import check_switch
 from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.specs import Box
-from tf2flax._base.text import check_switch
+from tf2flax._base.values import Box
 from tf2flax._reading import parts, whole
 from tf2flax._storage.lazy import open_view
 

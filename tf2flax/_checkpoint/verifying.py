@@ -20,7 +20,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
 from tf2flax._base.progress import ProgressFunction, reporting
-from tf2flax._base.specs import ByteRange
+from tf2flax._base.values import ByteRange
 from tf2flax._reading.whole import check_many
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.errors import (
     AssignmentError,
     CheckpointNotFoundError,
@@ -20,7 +21,6 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Piece
-from tf2flax._base.text import show_value
 from tf2flax._storage.local import Storage
 
 from .locate import locate_in

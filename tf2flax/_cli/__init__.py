@@ -1,7 +1,11 @@
-"""The command line: one file for each command, over the public names.
+"""The command line: `main`, and one file for each command, over the public names.
 
-Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error. Imports
-neither JAX nor, unless a store or a view needs it, tensorstore.
+- `ls.py`: the tensors of a checkpoint; `show.py`: one of them; `verify.py`: all bytes.
+
+A command is a module with `add_to`, which adds its parser, and `run`, which gets the
+parsed arguments and returns the exit code; a new one is a file and its name in
+`COMMANDS`. Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an
+error. Never imports JAX, nor tensorstore unless a URL needs it.
 """
 
 from __future__ import annotations
@@ -14,11 +18,23 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
-from tf2flax._base.errors import CheckpointError
+import tf2flax
 
 from . import ls, show, verify
+
+
+class Command(Protocol):
+    """A module of a command."""
+
+    def add_to(self, commands: Any) -> None:
+        """Adds the parser of the command, whose default `run` runs it."""
+        ...
+
+
+# All commands, in the order in which the help lists them.
+COMMANDS: Final[tuple[Command, ...]] = (ls, show, verify)
 
 # What shells report of a process that was interrupted.
 _INTERRUPTED: Final = 130
@@ -39,24 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     if _is_closed(sys.stderr):
-        sys.stderr = _nowhere()  # or what goes there would go to standard output
+        # `print` would write to standard output where its file is None.
+        sys.stderr = _open_null()
     if _is_closed(sys.stdout):
-        sys.stdout = _nowhere()
+        sys.stdout = _open_null()
         _complain("Standard output is closed.")
         return _ERROR
     try:
         try:
             code = _run(argv)
-        finally:  # also what argparse has written before it ends
+        finally:  # also flushes what argparse has written before it exits
             sys.stdout.flush()
-    except CheckpointError as error:
+    except tf2flax.CheckpointError as error:
         _complain(str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # who reads has seen enough: no error to tell of
-        _drop(sys.stdout)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        _discard_buffer(sys.stdout)
     except OSError as error:
-        _drop(sys.stdout)
+        _discard_buffer(sys.stdout)
         reason = error.strerror or str(error)
         if _is_of_output(error):
             reason = f"Cannot write to standard output: {reason}"
@@ -71,31 +88,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names are not all ASCII
+        # Names need not be ASCII, nor UTF-8, where the stream's encoding is.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     code: int = arguments.run(arguments)
     return code
 
 
 def _is_closed(stream: TextIO | None) -> bool:
-    """Whether a stream is not there (`>&-`), or has been closed."""
+    """True if a stream does not exist (`>&-`) or has been closed."""
     return stream is None or stream.closed
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Whether an error is one of writing: a disk or a quota is full, or a file gone."""
+    """True if an error is one of writing: the disk is full, or the file is gone."""
     return error.errno in (
         errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
     )  # fmt: skip
 
 
-def _nowhere() -> TextIO:
-    """Takes all and keeps nothing; its number is then no other file's."""
+def _open_null() -> TextIO:
+    """A stream that discards everything; no other file gets its number then."""
     return pathlib.Path(os.devnull).open("w")
 
 
 def _complain(text: str) -> None:
-    """Says what is wrong, where it can be said."""
+    """Writes a message to standard error, if that can be written."""
     with contextlib.suppress(OSError):
         print(f"tf2flax: {text}", file=sys.stderr)
 
@@ -103,33 +121,31 @@ def _complain(text: str) -> None:
 def _flush_messages() -> None:
     try:
         sys.stderr.flush()
-    except OSError:  # there is nowhere to say it
-        _drop(sys.stderr)
+    except OSError:  # there is nowhere to report it
+        _discard_buffer(sys.stderr)
 
 
-def _drop(stream: TextIO) -> None:
-    """What a stream still holds must not fail again when Python ends."""
-    with contextlib.suppress(OSError, ValueError):  # not all streams have a number
+def _discard_buffer(stream: TextIO) -> None:
+    """Lets the rest of a buffer go nowhere: Python flushes it again when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # not all streams have a descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose help is output like any other: argparse would ignore failures."""
+    """A parser that writes help like other output; argparse would ignore failures."""
 
     def print_help(self, file: Any = None) -> None:
-        """Writes help."""
+        """Writes the help."""
         (sys.stdout if file is None else file).write(self.format_help())
 
 
 class _Version(argparse.Action):
-    """Writes the version, likewise."""
+    """Writes the version, and does not ignore failures either."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from tf2flax import __version__
-
-        sys.stdout.write(f"tf2flax {__version__}\n")
+        sys.stdout.write(f"tf2flax {tf2flax.__version__}\n")
         parser.exit()
 
 
@@ -144,6 +160,6 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="show the version and exit"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (ls, show, verify):
+    for command in COMMANDS:
         command.add_to(commands)
     return parser

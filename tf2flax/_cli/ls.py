@@ -1,4 +1,4 @@
-"""`tf2flax ls`: what a checkpoint holds."""
+"""`tf2flax ls`: the tensors of a checkpoint, without reading any."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tf2flax._assignment.plans.plan import is_slot
-from tf2flax._base.errors import NotFoundError
+import tf2flax
 from tf2flax._base.names import nearest
-from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._checkpoint.opening import open_checkpoint
-from tf2flax._checkpoint.stored_tensor import StoredTensor
-
-from .table import aligned, human, printable
+from tf2flax._base.optimizer_names import is_slot
+from tf2flax._base.text import align_columns, format_nbytes, printable
 
 
 def add_to(commands: Any) -> None:
@@ -46,81 +42,97 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lists; returns the exit code."""
-    # Entries by the thousand are no cycles: looking for some takes a fifth of the time.
+    """Lists the tensors; returns the exit code."""
+    # The collector would look for cycles among the thousands of entries that are made,
+    # which have none: a fifth of the time.
     is_collecting = gc.isenabled()
     gc.disable()
     try:
-        return _list(arguments)
+        return _list_tensors(arguments)
     finally:
         if is_collecting:
             gc.enable()
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    checkpoint = open_checkpoint(arguments.checkpoint)
-    tensors: Iterable[StoredTensor] = _chosen(checkpoint, arguments.pattern)
-    hidden: list[StoredTensor] = []
+def _list_tensors(arguments: argparse.Namespace) -> int:
+    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
+    tensors: Iterable[tf2flax.StoredTensor]
+    tensors = _select(checkpoint, arguments.pattern)
+    slots: list[tf2flax.StoredTensor] = []
     if arguments.no_slots:
-        manifest = checkpoint.manifest
         tensors = list(tensors)
-        hidden = [tensor for tensor in tensors if is_slot(tensor.name, manifest)]
-        names = {tensor.name for tensor in hidden}
-        tensors = [tensor for tensor in tensors if tensor.name not in names]
+        names = checkpoint.manifest
+        slots = [tensor for tensor in tensors if is_slot(tensor.name, names)]
+        slot_names = {tensor.name for tensor in slots}
+        tensors = [tensor for tensor in tensors if tensor.name not in slot_names]
     if arguments.json:
-        _print_json(checkpoint, list(tensors), hidden)
+        _print_json(checkpoint, list(tensors), slots)
     elif sys.stdout.isatty():
-        _print_table(list(tensors), hidden)
+        _print_table(list(tensors), slots)
     else:
-        # Lines are kept, and tensors are not: a quarter of the time of a large one.
-        lines = ["\t".join(_row(tensor, str(tensor.nbytes))) for tensor in tensors]
+        # Lines are collected, and tensors are not: a quarter of the time where there
+        # are many.
+        lines = ["\t".join(_cells(tensor, str(tensor.nbytes))) for tensor in tensors]
         sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 
 
-def _chosen(checkpoint: Checkpoint, pattern: str | None) -> Iterator[StoredTensor]:
+def _select(
+    checkpoint: tf2flax.Checkpoint, pattern: str | None
+) -> Iterator[tf2flax.StoredTensor]:
     if pattern is None:
         return iter(checkpoint.values())
     names = [name for name in checkpoint if fnmatch.fnmatchcase(name, pattern)]
     if not names:
         close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
         fix = f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
-        raise NotFoundError(
+        raise tf2flax.NotFoundError(
             f"`{pattern}` matches none of {len(checkpoint)} tensors - in "
             f"`{checkpoint.manifest.index_path}`. {fix}"
         )
     return (checkpoint[name] for name in names)
 
 
-def _row(tensor: StoredTensor, size: str) -> tuple[str, str, str, str, str]:
+def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, ...]:
     entry = tensor.entry
     spec = entry.spec
-    slices = str(len(entry.pieces)) if entry.is_sliced else "0"
-    return printable(entry.name), spec.dtype.name, str(list(spec.shape)), size, slices
+    num_slices = str(len(entry.pieces)) if entry.is_sliced else "0"
+    return (
+        printable(entry.name),
+        spec.dtype.name,
+        str(list(spec.shape)),
+        size,
+        num_slices,
+    )
 
 
-def _print_table(tensors: list[StoredTensor], hidden: list[StoredTensor]) -> None:
-    header = ("name", "dtype", "shape", "size", "slices")
-    rows = [_row(tensor, human(tensor.nbytes)) for tensor in tensors]
-    rows = [(*row[:4], "" if row[4] == "0" else row[4]) for row in rows]
-    if any(row[4] for row in rows):
-        lines = aligned(header, rows, right=frozenset({3, 4}))
-    else:
-        lines = aligned(header[:4], [row[:4] for row in rows], right=frozenset({3}))
-    print(*lines, sep="\n")
-    print(_total(tensors))
-    if hidden:
-        print(f"slots left out: {_total(hidden)}")
+def _print_table(
+    tensors: list[tf2flax.StoredTensor], slots: list[tf2flax.StoredTensor]
+) -> None:
+    rows: list[tuple[str, ...]] = [("name", "dtype", "shape", "size", "slices")]
+    for tensor in tensors:
+        *cells, num_slices = _cells(tensor, format_nbytes(tensor.nbytes))
+        rows.append((*cells, "" if num_slices == "0" else num_slices))
+    if not any(row[4] for row in rows[1:]):  # the column would be empty
+        rows = [row[:4] for row in rows]
+    print(*align_columns(rows, right={3, 4}), sep="\n")
+    print(_describe_total(tensors))
+    if slots:
+        print(f"slots left out: {_describe_total(slots)}")
 
 
-def _total(tensors: list[StoredTensor]) -> str:
-    elements = sum(tensor.size for tensor in tensors)
+def _describe_total(tensors: list[tf2flax.StoredTensor]) -> str:
+    num_elements = sum(tensor.size for tensor in tensors)
     nbytes = sum(tensor.nbytes for tensor in tensors)
-    return f"{len(tensors):,} tensors, {elements:,} elements, {human(nbytes)}"
+    return (
+        f"{len(tensors):,} tensors, {num_elements:,} elements, {format_nbytes(nbytes)}"
+    )
 
 
 def _print_json(
-    checkpoint: Checkpoint, tensors: list[StoredTensor], hidden: list[StoredTensor]
+    checkpoint: tf2flax.Checkpoint,
+    tensors: list[tf2flax.StoredTensor],
+    slots: list[tf2flax.StoredTensor],
 ) -> None:
     document = {
         "checkpoint": checkpoint.prefix,
@@ -139,6 +151,6 @@ def _print_json(
         "num_tensors": len(tensors),
         "num_elements": sum(tensor.size for tensor in tensors),
         "nbytes": sum(tensor.nbytes for tensor in tensors),
-        "slots_left_out": [tensor.name for tensor in hidden],
+        "slots_left_out": [tensor.name for tensor in slots],
     }
     print(json.dumps(document, indent=1))

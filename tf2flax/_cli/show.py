@@ -9,13 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._base.errors import DamagedError
+import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
-from tf2flax._checkpoint.opening import open_checkpoint
-from tf2flax._checkpoint.stored_tensor import StoredTensor
-from tf2flax._reading.whole import check_readable
-
-from .table import human, printable
+from tf2flax._base.text import format_nbytes, printable
 
 # How much of a tensor is turned into float64 at once (elements).
 _CHUNK: Final = 1 << 20
@@ -46,15 +42,15 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows; returns the exit code."""
-    tensor = open_checkpoint(arguments.checkpoint)[arguments.name]
-    check_readable(tensor.entry)
+    """Shows the tensor; returns the exit code."""
+    tensor = tf2flax.open_checkpoint(arguments.checkpoint)[arguments.name]
     damage = ""
     try:
         array = tensor.read()
-    except DamagedError as error:
+    except tf2flax.DamagedError as error:
         damage = str(error)
-        array = tensor.read(verify=False)  # fails where there is nothing to show
+        # Fails where it is not the checksum that is wrong: there is nothing to show.
+        array = tensor.read(verify=False)
     facts = _facts(tensor, array, damage)
     if arguments.json:
         print(json.dumps(facts, indent=1))
@@ -63,10 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if damage else 0
 
 
-def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, Any]:
+def _facts(
+    tensor: tf2flax.StoredTensor, array: np.ndarray, damage: str
+) -> dict[str, Any]:
     pieces = tensor.entry.pieces
     has_checksum = all(piece.has_checksum for piece in pieces)
-    state = "differs" if damage else ("ok" if has_checksum else "not stored")
+    checksum = "ok" if has_checksum else "not stored"
     return {
         "name": tensor.name,
         "dtype": tensor.entry.spec.dtype.name,
@@ -76,17 +74,15 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
         "pieces": [
             {
                 "region": [
-                    [start, stop]
-                    for start, stop in zip(
-                        piece.box.starts, piece.box.stops, strict=True
-                    )
+                    list(bounds)
+                    for bounds in zip(piece.box.starts, piece.box.stops, strict=True)
                 ],
                 "place": _place(piece),
                 "crc32c": None if piece.crc32c is None else f"{piece.crc32c:08x}",
             }
             for piece in pieces
         ],
-        "checksum": state,
+        "checksum": "differs" if damage else checksum,
         "damage": damage or None,
         "statistics": _statistics(array),
         "corner": _corner(array),
@@ -94,58 +90,81 @@ def _facts(tensor: StoredTensor, array: np.ndarray, damage: str) -> dict[str, An
 
 
 def _place(piece: Piece | EncodedPiece) -> str:
-    if piece.data_file is not None:
-        return f"{piece.path}[{piece.span.start}:{piece.span.stop}]"
-    return piece.path
+    """File and bytes; only the file of what its format alone can read."""
+    if piece.data_file is None:
+        return piece.path
+    return f"{piece.path}[{piece.span.start}:{piece.span.stop}]"
 
 
 def _statistics(array: np.ndarray) -> dict[str, Any]:
     """Mean, standard deviation, least and greatest of the finite values, and counts."""
-    flat = array.reshape(-1)
     if array.dtype == object:
-        lengths = [len(element) for element in flat.tolist()]
+        lengths = [len(element) for element in array.reshape(-1).tolist()]
         if not lengths:
             return {}
         return {"shortest": min(lengths), "longest": max(lengths)}
-    count, nans, infs, total, squares = 0, 0, 0, 0.0, 0.0
-    low, high = math.inf, -math.inf
-    shift: float | None = None  # keeps the squares of what lies far from 0 exact
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK]
-        values = np.abs(part) if part.dtype.kind == "c" else part
-        values = values.astype(np.float64)
-        nans += int(np.isnan(values).sum())
-        infs += int(np.isinf(values).sum())
+    moments = _Moments()
+    for start in range(0, array.size, _CHUNK):
+        moments.add(array.reshape(-1)[start : start + _CHUNK])
+    statistics = moments.summary()
+    if array.dtype.kind == "c" and moments.count:
+        statistics["of"] = "absolute values"
+    return statistics
+
+
+class _Moments:
+    """Sums over the elements of an array, of which one chunk is added at a time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._num_nans = 0
+        self._num_infs = 0
+        # Sums are of values less the first one: else the squares of values that are
+        # alike and far from 0 would be all that float64 can hold.
+        self._shift = 0.0
+        self._sum = 0.0
+        self._sum_of_squares = 0.0
+        self._min = math.inf
+        self._max = -math.inf
+
+    def add(self, chunk: np.ndarray) -> None:
+        magnitudes = np.abs(chunk) if chunk.dtype.kind == "c" else chunk
+        values = magnitudes.astype(np.float64)
+        self._num_nans += int(np.isnan(values).sum())
+        self._num_infs += int(np.isinf(values).sum())
         values = values[np.isfinite(values)]
-        if values.size:
-            shift = float(values[0]) if shift is None else shift
-            count += values.size
-            with np.errstate(over="ignore", invalid="ignore"):
-                total += float((values - shift).sum())
-                squares += float(((values - shift) ** 2).sum())
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-    found: dict[str, Any] = {"nan": nans, "inf": infs}
-    if shift is not None:
-        mean = total / count
-        variance = squares / count - mean * mean
-        found |= {
-            "mean": _json_float(shift + mean),
-            "std": _json_float(math.sqrt(abs(variance))),
-            "min": low,
-            "max": high,
-        }
-        if array.dtype.kind == "c":
-            found["of"] = "absolute values"
-    return found
+        if not values.size:
+            return
+        if not self.count:
+            self._shift = float(values[0])
+        self.count += values.size
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._sum += float((values - self._shift).sum())
+            self._sum_of_squares += float(((values - self._shift) ** 2).sum())
+        self._min = min(self._min, float(values.min()))
+        self._max = max(self._max, float(values.max()))
+
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = {"nan": self._num_nans, "inf": self._num_infs}
+        if self.count:
+            mean = self._sum / self.count
+            variance = self._sum_of_squares / self.count - mean * mean
+            summary |= {
+                "mean": _json_float(self._shift + mean),
+                "std": _json_float(math.sqrt(abs(variance))),
+                "min": self._min,
+                "max": self._max,
+            }
+        return summary
 
 
 def _json_float(value: float) -> float | None:
-    """JSON knows no infinities, which squares of large values may become."""
+    """None for what JSON lacks: infinities, as squares of large values may become."""
     return value if math.isfinite(value) else None
 
 
 def _corner(array: np.ndarray) -> Any:
-    """The first rows and columns, as plain values."""
+    """The first rows and columns, as values for JSON."""
     if not array.size:
         return []
     corner = array[(0,) * max(0, array.ndim - 2)]
@@ -153,57 +172,64 @@ def _corner(array: np.ndarray) -> Any:
         corner = corner[:_ROWS, :_COLUMNS]
     elif array.ndim == 1:
         corner = corner[:_COLUMNS]
-    return _plain(np.asarray(corner, array.dtype).tolist())
+    return _json_value(np.asarray(corner, array.dtype).tolist())
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_json_value(element) for element in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, bytes):
-        cut = "…" if len(value) > _MAX_STRING else ""
-        return value[:_MAX_STRING].decode("utf-8", "backslashreplace") + cut
+        ellipsis = "…" if len(value) > _MAX_STRING else ""
+        return value[:_MAX_STRING].decode("utf-8", "backslashreplace") + ellipsis
     if isinstance(value, complex):
         return str(value)
     if isinstance(value, (bool, int, str)):
         return value
-    number = float(value)
+    number = float(value)  # also of ml_dtypes
     return number if math.isfinite(number) else str(number)
 
 
-def _print(tensor: StoredTensor, array: np.ndarray, facts: dict[str, Any]) -> None:
+def _print(
+    tensor: tf2flax.StoredTensor, array: np.ndarray, facts: dict[str, Any]
+) -> None:
     print(printable(tensor.name))
     print(f"  dtype     {facts['dtype']}")
     print(f"  shape     {facts['shape']}  ({facts['num_elements']:,} elements)")
-    print(f"  size      {human(facts['nbytes'])}")
+    print(f"  size      {format_nbytes(facts['nbytes'])}")
     for number, piece in enumerate(facts["pieces"][:_MAX_PIECES]):
-        box = ", ".join(f"{start}:{stop}" for start, stop in piece["region"])
+        bounds = ", ".join(f"{start}:{stop}" for start, stop in piece["region"])
         title = "lies at" if number == 0 else ""
-        what = f"[{box}] " if tensor.slices else ""
-        print(f"  {title:9} {what}{piece['place']}")
+        box = f"[{bounds}] " if tensor.slices else ""
+        print(f"  {title:9} {box}{piece['place']}")
     if len(facts["pieces"]) > _MAX_PIECES:
         print(f"            … and {len(facts['pieces']) - _MAX_PIECES} slices more")
     print(f"  checksum  {facts['checksum']}")
     if facts["damage"]:
         print(f"            {facts['damage']}")
     for key, value in facts["statistics"].items():
-        shown = f"{value:.6g}" if isinstance(value, float) else value
-        print(f"  {key:9} {shown}")
+        print(f"  {key:9} {f'{value:.6g}' if isinstance(value, float) else value}")
     if array.size:
-        _print_corner(array, facts["corner"])
+        print(*_corner_lines(array, facts["corner"]), sep="\n")
 
 
-def _print_corner(array: np.ndarray, corner: Any) -> None:
-    rows: list[list[Any]] = (
-        corner if array.ndim >= 2 else [corner if array.ndim else [corner]]
-    )
-    where = "0, " * (array.ndim - 2)
-    print(f"  values    {f'[{where}…]' if where else ''}".rstrip())
+def _corner_lines(array: np.ndarray, corner: Any) -> list[str]:
+    if array.ndim == 0:
+        rows = [[corner]]
+    elif array.ndim == 1:
+        rows = [corner]
+    else:
+        rows = corner
+    # Of more axes than two, the corner is that of the first matrix: `[0, 0, …]`.
+    matrix = f"[{'0, ' * (array.ndim - 2)}…]" if array.ndim > 2 else ""
+    has_more_columns = array.ndim > 0 and array.shape[-1] > len(rows[0])
+    more = " …" if has_more_columns else ""
+    lines = [f"  values    {matrix}".rstrip()]
     for row in rows:
-        cells = [_cell(one) for one in row]
-        more = " …" if array.ndim and array.shape[-1] > len(row) else ""
-        print("    " + " ".join(f"{cell:>12}" for cell in cells) + more)
+        cells = " ".join(f"{_cell(value):>12}" for value in row)
+        lines.append(f"    {cells}{more}")
     if array.ndim >= 2 and array.shape[-2] > len(rows):
-        print("    …")
+        lines.append("    …")
+    return lines
 
 
 def _cell(value: Any) -> str:

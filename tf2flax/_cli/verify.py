@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from tf2flax._checkpoint.opening import open_checkpoint
+import tf2flax
 
 
 def add_to(commands: Any) -> None:
@@ -27,8 +27,8 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verifies; returns the exit code."""
-    checkpoint = open_checkpoint(arguments.checkpoint)
+    """Verifies the checkpoint; returns the exit code."""
+    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
     report = checkpoint.verify(progress=sys.stderr.isatty())
     print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
     return 0 if report.ok else 1

@@ -20,7 +20,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
-from tf2flax._base.specs import MAX_ELEMENTS, Box, ByteRange, TensorSpec
+from tf2flax._base.values import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
 from .object_graph import GRAPH_KEY

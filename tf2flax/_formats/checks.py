@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.specs import (
+from tf2flax._base.values import (
     MAX_ELEMENTS,
     STORED_DTYPES,
     Box,

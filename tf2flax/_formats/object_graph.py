@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from tf2flax._base.names import SLOT_MARKER, VARIABLE_SUFFIX
+from tf2flax._base.optimizer_names import SLOT_MARKER, VARIABLE_SUFFIX
 
 from .wire.protos import TrackableObject, parse_object_graph, prune_object_graph
 

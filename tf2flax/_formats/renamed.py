@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from tf2flax._base.errors import SharedNameError, TensorNotFoundError
 from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
-from tf2flax._base.names import listed
+from tf2flax._base.text import list_names
 from tf2flax._formats.object_graph import Names
 
 
@@ -151,7 +151,7 @@ class RenamedManifest(Manifest):
         keys = self._keys_of(name)
         way_out = f", or {self._way_out}" if self._way_out else ""
         return (
-            f"Name `{name}` is shared by {len(keys)} tensors: {listed(keys)} - "
+            f"Name `{name}` is shared by {len(keys)} tensors: {list_names(keys)} - "
             f"in `{self.index_path}`. Use the stored name of the one that is "
             f"meant{way_out}."
         )

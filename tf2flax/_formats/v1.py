@@ -25,7 +25,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box, ByteRange, TensorSpec
+from tf2flax._base.values import Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
 from .format import Candidate, Format, Location

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import jax
 from jax.sharding import Sharding
 
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
 from tf2flax._restoring.scheduling import STAGING_NBYTES
 

@@ -26,7 +26,7 @@ from jax.sharding import (
 )
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 # A device of JAX, whose own name for it is no type.
 Device = Any

@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 from typing import Any
 
-from tf2flax._assignment.plans.report import GREEN, Section, format_nbytes, lines_of
+from tf2flax._assignment.plans.report import GREEN, Section, lines_of
+from tf2flax._base.text import format_nbytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

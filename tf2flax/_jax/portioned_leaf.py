@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .isolation import isolated
 from .meshes import box_of

@@ -25,19 +25,18 @@ from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.plans.plan import PlacementReport, RestorePlan, make_plan
 from tf2flax._assignment.plans.report import Reads, is_terminal, render, render_html
+from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
 from tf2flax._assignment.resolution.matching import Options, resolve
 from tf2flax._assignment.resolution.policies import parse_dtype_choice, parse_policy
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
-from tf2flax._assignment.resolution.values import Assignment, Gap
-from tf2flax._base.caller import warn_caller
+from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.names import listed
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
-from tf2flax._base.text import check_switch, is_one_of, show_value
+from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
@@ -730,7 +729,7 @@ def check_kept(job: Job) -> None:
             way_out = "Initialise"
         said = (
             f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {listed(abstract, 20)}. {way_out} them with "
+            f"jax.ShapeDtypeStruct: {list_names(abstract, 20)}. {way_out} them with "
             "tf2flax.warm_start."
         )
         if unused := describe_unused(job.plan.resolution, job.target.leaves):

@@ -28,14 +28,14 @@ from jax.sharding import (
     Sharding,
 )
 
-from tf2flax._assignment.layouts.nodes import Layout, Tiles, View
+from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
 from tf2flax._assignment.plans.plan import PlacementReport, Replicated
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.caller import is_one_of, members, show_value
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import accepts_arguments
-from tf2flax._base.text import is_one_of, members, show_value
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.runs import along_axes
 
@@ -743,10 +743,10 @@ def _cut_axis(tensor: StoredTensor) -> int | None:
 
 def _partitioned_axis(layout: Layout, cut_axes: Mapping[str, int | None]) -> int | None:
     """The axis of a layout that runs along the partitioned axis of its tensors."""
-    if isinstance(layout, Tiles):
-        axes = {_partitioned_axis(part, cut_axes) for _, part in layout.parts}
+    if isinstance(layout, JoinedLayout):
+        axes = {_partitioned_axis(operand, cut_axes) for _, operand in layout.operands}
         return axes.pop() if len(axes) == 1 else None
-    if not isinstance(layout, View) or cut_axes[layout.source] is None:
+    if not isinstance(layout, StridedView) or cut_axes[layout.source] is None:
         return None
     if 0 in layout.shape:
         return None

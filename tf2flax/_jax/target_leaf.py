@@ -19,7 +19,7 @@ from flax import nnx
 from flax.core import meta
 from jax.core import Tracer
 
-from tf2flax._assignment.resolution.values import Leaf
+from tf2flax._assignment.resolution.assignments import Leaf
 from tf2flax._base.dtypes import kind_of
 
 from .variables import inner_value, is_reference

@@ -19,7 +19,7 @@ import jax
 from flax import linen, nnx
 from flax.core import meta
 
-from tf2flax._assignment.resolution.values import Leaf
+from tf2flax._assignment.resolution.assignments import Leaf
 from tf2flax._base.errors import AssignmentError, CheckpointError
 
 from .depth import check_depth

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.memory import ALIGNMENT, view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .isolation import isolated, put_shards
 from .meshes import Device, ReadSharding, box_of, clipped, devices_of, with_auto_axes

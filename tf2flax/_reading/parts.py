@@ -15,7 +15,7 @@ import numpy as np
 from tf2flax._base.boxes import distance
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .runs import (
     LOCAL_READ_NBYTES,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 # What another read costs, as bytes that could be read instead: a page, which a disk
 # reads in any case ...

@@ -30,8 +30,8 @@ from tf2flax._base.memory import (
     view_at,
 )
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box, ByteRange
 from tf2flax._base.threads import Readers
+from tf2flax._base.values import Box, ByteRange
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
 from tf2flax._storage.local import recognise_wrong_file

@@ -15,14 +15,14 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import fill
-from tf2flax._assignment.layouts.nodes import View
-from tf2flax._base.boxes import distance, tiles
+from tf2flax._assignment.layouts.filling import fill_array
+from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._base.boxes import cut_into_boxes, distance
 from tf2flax._base.dtypes import Misfits
 from tf2flax._base.manifest import DataFile, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, empty, view_at
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box, ByteRange
+from tf2flax._base.values import Box, ByteRange
 from tf2flax._formats.wire.crc32c import combine, crc32c
 from tf2flax._reading.parts import count_read_nbytes, read_view_into
 from tf2flax._reading.runs import BUFFER_NBYTES, along_axes, strided, strides_of
@@ -322,7 +322,7 @@ class GroupReader:
         itemsize = part.entry.spec.dtype.numpy.itemsize
         size = math.prod(part.shape)
         done = 0
-        for tile in tiles(part.shape, part.strides, BUFFER_NBYTES // itemsize):
+        for tile in cut_into_boxes(part.shape, part.strides, BUFFER_NBYTES // itemsize):
             nbytes = part.nbytes * (done + tile.size) // size
             nbytes -= part.nbytes * done // size
             done += tile.size
@@ -367,11 +367,11 @@ class GroupReader:
         one = need.assignment
         if need.is_filled_in_place:
             (array,) = self.arrays[one.leaf].values()
-            fill(one.layout, need.boxes[0], array, self._fetch)
+            fill_array(one.layout, need.boxes[0], array, self._fetch)
             return
         for region in need.regions:
             out = aligned_empty(region.shape, one.layout.dtype)
-            fill(one.layout, region, out, self._fetch)
+            fill_array(one.layout, region, out, self._fetch)
             for box, array in self.arrays[one.leaf].items():
                 shared = box.intersection(region)
                 if shared is None:
@@ -386,7 +386,7 @@ class GroupReader:
                 if found:
                     self._add_misfits(one.leaf, found)
 
-    def _fetch(self, view: View, out: np.ndarray) -> None:
+    def _fetch(self, view: StridedView, out: np.ndarray) -> None:
         held = self._held.get(view.source)
         if held is not None:
             out[...] = strided(held, view.offset, view.shape, view.strides)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tf2flax._base.boxes import distance, restrict
+from tf2flax._base.boxes import boxes_in_run, distance
 from tf2flax._base.dtypes import Misfits, cast_into, forced_cast
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.runs import strided, strides_of
 
 
@@ -121,7 +121,7 @@ class Destination:
             )
         whole = Box.whole(self._out.shape)
         misfits: Misfits | None = None
-        for box in restrict(self._offset, whole.stops, self._strides, start, stop):
+        for box in boxes_in_run(self._offset, whole.stops, self._strides, start, stop):
             first = self._offset + distance(box.starts, self._strides) - start
             found = put(
                 strided(elements, first, box.shape, self._strides),

@@ -16,12 +16,13 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import parts_within
-from tf2flax._assignment.layouts.nodes import Layout, Tiles, View, cut
-from tf2flax._assignment.resolution.values import Assignment
-from tf2flax._base.boxes import distance, merged, restrict
+from tf2flax._assignment.layouts.filling import views_in_box
+from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
+from tf2flax._assignment.layouts.operations import slice_layout
+from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.runs import along_axes
 from tf2flax._reading.whole import SMALL_NBYTES
@@ -268,7 +269,7 @@ class ReadPlanner:
         self._leaves: list[LeafReads] = []
         self._tallies: dict[str, tuple[_Tally, ...]] = {}
         # Views that leaves read themselves, since they need no whole tensor.
-        self._pulled: dict[int, dict[str, list[View]]] = {}
+        self._pulled: dict[int, dict[str, list[StridedView]]] = {}
 
     def add(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         """Adds a leaf, or portions of it."""
@@ -305,7 +306,7 @@ class ReadPlanner:
 
     def _add(self, assignment: Assignment, boxes: tuple[Box, ...]) -> None:
         number = len(self._leaves)
-        regions = merged(boxes) if len(boxes) > 1 else boxes
+        regions = merge_boxes(boxes) if len(boxes) > 1 else boxes
         if not is_streamed(assignment.layout):
             self._add_mixed(assignment, boxes, regions)
             return
@@ -335,9 +336,9 @@ class ReadPlanner:
         regions: tuple[Box, ...],
     ) -> None:
         number = len(self._leaves)
-        views: dict[str, list[View]] = {}
+        views: dict[str, list[StridedView]] = {}
         for region in regions:
-            for view in parts_within(assignment.layout, region):
+            for view in views_in_box(assignment.layout, region):
                 views.setdefault(view.source, []).append(view)
         self._pulled[number] = {}
         for source, own in views.items():
@@ -527,7 +528,7 @@ def _sole_sources(
         one.leaf: large[one.leaf]
         for one in assignments
         if one.leaf in large
-        and isinstance(one.layout, View)
+        and isinstance(one.layout, StridedView)
         and uses[one.layout.source] == 1
     }
 
@@ -565,12 +566,12 @@ def _place(entry: TensorEntry) -> tuple[str, int]:
 
 def is_streamed(layout: Layout) -> bool:
     """Whether a layout is made of views alone, so that elements go straight into it."""
-    if isinstance(layout, Tiles):
-        return all(is_streamed(part) for _, part in layout.parts)
-    return isinstance(layout, View)
+    if isinstance(layout, JoinedLayout):
+        return all(is_streamed(operand) for _, operand in layout.operands)
+    return isinstance(layout, StridedView)
 
 
-def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
+def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
     """Lists the views that make up a box of a streamed layout.
 
     Args:
@@ -582,22 +583,21 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[View, Box]]:
     """
     if not box.size:
         return
-    if isinstance(layout, Tiles):
-        for starts, part in layout.parts:
-            stops = tuple(a + n for a, n in zip(starts, part.shape, strict=True))
-            tile = Box(starts, stops)
-            shared = tile.intersection(box)
+    if isinstance(layout, JoinedLayout):
+        for operand_box, operand in layout.placed():
+            shared = operand_box.intersection(box)
             if shared is not None:
-                for view, inner in views_within(part, shared.relative_to(tile)):
-                    yield view, inner.moved(starts)
+                below = shared.relative_to(operand_box)
+                for view, inner in views_within(operand, below):
+                    yield view, inner.moved(operand_box.starts)
         return
     bounds = zip(box.starts, box.stops, strict=True)
-    view = cut(layout, [(start, 1, stop - start) for start, stop in bounds])
-    assert isinstance(view, View)
+    view = slice_layout(layout, [(start, 1, stop - start) for start, stop in bounds])
+    assert isinstance(view, StridedView)
     yield view, box
 
 
-def _demands(leaf: str, view: View, box: Box, unit: ReadUnit) -> Iterator[Copy]:
+def _demands(leaf: str, view: StridedView, box: Box, unit: ReadUnit) -> Iterator[Copy]:
     """The parts of a view that lie in a unit."""
     if unit.is_box:
         assert unit.piece is not None
@@ -608,11 +608,11 @@ def _demands(leaf: str, view: View, box: Box, unit: ReadUnit) -> Iterator[Copy]:
             yield _demand(leaf, view, box, part)
         return
     stop = unit.start + unit.size
-    for part in restrict(view.offset, view.shape, view.strides, unit.start, stop):
+    for part in boxes_in_run(view.offset, view.shape, view.strides, unit.start, stop):
         yield _demand(leaf, view, box, part)
 
 
-def _demand(leaf: str, view: View, box: Box, part: Box) -> Copy:
+def _demand(leaf: str, view: StridedView, box: Box, part: Box) -> Copy:
     """A part of a view that fills a box of a leaf."""
     offset = view.offset + distance(part.starts, view.strides)
     return Copy(leaf, part.moved(box.starts), offset, view.strides, view.casts)

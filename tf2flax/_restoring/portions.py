@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.layouts.nodes import View
-from tf2flax._base.specs import Box
+from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._base.values import Box
 
 # Portions that are in flight side by side, being read or copied.
 PORTIONS_IN_FLIGHT: Final = 4
@@ -33,7 +33,7 @@ class Portions:
 
 
 def cut_in_portions(
-    view: View, boxes: Sequence[Box], itemsize: int, max_in_flight_bytes: int
+    view: StridedView, boxes: Sequence[Box], itemsize: int, max_in_flight_bytes: int
 ) -> Portions | None:
     """Cuts what is needed of a leaf along the axis that the file runs through last.
 
@@ -50,7 +50,7 @@ def cut_in_portions(
 
     Examples:
         >>> from tf2flax._assignment.layouts.nodes import whole_view
-        >>> from tf2flax._base.specs import STORED_DTYPES, TensorSpec
+        >>> from tf2flax._base.values import STORED_DTYPES, TensorSpec
         >>> view = whole_view("t", TensorSpec((8, 2), STORED_DTYPES[1]))
         >>> halves = [Box((0, 0), (4, 2)), Box((4, 0), (8, 2))]
         >>> cut_in_portions(view, halves, itemsize=4, max_in_flight_bytes=63).cuts
@@ -76,7 +76,7 @@ def cut_in_portions(
     return Portions(tuple(portions), tuple(sorted(cuts)))
 
 
-def _slowest_axis(view: View) -> int | None:
+def _slowest_axis(view: StridedView) -> int | None:
     """The axis with the longest steps, of a view of all elements, transposed or not."""
     if view.offset or math.prod(view.shape) != view.base.size:
         return None

@@ -14,14 +14,14 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.resolution.values import Assignment
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import Misfits
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece
 from tf2flax._base.progress import Advance
-from tf2flax._base.specs import Box
 from tf2flax._base.threads import Readers
+from tf2flax._base.values import Box
 from tf2flax._reading.whole import SMALL_NBYTES
 from tf2flax._storage.local import OpenFiles
 

@@ -8,15 +8,15 @@ import numpy as np
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.expressions import Source, map_sources
-from tf2flax._assignment.layouts.filling import fill
-from tf2flax._assignment.layouts.nodes import View
+from tf2flax._assignment.layouts.filling import fill_array
+from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._assignment.layouts.uncasting import equal_elements
-from tf2flax._assignment.resolution.values import Assignment, Resolution
+from tf2flax._assignment.resolution.assignments import Assignment, Resolution
 from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.manifest import Manifest, have_equal_checksums
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 from tf2flax._reading.whole import read_entry
 
 # Leaves that a warning names.
@@ -107,7 +107,7 @@ def _values(assignment: Assignment, manifest: Manifest) -> np.ndarray:
     """What a leaf gets, read whole."""
     arrays: dict[str, np.ndarray] = {}
 
-    def fetch(view: View, out: np.ndarray) -> None:
+    def fetch(view: StridedView, out: np.ndarray) -> None:
         if view.source not in arrays:
             stored = read_entry(manifest.entry(view.source))
             arrays[view.source] = np.ascontiguousarray(stored).reshape(-1)
@@ -118,5 +118,5 @@ def _values(assignment: Assignment, manifest: Manifest) -> np.ndarray:
 
     layout = assignment.layout
     out = empty(layout.shape, layout.dtype)
-    fill(layout, Box.whole(layout.shape), out, fetch)
+    fill_array(layout, Box.whole(layout.shape), out, fetch)
     return forced_cast(out, assignment.dtype)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tf2flax._base.errors import UnsupportedError
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .stores import load_tensorstore
 

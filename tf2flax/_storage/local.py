@@ -21,7 +21,7 @@ from typing import Final, Protocol, Self
 
 from tf2flax._base.errors import DamagedError, ReadError, ReplacedError
 from tf2flax._base.manifest import DataFile
-from tf2flax._base.specs import ByteRange
+from tf2flax._base.values import ByteRange
 
 from .identity import FileSnapshot, IndexSnapshot, Snapshot
 

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
-from tf2flax._base.specs import ByteRange
 from tf2flax._base.threads import is_given_up
+from tf2flax._base.values import ByteRange
 
 from .identity import replaced
 from .local import HEAD_NBYTES, LOCAL, Storage, missing, part_of, too_short

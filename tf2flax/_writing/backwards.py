@@ -7,13 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tf2flax._assignment.layouts.scattering import Contribution, same_bits, scatter
+from tf2flax._assignment.layouts.scattering import (
+    Contribution,
+    same_bits,
+    scatter_value,
+)
 from tf2flax._assignment.layouts.uncasting import (
     Conflict,
     LeafValue,
     is_one_to_one,
     settle_values,
-    undone,
+    uncast_value,
 )
 from tf2flax._assignment.plans.inverse import (
     FetchLeaf,
@@ -21,14 +25,14 @@ from tf2flax._assignment.plans.inverse import (
     join_group,
     specs_of,
 )
-from tf2flax._assignment.resolution.values import (
+from tf2flax._assignment.resolution.assignments import (
     Assignment,
     without_repeats,
 )
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 from tf2flax._reading.whole import read_entry
 
 
@@ -98,7 +102,7 @@ class TensorWriter:
         leaves: list[str] = []
         for leaf_value in leaf_values:
             leaves.append(leaf_value.leaf)
-            value = undone(leaf_value)
+            value = uncast_value(leaf_value)
             if value is None:  # tells which element it is
                 return self._settled(entry, leaf_values)
             out, known = _merged(out, known, value, leaf_value.mask, name, leaves)
@@ -150,7 +154,7 @@ class TensorWriter:
             value, mask = join_group(group, self._fetch, self._spec_of)
             found: dict[str, list[Contribution]] = {}
             try:
-                shares = scatter(group[0].expression, value, mask, self._spec_of)
+                shares = scatter_value(group[0].expression, value, mask, self._spec_of)
             except AssignmentError as error:
                 raise _CannotWriteError(str(error)) from error
             for share in shares:

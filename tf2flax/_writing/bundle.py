@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.ordered_code import encode_slice_key

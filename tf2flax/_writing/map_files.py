@@ -17,9 +17,9 @@ from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import Placed, check_entry
 from tf2flax._assignment.language.syntax import is_expression, parse_key
+from tf2flax._base.caller import show_value
 from tf2flax._base.collapsing import MAX_LINES, summarise
 from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
-from tf2flax._base.text import show_value
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of

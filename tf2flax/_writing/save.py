@@ -17,10 +17,10 @@ from typing import Any, Final, Literal, Protocol, cast
 import numpy as np
 
 from tf2flax._assignment.language.expressions import Expression
-from tf2flax._assignment.layouts.resizing import evaluated
+from tf2flax._assignment.layouts.resizing import evaluate
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._assignment.resolution.partitions import family_of
-from tf2flax._base.caller import warn_caller
+from tf2flax._base.caller import attribute_of, check_switch, show_value, warn_caller
 from tf2flax._base.errors import (
     AssignmentError,
     CheckpointError,
@@ -30,9 +30,8 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty, view_at
-from tf2flax._base.names import listed
-from tf2flax._base.specs import STORED_DTYPES, Box, StoredDtype, TensorSpec
-from tf2flax._base.text import attribute_of, check_switch, show_value
+from tf2flax._base.text import list_names
+from tf2flax._base.values import STORED_DTYPES, Box, StoredDtype, TensorSpec
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.object_based import ObjectBasedManifest
 from tf2flax._checkpoint.state import PathLike
@@ -240,8 +239,8 @@ def _check_view(checkpoint: Checkpoint) -> None:
     if shared := checkpoint.manifest.shared_names:
         raise UnsupportedError(
             f"In this view of `{checkpoint.prefix}` several tensors share one name: "
-            f"{listed(shared)}. Save the checkpoint itself, or `view.read()` to leave "
-            "them out."
+            f"{list_names(shared)}. Save the checkpoint itself, or `view.read()` to "
+            "leave them out."
         )
 
 
@@ -292,7 +291,7 @@ def _tensors_backwards(
     if left_out := [name for name in leaves if name not in wanted]:
         warn_caller(
             f"{len(left_out)} leaves that the plan did not load are not written: "
-            f"{listed(left_out, 20)}. Save them in a checkpoint of their own."
+            f"{list_names(left_out, 20)}. Save them in a checkpoint of their own."
         )
     backwards = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
@@ -530,7 +529,7 @@ class ReadOnce:
 
     def evaluated(self, expression: Expression) -> np.ndarray:
         """What an expression makes of it."""
-        return evaluated(expression, self.get())
+        return evaluate(expression, self.get())
 
     def get(self) -> np.ndarray:
         """The array, for one of its uses."""

@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.plans.plan import is_slot, is_step, variable_of
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
-from tf2flax._base.specs import Box
+from tf2flax._base.optimizer_names import is_slot, is_step, variable_of
+from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._reading.whole import read_entry
 

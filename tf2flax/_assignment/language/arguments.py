@@ -13,8 +13,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from tf2flax._base.caller import attribute_of, members, show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import attribute_of, members, show_value
 
 # Rows in steady steps are printed as a range from this many on.
 _MIN_RANGE: Final = 4
@@ -219,15 +219,23 @@ def index_item(item: Any) -> IndexItem:
     return integer("[]", "an index", item)
 
 
-def index_text(item: IndexItem) -> str:
-    """Writes one item of an index.
+def index_text(index: tuple[IndexItem, ...]) -> str:
+    """Writes an index as it stands in Python, with its brackets.
 
     Args:
-        item: The item.
+        index: The items.
 
     Returns:
         The text.
+
+    Examples:
+        >>> index_text(((None, None, 2), 0)), index_text((...,)), index_text(())
+        ('[::2, 0]', '[...]', '[()]')
     """
+    return f"[{', '.join(map(_item_text, index)) or '()'}]"
+
+
+def _item_text(item: IndexItem) -> str:
     if item is ...:
         return "..."
     if not isinstance(item, tuple):

@@ -12,9 +12,9 @@ from typing import Any, Final, SupportsIndex, cast, overload
 
 import numpy as np
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.dtypes import parse_dtype
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import show_value
 
 from .arguments import (
     IndexItem,
@@ -336,10 +336,7 @@ class Sliced(_Unary):
         )
 
     def _written(self) -> str:
-        items = ", ".join(map(index_text, self.index))
-        if len(self.index) == 1 and not items:
-            items = "..."
-        return f"{self.operand!r}[{items or '()'}]"
+        return f"{self.operand!r}{index_text(self.index)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
+from tf2flax._base.caller import attribute_of, members, show_value
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import attribute_of, members, show_value
 
 from .captures import NamePattern, parse_name
 from .entries import MapEntry, PlainEntry, Rule

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import SupportsIndex
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import show_value
 
 from .arguments import integer
 from .expressions import Expression, Joined, Source

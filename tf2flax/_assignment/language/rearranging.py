@@ -7,8 +7,8 @@ import math
 import re
 from typing import Final
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import show_value
 
 _TOKEN: Final = re.compile(r"\s*(?:(\.\.\.|…)|([A-Za-z_]\w*)|(1)(?!\w)|([()]))")
 _ELLIPSIS: Final = "..."

@@ -1,22 +1,23 @@
-"""Reshapes of layouts: views stay views, and tiles tiles, wherever they can."""
+"""Reshapes of layouts: views stay views, and joins stay joins, wherever they can."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from .nodes import (
+    JoinedLayout,
     Layout,
     ReshapedLayout,
-    Tiles,
+    StridedView,
     TransposedLayout,
-    View,
     empty_view,
-    transpose,
 )
+from .operations import transpose_layout
 from .shapes import axis_groups, box_after_reshape, strides_after_reshape
 
 
-def reshape(node: Layout, shape: tuple[int, ...]) -> Layout:
+def reshape_layout(node: Layout, shape: tuple[int, ...]) -> Layout:
     """Gives the same elements another shape.
 
     Args:
@@ -24,69 +25,86 @@ def reshape(node: Layout, shape: tuple[int, ...]) -> Layout:
         shape: A shape of as many elements.
 
     Returns:
-        The layout; views stay views where NumPy needs no copy.
+        The layout; a view stays a view where NumPy needs no copy.
     """
     if shape == node.shape:
         return node
     if 0 in shape:
         return empty_view(node, shape)
+    reshaped: Layout | None = None
     match node:
-        case View():
+        case StridedView():
             strides = strides_after_reshape(node.shape, node.strides, shape)
             if strides is not None:
-                return dataclasses.replace(node, shape=shape, strides=strides)
-        case Tiles():
-            tiles = _reshaped_tiles(node, shape)
-            if tiles is not None:
-                return tiles
+                reshaped = dataclasses.replace(node, shape=shape, strides=strides)
+        case JoinedLayout():
+            reshaped = _reshape_joined(node, shape)
         case ReshapedLayout():
-            return reshape(node.operand, shape)
+            # Only the last of two reshapes counts.
+            reshaped = reshape_layout(node.operand, shape)
         case TransposedLayout():
-            split = _split_transposed(node, shape)
-            if split is not None:
-                return split
+            reshaped = _split_transposed(node, shape)
         case _:
             pass
-    return ReshapedLayout(node, shape)
+    return ReshapedLayout(node, shape) if reshaped is None else reshaped
 
 
-def _reshaped_tiles(node: Tiles, shape: tuple[int, ...]) -> Layout | None:
-    """Reshapes the parts, where each keeps whole rows of the new shape."""
+def _reshape_joined(node: JoinedLayout, shape: tuple[int, ...]) -> Layout | None:
+    """Reshapes the operands, where each of them is a box of the new shape as well.
+
+        (4, 3), joined along rows     (12,): still two boxes
+        a a a                         a a a a a a b b b b b b
+        a a a
+        b b b
+        b b b
+
+        (2, 4), joined along columns  (8,): neither a nor b is a box
+        a a b b                       a a b b a a b b
+        a a b b
+
+    Returns:
+        The join of the reshaped operands; None where an operand is not a box.
+    """
     groups = axis_groups(node.shape, shape)
-    parts: list[tuple[tuple[int, ...], Layout]] = []
-    for starts, part in node.parts:
+    operands: list[tuple[tuple[int, ...], Layout]] = []
+    for starts, operand in node.operands:
         place: list[int] = []
-        extents: list[int] = []
+        lengths: list[int] = []
         for before, after in groups:
-            found = box_after_reshape(
-                [node.shape[a] for a in before],
-                [(starts[a], part.shape[a]) for a in before],
-                [shape[a] for a in after],
+            ranges = box_after_reshape(
+                [node.shape[axis] for axis in before],
+                [(starts[axis], operand.shape[axis]) for axis in before],
+                [shape[axis] for axis in after],
             )
-            if found is None:
+            if ranges is None:
                 return None
-            place += [start for start, _ in found]
-            extents += [extent for _, extent in found]
-        parts.append((tuple(place), reshape(part, tuple(extents))))
-    return Tiles(shape, tuple(parts))
+            place += [start for start, _ in ranges]
+            lengths += [length for _, length in ranges]
+        operands.append((tuple(place), reshape_layout(operand, tuple(lengths))))
+    return JoinedLayout(shape, tuple(operands))
 
 
 def _split_transposed(node: TransposedLayout, shape: tuple[int, ...]) -> Layout | None:
-    """Splits axes below a transposition, where the reshape does nothing else."""
+    """Splits axes below a transpose, where the reshape only splits axes.
+
+    So transposes end up above all reshapes, where the next transpose joins them:
+
+        operand (6, 4)      --transpose (1, 0)-->    (4, 6)
+                                                       |  reshape
+        operand (2, 3, 4)   --transpose (2, 0, 1)--> (4, 2, 3)
+
+    Returns:
+        The transpose of the reshaped operand; None where the reshape merges axes.
+    """
     groups = axis_groups(node.shape, shape)
     if any(len(before) != 1 for before, _ in groups):
         return None
-    split = [tuple(shape[a] for a in after) for _, after in groups]
-    below: dict[int, tuple[int, ...]] = dict(zip(node.axes, split, strict=True))
-    first: dict[int, int] = {}
-    count = 0
-    for axis in range(len(below)):
-        first[axis] = count
-        count += len(below[axis])
-    operand = reshape(
-        node.operand, tuple(n for axis in range(len(below)) for n in below[axis])
-    )
-    order = tuple(
-        first[axis] + i for axis in node.axes for i in range(len(below[axis]))
-    )
-    return transpose(operand, order)
+    # Axis i of the layout is axis `node.axes[i]` of the operand.
+    lengths_after = [tuple(shape[axis] for axis in after) for _, after in groups]
+    split = dict(zip(node.axes, lengths_after, strict=True))
+    lengths = [split[axis] for axis in range(len(split))]
+    operand = reshape_layout(node.operand, tuple(itertools.chain(*lengths)))
+    # The number of the first new axis of every old one.
+    firsts = [0, *itertools.accumulate(map(len, lengths))]
+    order = [firsts[axis] + i for axis in node.axes for i in range(len(split[axis]))]
+    return transpose_layout(operand, tuple(order))

@@ -1,14 +1,18 @@
 """Expressions backwards for leaves of another shape than the checkpoint gives them.
 
-Only where the new shape of the tensor follows from that of the leaf: whatever an
-expression cuts, splits or joins must have the extent that it had.
+    src("w").reshape(2, -1).transpose()      tensor (4, 6) -> leaf (12, 2)
+
+    A new leaf (10, 2) is (2, 10) before the transpose. Which tensor becomes (2, 10) is
+    not clear, (4, 5) or (2, 10) or another one: it is refused.
+
+This works only where the new shape of the tensor follows from that of the leaf: axes
+that an expression cuts, splits or joins must keep their lengths.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,18 +21,18 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import shape_before
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import view_at
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
-from .lowering import lower
+from .lowering import lower, operand_indices, without_ellipsis
 from .shapes import axis_groups
 
 SpecOf = Callable[[str], TensorSpec]
 Shape = tuple[int, ...]
-# What a tensor is, in terms of the leaf, and its shape.
+# A tensor in terms of the leaf, and its new shape.
 Resized = tuple[ex.Expression, Shape]
 
 
-def resized(
+def resize_backwards(
     expression: ex.Expression, shape: Shape, leaf: ex.Expression, spec_of: SpecOf
 ) -> dict[str, Resized]:
     """Writes what each tensor of an expression is, for a leaf of another shape.
@@ -40,8 +44,8 @@ def resized(
         spec_of: Gives shape and dtype of a tensor, as the checkpoint has it.
 
     Returns:
-        By tensor: an expression of transposes, reshapes, indices and rows, and its new
-        shape.
+        For each tensor an expression of transposes, reshapes, indices and rows, and the
+        new shape of the tensor.
 
     Raises:
         AssignmentError: The shape of a tensor does not follow from that of the leaf.
@@ -55,9 +59,9 @@ def resized(
                 raise AssignmentError(f"`{name}` stands in it several times.")
             result[name] = value, shape
         elif isinstance(node, ex.Joined):
-            joints = _joints(node, shape, spec_of)
-            for operand, (item, below) in zip(node.operands, joints, strict=True):
-                walk(operand, value[item], below)
+            placed = _operands_in(node, shape, spec_of)
+            for operand, (index, below) in zip(node.operands, placed, strict=True):
+                walk(operand, value[index], below)
         else:
             (operand,) = node.children
             new, below = _undone(node, value, shape, spec_of)
@@ -67,20 +71,20 @@ def resized(
     return result
 
 
-def evaluated(expression: ex.Expression, array: np.ndarray) -> np.ndarray:
-    """Does with an array what an expression of `resized` says.
+def evaluate(expression: ex.Expression, array: np.ndarray) -> np.ndarray:
+    """Evaluates an expression that `resize_backwards` wrote.
 
     Args:
         expression: The expression.
-        array: What its source stands for.
+        array: Value of its source.
 
     Returns:
-        The result.
+        The result; a view of the array where NumPy gives one.
     """
     if isinstance(expression, ex.Source):
         return array
     (operand,) = expression.children
-    array = evaluated(operand, array)
+    array = evaluate(operand, array)
     match expression:
         case ex.Transposed():
             return array.transpose(expression.axes)
@@ -97,10 +101,11 @@ def evaluated(expression: ex.Expression, array: np.ndarray) -> np.ndarray:
 def _undone(
     node: ex.Expression, value: ex.Expression, shape: Shape, spec_of: SpecOf
 ) -> Resized:
-    """One operation backwards: the operand's value, and its new shape."""
+    """Takes one operation back: the operand's value, and its new shape."""
     (operand,) = node.children
     if isinstance(node, ex.Cast):
         return value, shape
+    # The shapes that the checkpoint gives, above and below the operation.
     old, below = lower(node, spec_of).shape, lower(operand, spec_of).shape
     if len(shape) != len(old):
         raise AssignmentError(
@@ -112,37 +117,35 @@ def _undone(
             back = _inverse_order([axis % len(old) for axis in axes])
             return value.transpose(back), tuple(shape[axis] for axis in back)
         case ex.Reshaped():
-            new = _regrouped(below, old, shape)
+            new = _shape_before_reshape(below, old, shape)
             return value.reshape(new), new
         case ex.Rearranged():
             steps, new = shape_before(node.pattern, below, shape)
-            between = tuple(steps.split[axis] for axis in steps.axes)
+            permuted = tuple(steps.split[axis] for axis in steps.axes)
             back = _inverse_order(steps.axes)
-            return value.reshape(between).transpose(back).reshape(new), new
+            return value.reshape(permuted).transpose(back).reshape(new), new
         case ex.Sliced():
-            return _unindexed(node, value, below, shape)
+            return _undo_slices(node, value, below, shape)
         case ex.Rows():
-            rows = [row % below[0] for row in node.rows]
-            if len(rows) != shape[0] or sorted(rows) != list(range(below[0])):
-                raise AssignmentError(
-                    f"take picks {len(rows)} of {below[0]} rows, and the leaf has "
-                    f"{shape[0]}."
-                )
-            return value.take(np.argsort(rows)), shape
+            return _undo_rows(node, value, below, shape)
         case _:
             raise AssertionError(type(node))
 
 
 def _inverse_order(axes: Sequence[int]) -> list[int]:
-    """Where each axis stands in a permutation."""
+    """The permutation that undoes another one: where each axis stands in it."""
     return [axes.index(axis) for axis in range(len(axes))]
 
 
-def _regrouped(below: Shape, old: Shape, shape: Shape) -> Shape:
-    """The shape that a reshape from `below` to `old` turns into another one.
+def _shape_before_reshape(below: Shape, old: Shape, shape: Shape) -> Shape:
+    """Finds the shape that a reshape from `below` to `old` turns into `shape`.
 
-    Axes are taken in groups of as many elements. In each either nothing has changed, or
-    there is one axis below, which takes all of them.
+    Axes are compared in groups of as many elements. A group that has changed must have
+    one axis below, which takes all its elements; axes of length 1 do not count.
+
+        below       4  |  6
+        old         4  | 2 3       2 x 3 has become 2 x 5, so that 6 becomes 10
+        shape       4  | 2 5
     """
     if shape == old:
         return below
@@ -150,75 +153,91 @@ def _regrouped(below: Shape, old: Shape, shape: Shape) -> Shape:
         f"reshape makes {list(old)} of {list(below)}, and what would become "
         f"{list(shape)} is not clear."
     )
-    if 0 in old:
+    if 0 in old:  # no element says which axes belong together
         raise problem
-    result: list[int] = []
+    result = list(below)
     for before, after in axis_groups(below, old):
-        dims = [below[axis] for axis in before]
-        new = [shape[axis] for axis in after]
-        if new != [old[axis] for axis in after]:
-            long = [i for i, dim in enumerate(dims) if dim != 1]
-            if len(dims) != 1 and len(long) != 1:
+        if any(shape[axis] != old[axis] for axis in after):
+            growing = [axis for axis in before if below[axis] != 1] or list(before)
+            if len(growing) != 1:
                 raise problem
-            dims[long[0] if long else 0] = math.prod(new)
-        result += dims
+            result[growing[0]] = math.prod(shape[axis] for axis in after)
     return tuple(result)
 
 
-def _unindexed(
+def _undo_slices(
     node: ex.Sliced, value: ex.Expression, below: Shape, shape: Shape
 ) -> Resized:
-    """An index backwards, where it cuts nothing off."""
-    index = list(node.index)
-    if ... not in index:
-        index.append(...)
-    where = index.index(...)
-    consumed = sum(item is not None and item is not ... for item in index)
-    full: list[Any] = [(None, None, None)] * (len(below) - consumed)
-    old, new = iter(below), iter(shape)
-    result: list[int] = []
-    back: list[Any] = []
-    items: list[Any] = [*index[:where], *full, *index[where + 1 :]]
-    for item in items:
+    """Takes an index back, if it cuts nothing off.
+
+    Such an index can drop axes of length 1, add some, and reverse others:
+
+        tensor (1, 5), index [0, ::-1, None]     leaf (5, 1), back [None, ::-1, 0]
+    """
+    lengths_below, lengths = iter(below), iter(shape)
+    new_shape: list[int] = []
+    back: list[int | slice | None] = []
+    for item in without_ellipsis(node.index, below):
         if item is None:
+            # An axis that was added is dropped again.
+            is_cut = next(lengths) != 1
             back.append(0)
-            is_lost = next(new) != 1
-        elif not isinstance(item, int):
-            dim, extent = next(old), next(new)
-            is_plain = item in ((None, None, None), (None, None, -1))
-            rows = range(dim)[slice(*item)]
-            is_lost = len(rows) != dim or (extent != dim and not is_plain)
-            back.append(slice(None, None, -1 if rows.step < 0 else None))
-            result.append(extent)
-        else:
+        elif isinstance(item, int):
+            # An axis that was dropped is added again.
+            is_cut = next(lengths_below) != 1
             back.append(None)
-            is_lost = next(old) != 1
-            result.append(1)
-        if is_lost:
+            new_shape.append(1)
+        else:
+            old_length, length = next(lengths_below), next(lengths)
+            steps = range(old_length)[slice(*item)]
+            # A slice with bounds may happen to take all of the old axis. Only one
+            # without them takes all of an axis of any length.
+            is_plain = item in ((None, None, None), (None, None, -1))
+            is_cut = len(steps) != old_length or (length != old_length and not is_plain)
+            back.append(slice(None, None, -1 if steps.step < 0 else None))
+            new_shape.append(length)
+        if is_cut:
             raise AssignmentError(
-                f"it cuts {list(shape)} out of a tensor of which more is not known."
+                f"it cuts {list(shape)} out of a tensor whose other elements are not "
+                "known."
             )
-    return value[tuple(back)], tuple(result)
+    return value[tuple(back)], tuple(new_shape)
 
 
-def _joints(
+def _undo_rows(
+    node: ex.Rows, value: ex.Expression, below: Shape, shape: Shape
+) -> Resized:
+    """Takes a choice of rows back, if it only puts all rows in another order."""
+    count = below[0]
+    rows = [row % count for row in node.rows]
+    if len(rows) != shape[0] or sorted(rows) != list(range(count)):
+        raise AssignmentError(
+            f"take picks {len(rows)} of {count} rows, and the leaf has {shape[0]}."
+        )
+    # The inverse of a permutation is what sorts it.
+    return value.take(np.argsort(rows)), shape
+
+
+def _operands_in(
     node: ex.Joined, shape: Shape, spec_of: SpecOf
 ) -> list[tuple[tuple[int | slice, ...], Shape]]:
-    """Where the operands of a join lie in it, and their new shapes."""
+    """Finds where the operands of a join lie in it, and their new shapes.
+
+    The joined axis must be as long as it was: nothing says which operand has grown.
+    """
     old = lower(node, spec_of).shape
     axis = node.axis % len(old)
     if len(shape) != len(old) or shape[axis] != old[axis]:
         raise AssignmentError(
-            f"{node.verb} makes {list(old)}, and how {list(shape)} falls into its "
-            f"{len(node.operands)} parts is not clear."
+            f"{node.verb} makes {list(old)}, and how {list(shape)} is divided among "
+            f"its {len(node.operands)} operands is not clear."
         )
-    before, left, right = (slice(None),) * axis, shape[:axis], shape[axis + 1 :]
-    if node.is_stack:
-        return [((*before, i), (*left, *right)) for i in range(len(node.operands))]
-    items: list[tuple[tuple[int | slice, ...], Shape]] = []
-    start = 0
-    for operand in node.operands:
-        stop = start + lower(operand, spec_of).shape[axis]
-        items.append(((*before, slice(start, stop)), (*left, stop - start, *right)))
-        start = stop
-    return items
+    left, right = shape[:axis], shape[axis + 1 :]
+    placed: list[tuple[tuple[int | slice, ...], Shape]] = []
+    for index in operand_indices(node, len(old), spec_of):
+        joined = index[axis]
+        if isinstance(joined, slice):
+            placed.append((index, (*left, joined.stop - joined.start, *right)))
+        else:  # stacked: the operands do not have the axis
+            placed.append((index, (*left, *right)))
+    return placed

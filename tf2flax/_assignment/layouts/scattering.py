@@ -1,8 +1,21 @@
-"""Expressions backwards: the value of an expression -> the tensors it is made of."""
+"""Expressions backwards: the value of an expression -> the tensors it is made of.
+
+    concat("q", "k", axis=1)      value (2, 5)       q (2, 3)     k (2, 2)
+                                  a b c x y          a b c        x y
+                                  d e f z w          d e f        z w
+
+    src("table").take([2, 0])     value (2, 3)       table (3, 3)   mask
+                                  a b c              d e f          1 1 1
+                                  d e f              . . .          0 0 0
+                                                     a b c          1 1 1
+
+`inverting` writes the same as expressions, `uncasting` then turns the dtypes back.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,24 +23,24 @@ import numpy as np
 
 from tf2flax._assignment.language import expressions as ex
 from tf2flax._assignment.language.captures import parse_name
-from tf2flax._assignment.language.rearranging import Pattern, Steps, steps_for
+from tf2flax._assignment.language.rearranging import steps_for
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import shape_only, view_at
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
-from .lowering import lower
+from .lowering import lower, operand_indices
 
 SpecOf = Callable[[str], TensorSpec]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Contribution:
-    """What a value says about one tensor.
+    """Elements of one tensor, as a value of an expression has them.
 
     Attributes:
         name: Name of the tensor.
         value: Array of the tensor's shape; None in a dry run.
-        mask: Where the value says anything; None for everywhere.
+        mask: True for the elements that the value covers; None if it covers all.
         casts: Dtypes that the tensor's elements went through, in this order.
     """
 
@@ -38,153 +51,150 @@ class Contribution:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Part:
-    """A value on its way back, of which only the shape is known in a dry run."""
+class _MaskedValue:
+    """A value on its way back to the tensors, of which a dry run has the shape alone.
+
+    Attributes:
+        shape: Shape of value and mask.
+        value: The elements; None in a dry run.
+        mask: True for the elements that are covered; None if all are.
+    """
 
     shape: tuple[int, ...]
     value: np.ndarray | None
     mask: np.ndarray | None
 
-    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> _Part:
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> _MaskedValue:
         """Does the same to value and mask, which loses and repeats no element."""
         value = None if self.value is None else change(self.value)
         mask = None if self.mask is None else change(self.mask)
-        some = value if value is not None else mask
-        if some is None:
-            some = change(shape_only(self.shape))
-        return _Part(some.shape, value, mask)
+        array = value if value is not None else mask
+        if array is None:
+            array = change(shape_only(self.shape))
+        return _MaskedValue(array.shape, value, mask)
 
-    def reshaped(self, shape: tuple[int, ...]) -> _Part:
+    def reshaped(self, shape: tuple[int, ...]) -> _MaskedValue:
         """Gives it another shape."""
         value = None if self.value is None else self.value.reshape(shape)
         mask = None if self.mask is None else self.mask.reshape(shape)
-        return _Part(shape, value, mask)
+        return _MaskedValue(shape, value, mask)
 
-    def placed(self, shape: tuple[int, ...], index: Any) -> _Part:
-        """Puts it into something larger, of which nothing else is known.
+    def transposed_back(self, axes: tuple[int, ...] | None) -> _MaskedValue:
+        """Undoes a transpose."""
+        rank = len(self.shape)
+        order = tuple(reversed(range(rank))) if axes is None else axes
+        # The inverse of a permutation is what sorts it.
+        back = tuple(int(i) for i in np.argsort([axis % rank for axis in order]))
+        return self.changed(lambda array: array.transpose(back))
+
+    def placed_at(self, index: Any, shape: tuple[int, ...]) -> _MaskedValue:
+        """Puts it at an index of a larger array, of which nothing else is covered.
 
         Raises:
-            AssignmentError: Two of its elements are one there, and differ.
+            AssignmentError: Two elements have the same place, and differ.
         """
         mask = np.zeros(shape, bool)
         if self.mask is None:
-            where, told = index, self.value
-            value = None if told is None else np.zeros(shape, told.dtype)
-            places, target = mask, value
-        else:  # element by element, so that what is told is not lost under what is not
-            where = np.arange(mask.size).reshape(shape)[index][self.mask]
-            told = None if self.value is None else self.value[self.mask]
-            value = None if told is None else np.zeros(shape, told.dtype)
+            places, elements = index, self.value
+            value = None if elements is None else np.zeros(shape, elements.dtype)
+            covered, target = mask, value
+        else:
+            # Element by element: where a row was taken twice, an element that is not
+            # covered must not overwrite one that is.
+            places = np.arange(mask.size).reshape(shape)[index][self.mask]
+            elements = None if self.value is None else self.value[self.mask]
+            value = None if elements is None else np.zeros(shape, elements.dtype)
             # Flat, since an array without axes takes no list of indices.
-            places = mask.reshape(-1)
+            covered = mask.reshape(-1)
             target = None if value is None else value.reshape(-1)
-        places[where] = True
-        if told is not None and target is not None:
-            target[where] = told
-            if not same_bits(target[where], told):
+        covered[places] = True
+        if elements is not None and target is not None:
+            target[places] = elements
+            # NumPy lets the last one win: if all come back, they were the same.
+            if not same_bits(target[places], elements):
                 raise AssignmentError(
-                    "rows that were taken several times differ, and are one in the "
-                    "checkpoint"
+                    "rows that were taken several times have different values, and are "
+                    "one row in the checkpoint"
                 )
-        return _Part(shape, value, mask)
+        return _MaskedValue(shape, value, mask)
 
 
-def scatter(
+def scatter_value(
     expression: ex.Expression,
     value: np.ndarray | None,
     mask: np.ndarray | None,
     spec_of: SpecOf,
 ) -> list[Contribution]:
-    """Takes the value of an expression apart into what it says about its tensors.
+    """Takes the value of an expression apart into elements of its tensors.
 
     Args:
         expression: The expression, without captures.
-        value: Its value; None to learn only which elements are told.
-        mask: Where the value counts; None for everywhere.
+        value: Its value; None in a dry run, to learn only which elements are covered.
+        mask: True for the elements that count; None if all do.
         spec_of: Gives shape and dtype of a tensor.
 
     Returns:
-        One share for each time that a tensor stands in the expression.
+        One contribution for each time that a tensor stands in the expression.
 
     Raises:
-        AssignmentError: A tensor's element would have to be two values.
+        AssignmentError: An element of a tensor would have two values.
     """
     shape = lower(expression, spec_of).shape
-    part = _Part(shape, value, mask)
-    return _scatter(expression, part, spec_of, ())
+    return _scatter(expression, _MaskedValue(shape, value, mask), spec_of, ())
 
 
 def _scatter(
     expression: ex.Expression,
-    part: _Part,
+    masked: _MaskedValue,
     spec_of: SpecOf,
     casts: tuple[np.dtype, ...],
 ) -> list[Contribution]:
     match expression:
         case ex.Source():
             name = parse_name(expression.pattern).literal
-            return [Contribution(name, part.value, part.mask, casts)]
+            return [Contribution(name, masked.value, masked.mask, casts)]
         case ex.Joined():
-            return _scatter_joined(expression, part, spec_of, casts)
-        case ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Sliced():
-            pass
-        case ex.Rows() | ex.Cast():
-            pass
+            contributions: list[Contribution] = []
+            indices = operand_indices(expression, len(masked.shape), spec_of)
+            for operand, index in zip(expression.operands, indices, strict=True):
+                within = masked.changed(functools.partial(view_at, index=index))
+                contributions += _scatter(operand, within, spec_of, casts)
+            return contributions
+        case ex.Cast():
+            # Left for later: how a cast is undone depends on all leaves of a tensor.
+            casts = (expression.dtype, *casts)
+            return _scatter(expression.operand, masked, spec_of, casts)
+        case (
+            ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Sliced() | ex.Rows()
+        ):
+            shape = lower(expression.operand, spec_of).shape
+            below = _undone(expression, masked, shape)
+            return _scatter(expression.operand, below, spec_of, casts)
         case _:
             raise AssertionError(type(expression))
-    operand = expression.operand
-    if isinstance(expression, ex.Cast):
-        return _scatter(operand, part, spec_of, (expression.dtype, *casts))
-    below = lower(operand, spec_of).shape
+
+
+def _undone(
+    expression: ex.Transposed | ex.Reshaped | ex.Rearranged | ex.Sliced | ex.Rows,
+    masked: _MaskedValue,
+    shape: tuple[int, ...],
+) -> _MaskedValue:
+    """Takes one operation back; `shape` is that of the operand."""
     match expression:
         case ex.Transposed():
-            part = part.changed(_undo_transpose(expression.axes, len(below)))
+            return masked.transposed_back(expression.axes)
         case ex.Reshaped():
-            part = part.reshaped(below)
+            return masked.reshaped(shape)
         case ex.Rearranged():
-            steps = steps_for(expression.pattern, below)
-            between = tuple(steps.split[axis] for axis in steps.axes)
-            part = part.reshaped(between)
-            part = part.changed(_undo_transpose(steps.axes, len(between)))
-            part = part.reshaped(below)
+            # Split, permute, merge, from last to first.
+            steps = steps_for(expression.pattern, shape)
+            permuted = tuple(steps.split[axis] for axis in steps.axes)
+            masked = masked.reshaped(permuted).transposed_back(steps.axes)
+            return masked.reshaped(shape)
         case ex.Sliced():
-            part = part.placed(below, expression.numpy_index)
+            return masked.placed_at(expression.numpy_index, shape)
         case ex.Rows():
-            part = part.placed(below, np.array(expression.rows, np.int64))
-    return _scatter(operand, part, spec_of, casts)
-
-
-def _undo_transpose(
-    axes: tuple[int, ...] | None, rank: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    order = tuple(reversed(range(rank))) if axes is None else axes
-    back = tuple(int(i) for i in np.argsort([axis % rank for axis in order]))
-    return lambda array: array.transpose(back)
-
-
-def _scatter_joined(
-    expression: ex.Joined,
-    part: _Part,
-    spec_of: SpecOf,
-    casts: tuple[np.dtype, ...],
-) -> list[Contribution]:
-    shares: list[Contribution] = []
-    start = 0
-    axis = expression.axis % len(part.shape)
-    for operand in expression.operands:
-        if expression.is_stack:
-            index: tuple[object, ...] = (*[slice(None)] * axis, start)
-            stop = start + 1
-        else:
-            stop = start + lower(operand, spec_of).shape[axis]
-            index = (*[slice(None)] * axis, slice(start, stop))
-
-        def cut(array: np.ndarray, index: tuple[Any, ...] = index) -> np.ndarray:
-            return view_at(array, index)
-
-        shares += _scatter(operand, part.changed(cut), spec_of, casts)
-        start = stop
-    return shares
+            return masked.placed_at(np.array(expression.rows, np.int64), shape)
 
 
 def same_bits(
@@ -194,92 +204,16 @@ def same_bits(
 
     Args:
         first: An array.
-        second: Another one.
-        mask: Where they are compared; None for everywhere.
+        second: The array to compare with.
+        mask: True for the elements that are compared; None for all.
 
     Returns:
-        Whether they do; NaNs count as what they are.
+        True if they do; a NaN equals a NaN of the same bits only.
     """
     if mask is not None:
         first, second = first[mask], second[mask]
-    one, other = (
-        np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (first, second)
+    first_bytes, second_bytes = (
+        np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for array in (first, second)
     )
-    return bool(np.array_equal(one, other))
-
-
-def inverse_of(
-    expression: ex.Expression, leaf: ex.Expression, spec_of: SpecOf
-) -> dict[str, ex.Expression]:
-    """Writes what each tensor of an expression is, in terms of the leaf it fills.
-
-    Args:
-        expression: The expression, without captures.
-        leaf: What stands for its value.
-        spec_of: Gives shape and dtype of a tensor.
-
-    Returns:
-        Expressions by tensor; those that the leaf tells only in part, or several times,
-        are left out.
-    """
-    found: dict[str, list[ex.Expression]] = {}
-
-    def walk(node: ex.Expression, value: ex.Expression) -> None:
-        if isinstance(node, ex.Source):
-            name = parse_name(node.pattern).literal
-            found.setdefault(name, []).append(value)
-        elif isinstance(node, ex.Joined):
-            start = 0
-            rank = len(lower(node, spec_of).shape)
-            axis = node.axis % rank
-            for operand in node.operands:
-                before = (slice(None),) * axis
-                if node.is_stack:
-                    walk(operand, value[(*before, start)])
-                    start += 1
-                else:
-                    stop = start + lower(operand, spec_of).shape[axis]
-                    walk(operand, value[(*before, slice(start, stop))])
-                    start = stop
-        elif isinstance(node, ex.Cast):
-            walk(node.operand, value)
-        elif isinstance(node, (ex.Transposed, ex.Reshaped, ex.Rearranged)):
-            below = lower(node.operand, spec_of).shape
-            walk(node.operand, _undone(node, value, below))
-
-    walk(expression, leaf)
-    return {name: values[0] for name, values in found.items() if len(values) == 1}
-
-
-def _undone(
-    node: ex.Transposed | ex.Reshaped | ex.Rearranged,
-    value: ex.Expression,
-    below: tuple[int, ...],
-) -> ex.Expression:
-    if isinstance(node, ex.Reshaped):
-        return value.reshape(below)
-    if isinstance(node, ex.Transposed):
-        if node.axes is None:
-            return value.transpose()
-        back = np.argsort([axis % len(below) for axis in node.axes])
-        return value.transpose([int(axis) for axis in back])
-    return _reversed_pattern(node.pattern, steps_for(node.pattern, below), value, below)
-
-
-def _reversed_pattern(
-    pattern: Pattern, steps: Steps, value: ex.Expression, below: tuple[int, ...]
-) -> ex.Expression:
-    """The pattern the other way round; plain steps where dots stand in parentheses."""
-    groups = [axis for axis in (*pattern.before, *pattern.after) if len(axis) > 1]
-    if any("..." in axis for axis in groups):
-        between = [steps.split[axis] for axis in steps.axes]
-        back = [int(axis) for axis in np.argsort(steps.axes)]
-        return value.reshape(between).transpose(back).reshape(below)
-    before, after = (side.strip() for side in pattern.text.split("->"))
-    sizes = {
-        name: steps.extents[name]
-        for axis in pattern.after
-        if len(axis) > 1
-        for name in axis[:-1]
-    }
-    return value.rearrange(f"{after} -> {before}", **sizes)
+    return bool(np.array_equal(first_bytes, second_bytes))

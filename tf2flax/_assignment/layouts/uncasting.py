@@ -1,7 +1,14 @@
-"""Casts backwards: what leaves say about a tensor -> elements that load as they are.
+"""Casts backwards: values of leaves -> stored elements that load as these values.
+
+A cast loses digits, so several stored values may load as the same one:
+
+    stored float32   0.1000  0.1001  0.1002  0.1003        one bfloat16 holds them all
+    leaf bfloat16   [        0.1001                ]
 
 The rule: an element that every leaf has as loading gives it keeps its stored bits. Any
-other gets the nearest value that loads as the leaves have it; there may be none.
+other element gets the nearest value that loads as the leaves have it, if there is one.
+So what nobody changed is written back bit by bit, and what was changed reads back as it
+was saved.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import numpy as np
 from tf2flax._base.dtypes import forced_cast, kind_of
 
 # Elements that are compared at once: temporary arrays stay within a few MiB.
-_CHUNK: Final = 1 << 18
+_CHUNK_SIZE: Final = 1 << 18
 # Integers that take a byte each, of which only the low bits count.
 _NARROW: Final = frozenset(
     map(np.dtype, (ml_dtypes.int2, ml_dtypes.uint2, ml_dtypes.int4, ml_dtypes.uint4))
@@ -29,15 +36,15 @@ _FLOAT4: Final = np.dtype(ml_dtypes.float4_e2m1fn)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LeafValue:
-    """What one leaf says about a tensor.
+    """Elements of a tensor, as one leaf has them.
 
     Attributes:
         leaf: Name of the leaf.
         value: Array of the tensor's shape, in the leaf's dtype.
-        mask: Where it says anything; None for everywhere.
+        mask: True for the elements that the leaf covers; None if it covers all.
         casts: Dtypes that elements go through when they are loaded, from the stored
             one to the value's.
-        is_widened: Whether the leaf has been given a wider dtype since it was loaded:
+        is_widened: True if the leaf has been given a wider dtype since it was loaded:
             values may then have digits that loading would not give.
     """
 
@@ -49,12 +56,12 @@ class LeafValue:
 
     @property
     def is_plain(self) -> bool:
-        """Whether loading changes no bit."""
+        """True if loading changes no bit."""
         return len(self.casts) == 1
 
     @property
     def is_reversible(self) -> bool:
-        """Whether every element can have been loaded from one stored value only."""
+        """True if every element can come from one stored value only."""
         if self.is_plain:
             return True
         if not all(itertools.starmap(is_one_to_one, itertools.pairwise(self.casts))):
@@ -64,55 +71,64 @@ class LeafValue:
         return not (_has_nan(value.dtype) and bool(_is_nan(value).any()))
 
     def at(self, index: slice | np.ndarray) -> LeafValue:
-        """The same about some elements of flat arrays."""
+        """Some elements of flat arrays."""
         mask = None if self.mask is None else self.mask[index]
         return dataclasses.replace(self, value=self.value[index], mask=mask)
 
     def flat(self) -> LeafValue:
-        """The same with one axis."""
+        """The same elements along one axis."""
         mask = None if self.mask is None else self.mask.reshape(-1)
         return dataclasses.replace(self, value=self.value.reshape(-1), mask=mask)
 
-    def is_silent(self) -> np.ndarray | bool:
-        """Where it says nothing."""
+    def is_uncovered(self) -> np.ndarray | bool:
+        """True for the elements that the leaf does not cover."""
         return False if self.mask is None else ~self.mask
 
     def is_as_loaded(self, stored: np.ndarray) -> np.ndarray:
-        """Where the leaf has what loading makes of stored elements."""
+        """True for the elements that the leaf has as loading gives them."""
         loaded = stored
         for step in self.casts[1:]:
             loaded = forced_cast(loaded, step)
         return equal_elements(loaded, self.value)
 
     def fits(self, stored: np.ndarray) -> np.ndarray:
-        """Where stored elements are what the leaf says."""
+        """True for the stored elements that the leaf accepts."""
         result = self.is_as_loaded(stored)
         if self.is_widened and not result.all():
+            # Digits that loading would cut off: the stored value may have them too.
             result |= equal_elements(forced_cast(stored, self.value.dtype), self.value)
         return result
 
     def candidates(self, stored: np.ndarray) -> Iterator[np.ndarray]:
-        """Elements that may load as the leaf has them, the nearest first."""
+        """Yields stored elements that may load as the leaf has them, nearest first.
+
+        The caller checks them with `fits`, element by element.
+        """
         dtype = self.casts[0]
-        for candidate in self._tried():
+        for candidate in self._casts_back():
             if kind_of(dtype) == "complex" and any(
                 kind_of(step) != "complex" for step in self.casts
-            ):  # the imaginary part was never loaded
-                whole = stored.copy()
-                whole.real = np.real(candidate)
-                yield whole
+            ):
+                # The imaginary part was never loaded, so it stays as it is stored.
+                combined = stored.copy()
+                combined.real = np.real(candidate)
+                yield combined
             yield candidate
         if dtype.itemsize <= 2 and self.value.dtype.kind != "c":
-            yield _looked_up(self.value, self.casts)
-        elif kind_of(dtype) == "int":  # what became infinite on its way
+            # Of 65,536 values at most, a table says which one loads as the element.
+            yield _look_up(self.value, self.casts)
+        elif kind_of(dtype) == "int":
+            # Integers that became infinite on their way through a narrow float.
             info = ml_dtypes.iinfo(dtype)
             yield np.full(stored.shape, info.max, dtype)
             yield np.full(stored.shape, info.min, dtype)
 
-    def _tried(self) -> Iterator[np.ndarray]:
+    def _casts_back(self) -> Iterator[np.ndarray]:
+        """Yields the value cast to the stored dtype, in several ways."""
         dtype, value = self.casts[0], self.value
         yield forced_cast(value, dtype)
         if len(self.casts) > 2:
+            # Step by step, which wraps and rounds where one cast would not.
             for step in reversed(self.casts[:-1]):
                 value = forced_cast(value, step)
             yield value
@@ -121,20 +137,22 @@ class LeafValue:
             yield _nearest_integers(self.value, dtype)
         if self.value.dtype.kind == "u" and any(
             kind_of(step) in ("float", "complex") for step in self.casts
-        ):  # negative numbers wrap around, and have fewer digits
+        ):
+            # A negative float wraps around to a large unsigned number, whose many
+            # digits a float lacks; as a signed number it has few.
             signed = self.value.view(f"i{self.value.dtype.itemsize}")
             yield forced_cast(signed, dtype)
 
 
 @dataclasses.dataclass(slots=True)
 class Conflict:
-    """Elements for which there is no value that all leaves have.
+    """Elements for which no stored value loads as all leaves have them.
 
     Attributes:
-        leaf: The leaf that no value fits; None where leaves differ from each other.
-        count: How many elements there are.
-        place: The first, counted in row-major order.
-        value: What the leaf has there, as text.
+        leaf: The leaf that no value fits; None if leaves differ from each other.
+        count: Number of these elements.
+        place: Number of the first one, in row-major order.
+        value: Value of the leaf there, as text.
     """
 
     leaf: str | None
@@ -144,105 +162,108 @@ class Conflict:
 
 
 def settle_values(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict | None:
-    """Makes a tensor of the checkpoint what leaves say it is, element by element.
+    """Changes a tensor of the checkpoint to what leaves have, element by element.
 
     Args:
         stored: The tensor as the checkpoint has it, row-major; changed in place.
-        values: What the leaves say.
+        values: Its elements, as the leaves have them.
 
     Returns:
-        What cannot be; the array is useless then. None where everything fits.
+        The elements that have no value; the array is useless then. None if all fit.
     """
     flat = stored.reshape(-1)
-    # What loses least comes first, so that it decides.
+    # The leaf whose casts lose least comes first: its digits decide.
     ordered = sorted(
         values, key=lambda value: (len(value.casts), -value.casts[-1].itemsize)
     )
-    shares = [value.flat() for value in ordered]
+    flat_values = [value.flat() for value in ordered]
     conflict: Conflict | None = None
-    for start in range(0, flat.size, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        new = _settle_part(flat[part], [value.at(part) for value in shares], start)
+    for start in range(0, flat.size, _CHUNK_SIZE):
+        chunk = slice(start, start + _CHUNK_SIZE)
+        new = _settle_chunk(flat[chunk], [value.at(chunk) for value in flat_values])
         if new is not None and conflict is not None:
             conflict.count += new.count
-        conflict = conflict or new
+        elif new is not None:
+            conflict = dataclasses.replace(new, place=start + new.place)
     return conflict
 
 
-def _settle_part(
-    stored: np.ndarray, values: Sequence[LeafValue], start: int
-) -> Conflict | None:
+def _settle_chunk(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict | None:
+    """Settles a few elements: tries candidates until every element has a value.
+
+    stored        3.0   7.0   7.0   1.0
+    leaf a        3.0   8.0   7.5    .        . is not covered
+    leaf b        3     8     8      .
+    changed              x     x             only these are looked at
+    candidates         8.0   7.5             of a, which loads as b has it too
+    """
     is_changed = np.zeros(stored.shape, bool)
     for value in values:
-        is_changed |= ~(value.is_as_loaded(stored) | value.is_silent())
+        is_changed |= ~(value.is_as_loaded(stored) | value.is_uncovered())
     places = np.flatnonzero(is_changed)
     if not places.size:
         return None
-    # All of them, as after a training: without copies of everything.
+    # After a training all elements have changed: then a slice, which copies nothing.
     index = slice(None) if places.size == stored.size else places
-    shares = [value.at(index) for value in values]
+    changed = [value.at(index) for value in values]
     old = stored[index]
     new, is_open = old.copy(), np.ones(places.shape, bool)
-    for share in shares:
-        for candidate in share.candidates(old):
-            is_right = is_open & ~np.asarray(share.is_silent())
-            for peer in shares:
-                is_right &= peer.fits(candidate) | peer.is_silent()
+    for value in changed:
+        for candidate in value.candidates(old):
+            is_right = is_open & ~np.asarray(value.is_uncovered())
+            for judge in changed:
+                is_right &= judge.fits(candidate) | judge.is_uncovered()
             np.copyto(new, candidate, where=is_right)
             is_open &= ~is_right
             if not is_open.any():
                 stored[index] = new
                 return None
     left = np.flatnonzero(is_open)
-    return _conflict_at(
-        [value.at(left) for value in shares], old[left], places[left], start
-    )
+    return _conflict_at([value.at(left) for value in changed], old[left], places[left])
 
 
 def _conflict_at(
-    values: Sequence[LeafValue], stored: np.ndarray, places: np.ndarray, start: int
+    values: Sequence[LeafValue], stored: np.ndarray, places: np.ndarray
 ) -> Conflict:
+    """Finds out whether one leaf alone has values that nothing loads as."""
     for value in values:
-        is_bad = np.ones(stored.shape, bool) & ~np.asarray(value.is_silent())
+        is_bad = np.ones(stored.shape, bool) & ~np.asarray(value.is_uncovered())
         for candidate in value.candidates(stored):
             is_bad &= ~value.fits(candidate)
         if is_bad.any():
             first = int(np.flatnonzero(is_bad)[0])
-            return Conflict(
-                value.leaf,
-                int(is_bad.sum()),
-                start + int(places[first]),
-                str(value.value[first]),
-            )
-    return Conflict(None, len(places), start + int(places[0]), "")
+            count, place = int(is_bad.sum()), int(places[first])
+            return Conflict(value.leaf, count, place, str(value.value[first]))
+    # Each leaf alone could be had, so they contradict each other.
+    return Conflict(None, len(places), int(places[0]), "")
 
 
-def undone(value: LeafValue) -> np.ndarray | None:
-    """Casts back what can have been loaded from one value only; reads nothing.
+def uncast_value(value: LeafValue) -> np.ndarray | None:
+    """Casts back elements that come from one stored value only; reads nothing.
 
     Args:
-        value: What a leaf says; `is_reversible`.
+        value: Elements of a leaf; `is_reversible`.
 
     Returns:
-        Array of the stored dtype; None where no stored value loads as some element.
+        Array of the stored dtype; None if no stored value loads as some element.
     """
     if value.is_plain:
         return value.value
     result = forced_cast(value.value, value.casts[0])
-    is_right = value.fits(result) | value.is_silent()
+    is_right = value.fits(result) | value.is_uncovered()
     return result if bool(np.all(is_right)) else None
 
 
 @functools.cache
 def is_one_to_one(before: np.dtype, after: np.dtype) -> bool:
-    """Tells whether a forced cast gives every value but NaN one of its own.
+    """Tells whether a forced cast keeps different values different, NaN apart.
 
     Args:
-        before: A dtype of numbers.
-        after: Another one.
+        before: Dtype of numbers to cast from.
+        after: Dtype to cast to.
 
     Returns:
-        Whether it does.
+        True if no two values become the same.
 
     Examples:
         >>> is_one_to_one(np.dtype("int32"), np.dtype("float64"))
@@ -254,6 +275,7 @@ def is_one_to_one(before: np.dtype, after: np.dtype) -> bool:
         return True
     is_integer = kind_of(before) == "int"
     if before.itemsize == 1 or (before.itemsize == 2 and not is_integer):
+        # Few enough to try them all; narrow floats differ in too much for a rule.
         return _is_tried_one_to_one(before, after)
     if is_integer:
         return _holds_integers(before, after)
@@ -268,23 +290,24 @@ def _holds_integers(before: np.dtype, after: np.dtype) -> bool:
     if kind_of(after) == "int":
         loaded_info = ml_dtypes.iinfo(after)
         return int(loaded_info.min) <= low and high <= int(loaded_info.max)
-    digits = {"float64": 53, "complex128": 53, "float32": 24, "complex64": 24}
     # All integers up to this power of two are values of the dtype.
+    digits = {"float64": 53, "complex128": 53, "float32": 24, "complex64": 24}
     return max(-low, high) <= 1 << digits.get(after.name, 0)
 
 
 def _is_tried_one_to_one(before: np.dtype, after: np.dtype) -> bool:
-    """The same of a dtype of few values: all of them are cast."""
+    """The same for a dtype of few values: all of them are cast."""
     every = _every_value(before)
     result = forced_cast(every, after)
     if _has_nan(after) and _is_nan(result).any():
-        return False
+        return False  # a number has become NaN, which is no number's own
     if after.kind == "c":
         result = np.real(result)
     return len(np.unique(_comparable(result))) == len(np.unique(_comparable(every)))
 
 
 def _every_value(dtype: np.dtype) -> np.ndarray:
+    """All values of a dtype of at most two bytes, NaN apart, by their bits."""
     if kind_of(dtype) == "bool":
         return np.array([False, True])
     if dtype in _NARROW:
@@ -312,10 +335,10 @@ def equal_elements(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Args:
         first: An array.
-        second: Another one of the same shape and dtype.
+        second: The array to compare with, of the same shape and dtype.
 
     Returns:
-        Where they are equal.
+        True for the elements that are equal; 0.0 and -0.0 are not.
     """
     if first.dtype.kind == "c":
         first, second = _parts(first), _parts(second)
@@ -334,7 +357,7 @@ def _parts(array: np.ndarray) -> np.ndarray:
 
 
 def _comparable(array: np.ndarray) -> np.ndarray:
-    """Elements as integers that are equal where all bits are that count."""
+    """Elements as integers, equal where all bits are equal that belong to the value."""
     if array.dtype in _NARROW:
         return array.astype(np.int8)
     if array.dtype.kind == "c":
@@ -345,9 +368,9 @@ def _comparable(array: np.ndarray) -> np.ndarray:
 
 
 def _nearest_integers(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Integers near floats; the greatest and the smallest for what lies outside.
+    """Integers near floats; the greatest or the smallest one outside their range.
 
-    The greatest also for NaN, which floats without infinities make of large numbers.
+    For NaN it is the greatest one: floats without infinities make NaN of large numbers.
     """
     info = ml_dtypes.iinfo(dtype)
     low, high = int(info.min), int(info.max)
@@ -359,10 +382,10 @@ def _nearest_integers(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return forced_cast(wanted, dtype)
 
 
-def _looked_up(value: np.ndarray, casts: tuple[np.dtype, ...]) -> np.ndarray:
-    """Stored values that load as elements do, from a list of all that there are.
+def _look_up(value: np.ndarray, casts: tuple[np.dtype, ...]) -> np.ndarray:
+    """Finds stored values that load as elements, in a table of all values.
 
-    Where there is none, it is any value.
+    Where there is none, the result is any value; `fits` then refuses it.
     """
     every, keys = _every_loaded(casts)
     wanted = _comparable(_with_one_nan(value))
@@ -371,7 +394,11 @@ def _looked_up(value: np.ndarray, casts: tuple[np.dtype, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _every_loaded(casts: tuple[np.dtype, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a narrow dtype, in the order of what they load as."""
+    """All values of a narrow dtype and what they load as, sorted by the latter.
+
+    Returns:
+        The values, and the bits of what each loads as, as `_comparable` gives them.
+    """
     every = _every_value(casts[0])
     if _has_nan(casts[0]):
         every = np.concatenate([every, forced_cast(np.array([np.nan]), casts[0])])
@@ -384,7 +411,7 @@ def _every_loaded(casts: tuple[np.dtype, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _with_one_nan(array: np.ndarray) -> np.ndarray:
-    """The array with one kind of NaN."""
+    """Gives every NaN the same bits, so that a table has one entry for them."""
     if not _has_nan(array.dtype):
         return array
     nan = forced_cast(np.array(np.nan), array.dtype)

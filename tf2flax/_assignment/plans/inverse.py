@@ -14,9 +14,10 @@ import numpy as np
 
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.layouts.inverting import inverse_of
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.scattering import inverse_of, scatter
-from tf2flax._assignment.resolution.values import (
+from tf2flax._assignment.layouts.scattering import scatter_value
+from tf2flax._assignment.resolution.assignments import (
     Assignment,
     Gap,
     Resolution,
@@ -26,7 +27,7 @@ from tf2flax._base.dtypes import kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest, StoredNames
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .plan import RestorePlan
 from .renewing import Renewal, find_renewals, way_out
@@ -296,7 +297,7 @@ class InversePlan:
         loaded: dict[tuple[str, ...], list[tuple[str, Sequence[Assignment]]]] = {}
         for group in self._groups:
             _, mask = join_group(group, None, spec_of)
-            for share in scatter(group[0].expression, None, mask, spec_of):
+            for share in scatter_value(group[0].expression, None, mask, spec_of):
                 masks.setdefault(places(share.name), []).append(share.mask)
             for name in group[0].sources:
                 loaded.setdefault(places(name), []).append((name, group))

@@ -6,41 +6,21 @@ Reads no tensor, places nothing, imports no JAX.
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any, Final
 
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Source
-from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
-from tf2flax._assignment.resolution.problems import key_of, target_of
-from tf2flax._assignment.resolution.values import (
+from tf2flax._assignment.resolution.assignments import (
     Assignment,
     Gap,
     Resolution,
     count_nbytes,
 )
+from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
+from tf2flax._assignment.resolution.problems import key_of, target_of
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
-from tf2flax._base.names import SLOT_MARKER, VARIABLE_SUFFIX, is_of_optimizer_list
-
-# Names that optimizers of TensorFlow give to the slots of a variable, as its children;
-# an optimizer's own name may stand before them (`dqn_adam_1`).
-_SLOT: Final = re.compile(
-    r"(?i:(.*_)?(nadam|adam|adamax|lamb|lars|momentum|rmsprop|adagrad|adadelta"
-    r"|ftrl|proximaladagrad)\w*)"
-    r"|(vr|vc|v|m|accumulator|linear|rms|gradient_squared_accumulator"
-    r"|gradient_accumulator)(_\d+)?"
-)
-# The slots that Mesh TensorFlow's Adafactor appends to a variable's name.
-_SLOT_SUFFIX: Final = re.compile(r"(?P<base>.+)_slot_(vr|vc|v|m)")
-_AVERAGE: Final = re.compile(r"ExponentialMovingAverage(_\d+)?|EMA|local_step|biased")
-_POWER: Final = re.compile(r"(.*/)?beta[12]_power(_\d+)?")
-# Counters of a training, and what a Keras optimizer keeps besides slots: numbered
-# variables of its own, which stand for all of the model's.
-_STEP: Final = re.compile(
-    r"(.*/)?(global_step|iter|_?iterations?)(_\d+)?"
-    r"|(.*/)?_?optimizer/(_variables|vars)/\d+|(.*/)?optimizer_weights/.*"
-)
+from tf2flax._base.optimizer_names import is_average, is_slot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,97 +181,6 @@ def _lies_in(
         return manifest.entry(name).pieces in places
     except CheckpointError:  # a name that several tensors share
         return False
-
-
-def is_slot(name: str, manifest: Manifest) -> bool:
-    """Tells whether a tensor is an optimizer's state: a slot of another tensor.
-
-    Args:
-        name: Name of the tensor.
-        manifest: All names; a slot's variable must be among them.
-
-    Returns:
-        Whether it is.
-    """
-    if _POWER.fullmatch(name) or SLOT_MARKER in name:
-        return True
-    suffixed = _SLOT_SUFFIX.fullmatch(name)
-    if suffixed and suffixed["base"] in manifest:
-        return True
-    base, _, last = name.rpartition("/")
-    if not _SLOT.fullmatch(last):
-        return False
-    # Optimizers under a scope of their own repeat the variable's name below it.
-    return any(tail in manifest for tail in _tails(base))
-
-
-def is_average(name: str, manifest: Manifest) -> bool:
-    """Tells whether a tensor is a moving average of another one.
-
-    Args:
-        name: Name of the tensor.
-        manifest: All names; the variable must be among them.
-
-    Returns:
-        Whether it is.
-    """
-    base, _, last = name.rpartition("/")
-    return bool(_AVERAGE.fullmatch(last)) and any(
-        tail in manifest for tail in _tails(base)
-    )
-
-
-def is_step(name: str, manifest: Manifest) -> bool:
-    """Tells whether a tensor counts the steps of a training, or belongs to all of it.
-
-    Args:
-        name: Name of the tensor.
-        manifest: All names.
-
-    Returns:
-        Whether it does, as far as names say so.
-
-    Examples:
-        >>> names = {"global_step", "dense/kernel"}
-        >>> [is_step(name, names) for name in sorted(names)]
-        [False, True]
-    """
-    if SLOT_MARKER in name:
-        return False
-    if is_of_optimizer_list(name, manifest):
-        return True
-    plain = name.removesuffix(VARIABLE_SUFFIX)
-    return bool(_POWER.fullmatch(plain) or _STEP.fullmatch(plain))
-
-
-def variable_of(name: str, manifest: Manifest) -> str:
-    """Finds the variable that a slot or an average belongs to.
-
-    Args:
-        name: Name of a tensor.
-        manifest: All names.
-
-    Returns:
-        Name of the variable; that of the tensor itself where it is neither.
-    """
-    if SLOT_MARKER in name:
-        path = name.partition(SLOT_MARKER)[0]
-        stored = f"{path}{VARIABLE_SUFFIX}"
-        return next((one for one in (stored, path) if one in manifest), name)
-    suffixed = _SLOT_SUFFIX.fullmatch(name)
-    if suffixed and suffixed["base"] in manifest:
-        return suffixed["base"]
-    base, _, last = name.rpartition("/")
-    if not (_SLOT.fullmatch(last) or _AVERAGE.fullmatch(last)):
-        return name
-    # An average may have slots of its own, to undo its bias.
-    found = next((tail for tail in _tails(base) if tail in manifest), None)
-    return name if found is None else variable_of(found, manifest)
-
-
-def _tails(name: str) -> list[str]:
-    parts = name.split("/")
-    return ["/".join(parts[i:]) for i in range(len(parts))] if name else []
 
 
 def _row(assignment: Assignment) -> dict[str, Any]:

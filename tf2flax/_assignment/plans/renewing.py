@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
-from tf2flax._assignment.layouts.resizing import Resized, resized
-from tf2flax._assignment.resolution.values import Gap
+from tf2flax._assignment.layouts.resizing import Resized, resize_backwards
+from tf2flax._assignment.resolution.assignments import Gap
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 SpecOf = Callable[[str], TensorSpec]
 PlacesOf = Callable[[str], tuple[str, ...]]
@@ -66,7 +66,9 @@ class Renewal:
             return dict.fromkeys(self.places, (source, shape))
         return {
             place: tensor
-            for name, tensor in resized(self.expression, shape, source, spec_of).items()
+            for name, tensor in resize_backwards(
+                self.expression, shape, source, spec_of
+            ).items()
             for place in self.stored[name]
         }
 
@@ -111,7 +113,7 @@ def _renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Renewal:
     expression = gap.expression
     assert expression is not None
     source = Source(literal_pattern(gap.leaf))
-    names = resized(expression, gap.shape, source, spec_of)
+    names = resize_backwards(expression, gap.shape, source, spec_of)
     stored = {name: places_of(name) for name in names}
     if not gap.parts:
         return Renewal(gap.leaf, (), gap, expression, stored)

@@ -16,14 +16,14 @@ from typing import Any, Final, TextIO
 from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.problem_report import header
-from tf2flax._assignment.resolution.values import Assignment, Gap, Override
 from tf2flax._base.collapsing import collapse, in_sequence
+from tf2flax._base.text import align_columns, format_nbytes
 
 from .plan import Replicated, RestorePlan
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"
 # Columns of a table that are numbers, and stand to the right.
 _RIGHT: Final = frozenset(
@@ -222,27 +222,6 @@ def is_terminal(stream: TextIO | None = None) -> bool:
         return False
 
 
-def format_nbytes(nbytes: int) -> str:
-    """Writes a number of bytes for people, in decimal units.
-
-    Args:
-        nbytes: The number.
-
-    Returns:
-        Up to four digits and a unit.
-
-    Examples:
-        >>> format_nbytes(1_340_000_000)
-        '1.34 GB'
-        >>> format_nbytes(512)
-        '512 B'
-    """
-    value, unit = float(nbytes), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{nbytes} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
-
-
 def _loaded(assignments: Sequence[Assignment]) -> Section:
     cells = [
         (
@@ -399,16 +378,8 @@ def _counted(title: str, names: Sequence[str]) -> Section:
 
 def _aligned(section: Section) -> list[str]:
     rows = [section.columns, *section.rows] if section.columns else section.rows
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = [i for i, name in enumerate(section.columns) if name in _RIGHT]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    right = {i for i, name in enumerate(section.columns) if name in _RIGHT}
+    return [f"  {line}" for line in align_columns(rows, right=right)]
 
 
 def _box(assignment: Assignment) -> str:

@@ -14,17 +14,18 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.nodes import Layout, cut, views_of
+from tf2flax._assignment.layouts.nodes import Layout, views_of
+from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.specs import Box, StoredDtype, TensorSpec
+from tf2flax._base.values import Box, StoredDtype, TensorSpec
 
 from . import problems
+from .assignments import Assignment, Gap, Leaf, Override, Resolution
 from .partitions import family_of, parts_of, tile
 from .policies import STRICT, DtypeChoice, Policy
 from .problem_report import report
-from .values import Assignment, Gap, Leaf, Override, Resolution
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -307,7 +308,7 @@ def cut_box(layout: Layout, box: Box) -> Layout:
         The layout of the box.
     """
     spans = zip(box.starts, box.stops, strict=True)
-    return cut(layout, [(start, 1, stop - start) for start, stop in spans])
+    return slice_layout(layout, [(start, 1, stop - start) for start, stop in spans])
 
 
 def _names_of(expression: Expression) -> Iterator[str]:

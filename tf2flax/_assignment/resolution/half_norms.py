@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.names import VARIABLE_SUFFIX
+from tf2flax._base.optimizer_names import VARIABLE_SUFFIX
 
-from .values import Assignment, Resolution
+from .assignments import Assignment, Resolution
 
 Aliases = Mapping[str, tuple[str, ...]]
 

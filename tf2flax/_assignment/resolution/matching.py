@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._base.manifest import Manifest
 
+from .assignments import Leaf, Resolution
 from .claims import Claims, Options
 from .plain import PlainEntries
 from .precedence import choose_winners
 from .rules import apply_rules, find_reaches
-from .values import Leaf, Resolution
 
 
 def resolve(

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from tf2flax._base.names import MAX_DIGITS
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 _PART: Final = re.compile(
     rf"(?P<family>.*)/part_(?P<number>0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})", re.S

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import show_value
 
 Choice = Literal["error", "keep"]
 _CHOICES: Final = ("error", "keep")

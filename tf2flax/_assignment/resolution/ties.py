@@ -14,10 +14,10 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
+from .assignments import Assignment, Gap, Leaf, Resolution, Tie
 from .claims import Options
 from .matching import resolve
 from .policies import Policy
-from .values import Assignment, Gap, Leaf, Resolution, Tie
 
 # How little of a leaf's name an entry of a scope says.
 _SCOPE: Final = 1 << 30

@@ -14,9 +14,9 @@ from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.names import nearest
 
+from .assignments import Leaf, Resolution
 from .problem_report import header
 from .problems import did_you_mean, key_of, scopes_of, target_of
-from .values import Leaf, Resolution
 
 # Leaves that a message names.
 _MAX_NAMED: Final = 3

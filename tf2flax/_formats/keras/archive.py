@@ -15,7 +15,7 @@ import zlib
 from typing import Final
 
 from tf2flax._base.errors import MalformedError, UnsupportedError
-from tf2flax._base.specs import ByteRange
+from tf2flax._base.values import ByteRange
 
 from .file import BLOCK_NBYTES, MAX_EXPANSION, FileSlice, KerasFile, damaged, read_error
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tf2flax._base.errors import DamagedError, MalformedError, ReadError
-from tf2flax._base.specs import ByteRange
+from tf2flax._base.values import ByteRange
 from tf2flax._storage.identity import FileSnapshot
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import EncodedPiece, TensorEntry
-from tf2flax._base.specs import Box
+from tf2flax._base.values import Box
 
 from .archive import checksum_damage, weights_in
 from .config import ConfigFile

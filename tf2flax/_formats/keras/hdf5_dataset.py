@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.specs import MAX_ELEMENTS, STORED_DTYPES, StoredDtype, TensorSpec
+from tf2flax._base.values import MAX_ELEMENTS, STORED_DTYPES, StoredDtype, TensorSpec
 
 from .file import MAX_EXPANSION
 from .hdf5_elements import FILTERS, Chunk, Description, Grid

@@ -18,7 +18,7 @@ import numpy as np
 
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import aligned_empty, empty, view_at
-from tf2flax._base.specs import Box, TensorSpec
+from tf2flax._base.values import Box, TensorSpec
 
 from .file import MAX_EXPANSION, FileSlice
 from .hdf5_heaps import Heaps

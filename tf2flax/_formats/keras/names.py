@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from tf2flax._base.errors import UnsupportedError
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .config import OPTIMIZER, ConfigFile, Node, nodes_of
 from .layers import BY_ATTRIBUTE, BY_SNAKE_CASE, CLASSES, Variable, slot_groups

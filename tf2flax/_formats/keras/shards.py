@@ -21,7 +21,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.specs import TensorSpec
+from tf2flax._base.values import TensorSpec
 
 from .config import ConfigFile, elements, mapping, parse_json
 from .file import damaged

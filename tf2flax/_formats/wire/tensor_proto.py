@@ -17,7 +17,7 @@ import numpy as np
 
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import empty
-from tf2flax._base.specs import StoredDtype
+from tf2flax._base.values import StoredDtype
 
 from .varint import read_varint64
 

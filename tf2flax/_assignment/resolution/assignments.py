@@ -12,12 +12,12 @@ from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.nodes import (
     Layout,
-    View,
+    StridedView,
     is_exact,
     needed_elements,
     views_of,
 )
-from tf2flax._base.specs import Box, StoredDtype
+from tf2flax._base.values import Box, StoredDtype
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Assignment:
         return tuple(dict.fromkeys(view.source for view in self.views))
 
     @property
-    def views(self) -> tuple[View, ...]:
+    def views(self) -> tuple[StridedView, ...]:
         """The views of tensors that the leaf is put together from."""
         return tuple(views_of(self.layout))
 
@@ -95,12 +95,12 @@ class Assignment:
     @property
     def region(self) -> Box | None:
         """The box of the one tensor that fills the leaf as it is, else None."""
-        return self.layout.box if isinstance(self.layout, View) else None
+        return self.layout.box if isinstance(self.layout, StridedView) else None
 
     @property
     def is_whole(self) -> bool:
         """Whether it is all of one tensor, in its own order."""
-        return isinstance(self.layout, View) and self.layout.is_whole
+        return isinstance(self.layout, StridedView) and self.layout.is_whole
 
     @property
     def is_exact(self) -> bool:
@@ -147,7 +147,7 @@ def without_repeats(dtypes: Iterable[np.dtype]) -> tuple[np.dtype, ...]:
     return tuple(dtype for dtype, _ in itertools.groupby(dtypes))
 
 
-def count_nbytes(views: Sequence[View]) -> int:
+def count_nbytes(views: Sequence[StridedView]) -> int:
     """Counts the bytes of tensors that views need.
 
     Args:
