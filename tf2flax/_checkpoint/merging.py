@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from tf2flax._base.caller import members, show_value
 from tf2flax._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
 from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
-from tf2flax._base.caller import members, show_value
 
 from .stored_tensor import StoredTensor
 

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from tf2flax._base.errors import CheckpointNotFoundError, DamagedError, ReadError
-from tf2flax._formats.wire.protos import parse_checkpoint_state
+from tf2flax._formats.wire.state_messages import parse_checkpoint_state
 from tf2flax._storage.local import Storage
 from tf2flax._storage.stores import storage_of
 

@@ -24,13 +24,13 @@ from tf2flax._base.values import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
 from .object_graph import GRAPH_KEY
-from .wire.ordered_code import decode_slice_key, encode_slice_key
-from .wire.protos import (
+from .wire.bundle_messages import (
     BundleEntry,
     BundleHeader,
     parse_bundle_entry,
     parse_bundle_header,
 )
+from .wire.ordered_code import decode_slice_key, encode_slice_key
 from .wire.sstable import Bytes, SSTable
 
 # The header is the value of the empty key, which sorts before every name.

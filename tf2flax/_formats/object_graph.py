@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 from tf2flax._base.optimizer_names import SLOT_MARKER, VARIABLE_SUFFIX
 
-from .wire.protos import TrackableObject, parse_object_graph, prune_object_graph
+from .wire.graph_messages import TrackableObject, parse_object_graph, prune_object_graph
 
 # The string tensor that holds the graph.
 GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"

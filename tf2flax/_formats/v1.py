@@ -30,7 +30,7 @@ from tf2flax._base.values import Box, ByteRange, TensorSpec
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
 from .format import Candidate, Format, Location
 from .wire.ordered_code import encode_slice_key
-from .wire.protos import SavedTensor, parse_extents, parse_saved_tensors
+from .wire.slice_messages import SavedTensor, parse_extents, parse_saved_tensors
 from .wire.sstable import MAX_SNAPPY_RATIO, TABLE_MAGIC, SSTable
 from .wire.tensor_proto import decode_tensor, parse_saved_slice
 
