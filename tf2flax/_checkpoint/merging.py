@@ -16,50 +16,54 @@ from .stored_tensor import StoredTensor
 
 
 class MergedManifest(Manifest):
-    """The tensors of several checkpoints, each under a prefix of its own."""
+    """The tensors of several checkpoints, those of each under a prefix."""
 
-    def __init__(self, parts: Iterable[tuple[str, Manifest]]) -> None:
+    def __init__(self, checkpoints: Iterable[tuple[str, Manifest]]) -> None:
         """Merges checkpoints.
 
         Args:
-            parts: Prefixes of names, each with its checkpoint.
+            checkpoints: Prefixes of names, each with its checkpoint.
 
         Raises:
             AssignmentError: Two of them would have one name, or a prefix is no string.
         """
-        self._parts: tuple[tuple[str, Manifest], ...] = tuple(parts)
-        # Numbers of parts: a prefix may be there twice.
+        self._checkpoints: tuple[tuple[str, Manifest], ...] = tuple(checkpoints)
+        # Numbers of checkpoints: a prefix may be there twice.
         origin: dict[str, tuple[int, str]] = {}
-        for number, (added, part) in enumerate(self._parts):
+        for number, (added, manifest) in enumerate(self._checkpoints):
             if not isinstance(added, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise AssignmentError(
                     f"Expected prefixes of names (str), got {show_value(added)} for "
-                    f'`{part.index_path}`. Write {{"a/": first, "": second}}.'
+                    f'`{manifest.index_path}`. Write {{"a/": first, "": second}}.'
                 )
-            for name in (*part.names, *part.shared_names):
+            for name in (*manifest.names, *manifest.shared_names):
                 full = added + name
                 if full in origin:
-                    first = self._parts[origin[full][0]][1].index_path
+                    first = self._checkpoints[origin[full][0]][1].index_path
                     raise AssignmentError(
                         f"Name `{full}` is in two of the checkpoints: in `{first}` and "
-                        f"in `{part.index_path}`. Give each a prefix of its own, as in "
-                        '{"a/": first, "b/": second}.'
+                        f"in `{manifest.index_path}`. Give each a prefix of its own, "
+                        'as in {"a/": first, "b/": second}.'
                     )
                 origin[full] = (number, name)
         self._origin = origin
         self._names: tuple[str, ...] = tuple(
-            sorted(added + name for added, part in self._parts for name in part.names)
+            sorted(
+                added + name
+                for added, manifest in self._checkpoints
+                for name in manifest.names
+            )
         )
 
     @property
     def prefix(self) -> str:
-        """The checkpoints' own, joined."""
-        return " + ".join(part.prefix for _, part in self._parts)
+        """Prefixes of the checkpoints, joined."""
+        return " + ".join(manifest.prefix for _, manifest in self._checkpoints)
 
     @property
     def index_path(self) -> str:
         """The files that list the tensors, joined, for messages."""
-        return " + ".join(part.index_path for _, part in self._parts)
+        return " + ".join(manifest.index_path for _, manifest in self._checkpoints)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,15 +73,14 @@ class MergedManifest(Manifest):
     @property
     def shared_names(self) -> tuple[str, ...]:
         """Names that several tensors of one checkpoint have, sorted."""
-        parts = self._parts
+        checkpoints = self._checkpoints
         return tuple(
-            sorted(added + name for added, part in parts for name in part.shared_names)
+            sorted(
+                added + name
+                for added, manifest in checkpoints
+                for name in manifest.shared_names
+            )
         )
-
-    @property
-    def parts(self) -> tuple[tuple[str, Manifest], ...]:
-        """The checkpoints, each with the prefix of its names."""
-        return self._parts
 
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name, or several."""
@@ -87,21 +90,23 @@ class MergedManifest(Manifest):
         """Whether several tensors have this name."""
         origins = self._origins_of(name)
         return len(origins) > 1 or any(
-            self._parts[number][1].is_shared(name_in_part)
-            for number, name_in_part in origins
+            self._checkpoints[number][1].is_shared(base_name)
+            for number, base_name in origins
         )
 
     def hint(self, name: str) -> str:
         """Tells where the name would be found under a prefix."""
-        for added, part in self._parts:
-            if name in part:
+        for added, manifest in self._checkpoints:
+            if name in manifest:
                 return f"Did you mean `{added}{name}`?"
         return ""
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks the index of every checkpoint; see `Manifest`."""
-        parts = self._parts
-        return tuple(damage for _, part in parts for damage in part.index_damage())
+        checkpoints = self._checkpoints
+        return tuple(
+            damage for _, manifest in checkpoints for damage in manifest.index_damage()
+        )
 
     def entry(self, name: str) -> TensorEntry:
         """Finds the entry of a name.
@@ -117,8 +122,8 @@ class MergedManifest(Manifest):
             TensorNotFoundError: No tensor has it.
             DamagedError: Its entry is malformed.
         """
-        number, name_in_part = self.origin(name)
-        return self._parts[number][1].entry(name_in_part)._replace(name=name)
+        number, base_name = self.origin(name)
+        return self._checkpoints[number][1].entry(base_name)._replace(name=name)
 
     def origin(self, name: str) -> tuple[int, str]:
         """Finds which checkpoint a name is of.
@@ -127,7 +132,7 @@ class MergedManifest(Manifest):
             name: The name, with its prefix.
 
         Returns:
-            The number of that checkpoint in `parts`, and the name without prefix.
+            The number of that checkpoint, and the name without prefix.
 
         Raises:
             SharedNameError: It is of several.
@@ -136,8 +141,8 @@ class MergedManifest(Manifest):
         origins = self._origins_of(name)
         if len(origins) > 1:
             candidates = ", ".join(
-                f"`{name_in_part}` in `{self._parts[number][1].index_path}`"
-                for number, name_in_part in origins[:5]
+                f"`{base_name}` in `{self._checkpoints[number][1].index_path}`"
+                for number, base_name in origins[:5]
             )
             message = (
                 f"Name `{name}` leads to {len(origins)} tensors: {candidates}. Give "
@@ -150,46 +155,48 @@ class MergedManifest(Manifest):
         raise TensorNotFoundError(name, self.index_path)
 
     def _origins_of(self, name: str) -> list[tuple[int, str]]:
-        """Where a name comes from; parts may know more names than they list."""
+        """Checkpoints that have a name, which may have more names than they list."""
         if name in self._origin:
             return [self._origin[name]]
         return [
             (number, name.removeprefix(added))
-            for number, (added, part) in enumerate(self._parts)
-            if name.startswith(added) and name.removeprefix(added) in part
+            for number, (added, manifest) in enumerate(self._checkpoints)
+            if name.startswith(added) and name.removeprefix(added) in manifest
         ]
 
     def stored(self) -> StoredNames:
-        """As `Manifest.stored`, with the prefixes, as no file holds all of the parts.
+        """As `Manifest.stored`, with the prefixes, since no file holds all tensors.
 
         Raises:
-            AssignmentError: A part has an object graph, and the parts are no single
-                checkpoint.
+            AssignmentError: A checkpoint has an object graph, and it is not the only
+                one.
         """
-        prefixes = [prefix for prefix, _ in self.parts]
-        parts = [part.stored() for _, part in self.parts]
-        graphs = [part.manifest for part in parts if part.manifest.has_object_graph]
+        prefixes = [prefix for prefix, _ in self._checkpoints]
+        below = [manifest.stored() for _, manifest in self._checkpoints]
+        graphs = [
+            stored.manifest for stored in below if stored.manifest.has_object_graph
+        ]
         if graphs:
-            _check_one_file(parts, graphs[0])
+            _check_one_file(below, graphs[0])
 
         def places(name: str) -> tuple[str, ...]:
-            number, name_in_part = self.origin(name)
-            stored_names = parts[number].places(name_in_part)
+            number, base_name = self.origin(name)
+            stored_names = below[number].places(base_name)
             if graphs:
                 return stored_names
             return tuple(prefixes[number] + place for place in stored_names)
 
         if graphs:
             return StoredNames(graphs[0], places)
-        stored_parts = (part.manifest for part in parts)
+        manifests = (stored.manifest for stored in below)
         return StoredNames(
-            MergedManifest(zip(prefixes, stored_parts, strict=True)), places
+            MergedManifest(zip(prefixes, manifests, strict=True)), places
         )
 
 
-def _check_one_file(parts: Sequence[StoredNames], graph: Manifest) -> None:
-    """Refuses parts of several files, where the graph of one would have to name all."""
-    paths = list(dict.fromkeys(part.manifest.prefix for part in parts))
+def _check_one_file(below: Sequence[StoredNames], graph: Manifest) -> None:
+    """Refuses several files, since the graph of one would have to name all tensors."""
+    paths = list(dict.fromkeys(stored.manifest.prefix for stored in below))
     if len(paths) > 1:
         names = ", ".join(f"`{path}`" for path in paths[:5])
         raise AssignmentError(

@@ -106,7 +106,7 @@ class BundleManifest(Manifest):
         return GRAPH_KEY in self
 
     def data_paths(self) -> Iterator[str]:
-        """Paths of the data files, one by one: damaged headers tell of millions."""
+        """Paths of the data files, one by one: damaged headers count millions."""
         count = self._header.num_data_files
         suffixes = (data_file_suffix(number, count) for number in range(count))
         return (self._data_file(suffix).path for suffix in suffixes)
@@ -266,7 +266,7 @@ class BundleManifest(Manifest):
         )
 
     def _check_place(self, parsed: BundleEntry, wrong_size: str) -> None:
-        """Checks where bytes are said to lie; `wrong_size` is what is known before."""
+        """Checks the place of bytes; `wrong_size` is a fact about their number."""
         count = self._header.num_data_files
         if not 0 <= parsed.data_file_index < count:
             raise MalformedError(
@@ -289,7 +289,7 @@ class BundleManifest(Manifest):
         for name in self.names:
             try:
                 pieces = self.entry(name).pieces
-            except DamagedError:  # where it lies, nobody knows
+            except DamagedError:  # its bytes may be those that nobody else has
                 return
             for piece in pieces:
                 if piece.data_file is not None:
@@ -304,7 +304,7 @@ class BundleManifest(Manifest):
                 yield (
                     file.path,
                     f"The file has {size} bytes, {size - stop} more than its index "
-                    f"knows of - at `{file.path}`. Copy it again, from where the index "
+                    f"lists - at `{file.path}`. Copy it again, from where the index "
                     "came from.",
                 )
 

@@ -1,8 +1,8 @@
 """V1 checkpoints: tables of `SavedTensorSlices` -> names and entries.
 
 One file, or several that a pattern matches, each a table: the value of its empty key
-lists the tensors of which it holds parts, every other value is one part. Files are read
-through what `_checkpoint` gives; the values of a tensor only when they are asked for.
+lists the tensors of which it holds slices, every other value is one slice. Files are
+read through `_storage`; the values of a tensor only when they are asked for.
 
 Source: tensorflow/core/util/tensor_slice_reader.cc, tensor_slice_writer.cc,
 saved_tensor_slice.proto.
@@ -81,7 +81,7 @@ class _StoredSlice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ListedTensor:
-    """What all files together say of one tensor."""
+    """One tensor, as all files together list it."""
 
     dtype_code: int
     spec: TensorSpec
@@ -128,7 +128,7 @@ class TablePiece(EncodedPiece):
         try:
             value = self.table.get(encode_slice_key(key, self.extents))
             if value is None:
-                raise MalformedError(f"its part {self.box} is listed, but not stored")
+                raise MalformedError(f"its slice {self.box} is listed, but not stored")
             saved = parse_saved_slice(value)
             if saved.name != key or parse_extents(saved.extents) != self.extents:
                 raise MalformedError("another tensor's values lie in its place")
@@ -232,7 +232,7 @@ class V1Manifest(Manifest):
         )
 
     def entry(self, name: str) -> TensorEntry:
-        """Finds the parts of one tensor.
+        """Finds the slices of one tensor.
 
         Args:
             name: The tensor's key.
@@ -243,7 +243,7 @@ class V1Manifest(Manifest):
 
         Raises:
             TensorNotFoundError: No tensor has this name.
-            DamagedError: A part lies outside of the tensor.
+            DamagedError: A slice lies outside of the tensor.
         """
         listed = self._listed.get(name)
         if listed is None:

@@ -33,13 +33,13 @@ _BLOCK_NBYTES: Final = 4 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
-    """A box of a dataset that is stored apart.
+    """A box of a dataset that is stored by itself: a chunk, as HDF5 calls it.
 
     Attributes:
         starts: Its first element; it may reach over the dataset's end.
         offset: Its first byte in the file.
         nbytes: How many bytes it takes there.
-        skipped: Bit i tells that it did not go through filter i.
+        skipped: Bit i is set if it did not go through filter i.
     """
 
     starts: tuple[int, ...]
@@ -50,7 +50,7 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a dataset in chunks has them, and how they were filtered.
+    """The chunks of a dataset, and the filters that they went through.
 
     Attributes:
         shape: Shape of each.
@@ -65,7 +65,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:
-    """What a file says of a dataset.
+    """A dataset as its file describes it.
 
     Attributes:
         spec: Shape and dtype.
@@ -143,11 +143,11 @@ def _read_rows(
         return
     step = max(_BLOCK_NBYTES // row_nbytes, 1)
     for start in range(0, box.shape[0], step):
-        part = out[start : start + step]
-        block = empty((len(part), *shape[1:]), out.dtype)
+        target = out[start : start + step]
+        block = empty((len(target), *shape[1:]), out.dtype)
         first = offset + (box.starts[0] + start) * row_nbytes
         stream.fill(first, block.reshape(-1).view(np.uint8).data)
-        part[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
+        target[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
 
 
 def _read_chunks(stream: FileSlice, grid: Grid, box: Box, out: np.ndarray) -> None:
@@ -193,10 +193,13 @@ def _inflated(data: bytes, limit: int) -> bytes:
 
 
 def _unshuffled(data: bytes, itemsize: int) -> bytes:
-    """Joins elements whose first bytes are stored first, then all second ones, ..."""
+    """Joins elements whose first bytes are stored first, then all second ones, ...
+
+    stored  a0 b0 c0  a1 b1 c1  rest  ->  a0 a1  b0 b1  c0 c1  rest
+    """
     whole = len(data) // itemsize * itemsize
-    parts = np.frombuffer(data[:whole], np.uint8).reshape(itemsize, -1)
-    return parts.T.tobytes() + data[whole:]
+    planes = np.frombuffer(data[:whole], np.uint8).reshape(itemsize, -1)
+    return planes.T.tobytes() + data[whole:]
 
 
 def _strings(stream: FileSlice, references: np.ndarray) -> np.ndarray:

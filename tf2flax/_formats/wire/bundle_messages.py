@@ -26,7 +26,7 @@ _INT64_MAX: Final = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BundleHeader:
-    """What the header of an index says.
+    """The header of an index.
 
     Attributes:
         num_data_files: Number of data files (`num_shards`).
@@ -44,12 +44,12 @@ class BundleHeader:
 
 
 class BundleEntry(NamedTuple):
-    """What an index says of one tensor, or of one stored slice; nothing is checked.
+    """The entry of one tensor, or of one stored slice; nothing is checked.
 
     Attributes:
         dtype_code: TensorFlow's number of the dtype.
         dims: The shape.
-        is_unknown_rank: Whether it has none.
+        is_unknown_rank: True if it has none.
         data_file_index: Number of the data file (`shard_id`).
         offset: First byte.
         size: Number of bytes.

@@ -31,11 +31,11 @@ class ObjectReference:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SerializedTensor:
-    """What an object has stored.
+    """A value that an object has stored.
 
     Attributes:
-        name: What it is: `VARIABLE_VALUE`, ...
-        full_name: The variable's own name; "" where it has none.
+        name: Its kind: `VARIABLE_VALUE`, ...
+        full_name: The variable's name; "" if it has none.
         checkpoint_key: The key under which it is stored.
     """
 

@@ -18,14 +18,14 @@ _SAVED_SLICES: Final[Any] = MESSAGE_CLASSES["SavedTensorSlices"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SavedTensor:
-    """What a V1 checkpoint says of one tensor; nothing is checked.
+    """One tensor as a V1 checkpoint lists it; nothing is checked.
 
     Attributes:
         name: Its key.
         dtype_code: TensorFlow's number of the dtype.
         dims: The shape.
-        is_unknown_rank: Whether it has none.
-        slices: Start and length along every axis of each part that the file holds;
+        is_unknown_rank: True if it has none.
+        slices: Start and length along every axis of each slice that the file holds;
             length -1 for a whole axis.
     """
 
@@ -38,10 +38,10 @@ class SavedTensor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SavedTensors:
-    """What the first message of a V1 checkpoint says.
+    """The first message of a V1 checkpoint.
 
     Attributes:
-        tensors: The tensors of which the file holds parts.
+        tensors: The tensors of which the file holds slices.
         min_consumer: Oldest version of the format that may read it.
         bad_consumers: Versions that must not read it.
     """
