@@ -14,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._assignment.resolution.partitions import family_of, parts_of, tile
+from tf2flax._assignment.resolution.partitions import (
+    boxes_of_parts,
+    family_of,
+    parts_of,
+)
 from tf2flax._base.dtypes import cast_checked, kind_of
 from tf2flax._base.names import nearest
 from tf2flax._base.values import Box, ByteRange
@@ -149,7 +153,7 @@ def test_tiles_put_together_are_the_tensor(
         (*shape[:axis], stop - start, *shape[axis + 1 :])
         for start, stop in itertools.pairwise(edges)
     ]
-    placed = tile(parts, shape)
+    placed = boxes_of_parts(parts, shape)
     assert placed is not None
     assert [box.shape for box in placed] == parts
     covered = np.zeros(shape, int)
@@ -159,12 +163,12 @@ def test_tiles_put_together_are_the_tensor(
 
 
 def test_tiles_that_do_not_fit() -> None:
-    assert tile([(2, 3), (2, 3)], (5, 3)) is None
-    assert tile([(2, 3), (3, 2)], (5, 3)) is None
-    assert tile([(5,)], (5, 3)) is None
-    assert tile([(4, 3)], (5, 3)) is None
+    assert boxes_of_parts([(2, 3), (2, 3)], (5, 3)) is None
+    assert boxes_of_parts([(2, 3), (3, 2)], (5, 3)) is None
+    assert boxes_of_parts([(5,)], (5, 3)) is None
+    assert boxes_of_parts([(4, 3)], (5, 3)) is None
     # A grid has no one axis.
-    assert tile([(2, 4), (2, 2), (4, 4), (4, 2)], (6, 6)) is None
+    assert boxes_of_parts([(2, 4), (2, 2), (4, 4), (4, 2)], (6, 6)) is None
 
 
 def test_families() -> None:

@@ -19,7 +19,7 @@ from tf2flax import src, stack
 from tf2flax._assignment.resolution import half_norms
 
 TF1 = ("gamma", "beta", "moving_mean", "moving_variance")
-WARNING = "loaded by half"
+WARNING = "half loaded"
 
 
 def write(folder: pathlib.Path, *names: str) -> str:
@@ -177,7 +177,7 @@ def test_half_a_normalisation_is_told(name: str, tmp_path: pathlib.Path) -> None
     rows = plan.to_dict()["half_normalised"]
     assert {row["name"]: row["kept"] for row in rows} == case.expected
     assert all(tensor in case.tensors for row in rows for tensor in row["tensors"])
-    assert f"Normalisations loaded by half ({len(rows)})" in str(plan)
+    assert f"Half-loaded normalisations ({len(rows)})" in str(plan)
     with pytest.warns(UserWarning, match=WARNING) as caught:
         plan.restore()
     assert len(caught) == 1
@@ -237,7 +237,7 @@ def test_false_alarms(name: str, tmp_path: pathlib.Path) -> None:
     prefix = write(tmp_path, *case.tensors)
     plan = tf2flax.plan(prefix, case.entries, case.target, **case.options)
     assert plan.to_dict()["half_normalised"] == []
-    assert "loaded by half" not in str(plan)
+    assert "Half-loaded" not in str(plan)
     plan.restore()  # warnings are errors
 
 

@@ -248,7 +248,7 @@ def test_stacked_scopes(prefix: pathlib.Path) -> None:
 ERRORS: dict[str, tuple[Any, Any, str]] = {
     "a gap": ({stack("gap/l_{i}/w", over="i"): "x"}, leaves("x"), "tensor `gap/l_2/w`"),
     "one number twice": (
-        {stack("twice/l_{i}/w", over="i"): "x"}, leaves("x"), "as `01` and as `1`"
+        {stack("twice/l_{i}/w", over="i"): "x"}, leaves("x"), "both `01` and `1` for"
     ),
     "nothing to count": (
         {stack("none_{i}/w", over="i"): "x"}, leaves("x"), r"no tensor `none_\{i\}/w`"
@@ -272,12 +272,14 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "a counted capture that is not there": (
         {stack("gap/l_0/w", over="i"): "x"}, leaves("x"), r"no capture \{i\}"
     ),
-    "a lone brace": ({"enc/layer_{i": "x"}, leaves("x"), "lone `{`"),
-    "a capture without a name": ({"enc/{}/w": "x"}, leaves("x"), "is no capture"),
+    "a lone brace": ({"enc/layer_{i": "x"}, leaves("x"), "single `{`"),
+    "a capture without a name": (
+        {"enc/{}/w": "x"}, leaves("x"), "is not a valid capture"
+    ),
     "five captures in a component": (
         {"{a}{b}{c}{d}{e}": "{a}{b}{c}{d}{e}"}, leaves("x"), "at most 4 captures"
     ),
-    "scopes and names": ({concat("a/", "b"): "x"}, leaves("x"), "or of the other"),
+    "scopes and names": ({concat("a/", "b"): "x"}, leaves("x"), "or all are scopes"),
     "a scope for a name": ({src("a/"): "x"}, leaves("x"), "Did you mean `x/`"),
     "a name for a scope": ({src("a"): "x/"}, leaves("x/y"), "Did you mean `a/`"),
     "a captured key for an object": ({"a/{x}": LEAF}, {"x": LEAF}, r"capture \{x\}"),
@@ -309,13 +311,13 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "no such scope": (
         {"nothing_{i}/": "p/{i}/"},
         leaves("p/0/w", "p/1/w"),
-        r"none of \d+ tensors lies under `nothing_\{i\}/`, which fills 2 leaves",
+        r"none of the \d+ tensors is under `nothing_\{i\}/`, which 2 leaves",
     ),
     "two aliases": ({"two/{n}/": "{n}/"}, leaves("both/scale"), "could both fill"),
     "a transpose": (
         {"matrix": "x"},
         {"x": np.zeros((3, 2), "f4")},
-        r'make the key `src\("matrix"\).transpose\(\)`',
+        r'use the key `src\("matrix"\).transpose\(\)`',
     ),
     "an operation that does not fit": (
         {src("matrix").reshape(5): "x"}, {"x": np.zeros(5, "f4")}, "6 elements"

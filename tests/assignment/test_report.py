@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax._assignment.plans.report import is_terminal
+from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._base.collapsing import collapse, in_sequence
 
 LAYERS = 24

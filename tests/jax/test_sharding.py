@@ -156,7 +156,7 @@ def test_partition_rules(
     assert plan.placement.unmatched == ("bias", "odd", "step")
     assert plan.placement.unused_rules == ("('nothing', P('m'))",)
     report = str(plan)
-    assert "Replicated, since no partition rule matches (3)" in report
+    assert "Replicated because no partition rule matches (3)" in report
     assert "('nothing', P('m'))" in report
     assert json.loads(json.dumps(plan.to_dict()))["placement"]["unmatched"] == [
         "bias", "odd", "step",
@@ -527,7 +527,7 @@ def test_what_is_read_in_part_is_listed(prefix: pathlib.Path) -> None:
     key = {tf2flax.src("kernel")[4:12]: "x", "bias": "y"}
     plan = tf2flax.plan(prefix, key, target)
     assert plan.unverified == ("kernel",)
-    assert "Read in part, and so not verified (1)" in str(plan)
+    assert "Read in part and therefore not verified (1)" in str(plan)
     both = {tf2flax.src("kernel")[:8]: "x", tf2flax.src("kernel")[8:]: "z"}
     target = {"x": SDS((8, 24), "float32"), "z": SDS((8, 24), "float32")}
     assert tf2flax.plan(prefix, both, target).unverified == ()

@@ -67,7 +67,7 @@ def test_one_file_imports_tensorstore() -> None:
         str(path.relative_to(ROOT)): path.read_text()
         for path in (ROOT / "tf2flax").rglob("*.py")
     }
-    assert importers_of("tensorstore", source) == ["tf2flax/_storage/stores.py"]
+    assert importers_of("tensorstore", source) == ["tf2flax/_storage/requests.py"]
     assert "jax" in source["tf2flax/_jax/targets.py"]
     assert not importers_of("tensorflow", source)
 

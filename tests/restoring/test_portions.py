@@ -25,7 +25,7 @@ from jax.sharding import (
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax._jax import costs, transfer
+from tf2flax._jax import transfer
 from tf2flax._restoring import assembling, plan_reads
 
 P = PartitionSpec
@@ -52,7 +52,7 @@ def mesh() -> Mesh:
 
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "is_on_host", lambda _: False)
+    monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
     monkeypatch.setattr(assembling, "SPAN_NBYTES", 640)
     monkeypatch.setattr(plan_reads, "GROUP_NBYTES", LIMIT // 4)
 

@@ -159,7 +159,7 @@ def test_refused_where_there_are_no_links(
             with pytest.raises(tf2flax.ReadError) as caught:
                 save(prefix, 500)
         if name == "data-00000-of-00002":
-            assert "what was there is there still" in str(caught.value)
+            assert "what was there is still there" in str(caught.value)
             assert value_of(prefix) == 100
             assert not temporary(prefix.parent)
         else:

@@ -23,7 +23,7 @@ from repository import ROOT
 
 import tf2flax
 from tf2flax._base.threads import Readers
-from tf2flax._storage import stores
+from tf2flax._storage import requests, stores
 
 BIG = np.arange(3 << 20, dtype="<f4").reshape(3 << 8, 1 << 12)  # 12 MiB
 SMALL = {f"layer_{i}/bias": np.full(7, i, "<f4") for i in range(300)}
@@ -55,11 +55,11 @@ def server(folder: pathlib.Path) -> Iterator[Served]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Retries and times out in a fraction of a second."""
     retries = {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}
-    monkeypatch.setattr(stores, "_DEFAULT_CONTEXT", {"http_request_retries": retries})
-    monkeypatch.setattr(stores, "REQUEST_TIMEOUT_S", 1.0)
-    stores._default_context.cache_clear()
+    monkeypatch.setattr(requests, "_DEFAULT_CONTEXT", {"http_request_retries": retries})
+    monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 1.0)
+    requests.default_context.cache_clear()
     yield
-    stores._default_context.cache_clear()
+    requests.default_context.cache_clear()
 
 
 def check(checkpoint: tf2flax.Checkpoint) -> None:
@@ -110,7 +110,7 @@ def test_in_flight_bytes_are_bounded(server: Served) -> None:
     server.delay_s = 0.01
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     assert checkpoint["big"].read().tobytes() == BIG.tobytes()
-    assert 1 < server.most_at_once <= stores.MAX_REQUESTS
+    assert 1 < server.most_at_once <= requests.MAX_REQUESTS
 
 
 def test_v1(tmp_path: pathlib.Path) -> None:
@@ -206,7 +206,7 @@ def test_failures_that_stay_are_errors(
 
 def test_the_default_gives_up_within_30_seconds() -> None:
     delays = [0.5, 1, 2, 4, 8]
-    assert stores._RETRIES["max_retries"] == len(delays)
+    assert requests._RETRIES["max_retries"] == len(delays)
     assert (
         sum(delays) < 25
     )  # tensorstore adds up to as much again of the last, at random
@@ -390,9 +390,9 @@ def test_cloud_stores_are_the_same_code(url: str, driver: str, kind: str) -> Non
     storage, path = stores.storage_of(url)
     assert path == "run/model.ckpt"
     assert storage.show(f"{path}.index") == f"{url}.index"
-    spec = storage._root.spec().to_json()  # pyright: ignore
+    spec = storage._client._root.spec().to_json()  # pyright: ignore
     assert (spec["driver"], spec["bucket"]) == (driver, "bucket")
-    retries = stores._default_context().spec.to_json()[f"{driver}_request_retries"]
+    retries = requests.default_context().spec.to_json()[f"{driver}_request_retries"]
     assert retries["max_retries"] == 5
     with pytest.raises(tf2flax.ReadError, match=f"{kind}://x"):
         tf2flax.open_checkpoint(f"{kind}://x")

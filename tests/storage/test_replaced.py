@@ -25,7 +25,7 @@ from v1_writer import write_v1
 import tf2flax
 from tf2flax._cli import main
 from tf2flax._reading import whole
-from tf2flax._storage import identity
+from tf2flax._storage import snapshots
 
 ARRAY = np.arange(64, dtype="<f4").reshape(16, 4)
 MATCH = r"has been replaced.* Open the checkpoint again"
@@ -350,7 +350,7 @@ def test_data_files_beyond_the_time_for_them(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that nobody looked at when it was opened are known by the index."""
-    monkeypatch.setattr(identity, "_MAX_LOOKING_S", -1.0)
+    monkeypatch.setattr(snapshots, "_MAX_LOOKING_S", -1.0)
     first = tf2flax.open_checkpoint(sharded(tmp_path / "a", 5))
     second = tf2flax.open_checkpoint(sharded(tmp_path / "a"))
     with pytest.raises(tf2flax.DamagedError, match=MATCH):
@@ -423,8 +423,7 @@ def test_replaced_is_no_damage_to_the_command_line(
     opened = tf2flax.open_checkpoint(path)
     bundle(tmp_path / "a", 5)
     for command, arguments in (("verify", [path]), ("show", [path, "w"])):
-        module = getattr(sys.modules["tf2flax._cli"], command)
-        monkeypatch.setattr(module, "open_checkpoint", lambda _: opened)
+        monkeypatch.setattr(tf2flax, "open_checkpoint", lambda _: opened)
         assert main([command, *arguments]) == 2
         assert "has been replaced" in capsys.readouterr().err
 

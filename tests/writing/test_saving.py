@@ -273,15 +273,15 @@ def test_what_is_no_family(tmp_path: pathlib.Path) -> None:
     ("tree", "match"),
     [
         ({"w": parts((3, 2), (1, 1))}, "along several axes"),
-        ({"w": parts((3, 2), (3,))}, "no slices of one tensor"),
-        ({"w": parts((), ())}, "no slices of one tensor"),
+        ({"w": parts((3, 2), (3,))}, "not slices of one tensor"),
+        ({"w": parts((), ())}, "not slices of one tensor"),
         (
             {"w": {"part_0": np.ones(1, "<f4"), "part_1": np.ones(1)}},
             "differ in dtype: float32, float64",
         ),
         ({"a": {"w": parts((1,), (1,))}, "a/w": np.ones(1)}, "would be one tensor"),
         ({"a": {"b": None}}, "nothing to save"),
-        ({"a": {"b": object()}}, "no array but a object"),
+        ({"a": {"b": object()}}, "not an array but a object"),
         ({"a": np.array([1, "x", None], object)}, "one of which is a int"),
         ({"": np.ones(1)}, "needs a name"),
         ({"a": np.ma.masked_array([1, 2], [0, 1])}, "masked array"),
@@ -315,7 +315,7 @@ def test_prefixes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> No
     for prefix in ("new", "new/", "", str(tmp_path)):
         with pytest.raises(tf2flax.AssignmentError, match="is a directory"):
             tf2flax.save_checkpoint(prefix, tree)
-    with pytest.raises(tf2flax.UnsupportedError, match="no local path"):
+    with pytest.raises(tf2flax.UnsupportedError, match="not a local path"):
         tf2flax.save_checkpoint("memory://m", tree)
     for count in (0, -1, 100_000, 1.5, True):
         with pytest.raises(tf2flax.AssignmentError, match="data files"):

@@ -411,7 +411,7 @@ def test_expressions_over_what_is_stored_twice(tmp_path: pathlib.Path) -> None:
         }.items():
             assert saved[place + SUFFIX].read().tolist() == want.tolist(), place
     plan = tf2flax.plan(view, {src("a")[1:]: "w"}, {"w": np.zeros((1, 3), "f4")})
-    with pytest.raises(tf2flax.AssignmentError, match="told only in part"):
+    with pytest.raises(tf2flax.AssignmentError, match="covered only partly"):
         tf2flax.save_checkpoint(
             tmp_path / "x", {"w": table[:1]}, plan=plan, unused="drop"
         )

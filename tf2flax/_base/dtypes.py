@@ -1,7 +1,8 @@
-"""Which dtype a leaf gets, and casts that change no value beyond rounding.
+"""The dtype that a leaf gets, and casts that change no value beyond rounding.
 
-A value fits a dtype where rounding alone makes it a value of that dtype. Many of the
-narrow dtypes have no infinity, some no NaN, zero or sign.
+A value fits a dtype if rounding alone makes it a value of that dtype. Many of the
+narrow dtypes have no infinity; some have no NaN, no zero or no sign. No dtype is
+chosen here without the leaf or the user asking for it.
 """
 
 from __future__ import annotations
@@ -20,31 +21,28 @@ from .errors import AssignmentError
 from .memory import empty
 from .values import STORED_DTYPES, StoredDtype
 
-# What holds for one leaf. None: its own dtype where the cast is safe; "exact": no cast,
-# as TensorFlow; "checkpoint": the file's dtype; a dtype: that one, whatever it does.
+# Option `dtype` for one leaf. None: the leaf's dtype if the cast is safe; "exact": no
+# cast, as TensorFlow; "checkpoint": the tensor's dtype; a dtype: that one, by force.
 DtypePolicy = None | Literal["exact", "checkpoint"] | np.dtype
 
-# What JAX can hold at all: what a tensor can be, strings excepted.
+# Dtypes of JAX's arrays: those of tensors, strings excepted.
 _JAX_DTYPES: Final = frozenset(
     dtype.numpy for dtype in STORED_DTYPES.values() if dtype.numpy.kind != "O"
 )
-# What JAX narrows without a word while jax_enable_x64 is off.
+# Dtypes that JAX narrows silently while jax_enable_x64 is off.
 WIDE_DTYPES: Final = frozenset(
     map(np.dtype, ("int64", "uint64", "float64", "complex128"))
 )
 
 
 def parse_dtype(dtype: object) -> DtypePolicy:
-    """Checks the `dtype` option, where it is the same for all leaves.
+    """Checks the `dtype` option, given as one value for all leaves.
 
     Args:
-        dtype: None, "exact", "checkpoint", or anything numpy takes for a dtype.
-
-    Returns:
-        The policy.
+        dtype: None, "exact", "checkpoint", or anything that NumPy takes for a dtype.
 
     Raises:
-        AssignmentError: It is none of these.
+        AssignmentError: It is something else.
     """
     if dtype is None:
         return None
@@ -52,7 +50,7 @@ def parse_dtype(dtype: object) -> DtypePolicy:
         return dtype
     try:
         parsed = np.dtype(getattr(ml_dtypes, dtype) if _is_ml_name(dtype) else dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except Exception as error:  # TypeError, ValueError, and whatever objects raise
+    except Exception as error:  # TypeError, ValueError, or an object's own
         raise AssignmentError(
             f"Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
             f"{show_value(dtype)}."
@@ -73,11 +71,12 @@ def kind_of(dtype: np.dtype) -> str | None:
     """Sorts a dtype of numbers.
 
     Args:
-        dtype: Any numpy dtype, those of ml_dtypes included.
+        dtype: Any NumPy dtype, those of ml_dtypes included.
 
     Returns:
         "bool", "int", "float" or "complex"; None for anything else.
     """
+    # `dtype.kind` is "V" for most dtypes of ml_dtypes, so that these go by name.
     name = dtype.name
     if dtype.kind == "b":
         return "bool"
@@ -98,8 +97,8 @@ def result_dtype(
     Args:
         stored: Dtype of the tensor.
         leaf: Dtype of the leaf.
-        policy: What the `dtype` option says about it.
-        x64: Whether JAX holds 64-bit dtypes.
+        policy: Option `dtype` for this leaf.
+        x64: True if jax_enable_x64 is on.
 
     Returns:
         The dtype of the restored array.
@@ -127,12 +126,12 @@ def result_dtype(
         result = leaf
     if result not in _JAX_DTYPES:
         raise AssignmentError(
-            f"JAX has no dtype {result}. Give the leaf one that it has, or name one "
-            "with option dtype."
+            f"JAX has no dtype {result}. Give the leaf a dtype that JAX has, or choose "
+            "one with option dtype."
         )
     if result in WIDE_DTYPES and not x64:
         raise AssignmentError(
-            f"JAX would narrow {result} without a word, because jax_enable_x64 is off. "
+            f"JAX would narrow {result} silently, because jax_enable_x64 is off. "
             "Switch it on with jax.config.update('jax_enable_x64', True), or choose a "
             "32-bit dtype for the leaf."
         )
@@ -140,13 +139,10 @@ def result_dtype(
 
 
 def check_holds_numbers(stored: StoredDtype) -> None:
-    """Refuses tensors of strings and of what holds no array.
-
-    Args:
-        stored: Dtype of the tensor.
+    """Refuses tensors of strings, and dtypes that hold no array.
 
     Raises:
-        AssignmentError: It is one of these.
+        AssignmentError: The dtype is one of these.
     """
     if not stored.is_readable or stored.is_string:
         raise AssignmentError(
@@ -157,37 +153,34 @@ def check_holds_numbers(stored: StoredDtype) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Misfits:
-    """Values that a cast would make others, found in a part of a leaf.
+    """Values in a box of a leaf that a cast would make other values.
 
     Attributes:
-        count: How many there are.
-        first: Where the first of them is, in the leaf.
-        value: What it is, as text.
+        count: Number of these values.
+        first: Index of the first one, in the leaf.
+        value: The first one, as text.
     """
 
     count: int
     first: tuple[int, ...]
     value: str
 
-    def joined(self, other: Misfits) -> Misfits:
-        """Those of two parts together."""
-        first = min(self, other, key=lambda one: one.first)
-        return dataclasses.replace(first, count=self.count + other.count)
+    def joined(self, misfits: Misfits) -> Misfits:
+        """Adds the misfits of another box of the leaf."""
+        first = min(self, misfits, key=lambda part: part.first)
+        return dataclasses.replace(first, count=self.count + misfits.count)
 
-    def said(self, size: int, dtype: np.dtype) -> str:
-        """What is wrong, and what to do.
+    def describe(self, size: int, dtype: np.dtype) -> str:
+        """Says what is wrong and what to do, in two sentences.
 
         Args:
-            size: Elements of the leaf.
+            size: Number of elements of the leaf.
             dtype: The dtype that they do not fit.
-
-        Returns:
-            Two sentences.
         """
         return (
             f"{self.count} of {size} values do not fit {dtype}, the first is "
             f"{self.value} at {list(self.first)}. Give the leaf a wider dtype, or "
-            f"force the cast with dtype={dtype.name!r}, or of some leaves alone with "
+            f"force the cast with dtype={dtype.name!r}, or for some leaves only with "
             f"dtype=[(regex, {dtype.name!r})]."
         )
 
@@ -195,17 +188,17 @@ class Misfits:
 def cast_into(
     array: np.ndarray, out: np.ndarray, *, is_forced: bool, origin: tuple[int, ...]
 ) -> Misfits | None:
-    """Casts an array into another one; finds values that become other ones.
+    """Casts an array into another one; finds values that become other values.
 
     Args:
-        array: What was read.
-        out: Array of the same shape, of the dtype to give.
-        is_forced: Whether the user asked for this very dtype, whatever it does.
-        origin: Where the array's first element lies in its leaf.
+        array: The array that was read.
+        out: Array of the same shape and of the new dtype, which is filled.
+        is_forced: True if the user asked for this dtype: then everything fits.
+        origin: Index of the array's first element in its leaf.
 
     Returns:
-        What does not fit: numbers beyond the range, and infinities, NaNs, zeros and
-        signs that the dtype lacks; None where all do. Rounding of floats is no misfit.
+        Values that do not fit: numbers beyond the range, and infinities, NaNs, zeros
+        and signs that the dtype lacks; None if all fit. Rounding is not a misfit.
     """
     if array.dtype == out.dtype:
         out[...] = array
@@ -227,14 +220,20 @@ def cast_into(
 
 
 def _misfits(array: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Where values have become other ones, in a cast within one kind."""
+    """Compares an array before and after a cast within one kind of dtypes.
+
+    Returns:
+        True for the elements that have become another value.
+    """
     kind = kind_of(out.dtype)
     if kind == "int":
         return _outside(array, out.dtype)
     if kind == "complex":
-        # Each part by itself: one that is infinite must not hide the other.
+        # Each by itself: an infinite real part must not hide the imaginary one.
         in_real = _misfits(np.real(array), np.real(out))
         return in_real | _misfits(np.imag(array), np.imag(out))
+    # Floats: large numbers become infinite, or the largest value if there is no
+    # infinity; infinities and NaN become numbers in dtypes that lack them.
     limits = _limits_of(out.dtype)
     bad = np.isfinite(array) & ~np.isfinite(out)
     if not limits.has_infinity:
@@ -248,13 +247,13 @@ def _misfits(array: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Limits:
-    """What a dtype of floating point cannot hold, found by trying it.
+    """Values that a dtype of floats cannot hold, found by trying.
 
     Attributes:
-        has_infinity: Whether an infinity stays one.
-        has_nan: Whether a NaN stays one.
-        overflow: The least number that is beyond the largest value even when rounded,
-            where casts give that largest value instead (saturate); else None.
+        has_infinity: True if an infinity stays one.
+        has_nan: True if a NaN stays one.
+        overflow: The least number that rounding takes beyond the largest value, if
+            casts give that largest value instead (saturate); else None.
     """
 
     has_infinity: bool
@@ -272,21 +271,22 @@ def _limits_of(dtype: np.dtype) -> _Limits:
         largest = float(huge)
         info = typing.cast("Any", ml_dtypes.finfo(dtype))
         step = math.ldexp(1.0, math.frexp(largest)[1] - 1 - int(info.nmant))
-        # Halfway to the next value, which the dtype lacks, rounding goes up.
+        # From halfway to the next value on, rounding goes up, to a value that the
+        # dtype lacks.
         overflow = largest + step / 2
     return _Limits(bool(np.isinf(infinity)), bool(np.isnan(nan)), overflow)
 
 
 def cast_checked(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.ndarray:
-    """Casts an array; refuses where a value would become another one.
+    """Casts an array; refuses it if a value would become another one.
 
     Args:
-        array: What was read.
-        dtype: The dtype to give.
-        is_forced: Whether the user asked for this very dtype, whatever it does.
+        array: The array that was read.
+        dtype: The new dtype.
+        is_forced: True if the user asked for this dtype: then everything fits.
 
     Returns:
-        The array itself where it has the dtype already, otherwise a new one.
+        The array itself if it has the dtype already, else a new one.
 
     Raises:
         AssignmentError: Values do not fit, as `cast_into` finds.
@@ -297,26 +297,23 @@ def cast_checked(array: np.ndarray, dtype: np.dtype, *, is_forced: bool) -> np.n
     origin = (0,) * array.ndim
     misfits = cast_into(array, out, is_forced=is_forced, origin=origin)
     if misfits:
-        raise AssignmentError(misfits.said(array.size, dtype))
+        raise AssignmentError(misfits.describe(array.size, dtype))
     return out
 
 
 def forced_cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Casts an array, whatever that does to the values; real parts of complex ones.
+    """Casts an array by force; of complex numbers, real dtypes get the real parts.
 
-    What is out of range becomes what NumPy and ml_dtypes make of it: integers wrap
-    around, floats become infinite or NaN, and the largest value where the dtype has
+    Values out of range become what NumPy and ml_dtypes make of them: integers wrap
+    around; floats become infinite or NaN, or the largest value of a dtype that has
     neither (float4_e2m1fn).
-
-    Args:
-        array: The array.
-        dtype: The dtype to give.
 
     Returns:
         A new array.
     """
     with np.errstate(all="ignore"):
         if kind_of(array.dtype) == "complex" != kind_of(dtype):
+            # As NumPy does, which warns; for bool as well, where NumPy does not.
             array = np.real(array)
         return _converted(array, dtype)
 
@@ -334,12 +331,23 @@ def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _outside(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Where integers do not fit a dtype; compared as Python integers, which are exact.
+    """Finds integers that do not fit a dtype.
 
-    Bounds outside the array's own range would overflow it, so they are clipped first.
+    Bounds are Python integers, which are exact. Bounds outside the array's range would
+    overflow its dtype in the comparison, so they are clipped to that range first.
+
+        int8 array          -128 |------------------| 127
+        uint16 values          0           |------------------...| 65535
+        compared with              0       |--------| 127
+
+    Returns:
+        True for the elements outside.
     """
-    wanted, own = ml_dtypes.iinfo(dtype), ml_dtypes.iinfo(array.dtype)
-    low, high = max(int(wanted.min), int(own.min)), min(int(wanted.max), int(own.max))
+    info, array_info = ml_dtypes.iinfo(dtype), ml_dtypes.iinfo(array.dtype)
+    low = max(int(info.min), int(array_info.min))
+    high = min(int(info.max), int(array_info.max))
     if array.dtype.itemsize == 1:
-        array = array.astype(np.int16)  # ml_dtypes' narrow integers compare poorly
+        array = array.astype(
+            np.int16
+        )  # those of ml_dtypes compare poorly with Python's
     return (array < low) | (array > high)

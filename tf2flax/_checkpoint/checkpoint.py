@@ -106,8 +106,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
             names: Which; None reads all.
             verify: Whether CRC-32C checksums are compared.
             progress: True draws a bar on stderr; a function is called with a
-                `tf2flax.Progress`, or, if it takes two arguments, with the bytes done
-                and the bytes of all.
+                `tf2flax.Progress`.
 
         Returns:
             Arrays by name, in the order of `names`.
@@ -159,8 +158,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
         Args:
             progress: True draws a bar on stderr; a function is called with a
-                `tf2flax.Progress`, or, if it takes two arguments, with the bytes done
-                and the bytes of all.
+                `tf2flax.Progress`.
 
         Returns:
             A report with everything that is damaged: `ok`, `damaged`,

@@ -15,7 +15,7 @@ import re
 from typing import Final
 
 from tf2flax._base.errors import CheckpointError
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 
 # Where a sharded save puts its parts until it merges them, with a number or without.
 # S3 has no folders: there they lie beside the checkpoint.

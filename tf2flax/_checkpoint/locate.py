@@ -23,13 +23,14 @@ from tf2flax._formats.recognise import (
     find_by_prefix,
     recognise,
 )
-from tf2flax._storage.local import Storage, recognise_wrong_file
+from tf2flax._storage.base import Storage
+from tf2flax._storage.faults import recognise_wrong_file
 
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .state import STATE_FILE, PathLike, State, place_of, read_state
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import Context, KvStore
+    from tf2flax._storage.requests import Context, KvStore
 
 # Files of one V2 checkpoint, of which any stands for all.
 _MEMBER: Final = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.S)

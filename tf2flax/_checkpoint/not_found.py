@@ -13,7 +13,7 @@ from typing import Final
 
 from tf2flax._base.errors import CheckpointError, CheckpointNotFoundError
 from tf2flax._formats.recognise import endings
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 
 from .interrupted_saves import describe_interrupted_save, is_part
 from .state import State

@@ -19,7 +19,7 @@ from .object_based import ObjectBasedManifest
 from .state import PathLike
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import Context, KvStore
+    from tf2flax._storage.requests import Context, KvStore
 
 
 def open_checkpoint(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from tf2flax._base.errors import CheckpointNotFoundError, DamagedError, ReadError
 from tf2flax._formats.wire.state_messages import parse_checkpoint_state
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 from tf2flax._storage.stores import storage_of
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import Context, KvStore
+    from tf2flax._storage.requests import Context, KvStore
 
 STATE_FILE: Final = "checkpoint"
 

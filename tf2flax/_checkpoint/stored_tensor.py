@@ -19,7 +19,7 @@ from . import indexing
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tf2flax._storage.stores import TensorStore
+    from tf2flax._storage.requests import TensorStore
 
 
 class StoredTensor:

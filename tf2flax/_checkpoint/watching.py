@@ -21,14 +21,14 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Piece
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 
 from .locate import locate_in
 from .opening import manifest_at
 from .state import PathLike, latest_in, require_listing
 
 if TYPE_CHECKING:
-    from tf2flax._storage.stores import KvStore
+    from tf2flax._storage.requests import KvStore
 
 # How often a directory is looked at while nothing new is there, as TensorFlow does
 # (seconds).

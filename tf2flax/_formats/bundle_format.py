@@ -12,8 +12,9 @@ from typing import Final
 
 from tf2flax._base.errors import DamagedError
 from tf2flax._base.manifest import DataFile, Manifest
-from tf2flax._storage.identity import replaced
-from tf2flax._storage.local import Index, Storage, recognise_wrong_file
+from tf2flax._storage.base import Index, Storage
+from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.snapshots import replaced
 
 from .bundle import BundleManifest
 from .format import Candidate, Format, Location

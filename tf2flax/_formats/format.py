@@ -12,7 +12,7 @@ import functools
 from typing import ClassVar, Final
 
 from tf2flax._base.manifest import DataFile, Manifest
-from tf2flax._storage.local import Index, Storage
+from tf2flax._storage.base import Index, Storage
 
 # Formats that end in a magic number have it within these (bytes).
 TAIL_NBYTES: Final = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tf2flax._storage.local import Storage
+from tf2flax._storage.base import Storage
 
 from .bundle_format import BundleFormat
 from .format import Candidate, Format, Location

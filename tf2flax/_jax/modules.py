@@ -83,7 +83,7 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
             continue
         names = dict.fromkeys([name, *other_names.get(id(holder), ())])
         held.append(Held(tuple(names), holder))
-    listed = {name for one in held for name in one.names}
+    listed = {name for entry in held for name in entry.names}
     hidden = dict.fromkeys(name for name in abstract if name not in listed)
     return Contents(tuple(held), tuple(hidden))
 

@@ -144,12 +144,13 @@ def _partitioning_of(holder: Any) -> Partitioning | jax.sharding.Sharding | None
         metadata = holder.get_metadata()
         # Flax has called it by all of these names.
         keys = ("out_sharding", "sharding_names", "sharding")
-        said = next((s for key in keys if (s := metadata.get(key)) is not None), None)
-        if isinstance(said, jax.sharding.Sharding):
-            return said
-        if isinstance(said, (tuple, list, jax.sharding.PartitionSpec)):
+        values = (metadata.get(key) for key in keys)
+        names = next((value for value in values if value is not None), None)
+        if isinstance(names, jax.sharding.Sharding):
+            return names
+        if isinstance(names, (tuple, list, jax.sharding.PartitionSpec)):
             rules = tuple(metadata.get("sharding_rules") or ())
-            return Partitioning(tuple(said), metadata.get("mesh"), rules)
+            return Partitioning(tuple(names), metadata.get("mesh"), rules)
         holder = holder.get_raw_value()
     if isinstance(holder, meta.Partitioned):
         rules = tuple(getattr(holder, "rules", None) or ())

@@ -34,7 +34,7 @@ from tf2flax._base.threads import Readers
 from tf2flax._base.values import Box, ByteRange
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
-from tf2flax._storage.local import recognise_wrong_file
+from tf2flax._storage.faults import recognise_wrong_file
 
 # Tensors up to this size share one read with their neighbours (bytes) ...
 SMALL_NBYTES: Final = 256 << 10

@@ -124,7 +124,7 @@ def _problems(reading: ReadPlan, misfits: Mapping[str, Misfits]) -> Iterator[str
             leaves[one.leaf] = one
             sizes[one.leaf] += sum(box.size for box in need.boxes)
     for leaf, one in leaves.items():
-        what = misfits[leaf].said(sizes[leaf], one.dtype)
+        what = misfits[leaf].describe(sizes[leaf], one.dtype)
         yield f"Leaf `{leaf}` cannot take tensor `{one.source}`: {what}"
 
 

@@ -43,7 +43,7 @@ def describe_ties(resolution: Resolution, manifest: Manifest) -> str:
         if tie.leaf not in filled:
             continue
         read = filled[tie.leaf]
-        others = [f"`{gap.source}`" for gap in tie.misfits]
+        others = [f"`{gap.source}`" for gap in tie.mismatches]
         for twin in tie.twins:
             if not _is_same(read, twin, manifest):
                 others.append(f"`{twin.source}`")

@@ -1,9 +1,17 @@
-"""The files of a checkpoint take the place of another's: all of them, or none.
+"""The files of a checkpoint replace those of another one: all of them, or none.
 
 Files that are complete under temporary names are renamed. In between there is a moment
-in which no checkpoint is there, which is all that a reader, an interrupt or a kill can
-meet. It is kept short: nothing is written, synced or removed in it, interrupts wait for
-its end, and where the system refuses one rename the others are undone.
+without a checkpoint: the worst that a reader, an interrupt or a kill can meet. It is
+kept short: nothing is written, synced or removed in it, interrupts wait for its end,
+and where the system refuses one rename the others are undone.
+
+    old:   m.index   m.data          new:   m.tempstate….index   m.tempstate….data
+
+    1. m.data is linked to m.tempstate….old.data, to undo step 3
+    2. m.index           -> m.tempstate….old      the moment begins
+    3. m.tempstate….data  -> m.data
+    4. m.tempstate….index -> m.index              the moment ends
+    5. what is left of the old checkpoint is removed
 """
 
 from __future__ import annotations
@@ -19,27 +27,31 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
+from .writing import remove
+
 # How often a system call is tried that an exception of a signal handler ends.
 _MAX_TRIES: Final = 3
-# Age of temporary files that a save to the same prefix removes: they are of one that
-# was killed. Younger ones may be those of another process (s).
+# Age from which a save removes temporary files of the same prefix: the save that made
+# them was killed. Younger ones may belong to another process (seconds).
 _STALE_S: Final = 24 * 3600.0
-# An exchange takes milliseconds; who holds the lock for longer does something else (s).
+# An exchange takes milliseconds; who holds the lock for longer does something else
+# (seconds).
 _MAX_WAITING_S: Final = 10.0
 _LOOK_AGAIN_S: Final = 0.001
-# How often who waits looks whether the job has ended, should a signal have lost it (s).
+# How often a waiting thread looks whether the job has ended, in case a signal made it
+# miss the end (seconds).
 _LOOK_UP_S: Final = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exchange:
-    """Which files take which place.
+    """Files that replace those of a checkpoint.
 
     Attributes:
-        prefix: The checkpoint, without suffix.
-        temporary: What the new files are called until then, without suffix.
+        prefix: Path of the checkpoint, without suffix.
+        temporary: Path of the new files until then, without suffix.
         suffixes: Suffixes of the new data files.
-        interrupts: What interrupted it; raised when all is done.
+        interrupts: Exceptions of signal handlers; raised when all is done.
     """
 
     prefix: str
@@ -53,9 +65,9 @@ class Exchange:
         """Renames the new files and removes the old ones.
 
         Raises:
-            OSError: The system refuses; it says what is there now.
+            OSError: The system refuses; the message says what is there now.
             KeyboardInterrupt: It came meanwhile, and everything is done. Likewise
-                whatever else a signal handler raises.
+                anything else that a signal handler raises.
         """
         uninterrupted(self._run_alone, self.interrupts)
 
@@ -67,14 +79,14 @@ class Exchange:
     def _run_alone(self) -> None:
         """Runs while no other process exchanges files in the same directory.
 
-        Else the index of the one could end beside the data of the other.
+        Otherwise the index of one could end up beside the data of the other.
         """
         with _locked(os.path.dirname(self.prefix)):
             self._run(frozenset(existing_files(self.prefix)))
 
     def _run(self, old: frozenset[str]) -> None:
         index = f"{self.prefix}.index"
-        # Asked for by name: not every directory that can be written can be listed.
+        # By name, since not every directory that can be written can be listed.
         shared = [s for s in self.suffixes if os.path.lexists(f"{self.prefix}{s}")]
         is_hiding = bool(shared) and os.path.lexists(index)
         kept: list[str] = []
@@ -82,18 +94,19 @@ class Exchange:
         try:
             if is_hiding:
                 kept = self._kept(shared)
-                # The moment begins: data without an index open as nothing at all.
+                # The moment begins: data without an index is no checkpoint.
                 self._rename(index, self._aside())
                 undo.append(lambda: self._rename(self._aside(), index))
             for suffix in self.suffixes:
                 self._rename(f"{self.temporary}{suffix}", f"{self.prefix}{suffix}")
-                undo.append(self._undoing(suffix, is_kept=suffix in kept))
+                undo.append(self._undo_of(suffix, is_kept=suffix in kept))
             self._rename(f"{self.temporary}.index", index)
-            # The moment is over. Where no new file has the name of an old one, there
-            # was none: the new index took the old one's place.
+            # The moment is over. There was none if no new data file has the name of an
+            # old one: the new index replaced the old one in one step.
         except OSError as error:
+            # Data that was replaced and has no second name cannot come back.
             is_lost = is_hiding and len(undo) > 1 and len(kept) < len(shared)
-            raise self._undone(error, undo, is_lost=is_lost) from error
+            raise self._undo_all(error, undo, is_lost=is_lost) from error
         except BaseException:
             self.discard()
             raise
@@ -106,11 +119,15 @@ class Exchange:
             self._remove(path)
 
     def _aside(self, suffix: str = "") -> str:
-        """Where an old file is until all is done; nothing opens it there."""
+        """Path of an old file until all is done; no reader looks there."""
         return f"{self.temporary}.old{suffix}"
 
     def _kept(self, suffixes: Sequence[str]) -> list[str]:
-        """Gives old data a second name, as far as the file system knows links."""
+        """Gives old data files a second name, where the file system knows links.
+
+        Returns:
+            The suffixes of those that have one.
+        """
         kept: list[str] = []
         for suffix in suffixes:
             try:
@@ -120,7 +137,7 @@ class Exchange:
             kept.append(suffix)
         return kept
 
-    def _undoing(self, suffix: str, *, is_kept: bool) -> Callable[[], None]:
+    def _undo_of(self, suffix: str, *, is_kept: bool) -> Callable[[], None]:
         def undo() -> None:
             self._rename(f"{self.prefix}{suffix}", f"{self.temporary}{suffix}")
             if is_kept:
@@ -128,12 +145,13 @@ class Exchange:
 
         return undo
 
-    def _undone(
+    def _undo_all(
         self, error: OSError, undo: list[Callable[[], None]], *, is_lost: bool
     ) -> OSError:
-        """Puts everything back; returns the error that says what is there then.
+        """Undoes the renames; returns the error that says what is there then.
 
-        Where old data are lost, the new files go back as well: there they are whole.
+        Where old data is lost, the new files still go back to their temporary names:
+        there they are whole.
         """
         reason = error.strerror or str(error)
         steps = undo[1:] if is_lost else undo
@@ -154,16 +172,17 @@ class Exchange:
             )
             return OSError(error.errno, f"{reason}; {state}")
         self.discard()
-        return OSError(error.errno, f"{reason}; what was there is there still")
+        return OSError(error.errno, f"{reason}; what was there is still there")
 
     def _rename(self, source: str, target: str) -> None:
+        """Renames a file, whatever signal handlers raise meanwhile."""
         for attempt in range(_MAX_TRIES):
             try:
-                # One system call with two names; `replace` is what may be patched.
+                # Two names of one system call; tests patch `replace`.
                 (os.rename if attempt else os.replace)(source, target)
             except FileNotFoundError:
                 if attempt and not os.path.lexists(source):
-                    return  # it was done, and then interrupted
+                    return  # the attempt before was interrupted after it was done
                 raise
             except OSError:
                 raise
@@ -174,6 +193,7 @@ class Exchange:
         raise OSError(None, f"`{source}` could not be renamed for interrupts")
 
     def _remove(self, path: str) -> None:
+        """Removes a file, whatever signal handlers raise meanwhile."""
         for _ in range(_MAX_TRIES):
             try:
                 remove(path)
@@ -187,7 +207,7 @@ class Exchange:
 
 @contextlib.contextmanager
 def _locked(directory: str) -> Generator[None]:
-    """Keeps other exchanges in a directory waiting, where its file system has locks."""
+    """Makes other exchanges in a directory wait, where its file system has locks."""
     try:
         descriptor = os.open(directory or ".", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # it cannot be read, or too many files are open
@@ -200,13 +220,14 @@ def _locked(directory: str) -> Generator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(_LOOK_AGAIN_S)
-            except OSError:  # it has none
+            except OSError:  # it has no locks
                 break
             else:
                 break
         yield
     finally:
-        with contextlib.suppress(OSError):  # who was forked meanwhile holds it as well
+        # Closing is not enough: a process forked meanwhile holds the lock, too.
+        with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
@@ -214,21 +235,22 @@ def _locked(directory: str) -> Generator[None]:
 def uninterrupted(
     job: Callable[[], None], interrupts: list[BaseException] | None = None
 ) -> None:
-    """Runs a job that no interrupt ends, in a thread of its own.
+    """Runs a job to its end, whatever signal handlers raise meanwhile.
 
-    Signal handlers run in the main thread alone.
+    The job runs in another thread, since signal handlers run only in the main thread.
 
     Args:
         job: The job.
-        interrupts: What interrupted the job, as far as it has caught that itself.
+        interrupts: Exceptions of signal handlers that the job itself has caught.
 
     Raises:
-        KeyboardInterrupt: It came meanwhile, and the job is done. Likewise whatever
-            else a signal handler raises, or the job.
+        KeyboardInterrupt: It came meanwhile, and the job is done. Likewise anything
+            else that a signal handler raises, or the job.
     """
     came = [] if interrupts is None else interrupts
     failures: list[BaseException] = []
-    # Bare locks: what `threading` builds of them breaks when an interrupt comes.
+    # Bare locks: the classes that `threading` builds of them break when an exception
+    # comes while they wait.
     is_claimed, is_running = _thread.allocate_lock(), _thread.allocate_lock()
     is_running.acquire()
     ends: list[None] = []
@@ -248,13 +270,13 @@ def uninterrupted(
         if not is_claimed.locked():
             try:
                 _thread.start_new_thread(run, ())
-            except RuntimeError:  # there is no thread to be had, as when Python ends
+            except RuntimeError:  # no thread can be started, as when Python ends
                 run()
         is_running.acquire(timeout=_LOOK_UP_S)
 
     while not ends:
         # Two loops, since a second signal may come while the first one is caught, or
-        # where no statement is.
+        # between two statements.
         try:
             while not ends:
                 try:
@@ -270,39 +292,33 @@ def uninterrupted(
 
 
 def existing_files(prefix: str) -> list[str]:
-    """Lists the files of a checkpoint, as far as they are there.
+    """Lists the files of a checkpoint that exist.
 
     Args:
-        prefix: Its path, without suffix.
+        prefix: Path of the checkpoint, without suffix.
 
     Returns:
-        Paths of its index, its data files, and a V1 file in its place.
+        Paths of its index, its data files, and a V1 file in its place; sorted.
     """
     member = re.compile(re.escape(prefix) + r"(\.index|\.data-\d{5}-of-\d{5})?")
-    found = glob.glob(f"{glob.escape(prefix)}*", include_hidden=True)
-    # These also where the directory cannot be listed.
+    paths = glob.glob(f"{glob.escape(prefix)}*", include_hidden=True)
+    # These are found even if the directory cannot be listed.
     by_name = filter(os.path.lexists, (prefix, f"{prefix}.index"))
-    return sorted({*filter(member.fullmatch, found), *by_name})
+    return sorted({*filter(member.fullmatch, paths), *by_name})
 
 
 def remove_stale(prefix: str) -> None:
-    """Removes what saves to a prefix that were killed a day ago have left.
+    """Removes temporary files of saves to a prefix that were killed a day ago.
 
     Args:
         prefix: The path of a checkpoint, without suffix.
     """
-    left = re.compile(
+    temporary = re.compile(
         re.escape(prefix) + r"\.tempstate[0-9a-f]{16}"
         r"(\.index|(\.old)?(\.data-\d{5}-of-\d{5})?)"
     )
     latest = time.time() - _STALE_S
     for path in glob.glob(f"{glob.escape(prefix)}.tempstate*", include_hidden=True):
         with contextlib.suppress(OSError):
-            if left.fullmatch(path) and os.lstat(path).st_mtime < latest:
+            if temporary.fullmatch(path) and os.lstat(path).st_mtime < latest:
                 os.unlink(path)
-
-
-def remove(path: str) -> None:
-    """Removes a file, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

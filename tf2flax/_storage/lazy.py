@@ -1,4 +1,4 @@
-"""Lazy views of tensors: what is asked of them is read when it is needed."""
+"""Lazy views of tensors: chunks of them are read when they are needed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from tf2flax._base.errors import UnsupportedError
 from tf2flax._base.values import Box
 
-from .stores import load_tensorstore
+from .requests import load_tensorstore
 
 if TYPE_CHECKING:
-    from .stores import Future, IndexDomain, TensorStore, VirtualChunkedReadParameters
+    from .requests import Future, IndexDomain, TensorStore, VirtualChunkedReadParameters
 
 # What a lazy view reads at once: large enough for the disk, small enough that an
 # unaligned row range over-reads little (bytes).
@@ -41,8 +41,8 @@ def open_view(
         dtype: Its dtype; `object` stands for byte strings.
         read: Fills an array with a box of the tensor.
         subject: What the view shows, for messages.
-        waits: Whether `read` itself waits for tensorstore; then it runs in threads of
-            ours, since tensorstore's own would wait for each other.
+        waits: True if `read` itself waits for tensorstore. It then runs in threads of
+            ours, since those of tensorstore would wait for each other.
 
     Returns:
         The view, with chunks of whole rows of at most 4 MiB (one row at least).
@@ -96,7 +96,7 @@ def _fulfil(
 ) -> None:
     try:
         read(box, out)
-    except Exception as error:  # whatever it is, whoever waits must learn of it
+    except Exception as error:  # of any kind: somebody waits for the promise
         promise.set_exception(error)
     else:
         promise.set_result(None)
@@ -121,6 +121,8 @@ def view_chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
         >>> view_chunk_shape((1_000_000, 1024), itemsize=4)
         (1024, 1024)
     """
+    # Row-major: the last axes are taken whole, as long as they fit; the one that does
+    # not fit is cut, and all before it have extent 1.
     chunk = [1] * len(shape)
     room = VIEW_CHUNK_NBYTES // itemsize
     for axis in reversed(range(len(shape))):

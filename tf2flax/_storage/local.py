@@ -1,8 +1,7 @@
-"""Local files: bytes of them, what lies in a directory, and what something else is.
+"""Files of this machine, as a place of checkpoints.
 
 Reads without holding the GIL and without mmap (a truncated file would be a SIGBUS
-there). `Storage` is what every place of checkpoints can do; `stores` has the one for
-whatever is not local.
+there).
 """
 
 from __future__ import annotations
@@ -17,13 +16,15 @@ import re
 import resource
 import stat
 from collections.abc import Generator, Iterable, Sequence
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from tf2flax._base.errors import DamagedError, ReadError, ReplacedError
 from tf2flax._base.manifest import DataFile
 from tf2flax._base.values import ByteRange
 
-from .identity import FileSnapshot, IndexSnapshot, Snapshot
+from .base import HEAD_NBYTES
+from .faults import describe_bytes, missing_file, short_file, system_error
+from .snapshots import FileSnapshot, IndexSnapshot, Snapshot
 
 # How much of a local file is read before its checksum is computed: small enough to be
 # still in the cache, large enough for the disk (bytes).
@@ -31,139 +32,14 @@ LOCAL_CHUNK_NBYTES: Final = 4 << 20
 # Indexes and state files are read whole; one of a million tensors takes some 80 MB
 # (bytes).
 MAX_INDEX_NBYTES: Final = 512 << 20
-# What is needed to recognise a file by its beginning (bytes).
-HEAD_NBYTES: Final = 4096
-# Files that one restore keeps open at most, and of those that a process may have open,
-# one in so many; of more, each read opens its own.
+# Files that one restore keeps open: at most so many, and at most this fraction of those
+# that a process may have open. Each read of further files opens its file.
 MAX_OPEN_FILES: Final = 16
-_OPEN_FILES_SHARE: Final = 32
+_MAX_OPEN_FRACTION: Final = 1 / 32
 _NO_MORE_FILES: Final = (errno.EMFILE, errno.ENFILE)
-# Without O_NONBLOCK a pipe in a data file's place would hang (it has no meaning else).
+# Without O_NONBLOCK, opening a pipe in a data file's place would hang; regular files
+# ignore it.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-# First bytes of what lies in a checkpoint's place when something else was downloaded.
-_IMPOSTORS: Final = (
-    (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull`."),
-    (b"<!doctype html", "an HTML page", "Download the file itself."),
-    (b"<html", "an HTML page", "Download the file itself."),
-)
-
-
-class Storage(Protocol):
-    """A place where checkpoints lie: a file system, or a store of keys."""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is this machine's file system, which knows directories."""
-        ...
-
-    def show(self, path: str) -> str:
-        """Names a path for users: absolute, or as a URL."""
-        ...
-
-    def join_state(self, directory: str, named: str) -> str | None:
-        """Where a state file leads.
-
-        Args:
-            directory: The directory of the state file, as given.
-            named: The path that it names.
-
-        Returns:
-            The path, joined with the directory unless it is absolute; None where it
-            leads out of this storage.
-        """
-        ...
-
-    def is_file(self, path: str) -> bool:
-        """Whether a file lies at a path."""
-        ...
-
-    def is_directory(self, path: str) -> bool:
-        """Whether a path is a directory, as far as its spelling or the system tells."""
-        ...
-
-    def names_in(self, directory: str) -> list[str]:
-        """Names of the files in a directory, sorted.
-
-        Raises:
-            UnsupportedError: The store cannot list.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def folders_in(self, directory: str) -> list[str]:
-        """Names of the folders in a directory, sorted.
-
-        Raises:
-            UnsupportedError: The store cannot list.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def matches(self, pattern: str) -> list[str]:
-        """Paths that a pattern (`*`, `?`, `[...]`) matches, sorted; or itself.
-
-        Folders that are there are no patterns, whatever their names.
-
-        Raises:
-            UnsupportedError: The store cannot list.
-            ReadError: The store refuses.
-        """
-        ...
-
-    def read(self, path: str) -> bytes | None:
-        """All bytes of a small file; None where there is none.
-
-        Raises:
-            DamagedError: It is larger than any index.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def read_index(self, path: str) -> Index | None:
-        """All bytes of an index, and what it is; None where there is none.
-
-        Raises:
-            DamagedError: It is larger than any index.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def file(self, path: str) -> DataFile:
-        """The file at a path, which need not be there."""
-        ...
-
-    def whole_file(self, path: str) -> DataFile:
-        """The file at a path, which must stay what it is now.
-
-        Raises:
-            DamagedError: It is not there.
-            ReadError: The system refuses.
-        """
-        ...
-
-
-class Index(Protocol):
-    """The index of a checkpoint, and with it the files that belong to it; picklable."""
-
-    @property
-    def contents(self) -> bytes:
-        """All its bytes; none in a copy."""
-        ...
-
-    def file(self, path: str) -> DataFile:
-        """A data file, which must stay what it was when the index was read."""
-        ...
-
-    def settle(self, paths: Iterable[str]) -> bool:
-        """Looks at data files, where that is cheap.
-
-        Args:
-            paths: The data files; they need not be there.
-
-        Returns:
-            Whether the index is still what it was, so that they belong to it.
-        """
-        ...
 
 
 class LocalStorage:
@@ -173,23 +49,23 @@ class LocalStorage:
 
     @property
     def is_local(self) -> bool:
-        """True: this machine's file system."""
+        """True."""
         return True
 
     def show(self, path: str) -> str:
         """Joins with the current directory; `..` stays, it may follow a link."""
         return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
-    def join_state(self, directory: str, named: str) -> str | None:
-        """Joins as TensorFlow does: an absolute path leads elsewhere."""
-        return os.path.join(directory, named)
+    def join_state(self, directory: str, path: str) -> str | None:
+        """Joins as TensorFlow does: an absolute path may lead elsewhere."""
+        return os.path.join(directory, path)
 
     def is_file(self, path: str) -> bool:
-        """Whether a file lies at a path."""
+        """True if a file lies at a path."""
         return os.path.isfile(path)
 
     def is_directory(self, path: str) -> bool:
-        """Whether a path is a directory, or ends like one."""
+        """True if a path is a directory, or ends like one."""
         return os.path.isdir(path) or path.endswith("/")
 
     def names_in(self, directory: str) -> list[str]:
@@ -199,7 +75,7 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise _read_error(directory, error) from error
+            raise system_error(directory, error) from error
 
     def folders_in(self, directory: str) -> list[str]:
         """Names of the folders in a directory, sorted."""
@@ -215,22 +91,22 @@ class LocalStorage:
             return [pattern]
         if not glob.has_magic(pattern):
             return []
-        folder, rest = _literal_folder(pattern)
+        folder, pattern = _literal_folder(pattern)
         # TensorFlow's patterns match hidden files too.
-        names = glob.glob(rest, root_dir=folder or None, include_hidden=True)
+        names = glob.glob(pattern, root_dir=folder or None, include_hidden=True)
         return sorted(os.path.join(folder, name) for name in names)
 
     def read(self, path: str) -> bytes | None:
         """All bytes of a file; None where there is none."""
-        found = self._read(path)
-        return None if found is None else found[0]
+        contents_and_status = self._read(path)
+        return None if contents_and_status is None else contents_and_status[0]
 
     def read_index(self, path: str) -> LocalIndex | None:
-        """All bytes of an index, and what it is; None where there is none."""
-        found = self._read(path)
-        if found is None:
+        """All bytes of an index, and what identifies it; None where there is none."""
+        contents_and_status = self._read(path)
+        if contents_and_status is None:
             return None
-        contents, status = found
+        contents, status = contents_and_status
         return LocalIndex(contents, IndexSnapshot(self.show(path), contents, status))
 
     def file(self, path: str) -> LocalFile:
@@ -256,11 +132,11 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _read_error(path, error) from error
+            raise system_error(path, error) from error
 
 
 def _literal_folder(pattern: str) -> tuple[str, str]:
-    """Splits a pattern behind the folders that are there as they are written."""
+    """Splits a pattern after the folders that exist under their very names."""
     start = 0
     for slash in re.finditer("/+", pattern):
         if not os.path.isdir(pattern[: slash.end()]):
@@ -282,7 +158,7 @@ class LocalIndex:
 
         Args:
             contents: All bytes of the index.
-            snapshot: What the index was then.
+            snapshot: What identified it then.
         """
         self.contents = contents
         self._snapshot = snapshot
@@ -296,7 +172,7 @@ class LocalIndex:
         return self._snapshot.settle(paths)
 
     def __reduce__(self) -> tuple[type[LocalIndex], tuple[bytes, IndexSnapshot]]:
-        """Pickles what the files were; the contents are a manifest's."""
+        """Pickles what identifies the files; a manifest has the contents."""
         return LocalIndex, (b"", self._snapshot)
 
 
@@ -306,7 +182,8 @@ class LocalFile:
 
     Attributes:
         path: Its absolute path.
-        snapshot: What it was when its checkpoint was opened; None for any file.
+        snapshot: What identified it when its checkpoint was opened; None where it may
+            change.
     """
 
     path: str
@@ -314,7 +191,7 @@ class LocalFile:
 
     @property
     def chunk_nbytes(self) -> int:
-        """How much is best read at once, in bytes."""
+        """Length of a read that is neither too small nor too large, in bytes."""
         return LOCAL_CHUNK_NBYTES
 
     @property
@@ -323,13 +200,13 @@ class LocalFile:
         return True
 
     def size(self) -> int | None:
-        """Its length, in bytes."""
+        """Length of the file, in bytes."""
         try:
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._missing("The checkpoint") from error
         except OSError as error:
-            raise _read_error(self.path, error) from error
+            raise system_error(self.path, error) from error
         if self.snapshot is not None:
             self.snapshot.check(self.path, status, "The checkpoint")
         return status.st_size
@@ -338,39 +215,39 @@ class LocalFile:
         """The same file, which must stay what it is now.
 
         Raises:
-            DamagedError: It is not there.
+            DamagedError: It does not exist.
             ReadError: The system refuses.
         """
         with self._open("The checkpoint") as file:
             try:
                 snapshot = FileSnapshot(self.path, file.fileno())
             except OSError as error:
-                raise _read_error(self.path, error) from error
+                raise system_error(self.path, error) from error
         return LocalFile(self.path, snapshot)
 
     def head(self) -> bytes:
-        """Its first bytes; none where it cannot be read."""
+        """First bytes of the file; empty where it cannot be read."""
         try:
             return self._pread(0, HEAD_NBYTES)
         except ReplacedError:
-            raise  # that is what is wrong with it, whatever it was asked for
+            raise  # what lies there now says nothing about the file that was opened
         except (OSError, DamagedError, ReadError):
             return b""
 
     def tail(self, nbytes: int) -> bytes:
-        """Its last bytes, at most all.
+        """Last bytes of the file, at most all.
 
         Args:
             nbytes: How many.
 
         Raises:
-            DamagedError: It is not there.
+            DamagedError: It does not exist.
             ReadError: The system refuses.
         """
         try:
             return self._pread(-nbytes, nbytes)
         except OSError as error:
-            raise _read_error(self.path, error) from error
+            raise system_error(self.path, error) from error
 
     def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
         """Fills a buffer from a byte position; see `DataFile`."""
@@ -395,8 +272,8 @@ class LocalFile:
                             raise self._too_short(descriptor, span, subject)
                         done += count
             except OSError as error:
-                span = ByteRange(start, start + nbytes)
-                raise _read_error(self.path, error, part_of(subject, span)) from error
+                where = describe_bytes(subject, ByteRange(start, start + nbytes))
+                raise system_error(self.path, error, where) from error
             self._check_unchanged(descriptor, subject)
 
     def check_span(self, span: ByteRange, *, subject: str) -> None:
@@ -413,10 +290,10 @@ class LocalFile:
             subject: What is read, for messages.
 
         Yields:
-            The same file.
+            The same file, of which each read is one system call.
 
         Raises:
-            DamagedError: It is not there.
+            DamagedError: It does not exist.
             ReadError: The system refuses.
         """
         with self._open(subject) as held:
@@ -424,16 +301,17 @@ class LocalFile:
             yield _OpenLocalFile(self.path, self.snapshot, held=held, held_nbytes=size)
 
     def _open(self, subject: str) -> contextlib.AbstractContextManager[io.FileIO]:
-        """Opens it: as an object, which an interrupt cannot leave open."""
+        """Opens it as an object, which is closed whatever interrupts us."""
         try:
-            # An opener of ours runs Python, where an interrupt could lose the file.
+            # An opener in Python could be interrupted once the file is open, and would
+            # lose it; so it is used only for what `os.open` might wait for.
             is_regular = stat.S_ISREG(os.stat(self.path).st_mode)
             file = io.FileIO(self.path, opener=os.open if is_regular else _open_at_once)
             status = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._missing(subject) from error
         except OSError as error:
-            raise _read_error(self.path, error, f" - for {subject}") from error
+            raise system_error(self.path, error, f" - for {subject}") from error
         if self.snapshot is not None:
             try:
                 self.snapshot.check(self.path, status, subject)
@@ -445,14 +323,14 @@ class LocalFile:
     def _pread(self, start: int, nbytes: int) -> bytes:
         with self._open("The checkpoint") as file:
             size = os.fstat(file.fileno()).st_size
-            found = os.pread(
-                file.fileno(), nbytes, start if start >= 0 else max(0, size + start)
-            )
+            # A negative start counts from the end.
+            start = start if start >= 0 else max(0, size + start)
+            contents = os.pread(file.fileno(), nbytes, start)
             self._check_unchanged(file.fileno(), "The checkpoint")
-            return found
+            return contents
 
     def _check_unchanged(self, descriptor: int, subject: str) -> None:
-        """Checks that nobody has written where something was read meanwhile."""
+        """Checks that nobody wrote to the file while it was read."""
         if self.snapshot is not None:
             status = os.fstat(descriptor)
             self.snapshot.check_unchanged(self.path, status, subject)
@@ -460,19 +338,19 @@ class LocalFile:
     def _missing(self, subject: str) -> DamagedError:
         if self.snapshot is not None:
             self.snapshot.check_missing(self.path, subject)
-        return missing(self.path, subject)
+        return missing_file(self.path, subject)
 
     def _too_short(
         self, descriptor: int, span: ByteRange, subject: str
     ) -> DamagedError:
         self._check_unchanged(descriptor, subject)
         size = os.fstat(descriptor).st_size
-        return too_short(self.path, span, subject, size=size, head=self.head())
+        return short_file(self.path, span, subject, size=size, head=self.head())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _OpenLocalFile(LocalFile):
-    """A file that is open: each read is one system call."""
+    """A file that is kept open."""
 
     held: io.FileIO
     held_nbytes: int
@@ -494,9 +372,9 @@ class OpenFiles:
         self._stack = contextlib.ExitStack()
         self._files: dict[DataFile, DataFile] = {}
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        is_limited = soft != resource.RLIM_INFINITY
-        share = soft // _OPEN_FILES_SHARE if is_limited else MAX_OPEN_FILES
-        self._most = min(MAX_OPEN_FILES, share)
+        self._max_open = MAX_OPEN_FILES
+        if soft != resource.RLIM_INFINITY:
+            self._max_open = min(MAX_OPEN_FILES, int(soft * _MAX_OPEN_FRACTION))
 
     def __enter__(self) -> Self:
         return self
@@ -505,26 +383,23 @@ class OpenFiles:
         self._stack.close()
 
     def of(self, file: DataFile, *, subject: str) -> DataFile:
-        """A file as it is read best.
+        """The same file, open if it is of this machine and few are open already.
 
         Args:
             file: The file.
             subject: What is read, for messages.
 
-        Returns:
-            The same file, open if it is of this machine and not many are open already.
-
         Raises:
-            DamagedError: It is not there.
+            DamagedError: It does not exist.
             ReadError: The system refuses.
         """
-        found = self._files.get(file)
-        if found is None:
-            found = file
-            if isinstance(file, LocalFile) and len(self._files) < self._most:
-                found = self._opened(file, subject)
-            self._files[file] = found
-        return found
+        open_file = self._files.get(file)
+        if open_file is None:
+            open_file = file
+            if isinstance(file, LocalFile) and len(self._files) < self._max_open:
+                open_file = self._opened(file, subject)
+            self._files[file] = open_file
+        return open_file
 
     def _opened(self, file: LocalFile, subject: str) -> LocalFile:
         try:
@@ -532,74 +407,10 @@ class OpenFiles:
         except ReadError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in _NO_MORE_FILES:
-                return file  # which each read opens for a moment
+                return file  # each read opens it for a moment
             raise
 
 
 def _open_at_once(path: str, _flags: int) -> int:
+    """Opens what may be a pipe, without waiting for its writer."""
     return os.open(path, _OPEN_FLAGS)
-
-
-def recognise_wrong_file(head: bytes) -> tuple[str, str] | None:
-    """Recognises what is often found where a checkpoint's file should be.
-
-    Args:
-        head: The first bytes of the file.
-
-    Returns:
-        What it is and what to do about it; None where it is nothing known.
-    """
-    for magic, what, way_out in _IMPOSTORS:
-        if head.lstrip()[: len(magic)].lower() == magic:
-            return what, way_out
-    return None
-
-
-def missing(path: str, subject: str) -> DamagedError:
-    """The error for a data file that is not there."""
-    return DamagedError(
-        f"{subject} cannot be read: its data file is missing - at `{path}`. "
-        "Copy it next to its index."
-    )
-
-
-def too_short(
-    path: str, span: ByteRange, subject: str, *, size: int | None, head: bytes
-) -> DamagedError:
-    """The error for a data file that ends before the bytes that are wanted.
-
-    Args:
-        path: The file, for messages.
-        span: The bytes that were wanted.
-        subject: What was read, for messages.
-        size: Bytes that the file has, where that is known.
-        head: Its first bytes.
-    """
-    found = recognise_wrong_file(head)
-    if found:
-        what = f"`{path}` is {found[0]}"
-    elif size is None:
-        what = f"`{path}` ends before"
-    else:
-        what = f"`{path}` has only {size} bytes, {span.stop - size} are missing"
-    return DamagedError(
-        f"{subject} is damaged: expected bytes [{span.start}:{span.stop}], but "
-        f"{what}. {found[1] if found else 'Copy the file again.'}"
-    )
-
-
-def part_of(subject: str, span: ByteRange) -> str:
-    """Says which bytes could not be read, at the end of a message.
-
-    Args:
-        subject: What was read.
-        span: The bytes that were wanted.
-
-    Returns:
-        A part of a sentence.
-    """
-    return f" - for {subject}, bytes [{span.start}:{span.stop}]"
-
-
-def _read_error(path: str, error: OSError, where: str = "") -> ReadError:
-    return ReadError(f"Cannot read `{path}`: {error.strerror or error}{where}.")

@@ -1,9 +1,7 @@
 """Writes V2 bundles: tensors one by one into data files, then the index.
 
-With `exchanging`, the one file of this folder that opens files to write them.
-Everything is written under temporary names and renamed, the index last, so that
-whatever happens in between the directory never holds a checkpoint that opens and is
-wrong.
+Everything is written under temporary names and renamed, the index last. So at no moment
+does the directory hold a checkpoint that can be opened and is wrong.
 
 Source: `BundleWriter`, tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 """
@@ -11,15 +9,12 @@ Source: `BundleWriter`, tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
-from tf2flax._base.values import TensorSpec
 from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
 from tf2flax._formats.wire.bundle_messages import (
     BundleEntry,
@@ -30,48 +25,21 @@ from tf2flax._formats.wire.bundle_messages import (
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.ordered_code import encode_slice_key
 from tf2flax._formats.wire.strings import encode_strings
-from tf2flax._storage.exchanging import Exchange, remove, remove_stale, uninterrupted
+from tf2flax._storage.exchanging import Exchange, remove_stale, uninterrupted
+from tf2flax._storage.writing import (
+    sync_directory,
+    temporary_name,
+    write_all,
+    write_new_file,
+)
 
+from .new_tensors import NewPiece, NewTensor
 from .table import build_table
 
-# How much is made contiguous, and written, at once (bytes).
+# How much is made contiguous and written at once (bytes).
 CHUNK_NBYTES: Final = 4 << 20
 # Data files are numbered with five digits.
 MAX_DATA_FILES: Final = 99_999
-
-Extents = tuple[tuple[int, int], ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NewPiece:
-    """What is written as one run of bytes: a tensor, or one slice of it.
-
-    Attributes:
-        spec: Shape of the piece, and dtype.
-        extents: Start and length along every axis, where it is a slice, else None.
-        array: Gives its elements, when they are written.
-    """
-
-    spec: TensorSpec
-    extents: Extents | None
-    array: Callable[[], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NewTensor:
-    """A tensor to write.
-
-    Attributes:
-        name: Its key, encoded.
-        spec: Shape and dtype of the whole.
-        dtype_code: TensorFlow's number of the dtype.
-        pieces: One, or its slices.
-    """
-
-    name: bytes
-    spec: TensorSpec
-    dtype_code: int
-    pieces: tuple[NewPiece, ...]
 
 
 def write_bundle(
@@ -81,97 +49,103 @@ def write_bundle(
 
     Args:
         prefix: Absolute path, without suffix; its directory exists.
-        tensors: What to write, in ascending order of names; small neighbours are
+        tensors: What to write, in ascending order of keys; small neighbours are
             written next to each other.
         num_data_files: Number of data files, between which bytes are balanced.
 
     Raises:
         OSError: The system refuses; what was written so far is removed, and what was
-            there is there still, unless the message says something else.
+            there is still there, unless the message says something else.
     """
     suffixes = [data_file_suffix(i, num_data_files) for i in range(num_data_files)]
-    temporary = f"{prefix}.tempstate{secrets.token_hex(8)}"
+    temporary = temporary_name(prefix)
     files = Exchange(prefix, temporary, tuple(suffixes))
     remove_stale(prefix)
     try:
         entries = _write_data([f"{temporary}{suffix}" for suffix in suffixes], tensors)
         index = build_table(_table_items(entries, num_data_files))
-        _write_file(f"{temporary}.index", index)
+        write_new_file(f"{temporary}.index", index)
     except BaseException:
         uninterrupted(files.discard)
         raise
-    # From here on it is renaming only, and everything is on the disk.
+    # Everything is on the disk; what follows only renames.
     files.run()
     try:
-        _sync_directory(prefix)
+        sync_directory(prefix)
     except OSError as error:
         reason = f"{error.strerror}; it is written, but a crash may undo that"
         raise OSError(error.errno, reason) from error
-
-
-def write_state(path: str, contents: bytes) -> None:
-    """Writes a small file whole, or not at all.
-
-    Args:
-        path: Its path.
-        contents: Its bytes.
-
-    Raises:
-        OSError: The system refuses.
-    """
-    temporary = f"{path}.tempstate{secrets.token_hex(8)}"
-    try:
-        _write_file(temporary, contents)
-        os.replace(temporary, path)
-        _sync_directory(path)
-    finally:
-        remove(temporary)
 
 
 def _write_data(
     paths: Sequence[str], tensors: Sequence[NewTensor]
 ) -> dict[bytes, BundleEntry]:
     """Writes all tensors, in order, and returns their entries by key."""
-    entries: dict[bytes, BundleEntry] = {}
     total = sum(_nbytes(piece) for tensor in tensors for piece in tensor.pieces)
-    done = 0
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "xb", buffering=0)) for path in paths]
-        offsets = [0] * len(files)
+        writer = _DataWriter([file.fileno() for file in files], total)
         for tensor in tensors:
-            for piece in tensor.pieces:
-                number = min(len(files) - 1, done * len(files) // max(total, 1))
-                done += _nbytes(piece)
-                size, crc = _write_piece(files[number].fileno(), piece)
-                key = tensor.name
-                if piece.extents is not None:
-                    key = encode_slice_key(tensor.name, piece.extents)
-                entries[key] = BundleEntry(
-                    dtype_code=tensor.dtype_code,
-                    dims=piece.spec.shape,
-                    is_unknown_rank=False,
-                    data_file_index=number,
-                    offset=offsets[number],
-                    size=size,
-                    crc32c=mask(crc),
-                    slices=(),
-                )
-                offsets[number] += size
-            slices = [p.extents for p in tensor.pieces if p.extents is not None]
-            if slices:
-                entries[tensor.name] = BundleEntry(
-                    dtype_code=tensor.dtype_code,
-                    dims=tensor.spec.shape,
-                    is_unknown_rank=False,
-                    data_file_index=0,
-                    offset=0,
-                    size=0,
-                    crc32c=0,
-                    slices=tuple(slices),
-                )
+            writer.add(tensor)
         for file in files:
             os.fsync(file.fileno())
-    return entries
+    return writer.entries
+
+
+class _DataWriter:
+    """Appends tensors to data files.
+
+    Attributes:
+        entries: The entries of what was written, by key.
+    """
+
+    def __init__(self, descriptors: Sequence[int], total_nbytes: int) -> None:
+        self.entries: dict[bytes, BundleEntry] = {}
+        self._descriptors = descriptors
+        self._total_nbytes = max(total_nbytes, 1)
+        self._done_nbytes = 0
+        self._offsets = [0] * len(descriptors)
+
+    def add(self, tensor: NewTensor) -> None:
+        for piece in tensor.pieces:
+            self._add_piece(tensor, piece)
+        slices = tuple(
+            piece.extents for piece in tensor.pieces if piece.extents is not None
+        )
+        if slices:  # the entry of the whole has no bytes, and lists the slices
+            self.entries[tensor.key] = BundleEntry(
+                dtype_code=tensor.dtype_code,
+                dims=tensor.spec.shape,
+                is_unknown_rank=False,
+                data_file_index=0,
+                offset=0,
+                size=0,
+                crc32c=0,
+                slices=slices,
+            )
+
+    def _add_piece(self, tensor: NewTensor, piece: NewPiece) -> None:
+        # Each file gets the same fraction of all bytes, say of four files:
+        #   done/total  0     0.25    0.5    0.75     1
+        #   file        |--0---|---1---|---2---|---3--|
+        count = len(self._descriptors)
+        number = min(count - 1, self._done_nbytes * count // self._total_nbytes)
+        self._done_nbytes += _nbytes(piece)
+        size, crc = _write_piece(self._descriptors[number], piece)
+        key = tensor.key
+        if piece.extents is not None:
+            key = encode_slice_key(tensor.key, piece.extents)
+        self.entries[key] = BundleEntry(
+            dtype_code=tensor.dtype_code,
+            dims=piece.spec.shape,
+            is_unknown_rank=False,
+            data_file_index=number,
+            offset=self._offsets[number],
+            size=size,
+            crc32c=mask(crc),
+            slices=(),
+        )
+        self._offsets[number] += size
 
 
 def _table_items(
@@ -199,18 +173,22 @@ def _write_piece(descriptor: int, piece: NewPiece) -> tuple[int, int]:
     array = piece.array()
     if piece.spec.dtype.is_string:
         data, crc = encode_strings(array.reshape(-1).tolist())
-        _write_all(descriptor, memoryview(data))
+        write_all(descriptor, memoryview(data))
         return len(data), crc
     size, crc = 0, 0
     for chunk in _chunks(array, piece.spec.dtype.numpy):
         crc = crc32c(chunk, crc)
-        _write_all(descriptor, chunk)
+        write_all(descriptor, chunk)
         size += len(chunk)
     return size, crc
 
 
 def _chunks(array: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:
-    """The bytes of an array in row-major order; copies only what is not so already."""
+    """The bytes of an array in row-major order; copied only if they are not so already.
+
+    Of an array that is not contiguous, as many rows are copied at once as fit into a
+    chunk; rows that are larger are taken apart in the same way.
+    """
     if array.flags.c_contiguous and array.dtype == dtype:
         buffer = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(buffer), CHUNK_NBYTES):
@@ -228,23 +206,3 @@ def _chunks(array: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:
     for start in range(0, len(array), step):
         rows = np.ascontiguousarray(array[start : start + step], dtype)
         yield from _chunks(rows, dtype)
-
-
-def _write_all(descriptor: int, buffer: memoryview) -> None:
-    while len(buffer):
-        buffer = buffer[os.write(descriptor, buffer) :]
-
-
-def _write_file(path: str, contents: bytes) -> None:
-    with open(path, "xb", buffering=0) as file:
-        _write_all(file.fileno(), memoryview(contents))
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: str) -> None:
-    """Makes renames last through a crash of the machine."""
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

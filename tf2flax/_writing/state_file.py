@@ -15,8 +15,7 @@ from tf2flax._formats.wire.state_messages import (
     parse_checkpoint_paths,
 )
 from tf2flax._storage.local import LOCAL
-
-from .bundle import write_state
+from tf2flax._storage.writing import write_atomically
 
 # What makes a directory a SavedModel, and the folders in it.
 # Source: tensorflow/cc/saved_model/constants.h.
@@ -47,7 +46,7 @@ def update_state(path: str) -> None:
         if os.path.join(folder, listed) != path
     ]
     contents = format_checkpoint_state(name, [*paths, name])
-    write_state(state, contents.encode())
+    write_atomically(state, contents.encode())
 
 
 def _is_in_saved_model(folder: str) -> bool:

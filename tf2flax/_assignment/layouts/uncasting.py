@@ -300,7 +300,7 @@ def _is_tried_one_to_one(before: np.dtype, after: np.dtype) -> bool:
     every = _every_value(before)
     result = forced_cast(every, after)
     if _has_nan(after) and _is_nan(result).any():
-        return False  # a number has become NaN, which is no number's own
+        return False  # a number has become NaN
     if after.kind == "c":
         result = np.real(result)
     return len(np.unique(_comparable(result))) == len(np.unique(_comparable(every)))

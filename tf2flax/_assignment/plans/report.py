@@ -1,6 +1,6 @@
-"""A restore plan for people: as text, coloured on a terminal, or as HTML.
+"""A restore plan for people: which sections its report has, as text or as HTML.
 
-Decides nothing: `_assignment.plans.plan` has what is shown here.
+Decides nothing: everything that is shown is a value of `RestorePlan`.
 """
 
 from __future__ import annotations
@@ -8,55 +8,30 @@ from __future__ import annotations
 import collections
 import dataclasses
 import html
-import os
-import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, TextIO
+from collections.abc import Sequence
+from typing import Final
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
+from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
-from tf2flax._assignment.resolution.problem_report import header
 from tf2flax._base.collapsing import collapse, in_sequence
-from tf2flax._base.text import align_columns, format_nbytes
+from tf2flax._base.text import and_more, format_nbytes
 
 from .plan import Replicated, RestorePlan
+from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, html_of, lines_of
 
-GREEN, _BLUE, _YELLOW, _RED, _GREY = "32", "34", "33", "31", "90"
-# Columns of a table that are numbers, and stand to the right.
-_RIGHT: Final = frozenset(
-    {"bytes", "entry", "leaves", "needed", "read", "ratio", "host memory", "on devices"}
-)
-# Lines of a list of names; the plan's attributes have all of them.
+# Lines of a list of names; attributes of the plan have all names.
 _MAX_LISTED: Final = 60
-# What marks leaves of which any shard takes more than its own bytes.
+# Marks leaves of which a shard cannot be read from its own bytes alone.
 _MARK: Final = " *"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Section:
-    """One group of the report.
-
-    Attributes:
-        title: Its heading, with what is counted.
-        colour: Of the heading, as terminals number it.
-        columns: Headings of a table; () for a list.
-        rows: Cells of each row.
-        note: What is said below; "" for nothing.
-    """
-
-    title: str
-    colour: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reads:
-    """What a restore reads, as the report shows it.
+class ReadSummary:
+    """What a restore reads, as the report of its plan shows it.
 
     Attributes:
         by_process: What it costs each process; None where that is no news.
@@ -67,60 +42,50 @@ class Reads:
     unverified: tuple[str, ...] = ()
 
 
-_NO_READS: Final = Reads()
+_NOTHING_READ: Final = ReadSummary()
 
 
-def sections(plan: RestorePlan, reads: Reads = _NO_READS) -> list[Section]:
-    """Sorts a plan into groups; those that are empty are left out.
+def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Section]:
+    """Sections of a plan's report, the most important first; no empty ones.
 
     Args:
         plan: The plan.
-        reads: What it reads.
-
-    Returns:
-        The groups, the most important first.
+        reads: Summary of its reads.
     """
     resolution = plan.resolution
-    others = {*plan.slots, *plan.averages}
-    unused = [name for name in plan.unused if name not in others]
-    groups = [
+    of_training = {*plan.slots, *plan.averages}
+    unused = [name for name in plan.unused if name not in of_training]
+    candidates = [
         _loaded(plan.assignments),
         _entries(plan.assignments),
         _gaps("Missing in the checkpoint, kept as they are", resolution.missing),
         _gaps("Mismatched, kept as they are", resolution.mismatched),
-        _names("Kept as they are", _BLUE, resolution.unreached),
-        _names("Unused in the checkpoint", _GREY, unused),
+        _names("Kept as they are", BLUE, resolution.unreached),
+        _names("Unused in the checkpoint", GREY, unused),
         _counted("Unused moving averages", plan.averages),
         _counted("Unused optimizer slots", plan.slots),
-        _names("Entries that matched nothing", _YELLOW, plan.unused_rules),
+        _names("Entries that matched nothing", YELLOW, plan.unused_rules),
         _overrides(resolution.overridden),
         _half_norms(plan.half_norms),
         _replicated(plan.placement.replicated),
         _names(
-            "Replicated, since no partition rule matches",
-            _YELLOW,
+            "Replicated because no partition rule matches",
+            YELLOW,
             plan.placement.unmatched,
         ),
         _names(
             "Partition rules that matched no leaf",
-            _YELLOW,
+            YELLOW,
             plan.placement.unused_rules,
         ),
         *([reads.by_process] if reads.by_process else []),
-        _names("Read in part, and so not verified", _YELLOW, reads.unverified),
+        _names("Read in part and therefore not verified", YELLOW, reads.unverified),
     ]
-    return [group for group in groups if group.rows]
+    return [section for section in candidates if section.rows]
 
 
 def summary(plan: RestorePlan) -> str:
-    """Counts the groups of a plan.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        One line.
-    """
+    """The numbers of a plan in one line."""
     resolution = plan.resolution
     counts = [
         f"{len(plan.assignments)} leaves loaded ({format_nbytes(plan.nbytes)})",
@@ -134,106 +99,51 @@ def summary(plan: RestorePlan) -> str:
 
 
 def render(
-    plan: RestorePlan, reads: Reads = _NO_READS, *, is_coloured: bool = False
+    plan: RestorePlan, reads: ReadSummary = _NOTHING_READ, *, is_coloured: bool = False
 ) -> str:
-    """Writes a plan for people: a summary, then group by group.
+    """Writes a plan as text: a summary, then its sections.
 
     Args:
         plan: The plan.
-        reads: What it reads.
-        is_coloured: Whether headings are coloured, as terminals show it.
-
-    Returns:
-        Lines of text, columns aligned.
+        reads: Summary of its reads.
+        is_coloured: True to colour headings for a terminal.
     """
     lines = [f"Restore plan for {plan.prefix}", summary(plan)]
-    groups = sections(plan, reads)
-    return "\n".join([*lines, *lines_of(groups, is_coloured=is_coloured)])
+    lines += lines_of(sections(plan, reads), is_coloured=is_coloured)
+    return "\n".join(lines)
 
 
-def lines_of(sections: Iterable[Section], *, is_coloured: bool = False) -> list[str]:
-    """Writes groups for people, columns aligned.
-
-    Args:
-        sections: The groups.
-        is_coloured: Whether headings are coloured, as terminals show it.
-
-    Returns:
-        Lines of text, an empty one before each group.
-    """
-    lines: list[str] = []
-    for section in sections:
-        title = f"{section.title}:"
-        shown = f"\x1b[{section.colour}m{title}\x1b[0m" if is_coloured else title
-        lines += ["", shown, *_aligned(section)]
-        if section.note:
-            lines.append(f"  {section.note}")
-    return lines
-
-
-def render_html(plan: RestorePlan, reads: Reads = _NO_READS) -> str:
-    """Writes a plan for notebooks.
+def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
+    """Writes a plan as HTML for notebooks; names in it are escaped.
 
     Args:
         plan: The plan.
-        reads: What it reads.
-
-    Returns:
-        A block of HTML; names of tensors and leaves are escaped.
+        reads: Summary of its reads.
     """
-    parts = [
+    lines = [
         "<div>",
         f"<p><b>Restore plan</b> for <code>{html.escape(plan.prefix)}</code><br>",
         f"{html.escape(summary(plan))}</p>",
     ]
     for i, section in enumerate(sections(plan, reads)):
-        is_open = " open" if i == 0 else ""
-        parts.append(
-            f"<details{is_open}><summary>{html.escape(section.title)}</summary><table>"
-        )
-        if section.columns:
-            cells = "".join(f"<th>{html.escape(name)}</th>" for name in section.columns)
-            parts.append(f"<tr>{cells}</tr>")
-        for row in section.rows:
-            cells = "".join(
-                f'<td style="text-align:left"><code>{html.escape(cell)}</code></td>'
-                for cell in row
-            )
-            parts.append(f"<tr>{cells}</tr>")
-        parts.append(f"</table>{html.escape(section.note)}</details>")
-    return "\n".join([*parts, "</div>"])
-
-
-def is_terminal(stream: TextIO | None = None) -> bool:
-    """Tells whether what is printed is seen on a terminal that shows colours.
-
-    Args:
-        stream: Where it is printed; None for standard output.
-
-    Returns:
-        Whether it is; `NO_COLOR` and `TERM=dumb` say that it is not.
-    """
-    shown: Any = sys.stdout if stream is None else stream  # None under pythonw
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    try:
-        return bool(shown.isatty())
-    except (AttributeError, ValueError):  # closed, or no stream at all
-        return False
+        lines += html_of(section, is_open=i == 0)
+    return "\n".join([*lines, "</div>"])
 
 
 def _loaded(assignments: Sequence[Assignment]) -> Section:
+    """All assignments; those that differ by running numbers share a row."""
     cells = [
         (
-            one.leaf,
-            f"{_source(one)}{_box(one)}",
-            str(list(one.shape)),
-            " -> ".join(dtype.name for dtype in one.casts),
-            str(one.entry.number),
-            "" if one.is_exact else _MARK,
+            assignment.leaf,
+            f"{_source_text(assignment)}{_box_text(assignment)}",
+            str(list(assignment.shape)),
+            " -> ".join(dtype.name for dtype in assignment.casts),
+            str(assignment.entry.number),
+            "" if assignment.is_exact else _MARK,
         )
-        for one in assignments
+        for assignment in assignments
     ]
+    # Bytes are summed up afterwards, since rows with different cells do not collapse.
     rows = [
         (
             f"{leaf}{mark}",
@@ -246,23 +156,23 @@ def _loaded(assignments: Sequence[Assignment]) -> Section:
         for row in collapse(cells)
         for leaf, source, shape, dtype, entry, mark in [row.cells]
     ]
-    is_marked = any(not one.is_exact for one in assignments)
+    is_marked = not all(assignment.is_exact for assignment in assignments)
     return Section(
         title=f"Loaded ({len(assignments)})",
         colour=GREEN,
         columns=("leaf", "source", "shape", "dtype", "bytes", "entry"),
         rows=tuple(rows),
-        note="* any shard of it takes whole tensors to read" if is_marked else "",
+        note="* any shard of it takes reading whole tensors" if is_marked else "",
     )
 
 
 def _entries(assignments: Sequence[Assignment]) -> Section:
-    """The entries of the map that the numbers in the table stand for."""
+    """The entries of the map to which numbers in the table of assignments refer."""
     counts: dict[int, int] = {}
     entries: dict[int, MapEntry] = {}
-    for one in assignments:
-        entries[one.entry.number] = one.entry
-        counts[one.entry.number] = counts.get(one.entry.number, 0) + 1
+    for entry in (assignment.entry for assignment in assignments):
+        entries[entry.number] = entry
+        counts[entry.number] = counts.get(entry.number, 0) + 1
     cells = [
         (str(number), str(entries[number]), entries[number].place)
         for number in sorted(entries)
@@ -280,61 +190,66 @@ def _entries(assignments: Sequence[Assignment]) -> Section:
     )
 
 
-def _source(one: Assignment) -> str:
-    """A source as the table shows it: what is joined in sequence, as one."""
-    is_plain = isinstance(one.expression, Source)
-    return one.source if is_plain else _abbreviated(one.expression)
+def _source_text(assignment: Assignment) -> str:
+    """A source in the table; operands of a join that count up are written as one."""
+    if isinstance(assignment.expression, Source):
+        return assignment.source
+    return _abbreviate(assignment.expression)
 
 
-def _abbreviated(expression: Expression) -> str:
+def _abbreviate(expression: Expression) -> str:
     text = repr(expression)
     if isinstance(expression, Joined):
-        parts = [
-            quoted(part.pattern) if isinstance(part, Source) else _abbreviated(part)
-            for part in expression.operands
-        ]
-        rows = in_sequence(parts)
-        axis = expression.axis
-        return f"{expression.verb}({', '.join(rows)}, axis={axis})"
+        operands = in_sequence(
+            [
+                quote(operand.pattern)
+                if isinstance(operand, Source)
+                else _abbreviate(operand)
+                for operand in expression.operands
+            ]
+        )
+        return f"{expression.verb}({', '.join(operands)}, axis={expression.axis})"
     if not expression.children:
         return text
     (operand,) = expression.children
-    return _abbreviated(operand) + text.removeprefix(repr(operand))
+    # An operation prints its operand first, then itself: `src("w")[0].transpose()`.
+    return _abbreviate(operand) + text.removeprefix(repr(operand))
 
 
 def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
-    cells = [(gap.leaf, gap.source, gap.fact, header(gap.entry)) for gap in gaps]
+    cells = [(gap.leaf, gap.source, gap.fact, label_of(gap.entry)) for gap in gaps]
     return Section(
         title=f"{title} ({len(gaps)})",
-        colour=_RED,
+        colour=RED,
         columns=("leaf", "source", "reason", "entry of the map"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
 
 
 def _overrides(overridden: Sequence[Override]) -> Section:
-    """Entries that lost a leaf to another one."""
+    """Entries that lost a leaf to another entry."""
     cells = [
-        (one.leaf, header(one.entry), f"entry {one.by.number}") for one in overridden
+        (override.leaf, label_of(override.entry), f"entry {override.by.number}")
+        for override in overridden
     ]
     return Section(
         title=f"Overridden entries ({len(overridden)})",
-        colour=_YELLOW,
+        colour=YELLOW,
         columns=("leaf", "entry of the map", "overridden by"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
 
 
 def _half_norms(norms: Sequence[HalfNorm]) -> Section:
-    """Normalisations whose statistics stay, though the checkpoint has them."""
+    """Normalisations whose statistics are kept although the checkpoint has them."""
     cells = [
         (norm.name, leaf, tensor)
         for norm in norms
         for leaf, tensor in zip(norm.kept, norm.tensors, strict=True)
     ]
     return Section(
-        title=f"Normalisations loaded by half ({len(norms)})",
-        colour=_YELLOW,
+        title=f"Half-loaded normalisations ({len(norms)})",
+        colour=YELLOW,
         columns=("scale or bias of", "kept as it is", "in the checkpoint"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
@@ -344,17 +259,17 @@ def _replicated(replicated: Sequence[Replicated]) -> Section:
     """Dimensions that the mesh does not divide."""
     cells = [
         (
-            one.leaf,
-            str(one.dimension),
-            str(one.size),
-            ", ".join(one.axes),
-            str(one.count),
+            dimension.leaf,
+            str(dimension.dimension),
+            str(dimension.size),
+            ", ".join(dimension.axes),
+            str(dimension.count),
         )
-        for one in replicated
+        for dimension in replicated
     ]
     return Section(
-        title=f"Replicated, since the mesh does not divide them ({len(replicated)})",
-        colour=_YELLOW,
+        title=f"Replicated because the mesh does not divide them ({len(replicated)})",
+        colour=YELLOW,
         columns=("leaf", "dimension", "size", "mesh axis", "of size"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
@@ -362,34 +277,28 @@ def _replicated(replicated: Sequence[Replicated]) -> Section:
 
 def _names(title: str, colour: str, names: Sequence[str]) -> Section:
     rows = [row.cells for row in collapse([(name,) for name in names])]
-    hidden = len(rows) - _MAX_LISTED
-    note = f"... and {hidden} lines more" if hidden > 0 else ""
+    note = and_more("...", len(rows) - _MAX_LISTED) if len(rows) > _MAX_LISTED else ""
     return Section(
         f"{title} ({len(names)})", colour, (), tuple(rows[:_MAX_LISTED]), note
     )
 
 
 def _counted(title: str, names: Sequence[str]) -> Section:
-    """Slots or averages by their own name: nobody reads them one by one."""
+    """Slots or averages, counted by the last component of their names."""
     counts = collections.Counter(name.rpartition("/")[2] for name in names)
     rows = tuple((last, f"{count} tensors") for last, count in counts.items())
-    return Section(f"{title} ({len(names)})", _GREY, (), rows)
+    return Section(f"{title} ({len(names)})", GREY, (), rows)
 
 
-def _aligned(section: Section) -> list[str]:
-    rows = [section.columns, *section.rows] if section.columns else section.rows
-    right = {i for i, name in enumerate(section.columns) if name in _RIGHT}
-    return [f"  {line}" for line in align_columns(rows, right=right)]
-
-
-def _box(assignment: Assignment) -> str:
-    """The part of one tensor that fills a leaf of a family."""
+def _box_text(assignment: Assignment) -> str:
+    """The box of a tensor that fills a part of a family; "" for other leaves."""
     region = assignment.region
     if assignment.is_whole or region is None or not _is_plain(assignment):
         return ""
-    spans = (f"{a}:{b}" for a, b in zip(region.starts, region.stops, strict=True))
-    return f"[{', '.join(spans)}]"
+    ranges = zip(region.starts, region.stops, strict=True)
+    return f"[{', '.join(f'{start}:{stop}' for start, stop in ranges)}]"
 
 
 def _is_plain(assignment: Assignment) -> bool:
+    """True if the source is a name; the box of an expression is in its text."""
     return assignment.source == assignment.sources[0]

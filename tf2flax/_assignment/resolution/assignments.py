@@ -1,4 +1,8 @@
-"""What the engine works on: leaves, entries of the map, and what they resolve to."""
+"""Input and result of a resolution: leaves, and what fills each of them.
+
+Values alone. `matching` makes them, `_assignment.plans` prints them, and what reads and
+writes goes by their layouts.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,12 @@ class Leaf:
     """One leaf of the target.
 
     Attributes:
-        names: Every name it answers to; the first is the one it is called by.
-        shape: Its shape.
-        dtype: Its dtype; None where it holds no numbers (PRNG keys, other objects),
-            so that no scope reaches it and no tensor fits it.
-        refusal: Why none fits, and what to do, where that has another reason.
+        names: All names of the leaf. A tied Variable has several; the first one is
+            its name in messages and results.
+        shape: Shape of the leaf.
+        dtype: Dtype of the leaf. None if it does not hold numbers (a PRNG key or
+            another object): no scope reaches it, and no tensor can fill it.
+        refusal: Why no tensor can fill it and what to do; "" if the dtype explains it.
     """
 
     names: tuple[str, ...]
@@ -39,25 +44,40 @@ class Leaf:
 
     @property
     def name(self) -> str:
-        """The name it is called by."""
+        """First name of the leaf."""
         return self.names[0]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Assignment:
-    """One leaf and what fills it.
+    """A leaf of the target and the tensors of the checkpoint that fill it.
+
+    Made by `tf2flax.plan`; a plan has one for each leaf that it loads.
 
     Attributes:
         leaf: Name of the leaf.
-        expression: What fills it, with names in place of captures; where the leaf is
-            a part of a family, what fills the family.
-        layout: Where each of the leaf's elements lies.
+        expression: Source of the leaf, with names in place of captures. If the leaf is
+            a part of a partitioned variable, source of the whole variable.
+        layout: Positions of the elements of the leaf in the tensors.
         shape: Shape of the leaf.
-        dtype: The dtype that the leaf gets.
-        entry: The entry of the map that says so.
-        alias: The last component of the leaf's name, where an alias stood in for it.
-        box: The box of the expression that the leaf is, where it is a part of a family.
-        is_forced: Whether option `dtype` forces the last cast, whatever it does.
+        dtype: Dtype that the leaf gets.
+        entry: The entry of the assignment map that fills the leaf.
+        alias: Last component of the leaf's name if an alias replaced it in the
+            tensor's name (`scale`, where the tensor is called `gamma`); else None.
+        box: The box of the partitioned variable that this leaf is; None for a leaf
+            that is not a part of one.
+        is_forced: True if option `dtype` forces the last cast, so that values may
+            overflow or wrap around.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
+        ... )
+        >>> (assignment,) = plan.assignments
+        >>> assignment.leaf, assignment.source, assignment.nbytes
+        ('step', 'global_step', 8)
     """
 
     leaf: str
@@ -72,10 +92,10 @@ class Assignment:
 
     @property
     def source(self) -> str:
-        """The tensor's name; of rules that do more than name one, the expression."""
-        views = self.views
-        is_plain = isinstance(self.expression, Source)
-        return views[0].source if is_plain else repr(self.expression)
+        """Name of the tensor, or the expression if the key does more than name one."""
+        if isinstance(self.expression, Source):
+            return self.views[0].source
+        return repr(self.expression)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -84,78 +104,63 @@ class Assignment:
 
     @property
     def views(self) -> tuple[StridedView, ...]:
-        """The views of tensors that the leaf is put together from."""
+        """Views of tensors that together make up the leaf."""
         return tuple(views_of(self.layout))
 
     @property
     def stored(self) -> StoredDtype:
-        """Dtype of the tensor, of the first where there are several."""
+        """Dtype of the tensor in the checkpoint; of the first tensor of several."""
         return self.views[0].base.dtype
 
     @property
     def region(self) -> Box | None:
-        """The box of the one tensor that fills the leaf as it is, else None."""
+        """Box of the tensor that fills the leaf; None if more is done than to cut it.
+
+        A transpose, a step or a join of several tensors has no box.
+        """
         return self.layout.box if isinstance(self.layout, StridedView) else None
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of one tensor, in its own order."""
+        """True if the leaf is one whole tensor, with its axes in the same order."""
         return isinstance(self.layout, StridedView) and self.layout.is_whole
 
     @property
     def is_exact(self) -> bool:
-        """Whether a shard is read from its own bytes alone."""
+        """True if any shard of the leaf can be read from the bytes it needs alone."""
         return is_exact(self.layout)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the checkpoint that the leaf needs."""
+        """Number of bytes of the checkpoint that the leaf needs."""
         return count_nbytes(self.views)
 
     @property
     def casts(self) -> tuple[np.dtype, ...]:
-        """Dtypes that the elements go through, from the stored one to the leaf's.
+        """Dtypes that elements pass through, from the stored one to the leaf's.
 
-        Those of the first tensor, where several take different ways.
+        If tensors of several dtypes are joined, those of the first one; see
+        `cast_chains`.
         """
         return self.cast_chains[0]
 
     @property
     def cast_chains(self) -> tuple[tuple[np.dtype, ...], ...]:
-        """As `casts`, for every way that some tensor takes, each once."""
+        """As `casts`, for all tensors that fill the leaf; each chain once."""
         chains: dict[tuple[np.dtype, ...], None] = {}
         for view in self.views:
             chain = [view.base.dtype.numpy, *view.casts, self.dtype]
-            chains[without_repeats(chain)] = None
+            chains[drop_repeats(chain)] = None
         return tuple(chains)
 
-    @property
-    def is_cast(self) -> bool:
-        """Whether the dtype changes on the way."""
-        return any(len(chain) > 1 for chain in self.cast_chains)
 
-
-def without_repeats(dtypes: Iterable[np.dtype]) -> tuple[np.dtype, ...]:
-    """Leaves out casts that change nothing.
-
-    Args:
-        dtypes: Dtypes that elements go through.
-
-    Returns:
-        The same without repetitions of the one before.
-    """
+def drop_repeats(dtypes: Iterable[np.dtype]) -> tuple[np.dtype, ...]:
+    """Leaves out casts of a chain that change nothing: f4, f4, f2 becomes f4, f2."""
     return tuple(dtype for dtype, _ in itertools.groupby(dtypes))
 
 
 def count_nbytes(views: Sequence[StridedView]) -> int:
-    """Counts the bytes of tensors that views need.
-
-    Args:
-        views: The views.
-
-    Returns:
-        Bytes; of each tensor no more than it has.
-    """
+    """Counts the bytes that views need: of each tensor at most all of its bytes."""
     itemsizes = {view.source: view.base.dtype.numpy.itemsize for view in views}
     return sum(
         count * itemsizes[name] for name, count in needed_elements(views).items()
@@ -164,17 +169,33 @@ def count_nbytes(views: Sequence[StridedView]) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gap:
-    """A leaf that an entry reaches and that an option says to keep nevertheless.
+    """A leaf that an entry reaches but cannot fill, so that an option keeps it.
+
+    Made by `tf2flax.plan` with `on_missing="keep"` or `on_mismatch="keep"`.
 
     Attributes:
         leaf: Name of the leaf.
-        source: The tensor, or expression, that does not fill it.
-        entry: The entry of the map.
-        fact: What is wrong.
-        expression: The source as an expression; None where it is not there, or the leaf
-            holds no numbers.
-        parts: All leaves of the family that the leaf is a part of, else ().
+        source: The tensor or expression that does not fill the leaf.
+        entry: The entry of the assignment map that reaches the leaf.
+        fact: Why the source does not fill the leaf.
+        expression: The source as an expression. None if the checkpoint does not have
+            it, or if the leaf does not hold numbers.
+        parts: Names of all leaves that are parts of the same partitioned variable; ()
+            for a leaf that is not a part of one.
         shape: Shape of the leaf.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32"), "rate": 0.1}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt",
+        ...     {"global_step": "step", "learning_rate": "rate"},
+        ...     target,
+        ...     on_missing="keep",
+        ... )
+        >>> (gap,) = plan.missing
+        >>> gap.leaf, gap.source
+        ('rate', 'learning_rate')
     """
 
     leaf: str
@@ -188,7 +209,14 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Override:
-    """An assignment that a stronger entry, or a later one, replaced."""
+    """An assignment that a stronger entry of the map replaced, or a later one.
+
+    Attributes:
+        leaf: Name of the leaf.
+        source: The tensor or expression that would have filled the leaf.
+        entry: The entry that lost the leaf.
+        by: The entry that fills the leaf instead.
+    """
 
     leaf: str
     source: str
@@ -198,33 +226,33 @@ class Override:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tie:
-    """A leaf with several names, for each of which the map names another tensor.
+    """A leaf with several names, to which the map gives different tensors.
 
     Attributes:
-        leaf: The name that the leaf is called by.
-        twins: What would fill it under its other names: the tensors of a tied Variable
-            that are not read.
-        misfits: What its other names lead to, and does not fit the leaf.
+        leaf: First name of the leaf.
+        twins: Assignments of its other names: tensors of a tied Variable that are not
+            read.
+        mismatches: Sources of its other names that do not fit the leaf.
     """
 
     leaf: str
     twins: tuple[Assignment, ...]
-    misfits: tuple[Gap, ...] = ()
+    mismatches: tuple[Gap, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a map means for a target and a checkpoint.
+    """Meaning of an assignment map for one target and one checkpoint.
 
     Attributes:
         assignments: One for each leaf that is filled, in the target's order.
         kept: Names of the leaves that stay as they are, in the target's order: those
-            that no entry reaches, and those of the gaps.
-        overridden: What other entries replaced.
+            that no entry reaches, and those in `missing` and `mismatched`.
+        overridden: Assignments that other entries replaced.
         unused_entries: Entries that reach no leaf.
         missing: Leaves whose source is not in the checkpoint, kept by `on_missing`.
         mismatched: Leaves whose source does not fit, kept by `on_mismatch`.
-        ties: Leaves with several names of which tensors of their own are there.
+        ties: Leaves with several names for which the checkpoint has several tensors.
     """
 
     assignments: tuple[Assignment, ...]

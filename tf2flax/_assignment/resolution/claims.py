@@ -1,6 +1,7 @@
-"""Claims on leaves: the state that entries of every kind work on, and its end.
+"""Claims on leaves: the state of one resolution, which entries of every kind change.
 
-Claims are compared with shapes and dtypes only when all entries have been applied.
+Plain entries and rules first claim leaves by names alone. Only when all entries have
+been applied are the claims that remain compared with shapes and dtypes.
 """
 
 from __future__ import annotations
@@ -23,35 +24,22 @@ from tf2flax._base.values import Box, StoredDtype, TensorSpec
 
 from . import problems
 from .assignments import Assignment, Gap, Leaf, Override, Resolution
-from .partitions import family_of, parts_of, tile
-from .policies import STRICT, DtypeChoice, Policy
-from .problem_report import report
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Options:
-    """How a map is read.
-
-    Attributes:
-        aliases: Leaf name -> tensor names to try within scopes; None for none.
-        dtype: Which dtype a leaf gets.
-        x64: Whether JAX holds 64-bit dtypes.
-        on_missing: What happens to leaves whose source is not in the checkpoint.
-        on_mismatch: What happens to leaves whose source does not fit.
-    """
-
-    aliases: Mapping[str, tuple[str, ...]] | None
-    dtype: DtypeChoice
-    x64: bool
-    on_missing: Policy = STRICT
-    on_mismatch: Policy = STRICT
+from .mismatches import describe_shape_mismatch, describe_untiled_parts
+from .partitions import boxes_of_parts, family_of, parts_of
+from .policies import MapOptions
+from .problem_report import describe_problems
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Claim:
     """A leaf that an entry fills, before shapes and dtypes are compared.
 
-    `parts` are all leaves of the family that the leaf is a part of, else ().
+    Attributes:
+        leaf: Name of the leaf.
+        source: Source of the leaf, with names in place of captures.
+        entry: The entry.
+        parts: All leaves of the family that the leaf is a part of; () if none.
+        alias: Last component of the leaf's name, if an alias replaced it.
     """
 
     leaf: str
@@ -62,83 +50,102 @@ class Claim:
 
 
 class Claims:
-    """The state of one resolution: claims so far, and everything wrong so far.
+    """The state of one resolution: the claims and the problems so far.
 
     Attributes:
-        leaves: The leaves, by the name they are called by.
-        index: Every name, also a second one of a tied Variable, to the leaf it means.
+        leaves: The leaves, by their first name.
+        index: All names of leaves, also second ones of tied Variables -> first name.
         manifest: The checkpoint.
-        options: How the map is read.
-        taken: Leaves that a rule reaches, and the entry, a rule or a plain one, that
-            gets them.
-        problems: What is wrong.
+        options: Options that decide what the map means.
+        rule_leaves: Leaves that a rule reaches -> the entry that gets them, which may
+            be a plain one.
+        problems: Problems of the map so far.
     """
 
     def __init__(
-        self, leaves: Sequence[Leaf], manifest: Manifest, options: Options
+        self,
+        leaves: Sequence[Leaf],
+        manifest: Manifest,
+        options: MapOptions,
+        *,
+        x64: bool,
     ) -> None:
-        """Begins a resolution.
-
-        Args:
-            leaves: All leaves of the target.
-            manifest: The checkpoint's names and specs.
-            options: How the map is read.
-        """
+        """Begins a resolution, without any claim."""
         self.leaves: Mapping[str, Leaf] = {leaf.name: leaf for leaf in leaves}
         self.index: Mapping[str, str] = {
             name: leaf.name for leaf in leaves for name in leaf.names
         }
         self.manifest = manifest
         self.options = options
-        self.taken: dict[str, MapEntry] = {}
+        self._x64 = x64
+        self.rule_leaves: dict[str, MapEntry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
         self._overridden: list[Override] = []
         self._missing: dict[str, Gap] = {}
         self._mismatched: dict[str, Gap] = {}
-        self._useful: set[int] = set()
+        self._used: set[int] = set()  # ids of entries
 
-    def use(self, entry: MapEntry) -> None:
-        """Notes that an entry reaches a leaf, whatever becomes of that."""
-        self._useful.add(id(entry))
+    def mark_used(self, entry: MapEntry) -> None:
+        """Records that an entry reaches a leaf, even if it will not fill it."""
+        self._used.add(id(entry))
 
-    def override(self, leaf: str, source: str, entry: MapEntry, by: MapEntry) -> None:
-        """Notes that an entry lost a leaf to another one."""
-        self.use(entry)
+    def record_override(
+        self, leaf: str, source: str, entry: MapEntry, by: MapEntry
+    ) -> None:
+        """Records that an entry lost a leaf to another one."""
+        self.mark_used(entry)
         self._overridden.append(Override(leaf, source, entry, by))
 
-    def finish(self, entries: Sequence[MapEntry]) -> Resolution:
-        """Compares shapes and dtypes of what won, and reports every problem."""
-        assignments: dict[str, Assignment] = {}
-        layouts: dict[Expression, Layout] = {}
-        for claim in self._claims.values():
-            try:
-                assignments[claim.leaf] = self._checked(claim, layouts)
-            except AssignmentError as error:
-                self.misfit(claim, str(error))
+    def build_resolution(self, entries: Sequence[MapEntry]) -> Resolution:
+        """Compares shapes and dtypes of the claims that remain.
+
+        Args:
+            entries: All entries of the map.
+
+        Returns:
+            The resolution.
+
+        Raises:
+            AssignmentError: There are problems, which may be older ones.
+        """
+        assignments = self._check_claims()
         if self.problems:
-            raise AssignmentError(report(self.problems, self.manifest))
-        self._useful.update(id(gap.entry) for gap in self._mismatched.values())
+            raise AssignmentError(describe_problems(self.problems, self.manifest))
         return Resolution(
             assignments=tuple(
                 assignments[name] for name in self.leaves if name in assignments
             ),
             kept=tuple(name for name in self.leaves if name not in assignments),
             overridden=tuple(self._overridden),
-            unused_entries=tuple(e for e in entries if id(e) not in self._useful),
-            missing=self._gaps(self._missing, assignments),
-            mismatched=self._gaps(self._mismatched, assignments),
+            unused_entries=tuple(e for e in entries if id(e) not in self._used),
+            missing=self._unfilled(self._missing, assignments),
+            mismatched=self._unfilled(self._mismatched, assignments),
         )
 
-    def _gaps(
+    def _check_claims(self) -> dict[str, Assignment]:
+        """Makes assignments of claims; what does not fit is reported."""
+        assignments: dict[str, Assignment] = {}
+        # Parts of a family share one source, which is lowered once.
+        layouts: dict[Expression, Layout] = {}
+        for claim in self._claims.values():
+            try:
+                assignments[claim.leaf] = self._check_claim(claim, layouts)
+            except AssignmentError as error:
+                self.report_mismatch(claim, str(error))
+        return assignments
+
+    def _unfilled(
         self, gaps: Mapping[str, Gap], assignments: Mapping[str, Assignment]
     ) -> tuple[Gap, ...]:
+        """Gaps of leaves that no later entry fills, in the target's order."""
         open_gaps = gaps.keys() - assignments
         return tuple(gaps[name] for name in self.leaves if name in open_gaps)
 
-    def claim(self, claim: Claim) -> None:
-        """Lets an entry have a leaf, whichever had it before."""
-        self.use(claim.entry)
+    def assign(self, claim: Claim) -> None:
+        """Gives a leaf to an entry and takes it from the one that had it."""
+        self.mark_used(claim.entry)
+        # Popped, so that the order of claims is that of their entries.
         earlier = self._claims.pop(claim.leaf, None)
         if earlier and earlier.entry is not claim.entry:
             self._overridden.append(
@@ -148,16 +155,20 @@ class Claims:
             )
         self._claims[claim.leaf] = claim
 
-    def filler(self, leaf: str) -> MapEntry | None:
-        """The entry that has a leaf by now."""
+    def entry_of(self, leaf: str) -> MapEntry | None:
+        """The entry that has claimed a leaf; None if no entry has."""
         claim = self._claims.get(leaf)
         return claim.entry if claim else None
 
-    def misfit(self, claim: Claim, fact: str) -> None:
-        """Reports that a leaf and its source do not fit; a family's parts together."""
-        self.use(claim.entry)
+    def report_mismatch(self, claim: Claim, fact: str) -> None:
+        """Reports that a source does not fit a leaf, or keeps the leaf if it may.
+
+        The parts of a family have one problem together.
+        """
+        self.mark_used(claim.entry)
         source = name_of(claim.source)
-        # A shared name is no mismatch of the leaf, which must not hide what is meant.
+        # A name that several tensors share does not say which tensor is meant. That is
+        # an error of the map, which on_mismatch="keep" must not hide.
         is_shared = any(map(self.manifest.is_shared, _names_of(claim.source)))
         if self.options.on_mismatch.keeps(claim.leaf) and not is_shared:
             leaf = self.leaves[claim.leaf]
@@ -171,24 +182,24 @@ class Claims:
                 shape=leaf.shape,
             )
             return
-        leaf = claim.leaf
+        name = claim.leaf
         if claim.parts:
-            leaf = claim.parts[0].removesuffix("0") + "*"
-        problem = problems.Misfit(claim.entry, leaf, source, fact)
+            name = claim.parts[0].removesuffix("0") + "*"
+        problem = problems.Mismatch(claim.entry, name, source, fact)
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def lacks(
+    def report_missing(
         self, entry: MapEntry, leaves: Sequence[str], missing: Sequence[str]
     ) -> None:
-        """Reports tensors that are not there, for the leaves that may not be kept.
+        """Reports tensors that the checkpoint lacks, or keeps the leaves that may be.
 
         Args:
-            entry: The entry that asks for them.
+            entry: The entry that names the tensors.
             leaves: Names of the leaves that need them.
             missing: Names of the tensors.
         """
-        self.use(entry)
+        self.mark_used(entry)
         strict: list[str] = []
         for leaf in leaves:
             if self.options.on_missing.keeps(leaf):
@@ -202,16 +213,16 @@ class Claims:
                     problems.SourceNotFound(entry, name, _family_name(strict))
                 )
 
-    def family_parts(self, entry: MapEntry, names: Sequence[str]) -> tuple[str, ...]:
-        """Finds all parts of the family that leaves are parts of.
+    def find_family(self, entry: MapEntry, names: Sequence[str]) -> tuple[str, ...]:
+        """Finds all parts of the family that some leaves are parts of.
 
         Args:
-            entry: The entry that lists them, for the message.
-            names: Names of parts, at least one.
+            entry: The entry that lists the leaves, for the message.
+            names: Names of the leaves, at least one.
 
         Returns:
-            The parts, in order; () where the leaves are no parts of one family, which
-            is a problem then.
+            All parts, in order; () if the leaves are not parts of one family, which is
+            then a problem.
         """
         families = [family_of(name) for name in names]
         named = {family[0] for family in families if family}
@@ -225,94 +236,104 @@ class Claims:
         return parts
 
     def names_within(self, member: str, scope: str) -> list[str]:
-        """A member's name, and the others of a tied Variable within the scope."""
+        """A member's name, then other names of the same leaf within the scope."""
         leaf = self.index.get(member)
         prefix = f"{scope}/" if scope else ""
-        others = self.leaves[leaf].names if leaf else ()
+        names = self.leaves[leaf].names if leaf else ()
         return [member] + [
-            other for other in others if other != member and other.startswith(prefix)
+            name for name in names if name != member and name.startswith(prefix)
         ]
 
     def spec_of(self, name: str) -> TensorSpec:
+        """Shape and dtype of a tensor in the checkpoint."""
         try:
             return self.manifest.spec(name)
         except UnsupportedError as error:  # a name that several tensors share
             raise AssignmentError(str(error)) from error
 
-    def box(self, claim: Claim, layout: Layout) -> Box | None:
-        """The box of a layout that fills a part, None for a leaf; shapes must agree."""
+    def box_of(self, claim: Claim, layout: Layout) -> Box | None:
+        """Finds the box of a layout that fills a leaf.
+
+        Args:
+            claim: The claim on the leaf.
+            layout: Layout of the claim's source.
+
+        Returns:
+            The box if the leaf is a part of a family; None if it is all of the layout.
+
+        Raises:
+            AssignmentError: Shapes differ, or the leaf does not hold numbers.
+        """
         leaf = self.leaves[claim.leaf]
         if leaf.dtype is None:
             raise AssignmentError(
                 leaf.refusal
-                or "the leaf holds no numbers (a PRNG key or another object). "
+                or "the leaf holds no numbers (it is a PRNG key or another object). "
                 "Leave it out of the map."
             )
         if not claim.parts:
             if layout.shape != leaf.shape:
                 raise AssignmentError(
-                    problems.shapes_differ(leaf.shape, layout.shape, claim.source)
+                    describe_shape_mismatch(leaf.shape, layout.shape, claim.source)
                 )
             return None
         parts = [self.leaves[self.index[part]] for part in claim.parts]
-        boxes = tile([part.shape for part in parts], layout.shape)
+        shapes = [part.shape for part in parts]
+        boxes = boxes_of_parts(shapes, layout.shape)
         if boxes is None:
-            raise AssignmentError(
-                problems.parts_do_not_tile([part.shape for part in parts], layout.shape)
-            )
+            raise AssignmentError(describe_untiled_parts(shapes, layout.shape))
         return boxes[[part.name for part in parts].index(claim.leaf)]
 
-    def _checked(self, claim: Claim, layouts: dict[Expression, Layout]) -> Assignment:
+    def _check_claim(
+        self, claim: Claim, layouts: dict[Expression, Layout]
+    ) -> Assignment:
+        """Makes an assignment of a claim; `layouts` has those of sources so far."""
         layout = layouts.get(claim.source)
         if layout is None:
             layout = layouts[claim.source] = lower(claim.source, self.spec_of)
-        box = self.box(claim, layout)
+        box = self.box_of(claim, layout)
         if box is not None:
             layout = cut_box(layout, box)
         leaf = self.leaves[claim.leaf]
-        assert leaf.dtype is not None  # `box` refuses such leaves
+        assert leaf.dtype is not None  # `box_of` refuses such leaves
         policy = self.options.dtype.policy_of(leaf.name, leaf.dtype)
         return Assignment(
             leaf=claim.leaf,
             expression=claim.source,
             layout=layout,
             shape=leaf.shape,
-            dtype=self._dtype(layout, leaf.dtype, policy),
+            dtype=self._dtype_of(layout, leaf.dtype, policy),
             entry=claim.entry,
             alias=claim.alias,
             box=box,
             is_forced=isinstance(policy, np.dtype),
         )
 
-    def _dtype(self, layout: Layout, leaf: np.dtype, policy: DtypePolicy) -> np.dtype:
-        """The dtype that a leaf gets; every tensor in a layout must hold numbers."""
+    def _dtype_of(
+        self, layout: Layout, leaf: np.dtype, policy: DtypePolicy
+    ) -> np.dtype:
+        """The dtype that a leaf gets; all tensors of the layout must hold numbers."""
         views = list(views_of(layout))
         stored = {view.base.dtype.name: view.base.dtype for view in views}
         for dtype in stored.values():
+            # `result_dtype` checks a single tensor that is not cast before.
             if views[0].casts or len(stored) > 1:
                 check_holds_numbers(dtype)
         first = views[0].base.dtype
         if views[0].casts:
             first = StoredDtype(views[0].dtype.name, views[0].dtype)
-        return result_dtype(first, leaf, policy, x64=self.options.x64)
+        return result_dtype(first, leaf, policy, x64=self._x64)
 
 
 def cut_box(layout: Layout, box: Box) -> Layout:
-    """Cuts a box out of a layout.
-
-    Args:
-        layout: The layout.
-        box: The box, within its shape.
-
-    Returns:
-        The layout of the box.
-    """
-    spans = zip(box.starts, box.stops, strict=True)
-    return slice_layout(layout, [(start, 1, stop - start) for start, stop in spans])
+    """Cuts a box out of a layout; the box lies within the layout's shape."""
+    # `slice_layout` takes (first index, step, number of indices) for each axis.
+    ranges = zip(box.starts, box.stops, strict=True)
+    return slice_layout(layout, [(start, 1, stop - start) for start, stop in ranges])
 
 
 def _names_of(expression: Expression) -> Iterator[str]:
-    """The tensors of an expression without captures; what has some names none."""
+    """Names of the tensors of an expression; sources with captures are left out."""
     for source in sources_of(expression):
         pattern = parse_name(source.pattern)
         if not pattern.captures:
@@ -320,19 +341,13 @@ def _names_of(expression: Expression) -> Iterator[str]:
 
 
 def name_of(expression: Expression) -> str:
-    """A source as messages show it.
-
-    Args:
-        expression: The source.
-
-    Returns:
-        The tensor's name, or the expression.
-    """
+    """The text of a source in messages: the tensor's name, or the expression."""
     if isinstance(expression, Source):
         return parse_name(expression.pattern).literal
     return repr(expression)
 
 
 def _family_name(leaves: Sequence[str]) -> str:
+    """Name of the family that leaves are parts of; of a single leaf, its name."""
     family = family_of(leaves[0]) if len(leaves) > 1 else None
     return family[0] if family else leaves[0]

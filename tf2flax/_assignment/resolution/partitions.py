@@ -1,4 +1,8 @@
-"""Families of parts: `<name>/part_0`, `<name>/part_1`, ... as boxes of one tensor."""
+"""Families of parts: `<name>/part_0`, `<name>/part_1`, ... as boxes of one tensor.
+
+A partitioned variable of TensorFlow is one tensor in the checkpoint, and may be several
+leaves of the target.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,7 @@ _PART: Final = re.compile(
 
 
 def family_of(name: str) -> tuple[str, int] | None:
-    """Splits the name of a part.
-
-    Args:
-        name: A leaf's name.
-
-    Returns:
-        The family and the part's number; None where it is no part.
+    """Splits the name of a part into family and number; None for other names.
 
     Examples:
         >>> family_of("table/part_12")
@@ -39,7 +37,7 @@ def parts_of(family: str, names: Container[str]) -> tuple[str, ...]:
         names: Names of all leaves.
 
     Returns:
-        `<family>/part_0`, ...; () where there is no part 0.
+        `<family>/part_0`, ...; () if there is no part 0.
 
     Source: `_collect_partitioned_variable`,
     tensorflow/python/training/checkpoint_utils.py.
@@ -50,45 +48,60 @@ def parts_of(family: str, names: Container[str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def tile(
+def boxes_of_parts(
     parts: Sequence[tuple[int, ...]], shape: tuple[int, ...]
 ) -> tuple[Box, ...] | None:
-    """Places parts, in order, along the one axis on which they tile a tensor.
+    """Places parts, in order, along the one axis on which they add up to a tensor.
+
+    Parts [2, 3] and [1, 3] of a tensor [3, 3], joined along axis 0:
+
+        +-------+
+        | part_0|   rows 0:2
+        |       |
+        +-------+
+        | part_1|   row  2:3
+        +-------+
 
     Args:
         parts: Shapes of all parts of a family.
         shape: Shape of the tensor.
 
     Returns:
-        The box of each part; None where they tile the tensor along no axis.
+        The box of each part; None if they do not tile the tensor along any axis.
 
     Examples:
-        >>> tile([(2, 3), (1, 3)], (3, 3))[1]
+        >>> boxes_of_parts([(2, 3), (1, 3)], (3, 3))[1]
         Box(starts=(2, 0), stops=(3, 3))
-        >>> tile([(2, 3), (2, 3)], (3, 3)) is None
+        >>> boxes_of_parts([(2, 3), (2, 3)], (3, 3)) is None
         True
     """
     if any(len(part) != len(shape) for part in parts):
         return None
+    # A scalar has no axis to join parts along, but may be one part.
     if len(parts) == 1:
         return (Box.whole(shape),) if parts[0] == shape else None
     for axis in range(len(shape)):
-        others = shape[:axis] + shape[axis + 1 :]
-        if sum(part[axis] for part in parts) == shape[axis] and all(
-            part[:axis] + part[axis + 1 :] == others for part in parts
+        sizes = [part[axis] for part in parts]
+        if sum(sizes) == shape[axis] and all(
+            _without_axis(part, axis) == _without_axis(shape, axis) for part in parts
         ):
-            return _along(axis, [part[axis] for part in parts], shape)
+            return _boxes_along(axis, sizes, shape)
     return None
 
 
-def _along(
-    axis: int, extents: Sequence[int], shape: tuple[int, ...]
+def _without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _boxes_along(
+    axis: int, sizes: Sequence[int], shape: tuple[int, ...]
 ) -> tuple[Box, ...]:
+    """Boxes one after the other along an axis, whole along all others."""
     boxes: list[Box] = []
     start = 0
-    for extent in extents:
+    for size in sizes:
         starts, stops = [0] * len(shape), list(shape)
-        starts[axis], stops[axis] = start, start + extent
+        starts[axis], stops[axis] = start, start + size
         boxes.append(Box(tuple(starts), tuple(stops)))
-        start += extent
+        start += size
     return tuple(boxes)

@@ -1,4 +1,9 @@
-"""Plain entries, by TensorFlow's own rules: ascending keys, later ones win.
+"""Plain entries, by TensorFlow's own rules: keys in ascending order, later ones win.
+
+This file can be read beside TensorFlow's: `apply_entries` is the loop over
+`sorted(assignment_map.items())`, and the methods `_assign_*` are its branches, in the
+same order. TensorFlow has neither rules, which may override entries, nor aliases, tied
+Variables and options that keep leaves.
 
 Source: `_init_from_checkpoint`, tensorflow/python/training/checkpoint_utils.py.
 """
@@ -18,32 +23,31 @@ from . import problems
 from .claims import Claim, Claims
 from .partitions import parts_of
 from .precedence import PlainReach, strength_of_name, strength_of_scope
+from .scopes import scope_holds_tensors
+
+# Name of a tensor, and the last component of the leaf's name if an alias replaced it.
+_Spelling = tuple[str, str | None]
 
 
 class PlainEntries:
     """The plain entries of one map."""
 
     def __init__(self, claims: Claims, entries: Sequence[PlainEntry]) -> None:
-        """Sorts entries.
-
-        Args:
-            claims: What has been claimed so far.
-            entries: The entries, in any order.
-        """
+        """Sorts entries by key; `claims` has what rules have claimed so far."""
         self._claims = claims
         self._index = claims.index
         self._manifest = claims.manifest
         self._members: dict[str, list[str]] = {}
         self._entries = sorted(entries, key=lambda entry: entry.source)
 
-    def reaches(self, leaves: set[str]) -> dict[str, list[PlainReach]]:
-        """Finds which entries reach leaves, by names alone.
+    def find_reaches(self, leaves: set[str]) -> dict[str, list[PlainReach]]:
+        """Finds which entries reach some leaves, by names alone.
 
         Args:
-            leaves: Names of the leaves that matter.
+            leaves: Names of the leaves: those that rules reach as well.
 
         Returns:
-            By leaf, those that reach it, in TensorFlow's order.
+            For each leaf, the entries that reach it, in TensorFlow's order.
         """
         reached: dict[str, list[PlainReach]] = {}
         for entry in self._entries if leaves else ():
@@ -58,7 +62,7 @@ class PlainEntries:
         return reached
 
     def _named_by(self, entry: PlainEntry) -> list[str]:
-        """The leaves that an entry names; of scopes, none."""
+        """The leaves that an entry names, of a family all parts; () for a scope."""
         target = entry.target
         if isinstance(target, str):
             is_leaf = target in self._index
@@ -75,29 +79,31 @@ class PlainEntries:
         return [leaf for member in members for leaf in self._leaves_of(member)]
 
     def refuse_lost_names(self) -> None:
-        """Reports entries that name a leaf and lost it to a scope by key order alone.
+        """Reports entries that name a leaf and lose it to a scope by key order alone.
 
-        Only of leaves that no rule reaches: the others are settled already.
+        That is TensorFlow's order, but in a map with rules it would contradict the
+        order in which rules win, where a name is stronger than any scope.
         """
         order = {id(entry): place for place, entry in enumerate(self._entries)}
         for entry in self._entries:
             for leaf in self._named_by(entry):
-                by = self._claims.filler(leaf)
+                winner = self._claims.entry_of(leaf)
                 if (
-                    isinstance(by, PlainEntry)
-                    and leaf not in self._claims.taken
-                    and order[id(by)] > order[id(entry)]
-                    and not self._named_by(by)
+                    isinstance(winner, PlainEntry)
+                    # `precedence` has settled the leaves that rules reach.
+                    and leaf not in self._claims.rule_leaves
+                    and order[id(winner)] > order[id(entry)]
+                    and not self._named_by(winner)
                 ):
-                    problem = problems.NameLoses(entry, by, leaf)
+                    problem = problems.NameLoses(entry, winner, leaf)
                     self._claims.problems.append(problem)
 
-    def apply(self) -> None:
-        """Adds the claims of all entries, but for leaves that other entries get."""
+    def apply_entries(self) -> None:
+        """Adds the claims of all entries, except on leaves that rules get."""
         for entry in self._entries:
-            self._apply(entry)
+            self._apply_entry(entry)
 
-    def _apply(self, entry: PlainEntry) -> None:
+    def _apply_entry(self, entry: PlainEntry) -> None:
         """Adds the claims of one entry, or its problems."""
         if isinstance(entry.target, tuple):
             if entry.is_list:
@@ -115,32 +121,36 @@ class PlainEntries:
                 problems.TargetNotFound(entry, entry.target, tuple(self._index))
             )
 
-    def _free(self, entry: PlainEntry, leaves: Iterable[str]) -> list[str]:
-        """The leaves that an entry may claim; the others it leaves to who gets them."""
+    def _claimable(self, entry: PlainEntry, leaves: Iterable[str]) -> list[str]:
+        """The leaves that `precedence` does not give to another entry."""
         free: list[str] = []
         for leaf in leaves:
-            by = self._claims.taken.get(leaf, entry)
-            if by is entry:
+            winner = self._claims.rule_leaves.get(leaf, entry)
+            if winner is entry:
                 free.append(leaf)
             else:
-                self._claims.override(leaf, entry.source, entry, by)
+                self._claims.record_override(leaf, entry.source, entry, winner)
         return free
 
-    def _clashes(self, entry: PlainEntry, leaves: Iterable[str]) -> bool:
-        """Whether a rule without captures names a leaf that an entry names."""
+    def _report_clash(self, entry: PlainEntry, leaves: Iterable[str]) -> bool:
+        """Reports a rule that names one of the leaves an entry names; False if none.
+
+        A rule with captures is weaker, and loses the leaf.
+        """
         for leaf in leaves:
-            rule = self._claims.taken.get(leaf)
+            rule = self._claims.rule_leaves.get(leaf)
             if isinstance(rule, Rule) and rule.names_leaves:
                 self._claims.problems.append(problems.Clash(entry, rule, leaf))
                 return True
         return False
 
     def _source_exists(self, entry: PlainEntry, leaves: Sequence[str]) -> bool:
+        """True if the key names a tensor; reports it as missing if not."""
         if entry.source in self._manifest:
             return True
         keeps = self._claims.options.on_missing.keeps
         if leaves and all(keeps(leaf) for leaf in leaves):
-            self._claims.lacks(entry, leaves, [entry.source])
+            self._claims.report_missing(entry, leaves, [entry.source])
         else:
             self._claims.problems.append(
                 problems.SourceNotFound(entry, entry.source, None)
@@ -148,35 +158,38 @@ class PlainEntries:
         return False
 
     def _assign_leaf(self, entry: PlainEntry, leaf: str) -> None:
-        """One tensor to one leaf; TensorFlow compares the shapes at once."""
-        if self._clashes(entry, [leaf]) or not self._free(entry, [leaf]):
+        """One tensor to one leaf."""
+        if self._report_clash(entry, [leaf]) or not self._claimable(entry, [leaf]):
             return
         if not self._source_exists(entry, [leaf]):
             return
         claim = Claim(leaf, Source(literal_pattern(entry.source)), entry)
+        # TensorFlow compares shapes here at once, before a later entry can replace
+        # this one; for scopes and parts it only does when variables are initialised.
         try:
-            self._claims.box(claim, lower(claim.source, self._claims.spec_of))
+            self._claims.box_of(claim, lower(claim.source, self._claims.spec_of))
         except AssignmentError as error:
-            self._claims.misfit(claim, str(error))
+            self._claims.report_mismatch(claim, str(error))
         else:
-            self._claims.claim(claim)
+            self._claims.assign(claim)
 
     def _assign_list(self, entry: PlainEntry, leaves: tuple[str, ...]) -> None:
-        """One tensor to a list of parts, in whatever order."""
-        if self._clashes(entry, leaves):
+        """One tensor to a list of parts, in any order."""
+        if self._report_clash(entry, leaves):
             return
-        free = self._free(entry, leaves)
+        free = self._claimable(entry, leaves)
+        # An empty list fills nothing, but its tensor must exist, as in TensorFlow.
         if (free or not leaves) and not self._source_exists(entry, free):
             return
-        if leaves and (parts := self._claims.family_parts(entry, leaves)):
+        if leaves and (parts := self._claims.find_family(entry, leaves)):
             self._claim_parts(entry, free, parts)
 
     def _assign_parts(self, entry: PlainEntry, parts: tuple[str, ...]) -> None:
         """One tensor to all parts of a family."""
         leaves = [self._index[name] for name in parts]
-        if self._clashes(entry, leaves):
+        if self._report_clash(entry, leaves):
             return
-        free = self._free(entry, leaves)
+        free = self._claimable(entry, leaves)
         if free and self._source_exists(entry, free):
             self._claim_parts(entry, free, parts)
 
@@ -185,13 +198,14 @@ class PlainEntries:
     ) -> None:
         source = Source(literal_pattern(entry.source))
         for leaf in leaves:
-            self._claims.claim(Claim(leaf, source, entry, parts))
+            self._claims.assign(Claim(leaf, source, entry, parts))
 
     def _assign_scope(self, entry: PlainEntry, target: str) -> None:
         """Every tensor under a scope to the leaf of the same name under another."""
         if not entry.source.endswith("/"):
-            self._claims.problems.append(problems.KeyIsNoScope(entry))
+            self._claims.problems.append(problems.KeyIsNotScope(entry))
             return
+        # TensorFlow cuts the value at its last `/`, and adds `/` again for members.
         scope = target[: target.rindex("/")]
         before = len(self._claims.problems)
         done: set[str] = set()
@@ -201,14 +215,17 @@ class PlainEntries:
         if (
             len(added) > 1
             and all(isinstance(problem, problems.SourceNotFound) for problem in added)
-            and not problems.scope_holds_tensors(entry.source, self._manifest.names)
+            and not scope_holds_tensors(entry.source, self._manifest.names)
         ):
-            # Nothing under the scope: one sentence, not one for each member.
+            # The scope is empty: one sentence, not one for each member.
             self._claims.problems[before:] = [problems.ScopeNotFound(entry, len(added))]
 
     def _scope_members(self, scope: str) -> list[str]:
-        """Names under a scope, each cut where a part's number begins; sorted."""
-        if scope not in self._members:  # looked up twice where there are rules
+        """Names under a scope, sorted; those of parts are cut to the family's name.
+
+        TensorFlow cuts them with `split("/part_")` as well.
+        """
+        if scope not in self._members:  # asked for twice in a map with rules
             prefix = f"{scope}/" if scope else ""
             members = {
                 name.partition("/part_")[0]
@@ -220,7 +237,7 @@ class PlainEntries:
         return self._members[scope]
 
     def _leaves_of(self, member: str) -> list[str]:
-        """The leaf that a member of a scope is, or the parts of the family."""
+        """The leaf that a member of a scope is, or the parts of its family."""
         names = [member] if member in self._index else parts_of(member, self._index)
         return [self._index[name] for name in names]
 
@@ -229,59 +246,76 @@ class PlainEntries:
     ) -> None:
         """One member of a scope; `done` are leaves reached under another name."""
         leaf = self._index.get(name)
+        # A tied Variable may lie under the scope several times; it is filled once.
         if leaf in done:
             return
         if leaf:
             done.add(leaf)
         leaves = self._leaves_of(name)
-        parts = () if leaf else parts_of(name, self._index)
-        free = self._free(entry, leaves)
+        free = self._claimable(entry, leaves)
         if leaves and not free:
             return
         spellings = self._spellings(entry, target, scope, name)
-        found = next((s for s in spellings if s[0] in self._manifest), None)
-        if found is None:
-            self._claims.lacks(entry, free or [name], [spellings[0][0]])
+        spelling = self._choose_spelling(entry, spellings, free or [name], leaf or name)
+        if spelling is None:
             return
-        source, alias = found
-        if ambiguous := self._ambiguous(spellings, alias):
-            self._claims.problems.append(
-                problems.Ambiguous(entry, leaf or name, ambiguous)
-            )
-            return
+        # TensorFlow looks for the tensor first, then for the leaf.
         if not leaves:
             self._claims.problems.append(problems.CutName(entry, name))
+        source, alias = spelling
         expression = Source(literal_pattern(source))
-        for one in free:
-            self._claims.claim(Claim(one, expression, entry, parts, alias))
+        parts = () if leaf else parts_of(name, self._index)
+        for claimed in free:
+            self._claims.assign(Claim(claimed, expression, entry, parts, alias))
 
     def _spellings(
         self, entry: PlainEntry, target: str, scope: str, name: str
-    ) -> list[tuple[str, str | None]]:
-        """Names that a member's tensor may have, exact ones first, with the alias."""
+    ) -> list[_Spelling]:
+        """Names that a member's tensor may have, exact ones first."""
         names = self._claims.names_within(name, scope)
         exact = [_member_source(entry.source, target, scope, n) for n in names]
-        spelled: list[tuple[str, str | None]] = [(source, None) for source in exact]
-        known = self._claims.options.aliases
-        for source, own in zip(exact, names, strict=True):
-            component = own.rpartition("/")[2]
-            spelled += [
-                (alias, component) for alias in alias_sources(source, component, known)
+        spellings: list[_Spelling] = [(source, None) for source in exact]
+        aliases = self._claims.options.aliases
+        for source, member in zip(exact, names, strict=True):
+            component = member.rpartition("/")[2]
+            spellings += [
+                (spelled, component)
+                for spelled in alias_sources(source, component, aliases)
             ]
-        return spelled
+        return spellings
 
-    def _ambiguous(
-        self, spellings: list[tuple[str, str | None]], alias: str | None
-    ) -> list[str]:
-        """Aliases of one leaf that the checkpoint holds, where they are several."""
-        if alias is None:
-            return []
-        found = [s for s, a in spellings if a is not None and s in self._manifest]
-        return list(dict.fromkeys(found)) if len(set(found)) > 1 else []
+    def _choose_spelling(
+        self,
+        entry: PlainEntry,
+        spellings: Sequence[_Spelling],
+        leaves: Sequence[str],
+        member: str,
+    ) -> _Spelling | None:
+        """The first spelling that the checkpoint has.
+
+        Args:
+            entry: The entry.
+            spellings: Names that the tensor may have.
+            leaves: The leaves that need it, for messages.
+            member: Name of the leaf or family, for messages.
+
+        Returns:
+            The spelling; None if there is a problem, which is reported.
+        """
+        present = [spelling for spelling in spellings if spelling[0] in self._manifest]
+        if not present:
+            self._claims.report_missing(entry, leaves, [spellings[0][0]])
+            return None
+        source, alias = present[0]
+        if alias is not None and len(by_alias := dict(present)) > 1:
+            problem = problems.Ambiguous(entry, member, list(by_alias))
+            self._claims.problems.append(problem)
+            return None
+        return source, alias
 
 
 def _member_source(key: str, target: str, scope: str, name: str) -> str:
-    """Name of the tensor that fills a member of a scope.
+    """Name of the tensor that fills a member of a scope, built as TensorFlow does.
 
     Args:
         key: The entry's key, a scope of the checkpoint.
@@ -290,14 +324,10 @@ def _member_source(key: str, target: str, scope: str, name: str) -> str:
         name: The member's name.
 
     Returns:
-        The tensor's name, put together the way TensorFlow does.
+        The tensor's name.
     """
-    tail = _tail(target, scope, name)
-    source = tail if key == "/" else key + tail
+    below_scope = name[len(scope) :]
+    if target != "/":
+        below_scope = below_scope[1:]  # the `/` between scope and name
+    source = below_scope if key == "/" else key + below_scope
     return source.removesuffix("/")
-
-
-def _tail(target: str, scope: str, name: str) -> str:
-    """What of a member's name lies below the scope."""
-    tail = name[len(scope) :]
-    return tail if target == "/" else tail[1:]

@@ -1,18 +1,18 @@
-"""Options that may differ from leaf to leaf: pairs of a regex and a choice.
+"""Options that decide what a map means, checked: aliases, dtypes, what may be kept.
 
-`on_missing` and `on_mismatch` say what happens to leaves that cannot be filled, `dtype`
-which dtype those get that can.
+All but the aliases may differ from leaf to leaf: pairs of a regex and a choice.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
 import numpy as np
 
+from tf2flax._assignment.language.aliases import FLAX_ALIASES
 from tf2flax._base.caller import show_value
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
@@ -23,31 +23,20 @@ _CHOICES: Final = ("error", "keep")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Policy:
-    """Choices by the names of leaves.
+    """Policy for leaves that cannot be filled, by their names.
 
     Attributes:
-        rules: Patterns, and what they choose; the first that is found in a name wins.
-        default: The choice where none is.
+        rules: Patterns and their choices; the first pattern found in a name counts.
+        default: The choice for names in which no pattern is found.
     """
 
     rules: tuple[tuple[re.Pattern[str], Choice], ...] = ()
     default: Choice = "error"
 
     def keeps(self, leaf: str) -> bool:
-        """Whether a leaf is kept.
-
-        Args:
-            leaf: Its name.
-
-        Returns:
-            Whether it is; otherwise it is an error.
-        """
-        found = (choice for pattern, choice in self.rules if pattern.search(leaf))
-        return next(found, self.default) == "keep"
-
-
-# Nothing is kept that an entry reaches.
-STRICT: Final = Policy()
+        """True if a leaf stays as it is; False if it is an error."""
+        choices = (choice for pattern, choice in self.rules if pattern.search(leaf))
+        return next(choices, self.default) == "keep"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,25 +44,18 @@ class DtypeChoice:
     """The dtypes that leaves get, by their names.
 
     Attributes:
-        rules: Patterns, and what they choose; the first that is found in a name wins.
-            A dtype is forced on whatever leaf the name belongs to.
-        default: The choice where none is. A dtype is forced on leaves of its own kind
-            alone: a float dtype leaves integers (steps) and bools (masks) as they are.
+        rules: Patterns and their choices; the first pattern found in a name counts. A
+            dtype is forced on leaves of any kind.
+        default: The choice for names in which no pattern is found. A dtype is forced
+            only on leaves of the same kind: a float dtype leaves integers (steps) and
+            bools (masks) as they are.
     """
 
     rules: tuple[tuple[re.Pattern[str], DtypePolicy], ...] = ()
     default: DtypePolicy = None
 
     def policy_of(self, leaf: str, dtype: np.dtype) -> DtypePolicy:
-        """What holds for a leaf.
-
-        Args:
-            leaf: Its name.
-            dtype: Its dtype.
-
-        Returns:
-            The policy.
-        """
+        """The choice for a leaf of a name and a dtype."""
         for pattern, policy in self.rules:
             if pattern.search(leaf):
                 return policy
@@ -83,27 +65,29 @@ class DtypeChoice:
         return default
 
 
-def parse_dtype_choice(value: object) -> DtypeChoice:
+def parse_dtype_choice(option: str, value: object) -> DtypeChoice:
     """Checks the option `dtype`.
 
     Args:
+        option: Its name, for messages.
         value: None, "exact", "checkpoint", a dtype, or a sequence of `(regex, one of
             these)`.
 
-    Returns:
-        The choice.
-
     Raises:
-        AssignmentError: It is none of these.
+        AssignmentError: It is something else.
     """
+    if isinstance(value, DtypeChoice):  # checked before
+        return value
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return DtypeChoice(default=parse_dtype(value))
     rules: list[tuple[re.Pattern[str], DtypePolicy]] = []
-    for pattern, choice in _pairs("dtype", cast("Sequence[object]", value), "dtype"):
+    for pattern, choice in _parse_pairs(option, cast("object", value), "dtype"):
         try:
             rules.append((pattern, parse_dtype(choice)))
         except AssignmentError as error:
-            raise AssignmentError(f"{error} It is for {pattern.pattern!r}.") from error
+            raise AssignmentError(
+                f"{error} It was given for {pattern.pattern!r}."
+            ) from error
     return DtypeChoice(tuple(rules))
 
 
@@ -111,15 +95,14 @@ def parse_policy(option: str, value: object) -> Policy:
     """Checks the option `on_missing` or `on_mismatch`.
 
     Args:
-        option: Its name, for messages.
+        option: Name of the option, for messages.
         value: "error", "keep", or a sequence of `(regex, "error" | "keep")`.
 
-    Returns:
-        The policy.
-
     Raises:
-        AssignmentError: It is none of these.
+        AssignmentError: It is something else.
     """
+    if isinstance(value, Policy):  # checked before
+        return value
     if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
@@ -128,7 +111,7 @@ def parse_policy(option: str, value: object) -> Policy:
             f"got {show_value(value)}."
         )
     rules: list[tuple[re.Pattern[str], Choice]] = []
-    for pattern, choice in _pairs(option, cast("Sequence[object]", value), "policy"):
+    for pattern, choice in _parse_pairs(option, cast("object", value), "policy"):
         if not isinstance(choice, str) or choice not in _CHOICES:
             raise AssignmentError(
                 f"Option {option}: expected 'error' or 'keep' for "
@@ -138,43 +121,141 @@ def parse_policy(option: str, value: object) -> Policy:
     return Policy(tuple(rules))
 
 
-def _pairs(
-    option: str, pairs: Sequence[object], what: str
+def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] | None:
+    """Checks the option `aliases`.
+
+    Args:
+        option: Its name, for messages.
+        value: None, or a mapping of leaf names to tuples of checkpoint names.
+
+    Returns:
+        The same as a dict of its own; None for no aliases.
+
+    Raises:
+        AssignmentError: It is neither.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise AssignmentError(
+            f"Option {option}: expected a mapping of leaf names to tuples of "
+            f"checkpoint names, or None, got {type(value).__name__}."
+        )
+    aliases: dict[str, tuple[str, ...]] = {}
+    for leaf, names in cast("Mapping[object, object]", value).items():
+        tensors: list[Any] = [*names] if isinstance(names, (tuple, list)) else [None]
+        is_named = all(isinstance(tensor, str) for tensor in tensors)
+        if not isinstance(leaf, str) or not is_named:
+            raise AssignmentError(
+                f"Option {option}: expected a tuple of names for {show_value(leaf)}, "
+                f"got {show_value(cast('object', names))}."
+            )
+        aliases[leaf] = tuple(tensors)
+    return aliases
+
+
+# Turns what a caller gave for an option (its name, its value) into what is kept.
+Check = Callable[[str, Any], object]
+
+
+def _as_it_is(_option: str, value: object) -> object:
+    return value
+
+
+def option_field(default: object, check: Check = _as_it_is) -> Any:
+    """Declares an option of `MapOptions`, or of what extends it.
+
+    Args:
+        default: Its value where the caller gives none, as callers write it.
+        check: Refuses a wrong value, and turns a right one into that of the field.
+
+    Returns:
+        The field.
+    """
+    # A factory, since dataclasses take read-only mappings for mutable ones.
+    return dataclasses.field(
+        default_factory=lambda: default, metadata={"default": default, "check": check}
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """Options that decide what a map means; given as callers write them, then checked.
+
+    Attributes:
+        aliases: Leaf name -> tensor names to try within scopes; None for none.
+        dtype: Which dtype a leaf gets.
+        on_missing: What happens to leaves whose source is not in the checkpoint.
+        on_mismatch: What happens to leaves whose source does not fit.
+    """
+
+    aliases: Mapping[str, tuple[str, ...]] | None = option_field(
+        FLAX_ALIASES, parse_aliases
+    )
+    dtype: DtypeChoice = option_field(None, parse_dtype_choice)
+    on_missing: Policy = option_field("error", parse_policy)
+    on_mismatch: Policy = option_field("error", parse_policy)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            # A copy: what the caller changes in it later has no effect.
+            try:
+                value = _copy_containers(getattr(self, field.name))
+            except RecursionError:
+                raise AssignmentError(
+                    f"Option {field.name}: it holds itself, or is nested too deeply."
+                ) from None
+            checked = field.metadata["check"](field.name, value)
+            object.__setattr__(self, field.name, checked)
+
+
+def _copy_containers(value: Any) -> Any:
+    """Copies dicts and lists, and those within; everything else is as it was."""
+    if type(value) is dict:
+        items = cast("dict[object, object]", value).items()
+        return {key: _copy_containers(member) for key, member in items}
+    if type(value) is list:
+        return [_copy_containers(item) for item in cast("list[object]", value)]
+    return value
+
+
+def _parse_pairs(
+    option: str, pairs: object, choice: str
 ) -> Iterator[tuple[re.Pattern[str], object]]:
-    """Checks pairs of a regex and something, and compiles the regexes.
+    """Checks pairs of a regex and a choice, and compiles the regexes.
 
     Args:
         option: Name of the option, for messages.
-        pairs: What the caller gave.
-        what: What stands beside each regex, for messages.
+        pairs: The sequence that the caller gave.
+        choice: Word for a choice in messages.
 
     Yields:
-        The pairs.
+        Compiled regexes and choices, which are not checked yet.
 
     Raises:
-        AssignmentError: Something is no pair, or no regex of text.
+        AssignmentError: A member is not a pair, or its regex is not valid.
     """
-    for pair in pairs:
+    for pair in cast("Sequence[object]", pairs):
         items = (
             cast("Sequence[object]", pair) if isinstance(pair, (tuple, list)) else ()
         )
         if len(items) != 2 or not _is_text_regex(items[0]):
             raise AssignmentError(
-                f"Option {option}: expected pairs of a regex and a {what}, got "
+                f"Option {option}: expected pairs of a regex and a {choice}, got "
                 f"{show_value(cast('object', pair))}."
             )
         try:
             pattern = re.compile(cast("str", items[0]))
         except (re.error, RecursionError, OverflowError) as error:
             raise AssignmentError(
-                f"Option {option}: {show_value(items[0])} is no regular "
+                f"Option {option}: {show_value(items[0])} is not a valid regular "
                 f"expression: {error}."
             ) from error
         yield pattern, items[1]
 
 
 def _is_text_regex(value: object) -> bool:
-    """Whether a value is a regex for text; names of leaves are no bytes."""
+    """True for a regex of text; a regex of bytes cannot match names of leaves."""
     if isinstance(value, re.Pattern):
         return isinstance(cast("Any", value).pattern, str)
     return isinstance(value, str)

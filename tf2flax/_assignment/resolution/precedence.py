@@ -1,13 +1,14 @@
-"""Who gets a leaf: the entry that says most of its name, whatever the order of a map.
+"""Decides which entry gets a leaf: the one that says most of the leaf's name.
 
-Names alone decide, never what the checkpoint holds. Among plain entries TensorFlow's
-order of keys decides; its winner then meets the rules.
+Neither the order of the map nor what the checkpoint holds matters, only names. Among
+plain entries TensorFlow's order of keys decides; the winner then competes with rules.
+docs/maps.md ("Who gets a leaf") has examples of every case.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
@@ -18,14 +19,17 @@ from .claims import Claims
 
 
 class Strength(NamedTuple):
-    """How much of a leaf's name an entry says; the greatest gets the leaf.
+    """Strength of an entry: how much of a leaf's name it says; the greatest wins.
+
+    Strengths are compared as tuples, field by field.
 
     Attributes:
-        names_leaf: Whether it names the leaf, or its family, instead of a scope.
-        depth: Components of the scope, captures filled in; 0 where it names the leaf.
-        literal: Minus the number of components with captures.
-        is_rule: Whether it is a rule, of scopes alone: a rule and a plain entry that
-            name one leaf are equal.
+        names_leaf: True if the entry names the leaf, or its family, and not a scope.
+        depth: Number of components of the scope, captures filled in; 0 if the entry
+            names the leaf.
+        literal: Minus the number of components that have captures.
+        is_rule: True for a rule of a scope. False for rules that name the leaf: such a
+            rule and a plain entry are equal, and clash.
     """
 
     names_leaf: bool
@@ -35,13 +39,10 @@ class Strength(NamedTuple):
 
 
 def strength_of_name(captured: int = 0) -> Strength:
-    """The strength of an entry that names the leaf.
+    """Strength of an entry that names the leaf.
 
     Args:
-        captured: Components of its value that have captures.
-
-    Returns:
-        The strength.
+        captured: Number of components of the entry's value that have captures.
 
     Examples:
         >>> strength_of_name() > strength_of_name(1) > strength_of_scope("a/b/c/")
@@ -53,15 +54,12 @@ def strength_of_name(captured: int = 0) -> Strength:
 def strength_of_scope(
     scope: str, captured: int = 0, *, is_rule: bool = False
 ) -> Strength:
-    """The strength of an entry that reaches the leaf by a scope.
+    """Strength of an entry that reaches the leaf by a scope.
 
     Args:
-        scope: Its value, with text in place of captures; ends in `/`.
-        captured: Components of its value that have captures.
-        is_rule: Whether it is a rule.
-
-    Returns:
-        The strength.
+        scope: The entry's value with text in place of captures, ending in `/`.
+        captured: Number of components of the value that have captures.
+        is_rule: True if the entry is a rule.
 
     Examples:
         >>> strength_of_scope("a/b/", captured=2) > strength_of_scope("a/")
@@ -81,12 +79,12 @@ class Reach:
 
     Attributes:
         rule: The rule.
-        source: Its key, with the target's captures filled in.
-        scope: Its value likewise, ending in `/`; None where it names the leaf.
+        source: The rule's key, with the target's captures filled in.
+        scope: The rule's value likewise, ending in `/`; None if it names the leaf.
         member: Name of the leaf, or of the family of parts.
-        leaves: The leaf, or the parts that are meant.
-        parts: All parts of the family; () for a leaf by itself.
-        strength: How much of the name the rule says.
+        leaves: Name of the leaf, or of the parts that the rule reaches.
+        parts: All parts of the family; () for a leaf that is not a part.
+        strength: Strength of the rule for these leaves.
     """
 
     rule: Rule
@@ -111,34 +109,37 @@ def choose_winners(
     reaches: Sequence[Reach],
     plain: Mapping[str, Sequence[PlainReach]],
 ) -> list[tuple[Reach, list[str]]]:
-    """Decides about every leaf that a rule reaches, and notes in `claims` who has it.
+    """Decides about every leaf that a rule reaches.
 
     Args:
-        claims: What has been claimed so far: nothing.
-        reaches: What the rules reach.
-        plain: The plain entries that reach these leaves, in TensorFlow's order.
+        claims: The state of the resolution: `rule_leaves` gets the winners, and
+            entries that lose are recorded.
+        reaches: Reaches of all rules.
+        plain: For each of these leaves, the plain entries that reach it, in
+            TensorFlow's order.
 
     Returns:
-        The reaches of rules that get leaves, and which.
+        Each reach that gets leaves, and these leaves.
     """
     by_leaf: dict[str, list[int]] = {}
     for number, reach in enumerate(reaches):
-        claims.use(reach.rule)
+        claims.mark_used(reach.rule)
         for leaf in reach.leaves:
             by_leaf.setdefault(leaf, []).append(number)
     won: dict[int, list[str]] = {}
     for leaf, numbers in by_leaf.items():
-        if len(numbers) == 1 and leaf not in plain:  # most leaves of most maps
-            claims.taken[leaf] = reaches[numbers[0]].rule
+        # A single reach needs no comparison: most leaves of most maps.
+        if len(numbers) == 1 and leaf not in plain:
+            claims.rule_leaves[leaf] = reaches[numbers[0]].rule
             won.setdefault(numbers[0], []).append(leaf)
             continue
         best = max(numbers, key=lambda number: reaches[number].strength)
-        of_rules = [reaches[number] for number in numbers]
+        rule_reaches = [reaches[number] for number in numbers]
         rival = _plain_winner(claims, leaf, plain.get(leaf, ()))
         if rival is not None and rival.strength > reaches[best].strength:
-            _yield_to(claims, leaf, of_rules, rival.entry)
-        # A plain entry of equal strength says itself that it names the rule's leaf.
-        elif _give_to_rule(claims, leaf, of_rules, reaches[best]):
+            _record_winner(claims, leaf, rival.entry, losers=rule_reaches)
+        # A plain entry of equal strength reports the clash when it is applied.
+        elif _give_to_rule(claims, leaf, rule_reaches, reaches[best]):
             won.setdefault(best, []).append(leaf)
     return [(reaches[number], won[number]) for number in sorted(won)]
 
@@ -146,7 +147,10 @@ def choose_winners(
 def _plain_winner(
     claims: Claims, leaf: str, reaches: Sequence[PlainReach]
 ) -> PlainReach | None:
-    """The last, as in TensorFlow; no entry that names the leaf may lose so."""
+    """The last entry, as in TensorFlow; None if no plain entry reaches the leaf.
+
+    It is a problem if an entry that names the leaf loses to a scope in this way.
+    """
     if not reaches:
         return None
     winner = reaches[-1]
@@ -156,21 +160,28 @@ def _plain_winner(
     return winner
 
 
-def _yield_to(claims: Claims, leaf: str, losers: Sequence[Reach], by: MapEntry) -> None:
-    """Gives a leaf to an entry, and notes the rules that lose it, each once."""
-    claims.taken[leaf] = by
-    for rule in {id(reach.rule): reach.rule for reach in losers}.values():
-        claims.override(leaf, rule.key, rule, by)
+def _record_winner(
+    claims: Claims, leaf: str, winner: MapEntry, losers: Sequence[Reach]
+) -> None:
+    """Gives a leaf to an entry, and records the rules that lose it."""
+    claims.rule_leaves[leaf] = winner
+    for rule in _rules_of(losers):
+        claims.record_override(leaf, rule.key, rule, winner)
 
 
 def _give_to_rule(
     claims: Claims, leaf: str, reaches: Sequence[Reach], best: Reach
 ) -> bool:
-    """Gives a leaf to the strongest rule; False, and a problem, where several are."""
-    others = [reach for reach in reaches if reach.rule is not best.rule]
-    equal = [reach for reach in others if reach.strength == best.strength]
-    for rule in {id(reach.rule): reach.rule for reach in equal}.values():
+    """Gives a leaf to the strongest rule; False, and a problem, if several are."""
+    rivals = [reach for reach in reaches if reach.rule is not best.rule]
+    equal = [reach for reach in rivals if reach.strength == best.strength]
+    for rule in _rules_of(equal):
         claims.problems.append(problems.Clash(rule, best.rule, leaf))
-    weaker = [reach for reach in others if reach.strength < best.strength]
-    _yield_to(claims, leaf, weaker, best.rule)
+    weaker = [reach for reach in rivals if reach.strength < best.strength]
+    _record_winner(claims, leaf, best.rule, losers=weaker)
     return not equal
+
+
+def _rules_of(reaches: Sequence[Reach]) -> Iterable[Rule]:
+    """The rules of some reaches, each once; equal rules are different entries."""
+    return {id(reach.rule): reach.rule for reach in reaches}.values()

@@ -1,11 +1,12 @@
-"""Rules: entries with expressions or captures; what they reach, and from where.
+"""Rules, the entries with expressions or captures: what they reach, and from where.
 
-Who gets a leaf is decided in `precedence`.
+`find_reaches` looks at names alone. `precedence` then decides which entry gets a leaf,
+and `apply_rules` looks for the tensors of what rules have won.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tf2flax._assignment.language.aliases import alias_sources
 from tf2flax._assignment.language.captures import NamePattern
@@ -17,30 +18,27 @@ from . import problems
 from .claims import Claim, Claims, name_of
 from .partitions import family_of, parts_of
 from .precedence import Reach, strength_of_name, strength_of_scope
-from .sources import Found, below, bind, find
+from .scopes import rule_scope_holds_tensors
+from .sources import FoundSource, append_to_scopes, bind_captures, find_source
 
-# A source, and the last component of the leaf's name where an alias stands in for it.
+# A source, and the last component of the leaf's name if an alias replaced it.
 _Spelling = tuple[Expression, str | None]
 
 
 def find_reaches(claims: Claims, rules: Sequence[Rule]) -> list[Reach]:
-    """Finds what rules reach, by names alone.
-
-    Args:
-        claims: Leaves and manifest; problems with names are added.
-        rules: The rules, in any order.
+    """Finds what rules reach, by names alone; problems are added to `claims`.
 
     Returns:
-        What they name, then what lies in their scopes.
+        The leaves that rules name, then those that lie in their scopes.
     """
-    naming, scopes = _Naming(claims), _Scopes(claims)
+    naming, scopes = _NamingRules(claims), _ScopeRules(claims)
     reaches: list[Reach] = []
     for rule in rules:
         if not rule.is_scope:
-            reaches += naming.reaches(rule)
+            reaches += naming.find_reaches(rule)
     for rule in rules:
         if rule.is_scope:
-            reaches += scopes.reaches(rule)
+            reaches += scopes.find_reaches(rule)
     return reaches
 
 
@@ -48,59 +46,64 @@ def apply_rules(claims: Claims, won: Sequence[tuple[Reach, list[str]]]) -> None:
     """Adds the claims of rules.
 
     Args:
-        claims: What has been claimed so far: nothing.
-        won: What rules reach, and the leaves of it that they get.
+        claims: The state of the resolution, without any claim so far.
+        won: Reaches of rules, each with the leaves of it that the rule gets.
     """
     for reach, leaves in won:
         if reach.scope is None:
-            _claim_found(claims, reach, leaves, [(reach.source, None)])
-    first = len(claims.problems)
-    scopes = _Scopes(claims)
+            _assign_leaves(claims, reach, leaves, [(reach.source, None)])
+    first_problem = len(claims.problems)
+    scopes = _ScopeRules(claims)
     for reach, leaves in won:
         if reach.scope is not None:
-            _claim_found(claims, reach, leaves, scopes.spellings(reach, reach.scope))
-    scopes.join_missing(first)
+            _assign_leaves(claims, reach, leaves, scopes.spellings(reach, reach.scope))
+    scopes.merge_problems(first_problem)
 
 
-class _Naming:
+class _NamingRules:
     """Rules that name leaves, or families of parts."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
-        families = (family_of(name) for name in claims.index)
-        self._families = {one[0] for one in families if one and one[1] == 0}
+        splits = (family_of(name) for name in claims.index)
+        self._families = {split[0] for split in splits if split and split[1] == 0}
 
-    def reaches(self, rule: Rule) -> list[Reach]:
-        """What one rule names."""
+    def find_reaches(self, rule: Rule) -> list[Reach]:
+        """Finds what one rule names."""
         target = rule.target
         if isinstance(target, NamePattern):
-            named = [
-                self._reach(rule, name, bind(rule.source, binding))
-                for name, binding in self._matches(target)
-            ]
-            reaches = [reach for reach in named if reach is not None]
-            if not reaches and not target.captures:
-                names = tuple(self._claims.index)
-                self._claims.problems.append(
-                    problems.TargetNotFound(rule, target.literal, names)
-                )
-            return reaches
+            return self._match_leaves(rule, target)
         if not rule.is_list:
-            reach = self._reach(rule, target[0], rule.source)
+            reach = self._reach_name(rule, target[0], rule.source)
             return [] if reach is None else [reach]
-        parts = self._claims.family_parts(rule, target) if target else ()
-        return [self._made(rule, target, parts, rule.source)] if parts else []
+        parts = self._claims.find_family(rule, target) if target else ()
+        return [self._make_reach(rule, target, parts, rule.source)] if parts else []
+
+    def _match_leaves(self, rule: Rule, target: NamePattern) -> list[Reach]:
+        """Reaches of a rule whose value is a name, with captures or without."""
+        named = (
+            self._reach_name(rule, name, bind_captures(rule.source, binding))
+            for name, binding in self._matches(target)
+        )
+        reaches = [reach for reach in named if reach is not None]
+        # A pattern may match no leaf; a name that no leaf has is a mistake.
+        if not reaches and not target.captures:
+            names = tuple(self._claims.index)
+            problem = problems.TargetNotFound(rule, target.literal, names)
+            self._claims.problems.append(problem)
+        return reaches
 
     def _matches(self, target: NamePattern) -> Iterator[tuple[str, dict[str, str]]]:
-        """Leaves and families that a pattern names; a leaf under one name alone."""
+        """Leaves and families that a pattern names; a tied leaf under one name only."""
         if not target.captures:
             yield target.literal, {}
             return
         done: set[str] = set()
         for name in sorted(self._families.union(self._claims.index)):
             leaf = self._claims.index.get(name, name)
+            # Patterns skip leaves without numbers, as scopes do.
             if leaf in self._claims.leaves and not self._holds_numbers(leaf):
-                continue  # as scopes do
+                continue
             binding = target.matches(name)
             if binding is not None and leaf not in done:
                 done.add(leaf)
@@ -109,15 +112,15 @@ class _Naming:
     def _holds_numbers(self, leaf: str) -> bool:
         return self._claims.leaves[leaf].dtype is not None
 
-    def _reach(self, rule: Rule, name: str, source: Expression) -> Reach | None:
-        """A leaf, or the parts of a family, under a name; None where it has neither."""
+    def _reach_name(self, rule: Rule, name: str, source: Expression) -> Reach | None:
+        """The leaf, or the parts of the family, of a name; None if it has neither."""
         index = self._claims.index
         if name in index:
-            return self._made(rule, (name,), (), source)
+            return self._make_reach(rule, (name,), (), source)
         parts = parts_of(name, index)
-        return self._made(rule, parts, parts, source) if parts else None
+        return self._make_reach(rule, parts, parts, source) if parts else None
 
-    def _made(
+    def _make_reach(
         self,
         rule: Rule,
         names: Sequence[str],
@@ -136,96 +139,116 @@ class _Naming:
         )
 
 
-class _Scopes:
-    """Rules of scopes, member by member."""
+class _ScopeRules:
+    """Rules that fill scopes, member by member."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
 
-    def reaches(self, rule: Rule) -> list[Reach]:
-        """The members of all scopes that a rule's value stands for, each once."""
+    def find_reaches(self, rule: Rule) -> list[Reach]:
+        """Finds the members of all scopes that a rule's value stands for, each once."""
         target = rule.target
         assert isinstance(target, NamePattern)
-        index = self._claims.index
-        captured = target.captured_components
-        found: dict[tuple[str, str], Reach] = {}
+        reaches: dict[tuple[str, str], Reach] = {}
         sources: dict[str, Expression] = {}
-        for name, leaf in index.items():
+        for name, leaf in self._claims.index.items():
             if self._claims.leaves[leaf].dtype is None:
                 continue
-            binding = self._binding(target, name)
+            binding = self._match_scope(target, name)
             if binding is None:
                 continue
             scope = target.expand(binding).literal
             member = _cut_at_part(name, scope)
-            if (scope, member) in found:
+            # All parts of a family are one member.
+            if (scope, member) in reaches:
                 continue
-            if scope not in sources:
-                sources[scope] = bind(rule.source, binding)
-            parts = () if member in index else parts_of(member, index)
-            leaves = tuple(index[n] for n in parts or [member] if n in index)
-            found[scope, member] = Reach(
-                rule=rule,
-                source=sources[scope],
-                scope=scope,
-                member=member,
-                leaves=leaves,
-                parts=parts,
-                strength=strength_of_scope(scope, captured, is_rule=True),
-            )
-            if not leaves:
+            if scope not in sources:  # of all its members
+                sources[scope] = bind_captures(rule.source, binding)
+            reach = self._make_reach(rule, target, scope, member, sources[scope])
+            reaches[scope, member] = reach
+            if not reach.leaves:
                 self._claims.problems.append(problems.CutName(rule, member))
-        return [found[key] for key in sorted(found)]
+        return [reaches[key] for key in sorted(reaches)]
 
-    def _binding(self, target: NamePattern, name: str) -> dict[str, str] | None:
+    def _match_scope(self, target: NamePattern, name: str) -> dict[str, str] | None:
+        """Texts of the captures of a scope; None if a name is not below it."""
         return {} if target.text == "/" else target.matches(name, is_scope=True)
 
-    def spellings(self, reach: Reach, scope: str) -> list[_Spelling]:
-        """Names that a member's tensor may have, exact ones first, with the alias."""
-        names = self._claims.names_within(reach.member, scope[:-1])
-        tails = [tail_of(name, scope) for name in names]
-        spelled: list[_Spelling] = [(below(reach.source, tail), None) for tail in tails]
-        for tail, name in zip(tails, names, strict=True):
-            component = name.rpartition("/")[2]
-            aliases = alias_sources(tail, component, self._claims.options.aliases)
-            spelled += [(below(reach.source, one), component) for one in aliases]
-        return spelled
+    def _make_reach(
+        self,
+        rule: Rule,
+        target: NamePattern,
+        scope: str,
+        member: str,
+        source: Expression,
+    ) -> Reach:
+        index = self._claims.index
+        parts = () if member in index else parts_of(member, index)
+        captured = target.captured_components
+        return Reach(
+            rule=rule,
+            source=source,
+            scope=scope,
+            member=member,
+            leaves=tuple(index[name] for name in parts or [member] if name in index),
+            parts=parts,
+            strength=strength_of_scope(scope, captured, is_rule=True),
+        )
 
-    def join_missing(self, first: int) -> None:
-        """Says once that nothing lies under a rule's scope, not for each member."""
-        added = self._claims.problems[first:]
+    def spellings(self, reach: Reach, scope: str) -> list[_Spelling]:
+        """Sources that a member may have, exact names first."""
+        names = self._claims.names_within(reach.member, scope[:-1])
+        below_scope = [name_below(name, scope) for name in names]
+        spellings: list[_Spelling] = [
+            (append_to_scopes(reach.source, name), None) for name in below_scope
+        ]
+        aliases = self._claims.options.aliases
+        for name, full_name in zip(below_scope, names, strict=True):
+            component = full_name.rpartition("/")[2]
+            spellings += [
+                (append_to_scopes(reach.source, spelled), component)
+                for spelled in alias_sources(name, component, aliases)
+            ]
+        return spellings
+
+    def merge_problems(self, first: int) -> None:
+        """Reports an empty scope of a rule once, and not for each of its members.
+
+        Args:
+            first: Number of the first problem that members of scopes have.
+        """
         by_rule: dict[int, list[problems.Problem]] = {}
-        for problem in added:
+        for problem in self._claims.problems[first:]:
             by_rule.setdefault(id(problem.entry), []).append(problem)
         del self._claims.problems[first:]
         names = self._claims.manifest.names
-        for found in by_rule.values():
-            rule = found[0].entry
+        for of_rule in by_rule.values():
+            rule = of_rule[0].entry
             if (
-                len(found) > 1
+                len(of_rule) > 1
                 and isinstance(rule, Rule)
-                and all(isinstance(one, problems.SourceNotFound) for one in found)
-                and not problems.rule_scope_holds_tensors(rule, names)
+                and all(isinstance(p, problems.SourceNotFound) for p in of_rule)
+                and not rule_scope_holds_tensors(rule, names)
             ):
-                self._claims.problems.append(problems.ScopeNotFound(rule, len(found)))
+                self._claims.problems.append(problems.ScopeNotFound(rule, len(of_rule)))
             else:
-                self._claims.problems += found
+                self._claims.problems += of_rule
 
 
-def tail_of(name: str, scope: str) -> str:
-    """What of a member's name lies below its scope.
+def name_below(name: str, scope: str) -> str:
+    """The part of a member's name that lies below its scope.
 
     Args:
-        name: The member's name; that of the scope itself for a family called so.
+        name: Name of the member; that of the scope itself for a family of that name.
         scope: The scope, ending in `/`.
 
     Returns:
-        The rest; "" for the scope itself.
+        The name below the scope; "" for the scope itself.
 
     Examples:
-        >>> tail_of("params/dense/kernel", "params/")
+        >>> name_below("params/dense/kernel", "params/")
         'dense/kernel'
-        >>> tail_of("w", "/")
+        >>> name_below("w", "/")
         'w'
     """
     return name if scope == "/" else name[len(scope) :]
@@ -233,39 +256,41 @@ def tail_of(name: str, scope: str) -> str:
 
 def _cut_at_part(name: str, scope: str) -> str:
     """A member's name, cut where a part's number begins, as TensorFlow does."""
-    found = name.find("/part_", max(len(scope) - 1, 0) if scope != "/" else 0)
-    return name if found < 0 else name[:found]
+    # Not within the scope itself, but its last `/` may begin `/part_0`.
+    start = 0 if scope == "/" else max(len(scope) - 1, 0)
+    position = name.find("/part_", start)
+    return name if position < 0 else name[:position]
 
 
-def _claim_found(
+def _assign_leaves(
     claims: Claims,
     reach: Reach,
     leaves: Sequence[str],
-    spelled: Sequence[_Spelling],
+    spellings: Sequence[_Spelling],
 ) -> None:
-    """Claims leaves for the first spelling whose tensors are all there."""
+    """Claims leaves for the first spelling of which the checkpoint has all tensors."""
     rule = reach.rule
-    found: list[tuple[Found, str | None]] = []
+    candidates: list[tuple[FoundSource, str | None]] = []
     try:
-        for expression, alias in spelled:
-            found.append((find(expression, claims.manifest), alias))
+        for expression, alias in spellings:
+            candidates.append((find_source(expression, claims.manifest), alias))
     except AssignmentError as error:
-        source = repr(spelled[0][0])
-        claims.problems.append(problems.Misfit(rule, leaves[0], source, str(error)))
+        key = repr(spellings[0][0])
+        claims.problems.append(problems.Mismatch(rule, leaves[0], key, str(error)))
         return
-    best = next((one for one in found if not one[0].missing), None)
-    if best is None:
-        # What was counted, but has gaps, tells more than what is not there at all.
-        nearest = next((one for one, _ in found if one.is_counted), found[0][0])
-        claims.lacks(rule, leaves, nearest.missing)
+    complete = [(source, alias) for source, alias in candidates if not source.missing]
+    if not complete:
+        # A stack that has gaps explains more than names that are not there at all.
+        sources = [source for source, _ in candidates]
+        counted = [source for source in sources if source.is_counted]
+        claims.report_missing(rule, leaves, (counted or sources)[0].missing)
         return
-    source, alias = best[0].expression, best[1]
-    whole: Mapping[Expression, None] = {
-        one.expression: None for one, by in found if by and not one.missing
-    }
-    if alias is not None and len(whole) > 1:
-        names = [name_of(expression) for expression in whole]
+    first, alias = complete[0]
+    # If the exact name is not there, only one of its aliases may be.
+    distinct = list(dict.fromkeys(source.expression for source, _ in complete))
+    if alias is not None and len(distinct) > 1:
+        names = [name_of(expression) for expression in distinct]
         claims.problems.append(problems.Ambiguous(rule, leaves[0], names))
         return
     for leaf in leaves:
-        claims.claim(Claim(leaf, source, rule, reach.parts, alias))
+        claims.assign(Claim(leaf, first.expression, rule, reach.parts, alias))

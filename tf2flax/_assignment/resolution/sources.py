@@ -1,4 +1,8 @@
-"""Which tensors an expression names: counted captures, and what is missing of them."""
+"""Finds the tensors that an expression names: bound and counted captures, and scopes.
+
+A *counted* capture is the `over` of a join, as in `stack("layer_{i}/w", over="i")`: it
+stands for every number that the checkpoint has there.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,13 @@ from tf2flax._base.names import MAX_DIGITS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """An expression with names in place of captures, as far as they are there.
+class FoundSource:
+    """An expression with names in place of captures, and the names that are missing.
 
     Attributes:
         expression: The expression.
-        missing: Names that it needs and the checkpoint lacks, each once.
-        is_counted: Whether every counted capture was found at least once.
+        missing: Names that it needs but the checkpoint lacks, each once.
+        is_counted: True if the checkpoint has a tensor for every counted capture.
     """
 
     expression: Expression
@@ -33,60 +37,84 @@ class Found:
     is_counted: bool = True
 
 
-def find(expression: Expression, manifest: Manifest) -> Found:
+def find_source(expression: Expression, manifest: Manifest) -> FoundSource:
     """Finds the tensors of an expression.
 
     Args:
-        expression: The expression; captures that are left are counted ones.
+        expression: The expression; all its captures are counted ones.
         manifest: The checkpoint.
 
     Returns:
-        What was found.
+        The expression without captures, and what the checkpoint lacks.
 
     Raises:
         AssignmentError: Two tensors have the same number.
     """
     missing: dict[str, None] = {}
-    counted = _count(expression, manifest, missing)
+    counted = _expand_counted(expression, manifest, missing)
     if missing:
-        return Found(counted, tuple(missing), is_counted=False)
+        return FoundSource(counted, tuple(missing), is_counted=False)
     for source in sources_of(counted):
         name = parse_name(source.pattern).literal
         if name not in manifest:
             missing[name] = None
-    return Found(counted, tuple(missing))
+    return FoundSource(counted, tuple(missing))
 
 
-def _count(
+def _expand_counted(
     expression: Expression, manifest: Manifest, missing: dict[str, None]
 ) -> Expression:
-    """Repeats what is counted for each number that the checkpoint has."""
+    """Repeats the operand of a counted join for each number that the checkpoint has.
+
+    Patterns for which it has no number at all are added to `missing`.
+    """
     if isinstance(expression, Joined) and expression.over is not None:
         (operand,) = expression.operands
         over = expression.over
         operands = [
-            _count(bind(operand, {over: text}), manifest, missing)
-            for text in _numbers(operand, over, manifest)
+            _expand_counted(bind_captures(operand, {over: text}), manifest, missing)
+            for text in _numbers_of(operand, over, manifest)
         ]
         if not operands:
-            first = next(
-                s for s in sources_of(operand) if over in parse_name(s.pattern).captures
-            )
-            missing[first.pattern] = None
+            patterns = (source.pattern for source in sources_of(operand))
+            first = next(p for p in patterns if over in parse_name(p).captures)
+            missing[first] = None
             return expression
         return Joined(tuple(operands), expression.axis, expression.is_stack, None)
-    children = [_count(child, manifest, missing) for child in expression.children]
+    children = [
+        _expand_counted(child, manifest, missing) for child in expression.children
+    ]
     return expression.with_children(children)
 
 
-def _numbers(operand: Expression, over: str, manifest: Manifest) -> list[str]:
-    """The numbers of a capture, ascending, without gaps: gaps will be missing names."""
+def _numbers_of(operand: Expression, over: str, manifest: Manifest) -> list[str]:
+    """The numbers that a counted capture stands for, ascending.
+
+    Of a gap its first number is included, so that it is reported as a missing name.
+    """
+    texts = _texts_by_number(operand, over, manifest)
+    numbers: list[str] = []
+    previous: int | None = None
+    for number in sorted(texts):
+        # The other numbers of a gap would only repeat the same message.
+        if previous is not None and number > previous + 1:
+            numbers.append(str(previous + 1))
+        numbers.append(texts[number])
+        previous = number
+    return numbers
+
+
+def _texts_by_number(
+    operand: Expression, over: str, manifest: Manifest
+) -> dict[int, str]:
+    """The texts that a counted capture stands for in any source, by number."""
     texts: dict[int, str] = {}
     for source in sources_of(operand):
         pattern = parse_name(source.pattern)
         if over not in pattern.captures:
             continue
-        # A shared name counts: it is refused later, where a shorter stack would not be.
+        # Names that several tensors share count too: such a name is refused later, but
+        # a stack that silently lacks a layer would not be.
         for binding in itertools.chain(
             pattern.among(manifest.names, frozenset(pattern.captures)),
             pattern.among(manifest.shared_names, frozenset(pattern.captures)),
@@ -94,39 +122,31 @@ def _numbers(operand: Expression, over: str, manifest: Manifest) -> list[str]:
             text = binding[over]
             if len(text) > MAX_DIGITS:
                 raise AssignmentError(
-                    f"`{pattern.text}`: the checkpoint has {{{over}}} as a number of "
+                    f"`{pattern.text}`: in the checkpoint {{{over}}} is a number of "
                     f"{len(text)} digits, `{text[:20]}…`. Name the tensors one by one."
                 )
-            other = texts.setdefault(int(text), text)
-            if other != text:
+            first = texts.setdefault(int(text), text)
+            if first != text:
                 raise AssignmentError(
-                    f"`{pattern.text}`: the checkpoint has {{{over}}} as `{other}` and "
-                    f"as `{text}`, which are one number. Name the tensors one by one."
+                    f"`{pattern.text}`: the checkpoint has both `{first}` and `{text}` "
+                    f"for {{{over}}}, which are the same number. Name the tensors one "
+                    "by one."
                 )
-    found = sorted(texts)
-    if not found:
-        return []
-    # A gap is one missing name, however wide; the rest would say the same again.
-    result: list[str] = []
-    for before, number in zip([found[0] - 1, *found], found, strict=False):
-        if number > before + 1:
-            result.append(str(before + 1))
-        result.append(texts[number])
-    return result
+    return texts
 
 
-def bind(expression: Expression, binding: dict[str, str]) -> Expression:
+def bind_captures(expression: Expression, binding: dict[str, str]) -> Expression:
     """Puts text in place of captures.
 
     Args:
         expression: The expression.
-        binding: Capture -> text.
+        binding: Capture -> text; other captures stay.
 
     Returns:
         The expression.
 
     Examples:
-        >>> bind(Source("layer_{i}/w").transpose(), {"i": "3"})
+        >>> bind_captures(Source("layer_{i}/w").transpose(), {"i": "3"})
         src("layer_3/w").transpose()
     """
     return map_sources(
@@ -134,24 +154,24 @@ def bind(expression: Expression, binding: dict[str, str]) -> Expression:
     )
 
 
-def below(expression: Expression, tail: str) -> Expression:
-    """Goes from scopes to a name in each.
+def append_to_scopes(expression: Expression, name: str) -> Expression:
+    """Turns an expression of scopes into one of the same name in each scope.
 
     Args:
-        expression: An expression of scopes.
-        tail: The rest of the name.
+        expression: The expression of scopes.
+        name: The name; "" for the scope itself as a name.
 
     Returns:
         The expression of names.
 
     Examples:
-        >>> below(Source("encoder/"), "kernel")
+        >>> append_to_scopes(Source("encoder/"), "kernel")
         src("encoder/kernel")
     """
-    rest = literal_pattern(tail)
+    pattern = literal_pattern(name)
 
-    def name(scope: Source) -> Source:
-        own = "" if scope.pattern == "/" else scope.pattern
-        return Source((own + rest).removesuffix("/") or own)
+    def append(scope: Source) -> Source:
+        prefix = "" if scope.pattern == "/" else scope.pattern
+        return Source((prefix + pattern).removesuffix("/") or prefix)
 
-    return map_sources(expression, name)
+    return map_sources(expression, append)

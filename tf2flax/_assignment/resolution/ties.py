@@ -1,12 +1,13 @@
-"""Tied leaves: one leaf under several names, for which there are several tensors.
+"""Tied leaves: one leaf with several names, of which several tensors are stored.
 
-A map fills such a leaf once. Here the same map is resolved as if each name were a leaf.
+A map fills such a leaf once. To find the tensors of its other names, the same map is
+resolved again as if each name were a leaf.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.entries import MapEntry
@@ -15,15 +16,110 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
 from .assignments import Assignment, Gap, Leaf, Resolution, Tie
-from .claims import Options
-from .matching import resolve
-from .policies import Policy
+from .matching import resolve_map
+from .policies import MapOptions
 
-# How little of a leaf's name an entry of a scope says.
+# Weakness of an entry that reaches a leaf by a scope, more than any number of captures.
 _SCOPE: Final = 1 << 30
 
 
-def _weakness(entry: MapEntry) -> int:
+def find_ties(
+    entries: Sequence[MapEntry],
+    leaves: Sequence[Leaf],
+    manifest: Manifest,
+    options: MapOptions,
+    resolution: Resolution,
+    *,
+    x64: bool,
+) -> tuple[Tie, ...]:
+    """Finds the tensors that belong to tied leaves but do not fill them.
+
+    Args:
+        entries: The map.
+        leaves: All leaves of the target.
+        manifest: The checkpoint's names and specs.
+        options: Options that decide what the map means.
+        resolution: Meaning of the map for these leaves.
+        x64: True if JAX holds 64-bit dtypes.
+
+    Returns:
+        The ties, in the order of the leaves; () for most targets.
+    """
+    tied = [leaf for leaf in leaves if len(leaf.names) > 1]
+    if not tied:
+        return ()
+    untied = _resolve_names_apart(entries, leaves, manifest, options, x64=x64)
+    if untied is None:
+        return ()
+    by_name = _found_for_leaves(untied)
+    by_leaf = _found_for_leaves(resolution)
+    ties = [_find_tie(leaf, by_leaf.get(leaf.name), by_name) for leaf in tied]
+    return tuple(tie for tie in ties if tie.twins or tie.mismatches)
+
+
+def _resolve_names_apart(
+    entries: Sequence[MapEntry],
+    leaves: Sequence[Leaf],
+    manifest: Manifest,
+    options: MapOptions,
+    *,
+    x64: bool,
+) -> Resolution | None:
+    """Resolves the map as if each name were a leaf; None if entries then clash."""
+    apart = [
+        dataclasses.replace(leaf, names=(name,))
+        for leaf in leaves
+        for name in leaf.names
+    ]
+    # A source that does not fit another name of a leaf must not fail the restore.
+    lenient = dataclasses.replace(options, on_missing="keep", on_mismatch="keep")
+    try:
+        return resolve_map(entries, apart, manifest, lenient, x64=x64)
+    except AssignmentError:
+        return None
+
+
+def _found_for_leaves(resolution: Resolution) -> dict[str, Assignment | Gap]:
+    """Sources that entries give to leaves, those that do not fit included."""
+    gaps: dict[str, Assignment | Gap] = {gap.leaf: gap for gap in resolution.mismatched}
+    return gaps | {assignment.leaf: assignment for assignment in resolution.assignments}
+
+
+def _find_tie(
+    leaf: Leaf,
+    chosen: Assignment | Gap | None,
+    by_name: Mapping[str, Assignment | Gap],
+) -> Tie:
+    """Finds the sources of a leaf's names that were not chosen for the leaf.
+
+    Args:
+        leaf: The leaf.
+        chosen: Source that the map gives to the leaf; None if it gives none.
+        by_name: Source that it gives to each name by itself.
+
+    Returns:
+        The tie, which may be empty.
+    """
+    seen: set[Expression | None] = {chosen.expression} if chosen else set()
+    max_weakness = _SCOPE if chosen is None else _weakness_of(chosen.entry)
+    twins: list[Assignment] = []
+    mismatches: list[Gap] = []
+    for name in leaf.names:
+        candidate = by_name.get(name)
+        if candidate is None or candidate.expression in seen:
+            continue
+        # Another entry names the leaf, and so overrides this one on purpose.
+        if _weakness_of(candidate.entry) > max_weakness:
+            continue
+        seen.add(candidate.expression)
+        if isinstance(candidate, Assignment):
+            twins.append(dataclasses.replace(candidate, leaf=leaf.name))
+        else:
+            mismatches.append(dataclasses.replace(candidate, leaf=leaf.name))
+    return Tie(leaf.name, tuple(twins), tuple(mismatches))
+
+
+def _weakness_of(entry: MapEntry) -> int:
     """How little of a leaf's name an entry says: captures, or that it is a scope."""
     target = entry.target
     if isinstance(target, tuple):
@@ -31,62 +127,3 @@ def _weakness(entry: MapEntry) -> int:
     if isinstance(target, str):
         return _SCOPE if target.endswith("/") else 0
     return _SCOPE if target.text.endswith("/") else target.captured_components
-
-
-def find_ties(
-    entries: Sequence[MapEntry],
-    leaves: Sequence[Leaf],
-    manifest: Manifest,
-    options: Options,
-    resolution: Resolution,
-) -> tuple[Tie, ...]:
-    """Finds the tensors that belong to tied leaves, besides those that fill them.
-
-    Args:
-        entries: The map.
-        leaves: All leaves of the target.
-        manifest: The checkpoint's names and specs.
-        options: How the map is read.
-        resolution: What the map means for the leaves.
-
-    Returns:
-        The ties, in the order of the leaves; most targets have none.
-    """
-    tied = [leaf for leaf in leaves if len(leaf.names) > 1]
-    if not tied:
-        return ()
-    apart = [
-        dataclasses.replace(leaf, names=(name,))
-        for leaf in leaves
-        for name in leaf.names
-    ]
-    keep = Policy(default="keep")
-    lenient = dataclasses.replace(options, on_missing=keep, on_mismatch=keep)
-    try:
-        untied = resolve(entries, apart, manifest, lenient)
-    except AssignmentError:  # names of one leaf clash: the map does not tell them apart
-        return ()
-    by_name = {one.leaf: one for one in untied.assignments}
-    gaps = {one.leaf: one for one in untied.mismatched}
-    filled = {one.leaf: one for one in resolution.assignments}
-    kept = {gap.leaf: gap for gap in resolution.mismatched}
-    ties: list[Tie] = []
-    for leaf in tied:
-        read = filled.get(leaf.name) or kept.get(leaf.name)
-        taken: set[Expression | None] = {read.expression} if read else set()
-        least = _SCOPE if read is None else _weakness(read.entry)
-        twins: list[Assignment] = []
-        misfits: list[Gap] = []
-        for name in leaf.names:
-            one, gap = by_name.get(name), gaps.get(name)
-            if any(each and _weakness(each.entry) > least for each in (one, gap)):
-                continue  # overridden: another entry names the leaf
-            if one is not None and one.expression not in taken:
-                taken.add(one.expression)
-                twins.append(dataclasses.replace(one, leaf=leaf.name))
-            elif gap is not None and gap.expression not in taken:
-                taken.add(gap.expression)
-                misfits.append(dataclasses.replace(gap, leaf=leaf.name))
-        if twins or misfits:
-            ties.append(Tie(leaf.name, tuple(twins), tuple(misfits)))
-    return tuple(ties)

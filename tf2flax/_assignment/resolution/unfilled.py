@@ -1,8 +1,8 @@
-"""Entries of a map that fill no leaf, and maps of which no entry fills a leaf.
+"""Describes entries of a map that reach no leaf, and maps that fill no leaf.
 
-An entry fills a leaf where the leaf's assignment is the entry's. One that reaches
-leaves and has none of them (another entry is stronger, or an option keeps them) is
-reported as that, and is not one of those that reach nothing.
+An entry may reach leaves and still fill none of them, because another entry is stronger
+or an option keeps them. The plan lists such entries as overridden, missing or
+mismatched; they are not among those that reach no leaf.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.names import nearest
 
 from .assignments import Leaf, Resolution
-from .problem_report import header
-from .problems import did_you_mean, key_of, scopes_of, target_of
+from .entry_labels import key_of, label_of, target_of
+from .scopes import scopes_of
 
 # Leaves that a message names.
 _MAX_NAMED: Final = 3
-# Nearest names are looked up for this many entries, or as many as make so many
-# comparisons: each takes a pass over all names.
+# Nearest names are looked up for this many entries, or for as many as make so many
+# comparisons of names: each entry takes a pass over all names.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 1_000_000
 
@@ -30,55 +30,56 @@ def describe_unused(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     """Names the entries that reach no leaf, each with the nearest name or scope.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         leaves: All leaves of the target.
 
     Returns:
-        One sentence for each; "" where every entry reaches a leaf.
+        The entries, separated by semicolons; "" if every entry reaches a leaf.
     """
-    return "; ".join(text for _, text in _unused(resolution, _names_of(leaves)))
+    names = _reachable_names(leaves)
+    return "; ".join(text for _, text in _describe_entries(resolution, names))
 
 
 def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
-    """States that a map fills nothing, and why each entry does not.
+    """States that a map fills no leaf, and why each of its entries does not.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         leaves: All leaves of the target.
 
     Returns:
-        The message, in lines; "" where a leaf is filled, or where the map is empty.
+        Lines of a message; "" if a leaf is filled, or if the map is empty.
     """
     gaps = (*resolution.missing, *resolution.mismatched)
     if resolution.assignments or not (resolution.unused_entries or gaps):
         return ""
-    names = _names_of(leaves)
+    names = _reachable_names(leaves)
     lines = [
         (entry.number, f"Entry {entry.number} reaches no leaf: {text}")
-        for entry, text in _unused(resolution, names)
+        for entry, text in _describe_entries(resolution, names)
     ]
     lines += [
         (
             gap.entry.number,
-            f"{header(gap.entry)}: leaf `{gap.leaf}` is kept, since `{gap.source}` "
+            f"{label_of(gap.entry)}: leaf `{gap.leaf}` is kept because `{gap.source}` "
             f"does not fill it: {gap.fact}",
         )
         for gap in gaps
     ]
-    lines.sort(key=lambda line: line[0])
+    lines.sort(key=lambda line: line[0])  # in the order of the map
     first = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED])
     more = ", ..." if len(names) > _MAX_NAMED else ""
     return (
         f"No entry of the assignment map fills a leaf of the target, which has "
-        f"{len(leaves)}: {first}{more}. An empty map is what fills nothing on purpose."
+        f"{len(leaves)}: {first}{more}. Give an empty map to fill nothing on purpose."
         f"\n{summarise([text for _, text in lines])}"
     )
 
 
-def _unused(
+def _describe_entries(
     resolution: Resolution, names: Sequence[str]
 ) -> Iterator[tuple[MapEntry, str]]:
-    """Entries that reach no leaf: each as it reads, and what it may have meant."""
+    """Entries that reach no leaf, each with its text and what may have been meant."""
     limit = max(_MAX_SUGGESTED, _MAX_COMPARED // max(len(names), 1))
     scopes = scopes_of(names) if resolution.unused_entries else frozenset[str]()
     for i, entry in enumerate(resolution.unused_entries):
@@ -87,17 +88,20 @@ def _unused(
         elif key_of(entry) in scopes:
             yield (
                 entry,
-                f"{entry} (keys are the checkpoint's names, values the target's)",
+                f"{entry} (keys are names of the checkpoint, values of the target)",
             )
         elif i >= limit:
             yield entry, str(entry)
         else:
             target = target_of(entry)
             candidates = scopes if target.endswith("/") else names
-            close = did_you_mean(nearest(target, candidates, count=1))
-            yield entry, f"{entry} {close}".rstrip()
+            close = nearest(target, candidates, count=1)
+            yield (
+                entry,
+                f"{entry} (did you mean `{close[0]}`?)" if close else str(entry),
+            )
 
 
-def _names_of(leaves: Sequence[Leaf]) -> list[str]:
-    """Every name of the leaves that an entry can reach."""
+def _reachable_names(leaves: Sequence[Leaf]) -> list[str]:
+    """All names of the leaves that entries can fill, which are those with numbers."""
     return [name for leaf in leaves if leaf.dtype is not None for name in leaf.names]

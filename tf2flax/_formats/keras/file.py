@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from tf2flax._base.errors import DamagedError, MalformedError, ReadError
 from tf2flax._base.values import ByteRange
-from tf2flax._storage.identity import FileSnapshot
+from tf2flax._storage.snapshots import FileSnapshot
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -21,7 +21,8 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import Manifest
 from tf2flax._formats.format import Candidate, Format, Location
-from tf2flax._storage.local import Storage, recognise_wrong_file
+from tf2flax._storage.base import Storage
+from tf2flax._storage.faults import recognise_wrong_file
 
 from .archive import CONFIG, HDF5_MAGIC, MEMBER, ZIP_MAGIC
 from .config import ConfigFile

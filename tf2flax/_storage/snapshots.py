@@ -1,9 +1,9 @@
-"""What the files of a checkpoint were when it was opened: replaced ones are noticed.
+"""What identified the files of a checkpoint when it was opened.
 
 An index says where tensors lie in data files. Where another checkpoint has taken the
-place of these files, the same bytes belong to another tensor, and parts of tensors have
-no checksum that could show it. So every file is compared with what it was whenever it
-is opened for reading. Stores of keys have generations for that; see `_storage.stores`.
+place of these files, the same bytes belong to another tensor, and slices of tensors
+have no checksum that could show it. So every file is compared with its snapshot when it
+is opened for reading. Stores have generations for that; see `store_files`.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from tf2flax._base.errors import ReplacedError
 
-# Linux changes the time of files in steps of its timer: what is written within one step
-# has one time. `CLOCK_REALTIME_COARSE` has the same steps (ns).
+# Linux sets the times of files in steps of its timer: two writes within one step leave
+# the same time. `CLOCK_REALTIME_COARSE` has the same steps (ns).
 _CLOCK_REALTIME_COARSE: Final = 5
 _DEFAULT_TICK_NS: Final = 10_000_000
 # At most so much time goes into looking at data files when a checkpoint is opened: a
-# thousand of a local disk take 3 ms, and of a network 10 s. The others are looked at
-# when they are first read (s).
+# thousand on a local disk take 3 ms, and on a network 10 s. The others are looked at
+# when they are first read (seconds; files).
 _MAX_LOOKING_S: Final = 0.25
 _MAX_LOOKED_AT: Final = 10_000
-# How much of both ends of a file shows, where only its inode differs, that it is the
-# same file: what leads to everything else lies there (bytes).
+# Where only the inode of a file differs, so much of both its ends shows that it is the
+# same file: the headers and directories of all formats lie there (bytes).
 _ENDS_NBYTES: Final = 64 << 10
 
 
 class FileStamp(NamedTuple):
-    """What a file system tells of a file without reading it.
+    """What a file system knows of a file without reading it.
 
     Attributes:
-        nbytes: Its length.
-        mtime_ns: Time of its last change.
-        device: The number of its file system.
-        inode: Its own number there. Some network file systems give another one to the
-            same file after a while.
-        ctime_ns: Time of the last change of anything, which `cp -p` cannot set back; a
-            new name or another owner counts as well.
+        nbytes: Length of the file.
+        mtime_ns: Time of the last change of its contents.
+        device: Number of its file system.
+        inode: Number of the file there. Some network file systems give the same file
+            another one after a while.
+        ctime_ns: Time of the last change of anything, a new name or owner as well;
+            `cp -p` cannot set it back.
     """
 
     nbytes: int
@@ -53,7 +53,7 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
-        """Takes it out of what the system tells."""
+        """Picks these out of what the system knows."""
         return cls(
             status.st_size,
             status.st_mtime_ns,
@@ -62,20 +62,20 @@ class FileStamp(NamedTuple):
             status.st_ctime_ns,
         )
 
-    def is_alike(self, other: FileStamp) -> bool:
-        """Whether length and time are equal; with all else it may be the same file."""
-        return self[:2] == other[:2]
+    def is_alike(self, stamp: FileStamp) -> bool:
+        """True if length and time are equal: then it may be the same file."""
+        return self[:2] == stamp[:2]
 
 
 class Snapshot(Protocol):
-    """What files were when their checkpoint was opened; picklable and hashable."""
+    """What identified files when their checkpoint was opened; picklable, hashable."""
 
     def check(self, path: str, status: os.stat_result, subject: str) -> None:
-        """Compares a file, which has just been opened, with what it was.
+        """Compares a file that has just been opened with what it was.
 
         Args:
             path: The file.
-            status: What the system tells of it.
+            status: What the system knows of it.
             subject: What is read, for messages.
 
         Raises:
@@ -84,11 +84,11 @@ class Snapshot(Protocol):
         ...
 
     def check_unchanged(self, path: str, status: os.stat_result, subject: str) -> None:
-        """Compares a file, of which something has just been read, with what it was.
+        """Compares a file that has just been read from with what it was.
 
         Args:
             path: The file.
-            status: What the system tells of it while it is open.
+            status: What the system knows of it while it is open.
             subject: What was read, for messages.
 
         Raises:
@@ -97,14 +97,14 @@ class Snapshot(Protocol):
         ...
 
     def check_missing(self, path: str, subject: str) -> None:
-        """Tells why a file is not there.
+        """Looks for the reason why a file does not exist.
 
         Args:
             path: The file.
             subject: What is read, for messages.
 
         Raises:
-            ReplacedError: Another checkpoint is there, which has no such file.
+            ReplacedError: Another checkpoint is in its place, which has no such file.
         """
         ...
 
@@ -118,31 +118,31 @@ class IndexSnapshot:
         Args:
             path: The index.
             contents: All its bytes.
-            status: What the system told of it before they were read.
+            status: What the system knew of it before they were read.
         """
         self._path: str = path
         self._contents: bytes | None = contents
         self._digest: bytes = b""
         self._index: FileStamp = FileStamp.of(status)
         self._files: dict[str, FileStamp] = {}
-        # What it is compared by: what all files were at first.
+        # What it is compared and hashed by: all files as they were at first.
         self._value: tuple[Any, ...] = (path, self._index)
 
     def settle(self, paths: Iterable[str]) -> bool:
         """Looks at the data files, as soon after the index as possible.
 
         A writer removes the index before it touches the data. So data files belong to
-        the index that was read if that still is there afterwards.
+        the index that was read if that index is still there afterwards.
 
         Args:
-            paths: The data files; those that are not there are left out.
+            paths: The data files; those that do not exist are left out.
 
         Returns:
-            Whether the index is still there, and the same.
+            True if the index is still there, and the same.
         """
         deadline = time.monotonic() + _MAX_LOOKING_S
         for path in itertools.islice(paths, _MAX_LOOKED_AT):
-            # Of what is not there, reading it says what is wrong.
+            # A file that is missing is reported when it is read.
             with contextlib.suppress(OSError, ValueError):
                 self._files[path] = FileStamp.of(os.stat(path))
             if time.monotonic() > deadline:
@@ -152,11 +152,11 @@ class IndexSnapshot:
         return is_same
 
     def _wait_for_tick(self) -> bool:
-        """Waits where files may still change unseen; whether the index is the same."""
+        """Waits where files may still change unseen; True if the index is the same."""
         young = [path for path, stamp in self._files.items() if _is_young(stamp)]
         if not young and not _is_young(self._index):
             return self._index_is_same() is True
-        # Whatever is written from now on changes the times.
+        # A file that is written to from now on gets another time.
         time.sleep(_TICK_NS / 1e9)
         for path in young:
             try:
@@ -167,29 +167,30 @@ class IndexSnapshot:
 
     def check(self, path: str, status: os.stat_result, subject: str) -> None:
         """Compares a data file, and the index, with what they were."""
-        stamp, known = FileStamp.of(status), self._files.get(path)
+        stamp, old_stamp = FileStamp.of(status), self._files.get(path)
         is_same = self._index_is_same()
-        if stamp == known:
-            # Without its index, a data file is still what it was.
+        if stamp == old_stamp:
+            # None: a data file is still what it was when its index has been removed.
             if is_same is not False:
                 return
             raise replaced(subject, self._path)
-        if (known is None or stamp.is_alike(known)) and is_same:
+        # What is new here, or has another inode only, is right if its index is.
+        if (old_stamp is None or stamp.is_alike(old_stamp)) and is_same:
             self._files[path] = stamp
             return
-        raise replaced(subject, path, known, stamp)
+        raise replaced(subject, path, old_stamp, stamp)
 
     def check_unchanged(self, path: str, status: os.stat_result, subject: str) -> None:
         """Compares a data file that is open with what it was."""
         _check_alike(self._files.get(path), status, path, subject)
 
     def check_missing(self, path: str, subject: str) -> None:
-        """Looks at the index: another one names other data files."""
+        """Looks at the index: another index names other data files."""
         if self._index_is_same() is False:
             raise replaced(subject, self._path)
 
     def _index_is_same(self) -> bool | None:
-        """Whether the index is what it was; None where there is none now."""
+        """True if the index is what it was; None where there is none now."""
         try:
             stamp = FileStamp.of(os.stat(self._path))
         except OSError:
@@ -211,7 +212,7 @@ class IndexSnapshot:
         return hashlib.sha256(contents).digest() == self._digest
 
     def __getstate__(self) -> dict[str, Any]:
-        """A digest takes the place of the contents, of which a tensor needs little."""
+        """Pickles a digest instead of the contents, of which a tensor needs little."""
         state = dict(self.__dict__)
         if self._contents is not None:
             state["_digest"] = hashlib.sha256(self._contents).digest()
@@ -219,23 +220,23 @@ class IndexSnapshot:
         return state
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of one index, and it was the same."""
+        """True if both are of one index, and it was the same."""
         return isinstance(other, IndexSnapshot) and self._value == other._value
 
     def __hash__(self) -> int:
-        """Hashes what the index was at first."""
+        """Hashes the index as it was at first."""
         return hash(self._value[:2])
 
 
 class FileSnapshot:
-    """A local file that holds a whole checkpoint, or some of its tensors, as it was."""
+    """A local file that holds a whole checkpoint or some of its tensors, as it was."""
 
     def __init__(self, path: str, descriptor: int) -> None:
-        """Remembers a file before anything else of it is read.
+        """Remembers a file, before anything else of it is read.
 
         Args:
             path: The file.
-            descriptor: The same, open.
+            descriptor: The open file.
 
         Raises:
             OSError: The system refuses.
@@ -262,7 +263,7 @@ class FileSnapshot:
         _check_alike(self._stamp, status, path, subject)
 
     def check_missing(self, path: str, subject: str) -> None:
-        """Nothing else tells of it."""
+        """Does nothing: the file itself is all that there was."""
 
     def _has_same_ends(self) -> bool:
         try:
@@ -277,11 +278,11 @@ class FileSnapshot:
             os.close(descriptor)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of one file, and it was the same."""
+        """True if both are of one file, and it was the same."""
         return isinstance(other, FileSnapshot) and self._value == other._value
 
     def __hash__(self) -> int:
-        """Hashes what it was at first."""
+        """Hashes the file as it was at first."""
         return hash(self._value)
 
 
@@ -295,8 +296,8 @@ def replaced(
 
     Args:
         subject: What is read: "Tensor `a/kernel`".
-        path: The file that is another one.
-        before: What it was, where that is known.
+        path: The file that was replaced.
+        before: What it was; None where that is not known.
         after: What it is now.
     """
     fact = ""
@@ -329,7 +330,7 @@ def _ends(descriptor: int) -> bytes:
 
 
 def _is_young(stamp: FileStamp) -> bool:
-    """Whether the file may change again within the tick of its last change, unseen."""
+    """True if the file may change again within the tick of its last change, unseen."""
     return 0 <= time.time_ns() - stamp.mtime_ns < _TICK_NS
 
 

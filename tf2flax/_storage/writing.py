@@ -1,0 +1,59 @@
+"""Files that are written whole, or not at all, and that last through a crash.
+
+Everything is written under a temporary name, synced, and renamed. For several files
+that belong together, see `exchanging`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+
+def write_atomically(path: str, contents: bytes) -> None:
+    """Writes a small file, in place of one that is there already.
+
+    Raises:
+        OSError: The system refuses; what was there is still there.
+    """
+    temporary = temporary_name(path)
+    try:
+        write_new_file(temporary, contents)
+        os.replace(temporary, path)
+        sync_directory(path)
+    finally:
+        remove(temporary)
+
+
+def temporary_name(path: str) -> str:
+    """A name beside a path that no other process uses; TensorFlow's word is in it."""
+    return f"{path}.tempstate{secrets.token_hex(8)}"
+
+
+def write_new_file(path: str, contents: bytes) -> None:
+    """Writes a file that does not exist yet, and waits until it is on the disk."""
+    with open(path, "xb", buffering=0) as file:
+        write_all(file.fileno(), memoryview(contents))
+        os.fsync(file.fileno())
+
+
+def write_all(descriptor: int, buffer: memoryview) -> None:
+    """Writes a buffer; one system call may write only some of it."""
+    while len(buffer):
+        buffer = buffer[os.write(descriptor, buffer) :]
+
+
+def sync_directory(path: str) -> None:
+    """Makes renames in the directory of a path last through a crash of the machine."""
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: str) -> None:
+    """Removes a file, if it exists."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

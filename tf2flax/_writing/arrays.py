@@ -1,0 +1,131 @@
+"""Arrays, scalars and stored tensors -> tensors to write.
+
+Each is checked and named; nothing is fetched from a device or read from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from tf2flax._base.caller import show_value
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.memory import empty
+from tf2flax._base.names import encode_name
+from tf2flax._base.values import STORED_DTYPES, TensorSpec
+from tf2flax._checkpoint.stored_tensor import StoredTensor
+
+from .device_arrays import is_jax_array, prepare_jax_array
+from .new_tensors import NewTensor, stored_dtype, whole_tensor
+from .slicing import copy_tensor
+
+_STRING = next(dtype for dtype in STORED_DTYPES.values() if dtype.is_string)
+
+
+def is_flat_mapping(value: Any) -> bool:
+    """True if a value maps names to arrays, one level deep."""
+    if not isinstance(value, Mapping):
+        return False
+    flat = cast("Mapping[Any, Any]", value)
+    return all(
+        isinstance(name, str) and _is_array(member) for name, member in flat.items()
+    )
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, np.generic, StoredTensor, bytes, str)):
+        return True
+    return isinstance(value, (bool, int, float, complex)) or is_jax_array(value)
+
+
+def prepare_tensor(name: str, value: Any) -> NewTensor:
+    """Checks one value that is to be saved under a name.
+
+    Args:
+        name: The name.
+        value: An array, a scalar, text, bytes, or a `StoredTensor`.
+
+    Raises:
+        AssignmentError: The name or the value cannot be saved.
+        UnsupportedError: No checkpoint holds the dtype; or the array is being traced or
+            spans processes.
+    """
+    if isinstance(value, StoredTensor):
+        return copy_tensor(name, value)
+    if is_jax_array(value):
+        return whole_tensor(name, *prepare_jax_array(name, value))
+    return whole_tensor(name, *_prepare_host_array(name, value))
+
+
+def _prepare_host_array(
+    name: str, value: Any
+) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
+    if not _is_array(value):
+        raise AssignmentError(
+            f"Leaf `{name}` is not an array but a {type(value).__name__}. "
+            "Leave it out of the tree."
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise AssignmentError(
+            f"Leaf `{name}` is a masked array, and no checkpoint holds masks. Fill it "
+            "first, with `filled()`."
+        )
+    array: np.ndarray[Any, np.dtype[Any]]
+    # As `object`, since NumPy would cut zero bytes off the end of a byte string.
+    array = np.asarray(value, object if isinstance(value, bytes) else None)
+    if array.dtype.kind in "OSU":
+        strings = _encode_strings(name, array)
+        return TensorSpec(array.shape, _STRING), lambda: strings
+    return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array
+
+
+def _encode_strings(name: str, array: np.ndarray) -> np.ndarray:
+    """The same array with elements of `bytes`; text becomes UTF-8."""
+    out = empty(array.size, object)
+    for i, element in enumerate(array.reshape(-1).tolist()):
+        if isinstance(element, str):
+            try:
+                out[i] = encode_name(element)
+            except UnicodeEncodeError as error:
+                raise AssignmentError(
+                    f"Leaf `{name}` holds {show_value(element)}, which is not valid "
+                    f"text: {error.reason}. Give bytes."
+                ) from error
+        elif isinstance(element, bytes):
+            out[i] = element
+        else:
+            raise AssignmentError(
+                f"Leaf `{name}` is an array of objects, one of which is a "
+                f"{type(element).__name__}. Only bytes and text can be saved."
+            )
+    return out.reshape(array.shape)
+
+
+def array_of_scalar(
+    name: str, value: complex, dtype: np.dtype
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """A Python scalar of a tree as an array.
+
+    Args:
+        name: Name of the leaf, for the message.
+        value: The scalar.
+        dtype: What JAX makes of it; 64 bits are used where it does not fit.
+
+    Raises:
+        AssignmentError: It is an integer that does not fit 64 bits either.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            array = np.asarray(value, dtype)
+        fits = bool(np.isfinite(array)) or not np.isfinite(value)
+        return array if fits else np.asarray(value)
+    except OverflowError:
+        array = np.asarray(value)
+    if array.dtype == object:
+        raise AssignmentError(
+            f"Leaf `{name}` is an integer of {value.bit_length()} bits, which no "  # pyright: ignore[reportAttributeAccessIssue]
+            "checkpoint holds. Save it as text, or as a float."
+        )
+    return array

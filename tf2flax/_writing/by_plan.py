@@ -1,0 +1,170 @@
+"""A tree and the plan that loaded it -> the tensors that its leaves came from.
+
+The map is applied backwards. Tensors that no leaf came from are copied; slots and
+averages of tensors that get another shape are dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from tf2flax._assignment.plans.inverse import InversePlan
+from tf2flax._base.caller import attribute_of, warn_caller
+from tf2flax._base.errors import AssignmentError, CheckpointError
+from tf2flax._base.text import list_names
+from tf2flax._base.values import TensorSpec
+from tf2flax._checkpoint.object_based import ObjectBasedManifest
+from tf2flax._checkpoint.stored_tensor import StoredTensor
+from tf2flax._formats.object_graph import GRAPH_KEY
+
+from .arrays import prepare_tensor
+from .backwards import TensorWriter
+from .new_tensors import NewTensor, whole_tensor
+from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
+from .stale import StaleCopies
+from .trees import leaves_of
+
+
+class Invertible(Protocol):
+    """A plan that can be inverted: `tf2flax.Plan`."""
+
+    def inverse(self) -> InversePlan:
+        """What each tensor is, in terms of leaves.
+
+        Raises:
+            DamagedError: The entry of a tensor is malformed.
+        """
+        ...
+
+
+def prepare_by_plan(
+    tree: Any, plan: Invertible, *, is_copying: bool
+) -> tuple[list[NewTensor], StaleCopies]:
+    """Names and checks the tensors that a plan's leaves came from.
+
+    Args:
+        tree: The tree.
+        plan: The plan that loaded it.
+        is_copying: Whether other tensors of the checkpoint are copied.
+
+    Returns:
+        The tensors, and what watches the copies while they are written.
+
+    Raises:
+        AssignmentError: A leaf cannot be written as what it came from; or it is not a
+            plan.
+    """
+    inverse = _inverse_of(plan)
+    leaves = leaves_of(tree)
+    planned = set(inverse.leaves)
+    arrays = {
+        name: prepare_tensor(name, leaves[name]) for name in planned & leaves.keys()
+    }
+    specs = {name: array.spec for name, array in arrays.items()}
+    inverse.check(specs, is_copying=is_copying, present=leaves.keys())
+    if left_out := [name for name in leaves if name not in planned]:
+        warn_caller(
+            f"{len(left_out)} leaves that the plan did not load are not written: "
+            f"{list_names(left_out, 20)}. Save them in a separate checkpoint."
+        )
+    writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
+    manifest = inverse.manifest
+    renewed = _renewed_tensors(inverse, arrays)
+    kept = {place for renewal in inverse.renewals for place in renewal.places}
+    covered = [
+        assignment.name
+        for assignment in inverse.assignments
+        if assignment.name not in kept
+    ]
+    copied = inverse.copied if is_copying else ()
+    stale = _watch_copies(inverse, covered, copied, renewed)
+    tensors = [
+        rewrite_tensor(
+            manifest.entry(name),
+            stale.watched(name, functools.partial(writer.tensor, name)),
+        )
+        for name in covered
+    ]
+    tensors += renewed.values()
+    graph = _changed_graph(inverse, stale, is_copying=is_copying)
+    left_out_of_copies = {*stale.dropped, *renewed}
+    if graph is not None:
+        left_out_of_copies.add(GRAPH_KEY)
+        tensors.append(prepare_tensor(GRAPH_KEY, graph))
+    tensors += [
+        copy_tensor(name, StoredTensor(manifest.entry(name)))
+        for name in copied
+        if name not in left_out_of_copies
+    ]
+    return tensors, stale
+
+
+def _changed_graph(
+    inverse: InversePlan, stale: StaleCopies, *, is_copying: bool
+) -> Any:
+    """The object graph without what is not written; None where nothing is missing."""
+    manifest = inverse.manifest
+    if not isinstance(manifest, ObjectBasedManifest):
+        return None
+    if not is_copying:
+        return manifest.graph_of(inverse.copied)
+    return manifest.graph_of(stale.dropped) if stale.dropped else None
+
+
+def _inverse_of(plan: Any) -> InversePlan:
+    """Inverts a plan, if it is one of ours."""
+    # Classes have the method as well, and other libraries have one of that name.
+    if not isinstance(plan, type) and callable(attribute_of(plan, "inverse")):
+        module = type(plan).__module__.partition(".")[0]
+        inverse = plan.inverse() if module == "tf2flax" else None
+        if isinstance(inverse, InversePlan):
+            return inverse
+    kind = "the class " if isinstance(plan, type) else ""
+    name = plan.__name__ if isinstance(plan, type) else type(plan).__name__
+    raise AssignmentError(
+        f"Expected a plan of tf2flax.plan, got {kind}{name}. Give what "
+        "tf2flax.plan(checkpoint, assignment_map, target) returns."
+    )
+
+
+def _renewed_tensors(
+    inverse: InversePlan, arrays: Mapping[str, NewTensor]
+) -> dict[str, NewTensor]:
+    """Tensors in the shape and dtype of leaves that did not fit them, by name."""
+    tensors: dict[str, NewTensor] = {}
+    for renewal in inverse.renewals:
+        if not all(leaf in arrays for leaf in renewal.leaves):
+            continue
+        if renewal.parts:
+            parts = [arrays[part] for part in renewal.parts]
+            tensors |= {name: join_parts(name, parts) for name in renewal.places}
+            continue
+        leaf = arrays[renewal.leaf]
+        resized = inverse.resized(renewal, leaf.spec.shape)
+        whole = ReadOnce(leaf.pieces[0].array, uses=len(resized))
+        for name, (expression, shape) in resized.items():
+            spec = TensorSpec(shape, leaf.spec.dtype)
+            array = functools.partial(whole.evaluate, expression)
+            tensors[name] = whole_tensor(name, spec, array)
+    return tensors
+
+
+def _watch_copies(
+    inverse: InversePlan,
+    written: Sequence[str],
+    copied: Sequence[str],
+    renewed: Collection[str],
+) -> StaleCopies:
+    """Begins to watch what is copied, by names and by what the object graph knows."""
+    manifest = inverse.manifest
+    copies: Mapping[str, Sequence[str]] = {}
+    slots: Mapping[str, str] = {}
+    if copied and isinstance(manifest, ObjectBasedManifest):
+        # A damaged graph is copied as it is.
+        with contextlib.suppress(CheckpointError):
+            copies = manifest.unwritten_copies({*written, *renewed})
+            slots = manifest.slots_of_lists()
+    return StaleCopies(manifest, written, copied, renewed, copies, slots)

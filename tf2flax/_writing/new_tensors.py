@@ -1,0 +1,102 @@
+"""Values: the tensors that are to be written, checked, and not fetched yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.names import encode_name
+from tf2flax._base.values import STORED_DTYPES, StoredDtype, TensorSpec
+
+# NumPy's dtypes -> those of TensorFlow. Quantised integers are plain ones to NumPy:
+# only a tensor that comes from a checkpoint keeps its own.
+_DTYPES: Final[dict[np.dtype, StoredDtype]] = {
+    dtype.numpy: dtype
+    for dtype in STORED_DTYPES.values()
+    if dtype.is_readable and not dtype.name.startswith(("q", "string"))
+}
+_CODES: Final = {dtype.name: code for code, dtype in STORED_DTYPES.items()}
+
+# Start and length along every axis; a whole axis is (0, -1).
+Extents = tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewPiece:
+    """What is written as one run of bytes: a tensor, or one slice of it.
+
+    Attributes:
+        spec: Shape of the piece, and dtype.
+        extents: Start and length along every axis; None unless it is a slice.
+        array: Gives its elements, when they are written.
+    """
+
+    spec: TensorSpec
+    extents: Extents | None
+    array: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewTensor:
+    """A tensor to write.
+
+    Attributes:
+        key: Its name, as it is stored.
+        spec: Shape and dtype of the whole.
+        pieces: One, or its slices.
+    """
+
+    key: bytes
+    spec: TensorSpec
+    pieces: tuple[NewPiece, ...]
+
+    @property
+    def dtype_code(self) -> int:
+        """TensorFlow's number of the dtype."""
+        return _CODES[self.spec.dtype.name]
+
+
+def whole_tensor(
+    name: str, spec: TensorSpec, array: Callable[[], np.ndarray]
+) -> NewTensor:
+    """A tensor that is written in one piece."""
+    return NewTensor(stored_key(name), spec, (NewPiece(spec, None, array),))
+
+
+def stored_key(name: str) -> bytes:
+    """The key of a name.
+
+    Raises:
+        AssignmentError: A tensor cannot have this name.
+    """
+    if not name:
+        raise AssignmentError("A tensor needs a name: the tree is a single array.")
+    try:
+        return encode_name(name)
+    except UnicodeEncodeError as error:
+        raise AssignmentError(
+            f"Name {name!r} is not valid text: {error.reason}."
+        ) from error
+
+
+def stored_dtype(name: str, dtype: np.dtype[Any]) -> StoredDtype:
+    """TensorFlow's dtype for an array.
+
+    Args:
+        name: Name of the leaf, for the message.
+        dtype: The array's dtype, in any byte order.
+
+    Raises:
+        UnsupportedError: TensorFlow has no such dtype.
+    """
+    stored = _DTYPES.get(dtype.newbyteorder("="))
+    if stored is None:
+        raise UnsupportedError(
+            f"Leaf `{name}` is of dtype {dtype}, which no TensorFlow checkpoint holds. "
+            "Cast it, or leave it out."
+        )
+    return stored

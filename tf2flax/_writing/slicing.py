@@ -1,0 +1,204 @@
+"""Tensors that are written in slices: partitioned variables, and copies of stored ones.
+
+Parts of a tree, `table/part_0` and `table/part_1`, become slices of one tensor:
+
+    part_0 [3, 2]     part_1 [1, 2]       table [4, 2]
+    +------+                              +------+  slice 0:3,-
+    |      |          +------+            |      |
+    |      |          +------+     ->     |      |
+    +------+                              +------+  slice 3:4,-
+                                          +------+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.layouts.resizing import evaluate
+from tf2flax._assignment.resolution.partitions import family_of
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.memory import view_at
+from tf2flax._base.values import Box, TensorSpec
+from tf2flax._checkpoint.stored_tensor import StoredTensor
+from tf2flax._reading.whole import check_readable
+
+from .new_tensors import Extents, NewPiece, NewTensor, stored_key, whole_tensor
+
+# Shapes that a message shows.
+_MAX_SHAPES: Final = 6
+
+
+def find_partitions(names: Iterable[str]) -> dict[str, list[str]]:
+    """Finds the parts of partitioned variables: all from 0 to n - 1, two at least.
+
+    Returns:
+        Names of the parts, in order, by the name of the variable.
+    """
+    numbered: dict[str, dict[int, str]] = {}
+    for name in names:
+        part = family_of(name)
+        if part is not None and part[0]:
+            variable, number = part
+            numbered.setdefault(variable, {})[number] = name
+    return {
+        variable: [parts[i] for i in range(len(parts))]
+        for variable, parts in numbered.items()
+        if len(parts) >= 2 and max(parts) == len(parts) - 1
+    }
+
+
+def join_parts(name: str, parts: Sequence[NewTensor]) -> NewTensor:
+    """Makes one tensor in slices of the parts of a partitioned variable.
+
+    Args:
+        name: Name of the variable.
+        parts: Its parts, each in one piece.
+
+    Raises:
+        AssignmentError: They are not slices of one tensor.
+    """
+    axis = _partitioned_axis(name, parts)
+    shape = list(parts[0].spec.shape)
+    shape[axis] = sum(part.spec.shape[axis] for part in parts)
+    start = 0
+    slices: list[NewPiece] = []
+    for part in parts:
+        starts, stops = [0] * len(shape), list(shape)
+        starts[axis], stops[axis] = start, start + part.spec.shape[axis]
+        start = stops[axis]
+        extents = extents_of(Box(tuple(starts), tuple(stops)), tuple(shape))
+        slices.append(NewPiece(part.spec, extents, part.pieces[0].array))
+    spec = TensorSpec(tuple(shape), parts[0].spec.dtype)
+    return _sliced_tensor(stored_key(name), spec, slices)
+
+
+def _partitioned_axis(name: str, parts: Sequence[NewTensor]) -> int:
+    """The only axis along which the shapes of parts differ; 0 where they are equal."""
+    shapes = [part.spec.shape for part in parts]
+    way_out = "Save a flat mapping of names to arrays to write them as they stand."
+    dtypes = sorted({part.spec.dtype.name for part in parts})
+    if len(dtypes) > 1:
+        raise AssignmentError(
+            f"The parts of `{name}` differ in dtype: {', '.join(dtypes)}. {way_out}"
+        )
+    if len(set(map(len, shapes))) > 1 or not shapes[0]:
+        raise AssignmentError(
+            f"The parts of `{name}` are not slices of one tensor: their shapes are "
+            f"{_list_shapes(shapes)}. {way_out}"
+        )
+    axes = [
+        axis for axis, dims in enumerate(zip(*shapes, strict=True)) if len({*dims}) > 1
+    ]
+    if len(axes) > 1:
+        raise AssignmentError(
+            f"The parts of `{name}` differ along several axes: their shapes are "
+            f"{_list_shapes(shapes)}. {way_out}"
+        )
+    return axes[0] if axes else 0
+
+
+def _list_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    text = ", ".join(str(list(shape)) for shape in shapes[:_MAX_SHAPES])
+    return f"{text} …" if len(shapes) > _MAX_SHAPES else text
+
+
+def copy_tensor(name: str, tensor: StoredTensor) -> NewTensor:
+    """A tensor of a checkpoint, as it is, under some name."""
+    return rewrite_tensor(tensor.entry._replace(name=name), tensor.read)
+
+
+def rewrite_tensor(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTensor:
+    """A tensor with the dtype and the slices of a stored one, and other values.
+
+    Args:
+        entry: The stored tensor; the new one has its name.
+        read: Gives the values of the whole tensor.
+
+    Raises:
+        UnsupportedError: The stored tensor cannot be read.
+    """
+    check_readable(entry)
+    spec = entry.spec
+    if not entry.is_sliced:
+        return whole_tensor(entry.name, spec, read)
+    # Only slices that hold something are written, and fetch the array.
+    num_filled = sum(piece.box.size > 0 for piece in entry.pieces)
+    whole = ReadOnce(read, uses=max(num_filled, 1))
+    slices = [
+        NewPiece(
+            TensorSpec(piece.box.shape, spec.dtype),
+            extents_of(piece.box, spec.shape),
+            whole.view(piece.box.within(Box.whole(spec.shape))),
+        )
+        for piece in entry.pieces
+    ]
+    return _sliced_tensor(stored_key(entry.name), spec, slices)
+
+
+def _sliced_tensor(
+    key: bytes, spec: TensorSpec, slices: Sequence[NewPiece]
+) -> NewTensor:
+    """A tensor in slices, all of which TensorFlow 1 can read.
+
+    To it an empty slice overlaps its neighbours, two of them divide by zero, and a
+    scalar has no slices. So empty slices are not written, and where fewer than two are
+    left, the tensor is no longer sliced.
+
+    Args:
+        key: The tensor's key.
+        spec: Shape and dtype of the whole.
+        slices: Its slices, at least one, which tile it.
+    """
+    filled = [piece for piece in slices if piece.spec.size]
+    is_kept = spec.shape and len(filled) == len(slices)
+    if is_kept or len(filled) > 1:
+        return NewTensor(key, spec, tuple(filled))
+    # One holds all elements; or none does, and any of them is as empty as the whole.
+    only = filled[0] if filled else slices[0]
+
+    def array() -> np.ndarray:
+        return only.array().reshape(spec.shape)
+
+    return NewTensor(key, spec, (NewPiece(spec, None, array),))
+
+
+def extents_of(box: Box, shape: tuple[int, ...]) -> Extents:
+    """A box as files name it: a whole axis starts at 0 and has length -1.
+
+    Examples:
+        >>> extents_of(Box((3, 0), (4, 2)), shape=(4, 2))
+        ((3, 1), (0, -1))
+    """
+    return tuple(
+        (0, -1) if (start, stop) == (0, dim) else (start, stop - start)
+        for start, stop, dim in zip(box.starts, box.stops, shape, strict=True)
+    )
+
+
+class ReadOnce:
+    """An array that is read for its first use, and dropped after its last."""
+
+    def __init__(self, read: Callable[[], np.ndarray], *, uses: int) -> None:
+        self._read = read
+        self._uses = uses
+        self._array: np.ndarray | None = None
+
+    def view(self, index: tuple[slice, ...]) -> Callable[[], np.ndarray]:
+        """What gives the part of the array that an index names, for one use."""
+        return lambda: view_at(self.get(), index)
+
+    def evaluate(self, expression: Expression) -> np.ndarray:
+        """What an expression makes of the array, for one use."""
+        return evaluate(expression, self.get())
+
+    def get(self) -> np.ndarray:
+        """The array, for one use."""
+        array = self._read() if self._array is None else self._array
+        self._uses -= 1
+        self._array = array if self._uses else None
+        return array
