@@ -21,8 +21,15 @@ from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
 
-from .empty_targets import check_init_function, take_target
-from .job import Job, check_filled, check_kept, make_job, refuse_tracing
+from .empty_targets import check_init_function
+from .job import (
+    Job,
+    check_filled,
+    check_kept,
+    make_job,
+    refuse_tracing,
+    take_target,
+)
 from .lending import held
 from .meshes import Device, devices_of
 from .options import (
@@ -97,7 +104,7 @@ def init_from_checkpoint(
         check_filled(job)
         return job
 
-    _, arrays = run_job(make, expected_shardings(parts.slots, checked))
+    _, arrays = run_job(make, lambda: expected_shardings(parts.slots, checked))
     return parts.rebuild(arrays)
 
 
@@ -194,7 +201,7 @@ def _run(
         check_filled(job)
         return job
 
-    job, loaded = run_job(make, expected_shardings(parts.slots, options))
+    job, loaded = run_job(make, lambda: expected_shardings(parts.slots, options))
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
     names = {slot.leaf.name: numbers.get(id(slot.value)) for slot in parts.slots}
     leaves = {i: name for name, i in names.items() if i is not None}

@@ -24,8 +24,14 @@ from tf2flax._base.progress import ProgressFunction, check_progress
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.state import PathLike
 
-from .empty_targets import take_target
-from .job import Job, check_filled, check_kept, make_job, refuse_tracing
+from .job import (
+    Job,
+    check_filled,
+    check_kept,
+    make_job,
+    refuse_tracing,
+    take_target,
+)
 from .options import (
     AssignmentMap,
     RestoreOptions,
@@ -214,7 +220,7 @@ class Plan:
         refuse_tracing()
         check_progress(progress)
         job = self._job
-        _, arrays = run_job(lambda: job, job.shardings.values(), progress)
+        _, arrays = run_job(lambda: job, job.shardings.values, progress)
         return job.target.rebuild(arrays)
 
     def inverse(self) -> InversePlan:
