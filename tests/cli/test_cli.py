@@ -211,7 +211,7 @@ def test_verify_shows_progress_on_a_terminal() -> None:
         (["ls", BERT, "*poolre*"], "matches none of 139 tensors"),
         (["show", BERT, "bert/poler/dense/kernel"], "Did you mean `bert/pooler"),
         (["ls", "ftp://host/x"], "does not know ftp:// URLs"),
-        (["verify", str(ROOT / "README.md")], "no TensorFlow checkpoint"),
+        (["verify", str(ROOT / "README.md")], "not a TensorFlow checkpoint"),
     ],
 )
 def test_errors_are_one_paragraph(arguments: list[str], text: str) -> None:

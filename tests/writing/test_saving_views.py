@@ -16,8 +16,8 @@ from repository import DATA
 import tf2flax
 from tf2flax import src, stack
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._checkpoint.views import RenamedManifest
 from tf2flax._formats.object_graph import GRAPH_KEY, ObjectGraph
+from tf2flax._formats.renamed import RenamedManifest
 from tf2flax._writing.backwards import TensorWriter
 
 OBJECT_BASED = [

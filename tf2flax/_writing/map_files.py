@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from tf2flax._base.errors import AssignmentError, ExistsError
-from tf2flax._checkpoint.locate import PathLike
+from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.faults import system_error, write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from tf2flax._checkpoint.locate import STATE_FILE
-from tf2flax._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
+from tf2flax._checkpoint.state import STATE_FILE
+from tf2flax._formats.wire.state_messages import (
+    format_checkpoint_state,
+    parse_checkpoint_paths,
+)
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.writing import write_atomically
 
