@@ -22,7 +22,7 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
+from tf2flax._base.manifest import DataFile, Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._formats.bundle import BundleManifest
@@ -162,19 +162,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 if name not in self._manifest:
                     raise self._tensor_not_found(name)
         entries = {name: self._manifest.entry(name) for name in wanted}
-        arrays: dict[str, np.ndarray] = {}
         total = sum(entry.nbytes for entry in entries.values()) if progress else 0
         with reporting(
             progress, total, f"Reading {posixpath.basename(self.prefix)}"
         ) as advance:
-
-            def deliver(entry: TensorEntry, array: np.ndarray) -> None:
-                arrays[entry.name] = array
-                if progress:
-                    advance(entry.nbytes, entry.name)
-
-            whole.read_many(tuple(entries.values()), deliver, verify=verify)
-        return {name: arrays[name] for name in entries}
+            return whole.read_many(
+                tuple(entries.values()), verify=verify, advance=advance
+            )
 
     def verify(self, progress: bool | ProgressFunction = False) -> VerificationReport:
         """Checks every byte: blocks, entries, coverage of slices, sizes, checksums.

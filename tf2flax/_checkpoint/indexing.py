@@ -14,8 +14,9 @@ import numpy as np
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty
 from tf2flax._base.values import Box
+from tf2flax._reading.checks import check_readable
 from tf2flax._reading.parts import read_box
-from tf2flax._reading.whole import check_readable, read_entry
+from tf2flax._reading.whole import read_entry
 
 
 def read_index(entry: TensorEntry, index: object) -> Any:

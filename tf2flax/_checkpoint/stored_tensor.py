@@ -11,7 +11,7 @@ import numpy as np
 from tf2flax._base.caller import check_switch
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import Box
-from tf2flax._reading import parts, whole
+from tf2flax._reading import checks, parts, whole
 from tf2flax._storage.lazy import open_view
 
 from . import indexing
@@ -128,7 +128,7 @@ class StoredTensor:
             >>> view[2:4].T.read().result().shape
             (32, 2)
         """
-        whole.check_whole(self._entry)
+        checks.check_whole(self._entry)
 
         def read(box: Box, out: np.ndarray) -> None:
             parts.read_box_into(self._entry, box, out)
@@ -138,7 +138,7 @@ class StoredTensor:
             self.dtype,
             read,
             subject=f"Tensor `{self.name}`",
-            waits=not whole.is_local(self._entry),
+            waits=not checks.is_local(self._entry),
         )
 
     def __getitem__(self, index: object) -> Any:

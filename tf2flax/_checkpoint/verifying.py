@@ -8,11 +8,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import posixpath
-import threading
 from typing import Any
 
 from tf2flax._base.errors import (
-    CheckpointError,
     DamagedError,
     ReadError,
     ReplacedError,
@@ -132,28 +130,21 @@ def verify(
             tensors[name] = Damage(name, str(error))
         except UnsupportedError:
             unchecked.append(name)
-    checked: list[int] = []
-    lock = threading.Lock()
-
-    def report(entry: TensorEntry, error: CheckpointError | None) -> None:
-        with lock:
-            if isinstance(error, UnsupportedError):
-                unchecked.append(entry.name)
-            elif error is not None:
-                tensors[entry.name] = Damage(entry.name, str(error))
-            else:
-                checked.append(entry.nbytes)
-
     total = sum(entry.nbytes for entry in entries)
     with reporting(
         progress, total, f"Verifying {posixpath.basename(manifest.prefix)}"
     ) as advance:
-        check_many(entries, report, advance)
+        errors = check_many(entries, advance)
+    for name, error in errors.items():
+        if isinstance(error, UnsupportedError):
+            unchecked.append(name)
+        else:
+            tensors[name] = Damage(name, str(error))
     files += _foreign_files(entries, tensors)
     return VerificationReport(
         prefix=manifest.prefix,
         num_tensors=len(names),
-        nbytes=sum(checked),
+        nbytes=sum(entry.nbytes for entry in entries if entry.name not in errors),
         damaged=(*files, *(tensors[name] for name in sorted(tensors))),
         unchecked=tuple(sorted(unchecked)),
     )

@@ -19,8 +19,15 @@ from jax.sharding import Sharding
 from tf2flax._assignment.language.grammar import FrozenMap, check_map, freeze_map
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
 
-from .empty_targets import check_init_function, take_target
-from .job import Job, check_filled, check_kept, make_job, refuse_tracing
+from .empty_targets import check_init_function
+from .job import (
+    Job,
+    check_filled,
+    check_kept,
+    make_job,
+    refuse_tracing,
+    take_target,
+)
 from .lending import held
 from .meshes import Device, devices_of
 from .options import (
@@ -95,7 +102,7 @@ def init_from_checkpoint(
         check_filled(job)
         return job
 
-    _, arrays = run_job(make, expected_shardings(parts.slots, checked))
+    _, arrays = run_job(make, lambda: expected_shardings(parts.slots, checked))
     return parts.rebuild(arrays)
 
 
@@ -192,7 +199,7 @@ def _run(
         check_filled(job)
         return job
 
-    job, loaded = run_job(make, expected_shardings(parts.slots, options))
+    job, loaded = run_job(make, lambda: expected_shardings(parts.slots, options))
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
     names = {slot.leaf.name: numbers.get(id(slot.value)) for slot in parts.slots}
     leaves = {i: name for name, i in names.items() if i is not None}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -25,20 +26,22 @@ from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
 
 from .costs import count_costs
-from .depth import check_depth
+from .empty_targets import empty_target_error
 from .meshes import is_abstract
 from .options import AssignmentMap, CheckedOptions, Strategy
 from .plan_cost import PlanCost
 from .read_once import ReadSharding, choose_read_shardings
-from .shardings import choose_placement
-from .targets import Target
+from .shardings import Placement, choose_placement
+from .targets import Target, take_apart
 from .transfer import Transfer, large_leaves, plan_transfer
+from .trees import check_depth
 
 # Leaves that a message names.
-_MAX_NAMED = 20
+_MAX_NAMED: Final = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Job:
         """What this process reads."""
         assignments = self.plan.assignments
         limit = self.options.max_in_flight_bytes
-        return plan_reading(
+        return plan_reads(
             assignments,
             {leaf: transfer.boxes for leaf, transfer in self.transfers.items()},
             self.manifest,
@@ -128,6 +131,25 @@ class Job:
         )
 
 
+def take_target(target: Any, subject: str = "The target") -> Target:
+    """Takes a target apart into named leaves, of which one at least can be filled.
+
+    Args:
+        target: As `take_apart`.
+        subject: What it is, for messages.
+
+    Returns:
+        Its leaves, and how to put new values back.
+
+    Raises:
+        AssignmentError: It holds no leaf of numbers, or as `take_apart`.
+    """
+    parts = take_apart(target)
+    if not any(slot.holds_numbers for slot in parts.slots):
+        raise empty_target_error(target, parts, subject)
+    return parts
+
+
 def make_job(
     checkpoint: PathLike | Checkpoint,
     assignment_map: AssignmentMap | FrozenMap,
@@ -154,20 +176,22 @@ def make_job(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = open_checkpoint(checkpoint)
     manifest = checkpoint.manifest
-    refuse_tracers([slot.value for slot in target.slots])
+    _refuse_tracers(slot.value for slot in target.slots)
     entries = parse_map(assignment_map, target.identify)
-    resolution = resolve_map(entries, target.leaves, manifest, options, x64=is_x64())
-    ties = find_ties(
-        entries, target.leaves, manifest, options, resolution, x64=is_x64()
-    )
-    resolution = dataclasses.replace(resolution, ties=ties)
-    placement = choose_placement(
-        resolution.assignments,
-        target.slots,
-        manifest,
-        options,
-        initialised=resolution.kept if is_initialised else (),
-    )
+    leaves, x64 = target.leaves, is_x64()
+    resolution = resolve_map(entries, leaves, manifest, options, x64=x64)
+    if any(len(leaf.names) > 1 for leaf in leaves):
+        ties = find_ties(entries, leaves, manifest, options, resolution, x64=x64)
+        resolution = dataclasses.replace(resolution, ties=ties)
+    placement = Placement()
+    if options.sharding is not None or any(slot.has_place for slot in target.slots):
+        placement = choose_placement(
+            resolution.assignments,
+            target.slots,
+            manifest,
+            options,
+            initialised=resolution.kept if is_initialised else (),
+        )
     return Job(
         plan=make_plan(resolution, manifest, placement.report, options.aliases),
         target=target,
@@ -215,8 +239,9 @@ def check_filled(job: Job) -> None:
     Raises:
         AssignmentError: No leaf is filled, though the map is not empty.
     """
-    message = describe_unfilled(job.plan.resolution, job.target.leaves)
-    if message:
+    if job.plan.assignments:
+        return
+    if message := describe_unfilled(job.plan.resolution, job.target.leaves):
         raise AssignmentError(message)
 
 
@@ -238,20 +263,12 @@ def refuse_tracing(*trees: object) -> None:
     if isinstance(jax.device_put(np.zeros((), np.bool_)), Tracer):
         raise _tracing_error()
     for tree in trees:
-        refuse_tracers(tree)
+        check_depth(tree, "an argument")
+        _refuse_tracers(jax.tree.leaves(tree))
 
 
-def refuse_tracers(tree: object) -> None:
-    """Raises where a tree holds traced arrays.
-
-    Args:
-        tree: The tree.
-
-    Raises:
-        UnsupportedError: It does.
-    """
-    check_depth(tree, "an argument")
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+def _refuse_tracers(leaves: Iterable[object]) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise _tracing_error()
 
 

@@ -19,7 +19,11 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from tf2flax._assignment.language.expressions import Expression
-from tf2flax._assignment.resolution.policies import MapOptions, option_field
+from tf2flax._assignment.resolution.policies import (
+    MapOptions,
+    check_option,
+    option_field,
+)
 from tf2flax._base.caller import check_switch, is_one_of, show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.progress import ProgressFunction, check_progress
@@ -181,11 +185,13 @@ def check_options(function: str, options: RestoreOptions) -> CheckedOptions:
         TypeError: There is no such option.
         AssignmentError: A value is not valid.
     """
-    given: dict[str, Any] = {**options}
-    for name in given:
-        if name not in RestoreOptions.__annotations__:
+    fields = {field.name: field for field in dataclasses.fields(CheckedOptions)}
+    checked: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in fields:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-    return CheckedOptions(**given)
+        checked[name] = check_option(fields[name], value)
+    return CheckedOptions(**checked)
 
 
 def takes_options(function: F) -> F:

@@ -21,8 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from .depth import check_depth
-from .modules import Path, join_path
+from .trees import Path, check_depth, join_path
 from .variables import is_reference, new_reference
 
 # The attribute in which NNX notes which attributes of an object are data.

@@ -23,8 +23,14 @@ from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
 from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike
 
-from .empty_targets import take_target
-from .job import Job, check_filled, check_kept, make_job, refuse_tracing
+from .job import (
+    Job,
+    check_filled,
+    check_kept,
+    make_job,
+    refuse_tracing,
+    take_target,
+)
 from .options import (
     AssignmentMap,
     RestoreOptions,
@@ -213,7 +219,7 @@ class Plan:
         refuse_tracing()
         check_progress(progress)
         job = self._job
-        _, arrays = run_job(lambda: job, job.shardings.values(), progress)
+        _, arrays = run_job(lambda: job, job.shardings.values, progress)
         return job.target.rebuild(arrays)
 
     def inverse(self) -> InversePlan:

@@ -19,7 +19,7 @@ from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, reporting
-from tf2flax._restoring.scheduling import run_reads
+from tf2flax._restoring.run_reads import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
 from .agreement import all_or_none
@@ -31,14 +31,14 @@ from .transfer import Placer
 
 def run_job(
     make: Callable[[], Job],
-    expected: Iterable[jax.sharding.Sharding],
+    expected: Callable[[], Iterable[jax.sharding.Sharding]],
     progress: bool | ProgressFunction = False,
 ) -> tuple[Job, Mapping[str, jax.Array]]:
     """Makes and runs a job; under `jax.distributed`, on all processes or on none.
 
     Args:
         make: Makes the job. What it raises is heard of by the other processes.
-        expected: Where leaves may come to live, as far as that is known before.
+        expected: Lists where leaves may come to live, as far as that is known before.
         progress: As `Plan.restore`; False leaves that to the job's own option.
 
     Returns:
@@ -47,16 +47,26 @@ def run_job(
     Raises:
         CheckpointError: As `Plan.restore`.
     """
-    with all_or_none(participants(expected)) as agreement:
+    if jax.process_count() == 1:  # nobody to agree with, nothing to redistribute
         job = make()
-        agreement.set_participants(participants(job.shardings.values()))
-        placer = _read_leaves(job, progress or job.options.progress)
-        differing = describe_ties(job.plan.resolution, job.manifest)
-        agreement.require_same(_common_work(job, placer))
-    placer.redistribute()
-    _warn_of_leftovers(job)
-    warn_of_ties(differing)
+        placer = _read_leaves(job, progress)
+        differing = _describe_ties(job)
+    else:
+        with all_or_none(participants(expected())) as agreement:
+            job = make()
+            agreement.set_participants(participants(job.shardings.values()))
+            placer = _read_leaves(job, progress)
+            differing = _describe_ties(job)
+            agreement.require_same(_common_work(job, placer))
+        placer.redistribute()
+    _warn_of_leftovers(job, differing)
     return job, placer.arrays
+
+
+def _describe_ties(job: Job) -> str:
+    """Names the tied leaves whose tensors differ; reads those where that is unclear."""
+    resolution = job.plan.resolution
+    return describe_ties(resolution, job.manifest) if resolution.ties else ""
 
 
 def _read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
@@ -73,6 +83,7 @@ def _read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
     _check_width(job)
     placer = Placer(job.transfers, job.reads.portioned)
     title = f"Restoring {posixpath.basename(job.manifest.prefix)}"
+    progress = progress or job.options.progress
     with reporting(progress, job.reads.nbytes, title) as advance:
         run_reads(
             job.reads,
@@ -101,8 +112,6 @@ def _common_work(job: Job, placer: Placer) -> str:
         A text that must be the same in all processes; "" where each works alone.
     """
     redistribution = placer.redistribution
-    if not redistribution:
-        return ""
     lines: list[str] = []
     for assignment in job.plan.assignments:
         if assignment.leaf not in redistribution:
@@ -117,12 +126,16 @@ def _common_work(job: Job, placer: Placer) -> str:
     return "\n".join(lines)
 
 
-def _warn_of_leftovers(job: Job) -> None:
+def _warn_of_leftovers(job: Job, differing: str) -> None:
     """Warns of what a restore leaves undone without an error, each kind once."""
-    if unused := describe_unused(job.plan.resolution, job.target.leaves):
+    if job.plan.resolution.unused_entries:
+        unused = describe_unused(job.plan.resolution, job.target.leaves)
         warn_caller(
             f"Entries of the assignment map reach no leaf of the target: {unused}"
         )
-    norms = without_statistics(job.plan.half_norms, job.target.slots, job.manifest)
-    if half := describe_half_norms(norms):
-        warn_caller(half)
+    if job.plan.half_norms:
+        norms = without_statistics(job.plan.half_norms, job.target.slots, job.manifest)
+        if norms:
+            warn_caller(describe_half_norms(norms))
+    if differing:
+        warn_of_ties(differing)

@@ -13,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-import jax
 from flax.core.spmd import get_logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import (
@@ -48,6 +47,8 @@ from .target_leaf import Partitioning, Slot
 from .targets import named_leaves
 from .uneven import ShardedDimension, describe_way_out
 
+_NOTHING_TO_REPORT: Final = PlacementReport()
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placement:
@@ -58,8 +59,8 @@ class Placement:
         report: What is worth knowing about them.
     """
 
-    shardings: Mapping[str, Sharding]
-    report: PlacementReport
+    shardings: Mapping[str, Sharding] = dataclasses.field(default_factory=dict)
+    report: PlacementReport = _NOTHING_TO_REPORT
 
 
 def choose_placement(
@@ -128,11 +129,8 @@ def expected_shardings(
 
     Returns:
         The shardings; those that functions of leaves choose by mesh, or by tensors,
-        are not all among them. None where there is but one process: only other
-        processes need them, to learn who takes part.
+        are not all among them.
     """
-    if jax.process_count() == 1:
-        return []
     # The other processes must learn of a failure even where opening the checkpoint
     # fails here, before any leaf is known to be loaded: so these are guesses.
     mesh = options.mesh or ambient_mesh()

@@ -15,7 +15,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from flax.core import meta
 from jax.core import Tracer
 
@@ -62,8 +62,19 @@ class Slot:
     partitioning: Partitioning | None = None
 
     @property
+    def holds_numbers(self) -> bool:
+        """True if a tensor could fill it."""
+        # A Module may have fields called `shape` and `dtype`, but it is not an array.
+        return self.leaf.dtype is not None and not isinstance(self.value, linen.Module)
+
+    @property
+    def has_place(self) -> bool:
+        """True if the target says where the array should live."""
+        return self.sharding is not None or self.partitioning is not None
+
+    @property
     def is_abstract(self) -> bool:
-        """Whether no array stands there yet."""
+        """True if no array stands there yet."""
         return isinstance(self.value, jax.ShapeDtypeStruct)
 
 

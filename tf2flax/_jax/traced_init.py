@@ -23,7 +23,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tf2flax._base.errors import UnsupportedError
 
-from .depth import check_depth
 from .empty_targets import check_init_result
 from .isolation import (
     ambient_mesh,
@@ -35,6 +34,7 @@ from .isolation import (
 from .lending import find_rngs, lent_to_trace
 from .meshes import devices_of
 from .outputs import Structure, flatten_output, is_nnx, is_traceable, left_behind
+from .trees import check_depth
 from .variables import set_all
 
 

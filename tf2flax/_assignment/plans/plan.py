@@ -175,7 +175,9 @@ def make_plan(
         averages=averages,
         nbytes=count_nbytes(views),
         placement=placement,
-        half_norms=find_half_norms(resolution, manifest, aliases),
+        half_norms=find_half_norms(resolution, manifest, aliases)
+        if resolution.kept
+        else (),
     )
 
 

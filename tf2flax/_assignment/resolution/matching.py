@@ -43,10 +43,11 @@ def resolve_map(
     rules = [entry for entry in entries if isinstance(entry, Rule)]
     plain_entries = [entry for entry in entries if isinstance(entry, PlainEntry)]
     plain = PlainEntries(claims, plain_entries)
-    reaches = find_reaches(claims, rules)
-    contested = {leaf for reach in reaches for leaf in reach.leaves}
-    rivals = plain.find_reaches(contested)
-    apply_rules(claims, choose_winners(claims, reaches, rivals))
+    if rules:
+        reaches = find_reaches(claims, rules)
+        contested = {leaf for reach in reaches for leaf in reach.leaves}
+        rivals = plain.find_reaches(contested)
+        apply_rules(claims, choose_winners(claims, reaches, rivals))
     plain.apply_entries()
     if rules:
         plain.refuse_lost_names()

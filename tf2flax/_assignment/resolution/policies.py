@@ -76,8 +76,6 @@ def parse_dtype_choice(option: str, value: object) -> DtypeChoice:
     Raises:
         AssignmentError: It is something else.
     """
-    if isinstance(value, DtypeChoice):  # checked before
-        return value
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return DtypeChoice(default=parse_dtype(value))
     rules: list[tuple[re.Pattern[str], DtypePolicy]] = []
@@ -101,8 +99,6 @@ def parse_policy(option: str, value: object) -> Policy:
     Raises:
         AssignmentError: It is something else.
     """
-    if isinstance(value, Policy):  # checked before
-        return value
     if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
@@ -172,15 +168,16 @@ def option_field(default: object, check: Check = _as_it_is) -> Any:
     Returns:
         The field.
     """
+    checked = check("", default)
     # A factory, since dataclasses take read-only mappings for mutable ones.
     return dataclasses.field(
-        default_factory=lambda: default, metadata={"default": default, "check": check}
+        default_factory=lambda: checked, metadata={"default": default, "check": check}
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MapOptions:
-    """Options that decide what a map means; given as callers write them, then checked.
+    """Options that decide what a map means, checked.
 
     Attributes:
         aliases: Leaf name -> tensor names to try within scopes; None for none.
@@ -196,17 +193,27 @@ class MapOptions:
     on_missing: Policy = option_field("error", parse_policy)
     on_mismatch: Policy = option_field("error", parse_policy)
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            # A copy: what the caller changes in it later has no effect.
-            try:
-                value = _copy_containers(getattr(self, field.name))
-            except RecursionError:
-                raise AssignmentError(
-                    f"Option {field.name}: it holds itself, or is nested too deeply."
-                ) from None
-            checked = field.metadata["check"](field.name, value)
-            object.__setattr__(self, field.name, checked)
+
+def check_option(field: dataclasses.Field[Any], value: Any) -> object:
+    """Checks an option that a caller gives.
+
+    Args:
+        field: The field of the option.
+        value: What the caller gives, which stays as it is.
+
+    Returns:
+        The value of the field; what the caller changes later has no effect on it.
+
+    Raises:
+        AssignmentError: It is not valid.
+    """
+    try:
+        value = _copy_containers(value)
+    except RecursionError:
+        raise AssignmentError(
+            f"Option {field.name}: it holds itself, or is nested too deeply."
+        ) from None
+    return field.metadata["check"](field.name, value)
 
 
 def _copy_containers(value: Any) -> Any:

@@ -17,7 +17,7 @@ from tf2flax._base.manifest import Manifest
 
 from .assignments import Assignment, Gap, Leaf, Resolution, Tie
 from .matching import resolve_map
-from .policies import MapOptions
+from .policies import MapOptions, Policy
 
 # Weakness of an entry that reaches a leaf by a scope, more than any number of captures.
 _SCOPE: Final = 1 << 30
@@ -72,7 +72,8 @@ def _resolve_names_apart(
         for name in leaf.names
     ]
     # A source that does not fit another name of a leaf must not fail the restore.
-    lenient = dataclasses.replace(options, on_missing="keep", on_mismatch="keep")
+    keep = Policy(default="keep")
+    lenient = dataclasses.replace(options, on_missing=keep, on_mismatch=keep)
     try:
         return resolve_map(entries, apart, manifest, lenient, x64=x64)
     except AssignmentError:
