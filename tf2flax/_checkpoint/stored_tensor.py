@@ -138,7 +138,7 @@ class StoredTensor:
             self.dtype,
             read,
             subject=f"Tensor `{self.name}`",
-            waits=not checks.is_local(self._entry),
+            waits=not checks.are_local((self._entry,)),
         )
 
     def __getitem__(self, index: object) -> Any:

@@ -33,13 +33,9 @@ def read_piece(
     """
     if piece.data_file is None:
         return _aligned(piece.read(Box.whole(piece.box.shape)))
-    if entry.spec.dtype.is_string:
-        elements = empty(piece.span.nbytes, np.uint8)
-    else:
-        elements = aligned_empty((piece.box.size,), entry.spec.dtype.numpy)
-    stored = elements.view(np.uint8).data
-    piece.data_file.read_into(piece.span.start, stored, subject=subject_of(entry))
-    elements = decode_piece(entry, piece, elements, verify=verify)
+    stored = aligned_empty((piece.span.nbytes,), np.dtype(np.uint8))
+    piece.data_file.read_into(piece.span.start, stored.data, subject=subject_of(entry))
+    elements = decode_piece(entry, piece, stored, verify=verify)
     return elements.reshape(piece.box.shape)
 
 
@@ -59,7 +55,7 @@ def decode_piece(
     Args:
         entry: The tensor.
         piece: The piece.
-        stored: All its bytes, contiguous; changed where their order is not native.
+        stored: All its bytes, as uint8; changed where their order is not native.
         verify: Whether the checksum is compared.
 
     Returns:
@@ -71,7 +67,7 @@ def decode_piece(
     if entry.spec.dtype.is_string:
         return _decode_strings(entry, piece, stored.data, verify=verify)
     if verify:
-        compare_crc(entry, piece, crc32c(stored.view(np.uint8).data))
+        compare_crc(entry, piece, crc32c(stored.data))
     elements = stored.view(entry.spec.dtype.numpy)
     if entry.is_big_endian:
         to_native(elements, entry)

@@ -30,7 +30,8 @@ class ReadUnit(NamedTuple):
         skipped: Elements of the piece that come before it, where it is a part of one.
         is_box: True if the piece is not a run of the tensor's elements, but a box of
             it; then elements are counted in the piece's own row-major order.
-        is_covered: False where its checksum also covers elements that nobody reads.
+        is_cut: True if it is a part of a piece, whose checksum covers other parts too.
+        is_covered: False where some of these parts are not read.
     """
 
     entry: TensorEntry
@@ -40,12 +41,8 @@ class ReadUnit(NamedTuple):
     nbytes: int
     skipped: int = 0
     is_box: bool = False
+    is_cut: bool = False
     is_covered: bool = True
-
-    @property
-    def is_cut(self) -> bool:
-        """True if it is a part of a piece, whose checksum covers other parts too."""
-        return self.piece is not None and self.nbytes != self.piece.nbytes
 
     @property
     def is_plain(self) -> bool:
@@ -156,8 +153,12 @@ def cut_unit(unit: ReadUnit, cuts: Sequence[int]) -> Iterator[ReadUnit]:
     edges = [unit.start, *(cut for cut in cuts if unit.start < cut < end), end]
     for start, stop in itertools.pairwise(edges):
         size = stop - start
-        yield ReadUnit(
-            unit.entry, unit.piece, start, size, size * itemsize, start - unit.start
+        yield unit._replace(
+            start=start,
+            size=size,
+            nbytes=size * itemsize,
+            skipped=start - unit.start,
+            is_cut=size < unit.size,
         )
 
 
@@ -175,9 +176,9 @@ def batch_small(
     """
     reads.sort(key=_place_of)
     begun = 0
+    pieces = [unit.stored for unit, _ in reads]
     for i in range(1, len(reads)):
-        first, last, unit = reads[begun][0], reads[i - 1][0], reads[i][0]
-        if not _fits_batch(first.stored, last.stored, unit.stored, tuning):
+        if not _fits_batch(pieces[begun], pieces[i - 1], pieces[i], tuning):
             yield reads[begun:i]
             begun = i
     if reads:

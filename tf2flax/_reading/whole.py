@@ -17,10 +17,10 @@ from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
-from .checks import check_readable, is_local
+from .checks import are_local, check_readable, check_whole
 from .destinations import Destination
 from .groups import GroupReader, ReadOptions
-from .pieces import empty_for
+from .pieces import empty_for, read_piece
 from .scheduling import count_workers, run_groups
 from .strides import strides_of
 from .targets import UnitReceiver, ViewReceiver
@@ -42,6 +42,9 @@ def read_entry(entry: TensorEntry, *, verify: bool = True) -> np.ndarray:
         UnsupportedError: The dtype holds no array.
         ReadError: The operating system refuses.
     """
+    if entry.nbytes <= DEFAULT_TUNING.small_nbytes and not entry.is_sliced:
+        check_whole(entry)  # one read is all there is to do
+        return read_piece(entry, entry.pieces[0], verify=verify)
     check_readable(entry)
     tensors = _WholeTensors((entry,))
     reader = GroupReader(tensors, ReadOptions(verify=verify, advance=_ignore))
@@ -80,14 +83,16 @@ def read_many(
             arrays.update(target.arrays)
         return _wait_for_nothing
 
-    large, small = _split_by_size(entries, tuning)
+    large, small, nbytes = _split_by_size(entries, tuning)
     targets = [_WholeTensors((entry,)) for entry in large]
     if small:
         targets.append(_WholeTensors(small, SmallArrays()))
     run_groups(
         targets,
         collect,
-        workers=_count_workers(entries, len(targets), tuning),
+        workers=count_workers(
+            nbytes, groups=len(targets), is_local=are_local(entries), tuning=tuning
+        ),
         verify=verify,
         advance=advance or _ignore,
         tuning=tuning,
@@ -135,14 +140,16 @@ def check_many(
             errors[entry.name] = error
         else:
             readable.append(entry)
-    large, small = _split_by_size(readable, tuning)
+    large, small, nbytes = _split_by_size(readable, tuning)
     targets = [_CheckedTensors((entry,)) for entry in large]
     if small:
         targets.append(_CheckedTensors(small))
     run_groups(
         targets,
         lambda _: _wait_for_nothing,
-        workers=_count_workers(readable, len(targets), tuning),
+        workers=count_workers(
+            nbytes, groups=len(targets), is_local=are_local(readable), tuning=tuning
+        ),
         verify=True,
         advance=advance,
         report=report,
@@ -160,25 +167,23 @@ def _wait_for_nothing() -> None:
     """Waits for host memory that nobody uses any more."""
 
 
-def _count_workers(entries: Sequence[TensorEntry], groups: int, tuning: Tuning) -> int:
-    return count_workers(
-        sum(entry.nbytes for entry in entries),
-        groups=groups,
-        is_local=all(map(is_local, entries)),
-        tuning=tuning,
-    )
-
-
 def _split_by_size(
     entries: Sequence[TensorEntry], tuning: Tuning
-) -> tuple[list[TensorEntry], list[TensorEntry]]:
-    """Tells apart tensors that are groups of their own, and those that share one."""
+) -> tuple[list[TensorEntry], list[TensorEntry], int]:
+    """Tells apart tensors that are groups of their own, and those that share one.
+
+    Returns:
+        Large or sliced ones, small ones, and the bytes of all.
+    """
     large: list[TensorEntry] = []
     small: list[TensorEntry] = []
+    total = 0
     for entry in entries:
-        is_small = entry.nbytes <= tuning.small_nbytes and not entry.is_sliced
+        nbytes = entry.nbytes
+        total += nbytes
+        is_small = nbytes <= tuning.small_nbytes and not entry.is_sliced
         (small if is_small else large).append(entry)
-    return large, small
+    return large, small, total
 
 
 class _CheckedTensors:
