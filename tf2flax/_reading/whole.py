@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tf2flax._base.errors import CheckpointError, UnsupportedError
-from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.memory import SmallArrays, aligned_empty, view_at
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
+from tf2flax._base.memory import SmallArrays, view_at
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
@@ -23,7 +23,7 @@ from .groups import GroupReader, ReadOptions
 from .pieces import empty_for, read_piece
 from .scheduling import count_workers, run_groups
 from .strides import strides_of
-from .targets import UnitReceiver, ViewReceiver
+from .targets import SmallRead, UnitReceiver, ViewReceiver
 from .units import ReadUnit, ViewRead, box_units_of
 
 
@@ -86,7 +86,7 @@ def read_many(
     large, small, nbytes = _split_by_size(entries, tuning)
     targets = [_WholeTensors((entry,)) for entry in large]
     if small:
-        targets.append(_WholeTensors(small, SmallArrays()))
+        targets.append(_WholeTensors((), small))
     run_groups(
         targets,
         collect,
@@ -125,9 +125,10 @@ def check_many(
     damages: dict[str, tuple[Box, CheckpointError]] = {}
     lock = threading.Lock()
 
-    def report(unit: ReadUnit, error: CheckpointError) -> None:
-        assert unit.piece is not None
-        name, box = unit.entry.name, unit.piece.box
+    def report(
+        entry: TensorEntry, piece: Piece | EncodedPiece, error: CheckpointError
+    ) -> None:
+        name, box = entry.name, piece.box
         with lock:
             if name not in damages or box < damages[name][0]:
                 damages[name] = box, error
@@ -143,7 +144,7 @@ def check_many(
     large, small, nbytes = _split_by_size(readable, tuning)
     targets = [_CheckedTensors((entry,)) for entry in large]
     if small:
-        targets.append(_CheckedTensors(small))
+        targets.append(_CheckedTensors((), small))
     run_groups(
         targets,
         lambda _: _wait_for_nothing,
@@ -173,7 +174,7 @@ def _split_by_size(
     """Tells apart tensors that are groups of their own, and those that share one.
 
     Returns:
-        Large or sliced ones, small ones, and the bytes of all.
+        Large, sliced and encoded ones and strings; small ones; and the bytes of all.
     """
     large: list[TensorEntry] = []
     small: list[TensorEntry] = []
@@ -181,7 +182,12 @@ def _split_by_size(
     for entry in entries:
         nbytes = entry.nbytes
         total += nbytes
-        is_small = nbytes <= tuning.small_nbytes and not entry.is_sliced
+        is_small = (
+            nbytes <= tuning.small_nbytes
+            and not entry.is_sliced
+            and not entry.spec.dtype.is_string
+            and entry.pieces[0].data_file is not None
+        )
         (small if is_small else large).append(entry)
     return large, small, total
 
@@ -193,14 +199,33 @@ class _CheckedTensors:
         host_nbytes: 0, since nothing waits to be handed on.
     """
 
-    def __init__(self, entries: Sequence[TensorEntry]) -> None:
+    def __init__(
+        self, large: Sequence[TensorEntry], small: Sequence[TensorEntry] = ()
+    ) -> None:
+        """Names the tensors.
+
+        Args:
+            large: Tensors that are read piece by piece.
+            small: Tensors of one small piece of plain bytes, which share reads.
+        """
         self.host_nbytes = 0
-        self._entries = entries
+        self._large = large
+        self._small = small
+
+    @property
+    def small(self) -> list[SmallRead]:
+        """The pieces of small tensors."""
+        return [
+            (piece, entry, self)
+            for entry in self._small
+            for piece in entry.pieces
+            if piece.data_file is not None
+        ]
 
     @property
     def units(self) -> Sequence[tuple[ReadUnit, UnitReceiver]]:
-        """Every piece, read whole."""
-        return [(unit, self) for entry in self._entries for unit in box_units_of(entry)]
+        """Every other piece, read whole."""
+        return [(unit, self) for entry in self._large for unit in box_units_of(entry)]
 
     @property
     def views(self) -> Sequence[tuple[ViewRead, ViewReceiver]]:
@@ -214,7 +239,12 @@ class _CheckedTensors:
         """Elements go nowhere."""
         return ()
 
-    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Drops bytes that were checked."""
+
+    def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
         """Drops elements that were checked."""
 
     def finish(self) -> None:
@@ -229,18 +259,12 @@ class _WholeTensors(_CheckedTensors):
     """
 
     def __init__(
-        self, entries: Sequence[TensorEntry], small_arrays: SmallArrays | None = None
+        self, large: Sequence[TensorEntry], small: Sequence[TensorEntry] = ()
     ) -> None:
-        """Allocates nothing yet.
-
-        Args:
-            entries: The tensors.
-            small_arrays: What makes memory for small ones; None gives each its own,
-                which is freed when the array is.
-        """
-        super().__init__(entries)
+        """Allocates nothing yet; see `_CheckedTensors`."""
+        super().__init__(large, small)
         self.arrays: dict[str, np.ndarray] = {}
-        self._small_arrays = small_arrays
+        self._small_arrays = SmallArrays()
         self._lock = threading.Lock()
 
     def allocate(self) -> None:
@@ -248,7 +272,7 @@ class _WholeTensors(_CheckedTensors):
 
         All others are made when their elements are there, or about to come.
         """
-        for entry in self._entries:
+        for entry in self._large:
             if entry.is_sliced:
                 self.arrays[entry.name] = empty_for(entry, entry.spec.shape)
 
@@ -261,24 +285,23 @@ class _WholeTensors(_CheckedTensors):
         part = self._part_of(unit)
         return [Destination(part, offset=0, strides=strides_of(shape))]
 
-    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
-        """Copies elements, or takes their array over where nobody needs it any more."""
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Copies a small tensor."""
+        spec = entry.spec
+        with self._lock:
+            array = self._small_arrays.copy(spec.shape, spec.dtype.numpy, stored)
+        self.arrays[entry.name] = array
+
+    def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
+        """Takes the array over, or copies it into the tensor's own."""
         entry = unit.entry
-        shape, dtype = entry.spec.shape, entry.spec.dtype.numpy
         if entry.is_sliced:
             part = self._part_of(unit)
             part[...] = elements.reshape(part.shape)
-        elif not is_lent or entry.spec.dtype.is_string:
-            self.arrays[entry.name] = elements.reshape(shape)
-        elif self._small_arrays is not None:
-            stored = elements.view(np.uint8).data
-            with self._lock:
-                array = self._small_arrays.copy(shape, dtype, stored)
-            self.arrays[entry.name] = array
         else:
-            array = aligned_empty(shape, dtype)
-            array.reshape(-1)[...] = elements
-            self.arrays[entry.name] = array
+            self.arrays[entry.name] = elements.reshape(entry.spec.shape)
 
     def _part_of(self, unit: ReadUnit) -> np.ndarray:
         assert unit.piece is not None
