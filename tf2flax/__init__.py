@@ -9,55 +9,107 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from ._assignment.language.aliases import FLAX_ALIASES as FLAX_ALIASES
-from ._assignment.language.expressions import Expression as Expression
-from ._assignment.language.making import concat as concat
-from ._assignment.language.making import src as src
-from ._assignment.language.making import stack as stack
-from ._base.errors import AssignmentError as AssignmentError
-from ._base.errors import CheckpointError as CheckpointError
-from ._base.errors import CheckpointNotFoundError as CheckpointNotFoundError
-from ._base.errors import DamagedError as DamagedError
-from ._base.errors import ExistsError as ExistsError
-from ._base.errors import NotFoundError as NotFoundError
-from ._base.errors import ReadError as ReadError
-from ._base.errors import TensorNotFoundError as TensorNotFoundError
-from ._base.errors import UnsupportedError as UnsupportedError
-from ._base.progress import Progress as Progress
-from ._checkpoint.checkpoint import Checkpoint as Checkpoint
-from ._checkpoint.checkpoint import list_variables as list_variables
-from ._checkpoint.checkpoint import load_variable as load_variable
-from ._checkpoint.checkpoint import merge_checkpoints as merge_checkpoints
-from ._checkpoint.checkpoint import open_checkpoint as open_checkpoint
-from ._checkpoint.locate import checkpoint_exists as checkpoint_exists
-from ._checkpoint.locate import latest_checkpoint as latest_checkpoint
-from ._checkpoint.stored_tensor import StoredTensor as StoredTensor
-from ._checkpoint.verifying import Damage as Damage
-from ._checkpoint.verifying import VerificationReport as VerificationReport
-from ._checkpoint.watching import checkpoints_iterator as checkpoints_iterator
-from ._writing.map_files import load_map as load_map
-from ._writing.map_files import save_map as save_map
-from ._writing.save import save_checkpoint as save_checkpoint
+from ._assignment.language.aliases import FLAX_ALIASES
+from ._assignment.language.expressions import Expression
+from ._assignment.language.making import concat, src, stack
+from ._assignment.plans.inverse import InverseAssignment, InversePlan
+from ._assignment.plans.plan import PlacementReport, Replicated
+from ._assignment.resolution.assignments import Assignment, Gap
+from ._base.errors import (
+    AssignmentError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    DamagedError,
+    ExistsError,
+    NotFoundError,
+    ReadError,
+    TensorNotFoundError,
+    UnsupportedError,
+)
+from ._base.progress import Progress
+from ._checkpoint.checkpoint import Checkpoint
+from ._checkpoint.opening import (
+    list_variables,
+    load_variable,
+    merge_checkpoints,
+    open_checkpoint,
+)
+from ._checkpoint.state import checkpoint_exists, latest_checkpoint
+from ._checkpoint.stored_tensor import StoredTensor
+from ._checkpoint.verifying import Damage, VerificationReport
+from ._checkpoint.watching import checkpoints_iterator
+from ._writing.map_files import load_map, save_map
+from ._writing.save import save_checkpoint
 
 if TYPE_CHECKING:
-    from ._jax.init import init_from_checkpoint as init_from_checkpoint
-    from ._jax.init import warm_start as warm_start
-    from ._jax.plan_cost import PlanCost as PlanCost
-    from ._jax.restore import Plan as Plan
-    from ._jax.restore import plan as plan
-    from ._jax.shardings import from_partitions as from_partitions
-    from ._jax.shardings import partition_rules as partition_rules
+    from ._jax.init import init_from_checkpoint, warm_start
+    from ._jax.partition_rules import from_partitions, partition_rules
+    from ._jax.plan import Plan, plan
+    from ._jax.plan_cost import PlanCost, ProcessCost
 
 __version__: Final = "0.1.0"
 
+__all__ = [
+    # Reading
+    "Checkpoint",
+    "Damage",
+    "Progress",
+    "StoredTensor",
+    "VerificationReport",
+    "checkpoint_exists",
+    "checkpoints_iterator",
+    "latest_checkpoint",
+    "list_variables",
+    "load_variable",
+    "merge_checkpoints",
+    "open_checkpoint",
+    # Maps
+    "Expression",
+    "FLAX_ALIASES",
+    "concat",
+    "load_map",
+    "save_map",
+    "src",
+    "stack",
+    # Planning and restoring
+    "Assignment",
+    "Gap",
+    "InverseAssignment",
+    "InversePlan",
+    "PlacementReport",
+    "Plan",
+    "PlanCost",
+    "ProcessCost",
+    "Replicated",
+    "from_partitions",
+    "init_from_checkpoint",
+    "partition_rules",
+    "plan",
+    "warm_start",
+    # Writing
+    "save_checkpoint",
+    # Errors
+    "AssignmentError",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "DamagedError",
+    "ExistsError",
+    "NotFoundError",
+    "ReadError",
+    "TensorNotFoundError",
+    "UnsupportedError",
+    "__version__",
+]
+
 # Public names that need JAX -> the module that has them.
 _LAZY: Final = {
-    "Plan": "_jax.restore",
+    "Plan": "_jax.plan",
     "PlanCost": "_jax.plan_cost",
-    "from_partitions": "_jax.shardings",
-    "partition_rules": "_jax.shardings",
+    "ProcessCost": "_jax.plan_cost",
+    "from_partitions": "_jax.partition_rules",
+    "partition_rules": "_jax.partition_rules",
     "init_from_checkpoint": "_jax.init",
-    "plan": "_jax.restore",
+    "plan": "_jax.plan",
     "warm_start": "_jax.init",
 }
 
@@ -73,6 +125,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Lists the public names."""
-    public = [name for name in globals() if not name.startswith("_")]
-    hidden = {"annotations", "importlib", "TYPE_CHECKING", "Any", "Final"}
-    return sorted({*public, *_LAZY, "__version__"} - hidden)
+    return [*__all__]

@@ -106,8 +106,8 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "nested parentheses": (lambda: A.rearrange("((a)) -> a"), "do not nest"),
     "an open parenthesis": (lambda: A.rearrange("(a -> a"), "not closed"),
     "a closed parenthesis": (lambda: A.rearrange("a) -> a"), "closes nothing"),
-    "no axis": (lambda: A.rearrange("a ! -> a"), "`!` is no axis"),
-    "a number": (lambda: A.rearrange("a 2 -> a"), "`2 ` is no axis|`2` is no axis"),
+    "no axis": (lambda: A.rearrange("a ! -> a"), "`!` is not a valid axis"),
+    "a number": (lambda: A.rearrange("a 2 -> a"), "`2 ?` is not a valid axis"),
     "a size of nothing": (lambda: A.rearrange("a -> a", b=2), "no axis `b`"),
     "no pattern": (lambda: A.rearrange(3), "expected a pattern"),  # pyright: ignore[reportArgumentType]
     "a list as index": (lambda: A[[0, 1]], r"\.take\(rows\)"),
@@ -193,7 +193,7 @@ def test_depth_and_size_are_bounded() -> None:
         wide = concat(wide, wide)
     with pytest.raises(tf2flax.AssignmentError, match="at most 100 operations"):
         _ = deep[0]
-    with pytest.raises(tf2flax.AssignmentError, match="10000 together"):
+    with pytest.raises(tf2flax.AssignmentError, match="10000 in all"):
         concat(wide, wide)
 
 

@@ -272,12 +272,14 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "a counted capture that is not there": (
         {stack("gap/l_0/w", over="i"): "x"}, leaves("x"), r"no capture \{i\}"
     ),
-    "a lone brace": ({"enc/layer_{i": "x"}, leaves("x"), "lone `{`"),
-    "a capture without a name": ({"enc/{}/w": "x"}, leaves("x"), "is no capture"),
+    "a lone brace": ({"enc/layer_{i": "x"}, leaves("x"), "single `{`"),
+    "a capture without a name": (
+        {"enc/{}/w": "x"}, leaves("x"), "is not a valid capture"
+    ),
     "five captures in a component": (
         {"{a}{b}{c}{d}{e}": "{a}{b}{c}{d}{e}"}, leaves("x"), "at most 4 captures"
     ),
-    "scopes and names": ({concat("a/", "b"): "x"}, leaves("x"), "or of the other"),
+    "scopes and names": ({concat("a/", "b"): "x"}, leaves("x"), "or all are scopes"),
     "a scope for a name": ({src("a/"): "x"}, leaves("x"), "Did you mean `x/`"),
     "a name for a scope": ({src("a"): "x/"}, leaves("x/y"), "Did you mean `a/`"),
     "a captured key for an object": ({"a/{x}": LEAF}, {"x": LEAF}, r"capture \{x\}"),

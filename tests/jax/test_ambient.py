@@ -26,7 +26,7 @@ from jax.sharding import (
 from ml_dtypes import bfloat16
 
 import tf2flax
-from tf2flax._jax import costs, transfer
+from tf2flax._jax import transfer
 
 P = PartitionSpec
 SDS = jax.ShapeDtypeStruct
@@ -198,7 +198,7 @@ def test_no_transfer_is_implicit_under_any_mesh(call: Any, prefix: str) -> None:
 def test_no_transfer_of_a_portion_is_implicit(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "is_on_host", lambda _: False)
+    monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
     begun = 0
 
     class Counted(transfer.PortionedLeaf):
@@ -277,7 +277,7 @@ def test_switches_change_nothing(name: str, prefix: str) -> None:
 def test_portions_of_nans_under_debug_nans(
     prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    monkeypatch.setattr(costs, "is_on_host", lambda _: False)
+    monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
     nans = np.full((64, 32), np.nan, np.float32)
     path = tf2flax.save_checkpoint(tmp_path / "m", {"x": nans})
     for switch in ("debug_nans", "disable_jit"):

@@ -172,8 +172,8 @@ def test_partitions_are_cut_again(
     with pytest.raises(tf2flax.AssignmentError) as caught:
         tf2flax.plan(prefix, {"/": "/"}, target, **options)
     assert str(caught.value) == (
-        "Leaf `odd`: shape [101, 8] does not fit P('d'): dimension 0, of 101, is no "
-        "multiple of mesh axis `d` of size 4. Give on_uneven='replicate'."
+        "Leaf `odd`: shape [101, 8] does not fit P('d'): dimension 0, of 101, is not "
+        "a multiple of mesh axis `d` of size 4. Give on_uneven='replicate'."
     )
     plan = tf2flax.plan(prefix, {"/": "/"}, target, **options, on_uneven="replicate")
     (replicated,) = plan.placement.replicated

@@ -95,7 +95,7 @@ def test_proposals_fit_every_leaf(
         message = str(error)
     else:
         return
-    assert "is no multiple of mesh ax" in message
+    assert "is not a multiple of mesh ax" in message
     assert plan(sizes, on_uneven="replicate").placement.replicated
     if found := proposed(message):
         smaller = sizes | found
@@ -126,10 +126,10 @@ def test_every_dimension_that_is_uneven_is_named(tmp_path: pathlib.Path) -> None
         "size 1."
     )
     assert str(caught.value) == (
-        "Leaf `x`: shape [6, 9] does not fit P('a', 'b'): dimension 0, of 6, is no "
-        "multiple of mesh axis `a` of size 4; dimension 1, of 9, is no multiple of "
-        f"mesh axis `b` of size 2. {end}\n"
-        "Leaf `y`: shape [8, 9] does not fit P('a', 'b'): dimension 1, of 9, is no "
+        "Leaf `x`: shape [6, 9] does not fit P('a', 'b'): dimension 0, of 6, is not a "
+        "multiple of mesh axis `a` of size 4; dimension 1, of 9, is not a multiple "
+        f"of mesh axis `b` of size 2. {end}\n"
+        "Leaf `y`: shape [8, 9] does not fit P('a', 'b'): dimension 1, of 9, is not a "
         f"multiple of mesh axis `b` of size 2. {end}"
     )
     got = restored(prefix, target, mesh=mesh_of({"a": 2, "b": 1}), **options)

@@ -161,9 +161,10 @@ def test_verify_reports_progress(tmp_path: pathlib.Path) -> None:
     arrays = {f"t{i}": np.zeros((1 << 20) // 8 + i) for i in range(9)}
     write_bundle(tmp_path / "m", arrays | {"small": np.zeros(3), "s": STRINGS})
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
-    seen: list[tuple[int, int]] = []
-    report = checkpoint.verify(progress=lambda done, total: seen.append((done, total)))
+    seen: list[tf2flax.Progress] = []
+    report = checkpoint.verify(progress=seen.append)
     total = sum(tensor.nbytes for tensor in checkpoint.values())
     assert report.nbytes == total
-    assert seen[-1] == (total, total)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1].done == seen[-1].total == total
+    done = [progress.done for progress in seen]
+    assert done == sorted(done)

@@ -21,7 +21,8 @@ NAMES = {
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
-    "PlanCost", "Progress", "from_partitions", "partition_rules",
+    "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
+    "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -83,7 +84,11 @@ def short(signature: inspect.Signature) -> str:
 
 
 def test_names() -> None:
-    assert set(dir(tf2flax)) == {*NAMES, "__version__"}
+    assert set(dir(tf2flax)) == {*NAMES, "__version__"} == set(tf2flax.__all__)
+    assert len(tf2flax.__all__) == len(NAMES) + 1
+    everything: dict[str, object] = {}
+    exec("from tf2flax import *", everything)  # lazy names too
+    assert everything.keys() >= NAMES
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'convert'"):
@@ -93,6 +98,22 @@ def test_names() -> None:
 @pytest.mark.parametrize("name", list(SIGNATURES))
 def test_signatures(name: str) -> None:
     assert short(inspect.signature(getattr(tf2flax, name))) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", ["plan", "init_from_checkpoint", "warm_start"])
+def test_an_unknown_option_is_refused_as_by_python(name: str) -> None:
+    function = getattr(tf2flax, name)
+    words = rf"^{name}\(\) got an unexpected keyword argument 'on_odd'$"
+    with pytest.raises(TypeError, match=words):
+        function(dict, {}, {}, on_odd="keep")
+    with pytest.raises(TypeError, match=f"^{name}\\(\\) missing 1 required positional"):
+        function(dict, {}, on_missing="keep")
+
+
+def test_every_option_is_documented_where_its_signature_is() -> None:
+    text = tf2flax.plan.__doc__ or ""
+    for name in inspect.signature(tf2flax.plan).parameters:
+        assert f"\n        {name}: " in text
 
 
 def test_methods() -> None:

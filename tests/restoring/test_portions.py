@@ -26,7 +26,7 @@ from ml_dtypes import bfloat16
 
 import tf2flax
 from tf2flax._base.tuning import Tuning
-from tf2flax._jax import costs, transfer
+from tf2flax._jax import transfer
 from tf2flax._restoring import plan_reads
 
 P = PartitionSpec
@@ -53,7 +53,7 @@ def mesh() -> Mesh:
 
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "is_on_host", lambda _: False)
+    monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
     tuning = Tuning(job_nbytes=640, group_nbytes=LIMIT // 4)
     monkeypatch.setattr(plan_reads, "DEFAULT_TUNING", tuning)
 

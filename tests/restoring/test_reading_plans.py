@@ -516,11 +516,17 @@ def test_progress_counts_every_byte(
     assert {one.tensor for one in seen} == {"a", "b"}
     assert seen[-1].eta == 0
     assert seen[-1].rate > 0
-    pairs: list[tuple[int, int]] = []
-    plan.restore(progress=lambda done, total: pairs.append((done, total)))
-    assert pairs[-1] == (total, total)
+    again: list[tf2flax.Progress] = []
+    plan.restore(progress=again.append)
+    assert again[-1].done == again[-1].total == total
     plan.restore(progress=True)
     assert "Restoring m" in capsys.readouterr().err
+    for refused in (lambda done, total: None, divmod):
+        with pytest.raises(
+            tf2flax.AssignmentError,
+            match=r"a function of a tf2flax\.Progress, got .* It takes two arguments",
+        ):
+            plan.restore(progress=refused)
 
 
 @pytest.mark.parametrize("way", ["columns", "grid", "every second row", "cast"])
@@ -543,7 +549,7 @@ def test_slices_that_are_no_rows_are_read_piece_by_piece(
         {tf2flax.src("t")[own]: "x"},
         {"x": jax.ShapeDtypeStruct(wanted.shape, dtype)},
     )
-    (group,) = plan._job.reading().groups
+    (group,) = plan._job.reads.groups
     # One read for each piece, and nothing held besides what fills the leaf.
     assert len(group.wholes) + len(group.parts) == len(slices)
     assert group.host_nbytes == wanted.nbytes
@@ -576,7 +582,7 @@ def test_scattered_rows_are_read_alone(tmp_path: pathlib.Path) -> None:
     rows += rows[:3]
     leaf = jax.ShapeDtypeStruct((103, 2048), "float32")
     plan = tf2flax.plan(tmp_path / "m", {tf2flax.src("t").take(rows): "x"}, {"x": leaf})
-    reading = plan._job.reading()
+    reading = plan._job.reads
     assert reading.nbytes <= 8 * 100 * 8192
     assert reading.groups[0].host_nbytes <= 2 * 103 * 8192 + reading.nbytes
     assert np.array_equal(plan.restore()["x"], array[rows])

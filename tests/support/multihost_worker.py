@@ -25,7 +25,7 @@ from mesh_worker import (
 from ml_dtypes import bfloat16, float8_e5m2
 
 import tf2flax
-from tf2flax._jax import costs
+from tf2flax._jax import transfer
 from tf2flax._storage.local import LocalFile
 
 PROCESSES = int(sys.argv[2])
@@ -193,7 +193,7 @@ def expect_portions(
 ) -> None:
     """As onto accelerators, of a leaf that the host must not hold."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "is_on_host", lambda _: False)
+        patch.setattr(transfer, "is_on_host", lambda _: False)
         for strategy, spec in (("read-once", P(None, "m")), ("local", P("d"))):
             sharding = NamedSharding(mesh, spec)
             leaf = jax.ShapeDtypeStruct(array.shape, "float32", sharding=sharding)

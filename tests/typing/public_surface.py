@@ -17,6 +17,9 @@ import tensorstore as ts
 import tf2flax
 
 
+def report_bytes(done: int, total: int) -> None: ...
+
+
 def read(path: pathlib.Path) -> None:
     checkpoint = tf2flax.open_checkpoint(path)
     assert_type(checkpoint, tf2flax.Checkpoint)
@@ -38,7 +41,8 @@ def read(path: pathlib.Path) -> None:
     assert_type(tf2flax.checkpoint_exists(path), bool)
     assert_type(checkpoint.by_variable_name(), tf2flax.Checkpoint)
     assert_type(checkpoint.by_object_path(), tf2flax.Checkpoint)
-    report = checkpoint.verify(progress=lambda done, total: None)
+    report = checkpoint.verify(progress=lambda progress: print(progress.eta))
+    checkpoint.verify(progress=report_bytes)  # pyright: ignore[reportArgumentType]
     assert_type(report, tf2flax.VerificationReport)
     assert_type(report.damaged, tuple[tf2flax.Damage, ...])
     store = ts.KvStore.open("memory://").result()
@@ -70,6 +74,14 @@ def assign(path: pathlib.Path, leaf: jax.Array) -> None:
         assert_type(plan.kept, tuple[str, ...])
         assert_type(plan.nbytes, int)
         assert_type(plan.to_dict(), dict[str, Any])
+        assert_type(plan.assignments, tuple[tf2flax.Assignment, ...])
+        assert_type(plan.missing, tuple[tf2flax.Gap, ...])
+        assert_type(plan.placement, tf2flax.PlacementReport)
+        assert_type(plan.placement.replicated, tuple[tf2flax.Replicated, ...])
+        assert_type(plan.cost().processes, tuple[tf2flax.ProcessCost, ...])
+        assert_type(plan.inverse(), tf2flax.InversePlan)
+        inverses = plan.inverse().assignments
+        assert_type(inverses, tuple[tf2flax.InverseAssignment, ...])
     checkpoint = tf2flax.open_checkpoint(path)
     tf2flax.init_from_checkpoint(checkpoint, {"a": "a"}, {"a": leaf}, dtype="exact")
     regex = re.compile("kernel$")
@@ -85,6 +97,9 @@ def assign(path: pathlib.Path, leaf: jax.Array) -> None:
     assert_type(
         tf2flax.plan(checkpoint, {}, {}, sharding=rules).cost(), tf2flax.PlanCost
     )
+    tf2flax.init_from_checkpoint(checkpoint, {}, {}, on_uneven="keep")  # pyright: ignore[reportArgumentType]
+    tf2flax.init_from_checkpoint(checkpoint, {}, {}, on_odd="keep")  # pyright: ignore[reportCallIssue]
+    tf2flax.warm_start(init, checkpoint, {}, verify="no")  # pyright: ignore[reportArgumentType]
     warm = tf2flax.warm_start(init, checkpoint, {"a": "a"})
     assert_type(warm(leaf, width=3), dict[str, jax.Array])
     warm(leaf, wide=3)  # pyright: ignore[reportCallIssue]

@@ -122,17 +122,17 @@ LINES: dict[str, tuple[str, str]] = {
     "an open bracket": ("'src(\"q\"' = 'z'", "never closed"),
     "another argument": ("'concat(\"q\", axes=1)' = 'z'", "keyword argument 'axes'"),
     "too many arguments": ("'src(\"q\", \"r\")' = 'z'", "positional argument"),
-    "no value": ("'src(\"q\")[x]' = 'z'", "`x` is no value"),
-    "a float": ("'src(\"q\").reshape(1.5)' = 'z'", "`1.5` is no value"),
+    "no value": ("'src(\"q\")[x]' = 'z'", "`x` is not a value"),
+    "a float": ("'src(\"q\").reshape(1.5)' = 'z'", "`1.5` is not a value"),
     "code": ("'src(__import__(\"os\"))' = 'z'", "there is no `__import__`"),
     "an attribute": ("'src(\"q\").__class__()' = 'z'", "there is no `.__class__`"),
-    "stars": ("'concat(*[\"q\"])' = 'z'", "is no value"),
+    "stars": ("'concat(*[\"q\"])' = 'z'", "is not a value"),
     "double stars": ("'concat(**{})' = 'z'", "cannot be used"),
     "arithmetic": ("'src(\"q\") + 1' = 'z'", r"expected src\(...\)"),
     "an expression's own": ("'src(\"q\").reshape(-2)' = 'z'", "one may be -1"),
     "a range without end": (
         "'src(\"q\").take(range(10))[:](0)' = 'z'",
-        "no expression",
+        "not a valid expression",
     ),
     "negative rows": ("'src(\"q\").take([0, -1])' = 'z'", "got -1 at place 1"),
     "a range of negative rows": (
@@ -149,7 +149,7 @@ LINES: dict[str, tuple[str, str]] = {
     ),
     "brackets": (f"'src({'(' * 5000}' = 'z'", "too long"),
     "a capture": ("'k_{i}' = 'z'", r"capture \{i\} of the key"),
-    "a brace": ("'k_{' = 'z'", "lone `{`"),
+    "a brace": ("'k_{' = 'z'", "single `{`"),
     "a scope": ("'src(\"a/\")' = 'z'", "Did you mean `z/`"),
     "a number": ("'a' = 3", "expected the name of a leaf or scope, got 3"),
     "a table": ("'a' = {b = 'c'}", "expected the name of a leaf or scope"),
@@ -183,9 +183,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
 
 # Contents of a file, its suffix, and what is said of it; @ stands for the path.
 FILES: dict[str, tuple[bytes, str, str]] = {
-    "no TOML": (b"[assignment_map]\n'a' = \n", "toml", "@:2: no TOML"),
-    "a key twice": (b"[assignment_map]\na = 'b'\na = 'c'\n", "toml", "@:3: no TOML"),
-    "cut short": (b"[assignment_map]\na = 'b", "toml", "@:2: no TOML"),
+    "no TOML": (b"[assignment_map]\n'a' = \n", "toml", "@:2: invalid TOML"),
+    "a key twice": (
+        b"[assignment_map]\na = 'b'\na = 'c'\n", "toml", "@:3: invalid TOML"
+    ),
+    "cut short": (b"[assignment_map]\na = 'b", "toml", "@:2: invalid TOML"),
     "no table": (b"a = 'b'", "toml", r"expected a table `assignment_map`"),
     "more tables": (b"x = 1\n[assignment_map]", "toml", '"x" as well'),
     "text for a table": (b"assignment_map = 'a'", "toml", "or a list of pairs"),
@@ -197,14 +199,14 @@ FILES: dict[str, tuple[bytes, str, str]] = {
         "toml",
         "@:3: .*the same key",
     ),
-    "no JSON": (b'{"assignment_map": {\n"a": }}', "json", "@:2: no JSON"),
+    "no JSON": (b'{"assignment_map": {\n"a": }}', "json", "@:2: invalid JSON"),
     "a key of JSON twice": (
-        b'{"assignment_map": {\n"a": "b",\n"a": "c"}}', "json", '@:3: .*stands twice'
+        b'{"assignment_map": {\n"a": "b",\n"a": "c"}}', "json", '@:3: .*occurs twice'
     ),
-    "deep JSON": (b"[" * 100_000, "json", "no JSON"),
-    "deep TOML": (b"a = " + b"[" * 100_000, "toml", "no TOML"),
+    "deep JSON": (b"[" * 100_000, "json", "invalid JSON"),
+    "deep TOML": (b"a = " + b"[" * 100_000, "toml", "invalid TOML"),
     "a list": (b"[]", "json", "expected a table"),
-    "empty JSON": (b"", "json", "@:1: no JSON"),
+    "empty JSON": (b"", "json", "@:1: invalid JSON"),
     "another suffix": (b"", "yaml", "`.toml` or `.json`"),
 }  # fmt: skip
 
@@ -248,7 +250,7 @@ UNWRITABLE: dict[str, tuple[Any, str]] = {
     "text": ("a", "Expected an assignment map"),
     "nothing": (None, "Expected an assignment map"),
     "triples": ([("a", "b", "c")], "a pair"),
-    "half a character": ({"\ud800": "a"}, "no text"),
+    "half a character": ({"\ud800": "a"}, "not valid text"),
 }
 
 

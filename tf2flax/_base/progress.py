@@ -40,9 +40,8 @@ class Progress:
     tensor: str
 
 
-# Called with how far the work is; or, if it takes two arguments, with the bytes done
-# and those of all.
-ProgressFunction = Callable[[Progress], Any] | Callable[[int, int], Any]
+# Called with how far the work has come.
+ProgressFunction = Callable[[Progress], Any]
 # Called, from any thread, with the number of bytes just done and a tensor's name.
 Advance = Callable[[int, str], None]
 
@@ -58,8 +57,7 @@ def reporting(
 
     Args:
         progress: False reports nothing; True draws a bar on stderr with bytes, rate,
-            time left and the current tensor; a function is called with a `Progress`, or
-            with the bytes done and the total if it takes two arguments.
+            time left and the current tensor; a function is called with a `Progress`.
         total: Bytes of the whole work.
         what: What is done, shown before the bar: "Verifying model.ckpt".
 
@@ -78,7 +76,7 @@ def reporting(
 
 
 def check_progress(progress: object) -> None:
-    """Refuses what is neither a flag nor a function of one or two arguments.
+    """Refuses what is neither a flag nor a function of one argument.
 
     Args:
         progress: The option.
@@ -89,13 +87,16 @@ def check_progress(progress: object) -> None:
     if isinstance(progress, bool):
         return
     # A class can be called, and makes nothing of a `Progress`.
-    if not isinstance(progress, type) and (
-        accepts_arguments(progress, 1) or accepts_arguments(progress, 2)
-    ):
+    if not isinstance(progress, type) and accepts_arguments(progress, 1):
         return
+    hint = ""
+    if callable(progress) and accepts_arguments(progress, 2):
+        hint = (
+            " It takes two arguments; a `Progress` has `.done` and `.total`, in bytes."
+        )
     raise AssignmentError(
-        "Option progress: expected True, False, or a function of a tf2flax.Progress "
-        f"(or of the bytes done and the bytes of all), got {show_value(progress)}."
+        "Option progress: expected True, False, or a function of a tf2flax.Progress, "
+        f"got {show_value(progress)}.{hint}"
     )
 
 
@@ -104,11 +105,10 @@ def _ignore(_nbytes: int, _tensor: str) -> None:
 
 
 class _Caller:
-    """Tells a caller's function how far the work is; one call at a time."""
+    """Calls a caller's function with how far the work is; one call at a time."""
 
-    def __init__(self, function: Callable[..., Any], total: int) -> None:
+    def __init__(self, function: ProgressFunction, total: int) -> None:
         self._function = function
-        self._takes_two = not accepts_arguments(function, 1)
         self._total = total
         self._done = 0
         self._begun = time.monotonic()
@@ -117,23 +117,15 @@ class _Caller:
     def __call__(self, nbytes: int, tensor: str) -> None:
         with self._lock:
             self._done += nbytes
-            if self._takes_two:
-                self._function(self._done, self._total)
-                return
             rate = self._done / max(time.monotonic() - self._begun, 1e-9)
             eta = (self._total - self._done) / rate if rate else None
             self._function(Progress(self._done, self._total, rate, eta, tensor))
 
 
 def accepts_arguments(function: object, count: int) -> bool:
-    """Tells whether something can be called with so many arguments.
+    """True if something can be called with so many arguments, all positional.
 
-    Args:
-        function: Anything.
-        count: How many, all of them positional.
-
-    Returns:
-        Whether it can, as far as its signature tells.
+    What has no signature, as some builtins, is taken to accept one.
 
     Examples:
         >>> [accepts_arguments(f, n) for f, n in [(len, 1), (len, 2), (3, 1)]]
@@ -143,7 +135,7 @@ def accepts_arguments(function: object, count: int) -> bool:
         return False
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none: as one does
+    except (TypeError, ValueError):  # some builtins have none
         return count == 1
     try:
         signature.bind(*[None] * count)
@@ -177,8 +169,8 @@ def _bar(total: int, what: str) -> Generator[Advance]:
 
     def advance(nbytes: int, tensor: str) -> None:
         is_long = len(tensor) > _NAME_WIDTH
-        shown = f"…{tensor[1 - _NAME_WIDTH :]}" if is_long else tensor
-        bar.update(task, advance=nbytes, tensor=escape(shown))
+        name = f"…{tensor[1 - _NAME_WIDTH :]}" if is_long else tensor
+        bar.update(task, advance=nbytes, tensor=escape(name))
 
     with bar:
         task = bar.add_task(escape(what), total=total, tensor="")

@@ -23,28 +23,28 @@ from tf2flax._base.errors import ReadError
 from .isolation import isolated, put_shards
 from .meshes import Device
 
-# What each process tells the others about its failure (bytes of UTF-8).
+# What each process sends to the others, cut where it is longer (bytes of UTF-8).
 _MESSAGE_NBYTES: Final = 2048
-# How its message begins.
+# How its message begins: what went wrong follows, or a digest of what it will do next.
 _FAILED: Final = "failed "
-_WELL: Final = "well "
+_READY: Final = "ready "
 
 
 class Agreement:
-    """What is agreed upon by the processes that restore together."""
+    """An agreement of the processes that restore together; made by `all_or_none`.
+
+    Attributes:
+        participants: One device of each process; empty while they are unknown.
+        common: Digest of what all of them must be about to do alike.
+    """
 
     def __init__(self, participants: Mapping[int, Device]) -> None:
-        """Names the participants; made by `all_or_none`.
-
-        Args:
-            participants: One device of each process.
-        """
         self.participants: dict[int, Device] = dict(participants)
         self.common = ""
 
     @property
     def is_shared(self) -> bool:
-        """Whether this process has anybody to agree with.
+        """True if this process has others to agree with.
 
         One that holds nothing of any leaf needs nobody, and nobody waits for it.
         """
@@ -61,7 +61,7 @@ class Agreement:
             self.participants.update(participants)
 
     def require_same(self, common: str) -> None:
-        """Says what all processes must be about to do alike.
+        """Declares what this process is about to do, as all others must.
 
         Args:
             common: A text that must be the same on all of them.
@@ -83,24 +83,24 @@ def all_or_none(participants: Mapping[int, Device]) -> Generator[Agreement]:
     Raises:
         ReadError: Another process failed; it says which, and why.
     """
-    agreed = Agreement(participants)
+    agreement = Agreement(participants)
     try:
-        yield agreed
+        yield agreement
     except BaseException as error:  # an interrupt leaves the others waiting too
-        if agreed.is_shared:
+        if agreement.is_shared:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
-            _exchange(agreed.participants, _FAILED + text)
+            _exchange(agreement.participants, _FAILED + text)
         raise
-    if agreed.is_shared:
-        heard = _exchange(agreed.participants, _WELL + agreed.common)
+    if agreement.is_shared:
+        messages = _exchange(agreement.participants, _READY + agreement.common)
         failures = {
             number: text.removeprefix(_FAILED)
-            for number, text in heard.items()
+            for number, text in messages.items()
             if text.startswith(_FAILED)
         }
         if failures:
-            raise ReadError(_said(failures, len(heard)))
-        if len(set(heard.values())) > 1:
+            raise ReadError(_describe_failures(failures, len(messages)))
+        if len(set(messages.values())) > 1:
             raise ReadError(
                 "Processes are about to redistribute different leaves, or tensors, or "
                 "in different ways. Give all of them the same checkpoint, map, target, "
@@ -108,35 +108,36 @@ def all_or_none(participants: Mapping[int, Device]) -> Generator[Agreement]:
             )
 
 
-def _said(failures: Mapping[int, str], count: int) -> str:
+def _describe_failures(failures: Mapping[int, str], count: int) -> str:
     lines = [f"  process {number}: {text}" for number, text in failures.items()]
     return "\n".join(
         [
             f"{len(failures)} of {count} processes could not restore, so that all of "
             "them stop:",
             *lines,
-            "Mend that, and restore on all of them again.",
+            "Fix this and restore again on all processes.",
         ]
     )
 
 
 def _exchange(participants: Mapping[int, Device], message: str) -> dict[int, str]:
-    """Tells all processes how this one fares.
+    """Sends a message to all participants.
 
     Returns:
-        What each of them told.
+        The message of each of them.
     """
     mesh = Mesh(np.array(list(participants.values())), ("processes",))
-    own = np.zeros((1, _MESSAGE_NBYTES), np.uint8)
+    row = np.zeros((1, _MESSAGE_NBYTES), np.uint8)
     encoded = message.encode("utf-8", "replace")[:_MESSAGE_NBYTES]
-    own[0, : len(encoded)] = np.frombuffer(encoded, np.uint8)
+    row[0, : len(encoded)] = np.frombuffer(encoded, np.uint8)
     shape = (len(participants), _MESSAGE_NBYTES)
     sharding = NamedSharding(mesh, PartitionSpec("processes"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     with isolated():
-        told = put_shards(shape, sharding, lambda _: own, np.dtype(np.uint8))
-        heard = jax.device_get(jax.jit(_same, out_shardings=everywhere)(told))
-    texts = (bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in heard)
+        # Each process puts its own row of the array; all of them get all rows.
+        sent = put_shards(shape, sharding, lambda _: row, np.dtype(np.uint8))
+        rows = jax.device_get(jax.jit(_same, out_shardings=everywhere)(sent))
+    texts = (bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in rows)
     return dict(zip(participants, texts, strict=True))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
 
 import jax
 from jax.sharding import Sharding
@@ -21,132 +20,14 @@ from tf2flax._base.values import Box
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.reads import ReadPlan
 
-from .meshes import (
-    ProcessLayout,
-    ReadSharding,
-    boxes_by_process,
-    device_boxes,
-    device_processes,
-    is_on_host,
-    read_shardings,
-    split_devices,
-)
+from .meshes import ProcessLayout, device_boxes, device_processes, split_devices
+from .options import Strategy
 from .plan_cost import PlanCost, ProcessCost
+from .read_once import boxes_by_process, choose_read_shardings
+from .transfer import large_leaves
 
-Strategy = Literal["auto", "local", "read-once"]
-STRATEGIES: Final = ("auto", "local", "read-once")
-# Smaller leaves are read by every process under "auto": a collective operation takes
-# longer than reading them (bytes).
-READ_ONCE_NBYTES: Final = 1 << 20
-
-
-def choose_read_shardings(
-    assignments: Sequence[Assignment],
-    shardings: Mapping[str, Sharding],
-    manifest: Manifest,
-    strategy: Strategy,
-    split: ProcessLayout | None = None,
-) -> dict[str, ReadSharding]:
-    """Decides which leaves processes share in reading.
-
-    Args:
-        assignments: The leaves.
-        shardings: Where they will live.
-        manifest: Where the tensors lie.
-        strategy: "local", none; "read-once", all of which processes would read any byte
-            twice; "auto", those of 1 MiB and more of which they would read each byte
-            twice or more.
-        split: How devices are split over processes; None takes those they belong to.
-
-    Returns:
-        How each of them is read.
-    """
-    if strategy == "local" or (split.processes if split else jax.process_count()) == 1:
-        return {}
-    chosen: dict[str, ReadSharding] = {}
-    known: dict[Any, ReadSharding | None] = {}  # leaves of layers are alike
-    for one in assignments:
-        sharding = shardings.get(one.leaf)
-        if sharding is None or (strategy == "auto" and one.nbytes < READ_ONCE_NBYTES):
-            continue
-        if split is None and sharding.is_fully_addressable:
-            continue
-        is_alike = one.is_whole and not manifest.entry(one.source).is_sliced
-        key = (sharding, one.shape, one.stored.name) if is_alike else one.leaf
-        if key not in known:
-            known[key] = _choose_read_sharding(one, sharding, manifest, strategy, split)
-        read_sharding = known[key]
-        if read_sharding is not None:
-            chosen[one.leaf] = read_sharding
-    return chosen
-
-
-def _choose_read_sharding(
-    assignment: Assignment,
-    sharding: Sharding,
-    manifest: Manifest,
-    strategy: Strategy,
-    split: ProcessLayout | None,
-) -> ReadSharding | None:
-    """Finds the way of sharing that reads least, if sharing is worth it."""
-
-    def count(read_sharding: ReadSharding | None = None) -> int:
-        return _read_nbytes(assignment, sharding, manifest, split, read_sharding)
-
-    chosen, least = None, count()
-    # Under "read-once", a thousandth is left for padding.
-    if least < (2 if strategy == "auto" else 1.001) * assignment.nbytes:
-        return None
-    for read_sharding in read_shardings(sharding, assignment.shape, split):
-        nbytes = count(read_sharding)
-        if nbytes < 0.99 * least:
-            chosen, least = read_sharding, nbytes
-        if least <= assignment.nbytes:
-            break
-    return chosen
-
-
-def _read_nbytes(
-    assignment: Assignment,
-    sharding: Sharding,
-    manifest: Manifest,
-    split: ProcessLayout | None,
-    read_sharding: ReadSharding | None = None,
-) -> int:
-    """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
-    boxes = boxes_by_process(sharding, assignment.shape, split, read_sharding)
-    known: dict[tuple[tuple[int, ...], ...], int] = {}
-    total = 0
-    for own in boxes.values():
-        shapes = tuple(box.shape for box in own)
-        if shapes not in known:
-            reading = plan_reads([assignment], {assignment.leaf: own}, manifest)
-            known[shapes] = reading.nbytes
-        total += known[shapes]
-    return total
-
-
-def large_leaves(
-    assignments: Sequence[Assignment],
-    shardings: Mapping[str, Sharding],
-    max_in_flight_bytes: int,
-) -> frozenset[str]:
-    """Finds the leaves that are too large to be on the host at once.
-
-    Args:
-        assignments: The leaves.
-        shardings: Where they will live; those that live on the host are there anyway.
-        max_in_flight_bytes: Host memory that reading takes at once.
-
-    Returns:
-        Names of those that come in portions where a process needs so much of them.
-    """
-    return frozenset(
-        one.leaf
-        for one in assignments
-        if math.prod(one.shape) * one.dtype.itemsize > max_in_flight_bytes
-        and not is_on_host(shardings.get(one.leaf))
-    )
+# Boxes that one process needs, by leaf.
+BoxesOfLeaves = dict[str, tuple[Box, ...]]
 
 
 def count_costs(
@@ -157,6 +38,7 @@ def count_costs(
     strategy: Strategy,
     processes: int | None,
     max_in_flight_bytes: int,
+    reads_here: ReadPlan | None = None,
 ) -> PlanCost:
     """Counts what a plan costs each process.
 
@@ -169,6 +51,7 @@ def count_costs(
         processes: Over how many processes the devices are split, in their order; None
             takes those they belong to.
         max_in_flight_bytes: Host memory that reading takes at once.
+        reads_here: What this process reads, where that is planned already.
 
     Returns:
         The costs.
@@ -176,50 +59,85 @@ def count_costs(
     Raises:
         AssignmentError: The devices cannot be split so.
     """
-    split = split_devices(shardings.values(), processes) if processes else None
-    chosen = choose_read_shardings(assignments, shardings, manifest, strategy, split)
-    count = processes or jax.process_count()
-    boxes: dict[int, dict[str, tuple[Box, ...]]] = {n: {} for n in range(count)}
-    device_nbytes = dict.fromkeys(boxes, 0)
-    for one in assignments:
-        sharding = shardings.get(one.leaf)
-        itemsize = one.dtype.itemsize
-        if sharding is None:
-            for number in boxes:
-                boxes[number][one.leaf] = (Box.whole(one.shape),)
-                device_nbytes[number] += math.prod(one.shape) * itemsize
-            continue
-        read_sharding = chosen.get(one.leaf)
-        found = boxes_by_process(sharding, one.shape, split, read_sharding)
-        for number in boxes:
-            boxes[number][one.leaf] = found.get(number, ())
-        owners = device_processes(sharding, split)
-        held = device_boxes(sharding, one.shape)[0].size * itemsize
-        for number in owners:
-            device_nbytes[number] += held
+    layout = split_devices(shardings.values(), processes) if processes else None
+    boxes = _boxes_of_processes(
+        assignments, shardings, manifest, strategy, processes, layout
+    )
+    device_nbytes = _device_nbytes(assignments, shardings, list(boxes), layout)
     large = large_leaves(assignments, shardings, max_in_flight_bytes)
     portions = dict.fromkeys(large, max_in_flight_bytes)
-    readings: dict[tuple[tuple[Box, ...], ...], ReadPlan] = {}
+    plans: dict[tuple[tuple[Box, ...], ...], ReadPlan] = {}
+    if reads_here is not None:
+        plans[tuple(boxes[jax.process_index()].values())] = reads_here
     costs: list[ProcessCost] = []
-    for number, own_boxes in boxes.items():
-        key = tuple(own_boxes.values())  # replicas need the same
-        if key not in readings:
-            readings[key] = plan_reads(assignments, own_boxes, manifest, portions)
-        reading = readings[key]
+    for number, boxes_of_leaves in boxes.items():
+        key = tuple(boxes_of_leaves.values())  # replicas need the same
+        if key not in plans:
+            plans[key] = plan_reads(assignments, boxes_of_leaves, manifest, portions)
+        reads = plans[key]
         costs.append(
             ProcessCost(
                 process=number,
-                needed_nbytes=reading.needed_nbytes,
-                read_nbytes=reading.nbytes,
-                host_nbytes=_peak(reading, max_in_flight_bytes),
+                needed_nbytes=reads.needed_nbytes,
+                read_nbytes=reads.nbytes,
+                host_nbytes=_peak_nbytes(reads, max_in_flight_bytes),
                 device_nbytes=device_nbytes[number],
             )
         )
     return PlanCost(strategy, tuple(costs))
 
 
-def _peak(reading: ReadPlan, max_in_flight_bytes: int) -> int:
+def _boxes_of_processes(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    manifest: Manifest,
+    strategy: Strategy,
+    processes: int | None,
+    layout: ProcessLayout | None,
+) -> dict[int, BoxesOfLeaves]:
+    """What each process needs of each leaf, in the order of the leaves."""
+    read_shardings = choose_read_shardings(
+        assignments, shardings, manifest, strategy, layout
+    )
+    count = processes or jax.process_count()
+    boxes: dict[int, BoxesOfLeaves] = {number: {} for number in range(count)}
+    for assignment in assignments:
+        leaf, shape = assignment.leaf, assignment.shape
+        sharding = shardings.get(leaf)
+        if sharding is None:
+            for boxes_of_leaves in boxes.values():
+                boxes_of_leaves[leaf] = (Box.whole(shape),)
+            continue
+        read_sharding = read_shardings.get(leaf)
+        by_process = boxes_by_process(sharding, shape, layout, read_sharding)
+        for number, boxes_of_leaves in boxes.items():
+            boxes_of_leaves[leaf] = by_process.get(number, ())
+    return boxes
+
+
+def _device_nbytes(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    processes: Sequence[int],
+    layout: ProcessLayout | None,
+) -> dict[int, int]:
+    """Bytes of the leaves on all devices of each process."""
+    nbytes = dict.fromkeys(processes, 0)
+    for assignment in assignments:
+        itemsize = assignment.dtype.itemsize
+        sharding = shardings.get(assignment.leaf)
+        if sharding is None:  # on one device of every process
+            for number in processes:
+                nbytes[number] += math.prod(assignment.shape) * itemsize
+            continue
+        shard = device_boxes(sharding, assignment.shape)[0]
+        for number in device_processes(sharding, layout):  # once for each device
+            nbytes[number] += shard.size * itemsize
+    return nbytes
+
+
+def _peak_nbytes(reads: ReadPlan, max_in_flight_bytes: int) -> int:
     """Host memory of a restore at most, besides what stays on the host."""
-    total = sum(group.host_nbytes for group in reading.groups)
-    bound = max(max_in_flight_bytes, reading.host_nbytes)
-    return min(total, bound) + min(reading.nbytes, reading.tuning.staging_nbytes)
+    total = sum(group.host_nbytes for group in reads.groups)
+    bound = max(max_in_flight_bytes, reads.host_nbytes)
+    return min(total, bound) + min(reads.nbytes, reads.tuning.staging_nbytes)

@@ -1,4 +1,4 @@
-"""Targets that hold no leaf, and init functions that are none: what to give instead.
+"""Targets without a leaf, and what is not an init function: what to give instead.
 
 Each is refused before anything is opened or called: what is given back as it was given
 looks like success.
@@ -19,33 +19,28 @@ from flax import linen, nnx
 
 from tf2flax._base.errors import AssignmentError
 
-from .targets import Slot, Target, take_apart
+from .targets import Target
 
 # Leaves without numbers that a message names.
 _MAX_NAMED: Final = 3
 
 
-def take_target(target: Any, subject: str = "The target") -> Target:
-    """Takes a target apart into named leaves, of which one at least can be filled.
+def empty_target_error(target: Any, parts: Target, subject: str) -> AssignmentError:
+    """Says what to give instead of a target without a leaf that could be filled.
 
     Args:
-        target: As `take_apart`.
-        subject: What it is, for messages.
+        target: The target, as the caller gave it.
+        parts: The same, taken apart.
+        subject: What it is, for the message.
 
     Returns:
-        Its leaves, and how to put new values back.
-
-    Raises:
-        AssignmentError: It holds no leaf of numbers, or as `take_apart`.
+        The error.
     """
-    parts = take_apart(target)
-    if not any(_holds_numbers(slot) for slot in parts.slots):
-        values = [target, *(slot.value for slot in parts.slots)]
-        raise AssignmentError(
-            f"{subject} has no leaf that a tensor could fill: "
-            f"{_described(target, parts)} holds no numbers. {_way_out(values)}"
-        )
-    return parts
+    values = [target, *(slot.value for slot in parts.slots)]
+    return AssignmentError(
+        f"{subject} has no leaf that a tensor could fill: "
+        f"{_described(target, parts)} holds no numbers. {_way_out(values)}"
+    )
 
 
 def check_init_function(init_fn: object) -> None:
@@ -112,11 +107,6 @@ def check_init_result(leaves: Iterable[object]) -> None:
             ) from error
 
 
-def _holds_numbers(slot: Slot) -> bool:
-    # A Module may have fields called `shape` and `dtype`, and is no array for that.
-    return slot.leaf.dtype is not None and not isinstance(slot.value, linen.Module)
-
-
 def _described(target: Any, parts: Target) -> str:
     if not parts.slots and isinstance(target, (Mapping, list, tuple)) and target:
         return f"a {type(target).__name__} without leaves"
@@ -128,7 +118,9 @@ def _described(target: Any, parts: Target) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """What a value is, in a few words."""
+    """Describes a value in a few words."""
+    # From the most telling description to the least: a linen Module is also an object,
+    # an optimizer also a tuple.
     if value is None:
         return "None"
     name = type(value).__name__

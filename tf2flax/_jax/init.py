@@ -10,36 +10,37 @@ initialisation is traced below.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, Sharding
+from jax.sharding import Sharding
 
-from tf2flax._assignment.language.aliases import FLAX_ALIASES
 from tf2flax._assignment.language.grammar import FrozenMap, check_map, freeze_map
-from tf2flax._base.progress import ProgressFunction
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from tf2flax._restoring.tied import describe_ties, warn_of_ties
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
 
-from .agreement import all_or_none
-from .empty_targets import check_init_function, take_target
-from .lending import held
-from .meshes import Device, devices_of, participants
-from .restore import (
-    MAX_IN_FLIGHT_BYTES,
-    AssignmentMap,
-    JobOptions,
-    PolicyOption,
+from .empty_targets import check_init_function
+from .job import (
+    Job,
     check_filled,
     check_kept,
-    common_work,
     make_job,
-    read_leaves,
     refuse_tracing,
-    warn_of_leftovers,
+    take_target,
 )
-from .shardings import LogicalRules, ShardingOption, expected_shardings
+from .lending import held
+from .meshes import Device, devices_of
+from .options import (
+    AssignmentMap,
+    CheckedOptions,
+    RestoreOptions,
+    check_options,
+    takes_options,
+)
+from .restore import run_job
+from .shardings import expected_shardings
 from .targets import take_apart
 from .traced_init import TracedInit, reachable_rngs
 
@@ -47,23 +48,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@takes_options
 def init_from_checkpoint(
     checkpoint: PathLike | Checkpoint,
     assignment_map: AssignmentMap,
     target: Any,
-    *,
-    aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
-    dtype: Any = None,
-    sharding: ShardingOption = None,
-    mesh: Mesh | AbstractMesh | None = None,
-    logical_axis_rules: LogicalRules | None = None,
-    strategy: Literal["auto", "local", "read-once"] = "auto",
-    on_missing: PolicyOption = "error",
-    on_mismatch: PolicyOption = "error",
-    on_uneven: Literal["error", "replicate"] = "error",
-    verify: bool = True,
-    max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
-    progress: bool | ProgressFunction = False,
+    **options: Unpack[RestoreOptions],
 ) -> Any:
     """Loads tensors of a checkpoint into a target, as TensorFlow's function does.
 
@@ -75,23 +65,7 @@ def init_from_checkpoint(
             expressions (`tf2flax.src`), keys and values may have captures; the entry
             that says most of a leaf's name fills it: docs/maps.md.
         target: A pytree, linen variables, an `nnx.State` or an `nnx.Module`.
-        aliases: Leaf name -> checkpoint names that may stand in for it within scopes;
-            None is exactly TensorFlow.
-        dtype: None gives leaves their own dtype where the cast is safe; "exact"
-            refuses every cast; "checkpoint" keeps the file's; a dtype forces it on
-            leaves of its own kind; pairs of a regex and one of these force any. As
-            `tf2flax.plan`.
-        sharding: Where loaded leaves live; as `tf2flax.plan`.
-        mesh: As `tf2flax.plan`; not an AbstractMesh.
-        logical_axis_rules: As `tf2flax.plan`.
-        strategy: As `tf2flax.plan`.
-        on_missing: As `tf2flax.plan`.
-        on_mismatch: As `tf2flax.plan`.
-        on_uneven: As `tf2flax.plan`.
-        verify: Whether CRC-32C checksums are compared.
-        max_in_flight_bytes: As `tf2flax.plan`.
-        progress: True draws a bar on stderr; a function is called with a
-            `tf2flax.Progress`.
+        **options: As `tf2flax.plan` describes them; `mesh` is not an AbstractMesh.
 
     Returns:
         The target with `jax.Array`s in the leaves that are loaded and the other leaves
@@ -121,53 +95,25 @@ def init_from_checkpoint(
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
     refuse_tracing()
-    options = JobOptions(
-        aliases=aliases,
-        dtype=dtype,
-        sharding=sharding,
-        mesh=mesh,
-        logical_axis_rules=logical_axis_rules,
-        strategy=strategy,
-        on_missing=on_missing,
-        on_mismatch=on_mismatch,
-        on_uneven=on_uneven,
-        verify=verify,
-        max_in_flight_bytes=max_in_flight_bytes,
-        progress=progress,
-    )
+    checked = check_options("init_from_checkpoint", options)
     parts = take_target(target)
-    expected = expected_shardings(parts.slots, options.placement)
-    with all_or_none(participants(expected)) as agreed:
-        job = make_job(checkpoint, assignment_map, parts, options)
+
+    def make() -> Job:
+        job = make_job(checkpoint, assignment_map, parts, checked)
         check_kept(job)
         check_filled(job)
-        agreed.set_participants(participants(job.shardings.values()))
-        placer = read_leaves(job, progress)
-        differing = describe_ties(job.plan.resolution, job.manifest)
-        agreed.require_same(common_work(job, placer))
-    placer.redistribute()
-    warn_of_leftovers(job)
-    warn_of_ties(differing)
-    return job.target.rebuild(placer.arrays)
+        return job
+
+    _, arrays = run_job(make, lambda: expected_shardings(parts.slots, checked))
+    return parts.rebuild(arrays)
 
 
+@takes_options
 def warm_start(
     init_fn: Callable[P, T],
     checkpoint: PathLike | Checkpoint,
     assignment_map: AssignmentMap,
-    *,
-    aliases: Mapping[str, tuple[str, ...]] | None = FLAX_ALIASES,
-    dtype: Any = None,
-    sharding: ShardingOption = None,
-    mesh: Mesh | AbstractMesh | None = None,
-    logical_axis_rules: LogicalRules | None = None,
-    strategy: Literal["auto", "local", "read-once"] = "auto",
-    on_missing: PolicyOption = "error",
-    on_mismatch: PolicyOption = "error",
-    on_uneven: Literal["error", "replicate"] = "error",
-    verify: bool = True,
-    max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
-    progress: bool | ProgressFunction = False,
+    **options: Unpack[RestoreOptions],
 ) -> Callable[P, T]:
     """Makes an init function that takes what it can from a checkpoint.
 
@@ -182,19 +128,9 @@ def warm_start(
         checkpoint: A path, or an open checkpoint; opened at once.
         assignment_map: As for `init_from_checkpoint`; copied at once, so that
             what becomes of it before the function is called has no effect.
-        aliases: As for `init_from_checkpoint`.
-        dtype: As for `init_from_checkpoint`.
-        sharding: Where leaves live, those that are initialised included (they have no
-            `.sources`); as `tf2flax.plan`.
-        mesh: As `tf2flax.plan`; not an AbstractMesh.
-        logical_axis_rules: As `tf2flax.plan`.
-        strategy: As `tf2flax.plan`.
-        on_missing: As `tf2flax.plan`.
-        on_mismatch: As `tf2flax.plan`.
-        on_uneven: As `tf2flax.plan`.
-        verify: Whether CRC-32C checksums are compared.
-        max_in_flight_bytes: As `tf2flax.plan`.
-        progress: As for `init_from_checkpoint`.
+        **options: As `tf2flax.plan` describes them; `mesh` is not an AbstractMesh, and
+            `sharding` is also for leaves that are initialised (they have no
+            `.sources`).
 
     Returns:
         A function with `init_fn`'s signature. It reads tensors when it is called, and
@@ -221,20 +157,7 @@ def warm_start(
         ['bias', 'kernel']
     """
     check_init_function(init_fn)
-    options = JobOptions(
-        aliases=aliases,
-        dtype=dtype,
-        sharding=sharding,
-        mesh=mesh,
-        logical_axis_rules=logical_axis_rules,
-        strategy=strategy,
-        on_missing=on_missing,
-        on_mismatch=on_mismatch,
-        on_uneven=on_uneven,
-        verify=verify,
-        max_in_flight_bytes=max_in_flight_bytes,
-        progress=progress,
-    )
+    checked = check_options("warm_start", options)
     opened = (
         checkpoint
         if isinstance(checkpoint, Checkpoint)
@@ -249,7 +172,7 @@ def warm_start(
         with held(rngs):  # the next call must see the state that this one leaves
             refuse_tracing((args, kwargs))
             traced = TracedInit(init_fn, args, kwargs, rngs)
-            arrays, others = _run(traced, opened, frozen, options)
+            arrays, others = _run(traced, opened, frozen, checked)
             result = traced.assemble([arrays[i] for i in range(len(traced.outputs))])
             if others:
                 result = take_apart(result).rebuild(others)
@@ -263,7 +186,7 @@ def _run(
     traced: TracedInit,
     checkpoint: Checkpoint,
     assignment_map: FrozenMap,
-    options: JobOptions,
+    options: CheckedOptions,
 ) -> tuple[dict[int, jax.Array], dict[str, jax.Array]]:
     """Reads what the map names and initialises the rest.
 
@@ -272,29 +195,25 @@ def _run(
         in a configuration that is returned along with the parameters.
     """
     parts = take_target(traced.abstract, "What the init function gives")
-    expected = expected_shardings(parts.slots, options.placement)
-    with all_or_none(participants(expected)) as agreed:
+
+    def make() -> Job:
         job = make_job(checkpoint, assignment_map, parts, options, is_initialised=True)
         check_filled(job)
-        agreed.set_participants(participants(job.shardings.values()))
-        placer = read_leaves(job, options.progress)
-        differing = describe_ties(job.plan.resolution, job.manifest)
-        agreed.require_same(common_work(job, placer))
-    placer.redistribute()
-    warn_of_leftovers(job)
-    warn_of_ties(differing)
+        return job
+
+    job, loaded = run_job(make, lambda: expected_shardings(parts.slots, options))
     numbers = {id(output): i for i, output in enumerate(traced.outputs)}
     names = {slot.leaf.name: numbers.get(id(slot.value)) for slot in parts.slots}
     leaves = {i: name for name, i in names.items() if i is not None}
     arrays: dict[int, jax.Array] = {}
     others: dict[str, jax.Array] = {}
-    for name, array in placer.arrays.items():
+    for name, array in loaded.items():
         number = names[name]
         if number is None:
             others[name] = array
         else:
             arrays[number] = array
-    # One computation for each order of devices; XLA drops what a part does not need.
+    # One computation for each order of devices; XLA drops what its outputs do not need.
     wanted: dict[tuple[Device, ...] | None, dict[int, Sharding | None]] = {}
     for i in range(len(traced.outputs)):
         if i not in arrays:
@@ -302,6 +221,6 @@ def _run(
             devices = None if sharding is None else tuple(devices_of(sharding))
             wanted.setdefault(devices, {})[i] = sharding
     for devices, shardings in wanted.items():
-        own = None if devices is None else list(shardings.values())
-        arrays |= traced.compute(list(shardings), own)
+        places = None if devices is None else list(shardings.values())
+        arrays |= traced.compute(list(shardings), places)
     return arrays, others

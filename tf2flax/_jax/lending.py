@@ -13,7 +13,14 @@ import functools
 import threading
 import types
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Final
 
 import jax
@@ -46,12 +53,12 @@ def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:
     globals that the function's code names.
 
     Args:
-        roots: Where to begin.
+        roots: The function and its arguments.
 
     Returns:
         Each object once.
     """
-    found: list[nnx.Rngs | nnx.RngStream] = []
+    rngs: list[nnx.Rngs | nnx.RngStream] = []
     seen: set[int] = set()
     queue: list[Any] = [roots]
     keep: list[Any] = []  # ids stay unique only while the objects live
@@ -62,13 +69,13 @@ def find_rngs(roots: object) -> list[nnx.Rngs | nnx.RngStream]:
         seen.add(id(item))
         keep.append(item)
         if isinstance(item, (nnx.Rngs, nnx.RngStream)):
-            found.append(item)
+            rngs.append(item)
         queue.extend(_reachable(item))
-    return found
+    return rngs
 
 
 def _reachable(item: Any) -> list[Any]:
-    """What an object leads to."""
+    """Objects that an object leads to."""
     if isinstance(item, types.FunctionType):
         return _reachable_from_function(item)
     if isinstance(item, types.MethodType):
@@ -84,26 +91,30 @@ def _reachable(item: Any) -> list[Any]:
         is_foreign and not isinstance(item, nnx.Pytree)
     ):
         return []
-    found = list(getattr(item, "__dict__", {}).values())
-    return [*found, type(item).__call__] if callable(item) else found
+    attributes = list(getattr(item, "__dict__", {}).values())
+    return [*attributes, type(item).__call__] if callable(item) else attributes
 
 
 def _reachable_from_function(function: types.FunctionType) -> list[Any]:
+    contents = map(_contents, function.__closure__ or ())
+    closure = [value for value in contents if value is not None]
+    # A wrapper of JAX or Flax closes over the user's function; its globals are theirs.
     if function.__module__.partition(".")[0] in _FOREIGN:
-        return [c for c in map(_contents, function.__closure__ or ()) if c is not None]
-    found = [c for c in map(_contents, function.__closure__ or ()) if c is not None]
-    found += function.__defaults__ or ()
-    found += (function.__kwdefaults__ or {}).values()
+        return closure
+    defaults = [*(function.__defaults__ or ())]
+    defaults += (function.__kwdefaults__ or {}).values()
+    return [*closure, *defaults, *_named_globals(function)]
+
+
+def _named_globals(function: types.FunctionType) -> Iterator[Any]:
+    """Globals that the code of a function names, and of those defined within it."""
     codes = [function.__code__]
     while codes:
         code = codes.pop()
-        found += [
-            function.__globals__[name]
-            for name in code.co_names
-            if name in function.__globals__
-        ]
+        for name in code.co_names:
+            if name in function.__globals__:
+                yield function.__globals__[name]
         codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return found
 
 
 def _contents(cell: types.CellType) -> Any:

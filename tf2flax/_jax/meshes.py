@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,21 +73,20 @@ def names_of(entry: Any) -> tuple[str, ...]:
 
 
 def is_abstract(sharding: Sharding) -> bool:
-    """Whether a sharding is over devices that do not exist here."""
+    """True if a sharding is over devices that do not exist here."""
     return isinstance(sharding, NamedSharding) and isinstance(
         sharding.mesh, AbstractMesh
     )
 
 
 def is_on_host(sharding: Sharding | None) -> bool:
-    """Tells whether leaves that live there live in memory of the host.
+    """True if leaves that live there live in memory of the host.
+
+    They do on CPU, and in a memory kind of the host. Devices of an AbstractMesh are
+    taken for accelerators.
 
     Args:
-        sharding: Where; None where JAX puts them by default. Devices of an
-            AbstractMesh are taken for accelerators.
-
-    Returns:
-        Whether they do: on CPU, or in a memory kind of the host.
+        sharding: Where; None where JAX puts them by default.
     """
     if sharding is None:
         default: Any = getattr(jax.config, "jax_default_device", None)
@@ -99,9 +98,21 @@ def is_on_host(sharding: Sharding | None) -> bool:
     return is_cpu or (sharding.memory_kind or "").endswith("host")
 
 
+def describe_manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
+    """Says that a mesh has axes along which no array can be placed; "" where not."""
+    if mesh is None or AxisType.Manual not in mesh.axis_types:
+        return ""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    names = ", ".join(f"`{name}`" for name, kind in kinds if kind == AxisType.Manual)
+    return (
+        f"the mesh has Manual axes ({names}), along which arrays live only inside of "
+        "jax.shard_map. Give a mesh whose axes are Auto or Explicit."
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
-    """Finds what of a leaf each device holds, in the order of the mesh.
+    """Finds the box of a leaf that each device holds, in the order of the mesh.
 
     Args:
         sharding: Where the leaf lives; its mesh may be abstract.
@@ -117,15 +128,21 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
     numbers = np.indices(tuple(sizes.values())).reshape(len(sizes), -1)
     positions = dict(zip(sizes, numbers, strict=True))
     starts = np.zeros((math.prod(sizes.values()), len(shape)), np.int64)
-    extents = list(shape)
+    shard_shape = list(shape)
+    # Mesh 2 x 4 with axes a, b, and P(("a", "b")) over 16 rows: 8 shards of 2 rows.
+    #
+    #     position on a   0  0  0  0  1  1  1  1
+    #     position on b   0  1  2  3  0  1  2  3
+    #     shard 4 a + b   0  1  2  3  4  5  6  7
+    #     first row       0  2  4  6  8 10 12 14
     for axis, entry in enumerate(sharding.spec):
         count = math.prod(sizes[name] for name in names_of(entry))
-        extents[axis] = shape[axis] // count
+        shard_shape[axis] = shape[axis] // count
         shard = np.zeros(len(starts), np.int64)
         for name in names_of(entry):
             shard = shard * sizes[name] + positions[name]
-        starts[:, axis] = shard * extents[axis]
-    stops = starts + np.array(extents, np.int64)
+        starts[:, axis] = shard * shard_shape[axis]
+    stops = starts + np.array(shard_shape, np.int64)
     return tuple(
         Box(tuple(low), tuple(high))
         for low, high in zip(starts.tolist(), stops.tolist(), strict=True)
@@ -155,8 +172,8 @@ class ProcessLayout:
             order = places = tuple(range(sharding.num_devices))
         else:
             order = self.devices
-            found = {number: place for place, number in enumerate(order)}
-            places = tuple(found[device.id] for device in devices_of(sharding))
+            place_of = {number: place for place, number in enumerate(order)}
+            places = tuple(place_of[device.id] for device in devices_of(sharding))
         if len(order) % self.processes:
             raise AssignmentError(
                 f"{len(order)} devices cannot be split over {self.processes} "
@@ -179,7 +196,7 @@ def split_devices(shardings: Iterable[Sharding], processes: int) -> ProcessLayou
         AssignmentError: Some devices exist here, and others do not.
     """
     shardings = dict.fromkeys(shardings)
-    concrete = [one for one in shardings if not is_abstract(one)]
+    concrete = [sharding for sharding in shardings if not is_abstract(sharding)]
     if concrete and len(concrete) < len(shardings):
         raise AssignmentError(
             "Some leaves are planned over an AbstractMesh, others on devices that are "
@@ -241,87 +258,6 @@ def devices_of(sharding: Sharding) -> Sequence[Device]:
     return sorted(sharding.device_set, key=_id_of)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReadSharding:
-    """A leaf as it is read when every process reads another part of it.
-
-    Attributes:
-        shape: Its shape, padded so that every device has an equal part.
-        sharding: Where the parts live until XLA redistributes them.
-    """
-
-    shape: tuple[int, ...]
-    sharding: NamedSharding
-
-
-def read_shardings(
-    sharding: Sharding, shape: tuple[int, ...], split: ProcessLayout | None = None
-) -> Iterator[ReadSharding]:
-    """Lists candidates to split what several processes would read alike between them.
-
-    First, shards are cut further along the mesh axes that replicate them over
-    processes: an all-gather along those axes is all the way to the final sharding.
-    Then, each axis of the leaf is cut along all axes of the mesh, so that what is read
-    is in one run.
-
-    Args:
-        sharding: Where the leaf will live.
-        shape: Its shape.
-        split: As for `device_processes`.
-
-    Yields:
-        Ways, none of them where the sharding is not over a mesh of several processes.
-    """
-    if not isinstance(sharding, NamedSharding):
-        return
-    owners = np.array(device_processes(sharding, split))
-    if (owners == owners[0]).all():
-        return
-    owners = owners.reshape(tuple(sharding.mesh.shape.values()))
-    own_shape = shape or (1,)  # a scalar is read by the first of the devices
-    entries = [names_of(entry) for entry in sharding.spec]
-    entries += [()] * (len(own_shape) - len(entries))
-    used = [name for names in entries for name in names]
-    free = [name for name in sharding.mesh.axis_names if name not in used]
-    crossing = [
-        name
-        for axis, name in enumerate(sharding.mesh.axis_names)
-        if name in free and (owners != np.take(owners, [0], axis)).any()
-    ]
-    if crossing:
-        candidates = [
-            _cut(sharding, own_shape, entries, i, crossing)
-            for i in range(len(own_shape))
-        ]
-        # The first axis, if it can be: its parts are runs of bytes.
-        even = [candidate for candidate in candidates if candidate.shape == own_shape]
-        yield (
-            even or sorted(candidates, key=lambda candidate: math.prod(candidate.shape))
-        )[0]
-    for i in range(len(own_shape)):
-        others = [name for name in (*used, *free) if name not in entries[i]]
-        alone = [names if axis == i else () for axis, names in enumerate(entries)]
-        yield _cut(sharding, own_shape, alone, i, others)
-
-
-def _cut(
-    sharding: NamedSharding,
-    shape: tuple[int, ...],
-    entries: Sequence[tuple[str, ...]],
-    axis: int,
-    names: Sequence[str],
-) -> ReadSharding:
-    """Cuts an axis of a leaf further, along some axes of the mesh."""
-    names = (*entries[axis], *names)
-    count = math.prod(sharding.mesh.shape[name] for name in names)
-    padded = -(-shape[axis] // count) * count
-    spec = PartitionSpec(*entries[:axis], names, *entries[axis + 1 :])
-    return ReadSharding(
-        (*shape[:axis], padded, *shape[axis + 1 :]),
-        with_auto_axes(NamedSharding(sharding.mesh, spec)),
-    )
-
-
 def with_auto_axes(sharding: NamedSharding) -> NamedSharding:
     """The same sharding over a mesh whose axes leave everything to XLA.
 
@@ -341,14 +277,14 @@ def with_auto_axes(sharding: NamedSharding) -> NamedSharding:
 
 
 def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
-    """The part of a padded leaf's box that lies in the leaf.
+    """Clips a box of a padded leaf to the leaf.
 
     Args:
         box: A box of the padded leaf; of one axis where the leaf has none.
-        shape: The leaf's own shape.
+        shape: Shape of the leaf without padding.
 
     Returns:
-        The part; None where nothing of it does.
+        The box that lies in the leaf; None where all of it is padding.
     """
     if not shape:
         return None if any(box.starts) else Box((), ())
@@ -357,38 +293,8 @@ def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
     return box.intersection(Box.whole(shape))
 
 
-@functools.lru_cache(maxsize=1024)
-def boxes_by_process(
-    sharding: Sharding,
-    shape: tuple[int, ...],
-    split: ProcessLayout | None,
-    read_sharding: ReadSharding | None = None,
-) -> Mapping[int, tuple[Box, ...]]:
-    """Finds what of a leaf each process reads.
-
-    Args:
-        sharding: Where the leaf will live.
-        shape: Its shape.
-        split: As for `device_processes`.
-        read_sharding: How processes share in reading it, if they do.
-
-    Returns:
-        Boxes by process, each box once.
-    """
-    owners = device_processes(sharding, split)
-    boxes: Iterable[Box | None] = device_boxes(sharding, shape)
-    if read_sharding is not None:
-        parts = device_boxes(read_sharding.sharding, read_sharding.shape)
-        boxes = (clipped(part, shape) for part in parts)
-    found: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
-    for owner, box in zip(owners, boxes, strict=True):
-        if box is not None:
-            found[owner][box] = None
-    return {owner: tuple(own) for owner, own in found.items()}
-
-
 def participants(shardings: Iterable[Sharding]) -> Mapping[int, Device]:
-    """Finds the processes that hold parts of leaves.
+    """Finds the processes that hold shards of leaves.
 
     Args:
         shardings: Where the leaves live; abstract ones do not count.
@@ -403,7 +309,7 @@ def participants(shardings: Iterable[Sharding]) -> Mapping[int, Device]:
     by_mesh = {getattr(sharding, "mesh", sharding): sharding for sharding in concrete}
     for sharding in by_mesh.values():
         for device in sharding.device_set:
-            known = first.get(device.process_index)
-            if known is None or device.id < known.id:
+            earlier = first.get(device.process_index)
+            if earlier is None or device.id < earlier.id:
                 first[device.process_index] = device
     return dict(sorted(first.items())) if len(first) > 1 else {}

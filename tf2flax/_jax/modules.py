@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import jax
 from flax import nnx
 from jax.core import Tracer
 
-Path = tuple[Any, ...]
+from .trees import Path, join_path, one_level
 
 # Paths to a module that shared modules multiply: 30 modules, each twice in the next,
 # have a thousand million. Beyond so many to any module its Variables answer to no more.
@@ -83,43 +83,9 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
             continue
         names = dict.fromkeys([name, *other_names.get(id(holder), ())])
         held.append(Held(tuple(names), holder))
-    listed = {name for one in held for name in one.names}
+    listed = {name for entry in held for name in entry.names}
     hidden = dict.fromkeys(name for name in abstract if name not in listed)
     return Contents(tuple(held), tuple(hidden))
-
-
-def join_path(path: Iterable[Any]) -> str:
-    """Joins the keys and attributes on the way to a leaf.
-
-    Args:
-        path: Keys, indices and attribute names; tuples of them count as several.
-
-    Returns:
-        The leaf's name.
-
-    Examples:
-        >>> join_path(("params", "layers", 0, "kernel"))
-        'params/layers/0/kernel'
-    """
-    parts: list[str] = []
-    for key in path:
-        parts += [join_path(key)] if isinstance(key, tuple) else [str(key)]
-    return "/".join(parts)
-
-
-def step_of(key: Any) -> Any:
-    """Takes the bare key out of one step of a JAX key path.
-
-    Args:
-        key: The step.
-
-    Returns:
-        The key, index or attribute name.
-    """
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return getattr(key, attribute)
-    return str(key)
 
 
 def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -145,26 +111,6 @@ def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:
         stack += [
             ((*place, *keys), child, below) for keys, child in children[number][::-1]
         ]
-
-
-def one_level(node: Any) -> list[tuple[Path, Any]]:
-    """Takes a node of a tree apart, and nothing within it.
-
-    Args:
-        node: The node; a leaf has nothing below it.
-
-    Returns:
-        What stands directly below, with its keys; that may be the node itself.
-    """
-    is_first = True
-
-    def is_below(_: Any) -> bool:
-        nonlocal is_first
-        is_root, is_first = is_first, False
-        return not is_root
-
-    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
-    return [(tuple(map(step_of, keys)), child) for keys, child in flat if keys]
 
 
 def _children(node: Any) -> list[tuple[Path, Any]]:

@@ -21,8 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from .depth import check_depth
-from .modules import Path, join_path
+from .trees import Path, check_depth, join_path
 from .variables import is_reference, new_reference
 
 # The attribute in which NNX notes which attributes of an object are data.
@@ -41,10 +40,10 @@ class Structure:
 
     Attributes:
         treedef: Of the output, in which NNX objects are leaves.
-        is_node: Which leaves are NNX objects.
+        is_node: True for each leaf that is an NNX object.
         graphdef: Of all NNX objects together, where modules are among them.
         inner: Of the state of NNX objects and the other leaves.
-        constants: Leaves that are no arrays, by place; they stay as they are.
+        constants: Leaves that are not arrays, by place; they stay as they are.
         references: Places of mutable arrays.
         foreign: The constants that stand beside NNX objects, not in them.
     """
@@ -78,9 +77,9 @@ class Structure:
         state, others = self.inner.unflatten(leaves)
         if self.graphdef is not None:
             state = nnx.merge(self.graphdef, state)
-        nodes, rest = iter(state), iter(others)
+        nodes, plain = iter(state), iter(others)
         return self.treedef.unflatten(
-            [next(nodes) if is_node else next(rest) for is_node in self.is_node]
+            [next(nodes) if is_node else next(plain) for is_node in self.is_node]
         )
 
 
@@ -97,6 +96,7 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
     _mark_plain_arrays(output)
     tops, treedef = jax.tree.flatten(output, is_leaf=is_nnx)
     nodes = tuple(filter(is_nnx, tops))
+    # All NNX objects are split together, so that what they share stays shared.
     graphdef: nnx.GraphDef[Any] | None = None
     state: Any = nodes
     if any(isinstance(node, nnx.Pytree) for node in nodes):
@@ -109,7 +109,7 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
         for i, leaf in enumerate(flat)
         if i not in references and not _is_array(leaf)
     }
-    first = len(flat) - len(others)
+    first = len(flat) - len(others)  # the state of NNX objects comes before
     foreign = tuple(leaf for i, leaf in constants.items() if i >= first)
     arrays = [
         leaf[...] if i in references else leaf
@@ -124,14 +124,7 @@ def flatten_output(output: Any) -> tuple[list[Any], Structure]:
 
 
 def is_nnx(value: object) -> bool:
-    """Tells whether a tree ends at an object of NNX.
-
-    Args:
-        value: A node or leaf of the tree.
-
-    Returns:
-        True if it is a module or the like, a Variable or a State.
-    """
+    """True for modules and the like, Variables and States, where our trees end."""
     return isinstance(value, (nnx.Pytree, nnx.Variable, nnx.State))
 
 
@@ -236,19 +229,12 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def is_traceable(value: object) -> bool:
-    """Tells whether a value is an array that JAX takes into a traced function.
-
-    Args:
-        value: The value.
-
-    Returns:
-        False for arrays of texts and objects, and for all that is no array.
-    """
+    """True for arrays that JAX takes into a traced function, unlike those of text."""
     return isinstance(value, (jax.Array, np.ndarray)) and _is_array(value)
 
 
 def _is_array(value: Any) -> bool:
-    """Whether JAX returns a value from a traced function."""
+    """True if JAX returns a value from a traced function."""
     if isinstance(value, int):
         limits = np.iinfo(jnp.result_type(int))
         return limits.min <= value <= limits.max

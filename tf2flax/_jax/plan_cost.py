@@ -21,6 +21,10 @@ class ProcessCost:
         host_nbytes: Host memory that reading takes at most, besides arrays that live on
             the host.
         device_nbytes: Bytes of the leaves on all of its devices.
+
+    Examples:
+        >>> ProcessCost(0, 10, 12, 20, device_nbytes=10).read_nbytes
+        12
     """
 
     process: int
@@ -55,7 +59,7 @@ class PlanCost:
         """The same as a group of a plan's report; equal processes share a row."""
         rows: list[tuple[str, ...]] = []
         for _, group in itertools.groupby(
-            self.processes, key=lambda one: dataclasses.replace(one, process=0)
+            self.processes, key=lambda cost: dataclasses.replace(cost, process=0)
         ):
             first, *others = group
             span = f"-{others[-1].process}" if others else ""
@@ -84,12 +88,12 @@ class PlanCost:
     @property
     def needed_nbytes(self) -> int:
         """Bytes that all processes need, those that several need counted for each."""
-        return sum(one.needed_nbytes for one in self.processes)
+        return sum(cost.needed_nbytes for cost in self.processes)
 
     @property
     def read_nbytes(self) -> int:
         """Bytes that all processes read."""
-        return sum(one.read_nbytes for one in self.processes)
+        return sum(cost.read_nbytes for cost in self.processes)
 
     @property
     def over_read(self) -> float:
@@ -103,5 +107,5 @@ class PlanCost:
             "needed_nbytes": self.needed_nbytes,
             "read_nbytes": self.read_nbytes,
             "over_read": self.over_read,
-            "processes": [dataclasses.asdict(one) for one in self.processes],
+            "processes": [dataclasses.asdict(cost) for cost in self.processes],
         }

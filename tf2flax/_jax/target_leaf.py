@@ -15,7 +15,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from flax.core import meta
 from jax.core import Tracer
 
@@ -62,8 +62,19 @@ class Slot:
     partitioning: Partitioning | None = None
 
     @property
+    def holds_numbers(self) -> bool:
+        """True if a tensor could fill it."""
+        # A Module may have fields called `shape` and `dtype`, but it is not an array.
+        return self.leaf.dtype is not None and not isinstance(self.value, linen.Module)
+
+    @property
+    def has_place(self) -> bool:
+        """True if the target says where the array should live."""
+        return self.sharding is not None or self.partitioning is not None
+
+    @property
     def is_abstract(self) -> bool:
-        """Whether no array stands there yet."""
+        """True if no array stands there yet."""
         return isinstance(self.value, jax.ShapeDtypeStruct)
 
 
@@ -144,12 +155,13 @@ def _partitioning_of(holder: Any) -> Partitioning | jax.sharding.Sharding | None
         metadata = holder.get_metadata()
         # Flax has called it by all of these names.
         keys = ("out_sharding", "sharding_names", "sharding")
-        said = next((s for key in keys if (s := metadata.get(key)) is not None), None)
-        if isinstance(said, jax.sharding.Sharding):
-            return said
-        if isinstance(said, (tuple, list, jax.sharding.PartitionSpec)):
+        values = (metadata.get(key) for key in keys)
+        names = next((value for value in values if value is not None), None)
+        if isinstance(names, jax.sharding.Sharding):
+            return names
+        if isinstance(names, (tuple, list, jax.sharding.PartitionSpec)):
             rules = tuple(metadata.get("sharding_rules") or ())
-            return Partitioning(tuple(said), metadata.get("mesh"), rules)
+            return Partitioning(tuple(names), metadata.get("mesh"), rules)
         holder = holder.get_raw_value()
     if isinstance(holder, meta.Partitioned):
         rules = tuple(getattr(holder, "rules", None) or ())

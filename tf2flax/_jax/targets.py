@@ -22,9 +22,9 @@ from flax.core import meta
 from tf2flax._assignment.resolution.assignments import Leaf
 from tf2flax._base.errors import AssignmentError, CheckpointError
 
-from .depth import check_depth
-from .modules import Path, contents_of, join_path, step_of
+from .modules import contents_of
 from .target_leaf import Slot, is_array, make_slot
+from .trees import Path, check_depth, join_path, step_of
 from .variables import Change, inner_value, set_all, with_value
 
 
@@ -110,7 +110,7 @@ def take_apart(target: Any) -> Target:
         changes: list[Change] = []
         try:
             result = part.build(values, changes)  # raises, or nothing will below
-            return set_all(changes, result)
+            return set_all(changes, result) if changes else result
         except CheckpointError:
             raise
         except Exception as error:
@@ -250,9 +250,12 @@ def _take_leaf(value: Any, path: Path) -> _Part:
         states = (name,) if abstract else ()
         return _Part((), lambda _, __: value, abstract_states=states)
     slot = make_slot((name,), value)
+    is_bare = is_array(value)  # neither a Variable nor a box
 
     def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
-        return with_value(value, values[name]) if name in values else value
+        if name not in values:
+            return value
+        return values[name] if is_bare else with_value(value, values[name])
 
     return _Part((slot,), build)
 

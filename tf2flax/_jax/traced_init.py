@@ -23,7 +23,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tf2flax._base.errors import UnsupportedError
 
-from .depth import check_depth
 from .empty_targets import check_init_result
 from .isolation import (
     ambient_mesh,
@@ -35,6 +34,7 @@ from .isolation import (
 from .lending import find_rngs, lent_to_trace
 from .meshes import devices_of
 from .outputs import Structure, flatten_output, is_nnx, is_traceable, left_behind
+from .trees import check_depth
 from .variables import set_all
 
 
@@ -76,9 +76,9 @@ class TracedInit:
         def traced(*arrays: jax.Array) -> list[Any]:
             remaining = iter(arrays)
             filled = [next(remaining) if is_traceable(x) else x for x in flat]
-            own_args, own_kwargs = treedef.unflatten(filled)
+            traced_args, traced_kwargs = treedef.unflatten(filled)
             with lent_to_trace(self._rngs) as changed_state:
-                output = init_fn(*own_args, **own_kwargs)
+                output = init_fn(*traced_args, **traced_kwargs)
                 leaves, self._structure = flatten_output(output)
                 check_init_result(self._structure.foreign)
                 changed = changed_state()
@@ -88,21 +88,7 @@ class TracedInit:
             ]
             return [*leaves, *(value for _, value in changed)]
 
-        try:
-            with jax.disable_jit(False):  # it is a trace whatever is being debugged
-                trace = jax.jit(traced).trace(*self._arrays)
-        except TraceContextError as error:
-            raise UnsupportedError(
-                "The init function changes an NNX object that it neither takes as an "
-                f"argument nor closes over directly: {error} Pass the object (an "
-                "nnx.Rngs, say) as an argument."
-            ) from error
-        except UnexpectedTracerError as error:
-            raise UnsupportedError(
-                "The init function uses an array of a transformation of JAX that has "
-                f"ended: {str(error).partition('. ')[0]}. In an nnx.Module, make it an "
-                "nnx.Variable."
-            ) from error
+        trace = _trace(traced, self._arrays)
         self._function = jax.extend.core.jaxpr_as_fun(trace.jaxpr)
         self.outputs: tuple[jax.ShapeDtypeStruct, ...] = tuple(
             jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=_explicit(info))
@@ -131,13 +117,13 @@ class TracedInit:
             The function, of the array arguments.
         """
 
-        def part(*arrays: jax.Array) -> list[jax.Array]:
+        def compute(*arrays: jax.Array) -> list[jax.Array]:
             outputs = self._function(*arrays)
             return [outputs[i] for i in wanted]
 
         if shardings is None:
-            return jax.jit(part)
-        return jax.jit(part, out_shardings=list(shardings))
+            return jax.jit(compute)
+        return jax.jit(compute, out_shardings=list(shardings))
 
     def compute(
         self,
@@ -192,11 +178,6 @@ class TracedInit:
                     f"of all these processes. JAX says: {error}"
                 ) from error
 
-    @property
-    def rng_outputs(self) -> tuple[int, ...]:
-        """Numbers of the outputs that are states of the caller's `nnx.Rngs`."""
-        return tuple(number for _, number in self._rng_slots)
-
     def assemble(self, outputs: Sequence[Any]) -> Any:
         """Puts outputs into the structure that `init_fn` gives.
 
@@ -214,9 +195,32 @@ class TracedInit:
         """Leaves the caller's `nnx.Rngs` as `init_fn` alone would have left them.
 
         Args:
-            arrays: At least the outputs named by `rng_outputs`.
+            arrays: All outputs that `compute` gives, by number.
         """
         set_all([(variable, arrays[i]) for variable, i in self._rng_slots], None)
+
+
+def _trace(function: Callable[..., Any], arrays: Sequence[Any]) -> Any:
+    """Traces a function, and says what an init function must not do.
+
+    Raises:
+        UnsupportedError: It does that.
+    """
+    try:
+        with jax.disable_jit(False):  # it is a trace whatever is being debugged
+            return jax.jit(function).trace(*arrays)
+    except TraceContextError as error:
+        raise UnsupportedError(
+            "The init function changes an NNX object that it neither takes as an "
+            f"argument nor closes over directly: {error} Pass the object (an "
+            "nnx.Rngs, say) as an argument."
+        ) from error
+    except UnexpectedTracerError as error:
+        raise UnsupportedError(
+            "The init function uses an array of a transformation of JAX that has "
+            f"ended: {str(error).partition('. ')[0]}. In an nnx.Module, make it an "
+            "nnx.Variable."
+        ) from error
 
 
 def _explicit(info: Any) -> jax.sharding.Sharding | None:

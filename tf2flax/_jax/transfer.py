@@ -24,8 +24,9 @@ from tf2flax._base.memory import ALIGNMENT, view_at
 from tf2flax._base.values import Box
 
 from .isolation import isolated, put_shards
-from .meshes import Device, ReadSharding, box_of, clipped, devices_of, with_auto_axes
+from .meshes import Device, box_of, clipped, devices_of, is_on_host, with_auto_axes
 from .portioned_leaf import PortionedLeaf
+from .read_once import ReadSharding
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
 WHOLE_NBYTES: Final = 1 << 20
@@ -40,11 +41,11 @@ class Transfer:
     Attributes:
         shape: Its shape there, padded where it is redistributed afterwards.
         dtype: Its dtype.
-        sharding: Where it comes to lie; None lets JAX decide.
+        sharding: Where it is put first; None lets JAX decide.
         boxes: The boxes of the leaf that this process needs, each once.
-        is_cut: Whether it goes to its devices shard by shard.
+        is_cut: True if it goes to its devices shard by shard.
         target: Where it is redistributed to afterwards; None where it stays.
-        target_shape: The leaf's own shape.
+        target_shape: Shape of the leaf without padding.
     """
 
     shape: tuple[int, ...]
@@ -69,32 +70,56 @@ def plan_transfer(
         read_sharding: How processes share in reading it, if they do.
 
     Returns:
-        The way.
+        The transfer.
     """
     shape, dtype = assignment.shape, assignment.dtype
     if read_sharding is not None:
         assert isinstance(sharding, NamedSharding)
-        found = (
-            clipped(b, shape)
-            for b in _boxes(read_sharding.sharding, read_sharding.shape)
-        )
-        boxes = tuple(dict.fromkeys(box for box in found if box is not None))
+        padded = _boxes_here(read_sharding.sharding, read_sharding.shape)
+        boxes = (clipped(box, shape) for box in padded)
         return Transfer(
-            read_sharding.shape,
-            dtype,
-            read_sharding.sharding,
-            boxes,
-            True,
-            sharding,
-            shape,
+            shape=read_sharding.shape,
+            dtype=dtype,
+            sharding=read_sharding.sharding,
+            boxes=tuple(dict.fromkeys(box for box in boxes if box is not None)),
+            is_cut=True,
+            target=sharding,
+            target_shape=shape,
         )
-    boxes = (Box.whole(shape),)
-    is_cut = False
-    if sharding is not None:
-        own = _boxes(sharding, shape)
-        is_cut = _is_cut(sharding, assignment, own)
-        boxes = own if is_cut else boxes
-    return Transfer(shape, dtype, sharding, boxes, is_cut, None, shape)
+    shards = () if sharding is None else _boxes_here(sharding, shape)
+    is_cut = sharding is not None and _is_cut(sharding, assignment, shards)
+    return Transfer(
+        shape=shape,
+        dtype=dtype,
+        sharding=sharding,
+        boxes=shards if is_cut else (Box.whole(shape),),
+        is_cut=is_cut,
+        target=None,
+        target_shape=shape,
+    )
+
+
+def large_leaves(
+    assignments: Sequence[Assignment],
+    shardings: Mapping[str, Sharding],
+    max_in_flight_bytes: int,
+) -> frozenset[str]:
+    """Finds the leaves that are too large to be on the host at once.
+
+    Args:
+        assignments: The leaves.
+        shardings: Where they will live; those that live on the host are there anyway.
+        max_in_flight_bytes: Host memory that reading takes at once.
+
+    Returns:
+        Names of those that come in portions where a process needs so much of them.
+    """
+    return frozenset(
+        assignment.leaf
+        for assignment in assignments
+        if math.prod(assignment.shape) * assignment.dtype.itemsize > max_in_flight_bytes
+        and not is_on_host(shardings.get(assignment.leaf))
+    )
 
 
 class Placer:
@@ -114,8 +139,8 @@ class Placer:
             portioned: Names of those that come in portions.
         """
         self.arrays: dict[str, jax.Array] = {}
-        self._landings = transfers
-        self._begun: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
+        self._transfers = transfers
+        self._portioned: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
 
     def put(
         self, leaves: Mapping[str, Mapping[Box, np.ndarray]]
@@ -134,12 +159,14 @@ class Placer:
 
     def _put(self, leaves: Mapping[str, Mapping[Box, np.ndarray]]) -> list[jax.Array]:
         """Puts leaves on devices; gives what is on its way there."""
+        # One call of `jax.device_put` for many leaves takes a fraction of many calls;
+        # those without a sharding stay uncommitted, and so need a call without places.
         committed: list[str] = []
         free: list[str] = []
         placed: list[jax.Array] = []
         for leaf in leaves:
-            transfer = self._landings[leaf]
-            if leaf in self._begun:
+            transfer = self._transfers[leaf]
+            if leaf in self._portioned:
                 placed += self._take_portion(leaf, leaves[leaf])
             elif transfer.is_cut:
                 self.arrays[leaf] = _join(transfer, leaves[leaf])
@@ -149,38 +176,41 @@ class Placer:
                 committed.append(leaf)
         if committed:
             hosts = [_only(leaves[leaf]) for leaf in committed]
-            places = [self._landings[leaf].sharding for leaf in committed]
+            places = [self._transfers[leaf].sharding for leaf in committed]
             put = jax.device_put(hosts, places)
             self.arrays.update(zip(committed, put, strict=True))
         if free:
             put = jax.device_put([_only(leaves[leaf]) for leaf in free])
             self.arrays.update(zip(free, put, strict=True))
-        placed += [self.arrays[leaf] for leaf in leaves if leaf not in self._begun]
+        placed += [self.arrays[leaf] for leaf in leaves if leaf not in self._portioned]
         return placed
 
     def _take_portion(
         self, leaf: str, arrays: Mapping[Box, np.ndarray]
     ) -> list[jax.Array]:
         """Puts a portion of a leaf on devices; gives what is on its way there."""
-        transfer = self._landings[leaf]
-        begun = self._begun[leaf]
-        if begun is None:
-            begun = PortionedLeaf(
+        transfer = self._transfers[leaf]
+        portioned = self._portioned[leaf]
+        if portioned is None:
+            portioned = PortionedLeaf(
                 transfer.shape, _carrier(transfer), transfer.sharding, transfer.boxes
             )
-            self._begun[leaf] = begun
-        moving = begun.take(arrays)
-        if begun.is_whole:
-            self.arrays[leaf] = begun.array()
+            self._portioned[leaf] = portioned
+        moving = portioned.take(arrays)
+        if portioned.is_whole:
+            self.arrays[leaf] = portioned.array()
         return moving
 
     @property
     def redistribution(self) -> Mapping[str, str]:
-        """What `redistribute` will do with each leaf; alike in all processes."""
+        """Description of what `redistribute` does, by leaf; alike in all processes."""
         return {
-            leaf: f"{one.shape} {one.dtype} {_shown(one.sharding)} {_shown(one.target)}"
-            for leaf, one in self._landings.items()
-            if one.target is not None
+            leaf: (
+                f"{transfer.shape} {transfer.dtype} "
+                f"{_describe(transfer.sharding)} {_describe(transfer.target)}"
+            )
+            for leaf, transfer in self._transfers.items()
+            if transfer.target is not None
         }
 
     def redistribute(self) -> None:
@@ -194,10 +224,10 @@ class Placer:
 
     def _redistribute(self, batch: Sequence[str]) -> None:
         """Gives every device what it needs of some leaves."""
-        transfers = [self._landings[leaf] for leaf in batch]
-        targets = [one.target for one in transfers if one.target is not None]
+        transfers = [self._transfers[leaf] for leaf in batch]
+        targets = [t.target for t in transfers if t.target is not None]
         plain = [with_auto_axes(target) for target in targets]
-        kinds = tuple((one.target_shape, one.dtype) for one in transfers)
+        kinds = tuple((t.target_shape, t.dtype) for t in transfers)
         crop = jax.jit(functools.partial(_cropped, kinds=kinds), out_shardings=plain)
         # Apart, so that XLA moves bits and not floats, whose NaNs it changes.
         as_floats = jax.jit(
@@ -210,7 +240,7 @@ class Placer:
     def _batches(self) -> Iterator[list[str]]:
         """Leaves that one computation redistributes: on the same devices, not many."""
         leaves: dict[tuple[Device, ...], list[str]] = {}
-        for leaf, transfer in self._landings.items():
+        for leaf, transfer in self._transfers.items():
             if transfer.target is not None:
                 devices = tuple(devices_of(transfer.target))
                 leaves.setdefault(devices, []).append(leaf)
@@ -218,7 +248,7 @@ class Placer:
             batch: list[str] = []
             nbytes = 0
             for leaf in alike:
-                transfer = self._landings[leaf]
+                transfer = self._transfers[leaf]
                 leaf_nbytes = math.prod(transfer.shape) * transfer.dtype.itemsize
                 if batch and nbytes + leaf_nbytes > REDISTRIBUTED_NBYTES:
                     yield batch
@@ -248,7 +278,7 @@ def _bitcast(
     ]
 
 
-def _shown(sharding: Sharding | None) -> str:
+def _describe(sharding: Sharding | None) -> str:
     """A sharding as text, its devices in their order."""
     devices = devices_of(sharding) if sharding is not None else ()
     return f"{sharding} {[device.id for device in devices]}"
@@ -281,13 +311,17 @@ def _join(transfer: Transfer, arrays: Mapping[Box, np.ndarray]) -> jax.Array:
 
     def shard(index: Any) -> np.ndarray:
         box = boxes[_bounds(index)]
-        own = clipped(box, transfer.target_shape)
-        if own == box:
+        inner = clipped(box, transfer.target_shape)
+        if inner == box:
             return arrays[box].view(carrier)
+        # The shard reaches beyond the leaf (#), where it is padded with zeros.
+        #
+        #     leaf   |-----------|
+        #     shard         |----###|
         out = np.zeros(box.shape, carrier)
-        if own is not None:
-            place = own.within(box) if transfer.target_shape else (0,)
-            view_at(out, place)[...] = arrays[own].view(carrier)
+        if inner is not None:
+            place = inner.within(box) if transfer.target_shape else (0,)
+            view_at(out, place)[...] = arrays[inner].view(carrier)
         return out
 
     return put_shards(transfer.shape, transfer.sharding, shard, carrier)
@@ -298,8 +332,8 @@ def _only(arrays: Mapping[Box, np.ndarray]) -> np.ndarray:
     return array
 
 
-def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
-    """What of a leaf the devices of this process hold, each box once."""
+def _boxes_here(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
+    """Boxes of a leaf that the devices of this process hold, each once."""
     return tuple(dict.fromkeys(_boxes_by_bounds(sharding, shape).values()))
 
 
@@ -307,18 +341,18 @@ def _boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
 def _boxes_by_bounds(
     sharding: Sharding, shape: tuple[int, ...]
 ) -> Mapping[tuple[tuple[Any, Any], ...], Box]:
-    """What the devices of this process hold, by how JAX indexes the leaf."""
+    """Boxes that the devices of this process hold, by how JAX indexes the leaf."""
     indices: Iterable[Any] = sharding.addressable_devices_indices_map(shape).values()
     return {_bounds(index): box_of(index, shape) for index in indices}
 
 
 def _bounds(index: tuple[slice, ...] | None) -> tuple[tuple[Any, Any], ...]:
-    """An index as a key; slices are none before Python 3.12."""
-    return tuple([(piece.start, piece.stop) for piece in index or ()])
+    """An index as a key; slices cannot be keys before Python 3.12."""
+    return tuple([(indices.start, indices.stop) for indices in index or ()])
 
 
 def _is_cut(sharding: Sharding, assignment: Assignment, boxes: Sequence[Box]) -> bool:
-    """Whether a leaf goes to its devices shard by shard.
+    """True if a leaf goes to its devices shard by shard.
 
     One whole host array is less work, where it is small or shards are runs of it; but
     never where the sharding spans processes: JAX would compare the values.

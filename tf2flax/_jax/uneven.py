@@ -27,12 +27,12 @@ class ShardedDimension:
 
     @property
     def count(self) -> int:
-        """Into how many shards the axes cut it."""
+        """Number of shards that the axes cut it into."""
         return math.prod(self.mesh.shape[name] for name in self.names)
 
     @property
     def is_uneven(self) -> bool:
-        """Whether the shards would not be of one size."""
+        """True if the shards would not be of one size."""
         return self.size % self.count != 0
 
     def describe(self) -> str:
@@ -40,7 +40,7 @@ class ShardedDimension:
         names = " x ".join(f"`{name}`" for name in self.names)
         axes = "mesh axis" if len(self.names) == 1 else "mesh axes"
         return (
-            f"dimension {self.number}, of {self.size}, is no multiple of {axes} "
+            f"dimension {self.number}, of {self.size}, is not a multiple of {axes} "
             f"{names} of size {self.count}"
         )
 
@@ -84,6 +84,8 @@ def _fitting_sizes(
         for name in dimension.names
     }
     sizes = {name: 1 if name in uneven else size for name, size in mesh.shape.items()}
+    # Axis by axis, the largest size that fits beside those chosen before: all sizes of
+    # all axes at once would be too many to try.
     for name in sizes:
         if name not in uneven:
             continue

@@ -1,1 +1,19 @@
-"""What a map may say: names, captures, expressions, entries."""
+"""What a map may say: names with captures, expressions, entries.
+
+Text and Python values become small frozen values, checked as far as that goes without
+a checkpoint or a target, and are printed again as they were written. Never looks at a
+tensor: shapes are the matter of `layouts`, names in a checkpoint that of `resolution`.
+
+Begin with `expressions`.
+
+- `making`        `src`, `concat`, `stack`
+- `expressions`   the nodes of an expression, and its methods
+- `rearranging`   patterns of `rearrange`
+- `arguments`     checks of what the methods are given
+- `literals`      values as text, and back
+- `syntax`        text of an expression -> the expression
+- `captures`      `layer_{i}`: names with captures
+- `entries`       entries of a map, plain ones and rules
+- `grammar`       a map -> its entries
+- `aliases`       names that Flax and TensorFlow give to the same parameter
+"""

@@ -24,15 +24,15 @@ FLAX_ALIASES: Final[Mapping[str, tuple[str, ...]]] = types.MappingProxyType(
 def alias_sources(
     source: str, component: str, aliases: Mapping[str, tuple[str, ...]] | None
 ) -> tuple[str, ...]:
-    """Spells a source with each alias of the leaf's last component.
+    """Writes the name of a tensor with each alias of the leaf's last component.
 
     Args:
-        source: The exact name, which the checkpoint lacks.
-        component: The last component of the leaf's name.
-        aliases: The aliases; None for none.
+        source: Exact name of the tensor, which the checkpoint lacks.
+        component: Last component of the leaf's name.
+        aliases: Aliases by component; None for none.
 
     Returns:
-        Names to try, in the aliases' order.
+        Names to try, in the order of the aliases.
 
     Examples:
         >>> alias_sources("bn/scale", "scale", {"scale": ("gamma",)})

@@ -1,105 +1,88 @@
-"""What the methods of expressions are given: checked, and written as it was given."""
+"""Arguments of the methods of expressions: checked, and made plain integers."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from types import EllipsisType
 from typing import Any, Final, cast
 
 import numpy as np
 
 from tf2flax._base.caller import attribute_of, members, show_value
+from tf2flax._base.dtypes import parse_dtype
 from tf2flax._base.errors import AssignmentError
 
-# Rows in steady steps are printed as a range from this many on.
-_MIN_RANGE: Final = 4
-# Rows that are picked by number: a vocabulary, not more.
+from .literals import IndexItem
+
+# Rows that are picked by number: a vocabulary has fewer.
 _MAX_ROWS: Final = 1 << 24
-# Of integers; Python writes longer ones as text no more, and no shape has such.
+# Of integers; Python does not write longer ones as text, and no shape has any.
 _MAX_BITS: Final = 1024
 
-Slice = tuple[int | None, int | None, int | None]
-IndexItem = int | None | EllipsisType | Slice
 
-
-def quoted(text: str) -> str:
-    """Writes a string in double quotes, as Python, TOML and JSON read it.
-
-    Args:
-        text: The string.
-
-    Returns:
-        The literal.
-    """
-    return json.dumps(text, ensure_ascii=False)
-
-
-def from_the_front(axes: Sequence[int]) -> tuple[int, ...]:
-    """Counts all axes of an operand from the front.
-
-    Args:
-        axes: Every axis once, negative ones from the end.
-
-    Returns:
-        The axes, none of them negative.
-    """
+def count_from_front(axes: Sequence[int]) -> tuple[int, ...]:
+    """Counts all axes of an operand from the front; negative ones are from its end."""
     return tuple(axis % len(axes) for axis in axes)
 
 
-def reshaped_again(
+def combine_shapes(
     old: tuple[int, ...], new: tuple[int, ...]
 ) -> tuple[int, ...] | None:
-    """Finds the one shape that two reshapes amount to.
+    """Finds the one reshape that two reshapes amount to.
 
     Args:
-        old: The shape of the first.
-        new: The shape of the second.
+        old: Shape of the first.
+        new: Shape of the second.
 
     Returns:
-        The shape; None where the first checks what the second would not.
+        The shape; None if the first checks something that the second would not: then
+        both must stay.
+
+    Examples:
+        >>> combine_shapes((4, 6), (-1,)), combine_shapes((-1, 6), (3, 4))
+        ((24,), (3, 4))
+        >>> combine_shapes((-1, 5), (-1,)) is None
+        True
     """
     if -1 in old:
-        least = -math.prod(old)  # what the size is a multiple of
-        is_implied = -1 not in new and least and math.prod(new) % least == 0
+        # The first one checks that the size is a multiple of its other lengths.
+        # Only a second one that fixes the size can imply that.
+        divisor = -math.prod(old)
+        is_implied = -1 not in new and divisor and math.prod(new) % divisor == 0
         return new if is_implied else None
     size = math.prod(old)
     if -1 not in new:
         return new if math.prod(new) == size else None
-    rest = -math.prod(new)
-    if not rest or size % rest:
+    divisor = -math.prod(new)
+    if not divisor or size % divisor:
         return None
-    return tuple(size // rest if dim == -1 else dim for dim in new)
+    return tuple(size // divisor if length == -1 else length for length in new)
 
 
-def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
+def check_integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """Checks integers that are given one by one, or in one sequence.
 
     Args:
-        verb: Who asks for them, for messages.
+        verb: The method that takes them, for messages.
         what: What they are, for messages.
-        values: As they were given.
-
-    Returns:
-        The integers.
+        values: The arguments as they were given.
 
     Raises:
-        AssignmentError: They are none.
+        AssignmentError: They are not integers.
     """
     if len(values) == 1 and isinstance(values[0], (tuple, list)):
         values = tuple(cast("Sequence[Any]", values[0]))
     try:
+        # True is an integer for Python; for a shape it is a mistake.
         if any(isinstance(value, (bool, np.bool_)) for value in values):
             raise TypeError
         numbers = tuple(map(operator.index, values))
     except TypeError:
-        shown = ", ".join(show_value(value)[:40] for value in values[:6])
+        listed = ", ".join(show_value(value)[:40] for value in values[:6])
         raise AssignmentError(
-            f"{verb}: expected integers for {what}, got {shown}."
+            f"{verb}: expected integers for {what}, got {listed}."
         ) from None
     longest = max((number.bit_length() for number in numbers), default=0)
     if longest > _MAX_BITS:
@@ -109,41 +92,78 @@ def integers(verb: str, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     return numbers
 
 
-def integer(verb: str, what: str, value: object) -> int:
+def check_integer(verb: str, what: str, value: object) -> int:
     """Checks one integer.
 
     Args:
-        verb: Who asks for it, for messages.
+        verb: The method that takes it, for messages.
         what: What it is, for messages.
-        value: As it was given.
-
-    Returns:
-        The integer.
+        value: The argument as it was given.
 
     Raises:
-        AssignmentError: It is none.
+        AssignmentError: It is not an integer.
     """
     if isinstance(value, (tuple, list)):
-        shown = show_value(cast("object", value))
-        raise AssignmentError(f"{verb}: expected an integer for {what}, got {shown}.")
-    return integers(verb, what, (value,))[0]
+        text = show_value(cast("object", value))
+        raise AssignmentError(f"{verb}: expected an integer for {what}, got {text}.")
+    return check_integers(verb, what, (value,))[0]
 
 
-def row_numbers(rows: object) -> tuple[int, ...]:
+def check_order(axes: tuple[Any, ...]) -> tuple[int, ...]:
+    """Checks the axes that `transpose` is given: each of them once.
+
+    Raises:
+        AssignmentError: They are not a permutation.
+    """
+    order = check_integers("transpose", "axes", axes)
+    rank = len(order)
+    if sorted(axis % max(rank, 1) for axis in order) != list(range(rank)):
+        raise AssignmentError(
+            f"transpose{order}: expected every axis once, from 0 to {rank - 1}."
+        )
+    return order
+
+
+def check_shape(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """Checks the shape that `reshape` is given, of which one length may be -1.
+
+    Raises:
+        AssignmentError: A length is negative, or several are -1.
+    """
+    lengths = check_integers("reshape", "shape", shape)
+    if any(length < -1 for length in lengths) or lengths.count(-1) > 1:
+        raise AssignmentError(
+            f"reshape{lengths}: expected lengths of axes, of which one may be -1."
+        )
+    return lengths
+
+
+def check_dtype(dtype: object) -> np.dtype:
+    """Checks the dtype that `cast` is given.
+
+    Raises:
+        AssignmentError: It is not a dtype of numbers.
+    """
+    # Option `dtype` takes two words, and None, that are not dtypes.
+    is_word = isinstance(dtype, str) and dtype in ("exact", "checkpoint")
+    parsed = None if is_word else parse_dtype(dtype)
+    if not isinstance(parsed, np.dtype):
+        raise AssignmentError(f"cast: expected a dtype, got {show_value(dtype)}.")
+    return parsed
+
+
+def check_rows(rows: object) -> tuple[int, ...]:
     """Checks the numbers of rows that `take` is given.
 
     Args:
         rows: Integers, or an array of rank 1 of them.
 
-    Returns:
-        The numbers, counted from the first row.
-
     Raises:
-        AssignmentError: They are no integers, too many, or negative: TensorFlow's row
+        AssignmentError: They are not integers, too many, or negative: TensorFlow's row
             maps write -1 for a row that is not there, where NumPy means the last one.
     """
     is_array = attribute_of(rows, "dtype") is not None
-    numbers = _array_rows(rows) if is_array else _listed_rows(rows)
+    numbers = _rows_of_array(rows) if is_array else _rows_of_iterable(rows)
     if numbers and min(numbers) < 0:
         place = next(i for i, number in enumerate(numbers) if number < 0)
         count = sum(number < 0 for number in numbers)
@@ -156,17 +176,17 @@ def row_numbers(rows: object) -> tuple[int, ...]:
     return numbers
 
 
-def _array_rows(rows: object) -> tuple[int, ...]:
-    """Numbers of rows in an array, of NumPy or of anything that it converts."""
+def _rows_of_array(rows: object) -> tuple[int, ...]:
+    """Takes rows from an array, of NumPy or of anything that NumPy converts."""
     is_masked = np.ma.is_masked(rows)
     try:
         array = cast("np.ndarray[Any, np.dtype[Any]]", np.asarray(rows))
     except (TypeError, ValueError):  # arrays that JAX is tracing
         array = np.array(None)
     if array.ndim != 1 or array.dtype.kind not in "iu" or is_masked:
-        described = "masked" if is_masked else str(getattr(rows, "dtype", array.dtype))
+        kind = "masked" if is_masked else str(getattr(rows, "dtype", array.dtype))
         raise AssignmentError(
-            f"take: expected numbers of rows, got an array of {described}, "
+            f"take: expected numbers of rows, got an array of {kind}, "
             f"shape {list(np.shape(array))}."
         )
     if array.size > _MAX_ROWS:
@@ -174,8 +194,8 @@ def _array_rows(rows: object) -> tuple[int, ...]:
     return tuple(array.tolist())
 
 
-def _listed_rows(rows: object) -> tuple[int, ...]:
-    """Numbers of rows in a list, a range or another iterable."""
+def _rows_of_iterable(rows: object) -> tuple[int, ...]:
+    """Takes rows from a list, a range or another iterable, which may never end."""
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
         raise AssignmentError(
             f"take: expected numbers of rows, got {show_value(rows)}."
@@ -184,10 +204,10 @@ def _listed_rows(rows: object) -> tuple[int, ...]:
     numbers = list(itertools.islice(given, _MAX_ROWS + 1))
     if len(numbers) > _MAX_ROWS:
         raise AssignmentError(f"take: expected at most {_MAX_ROWS} rows.")
-    return integers("take", "rows", (numbers,))
+    return check_integers("take", "rows", (numbers,))
 
 
-def index_item(item: Any) -> IndexItem:
+def check_index_item(item: Any) -> IndexItem:
     """Checks one item of a basic index.
 
     Args:
@@ -202,11 +222,10 @@ def index_item(item: Any) -> IndexItem:
     if item is None or item is ...:
         return item
     if isinstance(item, slice):
-        own = cast("slice[Any, Any, Any]", item)
-        bounds = (own.start, own.stop, own.step)
+        given = cast("slice[Any, Any, Any]", item)
         start, stop, step = (
-            None if bound is None else integer("[]", "a slice", bound)
-            for bound in bounds
+            None if bound is None else check_integer("[]", "a slice", bound)
+            for bound in (given.start, given.stop, given.step)
         )
         if step == 0:
             raise AssignmentError("[]: the step of a slice cannot be 0.")
@@ -216,59 +235,4 @@ def index_item(item: Any) -> IndexItem:
             "[]: expected integers, slices, ... and None, got several numbers. "
             "Pick rows with .take(rows)."
         )
-    return integer("[]", "an index", item)
-
-
-def index_text(index: tuple[IndexItem, ...]) -> str:
-    """Writes an index as it stands in Python, with its brackets.
-
-    Args:
-        index: The items.
-
-    Returns:
-        The text.
-
-    Examples:
-        >>> index_text(((None, None, 2), 0)), index_text((...,)), index_text(())
-        ('[::2, 0]', '[...]', '[()]')
-    """
-    return f"[{', '.join(map(_item_text, index)) or '()'}]"
-
-
-def _item_text(item: IndexItem) -> str:
-    if item is ...:
-        return "..."
-    if not isinstance(item, tuple):
-        return str(item)
-    start, stop, step = ("" if bound is None else str(bound) for bound in item)
-    return f"{start}:{stop}{f':{step}' if step else ''}"
-
-
-def rows_text(rows: tuple[int, ...]) -> str:
-    """Writes numbers of rows, as a range where they are one.
-
-    Args:
-        rows: The numbers.
-
-    Returns:
-        The text.
-    """
-    if len(rows) >= _MIN_RANGE:
-        step = rows[1] - rows[0]
-        if step and all(b - a == step for a, b in itertools.pairwise(rows)):
-            stop = rows[-1] + (1 if step > 0 else -1)
-            return f"range({rows[0]}, {stop}{f', {step}' if step != 1 else ''})"
-    return f"[{list_text(rows)}]"
-
-
-@functools.cache
-def list_text(values: tuple[int, ...]) -> str:
-    """Writes integers with commas between them.
-
-    Args:
-        values: The integers.
-
-    Returns:
-        The text.
-    """
-    return ", ".join(map(str, values))
+    return check_integer("[]", "an index", item)

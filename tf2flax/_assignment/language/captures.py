@@ -1,4 +1,7 @@
-"""Captures: `layer_{i}` in names and scopes; `{{` and `}}` are literal braces."""
+"""Captures: `layer_{i}` in names and scopes; `{{` and `}}` are literal braces.
+
+The one place that writes and reads such patterns: `parse_name` and `literal_pattern`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from typing import Final
 
 from tf2flax._base.errors import AssignmentError
 
-_PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
-# Matching takes a power of a component's length, with as many captures as exponent.
+_TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+# Between two `/`. With n captures there, matching a name may take as many steps as its
+# length to the power of n.
 _MAX_CAPTURES: Final = 4
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -22,21 +26,22 @@ class NamePattern:
     """A name or scope with captures.
 
     Attributes:
-        text: As it was written.
-        pieces: Literal text and captures in turn; literals stand at even places.
+        text: The pattern as it was written.
+        segments: Literal text and names of captures in turn; literals stand at even
+            places.
     """
 
     text: str
-    pieces: tuple[str, ...]
+    segments: tuple[str, ...]
 
     @property
     def captures(self) -> tuple[str, ...]:
-        """Names of its captures, each once."""
-        return tuple(dict.fromkeys(self.pieces[1::2]))
+        """Names of the captures, each once."""
+        return tuple(dict.fromkeys(self.segments[1::2]))
 
     @property
     def captured_components(self) -> int:
-        """Number of its components, between two `/`, that have captures.
+        """Number of components, between two `/`, that have captures.
 
         Examples:
             >>> parse_name("layers_{i}/{a}_{b}/kernel").captured_components
@@ -44,37 +49,41 @@ class NamePattern:
         """
         component = 0
         captured: set[int] = set()
-        for i, piece in enumerate(self.pieces):
+        for i, segment in enumerate(self.segments):
             if i % 2:
                 captured.add(component)
             else:
-                component += piece.count("/")
+                component += segment.count("/")
         return len(captured)
 
     @property
     def literal(self) -> str:
-        """The name, of a pattern without captures."""
-        assert len(self.pieces) == 1
-        return self.pieces[0]
+        """Name that a pattern without captures stands for."""
+        assert len(self.segments) == 1
+        return self.segments[0]
 
     def expand(self, binding: Mapping[str, str]) -> NamePattern:
         """Puts text in place of some captures.
 
         Args:
-            binding: Capture -> text.
+            binding: Text by name of the capture.
 
         Returns:
             The pattern with the captures that are left.
+
+        Examples:
+            >>> parse_name("l_{i}/{part}").expand({"i": "{0}"}).text
+            'l_{{0}}/{part}'
         """
-        parts = [
-            literal_pattern(binding[one])
-            if i % 2 and one in binding
-            else f"{{{one}}}"
-            if i % 2
-            else literal_pattern(one)
-            for i, one in enumerate(self.pieces)
-        ]
-        return parse_name("".join(parts))
+        written: list[str] = []
+        for i, segment in enumerate(self.segments):
+            if i % 2 == 0:
+                written.append(literal_pattern(segment))
+            elif segment in binding:
+                written.append(literal_pattern(binding[segment]))
+            else:
+                written.append(f"{{{segment}}}")
+        return parse_name("".join(written))
 
     def matches(
         self, name: str, *, is_scope: bool = False, digits: Set[str] = frozenset()
@@ -83,17 +92,17 @@ class NamePattern:
 
         Args:
             name: The name.
-            is_scope: Whether it may go on after the pattern.
-            digits: Captures that are decimal digits only.
+            is_scope: True if the name may go on after the pattern.
+            digits: Captures that match decimal digits only.
 
         Returns:
-            What each capture stands for; None where it does not match.
+            Text by name of the capture; None if the name does not match.
 
         Examples:
             >>> parse_name("layer_{i}/{part}").matches("layer_10/w")
             {'i': '10', 'part': 'w'}
         """
-        regex = _compiled(self.pieces, frozenset(digits))
+        regex = _compile(self.segments, frozenset(digits))
         match = regex.match(name) if is_scope else regex.fullmatch(name)
         return match.groupdict() if match else None
 
@@ -104,12 +113,13 @@ class NamePattern:
 
         Args:
             names: Names, sorted.
-            digits: Captures that are decimal digits only.
+            digits: Captures that match decimal digits only.
 
         Yields:
-            What each capture stands for.
+            Text by name of the capture.
         """
-        prefix = self.pieces[0]
+        # Sorted names with the same beginning follow each other.
+        prefix = self.segments[0]
         for i in range(bisect.bisect_left(names, prefix), len(names)):
             if not names[i].startswith(prefix):
                 return
@@ -123,64 +133,58 @@ def parse_name(text: str) -> NamePattern:
     """Parses a name or scope with captures.
 
     Args:
-        text: As the user wrote it.
-
-    Returns:
-        The pattern.
+        text: The pattern as the user wrote it.
 
     Raises:
         AssignmentError: A brace is not closed or opened, or a capture has no name.
 
     Examples:
-        >>> parse_name("layer_{i}/w{{0}}").pieces
+        >>> parse_name("layer_{i}/w{{0}}").segments
         ('layer_', 'i', '/w{0}')
     """
-    pieces = [""]
-    for match in _PIECE.finditer(text):
-        found, name = match[0], match[1]
+    segments = [""]
+    for match in _TOKEN.finditer(text):
+        token, name = match[0], match[1]
         if name is not None:
             if not _NAME.fullmatch(name):
                 raise AssignmentError(
-                    f"`{text}`: `{{{name}}}` is no capture: expected a name in the "
-                    "braces. Write {{ and }} for braces in a name."
+                    f"`{text}`: `{{{name}}}` is not a valid capture: expected a name "
+                    "in the braces. Write {{ and }} for braces in a name."
                 )
-            pieces += [name, ""]
-        elif found in ("{", "}"):
+            segments += [name, ""]
+        elif token in ("{", "}"):
             raise AssignmentError(
-                f"`{text}`: a lone `{found}`. Write {{{{ and }}}} for braces in a name."
+                f"`{text}`: a single `{token}`. Write {{{{ and }}}} for braces in a "
+                "name."
             )
         else:
-            pieces[-1] += found.replace("{{", "{").replace("}}", "}")
-    for component in "\0".join(pieces).split("/"):
+            segments[-1] += token.replace("{{", "{").replace("}}", "}")
+    # Every capture stands between two literals, which may be empty: each adds two \0.
+    for component in "\0".join(segments).split("/"):
         if component.count("\0") > 2 * _MAX_CAPTURES:
             raise AssignmentError(
                 f"`{text}`: expected at most {_MAX_CAPTURES} captures between two `/`."
             )
-    return NamePattern(text, tuple(pieces))
+    return NamePattern(text, tuple(segments))
 
 
 def literal_pattern(name: str) -> str:
-    """Writes a name so that it is read as it is, braces and all.
-
-    Args:
-        name: The name.
-
-    Returns:
-        The pattern that means it.
-    """
+    """Writes a name as a pattern that stands for it, with its braces doubled."""
     return name.replace("{", "{{").replace("}", "}}")
 
 
 @functools.lru_cache(maxsize=4096)
-def _compiled(pieces: tuple[str, ...], digits: frozenset[str]) -> re.Pattern[str]:
-    parts: list[str] = []
+def _compile(segments: tuple[str, ...], digits: frozenset[str]) -> re.Pattern[str]:
+    regex: list[str] = []
     seen: set[str] = set()
-    for i, piece in enumerate(pieces):
+    for i, segment in enumerate(segments):
         if i % 2 == 0:
-            parts.append(re.escape(piece))
-        elif piece in seen:
-            parts.append(f"(?P={piece})")
+            regex.append(re.escape(segment))
+        elif segment in seen:
+            # The same capture again stands for the same text.
+            regex.append(f"(?P={segment})")
         else:
-            seen.add(piece)
-            parts.append(f"(?P<{piece}>{'[0-9]+' if piece in digits else '[^/]+?'})")
-    return re.compile("".join(parts), re.S)
+            seen.add(segment)
+            text = "[0-9]+" if segment in digits else "[^/]+?"
+            regex.append(f"(?P<{segment}>{text})")
+    return re.compile("".join(regex), re.S)

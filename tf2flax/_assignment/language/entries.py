@@ -10,14 +10,15 @@ from .expressions import Expression
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlainEntry:
-    """A plain entry of an assignment map, its objects already found in the target.
+    """A plain entry of an assignment map, with names in place of its objects.
 
     Attributes:
-        number: Its place in the map, from 1.
-        source: The key: a tensor's name, or a scope ending in `/`.
-        target: The value: a name or scope; or the leaves that were given as objects.
-        is_list: Whether the value was a list of leaves: parts of one tensor.
-        place: File and line, where the map comes from a file; else "".
+        number: Number of the entry in the map, from 1.
+        source: The key: name of a tensor, or a scope ending in `/`.
+        target: The value: a name or scope; or names of leaves that were given as
+            objects.
+        is_list: True if the value was a list of leaves: partitions of one tensor.
+        place: File and line, if the map comes from a file; else "".
     """
 
     number: int
@@ -36,13 +37,13 @@ class Rule:
     """An entry of an assignment map with an expression or a capture.
 
     Attributes:
-        number: Its place in the map, from 1.
-        source: The key. Its tensors are all names, or all scopes.
-        target: The value: a name or scope with captures; or the leaves that were given
-            as objects.
+        number: Number of the entry in the map, from 1.
+        source: The key. Its sources are all names, or all scopes.
+        target: The value: a name or scope with captures; or names of leaves that were
+            given as objects.
         key: The key as it reads in the map.
-        is_list: Whether the value was a list of leaves: parts of one tensor.
-        place: File and line, where the map comes from a file; else "".
+        is_list: True if the value was a list of leaves: partitions of one tensor.
+        place: File and line, if the map comes from a file; else "".
     """
 
     number: int
@@ -54,12 +55,12 @@ class Rule:
 
     @property
     def is_scope(self) -> bool:
-        """Whether it fills a scope, member by member."""
+        """True if the rule fills a scope, member by member."""
         return isinstance(self.target, NamePattern) and self.target.text.endswith("/")
 
     @property
     def names_leaves(self) -> bool:
-        """Whether it names its leaves, and leaves nothing of the names to captures."""
+        """True if the rule names its leaves, without captures."""
         target = self.target
         is_pattern = isinstance(target, NamePattern)
         return not (self.is_scope or (is_pattern and target.captures))

@@ -1,7 +1,8 @@
-"""Source expressions: what a leaf is made of, written down before anything is read.
+"""Expressions: how a leaf is made from tensors, written down before anything is read.
 
 `src("q/kernel").transpose()` is a value: frozen, hashable, printed as it is written.
-Here expressions are only made and taken apart; `layouts` gives them shapes and bytes.
+Each method checks its arguments and makes a node around the expression, or simplifies
+the two. Nothing here knows a tensor: `layouts` gives expressions shapes and elements.
 """
 
 from __future__ import annotations
@@ -13,36 +14,33 @@ from typing import Any, Final, SupportsIndex, cast, overload
 import numpy as np
 
 from tf2flax._base.caller import show_value
-from tf2flax._base.dtypes import parse_dtype
 from tf2flax._base.errors import AssignmentError
 
 from .arguments import (
-    IndexItem,
-    from_the_front,
-    index_item,
-    index_text,
-    integer,
-    integers,
-    list_text,
-    quoted,
-    reshaped_again,
-    row_numbers,
-    rows_text,
+    check_dtype,
+    check_index_item,
+    check_integer,
+    check_order,
+    check_rows,
+    check_shape,
+    combine_shapes,
+    count_from_front,
 )
+from .literals import IndexItem, quote, write_index, write_integers, write_rows
 from .rearranging import Pattern, parse_pattern
 
 # An expression deeper or larger than this is a mistake, or an attack on the recursion
-# below (in operations, one upon another and all together).
+# of those who walk it (operations around each other, and all together).
 MAX_DEPTH: Final = 100
 MAX_SIZE: Final = 10_000
 
 
 class Expression:
-    """What fills a leaf: tensors of a checkpoint, and what is done to them.
+    """Source of a leaf: tensors of a checkpoint, and what is done to them.
 
     Made by `tf2flax.src`, `tf2flax.concat` and `tf2flax.stack`; used as a key of an
-    assignment map. Every method gives a new expression and reads nothing. The words
-    mean what they mean in NumPy; `rearrange` means what it means in einops.
+    assignment map. Every method returns a new expression and reads nothing. Methods do
+    what they do in NumPy; `rearrange` does what it does in einops.
 
     Examples:
         >>> import tf2flax
@@ -53,17 +51,18 @@ class Expression:
     """
 
     __slots__ = ()
-    # `expression[0]`, `expression[1]`, ... never end: not a sequence.
+    # Without this, Python would iterate over `expression[0]`, `expression[1]`, ...
+    # without end.
     __iter__ = None
 
     @property
     def children(self) -> tuple[Expression, ...]:
-        """The expressions it is made of."""
+        """Expressions inside this one."""
         return ()
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """How many operations stand one upon another, and how many there are."""
+    def depth_and_size(self) -> tuple[int, int]:
+        """Number of operations around each other, and number of all operations."""
         return 1, 1
 
     def with_children(self, children: Sequence[Expression]) -> Expression:
@@ -74,22 +73,22 @@ class Expression:
         """Permutes axes, as `numpy.transpose`.
 
         Args:
-            *axes: The operand's axes in their new order; none reverses them.
+            *axes: All axes in their new order; without any, they are reversed.
 
         Returns:
             The expression.
 
         Raises:
-            AssignmentError: The axes are no permutation.
+            AssignmentError: The axes are not a permutation.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("kernel").transpose(0, 2, 1)
+            src("kernel").transpose(0, 2, 1)
         """
-        order = integers("transpose", "axes", axes) if axes else None
-        if order is not None and sorted(a % max(len(order), 1) for a in order) != list(
-            range(len(order))
-        ):
-            raise AssignmentError(
-                f"transpose{order}: expected every axis once, from 0 to {len(order)}."
-            )
+        order = check_order(axes) if axes else None
         if isinstance(self, Transposed):
+            # Two transposes are one, or none.
             return self.operand if self.undoes(order) else self.composed(order)
         return Transposed(self, order)
 
@@ -97,21 +96,23 @@ class Expression:
         """Gives the same elements another shape, in row-major order.
 
         Args:
-            *shape: The new extents, of which one may be -1.
+            *shape: The new lengths; one of them may be -1.
 
         Returns:
             The expression.
 
         Raises:
-            AssignmentError: An extent is negative, or several are -1.
+            AssignmentError: A length is negative, or several are -1.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("bias").reshape(1, -1)
+            src("bias").reshape(1, -1)
         """
-        new = integers("reshape", "shape", shape)
-        if any(dim < -1 for dim in new) or new.count(-1) > 1:
-            raise AssignmentError(
-                f"reshape{new}: expected extents, of which one may be -1."
-            )
+        new = check_shape(shape)
         if isinstance(self, Reshaped):
-            resolved = reshaped_again(self.shape, new)
+            # Of two reshapes the second counts, if the first checks nothing more.
+            resolved = combine_shapes(self.shape, new)
             if resolved is not None:
                 return self.operand.reshape(resolved)
         return Reshaped(self, new)
@@ -127,20 +128,27 @@ class Expression:
 
         Args:
             pattern: Axes before and after: "d (h k) -> d h k". Names in parentheses
-                are one axis; 1 is an axis of extent 1; `...` stands for further axes.
-            **sizes: Extents of named axes; one of each parenthesis may be left out.
+                are one axis; 1 is an axis of length 1; `...` stands for further axes.
+            **sizes: Lengths of named axes; one of each parenthesis may be left out.
 
         Returns:
             The expression.
 
         Raises:
             AssignmentError: The pattern is malformed.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("kernel").rearrange("d (h k) -> d h k", h=12)
+            src("kernel").rearrange("d (h k) -> d h k", h=12)
         """
-        # By name; otherwise that, and `self`, are names of axes.
+        # The pattern may be given by name. It is positional-only so that `pattern` and
+        # `self` can be names of axes as well.
         if isinstance(pattern, str) and not pattern:  # pyright: ignore[reportUnnecessaryIsInstance]
             pattern = cast("str", sizes.pop("pattern", ""))
         given = tuple(
-            (name, integer("rearrange", name, size)) for name, size in sizes.items()
+            (name, check_integer("rearrange", name, size))
+            for name, size in sizes.items()
         )
         return Rearranged(self, parse_pattern(pattern, given))
 
@@ -154,13 +162,18 @@ class Expression:
             The expression.
 
         Raises:
-            AssignmentError: They are no integers, or negative: NumPy would count those
+            AssignmentError: They are not integers, or negative: NumPy would count those
                 from the end, TensorFlow's row maps write -1 for "not there".
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("embeddings").take([9, 2])
+            src("embeddings").take([9, 2])
         """
-        return Rows(self, row_numbers(rows))
+        return Rows(self, check_rows(rows))
 
     def cast(self, dtype: Any) -> Expression:
-        """Changes the dtype, whatever that does to the values, as `numpy.astype`.
+        """Changes the dtype by force, as `numpy.ndarray.astype`.
 
         Args:
             dtype: Anything that NumPy or ml_dtypes takes for a dtype of numbers.
@@ -169,20 +182,20 @@ class Expression:
             The expression.
 
         Raises:
-            AssignmentError: It is no dtype of numbers.
+            AssignmentError: It is not a dtype of numbers.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("kernel").cast("bfloat16")
+            src("kernel").cast("bfloat16")
         """
-        is_word = isinstance(dtype, str) and dtype in ("exact", "checkpoint")
-        parsed = None if is_word else parse_dtype(dtype)
-        if not isinstance(parsed, np.dtype):
-            raise AssignmentError(f"cast: expected a dtype, got {show_value(dtype)}.")
-        return (
-            self
-            if isinstance(self, Cast) and self.dtype == parsed
-            else Cast(self, parsed)
-        )
+        new = check_dtype(dtype)
+        # Twice the same cast is one.
+        is_cast = isinstance(self, Cast) and self.dtype == new
+        return self if is_cast else Cast(self, new)
 
     def __getitem__(self, index: Any) -> Expression:
-        """Cuts a part out, as NumPy's basic indexing.
+        """Selects elements, as NumPy's basic indexing.
 
         Args:
             index: Integers, slices, `...` and None, or a tuple of them.
@@ -192,27 +205,32 @@ class Expression:
 
         Raises:
             AssignmentError: It is another kind of index.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("qkv")[0, ..., :64]
+            src("qkv")[0, ..., :64]
         """
         is_tuple = isinstance(index, tuple)
         items = cast("tuple[Any, ...]", index) if is_tuple else (index,)
-        return Sliced(self, tuple(index_item(item) for item in items))
+        return Sliced(self, tuple(check_index_item(item) for item in items))
 
     def __repr__(self) -> str:
         """The expression as it is written."""
-        return self._written()
+        return self._write()
 
-    def _written(self) -> str:
+    def _write(self) -> str:
         raise NotImplementedError
 
 
-def _checked_extent(expression: Expression) -> tuple[int, int]:
-    below = [child.extent for child in expression.children]
+def _check_size(expression: Expression) -> tuple[int, int]:
+    below = [child.depth_and_size for child in expression.children]
     depth = 1 + max((depth for depth, _ in below), default=0)
     size = 1 + sum(size for _, size in below)
     if depth > MAX_DEPTH or size > MAX_SIZE:
         raise AssignmentError(
-            f"Expected at most {MAX_DEPTH} operations one upon another, and "
-            f"{MAX_SIZE} together. Put an expression together from fewer."
+            f"Expected at most {MAX_DEPTH} operations around each other, and "
+            f"{MAX_SIZE} in all. Make the expression of fewer operations."
         )
     return depth, size
 
@@ -222,7 +240,7 @@ class Source(Expression):
     """A tensor, or a scope ending in `/`.
 
     Attributes:
-        pattern: Its name, with captures; `{{` and `}}` are literal braces.
+        pattern: Its name, perhaps with captures; `{{` and `}}` are literal braces.
     """
 
     pattern: str
@@ -237,11 +255,11 @@ class Source(Expression):
             raise AssignmentError('src: expected a name, got "". All of it is "/".')
 
     def with_children(self, children: Sequence[Expression]) -> Expression:
-        """Itself: there are none."""
+        """Itself: it has no children."""
         return self
 
-    def _written(self) -> str:
-        return f"src({quoted(self.pattern)})"
+    def _write(self) -> str:
+        return f"src({quote(self.pattern)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -249,10 +267,10 @@ class _Unary(Expression):
     """One operation on one expression."""
 
     operand: Expression
-    _extent: tuple[int, int] = dataclasses.field(init=False, compare=False)
+    _depth_and_size: tuple[int, int] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_extent", _checked_extent(self))
+        object.__setattr__(self, "_depth_and_size", _check_size(self))
 
     @property
     def children(self) -> tuple[Expression, ...]:
@@ -260,9 +278,9 @@ class _Unary(Expression):
         return (self.operand,)
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """How many operations stand one upon another, and how many there are."""
-        return self._extent
+    def depth_and_size(self) -> tuple[int, int]:
+        """Number of operations around each other, and number of all operations."""
+        return self._depth_and_size
 
     def with_children(self, children: Sequence[Expression]) -> Expression:
         """The same operation on another operand."""
@@ -276,28 +294,33 @@ class Transposed(_Unary):
     axes: tuple[int, ...] | None
 
     def undoes(self, axes: tuple[int, ...] | None) -> bool:
-        """Whether another transposition brings back the operand."""
+        """True if another transpose brings the operand back."""
         if self.axes is None or axes is None:
-            own = axes if self.axes is None else self.axes
-            return own is None or from_the_front(own) == tuple(
-                reversed(range(len(own)))
+            # A reversal undoes a reversal, whether it is written out or not.
+            order = axes if self.axes is None else self.axes
+            return order is None or count_from_front(order) == tuple(
+                reversed(range(len(order)))
             )
-        own, new = from_the_front(self.axes), from_the_front(axes)
-        return len(own) == len(new) and [own[a] for a in new] == list(range(len(own)))
+        order, new = count_from_front(self.axes), count_from_front(axes)
+        return len(order) == len(new) and [order[a] for a in new] == list(
+            range(len(order))
+        )
 
     def composed(self, axes: tuple[int, ...] | None) -> Expression:
-        """Both transpositions in one; one upon the other where ranks differ."""
-        known = self.axes if self.axes is not None else axes
-        assert known is not None  # two reversals undo each other
-        reverse = tuple(reversed(range(len(known))))
-        first = reverse if self.axes is None else from_the_front(self.axes)
-        second = reverse if axes is None else from_the_front(axes)
+        """Another transpose on top, in one where both have as many axes."""
+        written = self.axes if self.axes is not None else axes
+        assert written is not None  # two reversals undo each other
+        # A reversal has as many axes as the other one, which names them.
+        reverse = tuple(reversed(range(len(written))))
+        first = reverse if self.axes is None else count_from_front(self.axes)
+        second = reverse if axes is None else count_from_front(axes)
         if len(first) != len(second):
+            # A mistake, which is reported when the rank of the tensor is known.
             return Transposed(self, axes)
         return Transposed(self.operand, tuple(first[a] for a in second))
 
-    def _written(self) -> str:
-        return f"{self.operand!r}.transpose({list_text(self.axes or ())})"
+    def _write(self) -> str:
+        return f"{self.operand!r}.transpose({write_integers(self.axes or ())})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -306,8 +329,8 @@ class Reshaped(_Unary):
 
     shape: tuple[int, ...]
 
-    def _written(self) -> str:
-        shape = list_text(self.shape) if self.shape else "()"
+    def _write(self) -> str:
+        shape = write_integers(self.shape) if self.shape else "()"
         return f"{self.operand!r}.reshape({shape})"
 
 
@@ -317,26 +340,26 @@ class Rearranged(_Unary):
 
     pattern: Pattern
 
-    def _written(self) -> str:
+    def _write(self) -> str:
         sizes = "".join(f", {name}={size}" for name, size in self.pattern.sizes)
-        return f"{self.operand!r}.rearrange({quoted(self.pattern.text)}{sizes})"
+        return f"{self.operand!r}.rearrange({quote(self.pattern.text)}{sizes})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Sliced(_Unary):
-    """A part, cut out by NumPy's basic indexing; slices are triples."""
+    """Elements at a basic index of NumPy; slices are triples."""
 
     index: tuple[IndexItem, ...]
 
     @property
     def numpy_index(self) -> tuple[Any, ...]:
-        """The index as NumPy takes it."""
+        """Index as NumPy takes it."""
         return tuple(
             slice(*item) if isinstance(item, tuple) else item for item in self.index
         )
 
-    def _written(self) -> str:
-        return f"{self.operand!r}{index_text(self.index)}"
+    def _write(self) -> str:
+        return f"{self.operand!r}{write_index(self.index)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -345,8 +368,8 @@ class Rows(_Unary):
 
     rows: tuple[int, ...]
 
-    def _written(self) -> str:
-        return f"{self.operand!r}.take({rows_text(self.rows)})"
+    def _write(self) -> str:
+        return f"{self.operand!r}.take({write_rows(self.rows)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -355,8 +378,8 @@ class Cast(_Unary):
 
     dtype: np.dtype
 
-    def _written(self) -> str:
-        return f"{self.operand!r}.cast({quoted(self.dtype.name)})"
+    def _write(self) -> str:
+        return f"{self.operand!r}.cast({quote(self.dtype.name)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -364,24 +387,25 @@ class Joined(Expression):
     """Several expressions, joined along an axis.
 
     Attributes:
-        operands: At least one.
-        axis: The axis of the result.
-        is_stack: Whether the axis is a new one.
-        over: The capture for whose every number the one operand is repeated.
+        operands: The expressions, at least one.
+        axis: Axis of the result along which they are joined.
+        is_stack: True if that is a new axis.
+        over: Name of the capture for each of whose numbers the only operand is
+            repeated; None if operands are joined as they are.
     """
 
     operands: tuple[Expression, ...]
     axis: int
     is_stack: bool
     over: str | None
-    _extent: tuple[int, int] = dataclasses.field(init=False, compare=False)
+    _depth_and_size: tuple[int, int] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_extent", _checked_extent(self))
+        object.__setattr__(self, "_depth_and_size", _check_size(self))
 
     @property
     def verb(self) -> str:
-        """What made it: "concat" or "stack"."""
+        """Name of the function that makes it: "concat" or "stack"."""
         return "stack" if self.is_stack else "concat"
 
     @property
@@ -390,32 +414,25 @@ class Joined(Expression):
         return self.operands
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """How many operations stand one upon another, and how many there are."""
-        return self._extent
+    def depth_and_size(self) -> tuple[int, int]:
+        """Number of operations around each other, and number of all operations."""
+        return self._depth_and_size
 
     def with_children(self, children: Sequence[Expression]) -> Expression:
         """The same operation on other operands."""
         return dataclasses.replace(self, operands=tuple(children))
 
-    def _written(self) -> str:
+    def _write(self) -> str:
         operands = (
-            quoted(one.pattern) if isinstance(one, Source) else repr(one)
-            for one in self.operands
+            quote(node.pattern) if isinstance(node, Source) else repr(node)
+            for node in self.operands
         )
-        over = f", over={quoted(self.over)}" if self.over is not None else ""
+        over = f", over={quote(self.over)}" if self.over is not None else ""
         return f"{self.verb}({', '.join(operands)}{over}, axis={self.axis})"
 
 
 def sources_of(expression: Expression) -> Iterator[Source]:
-    """Lists the sources of an expression, from left to right, again where repeated.
-
-    Args:
-        expression: The expression.
-
-    Yields:
-        Its sources.
-    """
+    """Yields the sources of an expression from left to right, repeated ones again."""
     if isinstance(expression, Source):
         yield expression
     for child in expression.children:
@@ -425,15 +442,7 @@ def sources_of(expression: Expression) -> Iterator[Source]:
 def map_sources(
     expression: Expression, change: Callable[[Source], Source]
 ) -> Expression:
-    """Puts other sources into an expression.
-
-    Args:
-        expression: The expression.
-        change: Gives the new source for an old one.
-
-    Returns:
-        The new expression.
-    """
+    """Replaces every source of an expression; `change` gives the new one."""
     if isinstance(expression, Source):
         return change(expression)
     children = [map_sources(child, change) for child in expression.children]

@@ -1,8 +1,9 @@
-"""An assignment map as the user wrote it -> entries, every wrong one reported at once.
+"""An assignment map as the user wrote it -> entries; all wrong ones are reported.
 
-Maps are frozen when they are given. Accepts a mapping, or pairs; keys are names, scopes
-or expressions; values are names, scopes, leaves of the target, or lists of leaves.
-Entries with an expression or a capture become rules.
+A map is a mapping, or pairs. Keys are names, scopes or expressions; values are names,
+scopes, leaves of the target, or lists of leaves. Entries with an expression or a
+capture become rules, the others plain entries. A map is frozen (copied) as soon as it
+is given. Nothing here looks into a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from .captures import NamePattern, parse_name
 from .entries import MapEntry, PlainEntry, Rule
 from .expressions import Expression, Joined, Source, sources_of
 
-# Finds the leaves of the target that are this very object: their names.
+# Names of the leaves of the target that are the object; () if there are none.
 Identify = Callable[[object], tuple[str, ...]]
 
 
 class Placed:
-    """A map that was loaded from a file, and knows where its entries stand.
+    """A map that was loaded from a file, and knows the lines of its entries.
 
     Attributes:
         places: File and line of every entry, by its key and value.
@@ -38,15 +39,15 @@ class FrozenMap:
     """A map as it was when it was given: iterators are read, containers are copied.
 
     Attributes:
-        entries: Key and value of every entry, as they are, and the file and line that
-            it comes from, else "".
+        entries: Key and value of every entry, unchecked, and the file and line that it
+            comes from, else "".
     """
 
     entries: tuple[tuple[object, object, str], ...]
 
 
 def freeze_map(assignment_map: object) -> FrozenMap:
-    """Copies a map, so that it can be read again and nobody changes it meanwhile.
+    """Copies a map, so that it can be read again and does not change meanwhile.
 
     Args:
         assignment_map: A mapping, an iterable of `(key, value)` pairs, or a map that is
@@ -56,7 +57,7 @@ def freeze_map(assignment_map: object) -> FrozenMap:
         The map. Keys and values are the same objects, lists of leaves are copied.
 
     Raises:
-        AssignmentError: It is no map, or holds what is no pair.
+        AssignmentError: It is not a map, or a member is not a pair.
     """
     if isinstance(assignment_map, FrozenMap):
         return assignment_map
@@ -72,19 +73,16 @@ def freeze_map(assignment_map: object) -> FrozenMap:
 
 
 def check_map(assignment_map: FrozenMap) -> None:
-    """Checks a map as far as that goes without a target at hand.
-
-    Args:
-        assignment_map: The map.
+    """Checks a map as far as possible without a target.
 
     Raises:
-        AssignmentError: As `parse_map`; objects that may be leaves are let pass.
+        AssignmentError: As `parse_map`, but objects that may be leaves are accepted.
     """
     parse_map(assignment_map, _identify_any)
 
 
 def _identify_any(value: object) -> tuple[str, ...]:
-    """Lets every object pass that is a leaf of some target."""
+    """Accepts every object that could be a leaf of some target."""
     kinds = (str, bytes, bool, int, float, complex, tuple, list, Mapping, type(None))
     return () if isinstance(value, kinds) else ("",)
 
@@ -95,15 +93,15 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
     Args:
         assignment_map: A mapping, an iterable of `(key, value)` pairs, or a map that is
             frozen.
-        identify: Gives the names of the leaves that are an object; () for none.
+        identify: Finds the leaves that are an object.
 
     Returns:
         The entries, in the map's order.
 
     Raises:
         AssignmentError: The map, a key or a value is of a wrong type, a capture or an
-            expression is malformed, or an object is no leaf of the target, or several.
-            All are named.
+            expression is malformed, or an object is not exactly one leaf of the target.
+            All problems are listed.
     """
     entries: list[MapEntry] = []
     problems: list[str] = []
@@ -112,11 +110,11 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
         if not isinstance(key, (str, Expression)):
             problems.append(
                 f"Entry {number}: expected the name of a tensor, a scope or an "
-                f"expression (tf2flax.src) as the key, got {_shown(key)}."
+                f"expression (tf2flax.src) as the key, got {_describe(key)}."
             )
             continue
         try:
-            entries.append(_entry(number, key, value, identify, place))
+            entries.append(_parse_entry(number, key, value, identify, place))
         except AssignmentError as error:
             where = f" ({place})" if place else ""
             problems.append(f"Entry {number}{where} `{key}`: {error}")
@@ -126,16 +124,12 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
 
 
 def check_entry(key: str | Expression, target: str) -> None:
-    """Checks an entry without a target at hand, as `parse_map` does.
-
-    Args:
-        key: The key.
-        target: A name or scope.
+    """Checks an entry without a target, as `parse_map` does.
 
     Raises:
         AssignmentError: Captures or scopes of key and value do not fit together.
     """
-    _entry(0, key, target, lambda _: (), "")
+    _parse_entry(0, key, target, lambda _: (), "")
 
 
 def _pairs(assignment_map: object) -> list[tuple[object, object]]:
@@ -146,7 +140,7 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
     ):
         raise AssignmentError(
             "Expected an assignment map (a dict, or pairs) of checkpoint names to "
-            f"target names, got {_shown(assignment_map)}."
+            f"target names, got {_describe(assignment_map)}."
         )
     pairs: list[tuple[object, object]] = []
     given = members("assignment map", cast("Iterable[object]", assignment_map))
@@ -155,27 +149,30 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
         if not isinstance(pair, (tuple, list)) or len(items) != 2:
             raise AssignmentError(
                 f"Entry {number}: expected a pair of a checkpoint name and a target, "
-                f"got {_shown(items)}."
+                f"got {_describe(items)}."
             )
         pairs.append((items[0], items[1]))
     if not pairs and isinstance(assignment_map, Iterator):
         raise AssignmentError(
-            "Expected an assignment map, got an iterator that gives no entry, as any "
-            "does that was read before. Give the entries as a list or dict, which can "
-            "be read again; {} fills nothing on purpose."
+            "Expected an assignment map, got an iterator without entries: perhaps it "
+            "was read before. Give the entries as a list or dict, which can be read "
+            "again; {} fills nothing on purpose."
         )
     return pairs
 
 
-def _entry(
+def _parse_entry(
     number: int, key: str | Expression, value: object, identify: Identify, place: str
 ) -> MapEntry:
-    target, is_list = _target(value, identify)
+    target, is_list = _parse_target(value, identify)
     if isinstance(key, str):
         pattern = parse_name(key)
-        if not pattern.captures and (isinstance(target, tuple) or not target.captures):
-            own = target if isinstance(target, tuple) else target.literal
-            return PlainEntry(number, pattern.literal, own, is_list, place)
+        has_captures = pattern.captures or (
+            isinstance(target, NamePattern) and target.captures
+        )
+        if not has_captures:
+            names = target.literal if isinstance(target, NamePattern) else target
+            return PlainEntry(number, pattern.literal, names, is_list, place)
         if key == "":
             raise AssignmentError('expected a name, got "". All of it is "/".')
     source = Source(key) if isinstance(key, str) else key
@@ -186,93 +183,101 @@ def _entry(
     return rule
 
 
-def _target(
+def _parse_target(
     value: object, identify: Identify
 ) -> tuple[NamePattern | tuple[str, ...], bool]:
+    """Reads the value of an entry, and says whether it is a list of leaves."""
     if isinstance(value, str):
         return parse_name(value), False
     if isinstance(value, list):
-        items = cast("list[object]", value)
-        return tuple(_leaf(item, identify) for item in items), True
-    return (_leaf(value, identify),), False
+        members = cast("list[object]", value)
+        return tuple(_leaf_name(member, identify) for member in members), True
+    return (_leaf_name(value, identify),), False
 
 
 def _check_scopes(rule: Rule) -> None:
-    """Names fill leaves, scopes fill scopes."""
+    """Checks that names fill leaves, and scopes fill scopes."""
     patterns = [source.pattern for source in sources_of(rule.source)]
     scopes = [pattern for pattern in patterns if pattern.endswith("/")]
     names = [pattern for pattern in patterns if not pattern.endswith("/")]
+    # An expression of scopes is evaluated once for every member. A single tensor in it
+    # would be the same for all of them, which nobody means.
     if scopes and names:
         raise AssignmentError(
-            f"`{scopes[0]}` is a scope and `{names[0]}` a name; an expression is made "
-            "of the one or of the other."
+            f"`{scopes[0]}` is a scope and `{names[0]}` a name; all sources of an "
+            "expression are names, or all are scopes."
         )
-    if not isinstance(rule.target, NamePattern):
-        if scopes:
+    if scopes and not isinstance(rule.target, NamePattern):
+        raise AssignmentError(
+            f"`{scopes[0]}` is a scope, and fills a scope, not a leaf. Give the value "
+            "as a scope ending in `/`."
+        )
+    if isinstance(rule.target, NamePattern):
+        target = rule.target.text
+        if scopes and not rule.is_scope:
             raise AssignmentError(
-                f"`{scopes[0]}` is a scope, and fills a scope, not a leaf. Give the "
-                "value as a scope ending in `/`."
+                f"`{scopes[0]}` is a scope, and `{target}` is not. Did you mean "
+                f"`{target}/`?"
             )
-        return
-    target = rule.target.text
-    if scopes and not rule.is_scope:
-        raise AssignmentError(
-            f"`{scopes[0]}` is a scope, and `{target}` is none. Did you mean "
-            f"`{target}/`?"
-        )
-    if names and rule.is_scope:
-        raise AssignmentError(
-            f"`{target}` is a scope, so the key must be one too. Did you mean "
-            f"`{names[0]}/`?"
-        )
+        if names and rule.is_scope:
+            raise AssignmentError(
+                f"`{target}` is a scope, so the key must be one too. Did you mean "
+                f"`{names[0]}/`?"
+            )
 
 
 def _check_captures(rule: Rule) -> None:
-    """What the target does not tell must be counted by `over`."""
+    """Checks that every capture gets its text from the value, or is counted by `over`.
+
+    Leaves of the target give the captures of the value their texts; with these the key
+    becomes the name of one tensor.
+    """
     target = rule.target
     given = set(target.captures) if isinstance(target, NamePattern) else set[str]()
     for name in dict.fromkeys(_free_captures(rule.source)):
         if name not in given:
             raise AssignmentError(
-                f"capture {{{name}}} of the key does not stand in the value, which "
-                f'tells what it means. Put it there, or stack(..., over="{name}").'
+                f"capture {{{name}}} of the key is missing in the value, which gives "
+                f'it its meaning. Put it there, or use stack(..., over="{name}").'
             )
-    for one in _counted(rule.source):
-        if one.over in given:
+    for name, operand in _counted_captures(rule.source):
+        if name in given:
             raise AssignmentError(
-                f'{{{one.over}}} is counted by over="{one.over}" and stands in the '
-                "value as well. Give one of them another name."
+                f'{{{name}}} is counted by over="{name}" and stands in the value as '
+                "well. Give one of them another name."
             )
-        if all(one.over != name for name in _free_captures(one.operands[0])):
+        if name not in _free_captures(operand):
             raise AssignmentError(
-                f'over="{one.over}": there is no capture {{{one.over}}} in '
-                f"{one.operands[0]!r}."
+                f'over="{name}": there is no capture {{{name}}} in {operand!r}.'
             )
 
 
 def _free_captures(expression: Expression) -> Iterator[str]:
+    """Yields the captures that no `over` around them counts."""
     if isinstance(expression, Source):
         yield from parse_name(expression.pattern).captures
+    counted = expression.over if isinstance(expression, Joined) else None
     for child in expression.children:
-        own = expression.over if isinstance(expression, Joined) else None
-        yield from (name for name in _free_captures(child) if name != own)
+        yield from (name for name in _free_captures(child) if name != counted)
 
 
-def _counted(expression: Expression) -> Iterator[Joined]:
+def _counted_captures(expression: Expression) -> Iterator[tuple[str, Expression]]:
+    """Yields the captures that an `over` counts, and the operand that it repeats."""
     if isinstance(expression, Joined) and expression.over is not None:
-        yield expression
+        yield expression.over, expression.operands[0]
     for child in expression.children:
-        yield from _counted(child)
+        yield from _counted_captures(child)
 
 
-def _leaf(value: object, identify: Identify) -> str:
+def _leaf_name(value: object, identify: Identify) -> str:
+    """Finds the one leaf of the target that an object is."""
     names = identify(value)
     if len(names) == 1:
         return names[0]
     if names:
-        shown = ", ".join(f"`{name}`" for name in names)
+        listed = ", ".join(f"`{name}`" for name in names)
         raise AssignmentError(
-            f"the object given stands at {len(names)} leaves of the target: {shown}. "
+            f"the object given stands at {len(names)} leaves of the target: {listed}. "
             "Give the name of the one that is meant."
         )
     if isinstance(value, str):
@@ -287,12 +292,12 @@ def _leaf(value: object, identify: Identify) -> str:
         )
     raise AssignmentError(
         "expected a name, a leaf of the target or a list of leaves, got "
-        f"{_shown(value)}, which is no leaf of the target."
+        f"{_describe(value)}, which is not a leaf of the target."
     )
 
 
-def _shown(value: object) -> str:
-    """A value's type, and the value itself where it is short."""
+def _describe(value: object) -> str:
+    """Describes a value by its type, and its text or shape."""
     if value is None:
         return "None"
     name = type(value).__name__

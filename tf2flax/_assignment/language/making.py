@@ -1,4 +1,4 @@
-"""`src`, `concat` and `stack`: how expressions begin."""
+"""`src`, `concat` and `stack`: the functions that begin an expression."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import SupportsIndex
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
 
-from .arguments import integer
+from .arguments import check_integer
 from .expressions import Expression, Joined, Source
 
 
 def src(name: str) -> Expression:
-    """Names a tensor of the checkpoint, or a scope, to be worked on.
+    """Begins an expression with a tensor of the checkpoint, or a scope.
 
     Args:
-        name: Its name, or a scope ending in `/`; captures (`layer_{i}`) may be in it.
+        name: Name of the tensor, or a scope ending in `/`; may have captures
+            (`layer_{i}`).
 
     Returns:
-        The expression.
+        The expression, whose methods say what is done to the tensor.
 
     Raises:
-        AssignmentError: It is no name.
+        AssignmentError: It is not a name.
 
     Examples:
         >>> import tf2flax
@@ -34,13 +35,13 @@ def src(name: str) -> Expression:
 def concat(
     *sources: str | Expression, axis: SupportsIndex = 0, over: str | None = None
 ) -> Expression:
-    """Joins tensors, or all tensors of scopes, along an axis that they have.
+    """Joins tensors, or all tensors of scopes, along one of their axes.
 
     Args:
         *sources: Names, scopes or expressions.
         axis: The axis, as `numpy.concatenate`.
-        over: A capture in the one source given: it is repeated for each number that
-            the checkpoint has there, in ascending order.
+        over: Name of a capture in the source, which must be the only one: it is
+            repeated for each number that the checkpoint has there, in ascending order.
 
     Returns:
         The expression.
@@ -53,7 +54,7 @@ def concat(
         >>> tf2flax.concat("q/kernel", "k/kernel", "v/kernel", axis=1)
         concat("q/kernel", "k/kernel", "v/kernel", axis=1)
     """
-    return _joined(sources, axis, over, is_stack=False)
+    return _join(sources, axis, over, is_stack=False)
 
 
 def stack(
@@ -63,9 +64,9 @@ def stack(
 
     Args:
         *sources: Names, scopes or expressions.
-        axis: The place of the new axis, as `numpy.stack`.
-        over: A capture in the one source given: it is repeated for each number that
-            the checkpoint has there, in ascending order.
+        axis: Place of the new axis, as `numpy.stack`.
+        over: Name of a capture in the source, which must be the only one: it is
+            repeated for each number that the checkpoint has there, in ascending order.
 
     Returns:
         The expression.
@@ -78,10 +79,10 @@ def stack(
         >>> tf2flax.stack("bert/encoder/layer_{i}/", over="i")
         stack("bert/encoder/layer_{i}/", over="i", axis=0)
     """
-    return _joined(sources, axis, over, is_stack=True)
+    return _join(sources, axis, over, is_stack=True)
 
 
-def _joined(
+def _join(
     sources: tuple[str | Expression, ...],
     axis: SupportsIndex,
     over: str | None,
@@ -109,4 +110,4 @@ def _joined(
             raise AssignmentError(
                 f"{verb}: with over={over!r}, expected one source, got {len(operands)}."
             )
-    return Joined(tuple(operands), integer(verb, "axis", axis), is_stack, over)
+    return Joined(tuple(operands), check_integer(verb, "axis", axis), is_stack, over)

@@ -1,6 +1,7 @@
-"""The text of an expression -> the expression: what `repr` writes is read back.
+"""Text of an expression -> the expression: what `repr` writes is read back.
 
-A small part of Python's grammar, read with `ast` and never executed.
+A small part of Python's grammar: calls of three functions and a few methods, indices,
+and the values of `literals`. It is parsed with `ast` and never executed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
 
 from .expressions import Expression
+from .literals import is_range, read_literal, show_node
 from .making import concat, src, stack
 
 _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
@@ -23,10 +25,10 @@ _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
     "stack": stack,
 }
 _METHODS: Final = ("transpose", "reshape", "rearrange", "take", "cast")
-# What begins so is meant as one: a call of ours, or of anything with a string.
+# A text that begins like this is meant as an expression: a call of one of our
+# functions, or a call of anything with a string, which is a typing error of one.
 _BEGINNING: Final = re.compile(r"\s*((src|concat|stack)\s*\(|[A-Za-z_.]+\(\s*[\"'])")
-# Longer texts, or deeper ones, are no expressions that anybody wrote (characters;
-# brackets that are opened).
+# Nobody wrote a text that is longer or deeper (characters; brackets that are opened).
 _MAX_LENGTH: Final = 1 << 20
 _MAX_BRACKETS: Final = 4000
 
@@ -38,10 +40,10 @@ def parse_key(text: str) -> str | Expression:
         text: The key.
 
     Returns:
-        The expression where it begins as one, else the text itself.
+        The expression if the text begins like one, else the text itself.
 
     Raises:
-        AssignmentError: It begins as an expression and is none.
+        AssignmentError: It begins like an expression and is not a valid one.
 
     Examples:
         >>> parse_key("bert/pooler/")
@@ -53,14 +55,7 @@ def parse_key(text: str) -> str | Expression:
 
 
 def is_expression(text: str) -> bool:
-    """Tells whether a key of a map file is read as an expression.
-
-    Args:
-        text: The key.
-
-    Returns:
-        Whether it begins as one.
-    """
+    """True if a key of a map file is read as an expression, valid or not."""
     return _BEGINNING.match(text) is not None
 
 
@@ -68,62 +63,64 @@ def parse_expression(text: str) -> Expression:
     """Reads an expression.
 
     Args:
-        text: What `repr` of an expression writes.
-
-    Returns:
-        The expression.
+        text: The text that `repr` of an expression writes.
 
     Raises:
-        AssignmentError: It is none.
+        AssignmentError: The text is not a valid expression.
     """
+    # Python's parser may crash on deeper texts, instead of raising an error.
     if len(text) > _MAX_LENGTH or sum(map(text.count, "([{")) > _MAX_BRACKETS:
-        raise AssignmentError("the expression is too long to be one.")
+        raise AssignmentError("not a valid expression: the text is too long.")
     try:
         with warnings.catch_warnings():
+            # About escapes that Python does not know, in names with backslashes.
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(text.strip(), mode="eval")
-        result = _expression(tree.body)
+        return _read_expression(tree.body)
+    except AssignmentError:
+        raise
     except SyntaxError as error:
-        raise AssignmentError(f"no expression: {error.msg}.") from error
+        raise AssignmentError(f"not a valid expression: {error.msg}.") from error
     except (RecursionError, MemoryError, ValueError) as error:
-        if isinstance(error, AssignmentError):
-            raise
-        raise AssignmentError(f"no expression: {error}.") from error
-    return result
+        raise AssignmentError(f"not a valid expression: {error}.") from error
 
 
-def _expression(node: ast.expr) -> Expression:
+def _read_expression(node: ast.expr) -> Expression:
     if isinstance(node, ast.Subscript):
-        return _expression(node.value)[_value(node.slice)]
+        return _read_expression(node.value)[read_literal(node.slice)]
     if not isinstance(node, ast.Call):
         raise AssignmentError(
-            f"no expression: expected src(...), concat(...) or stack(...), got "
-            f"`{_shown(node)}`."
+            f"not a valid expression: expected src(...), concat(...) or stack(...), "
+            f"got `{show_node(node)}`."
         )
-    keywords = {one.arg: _argument(one.value) for one in node.keywords if one.arg}
+    match node.func:
+        case ast.Name(id=name):
+            function = _FUNCTIONS.get(name)
+            if function is None:
+                raise AssignmentError(_unknown_name(name, list(_FUNCTIONS)))
+        case ast.Attribute(attr=method):
+            name = f".{method}"
+            if method not in _METHODS:
+                names = [f".{listed}" for listed in _METHODS]
+                raise AssignmentError(_unknown_name(name, names))
+            function = getattr(_read_expression(node.func.value), method)
+        case _:
+            raise AssignmentError(
+                f"not a valid expression: `{show_node(node)}` calls something else "
+                "than a function or method."
+            )
+    return _call(function, name, node)
+
+
+def _call(function: Callable[..., Expression], name: str, node: ast.Call) -> Expression:
+    keywords = {
+        keyword.arg: _read_argument(keyword.value)
+        for keyword in node.keywords
+        if keyword.arg
+    }
     if len(keywords) != len(node.keywords):
-        raise AssignmentError("no expression: `**` cannot be used.")
-    arguments = [_argument(one) for one in node.args]
-    if isinstance(node.func, ast.Name):
-        function = _FUNCTIONS.get(node.func.id)
-        if function is None:
-            raise AssignmentError(_unknown(node.func.id, tuple(_FUNCTIONS)))
-        return _called(function, node.func.id, arguments, keywords)
-    if isinstance(node.func, ast.Attribute):
-        name = node.func.attr
-        if name not in _METHODS:
-            raise AssignmentError(_unknown(f".{name}", [f".{m}" for m in _METHODS]))
-        method = getattr(_expression(node.func.value), name)
-        return _called(method, f".{name}", arguments, keywords)
-    raise AssignmentError(f"no expression: `{_shown(node)}`.")
-
-
-def _called(
-    function: Callable[..., Expression],
-    name: str,
-    arguments: list[Any],
-    keywords: dict[str, Any],
-) -> Expression:
+        raise AssignmentError("not a valid expression: `**` cannot be used.")
+    arguments = [_read_argument(argument) for argument in node.args]
     try:
         return function(*arguments, **keywords)
     except TypeError as error:  # another number of arguments, or unknown keywords
@@ -131,50 +128,14 @@ def _called(
         raise AssignmentError(f"{name}: {reason}.") from error
 
 
-def _argument(node: ast.expr) -> Any:
-    is_nested = isinstance(node, ast.Call) and not _is_range(node)
+def _read_argument(node: ast.expr) -> Any:
+    is_nested = isinstance(node, ast.Call) and not is_range(node)
     if is_nested or isinstance(node, ast.Subscript):
-        return _expression(node)
-    return _value(node)
+        return _read_expression(node)
+    return read_literal(node)
 
 
-def _value(node: ast.expr) -> Any:
-    """A literal: text, an integer, None, `...`, a slice, a range, or several."""
-    if isinstance(node, ast.Constant):
-        if node.value is None or isinstance(node.value, (str, int, type(...))):
-            return node.value
-    elif isinstance(node, (ast.Tuple, ast.List)):
-        items = [_value(one) for one in node.elts]
-        return tuple(items) if isinstance(node, ast.Tuple) else items
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand)
-        if isinstance(value, int):
-            return -value
-    elif isinstance(node, ast.Slice):
-        parts = (node.lower, node.upper, node.step)
-        return slice(*(None if part is None else _value(part) for part in parts))
-    elif _is_range(node):
-        assert isinstance(node, ast.Call)
-        numbers = [_value(one) for one in node.args]
-        is_known = 1 <= len(numbers) <= 3 and all(type(n) is int for n in numbers)
-        if is_known and numbers[2:] != [0] and not node.keywords:
-            return range(*numbers)
-    raise AssignmentError(f"no expression: `{_shown(node)}` is no value that is known.")
-
-
-def _is_range(node: ast.expr) -> bool:
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "range"
-    )
-
-
-def _unknown(name: str, known: list[str] | tuple[str, ...]) -> str:
-    close = nearest(name, known, count=1)
-    fix = f"Did you mean `{close[0]}`?" if close else f"There are {', '.join(known)}."
-    return f"no expression: there is no `{name}`. {fix}"
-
-
-def _shown(node: ast.expr) -> str:
-    return ast.unparse(node)[:60]
+def _unknown_name(name: str, names: list[str]) -> str:
+    close = nearest(name, names, count=1)
+    fix = f"Did you mean `{close[0]}`?" if close else f"There are {', '.join(names)}."
+    return f"not a valid expression: there is no `{name}`. {fix}"

@@ -89,7 +89,7 @@ def _reverse_pattern(
     before, after = (side.strip() for side in pattern.text.split("->"))
     # The last axis of every group follows from the length of the group.
     sizes = {
-        name: steps.extents[name]
+        name: steps.lengths[name]
         for axis in pattern.after
         if len(axis) > 1
         for name in axis[:-1]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from types import EllipsisType
 
 from tf2flax._assignment.language import expressions as ex
-from tf2flax._assignment.language.arguments import IndexItem, Slice, index_text
 from tf2flax._assignment.language.captures import parse_name
+from tf2flax._assignment.language.literals import IndexItem, Slice, write_index
 from tf2flax._assignment.language.rearranging import steps_for
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
@@ -119,7 +119,7 @@ def _lower_sliced(node: Layout, index: tuple[IndexItem, ...]) -> Layout:
             length = next(lengths)
             if not -length <= item < length:
                 raise AssignmentError(
-                    f"{index_text(index)}: {item} is out of bounds of an axis of "
+                    f"{write_index(index)}: {item} is out of bounds of an axis of "
                     f"{length} elements, in shape {list(node.shape)}."
                 )
             items.append(item % length)
@@ -139,7 +139,7 @@ def without_ellipsis(
     consumed = sum(item is not None and item is not ... for item in index)
     if consumed > len(shape) or index.count(...) > 1:
         raise AssignmentError(
-            f"{index_text(index)}: the operand has shape {list(shape)}, "
+            f"{write_index(index)}: the operand has shape {list(shape)}, "
             f"{len(shape)} axes."
         )
     # Without dots, the axes that are left out are the last ones.

@@ -1,7 +1,7 @@
 """Operations on layouts: joins, slices, transposes, rows and casts, by specs alone.
 
 Each operation is pushed down the tree as far as it goes: into the strides of a view,
-into the operands of a join. Only what no strides describe becomes a node of its own.
+into the operands of a join. Only what no strides describe becomes a separate node.
 Reshapes are in `reshaping`.
 """
 

@@ -1,1 +1,10 @@
-"""A resolution and a checkpoint: what a restore does, as values and as text."""
+"""A resolution and a checkpoint: what a restore does, as values and as text.
+
+Reads no leaf, no tensor and no file. Begin with `plan`; what runs a plan is in
+`_restoring` and `_jax`, what writes files in `_writing`.
+
+- `plan`: what fills each leaf, which leaves stay, which tensors are unused.
+- `report`, `sections`: a plan as text and as HTML.
+- `inverse`: a plan backwards, what each tensor is in terms of leaves.
+- `renewals`: leaves that did not fit, written in their own shape.
+"""

@@ -1,12 +1,17 @@
 """The way back: a plan -> what each tensor of the checkpoint is, in terms of leaves.
 
-Reads no leaf and writes no file: `_writing.save` does.
+Only says what to write; `_writing.save` reads leaves and writes files.
+
+A leaf covers the elements of a tensor that it was loaded from. A tensor of which leaves
+cover every element is *complete*. Of other tensors, the checkpoint supplies the missing
+elements.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +35,7 @@ from tf2flax._base.memory import empty
 from tf2flax._base.values import TensorSpec
 
 from .plan import RestorePlan
-from .renewing import Renewal, find_renewals, way_out
+from .renewals import Renewal, describe_unwritable, find_renewals
 
 # Gives the array of a leaf, by name, on the host.
 FetchLeaf = Callable[[str], np.ndarray]
@@ -38,16 +43,25 @@ FetchLeaf = Callable[[str], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InverseAssignment:
-    """One tensor of the checkpoint, and the leaves that it is made of.
+    """A tensor of the checkpoint and the leaves that it is written from.
 
     Attributes:
-        name: Name of the tensor, as it is stored, also where the plan was made for a
-            view. What a Keras 3 export stores twice has two such assignments.
-        leaves: Names of the leaves, each once.
-        expression: What it is, with leaves as sources; None where several leaves tell
-            parts of it.
-        is_complete: Whether the leaves tell every element; the others are copied from
-            the checkpoint.
+        name: Stored name of the tensor, even if the plan was made for a view. A
+            variable that a Keras 3 export stores twice has two such assignments.
+        leaves: Names of the leaves.
+        expression: The tensor as an expression with leaves as sources; None if several
+            leaves have parts of it, or if they do not have all of it.
+        is_complete: True if the leaves cover every element. Other elements are copied
+            from the checkpoint.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
+        ... )
+        >>> [assignment.leaves for assignment in plan.inverse().assignments]
+        [('step',)]
     """
 
     name: str
@@ -56,18 +70,26 @@ class InverseAssignment:
     is_complete: bool
 
     def __str__(self) -> str:
-        """The tensor and what it is."""
+        """The tensor and what it is written from."""
         if self.expression is None:
-            told = " and ".join(f"`{leaf}`" for leaf in self.leaves)
-            return f"`{self.name}` <- parts in {told}"
-        plain = isinstance(self.expression, Source)
-        return f"`{self.name}` <- `{self.leaves[0] if plain else self.expression}`"
+            leaves = " and ".join(f"`{leaf}`" for leaf in self.leaves)
+            return f"`{self.name}` <- in parts from {leaves}"
+        is_plain = isinstance(self.expression, Source)
+        return f"`{self.name}` <- `{self.leaves[0] if is_plain else self.expression}`"
 
 
 class InversePlan:
-    """What a checkpoint of the same layout holds, for a tree that was loaded.
+    """A plan backwards: how the tree that it loaded is written as a checkpoint.
 
     Made by `Plan.inverse`, used by `tf2flax.save_checkpoint(..., plan=plan)`.
+
+    Attributes:
+        assignments: One for each tensor that leaves are written to, sorted by name.
+        copied: Names of the tensors that no leaf is written to; `unused="copy"` copies
+            them from the checkpoint.
+        left_out: Names of the leaves that are not written.
+        renewals: Leaves that `on_mismatch` kept and that are written in their own
+            shape.
 
     Examples:
         >>> import jax, tf2flax
@@ -92,31 +114,30 @@ class InversePlan:
     assignments: tuple[InverseAssignment, ...]
     copied: tuple[str, ...]
     left_out: tuple[str, ...]
-    # Leaves that `on_mismatch` kept, which are written in their own shape.
     renewals: tuple[Renewal, ...]
 
     def __init__(self, plan: RestorePlan, manifest: Manifest) -> None:
-        """Turns a plan round; made by `Plan.inverse`, not by users.
+        """Inverts a plan; called by `Plan.inverse`, not by users.
 
         Args:
             plan: The plan.
             manifest: The checkpoint, or the view of it, that the plan was made for.
 
         Raises:
-            AssignmentError: The view is no single checkpoint.
+            AssignmentError: The view merges several checkpoints.
             DamagedError: The entry of a tensor is malformed.
         """
         self._manifest = manifest
         self._stored = manifest.stored()
         resolution = plan.resolution
-        # A tied leaf is written to all tensors that its names have.
+        # A tied leaf is written to the tensors of all its names.
         twins = [twin for tie in resolution.ties for twin in tie.twins]
-        self._groups = _families([*plan.assignments, *twins])
-        inverted = self._inverted()
-        spec_of = specs_of(manifest)
+        self._groups = _group_families([*plan.assignments, *twins])
+        inverted = self._invert_groups()
+        spec_of = spec_lookup(manifest)
         self.renewals, self._problems = find_renewals(
             _kept_gaps(resolution),
-            {one.name for one in inverted},
+            {assignment.name for assignment in inverted},
             spec_of,
             self._stored.places,
         )
@@ -128,24 +149,25 @@ class InversePlan:
             ).items()
         ]
         self.assignments = tuple(
-            sorted([*inverted, *renewed], key=lambda one: one.name)
+            sorted([*inverted, *renewed], key=lambda assignment: assignment.name)
         )
-        written = {one.name for one in self.assignments}
+        written = {assignment.name for assignment in self.assignments}
+        # A view hides tensors, which are copied too.
         present = self.manifest.names if self._stored.is_view else plan.unused
         self.copied = tuple(name for name in present if name not in written)
         leaves = set(self.leaves)
-        self.left_out = tuple(one for one in resolution.kept if one not in leaves)
+        self.left_out = tuple(leaf for leaf in resolution.kept if leaf not in leaves)
 
     @property
     def leaves(self) -> tuple[str, ...]:
         """Names of the leaves that are written, each once."""
-        loaded = [one.leaf for group in self._groups for one in group]
+        loaded = [assignment.leaf for group in self._groups for assignment in group]
         kept = [leaf for renewal in self.renewals for leaf in renewal.leaves]
         return tuple(dict.fromkeys([*loaded, *kept]))
 
     @property
     def manifest(self) -> Manifest:
-        """The checkpoint under stored names, for the layers above."""
+        """The checkpoint under its stored names."""
         return self._stored.manifest
 
     @property
@@ -155,12 +177,12 @@ class InversePlan:
 
     @property
     def stored(self) -> StoredNames:
-        """The way from the names of the plan to the stored ones."""
+        """Stored names by the names that the plan was made for."""
         return self._stored
 
     @property
     def groups(self) -> Sequence[Sequence[Assignment]]:
-        """Assignments, those of the parts of one family together."""
+        """Assignments in groups: the parts of a family, or one leaf."""
         return self._groups
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,14 +191,14 @@ class InversePlan:
             "checkpoint": self._manifest.prefix,
             "tensors": [
                 {
-                    "name": one.name,
-                    "leaves": list(one.leaves),
+                    "name": assignment.name,
+                    "leaves": list(assignment.leaves),
                     "expression": None
-                    if one.expression is None
-                    else repr(one.expression),
-                    "complete": one.is_complete,
+                    if assignment.expression is None
+                    else repr(assignment.expression),
+                    "complete": assignment.is_complete,
                 }
-                for one in self.assignments
+                for assignment in self.assignments
             ],
             "copied": list(self.copied),
             "left_out": list(self.left_out),
@@ -190,11 +212,11 @@ class InversePlan:
         )
 
     def __str__(self) -> str:
-        """The inverse for people: a line for each tensor."""
+        """The inverse as text: a line for each tensor."""
         lines = [
             f"{len(self.assignments)} tensors from {len(self.leaves)} leaves, "
             f"{len(self.copied)} copied, {len(self.left_out)} leaves left out",
-            *(f"  {one}" for one in self.assignments),
+            *(f"  {assignment}" for assignment in self.assignments),
         ]
         return "\n".join(lines)
 
@@ -208,66 +230,74 @@ class InversePlan:
         """Checks a tree against the plan, before anything of it is fetched.
 
         Args:
-            specs: Shape and dtype of every leaf of the tree that the plan writes.
+            specs: Shape and dtype of the leaves of the tree that the plan writes.
             present: Names of all leaves of the tree.
-            is_copying: Whether the checkpoint supplies what leaves do not tell.
+            is_copying: True if the checkpoint supplies what leaves do not cover.
 
         Raises:
-            AssignmentError: A leaf is missing or of another shape, or a tensor would
-                have gaps; all are named.
+            AssignmentError: A leaf is missing or has another shape, or a tensor would
+                have gaps. All problems are listed.
         """
-        problems: list[str] = []
-        for one in (one for group in self._groups for one in group):
-            leaf = one.leaf
-            if leaf not in specs:
-                problems.append(
-                    f"Leaf `{leaf}`, which the plan loaded, is not in the tree."
-                )
-            elif specs[leaf].shape != one.shape:
-                problems.append(
-                    f"Leaf `{leaf}`: expected shape {list(one.shape)}, as in the plan, "
-                    f"got {list(specs[leaf].shape)}."
-                )
-            elif kind_of(specs[leaf].dtype.numpy) != kind_of(one.dtype):
-                problems.append(
-                    f"Leaf `{leaf}`: expected dtype {one.dtype}, as in the plan, got "
-                    f"{specs[leaf].dtype.name}. Cast it first."
-                )
+        problems = self._check_loaded(specs)
         if is_copying:
             problems += [
-                way_out(leaf, problem)
+                describe_unwritable(leaf, problem)
                 for leaf, problem in self._problems.items()
                 if leaf in present
             ]
-        problems += self._problems_of_kept(specs, is_copying=is_copying)
-        for one in () if is_copying else self.assignments:
-            if not one.is_complete:
-                told = ", ".join(f"`{leaf}`" for leaf in one.leaves)
+        problems += self._check_kept(specs, is_copying=is_copying)
+        for assignment in () if is_copying else self.assignments:
+            if not assignment.is_complete:
+                leaves = ", ".join(f"`{leaf}`" for leaf in assignment.leaves)
                 problems.append(
-                    f"Tensor `{one.name}` is told only in part, by {told}: "
-                    'unused="copy" takes the rest from the checkpoint.'
+                    f"Tensor `{assignment.name}` is covered only partly by {leaves}. "
+                    'Use unused="copy" to take the other elements from the checkpoint.'
                 )
         if problems:
             raise AssignmentError(summarise(problems))
 
-    def _problems_of_kept(
+    def _check_loaded(self, specs: Mapping[str, TensorSpec]) -> list[str]:
+        """Problems of leaves that the plan loaded: missing, or changed meanwhile."""
+        problems: list[str] = []
+        for assignment in itertools.chain.from_iterable(self._groups):
+            spec = specs.get(assignment.leaf)
+            if spec is None:
+                fact = ", which the plan loaded, is not in the tree."
+            elif spec.shape != assignment.shape:
+                fact = (
+                    f": expected shape {list(assignment.shape)}, as in the plan, got "
+                    f"{list(spec.shape)}."
+                )
+            elif kind_of(spec.dtype.numpy) != kind_of(assignment.dtype):
+                fact = (
+                    f": expected dtype {assignment.dtype}, as in the plan, got "
+                    f"{spec.dtype.name}. Cast it first."
+                )
+            else:
+                continue
+            problems.append(f"Leaf `{assignment.leaf}`{fact}")
+        return problems
+
+    def _check_kept(
         self, specs: Mapping[str, TensorSpec], *, is_copying: bool
     ) -> list[str]:
-        """Kept leaves in whose place the checkpoint's tensors would be copied."""
+        """Problems of leaves that were kept and are written in their own shape."""
         problems: list[str] = []
         for renewal in self.renewals:
             missing = [leaf for leaf in renewal.leaves if leaf not in specs]
+            # The tensors would be copied instead, or lack slices. If nothing is copied,
+            # a leaf that is missing as a whole leaves its tensors out.
             if missing and (is_copying or len(missing) < len(renewal.leaves)):
                 names = ", ".join(f"`{name}`" for name in renewal.places)
                 problems.append(
-                    f"Leaf `{missing[0]}`, which belongs in the place of {names}, is "
-                    'not in the tree. Give unused="drop" to leave both out.'
+                    f"Leaf `{missing[0]}`, which replaces {names}, is not in the tree. "
+                    'Use unused="drop" to leave both out.'
                 )
             elif not missing and not renewal.parts:
                 try:
                     self.resized(renewal, specs[renewal.leaf].shape)
                 except AssignmentError as error:
-                    problems.append(way_out(renewal.leaf, str(error)))
+                    problems.append(describe_unwritable(renewal.leaf, str(error)))
         return problems
 
     def resized(
@@ -277,28 +307,25 @@ class InversePlan:
 
         Args:
             renewal: One of `renewals`.
-            shape: Shape of the leaf that is to be written.
-
-        Returns:
-            Expressions with the leaf as source, and shapes, by stored name.
-
-        Raises:
-            AssignmentError: The shape of a tensor does not follow from that of the
-                leaf.
+            shape: Shape of the leaf that is written.
         """
-        return renewal.tensors(shape, specs_of(self._manifest))
+        return renewal.tensors(shape, spec_lookup(self._manifest))
 
-    def _inverted(self) -> tuple[InverseAssignment, ...]:
-        spec_of = specs_of(self._manifest)
+    def _invert_groups(self) -> tuple[InverseAssignment, ...]:
+        """What each tensor is that leaves were loaded from, sorted by stored name."""
+        spec_of = spec_lookup(self._manifest)
         places = self._stored.places
+        # Both by the stored names of a variable. Views may have several names for one,
+        # so that the same variable may have been loaded several times.
         masks: dict[tuple[str, ...], list[np.ndarray | None]] = {}
-        # Of each variable: the names by which it was loaded, views may have several,
-        # and the leaves that it was loaded into.
         loaded: dict[tuple[str, ...], list[tuple[str, Sequence[Assignment]]]] = {}
         for group in self._groups:
+            # A dry run: no leaf is fetched, only masks are computed.
             _, mask = join_group(group, None, spec_of)
-            for share in scatter_value(group[0].expression, None, mask, spec_of):
-                masks.setdefault(places(share.name), []).append(share.mask)
+            expression = group[0].expression
+            for contribution in scatter_value(expression, None, mask, spec_of):
+                variable = places(contribution.name)
+                masks.setdefault(variable, []).append(contribution.mask)
             for name in group[0].sources:
                 loaded.setdefault(places(name), []).append((name, group))
         written: dict[int, Mapping[str, Expression]] = {}
@@ -306,7 +333,7 @@ class InversePlan:
         for variable, uses in loaded.items():
             name = uses[0][0]
             groups = list({id(group): group for _, group in uses}.values())
-            is_complete = _covers(masks.get(variable, []), spec_of(name).shape)
+            is_complete = _is_covered(masks.get(variable, []), spec_of(name).shape)
             expression = None
             if len(uses) == 1 and is_complete:
                 (group,) = groups
@@ -316,23 +343,16 @@ class InversePlan:
                         group[0].expression, source, spec_of
                     )
                 expression = written[id(group)].get(name)
-            leaves = tuple(one.leaf for group in groups for one in group)
+            leaves = tuple(assignment.leaf for group in groups for assignment in group)
             result += [
                 InverseAssignment(place, leaves, expression, is_complete)
                 for place in variable
             ]
-        return tuple(sorted(result, key=lambda one: one.name))
+        return tuple(sorted(result, key=lambda assignment: assignment.name))
 
 
-def specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
-    """Shape and dtype of each tensor by name, each decoded once.
-
-    Args:
-        manifest: The checkpoint, or a view of it.
-
-    Returns:
-        What gives the spec of a name.
-    """
+def spec_lookup(manifest: Manifest) -> Callable[[str], TensorSpec]:
+    """A function that gives the spec of a tensor by its name, and decodes each once."""
 
     @functools.cache
     def spec_of(name: str) -> TensorSpec:
@@ -342,35 +362,38 @@ def specs_of(manifest: Manifest) -> Callable[[str], TensorSpec]:
 
 
 def _kept_gaps(resolution: Resolution) -> list[Gap]:
-    """Leaves that do not fit, also what the other names of a tied one lead to."""
+    """Leaves that do not fit; for tied ones, what all their names lead to."""
     kept = {gap.leaf for gap in resolution.mismatched}
-    misfits = [gap for tie in resolution.ties for gap in tie.mismatches]
-    return [*resolution.mismatched, *(gap for gap in misfits if gap.leaf in kept)]
+    mismatches = [gap for tie in resolution.ties for gap in tie.mismatches]
+    return [*resolution.mismatched, *(gap for gap in mismatches if gap.leaf in kept)]
 
 
-def _covers(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> bool:
-    """Whether masks, of which None is everything, leave nothing out."""
-    known = np.zeros(shape, bool)
+def _is_covered(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> bool:
+    """True if masks together leave no element out; a mask of None covers all."""
+    covered = np.zeros(shape, bool)
     for mask in masks:
         if mask is None:
             return True
-        known |= mask
-    return bool(known.all())
+        covered |= mask
+    return bool(covered.all())
 
 
-def _families(users: Sequence[Assignment]) -> list[list[Assignment]]:
-    """Groups the parts of each family; other leaves stand alone."""
+def _group_families(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
+    """Groups the parts of each family; any other leaf is a group."""
     groups: dict[object, list[Assignment]] = {}
-    for one in users:
-        family = one.leaf.rpartition("/part_")[0] if one.box is not None else None
-        # Parts of several dtypes are joined apart: an array has one.
-        # A tied leaf is told to several tensors.
-        key = (one.expression, family or one.leaf, one.dtype)
-        groups.setdefault(key, []).append(one)
+    for assignment in assignments:
+        name = assignment.leaf
+        if assignment.box is not None:
+            name = name.rpartition("/part_")[0]
+        # A tied leaf has a group for each of its sources. Parts of different dtypes are
+        # joined separately, since an array has one dtype.
+        key = (assignment.expression, name, assignment.dtype)
+        groups.setdefault(key, []).append(assignment)
     return list(groups.values())
 
 
 def _family_name(group: Sequence[Assignment]) -> str:
+    """Name of the family of a group; of a single leaf, its name."""
     leaf = group[0].leaf
     return leaf if group[0].box is None else leaf.rpartition("/part_")[0]
 
@@ -380,28 +403,32 @@ def join_group(
     fetch: FetchLeaf | None,
     spec_of: Callable[[str], TensorSpec],
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Joins the parts of a family, or takes the one leaf.
+    """Joins the parts of a family into one array; a single leaf is fetched as it is.
+
+        part_0    part_1 (not loaded)   part_2
+        [ a b c | . . . . . . . . . . | d e ]      value
+        [ T T T | F F F F F F F F F F | T T ]      mask
 
     Args:
-        group: Assignments of one leaf, or of the parts of one family.
-        fetch: Gives the array of a leaf; None where only the mask is of interest.
-        spec_of: Shape and dtype of each tensor.
+        group: Assignments of one leaf, or of parts of one family.
+        fetch: Gives the array of a leaf; None to compute only the mask.
+        spec_of: Gives shape and dtype of a tensor.
 
     Returns:
-        The value of the group's expression (None without `fetch`), and which of its
-        elements the parts have; None for all of them.
+        The value of the group's expression, None without `fetch`; and a mask of the
+        elements that the leaves cover, None if they cover all.
     """
     if group[0].box is None:
         return (None if fetch is None else fetch(group[0].leaf)), None
     shape = lower(group[0].expression, spec_of).shape
     mask = np.zeros(shape, bool)
     value: np.ndarray | None = None
-    for one in group:
-        assert one.box is not None
-        index = tuple(map(slice, one.box.starts, one.box.stops))
+    for assignment in group:
+        assert assignment.box is not None
+        index = tuple(map(slice, assignment.box.starts, assignment.box.stops))
         mask[index] = True
         if fetch is not None:
-            part = fetch(one.leaf)
+            part = fetch(assignment.leaf)
             value = empty(shape, part.dtype) if value is None else value
             value[index] = part
     return value, None if mask.all() else mask

@@ -1,6 +1,7 @@
-"""The restore plan: what fills each leaf, what stays, what is left over.
+"""The restore plan: what fills each leaf, which leaves stay, which tensors are unused.
 
-Reads no tensor, places nothing, imports no JAX.
+Values alone: reads no tensor and places nothing. `to_dict` gives them as plain values,
+`report` as text.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ class Replicated:
 
     Attributes:
         leaf: Name of the leaf.
-        dimension: Number of the dimension.
-        size: Its extent.
-        axes: The mesh axes that it was to be sharded on.
-        count: Into how many shards that would be.
+        dimension: Number of the dimension, from 0.
+        size: Size of the dimension.
+        axes: Names of the mesh axes that it should have been sharded on.
+        count: Number of shards that these axes would make of it.
+
+    Examples:
+        >>> Replicated("kernel", dimension=0, size=6, axes=("model",), count=4).leaf
+        'kernel'
     """
 
     leaf: str
@@ -44,12 +49,27 @@ class Replicated:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlacementReport:
-    """What is worth knowing about where leaves live.
+    """Unexpected facts about the shardings of leaves.
+
+    Made by `tf2flax.plan`; see `Plan.placement`.
 
     Attributes:
-        replicated: Dimensions that are replicated because of `on_uneven`.
-        unmatched: Leaves that no rule of `partition_rules` matches.
-        unused_rules: Rules of `partition_rules` that match no leaf, as they read.
+        replicated: Dimensions that `on_uneven="replicate"` replicates.
+        unmatched: Names of the leaves that no rule of `partition_rules` matches; they
+            are replicated.
+        unused_rules: Text of the rules of `partition_rules` that match no leaf.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt",
+        ...     {"global_step": "step"},
+        ...     {"step": jax.ShapeDtypeStruct((), "int32")},
+        ...     sharding=tf2flax.partition_rules([]),
+        ...     mesh=jax.sharding.AbstractMesh((8,), ("model",)),
+        ... )
+        >>> plan.placement.unmatched
+        ('step',)
     """
 
     replicated: tuple[Replicated, ...] = ()
@@ -62,17 +82,18 @@ _NOTHING_TO_REPORT: Final = PlacementReport()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """What a map means for one target and one checkpoint.
+    """A resolution together with the tensors and bytes of the checkpoint.
 
     Attributes:
         prefix: Absolute path of the checkpoint.
-        resolution: What fills each leaf, what stays, and what entries did nothing.
-        unused: Tensors that fill no leaf, sorted.
-        slots: Those of them that are an optimizer's state.
+        resolution: Assignments, leaves that stay, and entries of the map that reach no
+            leaf.
+        unused: Names of the tensors that fill no leaf, sorted.
+        slots: Those of them that are state of an optimizer.
         averages: Those of them that are moving averages of variables.
-        nbytes: Bytes of the checkpoint that a restore reads.
-        placement: What is worth knowing about where leaves live.
-        half_norms: Normalisations of which statistics stay as they are.
+        nbytes: Bytes of the checkpoint that a restore needs.
+        placement: Unexpected facts about the shardings of leaves.
+        half_norms: Normalisations of which only scale or bias are loaded.
     """
 
     prefix: str
@@ -91,30 +112,28 @@ class RestorePlan:
 
     @property
     def unused_rules(self) -> tuple[str, ...]:
-        """Entries of the map that reach no leaf, as they read."""
+        """Text of the entries of the map that reach no leaf."""
         return tuple(str(entry) for entry in self.resolution.unused_entries)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, ready for `json.dumps`."""
-        others = set(self.slots) | set(self.averages)
+        of_training = {*self.slots, *self.averages}
         return {
             "checkpoint": self.prefix,
             "nbytes": self.nbytes,
-            "assignments": [_row(assignment) for assignment in self.assignments],
+            "assignments": list(map(_assignment_dict, self.assignments)),
             "kept": list(self.resolution.unreached),
-            "missing": [_gap(gap) for gap in self.resolution.missing],
-            "mismatched": [_gap(gap) for gap in self.resolution.mismatched],
+            "missing": list(map(_gap_dict, self.resolution.missing)),
+            "mismatched": list(map(_gap_dict, self.resolution.mismatched)),
             "unused": {
-                "variables": [name for name in self.unused if name not in others],
+                "variables": [name for name in self.unused if name not in of_training],
                 "averages": list(self.averages),
                 "optimizer_slots": list(self.slots),
             },
             "unused_rules": list(self.unused_rules),
             "half_normalised": [dataclasses.asdict(norm) for norm in self.half_norms],
             "placement": {
-                "replicated": [
-                    dataclasses.asdict(one) for one in self.placement.replicated
-                ],
+                "replicated": list(map(dataclasses.asdict, self.placement.replicated)),
                 "unmatched": list(self.placement.unmatched),
                 "unused_rules": list(self.placement.unused_rules),
             },
@@ -136,19 +155,16 @@ def make_plan(
     placement: PlacementReport = _NOTHING_TO_REPORT,
     aliases: Aliases | None = None,
 ) -> RestorePlan:
-    """Adds to a resolution what it leaves unused and how much it reads.
+    """Adds to a resolution which tensors are unused and how many bytes are needed.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         manifest: The checkpoint.
-        placement: What is worth knowing about where leaves live.
-        aliases: Leaf name -> tensor names, of the option.
-
-    Returns:
-        The plan.
+        placement: Unexpected facts about the shardings of leaves.
+        aliases: Option `aliases`: last components of leaves -> those of tensors.
     """
-    views = [view for one in resolution.assignments for view in one.views]
-    unused = _unused({view.source for view in views}, manifest)
+    views = [view for assignment in resolution.assignments for view in assignment.views]
+    unused = _find_unused({view.source for view in views}, manifest)
     slots = tuple(name for name in unused if is_slot(name, manifest))
     averages = tuple(name for name in unused if is_average(name, manifest))
     return RestorePlan(
@@ -159,17 +175,20 @@ def make_plan(
         averages=averages,
         nbytes=count_nbytes(views),
         placement=placement,
-        half_norms=find_half_norms(resolution, manifest, aliases),
+        half_norms=find_half_norms(resolution, manifest, aliases)
+        if resolution.kept
+        else (),
     )
 
 
-def _unused(used: set[str], manifest: Manifest) -> tuple[str, ...]:
-    """Names of the tensors that fill no leaf, under whatever name they would."""
+def _find_unused(used: set[str], manifest: Manifest) -> tuple[str, ...]:
+    """Names of the tensors that fill no leaf under any of their names."""
     unused = tuple(name for name in manifest.names if name not in used)
     unlisted = used.difference(manifest.names)
     if not unlisted:
         return unused
-    # Views answer to names that they do not list, of tensors that they list as others.
+    # Views have names that they do not list, of tensors that they list under others.
+    # Both have the same pieces.
     places = {manifest.entry(name).pieces for name in unlisted}
     return tuple(name for name in unused if not _lies_in(places, name, manifest))
 
@@ -183,7 +202,7 @@ def _lies_in(
         return False
 
 
-def _row(assignment: Assignment) -> dict[str, Any]:
+def _assignment_dict(assignment: Assignment) -> dict[str, Any]:
     region = assignment.region
     is_plain = isinstance(assignment.expression, Source)
     return {
@@ -201,12 +220,12 @@ def _row(assignment: Assignment) -> dict[str, Any]:
         "nbytes": assignment.nbytes,
         "reads": "shards" if assignment.is_exact else "whole",
         "entry": str(assignment.entry),
-        "rule": _rule(assignment.entry),
+        "rule": _entry_dict(assignment.entry),
         "alias": assignment.alias,
     }
 
 
-def _rule(entry: MapEntry) -> dict[str, Any]:
+def _entry_dict(entry: MapEntry) -> dict[str, Any]:
     return {
         "number": entry.number,
         "key": key_of(entry),
@@ -215,11 +234,11 @@ def _rule(entry: MapEntry) -> dict[str, Any]:
     }
 
 
-def _gap(gap: Gap) -> dict[str, Any]:
+def _gap_dict(gap: Gap) -> dict[str, Any]:
     return {
         "leaf": gap.leaf,
         "source": gap.source,
         "reason": gap.fact,
         "entry": str(gap.entry),
-        "rule": _rule(gap.entry),
+        "rule": _entry_dict(gap.entry),
     }

@@ -11,9 +11,9 @@ import html
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.arguments import quoted
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
@@ -30,8 +30,8 @@ _MARK: Final = " *"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Reads:
-    """What a restore reads, as the report shows it.
+class ReadSummary:
+    """What a restore reads, as the report of its plan shows it.
 
     Attributes:
         by_process: What it costs each process; None where that is no news.
@@ -42,15 +42,15 @@ class Reads:
     unverified: tuple[str, ...] = ()
 
 
-_NO_READS: Final = Reads()
+_NOTHING_READ: Final = ReadSummary()
 
 
-def sections(plan: RestorePlan, reads: Reads = _NO_READS) -> list[Section]:
+def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Section]:
     """Sections of a plan's report, the most important first; no empty ones.
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
     """
     resolution = plan.resolution
     of_training = {*plan.slots, *plan.averages}
@@ -99,13 +99,13 @@ def summary(plan: RestorePlan) -> str:
 
 
 def render(
-    plan: RestorePlan, reads: Reads = _NO_READS, *, is_coloured: bool = False
+    plan: RestorePlan, reads: ReadSummary = _NOTHING_READ, *, is_coloured: bool = False
 ) -> str:
     """Writes a plan as text: a summary, then its sections.
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
         is_coloured: True to colour headings for a terminal.
     """
     lines = [f"Restore plan for {plan.prefix}", summary(plan)]
@@ -113,12 +113,12 @@ def render(
     return "\n".join(lines)
 
 
-def render_html(plan: RestorePlan, reads: Reads = _NO_READS) -> str:
+def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
     """Writes a plan as HTML for notebooks; names in it are escaped.
 
     Args:
         plan: The plan.
-        reads: What it reads.
+        reads: Summary of its reads.
     """
     lines = [
         "<div>",
@@ -202,7 +202,7 @@ def _abbreviate(expression: Expression) -> str:
     if isinstance(expression, Joined):
         operands = in_sequence(
             [
-                quoted(operand.pattern)
+                quote(operand.pattern)
                 if isinstance(operand, Source)
                 else _abbreviate(operand)
                 for operand in expression.operands
@@ -284,7 +284,7 @@ def _names(title: str, colour: str, names: Sequence[str]) -> Section:
 
 
 def _counted(title: str, names: Sequence[str]) -> Section:
-    """Slots or averages counted by their last component; nobody reads them all."""
+    """Slots or averages, counted by the last component of their names."""
     counts = collections.Counter(name.rpartition("/")[2] for name in names)
     rows = tuple((last, f"{count} tensors") for last, count in counts.items())
     return Section(f"{title} ({len(names)})", GREY, (), rows)

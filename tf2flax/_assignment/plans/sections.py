@@ -95,7 +95,7 @@ def is_terminal(stream: TextIO | None = None) -> bool:
     """Tells whether printed text is seen on a terminal that shows colours.
 
     Args:
-        stream: Where it is printed; None for standard output.
+        stream: Stream that it is printed to; None for standard output.
 
     Returns:
         True if it is; False also if `NO_COLOR` or `TERM=dumb` is set.

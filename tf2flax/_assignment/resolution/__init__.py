@@ -1,1 +1,16 @@
-"""Which source fills which leaf, by the rules of TensorFlow; and what is wrong."""
+"""Which source fills which leaf, by the rules of TensorFlow; and what is wrong.
+
+Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
+`matching`, which calls the others in order.
+
+- `assignments`: leaves, and what fills each of them. `policies`: options.
+- `claims`: the state of one resolution; compares shapes and dtypes at its end.
+- `plain`: plain entries in TensorFlow's own order. Lay it beside its
+  `checkpoint_utils.py`.
+- `rules`, `sources`: entries with expressions or captures, and their tensors.
+- `precedence`: which entry gets a leaf.
+- `partitions`, `ties`: parts of partitioned variables; leaves with several names.
+- `problems`, `mismatches`, `problem_report`, `unfilled`: what is wrong, in words.
+- `entry_labels`, `scopes`: entries in messages; scopes of names.
+- `half_norms`: normalisations of which only the scale is loaded.
+"""

@@ -1,4 +1,4 @@
-"""What a resolution takes and gives: leaves, and what fills each of them.
+"""Input and result of a resolution: leaves, and what fills each of them.
 
 Values alone. `matching` makes them, `_assignment.plans` prints them, and what reads and
 writes goes by their layouts.
@@ -56,9 +56,9 @@ class Assignment:
 
     Attributes:
         leaf: Name of the leaf.
-        expression: What fills the leaf, with names in place of captures. If the leaf
-            is a part of a partitioned variable, what fills the whole variable.
-        layout: Where each element of the leaf lies in the tensors.
+        expression: Source of the leaf, with names in place of captures. If the leaf is
+            a part of a partitioned variable, source of the whole variable.
+        layout: Positions of the elements of the leaf in the tensors.
         shape: Shape of the leaf.
         dtype: Dtype that the leaf gets.
         entry: The entry of the assignment map that fills the leaf.
@@ -68,6 +68,16 @@ class Assignment:
             that is not a part of one.
         is_forced: True if option `dtype` forces the last cast, so that values may
             overflow or wrap around.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
+        ... )
+        >>> (assignment,) = plan.assignments
+        >>> assignment.leaf, assignment.source, assignment.nbytes
+        ('step', 'global_step', 8)
     """
 
     leaf: str
@@ -173,6 +183,19 @@ class Gap:
         parts: Names of all leaves that are parts of the same partitioned variable; ()
             for a leaf that is not a part of one.
         shape: Shape of the leaf.
+
+    Examples:
+        >>> import jax, tf2flax
+        >>> target = {"step": jax.ShapeDtypeStruct((), "int32"), "rate": 0.1}
+        >>> plan = tf2flax.plan(
+        ...     "tests/data/bert/model.ckpt",
+        ...     {"global_step": "step", "learning_rate": "rate"},
+        ...     target,
+        ...     on_missing="keep",
+        ... )
+        >>> (gap,) = plan.missing
+        >>> gap.leaf, gap.source
+        ('rate', 'learning_rate')
     """
 
     leaf: str
@@ -207,9 +230,9 @@ class Tie:
 
     Attributes:
         leaf: First name of the leaf.
-        twins: What would fill the leaf under its other names: tensors of a tied
-            Variable that are not read.
-        mismatches: What its other names lead to but cannot fill the leaf.
+        twins: Assignments of its other names: tensors of a tied Variable that are not
+            read.
+        mismatches: Sources of its other names that do not fit the leaf.
     """
 
     leaf: str
@@ -219,7 +242,7 @@ class Tie:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resolution:
-    """What an assignment map means for one target and one checkpoint.
+    """Meaning of an assignment map for one target and one checkpoint.
 
     Attributes:
         assignments: One for each leaf that is filled, in the target's order.

@@ -26,28 +26,8 @@ from . import problems
 from .assignments import Assignment, Gap, Leaf, Override, Resolution
 from .mismatches import describe_shape_mismatch, describe_untiled_parts
 from .partitions import boxes_of_parts, family_of, parts_of
-from .policies import STRICT, DtypeChoice, Policy
+from .policies import MapOptions
 from .problem_report import describe_problems
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Options:
-    """How a map is read.
-
-    Attributes:
-        aliases: Last component of a leaf's name -> last components of tensors that
-            may fill it; None turns aliases off.
-        dtype: Which dtype a leaf gets.
-        x64: True if JAX holds 64-bit dtypes.
-        on_missing: What happens to leaves whose source is not in the checkpoint.
-        on_mismatch: What happens to leaves whose source does not fit.
-    """
-
-    aliases: Mapping[str, tuple[str, ...]] | None
-    dtype: DtypeChoice
-    x64: bool
-    on_missing: Policy = STRICT
-    on_mismatch: Policy = STRICT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +36,7 @@ class Claim:
 
     Attributes:
         leaf: Name of the leaf.
-        source: What fills it, with names in place of captures.
+        source: Source of the leaf, with names in place of captures.
         entry: The entry.
         parts: All leaves of the family that the leaf is a part of; () if none.
         alias: Last component of the leaf's name, if an alias replaced it.
@@ -76,14 +56,19 @@ class Claims:
         leaves: The leaves, by their first name.
         index: All names of leaves, also second ones of tied Variables -> first name.
         manifest: The checkpoint.
-        options: How the map is read.
+        options: Options that decide what the map means.
         rule_leaves: Leaves that a rule reaches -> the entry that gets them, which may
             be a plain one.
-        problems: What is wrong with the map.
+        problems: Problems of the map so far.
     """
 
     def __init__(
-        self, leaves: Sequence[Leaf], manifest: Manifest, options: Options
+        self,
+        leaves: Sequence[Leaf],
+        manifest: Manifest,
+        options: MapOptions,
+        *,
+        x64: bool,
     ) -> None:
         """Begins a resolution, without any claim."""
         self.leaves: Mapping[str, Leaf] = {leaf.name: leaf for leaf in leaves}
@@ -92,6 +77,7 @@ class Claims:
         }
         self.manifest = manifest
         self.options = options
+        self._x64 = x64
         self.rule_leaves: dict[str, MapEntry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
@@ -118,7 +104,7 @@ class Claims:
             entries: All entries of the map.
 
         Returns:
-            What the map means.
+            The resolution.
 
         Raises:
             AssignmentError: There are problems, which may be older ones.
@@ -336,7 +322,7 @@ class Claims:
         first = views[0].base.dtype
         if views[0].casts:
             first = StoredDtype(views[0].dtype.name, views[0].dtype)
-        return result_dtype(first, leaf, policy, x64=self.options.x64)
+        return result_dtype(first, leaf, policy, x64=self._x64)
 
 
 def cut_box(layout: Layout, box: Box) -> Layout:

@@ -17,8 +17,9 @@ from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._base.manifest import Manifest
 
 from .assignments import Leaf, Resolution
-from .claims import Claims, Options
+from .claims import Claims
 from .plain import PlainEntries
+from .policies import MapOptions
 from .precedence import choose_winners
 from .rules import apply_rules, find_reaches
 
@@ -27,7 +28,9 @@ def resolve_map(
     entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
-    options: Options,
+    options: MapOptions,
+    *,
+    x64: bool,
 ) -> Resolution:
     """Finds what fills each leaf, and which leaves stay as they are.
 
@@ -36,14 +39,15 @@ def resolve_map(
             are listed, with the nearest names.
         DamagedError: The entry of a tensor that fills a leaf is malformed.
     """
-    claims = Claims(leaves, manifest, options)
+    claims = Claims(leaves, manifest, options, x64=x64)
     rules = [entry for entry in entries if isinstance(entry, Rule)]
     plain_entries = [entry for entry in entries if isinstance(entry, PlainEntry)]
     plain = PlainEntries(claims, plain_entries)
-    reaches = find_reaches(claims, rules)
-    contested = {leaf for reach in reaches for leaf in reach.leaves}
-    rivals = plain.find_reaches(contested)
-    apply_rules(claims, choose_winners(claims, reaches, rivals))
+    if rules:
+        reaches = find_reaches(claims, rules)
+        contested = {leaf for reach in reaches for leaf in reach.leaves}
+        rivals = plain.find_reaches(contested)
+        apply_rules(claims, choose_winners(claims, reaches, rivals))
     plain.apply_entries()
     if rules:
         plain.refuse_lost_names()

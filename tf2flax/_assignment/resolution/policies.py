@@ -1,18 +1,18 @@
-"""Options that may differ from leaf to leaf: one choice, or pairs of regex and choice.
+"""Options that decide what a map means, checked: aliases, dtypes, what may be kept.
 
-`on_missing` and `on_mismatch` say what happens to leaves that cannot be filled, `dtype`
-which dtype the others get. Here they are checked and looked up by a leaf's name.
+All but the aliases may differ from leaf to leaf: pairs of a regex and a choice.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
 import numpy as np
 
+from tf2flax._assignment.language.aliases import FLAX_ALIASES
 from tf2flax._base.caller import show_value
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
@@ -23,7 +23,7 @@ _CHOICES: Final = ("error", "keep")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Policy:
-    """What happens to leaves that cannot be filled, by their names.
+    """Policy for leaves that cannot be filled, by their names.
 
     Attributes:
         rules: Patterns and their choices; the first pattern found in a name counts.
@@ -37,10 +37,6 @@ class Policy:
         """True if a leaf stays as it is; False if it is an error."""
         choices = (choice for pattern, choice in self.rules if pattern.search(leaf))
         return next(choices, self.default) == "keep"
-
-
-# All leaves that an entry reaches must be filled.
-STRICT: Final = Policy()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,10 +65,11 @@ class DtypeChoice:
         return default
 
 
-def parse_dtype_choice(value: object) -> DtypeChoice:
+def parse_dtype_choice(option: str, value: object) -> DtypeChoice:
     """Checks the option `dtype`.
 
     Args:
+        option: Its name, for messages.
         value: None, "exact", "checkpoint", a dtype, or a sequence of `(regex, one of
             these)`.
 
@@ -82,7 +79,7 @@ def parse_dtype_choice(value: object) -> DtypeChoice:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return DtypeChoice(default=parse_dtype(value))
     rules: list[tuple[re.Pattern[str], DtypePolicy]] = []
-    for pattern, choice in _parse_pairs("dtype", cast("object", value), "dtype"):
+    for pattern, choice in _parse_pairs(option, cast("object", value), "dtype"):
         try:
             rules.append((pattern, parse_dtype(choice)))
         except AssignmentError as error:
@@ -120,6 +117,115 @@ def parse_policy(option: str, value: object) -> Policy:
     return Policy(tuple(rules))
 
 
+def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] | None:
+    """Checks the option `aliases`.
+
+    Args:
+        option: Its name, for messages.
+        value: None, or a mapping of leaf names to tuples of checkpoint names.
+
+    Returns:
+        The same as a dict of its own; None for no aliases.
+
+    Raises:
+        AssignmentError: It is neither.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise AssignmentError(
+            f"Option {option}: expected a mapping of leaf names to tuples of "
+            f"checkpoint names, or None, got {type(value).__name__}."
+        )
+    aliases: dict[str, tuple[str, ...]] = {}
+    for leaf, names in cast("Mapping[object, object]", value).items():
+        tensors: list[Any] = [*names] if isinstance(names, (tuple, list)) else [None]
+        is_named = all(isinstance(tensor, str) for tensor in tensors)
+        if not isinstance(leaf, str) or not is_named:
+            raise AssignmentError(
+                f"Option {option}: expected a tuple of names for {show_value(leaf)}, "
+                f"got {show_value(cast('object', names))}."
+            )
+        aliases[leaf] = tuple(tensors)
+    return aliases
+
+
+# Turns what a caller gave for an option (its name, its value) into what is kept.
+Check = Callable[[str, Any], object]
+
+
+def _as_it_is(_option: str, value: object) -> object:
+    return value
+
+
+def option_field(default: object, check: Check = _as_it_is) -> Any:
+    """Declares an option of `MapOptions`, or of what extends it.
+
+    Args:
+        default: Its value where the caller gives none, as callers write it.
+        check: Refuses a wrong value, and turns a right one into that of the field.
+
+    Returns:
+        The field.
+    """
+    checked = check("", default)
+    # A factory, since dataclasses take read-only mappings for mutable ones.
+    return dataclasses.field(
+        default_factory=lambda: checked, metadata={"default": default, "check": check}
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """Options that decide what a map means, checked.
+
+    Attributes:
+        aliases: Leaf name -> tensor names to try within scopes; None for none.
+        dtype: Which dtype a leaf gets.
+        on_missing: What happens to leaves whose source is not in the checkpoint.
+        on_mismatch: What happens to leaves whose source does not fit.
+    """
+
+    aliases: Mapping[str, tuple[str, ...]] | None = option_field(
+        FLAX_ALIASES, parse_aliases
+    )
+    dtype: DtypeChoice = option_field(None, parse_dtype_choice)
+    on_missing: Policy = option_field("error", parse_policy)
+    on_mismatch: Policy = option_field("error", parse_policy)
+
+
+def check_option(field: dataclasses.Field[Any], value: Any) -> object:
+    """Checks an option that a caller gives.
+
+    Args:
+        field: The field of the option.
+        value: What the caller gives, which stays as it is.
+
+    Returns:
+        The value of the field; what the caller changes later has no effect on it.
+
+    Raises:
+        AssignmentError: It is not valid.
+    """
+    try:
+        value = _copy_containers(value)
+    except RecursionError:
+        raise AssignmentError(
+            f"Option {field.name}: it holds itself, or is nested too deeply."
+        ) from None
+    return field.metadata["check"](field.name, value)
+
+
+def _copy_containers(value: Any) -> Any:
+    """Copies dicts and lists, and those within; everything else is as it was."""
+    if type(value) is dict:
+        items = cast("dict[object, object]", value).items()
+        return {key: _copy_containers(member) for key, member in items}
+    if type(value) is list:
+        return [_copy_containers(item) for item in cast("list[object]", value)]
+    return value
+
+
 def _parse_pairs(
     option: str, pairs: object, choice: str
 ) -> Iterator[tuple[re.Pattern[str], object]]:
@@ -128,7 +234,7 @@ def _parse_pairs(
     Args:
         option: Name of the option, for messages.
         pairs: The sequence that the caller gave.
-        choice: What a choice is called in messages.
+        choice: Word for a choice in messages.
 
     Yields:
         Compiled regexes and choices, which are not checked yet.

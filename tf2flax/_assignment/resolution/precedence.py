@@ -19,7 +19,7 @@ from .claims import Claims
 
 
 class Strength(NamedTuple):
-    """How much of a leaf's name an entry says; the greatest one gets the leaf.
+    """Strength of an entry: how much of a leaf's name it says; the greatest wins.
 
     Strengths are compared as tuples, field by field.
 
@@ -84,7 +84,7 @@ class Reach:
         member: Name of the leaf, or of the family of parts.
         leaves: Name of the leaf, or of the parts that the rule reaches.
         parts: All parts of the family; () for a leaf that is not a part.
-        strength: How much of the name the rule says.
+        strength: Strength of the rule for these leaves.
     """
 
     rule: Rule
@@ -114,7 +114,7 @@ def choose_winners(
     Args:
         claims: The state of the resolution: `rule_leaves` gets the winners, and
             entries that lose are recorded.
-        reaches: What the rules reach.
+        reaches: Reaches of all rules.
         plain: For each of these leaves, the plain entries that reach it, in
             TensorFlow's order.
 

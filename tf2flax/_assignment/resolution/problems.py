@@ -1,4 +1,4 @@
-"""What can be wrong with a map, one class for each kind of problem.
+"""Problems of a map, one class for each kind of problem.
 
 Every problem has the entry that it comes from. `describe` gives the fact and, if asked
 to `suggest`, what to do about it: the nearest names, or another key.
@@ -46,7 +46,7 @@ class SourceNotFound:
         return f"{fact} {self._suggest_fix(manifest) if suggest else ''}".rstrip()
 
     def _suggest_fix(self, manifest: Manifest) -> str:
-        """What may have been meant; the likeliest mistakes come first."""
+        """Suggests a fix; the likeliest mistakes come first."""
         names = manifest.names
         if not names:
             return "The checkpoint has no tensors."
@@ -194,7 +194,7 @@ class Ambiguous:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CutName:
-    """A name with `/part_` inside, cut there, is no leaf."""
+    """A name with `/part_` inside, cut there, is not the name of a leaf."""
 
     entry: MapEntry
     name: str

@@ -47,7 +47,7 @@ def apply_rules(claims: Claims, won: Sequence[tuple[Reach, list[str]]]) -> None:
 
     Args:
         claims: The state of the resolution, without any claim so far.
-        won: What rules reach, each with the leaves of it that the rule gets.
+        won: Reaches of rules, each with the leaves of it that the rule gets.
     """
     for reach, leaves in won:
         if reach.scope is None:
@@ -171,7 +171,7 @@ class _ScopeRules:
         return [reaches[key] for key in sorted(reaches)]
 
     def _match_scope(self, target: NamePattern, name: str) -> dict[str, str] | None:
-        """What the captures of a scope stand for; None if a name is not below it."""
+        """Texts of the captures of a scope; None if a name is not below it."""
         return {} if target.text == "/" else target.matches(name, is_scope=True)
 
     def _make_reach(
@@ -275,19 +275,19 @@ def _assign_leaves(
         for expression, alias in spellings:
             candidates.append((find_source(expression, claims.manifest), alias))
     except AssignmentError as error:
-        source = repr(spellings[0][0])
-        claims.problems.append(problems.Mismatch(rule, leaves[0], source, str(error)))
+        key = repr(spellings[0][0])
+        claims.problems.append(problems.Mismatch(rule, leaves[0], key, str(error)))
         return
-    complete = [(found, alias) for found, alias in candidates if not found.missing]
+    complete = [(source, alias) for source, alias in candidates if not source.missing]
     if not complete:
         # A stack that has gaps explains more than names that are not there at all.
-        sources = [found for found, _ in candidates]
-        counted = [found for found in sources if found.is_counted]
+        sources = [source for source, _ in candidates]
+        counted = [source for source in sources if source.is_counted]
         claims.report_missing(rule, leaves, (counted or sources)[0].missing)
         return
     first, alias = complete[0]
     # If the exact name is not there, only one of its aliases may be.
-    distinct = list(dict.fromkeys(found.expression for found, _ in complete))
+    distinct = list(dict.fromkeys(source.expression for source, _ in complete))
     if alias is not None and len(distinct) > 1:
         names = [name_of(expression) for expression in distinct]
         claims.problems.append(problems.Ambiguous(rule, leaves[0], names))

@@ -16,9 +16,8 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
 from .assignments import Assignment, Gap, Leaf, Resolution, Tie
-from .claims import Options
 from .matching import resolve_map
-from .policies import Policy
+from .policies import MapOptions, Policy
 
 # Weakness of an entry that reaches a leaf by a scope, more than any number of captures.
 _SCOPE: Final = 1 << 30
@@ -28,8 +27,10 @@ def find_ties(
     entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
-    options: Options,
+    options: MapOptions,
     resolution: Resolution,
+    *,
+    x64: bool,
 ) -> tuple[Tie, ...]:
     """Finds the tensors that belong to tied leaves but do not fill them.
 
@@ -37,8 +38,9 @@ def find_ties(
         entries: The map.
         leaves: All leaves of the target.
         manifest: The checkpoint's names and specs.
-        options: How the map is read.
-        resolution: What the map means for these leaves.
+        options: Options that decide what the map means.
+        resolution: Meaning of the map for these leaves.
+        x64: True if JAX holds 64-bit dtypes.
 
     Returns:
         The ties, in the order of the leaves; () for most targets.
@@ -46,7 +48,7 @@ def find_ties(
     tied = [leaf for leaf in leaves if len(leaf.names) > 1]
     if not tied:
         return ()
-    untied = _resolve_names_apart(entries, leaves, manifest, options)
+    untied = _resolve_names_apart(entries, leaves, manifest, options, x64=x64)
     if untied is None:
         return ()
     by_name = _found_for_leaves(untied)
@@ -59,7 +61,9 @@ def _resolve_names_apart(
     entries: Sequence[MapEntry],
     leaves: Sequence[Leaf],
     manifest: Manifest,
-    options: Options,
+    options: MapOptions,
+    *,
+    x64: bool,
 ) -> Resolution | None:
     """Resolves the map as if each name were a leaf; None if entries then clash."""
     apart = [
@@ -67,17 +71,17 @@ def _resolve_names_apart(
         for leaf in leaves
         for name in leaf.names
     ]
-    # What does not fit another name of a leaf must not make the restore fail.
+    # A source that does not fit another name of a leaf must not fail the restore.
     keep = Policy(default="keep")
     lenient = dataclasses.replace(options, on_missing=keep, on_mismatch=keep)
     try:
-        return resolve_map(entries, apart, manifest, lenient)
+        return resolve_map(entries, apart, manifest, lenient, x64=x64)
     except AssignmentError:
         return None
 
 
 def _found_for_leaves(resolution: Resolution) -> dict[str, Assignment | Gap]:
-    """What entries lead to for each leaf, whether it fits the leaf or not."""
+    """Sources that entries give to leaves, those that do not fit included."""
     gaps: dict[str, Assignment | Gap] = {gap.leaf: gap for gap in resolution.mismatched}
     return gaps | {assignment.leaf: assignment for assignment in resolution.assignments}
 
@@ -87,12 +91,12 @@ def _find_tie(
     chosen: Assignment | Gap | None,
     by_name: Mapping[str, Assignment | Gap],
 ) -> Tie:
-    """Finds what the names of a leaf lead to, besides what was chosen for the leaf.
+    """Finds the sources of a leaf's names that were not chosen for the leaf.
 
     Args:
         leaf: The leaf.
-        chosen: What the map leads to for the leaf; None if nothing.
-        by_name: What it leads to for each name by itself.
+        chosen: Source that the map gives to the leaf; None if it gives none.
+        by_name: Source that it gives to each name by itself.
 
     Returns:
         The tie, which may be empty.

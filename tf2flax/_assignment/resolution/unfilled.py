@@ -30,7 +30,7 @@ def describe_unused(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     """Names the entries that reach no leaf, each with the nearest name or scope.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         leaves: All leaves of the target.
 
     Returns:
@@ -44,7 +44,7 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     """States that a map fills no leaf, and why each of its entries does not.
 
     Args:
-        resolution: What the map means.
+        resolution: Meaning of the map.
         leaves: All leaves of the target.
 
     Returns:

@@ -1,6 +1,7 @@
-"""Leaves that `on_mismatch` kept, on their way back: tensors in the leaf's own shape.
+"""Writing leaves that `on_mismatch` kept: their tensors get the leaf's own shape.
 
-Reads no leaf and writes no file.
+Such a leaf, a new head for example, is written in place of the tensors that did not fit
+it. Only says what to write; `_writing.save` reads leaves and writes files.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
 SpecOf = Callable[[str], TensorSpec]
+# Stored names of a tensor, by the name that the plan was made for.
 PlacesOf = Callable[[str], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Renewal:
-    """A leaf that did not fit its tensors, and is written in their place.
+    """A leaf that did not fit its tensors and is written in their place.
 
     Attributes:
-        leaf: Name of the leaf; of a family of parts, that of the family.
-        parts: The leaves that are its slices, where it is a family; else ().
-        gap: Why it was kept.
-        expression: What would have filled it.
-        stored: Stored names of the tensors, by those that the plan was made for.
+        leaf: Name of the leaf, or of a family of parts.
+        parts: Names of the leaves that are parts of the family; () for a single leaf.
+        gap: Why the leaf was kept; of a family, that of its first leaf.
+        expression: Source that did not fit the leaf.
+        stored: Stored names of the tensors, by the names that the plan was made for.
     """
 
     leaf: str
@@ -39,7 +41,7 @@ class Renewal:
 
     @property
     def leaves(self) -> tuple[str, ...]:
-        """Names of its leaves, each once."""
+        """Names of the leaves."""
         return self.parts or (self.leaf,)
 
     @property
@@ -48,21 +50,22 @@ class Renewal:
         return tuple(place for places in self.stored.values() for place in places)
 
     def tensors(self, shape: tuple[int, ...], spec_of: SpecOf) -> dict[str, Resized]:
-        """Says what each tensor is, and which shape it gets.
+        """What each tensor is in terms of the leaf, and the shape that it gets.
 
         Args:
-            shape: Shape of the leaf; of a family, that of the whole.
-            spec_of: Gives shape and dtype of a tensor, as the checkpoint has it.
+            shape: Shape of the leaf, or of the whole family.
+            spec_of: Gives shape and dtype of a tensor in the checkpoint.
 
         Returns:
-            By stored name: an expression with the leaf as source, and the shape.
+            Stored name -> an expression with the leaf as source, and the new shape.
 
         Raises:
             AssignmentError: The shape of a tensor does not follow from that of the
                 leaf.
         """
         source = Source(literal_pattern(self.leaf))
-        if self.parts:  # of one tensor: slices, which the writer puts together
+        # Parts belong to one tensor, and the writer stores them as its slices.
+        if self.parts:
             return dict.fromkeys(self.places, (source, shape))
         return {
             place: tensor
@@ -76,7 +79,7 @@ class Renewal:
 def find_renewals(
     gaps: Iterable[Gap], taken: Collection[str], spec_of: SpecOf, places_of: PlacesOf
 ) -> tuple[tuple[Renewal, ...], dict[str, str]]:
-    """Finds the leaves that can be written in a shape of their own.
+    """Finds the kept leaves that can be written in their own shape.
 
     Args:
         gaps: The leaves that do not fit.
@@ -85,30 +88,33 @@ def find_renewals(
         places_of: Gives the stored names of a tensor.
 
     Returns:
-        Those that can; and why others cannot, by leaf.
+        The leaves that can be written; and for each other leaf, why it cannot.
     """
     families: dict[object, list[Gap]] = {}
     for gap in gaps:
+        # Without an expression there is no tensor in whose place to write.
         if gap.expression is not None:
             key = gap.parts or gap.leaf
             families.setdefault((key, gap.expression), []).append(gap)
     renewals: list[Renewal] = []
     problems: dict[str, str] = {}
-    users = dict.fromkeys(taken, "another leaf")
+    writers = dict.fromkeys(taken, "another leaf")
     for group in families.values():
         try:
-            renewal = _renewal(group, spec_of, places_of)
+            renewal = _make_renewal(group, spec_of, places_of)
             for name in renewal.places:
-                if name in users:
-                    raise AssignmentError(f"`{name}` is written from {users[name]}.")
-            renewals.append(renewal)
-            users |= dict.fromkeys(renewal.places, f"`{renewal.leaf}`")
+                if name in writers:
+                    raise AssignmentError(f"`{name}` is written from {writers[name]}.")
         except AssignmentError as error:
             problems |= {gap.leaf: f"{gap.fact.rstrip('.')}; {error}" for gap in group}
+        else:
+            renewals.append(renewal)
+            writers |= dict.fromkeys(renewal.places, f"`{renewal.leaf}`")
     return tuple(renewals), problems
 
 
-def _renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Renewal:
+def _make_renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Renewal:
+    """The renewal of a single leaf, or of all parts of a family."""
     gap = group[0]
     expression = gap.expression
     assert expression is not None
@@ -120,23 +126,17 @@ def _renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Renewal:
     if missing := set(gap.parts).difference(member.leaf for member in group):
         raise AssignmentError(f"its part `{min(missing)}` is not kept with it.")
     if not isinstance(expression, Source):
-        raise AssignmentError("parts of a family are put together from plain names.")
+        raise AssignmentError(
+            "parts of one variable can only be written to a tensor that the key names."
+        )
     family = gap.parts[0].rpartition("/part_")[0]
     return Renewal(family, gap.parts, gap, expression, stored)
 
 
-def way_out(leaf: str, problem: str) -> str:
-    """Says why a kept leaf cannot be written, and what to do.
-
-    Args:
-        leaf: The leaf.
-        problem: Why it cannot be written.
-
-    Returns:
-        A few sentences.
-    """
+def describe_unwritable(leaf: str, problem: str) -> str:
+    """States why a kept leaf cannot be written, and what to do."""
     return (
         f"Leaf `{leaf}` was kept because it does not fit, and cannot be written in its "
-        f'own shape: {problem} Give unused="drop" to leave it out together with what '
+        f'own shape: {problem} Use unused="drop" to leave it out together with what '
         "the plan did not load, or save a flat mapping of names to arrays."
     )

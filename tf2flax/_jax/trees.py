@@ -1,5 +1,6 @@
-"""Refuses trees that hold themselves or are nested too deeply, before JAX sees them.
+"""Trees: names of places in them, one level of them, and how deep they may be.
 
+Trees that hold themselves or are nested too deeply are refused before JAX sees them.
 Where JAX runs out of stack while it flattens a tree, the thread does not get all of its
 stack back (jax 0.10): every later call may fail.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import jax
@@ -19,7 +20,8 @@ import numpy as np
 
 from tf2flax._base.errors import AssignmentError
 
-from .modules import Path, join_path, one_level
+# The keys, indices and attribute names on the way to a place in a tree.
+Path = tuple[Any, ...]
 
 # Calls that are left over for JAX, Flax and this package, once the tree is entered.
 _MARGIN: Final = 100
@@ -33,6 +35,60 @@ _ATOMS: Final[frozenset[type]] = frozenset(
 )
 # How many nodes are looked at to say where a tree holds itself.
 _MAX_VISITED: Final = 10_000
+
+
+def join_path(path: Iterable[Any]) -> str:
+    """Joins the keys and attributes on the way to a leaf.
+
+    Args:
+        path: Keys, indices and attribute names; tuples of them count as several.
+
+    Returns:
+        The leaf's name.
+
+    Examples:
+        >>> join_path(("params", "layers", 0, "kernel"))
+        'params/layers/0/kernel'
+    """
+    parts: list[str] = []
+    for key in path:
+        parts += [join_path(key)] if isinstance(key, tuple) else [str(key)]
+    return "/".join(parts)
+
+
+def step_of(key: Any) -> Any:
+    """Takes the bare key out of one step of a JAX key path.
+
+    Args:
+        key: The step.
+
+    Returns:
+        The key, index or attribute name.
+    """
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return str(key)
+
+
+def one_level(node: Any) -> list[tuple[Path, Any]]:
+    """Takes a node of a tree apart, and nothing within it.
+
+    Args:
+        node: The node; a leaf has nothing below it.
+
+    Returns:
+        What stands directly below, with its keys; that may be the node itself.
+    """
+    is_first = True
+
+    def is_below(_: Any) -> bool:
+        nonlocal is_first
+        is_root, is_first = is_first, False
+        return not is_root
+
+    flat, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
+    return [(tuple(map(step_of, keys)), child) for keys, child in flat if keys]
 
 
 def check_depth(

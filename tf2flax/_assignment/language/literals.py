@@ -1,0 +1,130 @@
+"""Values inside expressions as text, and back: one codec for both ways.
+
+What `repr` of an expression writes, `read_literal` reads, and so do Python itself and,
+inside a string, the files of maps. Names with literal braces are the matter of
+`captures`, which both writes and reads them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import itertools
+import json
+from types import EllipsisType
+from typing import Any, Final
+
+from tf2flax._base.errors import AssignmentError
+
+# Rows in steady steps are printed as a range from this many on.
+_MIN_RANGE: Final = 4
+# How much of a text a message shows (characters).
+_MAX_SHOWN: Final = 60
+
+Slice = tuple[int | None, int | None, int | None]
+# One item of a basic index; a slice is a triple, since `slice` has no hash.
+IndexItem = int | None | EllipsisType | Slice
+
+
+def quote(text: str) -> str:
+    r"""Writes a string in double quotes, as Python, TOML and JSON read it.
+
+    Examples:
+        >>> print(quote('a "b"\n\x7f'))
+        "a \"b\"\n\u007f"
+    """
+    # JSON's escapes are those of Python and TOML; TOML wants DEL escaped as well.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@functools.cache
+def write_integers(values: tuple[int, ...]) -> str:
+    """Writes integers with commas between them."""
+    return ", ".join(map(str, values))
+
+
+def write_index(index: tuple[IndexItem, ...]) -> str:
+    """Writes an index with its brackets.
+
+    Examples:
+        >>> write_index(((None, None, 2), 0)), write_index((...,)), write_index(())
+        ('[::2, 0]', '[...]', '[()]')
+    """
+    return f"[{', '.join(map(_write_item, index)) or '()'}]"
+
+
+def _write_item(item: IndexItem) -> str:
+    if isinstance(item, EllipsisType):
+        return "..."
+    if not isinstance(item, tuple):
+        return str(item)
+    start, stop, step = ("" if bound is None else str(bound) for bound in item)
+    return f"{start}:{stop}{f':{step}' if step else ''}"
+
+
+def write_rows(rows: tuple[int, ...]) -> str:
+    """Writes numbers of rows, as a range if they are one.
+
+    Examples:
+        >>> write_rows((0, 2, 4, 6)), write_rows((3, 1))
+        ('range(0, 7, 2)', '[3, 1]')
+    """
+    if len(rows) >= _MIN_RANGE:
+        step = rows[1] - rows[0]
+        if step and all(b - a == step for a, b in itertools.pairwise(rows)):
+            stop = rows[-1] + (1 if step > 0 else -1)
+            return f"range({rows[0]}, {stop}{f', {step}' if step != 1 else ''})"
+    return f"[{write_integers(rows)}]"
+
+
+def read_literal(node: ast.expr) -> Any:
+    """Reads a value that can stand in an expression; executes nothing.
+
+    Args:
+        node: Syntax tree of a string, an integer, None, `...`, a slice, a range, or of
+            a tuple or list of these.
+
+    Raises:
+        AssignmentError: It is something else.
+    """
+    match node:
+        case ast.Constant(value=None | str() | int() | EllipsisType()):
+            return node.value
+        case ast.Tuple():
+            return tuple(read_literal(member) for member in node.elts)
+        case ast.List():
+            return [read_literal(member) for member in node.elts]
+        case ast.UnaryOp(op=ast.USub()):
+            # For Python, -1 is a minus and a 1.
+            number = read_literal(node.operand)
+            if isinstance(number, int):
+                return -number
+        case ast.Slice():
+            bounds = (node.lower, node.upper, node.step)
+            return slice(*(None if b is None else read_literal(b) for b in bounds))
+        case ast.Call(keywords=[]) if is_range(node):
+            numbers = [read_literal(argument) for argument in node.args]
+            # What `range` itself would refuse, with an error of another kind.
+            is_valid = 1 <= len(numbers) <= 3 and numbers[2:] != [0]
+            if is_valid and all(type(number) is int for number in numbers):
+                return range(*numbers)
+        case _:
+            pass
+    raise AssignmentError(
+        f"not a valid expression: `{show_node(node)}` is not a value that can stand in "
+        "one."
+    )
+
+
+def is_range(node: ast.expr) -> bool:
+    """True if a syntax tree calls `range`."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "range"
+    )
+
+
+def show_node(node: ast.expr) -> str:
+    """Writes a syntax tree for a message, cut where it is long."""
+    return ast.unparse(node)[:_MAX_SHOWN]

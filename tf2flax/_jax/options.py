@@ -1,0 +1,224 @@
+"""Options of `plan`, `init_from_checkpoint` and `warm_start`, each in one place.
+
+`RestoreOptions` has their types, as callers write them; `CheckedOptions` their defaults
+and checks; the docstring of `plan` says what they mean. Knows no target and no map.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# JAX and Flax leave many of their types unknown; what leaves this file is annotated.
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TypedDict, TypeVar
+
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh
+
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.resolution.policies import (
+    MapOptions,
+    check_option,
+    option_field,
+)
+from tf2flax._base.caller import check_switch, is_one_of, show_value
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.progress import ProgressFunction, check_progress
+
+from .meshes import describe_manual_axes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Keys of mappings are invariant, so that each kind of mapping is a case of its own.
+AssignmentMap = (
+    Mapping[str, Any]
+    | Mapping[Expression, Any]
+    | Mapping[str | Expression, Any]
+    | Iterable[tuple[str | Expression, Any]]
+)
+# What `on_missing` and `on_mismatch` take.
+PolicyOption = (
+    Literal["error", "keep"]
+    | Sequence[tuple[str | re.Pattern[str], Literal["error", "keep"]]]
+)
+# A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
+AxisNames = str | tuple[str, ...] | None
+# Pairs of a logical name and the mesh axes that it means.
+LogicalRules = Sequence[tuple[str, AxisNames]]
+# What the option `sharding` takes: one for all leaves, a tree, or a function.
+ShardingOption = Any
+# How processes share in reading.
+Strategy = Literal["auto", "local", "read-once"]
+
+# Enough for the largest leaves of most models to be read side by side; a few hundredths
+# of a host's memory.
+MAX_IN_FLIGHT_BYTES: Final = 1 << 30
+
+
+class RestoreOptions(TypedDict, total=False):
+    """Options as callers write them; see `tf2flax.plan`."""
+
+    aliases: Mapping[str, tuple[str, ...]] | None
+    dtype: Any
+    sharding: ShardingOption
+    mesh: Mesh | AbstractMesh | None
+    logical_axis_rules: LogicalRules | None
+    strategy: Strategy
+    on_missing: PolicyOption
+    on_mismatch: PolicyOption
+    on_uneven: Literal["error", "replicate"]
+    verify: bool
+    max_in_flight_bytes: int
+    progress: bool | ProgressFunction
+
+
+def _check_mesh(option: str, mesh: Any) -> object:
+    if not isinstance(mesh, (Mesh, AbstractMesh, type(None))):
+        raise AssignmentError(
+            f"Option {option}: expected a jax.sharding.Mesh, got {show_value(mesh)}."
+        )
+    if mesh is not None and mesh.empty:
+        raise AssignmentError(
+            f"Option {option}: the mesh has no axes and no devices (that of "
+            "jax.sharding.get_mesh() where none is set). Give one that has some, "
+            "or None."
+        )
+    if problem := describe_manual_axes(mesh):
+        raise AssignmentError(f"Option {option}: {problem}")
+    return mesh
+
+
+def _check_logical_rules(option: str, rules: object) -> object:
+    is_pairs = isinstance(rules, (tuple, list)) and all(
+        isinstance(rule, (tuple, list))
+        and len(rule) == 2
+        and isinstance(rule[0], str)
+        and isinstance(rule[1], (str, tuple, type(None)))
+        for rule in rules
+    )
+    if rules is not None and not is_pairs:
+        raise AssignmentError(
+            f"Option {option}: expected pairs of a logical name and the mesh axis that "
+            f"it means (or None), got {show_value(rules)}."
+        )
+    return rules
+
+
+def check_strategy(option: str, strategy: object) -> object:
+    """Refuses what is not the name of a strategy.
+
+    Args:
+        option: Name of the option, for the message.
+        strategy: What the caller gave.
+
+    Returns:
+        The same.
+
+    Raises:
+        AssignmentError: It is none.
+    """
+    if not is_one_of(strategy, ("auto", "local", "read-once")):
+        raise AssignmentError(
+            f"Option {option}: expected 'auto', 'local' or 'read-once', got "
+            f"{show_value(strategy)}."
+        )
+    return strategy
+
+
+def _check_uneven(option: str, policy: object) -> object:
+    if not is_one_of(policy, ("error", "replicate")):
+        raise AssignmentError(
+            f"Option {option}: expected 'error' or 'replicate', got "
+            f"{show_value(policy)}."
+        )
+    return policy
+
+
+def _check_nbytes(option: str, nbytes: object) -> object:
+    if not is_count(nbytes):
+        raise AssignmentError(
+            f"Option {option}: expected a positive whole number of bytes, got "
+            f"{show_value(nbytes)}."
+        )
+    return nbytes
+
+
+def _check_progress(_option: str, progress: object) -> object:
+    check_progress(progress)
+    return progress
+
+
+def is_count(value: Any) -> bool:
+    """True for whole numbers above 0, also NumPy's, but no bools."""
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_whole and bool(value > 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckedOptions(MapOptions):
+    """Options with their defaults, checked; see `tf2flax.plan`."""
+
+    verify: bool = option_field(True, check_switch)
+    progress: bool | ProgressFunction = option_field(False, _check_progress)
+    strategy: Strategy = option_field("auto", check_strategy)
+    max_in_flight_bytes: int = option_field(MAX_IN_FLIGHT_BYTES, _check_nbytes)
+    sharding: ShardingOption = option_field(None)
+    mesh: Mesh | AbstractMesh | None = option_field(None, _check_mesh)
+    on_uneven: Literal["error", "replicate"] = option_field("error", _check_uneven)
+    logical_axis_rules: LogicalRules | None = option_field(None, _check_logical_rules)
+
+
+def check_options(function: str, options: RestoreOptions) -> CheckedOptions:
+    """Checks the options of a call, and adds the defaults of the others.
+
+    Args:
+        function: Name of the function that was called, for the message.
+        options: What the caller gave.
+
+    Returns:
+        All options.
+
+    Raises:
+        TypeError: There is no such option.
+        AssignmentError: A value is not valid.
+    """
+    fields = {field.name: field for field in dataclasses.fields(CheckedOptions)}
+    checked: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in fields:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+        checked[name] = check_option(fields[name], value)
+    return CheckedOptions(**checked)
+
+
+def takes_options(function: F) -> F:
+    """Spells the options of a function with `**options` in its signature.
+
+    So `help()` and `inspect.signature` show all of them, with their defaults.
+
+    Args:
+        function: A function whose last parameter is `**options`.
+
+    Returns:
+        The same function.
+    """
+    fields = dataclasses.fields(CheckedOptions)
+    defaults = {field.name: field.metadata["default"] for field in fields}
+    signature = inspect.signature(function)
+    parameters = [
+        *list(signature.parameters.values())[:-1],
+        *(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults[name],
+                annotation=getattr(annotation, "__forward_arg__", annotation),
+            )
+            for name, annotation in RestoreOptions.__annotations__.items()
+        ),
+    ]
+    setattr(function, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
+    return function
