@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.optimizer_names import VARIABLE_SUFFIX
+from tf2flax._base.text import and_more
 
 from .assignments import Assignment, Resolution
 
@@ -122,15 +123,16 @@ def describe_half_norms(norms: Sequence[HalfNorm]) -> str:
     if not norms:
         return ""
     names = [f"`{row.cells[0]}`" for row in collapse([(norm.name,) for norm in norms])]
-    hidden = len(names) - _MAX_NAMED
-    more = f" and {hidden} more (print the plan)" if hidden > 0 else ""
+    listed = and_more(", ".join(names[:_MAX_NAMED]), len(names) - _MAX_NAMED)
+    if len(names) > _MAX_NAMED:
+        listed += " (print the plan)"
     example = norms[0]
     is_one = len(norms) == 1
     count = "1 normalisation is" if is_one else f"{len(norms)} normalisations are"
     return (
         f"{count} only half loaded: scale or bias come from the checkpoint, but mean "
         "or variance stay as they are, although the checkpoint has them: "
-        f"{', '.join(names[:_MAX_NAMED])}{more}. Add entries that fill them, such as "
+        f"{listed}. Add entries that fill them, such as "
         f"`{example.tensors[0]}` -> `{example.kept[0]}`."
     )
 
