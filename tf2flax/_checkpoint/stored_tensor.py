@@ -43,7 +43,7 @@ class StoredTensor:
 
     @property
     def entry(self) -> TensorEntry:
-        """Where it lies, for the layers above."""
+        """The entry of the manifest, for the layers above."""
         return self._entry
 
     @property
@@ -58,7 +58,7 @@ class StoredTensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What a read gives; `object` for strings; quantised integers as integers."""
+        """Dtype of what is read: `object` for strings, integers for quantised ones."""
         return self._entry.spec.dtype.numpy
 
     @property
@@ -162,7 +162,7 @@ class StoredTensor:
         return indexing.read_index(self._entry, index)
 
     def __len__(self) -> int:
-        """Extent along the first axis."""
+        """Length of the first axis."""
         if not self.shape:
             raise TypeError("len() of unsized object")
         return self.shape[0]

@@ -25,7 +25,9 @@ from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.text import list_names
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.reads import ReadPlan
 
