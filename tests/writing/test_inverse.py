@@ -65,7 +65,7 @@ def test_what_is_loaded_is_saved_bit_for_bit(
         # TensorFlow 1 reads no slices without elements.
         slices = tf2flax.open_checkpoint(folder / "a")[name].slices
         assert tensor.slices == (slices if tensor.size else ())
-    changed = {"x": tree["x"] + 1}
+    changed = {"x": np.asarray(tree["x"]) + 1}
     again = tf2flax.save_checkpoint(folder / "c", changed, plan=plan, unused="drop")
     used = set(plan.assignments[0].sources)
     assert set(tf2flax.open_checkpoint(again)) == used
@@ -349,7 +349,7 @@ def test_leaves_of_one_tensor_cast_apart(tmp_path: pathlib.Path) -> None:
     # Without the exact one: what two others have in common.
     short = tf2flax.plan(prefix, dict([*entries.items()][1:]), changed)
     some = {"y": tree["y"], "z": tree["z"].at[0].set(1)}
-    with pytest.raises(tf2flax.AssignmentError, match="`y` and `z`, which differ"):
+    with pytest.raises(tf2flax.AssignmentError, match="`y` and `z`, with diff"):
         tf2flax.save_checkpoint(tmp_path / "no", some, plan=short)
     some["y"] = some["y"].at[0].set(1.5)
     path = tf2flax.save_checkpoint(tmp_path / "two", some, plan=short)

@@ -17,7 +17,7 @@ from tf2flax._storage.stores import storage_of
 from tf2flax._storage.writing import write_atomically
 
 from .map_formatting import check_entries, format_json, format_toml
-from .map_parsing import MapPairs, MapTable, parse_map
+from .map_parsing import MapPairs, MapTable, parse_map_text
 
 # A map of a million entries would have some 100 MB; no map has (bytes).
 _MAX_NBYTES: Final = 64 << 20
@@ -44,7 +44,7 @@ def load_map(path: PathLike) -> MapTable | MapPairs:
     """
     name = _name_of(path)
     is_json = _is_json(name)
-    return parse_map(_read(path, name), name, is_json=is_json)
+    return parse_map_text(_read(path, name), name, is_json=is_json)
 
 
 def save_map(

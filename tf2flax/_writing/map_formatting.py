@@ -167,8 +167,7 @@ def _split_entry(line: str) -> tuple[str, str] | None:
 def _toml_string(text: str) -> str:
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
-    # JSON's escapes are valid in TOML, which also wants DEL escaped.
-    return quote(text).replace("\x7f", "\\u007f")
+    return quote(text)
 
 
 def _json_comment(text: str) -> Any:

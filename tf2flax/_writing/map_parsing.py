@@ -60,7 +60,7 @@ class MapPairs(list[tuple[Key, str]], Placed):
         self.places = places
 
 
-def parse_map(text: str, name: str, *, is_json: bool) -> MapTable | MapPairs:
+def parse_map_text(text: str, name: str, *, is_json: bool) -> MapTable | MapPairs:
     """Parses the text of a map file, and checks its grammar.
 
     Args:
@@ -75,9 +75,10 @@ def parse_map(text: str, name: str, *, is_json: bool) -> MapTable | MapPairs:
     table = _table_in(contents, name)
     is_table = isinstance(table, dict)
     pairs = list(table.items()) if is_table else _pairs_in(table, name)
-    lines = lines_of(text, [key for key, _ in pairs], is_json=is_json)
+    lines = find_lines(text, [key for key, _ in pairs], is_json=is_json)
     entries: list[tuple[Key, str]] = []
     places: dict[object, str] = {}
+    # Collected, so that one attempt names every line that is wrong.
     problems: list[str] = []
     for (key_text, target), line in zip(pairs, lines, strict=True):
         place = f"{name}:{line}" if line else name
@@ -91,12 +92,17 @@ def parse_map(text: str, name: str, *, is_json: bool) -> MapTable | MapPairs:
     if is_table:
         problems += _find_equal_keys(entries, places)
     if problems:
-        text = "\n".join(problems[:MAX_LINES])
-        num_hidden = len(problems) - MAX_LINES
-        if num_hidden > 0:
-            text = and_more(text, num_hidden, separator=f"\n{name}: ") + "."
-        raise AssignmentError(text)
+        raise AssignmentError(_join_problems(problems, name))
     return MapTable(entries, places) if is_table else MapPairs(entries, places)
+
+
+def _join_problems(problems: Sequence[str], name: str) -> str:
+    """A screen of lines, each of which begins with the file."""
+    text = "\n".join(problems[:MAX_LINES])
+    num_hidden = len(problems) - MAX_LINES
+    if num_hidden <= 0:
+        return text
+    return and_more(text, num_hidden, separator=f"\n{name}: ") + "."
 
 
 def _parse_toml(text: str, name: str) -> Any:
@@ -133,7 +139,7 @@ def _parse_json(text: str, name: str) -> Any:
         raise AssignmentError(f"{name}: invalid JSON: {error}.") from error
     if repeated:
         key = repeated[0]
-        line = lines_of(text, [key, key], is_json=True)[-1]
+        line = find_lines(text, [key, key], is_json=True)[-1]
         raise AssignmentError(
             f"{name}:{line}: key {quote(key)} occurs twice. Write the map as a list "
             "of pairs."
@@ -208,10 +214,10 @@ def _show_json(value: Any) -> str:
     return json.dumps(value, default=str)[:_MAX_VALUE]
 
 
-def lines_of(text: str, keys: Sequence[str], *, is_json: bool) -> list[int]:
+def find_lines(text: str, keys: Sequence[str], *, is_json: bool) -> list[int]:
     """The line of each key, which are in the order of the file; 0 if it is not found.
 
-    Parsers do not tell lines, so the strings of the text are searched for the keys.
+    The parsers do not give lines, so the strings of the text are searched for the keys.
     """
     strings = list(find_strings(text, is_json=is_json))
     lines: list[int] = []
