@@ -28,11 +28,6 @@ class DataFile(Protocol):
         ...
 
     @property
-    def chunk_nbytes(self) -> int:
-        """How much is best read at once, in bytes."""
-        ...
-
-    @property
     def is_local(self) -> bool:
         """Whether reading it asks no other machine."""
         ...
