@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
+import tempfile
 
-# Before anything imports JAX.
+# Before anything imports JAX. Most programs of the tests run once, on small arrays: to
+# optimise them takes XLA longer than to run them.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
+# The same programs (an `init`, a sum, a copy) are compiled by many tests: each once in
+# a run. JAX does not write these files atomically, so each process of pytest-xdist has
+# a folder.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tf2flax-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 # Fresh memory holds NaN and -1, so that what nobody wrote shows.
@@ -38,6 +48,11 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("tf2flax")
+
+
+def pytest_unconfigure() -> None:
+    """Removes what JAX compiled."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -27,14 +27,14 @@ from ._base.errors import (
     UnsupportedError,
 )
 from ._base.progress import Progress
-from ._checkpoint.checkpoint import (
-    Checkpoint,
+from ._checkpoint.checkpoint import Checkpoint
+from ._checkpoint.opening import (
     list_variables,
     load_variable,
     merge_checkpoints,
     open_checkpoint,
 )
-from ._checkpoint.locate import checkpoint_exists, latest_checkpoint
+from ._checkpoint.state import checkpoint_exists, latest_checkpoint
 from ._checkpoint.stored_tensor import StoredTensor
 from ._checkpoint.verifying import Damage, VerificationReport
 from ._checkpoint.watching import checkpoints_iterator

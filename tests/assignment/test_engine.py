@@ -21,8 +21,16 @@ from tf2flax._assignment.resolution.partitions import (
 )
 from tf2flax._base.dtypes import cast_checked, kind_of
 from tf2flax._base.names import nearest
+from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box, ByteRange
 from tf2flax._reading import runs
+from tf2flax._reading.strides import (
+    along_axes,
+    ascending,
+    rows_around,
+    strided,
+    strides_of,
+)
 from tf2flax._storage.lazy import view_chunk_shape
 
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
@@ -39,7 +47,7 @@ def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], Box]:
 
 
 @given(drawn=boxes(), itemsize=st.sampled_from([1, 4]), cost=st.integers(1, 200))
-def test_blocks_hold_the_elements_of_a_box(
+def test_batches_hold_the_elements_of_a_box(
     drawn: tuple[tuple[int, ...], Box], itemsize: int, cost: int
 ) -> None:
     shape, box = drawn
@@ -47,9 +55,9 @@ def test_blocks_hold_the_elements_of_a_box(
     wanted = array[box.within(Box.whole(shape))]
     if not wanted.size:
         return
-    strides = runs.strides_of(shape)
+    strides = strides_of(shape)
     offset = sum(a * s for a, s in zip(box.starts, strides, strict=True))
-    check_blocks(array, offset, strides, wanted, cost)
+    check_batches(array, offset, strides, wanted, cost, Tuning())
 
 
 @st.composite
@@ -76,58 +84,57 @@ def views(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(drawn=views(), cost=st.integers(1, 200), room=st.sampled_from([4, 40, 1 << 20]))
-def test_blocks_hold_the_elements_of_any_view(
+def test_batches_hold_the_elements_of_any_view(
     drawn: tuple[np.ndarray, np.ndarray], cost: int, room: int
 ) -> None:
     array, view = drawn
     offset = (view.ctypes.data - array.ctypes.data) // 4
     strides = tuple(step // 4 for step in view.strides)
-    original = runs.BUFFER_NBYTES
-    runs.BUFFER_NBYTES = room  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        for block in check_blocks(array, offset, strides, view, cost):
-            assert block.size * 4 <= room or block.is_exact
-    finally:
-        runs.BUFFER_NBYTES = original  # pyright: ignore[reportAttributeAccessIssue]
+    tuning = Tuning(chunk_nbytes=room)
+    for batch in check_batches(array, offset, strides, view, cost, tuning):
+        assert batch.size * 4 <= room or batch.is_exact
     whole = Box.whole(array.shape)
-    found = runs.along_axes(array.shape, offset, view.shape, strides)
+    found = along_axes(array.shape, offset, view.shape, strides)
     if found is not None:
         held = np.ascontiguousarray(array[found.box.within(whole)])
         first, inner = found.within(found.box)
-        shown = runs.strided(held.reshape(found.box.shape), first, view.shape, inner)
+        shown = strided(held.reshape(found.box.shape), first, view.shape, inner)
         assert np.array_equal(shown, view)
     elif array.ndim:
-        rows = runs.rows_around(array.shape, offset, view.shape, strides)
+        rows = rows_around(array.shape, offset, view.shape, strides)
         held = np.ascontiguousarray(array[rows.starts[0] : rows.stops[0]])
         first = offset - rows.starts[0] * math.prod(array.shape[1:])
-        assert np.array_equal(runs.strided(held, first, view.shape, strides), view)
+        assert np.array_equal(strided(held, first, view.shape, strides), view)
 
 
-def check_blocks(
+def check_batches(
     array: np.ndarray,
     offset: int,
     strides: tuple[int, ...],
     wanted: np.ndarray,
     cost: int,
-) -> list[runs.Block]:
+    tuning: Tuning,
+) -> list[runs.RunBatch]:
     out = np.empty(wanted.shape, array.dtype)
-    start, steps, turned = runs.ascending(offset, strides, out)
-    found = list(runs.blocks(start, turned.shape, steps, array.itemsize, cost))
+    start, steps, turned = ascending(offset, strides, out)
+    found = list(
+        runs.batch_runs(start, turned.shape, steps, array.itemsize, cost, tuning)
+    )
     flat = array.reshape(-1)
-    for block in found:
-        buffer = np.concatenate([flat[n : n + block.length] for n in block.starts])
-        turned[block.index] = runs.strided(buffer, 0, block.shape, block.strides)
+    for batch in found:
+        buffer = np.concatenate([flat[n : n + batch.length] for n in batch.starts])
+        turned[batch.index] = strided(buffer, 0, batch.shape, batch.strides)
     assert np.array_equal(out, wanted)
     return found
 
 
 def test_far_rows_are_read_one_by_one_and_near_ones_together() -> None:
     # 10 rows of 16 KiB, each 1 MiB after the other.
-    (far,) = runs.blocks(0, (10, 4096), (1 << 18, 1), 4, 4 << 10)
+    (far,) = runs.batch_runs(0, (10, 4096), (1 << 18, 1), 4, 4 << 10)
     assert len(far.starts) == 10
     assert far.length == 4096
     # 1000 times 8 bytes of every 256.
-    (near,) = runs.blocks(0, (1000, 2), (64, 1), 4, 4 << 10)
+    (near,) = runs.batch_runs(0, (1000, 2), (64, 1), 4, 4 << 10)
     assert len(near.starts) == 1
 
 

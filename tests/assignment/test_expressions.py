@@ -21,7 +21,7 @@ from tf2flax._assignment.layouts.filling import fill_array, views_in_box
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import StridedView, is_exact, needed_elements
 from tf2flax._base.values import STORED_DTYPES, Box, TensorSpec
-from tf2flax._reading.runs import strided
+from tf2flax._reading.strides import strided
 
 INT32, FLOAT32 = STORED_DTYPES[3], STORED_DTYPES[1]
 A = src("a")

@@ -7,13 +7,13 @@ import json
 import pathlib
 import pickle
 import re
-import subprocess
 import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
 from bundle_writer import Tensor, entry_bytes, rows_in, write_bundle
+from forking import run_forked
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -385,44 +385,48 @@ tensor = checkpoint[sys.argv[2]]
 tensor[0:1]; tensor.open()[0:1].read().result()  # whatever is loaded lazily
 before, noise = rchar(), 0
 noise = rchar() - before
-before = rchar()
-result = eval(sys.argv[3], {"t": tensor, "np": np, "tf2flax": tf2flax, "c": checkpoint})
-print(rchar() - before - noise)
+names = {"t": tensor, "np": np, "tf2flax": tf2flax, "c": checkpoint}
+counts = {}
+for expression in json.loads(sys.argv[3]):
+    before = rchar()
+    result = eval(expression, names)
+    counts[expression] = rchar() - before - noise
+print(json.dumps(counts))
 """
 
 
+# Expression -> least and most bytes.
+BYTES = {
+    "t[100:200]": (100 * 4096, 100 * 4096),
+    "t[5]": (4096, 4096),
+    "t[::512]": (8 * 4096, 8 * 4096),
+    "t[[7, 7, 4000]]": (2 * 4096, 2 * 4096),
+    "t[100:200, 3:5]": (100 * 8, 100 * 4096),
+    "t[7, 3:5]": (8, 8),
+    "t.open()[100:200].read().result()": (100 * 4096, 100 * 4096 + 2 * (4 << 20)),
+    "t.read()": (4096 * 4096, 4096 * 4096),
+    "len(c), list(c), t.shape, tf2flax.Checkpoint": (0, 0),
+}
+
+
+@pytest.fixture(scope="module", params=[1, 5])
+def bytes_read(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, int]:
+    """Bytes that a process reads for each expression, of a tensor in so many slices."""
+    array, prefix = np.zeros((4096, 1024), np.float32), tmp_path_factory.mktemp("m")
+    slices = None if request.param == 1 else rows_in(array, request.param)
+    write_bundle(prefix / "m", {"t": Tensor(array, slices)})
+    done = run_forked(BYTES_READ, prefix / "m", "t", json.dumps([*BYTES]), check=True)
+    return json.loads(done.stdout)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/io is Linux's")
-@pytest.mark.parametrize(
-    ("expression", "low", "high"),
-    [
-        ("t[100:200]", 100 * 4096, 100 * 4096),
-        ("t[5]", 4096, 4096),
-        ("t[::512]", 8 * 4096, 8 * 4096),
-        ("t[[7, 7, 4000]]", 2 * 4096, 2 * 4096),
-        ("t[100:200, 3:5]", 100 * 8, 100 * 4096),
-        ("t[7, 3:5]", 8, 8),
-        ("t.open()[100:200].read().result()", 100 * 4096, 100 * 4096 + 2 * (4 << 20)),
-        ("t.read()", 4096 * 4096, 4096 * 4096),
-        ("len(c), list(c), t.shape, tf2flax.Checkpoint", 0, 0),
-    ],
-)
-@pytest.mark.parametrize("parts", [1, 5])
-def test_bytes_read(
-    tmp_path: pathlib.Path, expression: str, low: int, high: int, parts: int
-) -> None:
-    array = np.zeros((4096, 1024), np.float32)
-    write_bundle(
-        tmp_path / "m",
-        {"t": array if parts == 1 else Tensor(array, rows_in(array, parts))},
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", BYTES_READ, tmp_path / "m", "t", expression],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+@pytest.mark.parametrize("expression", BYTES)
+def test_bytes_read(bytes_read: dict[str, int], expression: str) -> None:
+    low, high = BYTES[expression]
     # Reading /proc/self/io is itself counted, and subtracted up to its own length.
-    assert low - 64 <= int(done.stdout) <= high + 64
+    assert low - 64 <= bytes_read[expression] <= high + 64
 
 
 def test_100_000_variables(tmp_path: pathlib.Path) -> None:
@@ -447,10 +451,5 @@ def test_100_000_variables(tmp_path: pathlib.Path) -> None:
         "print(json.dumps([one, t.shape, len(c), count,"
         " len(tf2flax.list_variables(sys.argv[1]))]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "m"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_forked(code, tmp_path / "m", check=True)
     assert json.loads(done.stdout) == [1, [], 100_000, 1, 100_000]

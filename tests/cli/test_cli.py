@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
+from forking import run_forked
 from repository import ROOT
 
 import tf2flax
@@ -23,10 +24,9 @@ WIDE = str(ROOT / "tests" / "data" / "wide_deep_partitioned" / "model.ckpt")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tf2flax", *arguments],
-        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
-    )  # fmt: skip
+    """Runs `python -m tf2flax`."""
+    code = "import runpy; runpy.run_module('tf2flax', run_name='__main__')"
+    return run_forked(code, *arguments)
 
 
 def on_terminal(*arguments: str) -> str:
@@ -210,8 +210,8 @@ def test_verify_shows_progress_on_a_terminal() -> None:
         (["ls", "nothing/here"], "no directory `nothing`"),
         (["ls", BERT, "*poolre*"], "matches none of 139 tensors"),
         (["show", BERT, "bert/poler/dense/kernel"], "Did you mean `bert/pooler"),
-        (["ls", "ftp://host/x"], "no ftp:// URLs"),
-        (["verify", str(ROOT / "README.md")], "no TensorFlow checkpoint"),
+        (["ls", "ftp://host/x"], "does not know ftp:// URLs"),
+        (["verify", str(ROOT / "README.md")], "not a TensorFlow checkpoint"),
     ],
 )
 def test_errors_are_one_paragraph(arguments: list[str], text: str) -> None:
@@ -256,7 +256,7 @@ def test_no_jax(arguments: list[str]) -> None:
         "found = slow & {*sys.modules}\n"
         "sys.exit(code or bool(found))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    done = run_forked(code)
     assert done.returncode == 0, done
 
 

@@ -20,13 +20,8 @@ from repository import DATA
 import tf2flax
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.values import ByteRange
-from tf2flax._formats.keras.file import (
-    MAX_EXPANSION,
-    MEMBER,
-    KerasFile,
-    checksum_damage,
-    weights_in,
-)
+from tf2flax._formats.keras.archive import MEMBER, checksum_damage, weights_in
+from tf2flax._formats.keras.file import MAX_EXPANSION, KerasFile
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
 
 REFUSALS = (tf2flax.DamagedError, tf2flax.UnsupportedError)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from repository import DATA
 
 import tf2flax
+from tf2flax._formats.keras.archive import CONFIG, MEMBER
 from tf2flax._formats.keras.config import ConfigFile, nodes_of, parse_json
-from tf2flax._formats.keras.file import CONFIG, MEMBER, KerasFile
+from tf2flax._formats.keras.file import KerasFile
 
 h5py = pytest.importorskip("h5py")
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._formats.wire import protos
+from tf2flax._formats.wire import bundle_messages, state_messages
 from tf2flax._formats.wire.crc32c import crc32c, mask, unmask
 from tf2flax._formats.wire.ordered_code import decode_slice_key, encode_slice_key
 from tf2flax._formats.wire.strings import decode_strings
@@ -172,7 +172,10 @@ def test_no_strings_as_tensorflow_writes_them() -> None:
 
 @given(data=st.binary(max_size=60))
 def test_random_messages(data: bytes) -> None:
-    for parse in (protos.parse_bundle_entry, protos.parse_bundle_header):
+    for parse in (
+        bundle_messages.parse_bundle_entry,
+        bundle_messages.parse_bundle_header,
+    ):
         try:
             parse(data)
         except MalformedError:
@@ -189,7 +192,7 @@ def test_entries() -> None:
         crc=9,
         slices=[[(0, -1), (2, 0)]],
     )
-    assert protos.parse_bundle_entry(data) == protos.BundleEntry(
+    assert bundle_messages.parse_bundle_entry(data) == bundle_messages.BundleEntry(
         dtype_code=14,
         dims=(2, 0, 5),
         is_unknown_rank=False,
@@ -201,7 +204,7 @@ def test_entries() -> None:
     )
     for stop in range(1, len(data)):
         try:
-            protos.parse_bundle_entry(data[:stop])
+            bundle_messages.parse_bundle_entry(data[:stop])
         except MalformedError:
             continue
 
@@ -224,18 +227,18 @@ def test_entries_parse_as_protobuf_parses_them(
     change: tuple[int, bytes],
 ) -> None:
     """The short way for plain entries says the same, or nothing."""
-    entry = protos.BundleEntry(dtype, tuple(dims), False, *place, crc, ())
-    data = protos.format_bundle_entry(entry)
-    assert protos.parse_bundle_entry(data) == entry
+    entry = bundle_messages.BundleEntry(dtype, tuple(dims), False, *place, crc, ())
+    data = bundle_messages.format_bundle_entry(entry)
+    assert bundle_messages.parse_bundle_entry(data) == entry
     at = change[0] % (len(data) + 1)
     data = data[:at] + change[1] + data[at + len(change[1]) :]
     try:
-        found = protos._plain_entry(data)
+        found = bundle_messages._plain_entry(data)
     except MalformedError:
         return
     if found is None:
         return
-    message = protos._ENTRY.FromString(data)
+    message = bundle_messages._ENTRY.FromString(data)
     fields = (message.dtype, message.shard_id, message.offset, message.size)
     assert fields == (found[0], *found[3:6])
     assert (message.crc32c, len(message.slices)) == (found.crc32c, 0)
@@ -245,18 +248,18 @@ def test_entries_parse_as_protobuf_parses_them(
 
 def test_two_shapes_in_one_entry_are_merged() -> None:
     twice = bytes.fromhex("0801 120412020802 120412020803 3500000000")
-    assert protos.parse_bundle_entry(twice).dims == (2, 3)
+    assert bundle_messages.parse_bundle_entry(twice).dims == (2, 3)
 
 
 def test_headers() -> None:
-    header = protos.parse_bundle_header(w.header_bytes(7, 1))
+    header = bundle_messages.parse_bundle_header(w.header_bytes(7, 1))
     assert (header.num_data_files, header.is_big_endian, header.producer) == (
         7,
         True,
         1,
     )
     with pytest.raises(MalformedError, match="byte order 2"):
-        protos.parse_bundle_header(w.header_bytes(7, 2))
+        bundle_messages.parse_bundle_header(w.header_bytes(7, 2))
 
 
 @pytest.mark.parametrize(
@@ -272,10 +275,10 @@ def test_headers() -> None:
     ],
 )
 def test_state_files(text: str, path: str | None) -> None:
-    assert protos.parse_checkpoint_state(text) == path
+    assert state_messages.parse_checkpoint_state(text) == path
 
 
 @given(text=st.text(max_size=60))
 def test_random_state_files(text: str) -> None:
-    parsed = protos.parse_checkpoint_state(f'model_checkpoint_path: "p" {text}')
+    parsed = state_messages.parse_checkpoint_state(f'model_checkpoint_path: "p" {text}')
     assert parsed is None or isinstance(parsed, str)

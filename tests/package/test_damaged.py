@@ -325,7 +325,7 @@ def test_permissions_are_a_read_error(
     [
         ("saved_model.pb", b"\x08\x01", "variables/variables"),
         ("checkpoint", b'model_checkpoint_path: "m"', "a state file"),
-        ("notes.txt", b"hello", "no TensorFlow checkpoint"),
+        ("notes.txt", b"hello", "not a TensorFlow checkpoint"),
     ],
 )
 def test_other_files_are_recognised(
@@ -344,7 +344,7 @@ def test_what_is_no_file_at_all(tmp_path: pathlib.Path) -> None:
         tf2flax.open_checkpoint(tmp_path / "m")
     with pytest.raises(tf2flax.CheckpointNotFoundError):
         tf2flax.open_checkpoint(tmp_path)
-    with pytest.raises(tf2flax.UnsupportedError, match="no TensorFlow checkpoint"):
+    with pytest.raises(tf2flax.UnsupportedError, match="not a TensorFlow checkpoint"):
         tf2flax.open_checkpoint(tmp_path / "v1")
     for path in ("/dev/zero", "/dev/null"):
         with pytest.raises(tf2flax.CheckpointNotFoundError):

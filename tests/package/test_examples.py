@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -26,12 +29,21 @@ OUTPUTS = [
 ]
 
 
-def run(path: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(path), *arguments],
-        capture_output=True,
-        text=True,
-    )
+def run(path: pathlib.Path, *arguments: str) -> tuple[int | str, str]:
+    """Runs an example in this process: its exit code, and what it prints.
+
+    Warnings are errors here too. One example starts processes itself, and the demo runs
+    in a new one below.
+    """
+    printed, code = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(path), *arguments])
+        patch.syspath_prepend(str(path.parent))
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code or 0
+    return code, printed.getvalue()
 
 
 def figures(printed: str) -> dict[tuple[str, str], float]:
@@ -44,14 +56,15 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
     "path", [p for p in EXAMPLES if p != DEMO], ids=lambda p: p.stem
 )
 def test_example(path: pathlib.Path) -> None:
-    done = run(path, *ARGUMENTS.get(path.stem, []))
-    assert done.returncode == 0, done.stderr
+    code, _ = run(path, *ARGUMENTS.get(path.stem, []))
+    assert code == 0
 
 
 @pytest.fixture(scope="module")
 def printed() -> str:
-    """What the demo prints."""
-    done = run(DEMO)
+    """What the demo prints, run as `make demo` does."""
+    command = [sys.executable, "-W", "error", str(DEMO)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -85,9 +98,9 @@ def test_the_demo_can_fail(tmp_path: pathlib.Path, change: float) -> None:
     arrays = tf2flax.open_checkpoint(BERT).read()
     arrays["bert/encoder/layer_1/output/dense/bias"][3] += change
     write_bundle(tmp_path / "model.ckpt", arrays)
-    done = run(DEMO, str(tmp_path / "model.ckpt"))
-    assert done.returncode == 1, done.stderr
-    differences = figures(done.stdout)
+    code, printed = run(DEMO, str(tmp_path / "model.ckpt"))
+    assert code == 1
+    differences = figures(printed)
     assert list(differences) == OUTPUTS
     assert not any(difference <= 1e-5 for difference in differences.values())
-    assert "FAILED" in done.stdout
+    assert "FAILED" in printed

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 
+from forking import run_forked
 from repository import ROOT
 
 PATH = ROOT / "tests" / "data" / "bert" / "model.ckpt"
@@ -22,12 +21,7 @@ checkpoint["bert/pooler/dense/kernel"].open()[1:3].read().result()
 
 
 def imported_by(code: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_forked(f"{code}\nimport sys; print(*sys.modules)", check=True)
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 

@@ -13,9 +13,9 @@ from bundle_writer import Tensor, rows_in, write_bundle
 import tf2flax
 from tf2flax import Expression, concat, src, stack
 from tf2flax._base.values import Box
-from tf2flax._restoring.assembling import HostLeaves
-from tf2flax._restoring.plan_reads import plan_reading
-from tf2flax._restoring.scheduling import run_reads
+from tf2flax._restoring.leaf_arrays import HostLeaves
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.run_reads import run_reads
 from tf2flax._storage.local import LocalFile
 
 # Rows of 32 KiB: runs that are worth a system call of their own.
@@ -168,7 +168,7 @@ def test_a_shard_reads_its_own_bytes(
     assert ("x *" in str(plan)) == (not is_exact)
     box = Box(tuple(s.start for s in index), tuple(s.stop for s in index))
     nbytes_read()
-    reading = plan_reading([assignment], {"x": [box]}, checkpoint.manifest)
+    reading = plan_reads([assignment], {"x": [box]}, checkpoint.manifest)
     found: list[np.ndarray] = []
 
     def put(leaves: HostLeaves) -> Callable[[], None]:

@@ -25,8 +25,9 @@ from jax.sharding import (
 from ml_dtypes import bfloat16
 
 import tf2flax
+from tf2flax._base.tuning import Tuning
 from tf2flax._jax import transfer
-from tf2flax._restoring import assembling, plan_reads
+from tf2flax._restoring import plan_reads
 
 P = PartitionSpec
 SHAPE = (96, 40)
@@ -53,8 +54,8 @@ def mesh() -> Mesh:
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
-    monkeypatch.setattr(assembling, "SPAN_NBYTES", 640)
-    monkeypatch.setattr(plan_reads, "GROUP_NBYTES", LIMIT // 4)
+    tuning = Tuning(job_nbytes=640, group_nbytes=LIMIT // 4)
+    monkeypatch.setattr(plan_reads, "DEFAULT_TUNING", tuning)
 
 
 @pytest.fixture

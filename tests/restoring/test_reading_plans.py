@@ -24,30 +24,27 @@ from ml_dtypes import bfloat16
 
 import tf2flax
 from tf2flax._base.boxes import boxes_in_run, cut_into_boxes, merge_boxes
+from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import combine, crc32c
-from tf2flax._reading import parts, runs, whole
-from tf2flax._restoring import assembling, plan_reads, scheduling
-from tf2flax._restoring.assembling import HostLeaves
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
-from tf2flax._restoring.scheduling import run_reads
+from tf2flax._reading import parts, runs
+from tf2flax._reading.strides import strided
+from tf2flax._restoring.leaf_arrays import HostLeaves
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
+from tf2flax._restoring.run_reads import run_reads
 from tf2flax._storage import local
 from tf2flax._storage.local import LocalFile
 
-
-@pytest.fixture
-def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes tensors of some bytes as hard to read as those of some GiB."""
-    monkeypatch.setattr(assembling, "SPAN_NBYTES", 64)
-    monkeypatch.setattr(assembling, "SMALL_NBYTES", 24)
-    monkeypatch.setattr(assembling, "BUFFER_NBYTES", 32)
-    monkeypatch.setattr(assembling, "MIN_DIRECT_NBYTES", 8)
-    monkeypatch.setattr(plan_reads, "SMALL_NBYTES", 24)
-    monkeypatch.setattr(plan_reads, "GROUP_NBYTES", 48)
-    monkeypatch.setattr(whole, "BATCH_GAP_NBYTES", 16)
-    monkeypatch.setattr(runs, "LOCAL_READ_NBYTES", 8)
-    monkeypatch.setattr(scheduling, "SMALL_NBYTES", 0)
-    monkeypatch.setattr(LocalFile, "chunk_nbytes", 32)
+# Makes tensors of some bytes as hard to read as those of some GiB.
+TINY = Tuning(
+    chunk_nbytes=32,
+    small_nbytes=24,
+    group_nbytes=48,
+    job_nbytes=64,
+    min_direct_nbytes=8,
+    read_cost_nbytes=8,
+)
 
 
 def target_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -55,7 +52,7 @@ def target_of(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def read(
-    reading: ReadPlan, *, limit: int = 1 << 30
+    reading: ReadPlan, *, limit: int = 1 << 30, verify: bool = True
 ) -> dict[str, dict[Box, np.ndarray]]:
     """Runs a reading; what is handed on is copied, and then made unusable."""
     found: dict[str, dict[Box, np.ndarray]] = {}
@@ -76,12 +73,29 @@ def read(
     run_reads(
         reading,
         put,
-        verify=True,
+        verify=verify,
         max_in_flight_bytes=limit,
         advance=advance,
     )
     assert sum(counted) == reading.nbytes
     return found
+
+
+def read_in_chunks(
+    path: pathlib.Path,
+    key: Any,
+    target: dict[str, jax.ShapeDtypeStruct],
+    *,
+    verify: bool = True,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """Leaves, read whole and in tiny chunks."""
+    plan = tf2flax.plan(path, key, target, **options)
+    boxes = {leaf: [Box.whole(wanted.shape)] for leaf, wanted in target.items()}
+    manifest = tf2flax.open_checkpoint(path).manifest
+    reading = plan_reads(plan.assignments, boxes, manifest, tuning=TINY)
+    leaves = read(reading, verify=verify)
+    return {leaf: arrays[boxes[leaf][0]] for leaf, arrays in leaves.items()}
 
 
 @st.composite
@@ -117,7 +131,6 @@ def boxes_of(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Box]:
     return boxes
 
 
-@pytest.mark.usefixtures("tiny_chunks")
 @settings(max_examples=250)
 @given(data=st.data())
 def test_any_boxes_of_any_leaves(
@@ -151,7 +164,7 @@ def test_any_boxes_of_any_leaves(
         leaf: data.draw(boxes_of(case.value.shape)) for leaf, case in leaves.items()
     }
     manifest = tf2flax.open_checkpoint(path).manifest
-    reading = plan_reading(plan.assignments, boxes, manifest)
+    reading = plan_reads(plan.assignments, boxes, manifest, tuning=TINY)
     found = read(reading, limit=data.draw(st.sampled_from([1, 100, 1 << 30])))
     for leaf, case in leaves.items():
         assert set(found[leaf]) == set(boxes[leaf])
@@ -162,7 +175,6 @@ def test_any_boxes_of_any_leaves(
     assert reading.needed_nbytes <= sum(array.nbytes for array in arrays.values())
 
 
-@pytest.mark.usefixtures("tiny_chunks")
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_boxes_in_portions(data: st.DataObject) -> None:
@@ -181,7 +193,9 @@ def test_any_boxes_in_portions(data: st.DataObject) -> None:
         manifest = tf2flax.open_checkpoint(path).manifest
         boxes = grid(data, value.shape)
         limit = data.draw(st.integers(1, 2 * value.size))
-        reading = plan_reading(plan.assignments, {"x": boxes}, manifest, {"x": limit})
+        reading = plan_reads(
+            plan.assignments, {"x": boxes}, manifest, {"x": limit}, TINY
+        )
         found = read(reading, limit=limit)["x"]
     together = sum(box.size for box in boxes)
     assert ("x" in reading.portioned) == (2 * together > limit and value.size > 1)
@@ -221,7 +235,6 @@ def _misfits() -> Iterator[tuple[str, np.ndarray, str, str]]:
     yield "ints", ints, "uint8", "1 of 2000 values do not fit uint8, the first is 300"
 
 
-@pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("case", list(_misfits()), ids=lambda case: case[0])
 def test_misfits_are_counted_over_chunks(
     case: tuple[str, np.ndarray, str, str], tmp_path: pathlib.Path
@@ -234,18 +247,17 @@ def test_misfits_are_counted_over_chunks(
     }
     key = {"t": "x", tf2flax.src("u").transpose(): "y"}
     with pytest.raises(tf2flax.AssignmentError) as caught:
-        tf2flax.init_from_checkpoint(tmp_path / "m", key, target)
+        read_in_chunks(tmp_path / "m", key, target)
     text = str(caught.value)
     assert f"Leaf `x` cannot take tensor `t`: {said}" in text
     assert "Leaf `y` cannot take" in text
     assert "at [7, 3]" in text
     assert ("at [1, 30]" if dtype == "float16" else "at [3, 7]") in text
-    forced = tf2flax.init_from_checkpoint(tmp_path / "m", key, target, dtype=dtype)
+    forced = read_in_chunks(tmp_path / "m", key, target, dtype=dtype)
     with np.errstate(all="ignore"):
         assert np.array_equal(forced["x"], array.astype(dtype))
 
 
-@pytest.mark.usefixtures("tiny_chunks")
 def test_casts_in_chunks(tmp_path: pathlib.Path) -> None:
     array = np.random.default_rng(0).standard_normal((64, 33), dtype=np.float32)
     write_bundle(tmp_path / "m", {"t": Tensor(array)})
@@ -254,26 +266,25 @@ def test_casts_in_chunks(tmp_path: pathlib.Path) -> None:
         "y": jax.ShapeDtypeStruct((33, 64), "float32"),
     }
     key = {"t": "x", tf2flax.src("t").cast("float16").transpose(): "y"}
-    got = tf2flax.init_from_checkpoint(tmp_path / "m", key, target)
+    got = read_in_chunks(tmp_path / "m", key, target)
     assert np.array_equal(got["x"], array.astype(bfloat16))
     assert np.array_equal(got["y"], array.astype("f2").astype("f4").T)
 
 
-@pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("position", [0, 63, 64, 1000, 4095])
 def test_checksums_of_parts_are_combined(tmp_path: pathlib.Path, position: int) -> None:
     array = np.arange(1024, dtype=np.int32).reshape(32, 32)
     write_bundle(tmp_path / "m", {"t": Tensor(array)})
     target = {"x": jax.ShapeDtypeStruct((32, 32), "int32")}
-    whole = tf2flax.init_from_checkpoint(tmp_path / "m", {"t": "x"}, target)
+    whole = read_in_chunks(tmp_path / "m", {"t": "x"}, target)
     assert np.array_equal(whole["x"], array)
     data = tmp_path / "m.data-00000-of-00001"
     contents = bytearray(data.read_bytes())
     contents[position] ^= 1
     data.write_bytes(contents)
     with pytest.raises(tf2flax.DamagedError, match="crc32c"):
-        tf2flax.init_from_checkpoint(tmp_path / "m", {"t": "x"}, target)
-    got = tf2flax.init_from_checkpoint(tmp_path / "m", {"t": "x"}, target, verify=False)
+        read_in_chunks(tmp_path / "m", {"t": "x"}, target)
+    got = read_in_chunks(tmp_path / "m", {"t": "x"}, target, verify=False)
     assert (np.asarray(got["x"]) != array).sum() == 1
 
 
@@ -339,8 +350,8 @@ def test_over_read_is_bounded() -> None:
     for shape in shapes:
         for row in (8, 64, 300, 1000, 5000, 1 << 16):
             strides = (*(row * 3 * n for n in range(len(shape) - 1, 0, -1)), 1)
-            blocks = runs.blocks(0, shape, strides, 4, 256 << 10)
-            read = sum(block.size for block in blocks) * 4
+            batches = runs.batch_runs(0, shape, strides, 4, 256 << 10)
+            read = sum(batch.size for batch in batches) * 4
             needed = math.prod(shape) * 4
             is_free = read - needed <= 1 << 20
             assert read <= 8 * needed or is_free or math.prod(shape[:-1]) > 16_384
@@ -373,7 +384,7 @@ def test_memory_in_flight_is_bounded(tmp_path: pathlib.Path) -> None:
     plan = tf2flax.plan(tmp_path / "m", {"/": "/"}, target)
     manifest = tf2flax.open_checkpoint(tmp_path / "m").manifest
     boxes = {name: [Box.whole(a.shape)] for name, a in arrays.items()}
-    reading = plan_reading(plan.assignments, boxes, manifest)
+    reading = plan_reads(plan.assignments, boxes, manifest)
     for limit in (1, 1 << 20, 1 << 22):
         slow = _Slow()
         run_reads(
@@ -558,10 +569,10 @@ def test_views_across_many_rows_of_column_slices_are_a_few_steps(
         (8191 * 16 + 12, (8192, 4), (-16, -3)),
         (4, (8, 8192), (1, 16)),
     ):
-        assert len(parts._steps(entry, offset, shape, strides) or ()) == 2
+        assert len(parts._split_by_piece(entry, offset, shape, strides) or ()) == 2
         out = np.empty(shape, np.float32)
         parts.read_view_into(entry, offset, strides, out)
-        assert np.array_equal(out, runs.strided(array, offset, shape, strides))
+        assert np.array_equal(out, strided(array, offset, shape, strides))
 
 
 def test_scattered_rows_are_read_alone(tmp_path: pathlib.Path) -> None:

@@ -244,7 +244,7 @@ def test_targets_without_ties_are_resolved_once(
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(ties, "resolve", never)
+    monkeypatch.setattr(ties, "resolve_map", never)
     prefix = tf2flax.save_checkpoint(tmp_path / "m", {"w": ONES})
     plan = tf2flax.plan(prefix, {"/": "/"}, {"w": jax.ShapeDtypeStruct((2, 3), "f4")})
     assert plan.restore()["w"].shape == (2, 3)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from repository import ROOT
+from forking import run_forked
 
 import tf2flax
 from tf2flax._storage import exchanging
@@ -288,7 +288,7 @@ def test_saving_when_python_ends(tmp_path: pathlib.Path) -> None:
         f"path = {str(tmp_path / 'm')!r}\n"
         "atexit.register(lambda: tf2flax.save_checkpoint(path, {'a': numpy.ones(2)}))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    run_forked(code, check=True)
     assert tf2flax.load_variable(tmp_path / "m", "a").tolist() == [1, 1]
 
 

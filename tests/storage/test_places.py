@@ -7,8 +7,6 @@ import os
 import pathlib
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 from bundle_writer import Tensor, rows_in, write_bundle
+from forking import run_forked
 from http_server import Served, serving
 from repository import ROOT
 
@@ -443,9 +442,6 @@ def test_forked_processes(
     folder: pathlib.Path, before: str, body: str, expected: object
 ) -> None:
     opened = f"c = tf2flax.open_checkpoint({str(folder / 'model.ckpt')!r})\n{before}"
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS.format(before=opened, body=body)],
-        capture_output=True, text=True, cwd=ROOT, timeout=60, check=True,
-    )  # fmt: skip
+    done = run_forked(FORKS.format(before=opened, body=body), check=True)
     result = json.loads(done.stdout)
     assert result == expected if isinstance(expected, list) else expected in result

@@ -183,9 +183,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: pathlib.Path) -> None:
 
 # Contents of a file, its suffix, and what is said of it; @ stands for the path.
 FILES: dict[str, tuple[bytes, str, str]] = {
-    "no TOML": (b"[assignment_map]\n'a' = \n", "toml", "@:2: no TOML"),
-    "a key twice": (b"[assignment_map]\na = 'b'\na = 'c'\n", "toml", "@:3: no TOML"),
-    "cut short": (b"[assignment_map]\na = 'b", "toml", "@:2: no TOML"),
+    "no TOML": (b"[assignment_map]\n'a' = \n", "toml", "@:2: invalid TOML"),
+    "a key twice": (
+        b"[assignment_map]\na = 'b'\na = 'c'\n", "toml", "@:3: invalid TOML"
+    ),
+    "cut short": (b"[assignment_map]\na = 'b", "toml", "@:2: invalid TOML"),
     "no table": (b"a = 'b'", "toml", r"expected a table `assignment_map`"),
     "more tables": (b"x = 1\n[assignment_map]", "toml", '"x" as well'),
     "text for a table": (b"assignment_map = 'a'", "toml", "or a list of pairs"),
@@ -197,14 +199,14 @@ FILES: dict[str, tuple[bytes, str, str]] = {
         "toml",
         "@:3: .*the same key",
     ),
-    "no JSON": (b'{"assignment_map": {\n"a": }}', "json", "@:2: no JSON"),
+    "no JSON": (b'{"assignment_map": {\n"a": }}', "json", "@:2: invalid JSON"),
     "a key of JSON twice": (
-        b'{"assignment_map": {\n"a": "b",\n"a": "c"}}', "json", '@:3: .*stands twice'
+        b'{"assignment_map": {\n"a": "b",\n"a": "c"}}', "json", '@:3: .*occurs twice'
     ),
-    "deep JSON": (b"[" * 100_000, "json", "no JSON"),
-    "deep TOML": (b"a = " + b"[" * 100_000, "toml", "no TOML"),
+    "deep JSON": (b"[" * 100_000, "json", "invalid JSON"),
+    "deep TOML": (b"a = " + b"[" * 100_000, "toml", "invalid TOML"),
     "a list": (b"[]", "json", "expected a table"),
-    "empty JSON": (b"", "json", "@:1: no JSON"),
+    "empty JSON": (b"", "json", "@:1: invalid JSON"),
     "another suffix": (b"", "yaml", "`.toml` or `.json`"),
 }  # fmt: skip
 
@@ -248,7 +250,7 @@ UNWRITABLE: dict[str, tuple[Any, str]] = {
     "text": ("a", "Expected an assignment map"),
     "nothing": (None, "Expected an assignment map"),
     "triples": ([("a", "b", "c")], "a pair"),
-    "half a character": ({"\ud800": "a"}, "no text"),
+    "half a character": ({"\ud800": "a"}, "not valid text"),
 }
 
 

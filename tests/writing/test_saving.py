@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-import subprocess
-import sys
 import tracemalloc
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 from bundle_writer import Tensor, write_bundle
 from flax import linen, nnx
+from forking import run_forked
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -273,15 +272,15 @@ def test_what_is_no_family(tmp_path: pathlib.Path) -> None:
     ("tree", "match"),
     [
         ({"w": parts((3, 2), (1, 1))}, "along several axes"),
-        ({"w": parts((3, 2), (3,))}, "no slices of one tensor"),
-        ({"w": parts((), ())}, "no slices of one tensor"),
+        ({"w": parts((3, 2), (3,))}, "not slices of one tensor"),
+        ({"w": parts((), ())}, "not slices of one tensor"),
         (
             {"w": {"part_0": np.ones(1, "<f4"), "part_1": np.ones(1)}},
             "differ in dtype: float32, float64",
         ),
         ({"a": {"w": parts((1,), (1,))}, "a/w": np.ones(1)}, "would be one tensor"),
         ({"a": {"b": None}}, "nothing to save"),
-        ({"a": {"b": object()}}, "no array but a object"),
+        ({"a": {"b": object()}}, "not an array but a object"),
         ({"a": np.array([1, "x", None], object)}, "one of which is a int"),
         ({"": np.ones(1)}, "needs a name"),
         ({"a": np.ma.masked_array([1, 2], [0, 1])}, "masked array"),
@@ -426,17 +425,14 @@ def test_saving_arrays_of_numpy_imports_no_jax(tmp_path: pathlib.Path) -> None:
         f"tf2flax.save_checkpoint({str(tmp_path / 'm')!r}, {{'a': numpy.ones(2)}})\n"
         "assert 'jax' not in sys.modules and 'tensorstore' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    run_forked(code, check=True)
 
 
 def save_and_die(prefix: pathlib.Path, value: int, count: int) -> bool:
-    worker = [sys.executable, str(ROOT / "tests" / "support" / "saving_worker.py")]
-    done = subprocess.run(
-        [*worker, str(prefix), str(value), str(count)],
-        capture_output=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+    worker = ROOT / "tests" / "support" / "saving_worker.py"
+    done = run_forked(worker.read_text(), prefix, value, count)
     assert done.returncode in (0, -9), done.stderr
-    return done.stdout == b"done"
+    return done.stdout == "done"
 
 
 def test_killed_at_any_moment(tmp_path: pathlib.Path) -> None:

@@ -1,22 +1,30 @@
-"""Rows that differ by a running number alone, shown as one: `layer_{0..23}`."""
+"""Rows that differ only by running numbers, shown as one: `layer_{0..23}`.
+
+a_0/w  [2]         cells are split at numbers:  (a_, 0, /w  [2])
+a_1/w  [2]         rows of one template are sorted by their numbers,
+a_2/w  [2]         and runs of them, in steps of 1, are joined:
+-> a_{0..2}/w  [2]
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from .names import MAX_DIGITS
+from .text import and_more
 
-# Ranges made before stay as they are; a number with leading zeros is text.
-# What has more digits than Python turns into numbers is text like any other.
+# A number with leading zeros is text, and so is one of more digits than Python turns
+# into a number. Ranges that were made in an earlier pass stay as they are.
 _RUNNING: Final = rf"(?:0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})"
 _NUMBER: Final = re.compile(rf"(\{{\d+\.\.\d+\}}|(?<!\d){_RUNNING}(?!\d))")
 _IS_NUMBER: Final = re.compile(_RUNNING)
-# Numbers within numbers within numbers: block, unit, convolution.
+# Nested numbers, each of which takes a pass: block, unit, convolution.
 _MAX_PASSES: Final = 4
-# Lines of a message that are read: a screen, with room for a heading and a last line.
+# Lines of a message that people read: a screen, less a heading and a last line.
 MAX_LINES: Final = 58
 
 
@@ -57,13 +65,10 @@ def collapse(rows: Sequence[tuple[str, ...]]) -> list[Row]:
 
 
 def summarise(lines: Sequence[str]) -> str:
-    """Joins the lines of a message: running numbers as one, and no more than a screen.
-
-    Args:
-        lines: The lines.
+    """Joins the lines of a message, collapsed, and at most a screen of them.
 
     Returns:
-        At most 60 lines.
+        At most 59 lines.
 
     Examples:
         >>> print(summarise(["Leaf `a_0` is odd.", "Leaf `a_1` is odd.", "Odd."]))
@@ -71,19 +76,27 @@ def summarise(lines: Sequence[str]) -> str:
         Odd.
     """
     rows = collapse([(line,) for line in lines])
-    shown = [row.cells[0] for row in rows[:MAX_LINES]]
-    hidden = sum(len(row.members) for row in rows[MAX_LINES:])
-    return "\n".join([*shown, f"and {hidden} more."] if hidden else shown)
+    text = "\n".join(row.cells[0] for row in rows[:MAX_LINES])
+    num_hidden = sum(len(row.members) for row in rows[MAX_LINES:])
+    if not num_hidden:
+        return text
+    return and_more(text, num_hidden, separator="\n") + "."
+
+
+def list_collapsed(names: Collection[str], count: int) -> str:
+    """Lists names for a message, collapsed, and at most so many.
+
+    Examples:
+        >>> list_collapsed(["a_0", "a_1", "b", "c_0", "c_1"], count=2)
+        '`a_{0..1}`, `b` and 2 more'
+    """
+    rows = collapse([(name,) for name in names])
+    text = ", ".join(f"`{row.cells[0]}`" for row in rows[:count])
+    return and_more(text, sum(len(row.members) for row in rows[count:]))
 
 
 def in_sequence(texts: Sequence[str]) -> list[str]:
-    """Joins neighbours that count up, and keeps the order of all.
-
-    Args:
-        texts: Texts, in order.
-
-    Returns:
-        Fewer texts.
+    """Joins neighbours that count up, and keeps the order.
 
     Examples:
         >>> in_sequence(["w_0", "w_1", "w_2", "b", "w_1", "w_0"])
@@ -94,12 +107,12 @@ def in_sequence(texts: Sequence[str]) -> list[str]:
     start = 0
     while start < len(members):
         template = members[start][0]
-        same = start + 1
-        while same < len(members) and members[same][0] == template:
-            same += 1
-        run = [(numbers, row) for _, numbers, row in members[start:same]]
-        count = _end_of_run(run, 0)
-        result.append(_join(template, run[:count]).cells[0])
+        stop = start + 1
+        while stop < len(members) and members[stop][0] == template:
+            stop += 1
+        alike = [(numbers, row) for _, numbers, row in members[start:stop]]
+        count = _end_of_run(alike, 0)
+        result.append(_join(template, alike[:count]).cells[0])
         start += count
     return result
 
@@ -111,7 +124,7 @@ def _collapse_once(rows: list[Row]) -> list[Row]:
         groups.setdefault(template, []).append((numbers, row))
     joined: list[Row] = []
     for template, members in groups.items():
-        members.sort(key=lambda one: one[0])
+        members.sort(key=operator.itemgetter(0))
         start = 0
         while start < len(members):
             stop = _end_of_run(members, start)
@@ -121,14 +134,14 @@ def _collapse_once(rows: list[Row]) -> list[Row]:
 
 
 def _parsed(cells: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Cells as text with places for numbers, and the numbers."""
-    pieces = [piece for cell in cells for piece in (*_split(cell), "\0")]
-    template = tuple("\1" if _is_number(p) else p for p in pieces)
-    return template, tuple(int(p) for p in pieces if _is_number(p))
+    r"""Text with places for numbers (`\1`), cells ending in `\0`; and the numbers."""
+    tokens = [token for cell in cells for token in (*_split(cell), "\0")]
+    template = tuple("\1" if _is_number(token) else token for token in tokens)
+    return template, tuple(int(token) for token in tokens if _is_number(token))
 
 
 def _end_of_run(members: list[tuple[tuple[int, ...], Row]], start: int) -> int:
-    """Past the last row that goes on in the same steps of 0 and 1."""
+    """Where the rows stop that count up in the same steps, each number by 0 or 1."""
     steps: tuple[int, ...] | None = None
     stop = start + 1
     while stop < len(members):
@@ -147,18 +160,21 @@ def _join(template: tuple[str, ...], members: list[tuple[tuple[int, ...], Row]])
         return members[0][1]
     first, last = members[0][0], members[-1][0]
     numbers = iter(zip(first, last, strict=True))
-    text = "".join(_span(*next(numbers)) if p == "\1" else p for p in template)
+    text = "".join(
+        _range(*next(numbers)) if token == "\1" else token for token in template
+    )
     indices = sorted(i for _, row in members for i in row.members)
     return Row(tuple(text.split("\0")[:-1]), tuple(indices))
 
 
-def _span(first: int, last: int) -> str:
+def _range(first: int, last: int) -> str:
     return str(first) if first == last else f"{{{first}..{last}}}"
 
 
 def _split(cell: str) -> list[str]:
+    """Splits at numbers; what marks places and ends is replaced by its picture."""
     return _NUMBER.split(cell.replace("\0", "\u2400").replace("\1", "\u2401"))
 
 
-def _is_number(piece: str) -> bool:
-    return _IS_NUMBER.fullmatch(piece) is not None
+def _is_number(token: str) -> bool:
+    return _IS_NUMBER.fullmatch(token) is not None

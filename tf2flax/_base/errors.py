@@ -1,6 +1,6 @@
-"""The exceptions of tf2flax. Imports nothing, so that every layer may raise them.
+"""The exceptions of tf2flax. Imports nothing, so that every folder may raise them.
 
-A message says what was asked, what was found, where, and what to do about it.
+A message says what was asked for, what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class CheckpointError(ValueError):
 
 
 class NotFoundError(CheckpointError):
-    """A checkpoint, or a tensor in one, is not there."""
+    """A checkpoint, or a tensor in one, does not exist."""
 
     __module__ = "tf2flax"
 
@@ -36,8 +36,8 @@ class TensorNotFoundError(NotFoundError, KeyError):  # KeyError keeps Mapping.ge
     Attributes:
         name: The name that was asked for.
         place: The file that was searched.
-        close: The nearest names that the checkpoint does hold, best first.
-        hint: What to do, where more is known than near names.
+        close: The nearest names in the checkpoint, best first.
+        hint: What to do, where more is known than near names; else "".
     """
 
     __module__ = "tf2flax"
@@ -61,7 +61,7 @@ class TensorNotFoundError(NotFoundError, KeyError):  # KeyError keeps Mapping.ge
 class DamagedError(CheckpointError):
     """The bytes of a checkpoint are not what its format or its checksums say.
 
-    Also where it is no longer the one that was opened: the message says so then.
+    Also if it is no longer the checkpoint that was opened: the message says so then.
     """
 
     __module__ = "tf2flax"
@@ -70,22 +70,22 @@ class DamagedError(CheckpointError):
 class ReplacedError(DamagedError):
     """A file is no longer the one that was opened; nothing is damaged.
 
-    No public name: a `DamagedError`, as a missing file or a checksum that differs is,
-    which are what else a reader meets while a checkpoint is being replaced.
+    Not public. A `DamagedError`, as missing files and differing checksums are: these
+    are what a reader can also meet while a checkpoint is being replaced.
     """
 
 
 class UnsupportedError(CheckpointError):
-    """Something recognised that tf2flax refuses to do; the message names it."""
+    """Something that tf2flax recognises and does not support; the message names it."""
 
     __module__ = "tf2flax"
 
 
 class SharedNameError(TensorNotFoundError, UnsupportedError):
-    """Several tensors share a name, so none of them answers to it.
+    """Several tensors of a view share a name, so it stands for none of them.
 
-    A `KeyError` as well, so that `Mapping.get` agrees with `in`. Not public: what it
-    inherits from is. `hint` is the whole message.
+    A `KeyError` as well, so that `Mapping.get` agrees with `in`. Not public; its
+    base classes are. `hint` is the whole message.
     """
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class ReadError(CheckpointError, OSError):
 
 
 class ExistsError(CheckpointError, FileExistsError):
-    """What should be written is there already."""
+    """A file that should be written exists already."""
 
     __module__ = "tf2flax"
 
@@ -113,6 +113,6 @@ class AssignmentError(CheckpointError):
 class MalformedError(Exception):
     """Bytes that do not parse: a short fact, for internal use.
 
-    `_wire` raises it without knowing which file the bytes came from; whoever knows
+    `_formats.wire` raises it without knowing which file the bytes came from; the caller
     turns it into a `DamagedError` that names the place.
     """

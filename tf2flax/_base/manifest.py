@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+from .errors import UnsupportedError
 from .values import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -282,9 +283,9 @@ class Manifest(abc.ABC):
         """Absolute path or URL of the checkpoint, without suffix."""
 
     @property
-    @abc.abstractmethod
     def index_path(self) -> str:
         """The file that lists the tensors, for messages."""
+        return self.prefix
 
     @property
     @abc.abstractmethod
@@ -307,13 +308,13 @@ class Manifest(abc.ABC):
         """Whether several tensors have this name, so that `entry` refuses it."""
         return False
 
-    @abc.abstractmethod
     def hint(self, name: str) -> str:
-        """What to do about a missing name, or a scope that ends in `/`.
+        """Says what to do about a missing name, or a scope that ends in `/`.
 
         Returns:
-            A sentence; "" where near names are all that can be said.
+            Sentences; "" if near names are all that can be said.
         """
+        return ""
 
     @abc.abstractmethod
     def index_damage(self) -> tuple[tuple[str, str], ...]:
@@ -354,6 +355,28 @@ class Manifest(abc.ABC):
     def has_object_graph(self) -> bool:
         """True if an object graph names its tensors, and nothing else may."""
         return False
+
+    def by_variable_name(self) -> Manifest:
+        """The view under the variables' own names.
+
+        Raises:
+            UnsupportedError: These names are the variables' own already.
+        """
+        raise self._no_object_graph()
+
+    def by_object_path(self) -> Manifest:
+        """The view under paths of attributes.
+
+        Raises:
+            UnsupportedError: No object graph has such paths.
+        """
+        raise self._no_object_graph()
+
+    def _no_object_graph(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"`{self.index_path}` holds no object graph, or this is a view of it: "
+            "names are the variables' own already. Use the checkpoint as it is."
+        )
 
     def stored(self) -> StoredNames:
         """The checkpoint below all views, for what is written in its place.

@@ -1,8 +1,8 @@
-"""Memory of host arrays: allocated in one place, and viewed in part without a copy.
+"""Memory of host arrays: the only place that allocates it uninitialised.
 
-Whatever is allocated here holds what was there before until somebody writes it. With
-`TF2FLAX_POISON=1` in the environment it holds 0xFF bytes (NaN, -1) instead, so that a
-test sees what nobody wrote. Imports nothing of the package.
+Such memory holds what was there before until somebody writes it. With
+`TF2FLAX_POISON=1` in the environment it holds 0xFF bytes (NaN, -1) instead, so that
+tests see elements that nobody wrote. Imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-# JAX on CPU takes numpy buffers of this alignment over without a copy (bytes).
+# JAX on CPU uses numpy buffers of this alignment without a copy (bytes).
 ALIGNMENT: Final = 64
-# What small arrays share (bytes).
+# Memory that small arrays share (bytes).
 _BLOCK_NBYTES: Final = 16 << 10
-# What fresh memory is filled with in tests; None leaves it as it is.
+# Fills fresh memory in tests; None leaves it as it is.
 _POISON: Final = 0xFF if os.environ.get("TF2FLAX_POISON") == "1" else None
 
 
@@ -38,7 +38,7 @@ def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Allocates an uninitialised row-major array that JAX on CPU takes over uncopied.
+    """Allocates an uninitialised row-major array that JAX on CPU uses without a copy.
 
     Args:
         shape: Shape of the array.
@@ -54,14 +54,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def shape_only(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of bytes of a shape that takes no memory: for dry runs.
-
-    Args:
-        shape: Its shape.
-
-    Returns:
-        The array; it cannot be written.
-    """
+    """A read-only array of bytes that takes no memory, for dry runs."""
     return np.broadcast_to(np.zeros((), np.uint8), shape)
 
 
@@ -71,15 +64,15 @@ def bytes_of(array: np.ndarray) -> np.ndarray:
 
 
 def view_at(array: np.ndarray, index: tuple[Any, ...]) -> np.ndarray:
-    """Views the part of an array that an index of slices names.
+    """Views a box of an array.
 
-    NumPy gives an element, a copy, where the rank is 0: what is written there is lost.
-    With the dots it gives a view for every rank.
+    Of rank 0, `array[()]` is an element, that is a copy: what is written to it is lost.
+    With an ellipsis, NumPy gives a view for every rank.
 
     Args:
         array: The array.
-        index: Slices, at most one for each axis, as `Box.within` gives them;
-            numbers, None and dots may stand among them.
+        index: Slices, at most one for each axis, as `Box.within` gives them; also
+            numbers, None and an ellipsis.
 
     Returns:
         The view.
@@ -90,14 +83,14 @@ def view_at(array: np.ndarray, index: tuple[Any, ...]) -> np.ndarray:
         >>> scalar
         array(7.)
     """
-    has_dots = any(item is Ellipsis for item in index)
-    return array[index if has_dots else (*index, ...)]
+    has_ellipsis = any(axis is Ellipsis for axis in index)
+    return array[index if has_ellipsis else (*index, ...)]
 
 
 class SmallArrays:
-    """Allocates small arrays as `aligned_empty` does, many from one block.
+    """Allocates small arrays as `aligned_empty` does, many in one block of 16 KiB.
 
-    One that lives on keeps its block alive: some KiB. Not for several threads.
+    An array keeps its whole block alive. Not for several threads.
     """
 
     def __init__(self) -> None:
@@ -108,7 +101,7 @@ class SmallArrays:
     def copy(
         self, shape: tuple[int, ...], dtype: np.dtype, stored: memoryview
     ) -> np.ndarray:
-        """Copies the bytes of an array into memory of its own.
+        """Copies the bytes of an array into new memory.
 
         Args:
             shape: Its shape.

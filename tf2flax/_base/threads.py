@@ -1,4 +1,9 @@
-"""Threads that read, and that stop soon after nobody waits for them any more."""
+"""Threads that read, and that stop soon when nobody waits for them any more.
+
+An interrupt in the main thread must end soon. So whoever runs jobs in `Readers` gives
+them up when an error leaves the block, and what waits for another machine looks at
+`is_given_up` now and then.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ _THREAD: Final = threading.local()
 
 
 def is_given_up() -> bool:
-    """Whether nobody waits any more for what this thread reads."""
+    """True if nobody waits any more for what this thread reads."""
     given_up: threading.Event | None = getattr(_THREAD, "given_up", None)
     return given_up is not None and given_up.is_set()
 
@@ -20,8 +25,8 @@ def is_given_up() -> bool:
 class Readers:
     """Threads that run jobs until the block ends; an error in it gives them up.
 
-    What has not begun then never begins, and reads that wait for another machine stop
-    waiting (`is_given_up`): so an interrupt from the keyboard ends soon.
+    Jobs that have not begun then never begin, and reads that wait for another machine
+    stop waiting.
     """
 
     def __init__(self, count: int) -> None:
@@ -51,31 +56,24 @@ class Readers:
             self.give_up()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-            # An interrupt may find a thread started that the pool does not know of yet.
+            # An interrupt may come when the pool has started a thread and has not noted
+            # it yet: `shutdown` does not wait for that one.
             for thread in self._threads:
                 thread.join()
 
     @property
     def are_given_up(self) -> bool:
-        """Whether nobody waits for them any more."""
+        """True if nobody waits for them any more."""
         return self._given_up.is_set()
 
     def give_up(self) -> None:
-        """Lets reads that are under way stop soon, and none begin."""
+        """Lets running reads stop soon, and others never begin."""
         self._given_up.set()
 
     def submit(
         self, job: Callable[..., None], *arguments: object
     ) -> concurrent.futures.Future[None]:
-        """Runs a job in one of the threads, some time.
-
-        Args:
-            job: The job.
-            arguments: What it is called with.
-
-        Returns:
-            What becomes of it.
-        """
+        """Runs a job in one of the threads, or here if there are none."""
         if self._pool is not None:
             return self._pool.submit(job, *arguments)
         done = concurrent.futures.Future[None]()

@@ -1,6 +1,10 @@
-"""Frozen, validated values that every layer shares: byte ranges, slices, dtypes, specs.
+"""Frozen, validated values that all folders share: byte ranges, boxes, dtypes, specs.
 
-Never reads a byte of a checkpoint and never imports JAX.
+Box((1, 2), (3, 5))        ByteRange(16, 24): bytes 16 to 23 of a file
+0 1 2 3 4 5
+0 . . . . . .              starts (1, 2), stops (3, 5), shape (2, 3)
+1 . . # # # .
+2 . . # # # .
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ MAX_ELEMENTS: Final = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class ByteRange:
-    """Half-open span `[start, stop)` of one data file, in bytes."""
+    """Half-open range `[start, stop)` of one data file, in bytes."""
 
     start: int
     stop: int
@@ -32,13 +36,13 @@ class ByteRange:
 
     @property
     def nbytes(self) -> int:
-        """Length of the span, in bytes."""
+        """Length of the range, in bytes."""
         return self.stop - self.start
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Box:
-    """A box of a tensor: half-open `[start, stop)` along every axis."""
+    """Index ranges of an array: half-open `[start, stop)` along every axis."""
 
     starts: tuple[int, ...]
     stops: tuple[int, ...]
@@ -53,7 +57,7 @@ class Box:
     @staticmethod
     @functools.lru_cache(maxsize=1024)  # many tensors are alike
     def whole(shape: tuple[int, ...]) -> Box:
-        """The box that is all of a tensor of `shape`."""
+        """The box that is all of an array of `shape`."""
         return Box((0,) * len(shape), shape)
 
     @property
@@ -67,15 +71,15 @@ class Box:
         return math.prod(map(operator.sub, self.stops, self.starts))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the box lies within a tensor of `shape`."""
+        """True if the box lies within an array of `shape`."""
         return len(shape) == len(self.stops) and all(
             stop <= dim for stop, dim in zip(self.stops, shape, strict=True)
         )
 
-    def intersection(self, other: Box) -> Box | None:
-        """The box that both share; None where they share no element."""
-        starts = tuple(map(max, self.starts, other.starts))
-        stops = tuple(map(min, self.stops, other.stops))
+    def intersection(self, box: Box) -> Box | None:
+        """The box that both share; None if they share no element."""
+        starts = tuple(map(max, self.starts, box.starts))
+        stops = tuple(map(min, self.stops, box.stops))
         if any(map(operator.ge, starts, stops)):
             return None
         if starts == self.starts and stops == self.stops:
@@ -90,7 +94,7 @@ class Box:
         )
 
     def moved(self, by: tuple[int, ...]) -> Box:
-        """This box, so much further along every axis."""
+        """This box, moved so far along every axis."""
         return Box(
             tuple(map(operator.add, self.starts, by)),
             tuple(map(operator.add, self.stops, by)),
@@ -110,8 +114,8 @@ class StoredDtype:
 
     Attributes:
         name: TensorFlow's name: `float32`, `qint8`, `string`, `variant`, ...
-        numpy: What a read gives; `object` for strings (of `bytes`) and for dtypes that
-            cannot be read.
+        numpy: The dtype that reading gives; `object` for strings (of `bytes`) and for
+            dtypes that cannot be read.
         is_readable: False for `variant` and `resource`, which hold no array.
     """
 
@@ -121,7 +125,7 @@ class StoredDtype:
 
     @property
     def is_string(self) -> bool:
-        """Whether elements are byte strings of varying length."""
+        """True if elements are byte strings of varying length."""
         return self.name == "string"
 
 
@@ -166,7 +170,7 @@ STORED_DTYPES: Final[dict[int, StoredDtype]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Shape and dtype of one tensor: all that matching needs to know of it."""
+    """Shape and dtype of one tensor: all that matching needs of it."""
 
     shape: tuple[int, ...]
     dtype: StoredDtype

@@ -14,8 +14,9 @@ import numpy as np
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty
 from tf2flax._base.values import Box
+from tf2flax._reading.checks import check_readable
 from tf2flax._reading.parts import read_box
-from tf2flax._reading.whole import check_readable, read_entry
+from tf2flax._reading.whole import read_entry
 
 
 def read_index(entry: TensorEntry, index: object) -> Any:
@@ -58,7 +59,7 @@ def _is_integer(item: object) -> bool:
 
 
 def _selects_rows(item: object) -> bool:
-    """Whether an index picks rows by number or by a mask over the first axis alone."""
+    """Tells whether an index picks rows by number, or by a mask of the first axis."""
     if item is None or item is Ellipsis or isinstance(item, slice):
         return False
     array = np.asarray(item)
@@ -136,7 +137,7 @@ def _gather(entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray) -> np.
 
     Args:
         entry: Where the tensor lies.
-        box: The box, with extent 1 along the axes before `axis`.
+        box: The box, of length 1 along the axes before `axis`.
         axis: The axis along which positions are chosen.
         numbers: The positions, ascending.
 
@@ -145,13 +146,14 @@ def _gather(entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray) -> np.
     """
     shape = [*box.shape]
     shape[axis] = len(numbers)
-    parts: list[np.ndarray] = []
+    runs: list[np.ndarray] = []
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for run in np.split(numbers, breaks):
-        if len(run):
+    # numbers  3 4 5  9  12 13   ->   boxes  [3, 6)  [9, 10)  [12, 14)   of the axis
+    for consecutive in np.split(numbers, breaks):
+        if len(consecutive):
             starts, stops = [*box.starts], [*box.stops]
-            starts[axis], stops[axis] = int(run[0]), int(run[-1]) + 1
-            parts.append(read_box(entry, Box(tuple(starts), tuple(stops))))
-    if not parts:
+            starts[axis], stops[axis] = int(consecutive[0]), int(consecutive[-1]) + 1
+            runs.append(read_box(entry, Box(tuple(starts), tuple(stops))))
+    if not runs:
         return empty(tuple(shape), entry.spec.dtype.numpy)
-    return np.concatenate(parts, axis=axis)
+    return np.concatenate(runs, axis=axis)

@@ -23,9 +23,8 @@ from tf2flax._formats.object_graph import (
     places_of_export,
     without_tensors,
 )
+from tf2flax._formats.renamed import RenamedManifest
 from tf2flax._reading.whole import read_entry
-
-from .views import RenamedManifest
 
 
 class ObjectBasedManifest(Manifest):
@@ -61,13 +60,13 @@ class ObjectBasedManifest(Manifest):
         return name in self._base
 
     def hint(self, name: str) -> str:
-        """Tells which view has a name, or a scope that ends in `/`."""
+        """Says which view has a name, or a scope that ends in `/`."""
         try:
             views = (
                 ("by_variable_name()", self.by_variable_name()),
                 ("by_object_path()", self.by_object_path()),
             )
-        except CheckpointError:  # a message does without
+        except CheckpointError:  # the message does without
             return ""
         for verb, view in views:
             if view.is_shared(name):
@@ -202,7 +201,7 @@ class ObjectBasedManifest(Manifest):
         return twins
 
     def _are_equal(self, first: str, second: str) -> bool:
-        """Whether tensors have one dtype, shape and CRC-32C; of slices, all of them."""
+        """Tells whether dtype, shape and CRC-32C are equal; of slices, each CRC-32C."""
         try:
             entries = self._base.entry(first), self._base.entry(second)
         except DamagedError:
@@ -221,7 +220,7 @@ class ObjectBasedManifest(Manifest):
     def _graph_bytes(self) -> bytes:
         entry = self._base.entry(GRAPH_KEY)
         if not entry.spec.dtype.is_string or entry.spec.shape:
-            raise MalformedError("it is no string")
+            raise MalformedError("it is not a string")
         return read_entry(entry).item()
 
     def _damaged_graph(self, error: MalformedError) -> DamagedError:

@@ -11,7 +11,7 @@ import numpy as np
 from tf2flax._base.caller import check_switch
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import Box
-from tf2flax._reading import parts, whole
+from tf2flax._reading import checks, parts, whole
 from tf2flax._storage.lazy import open_view
 
 from . import indexing
@@ -43,7 +43,7 @@ class StoredTensor:
 
     @property
     def entry(self) -> TensorEntry:
-        """Where it lies, for the layers above."""
+        """The entry of the manifest, for the layers above."""
         return self._entry
 
     @property
@@ -58,7 +58,7 @@ class StoredTensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What a read gives; `object` for strings; quantised integers as integers."""
+        """Dtype of what is read: `object` for strings, integers for quantised ones."""
         return self._entry.spec.dtype.numpy
 
     @property
@@ -128,7 +128,7 @@ class StoredTensor:
             >>> view[2:4].T.read().result().shape
             (32, 2)
         """
-        whole.check_whole(self._entry)
+        checks.check_whole(self._entry)
 
         def read(box: Box, out: np.ndarray) -> None:
             parts.read_box_into(self._entry, box, out)
@@ -138,7 +138,7 @@ class StoredTensor:
             self.dtype,
             read,
             subject=f"Tensor `{self.name}`",
-            waits=not whole.is_local(self._entry),
+            waits=not checks.is_local(self._entry),
         )
 
     def __getitem__(self, index: object) -> Any:
@@ -162,7 +162,7 @@ class StoredTensor:
         return indexing.read_index(self._entry, index)
 
     def __len__(self) -> int:
-        """Extent along the first axis."""
+        """Length of the first axis."""
         if not self.shape:
             raise TypeError("len() of unsized object")
         return self.shape[0]

@@ -8,11 +8,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import posixpath
-import threading
 from typing import Any
 
 from tf2flax._base.errors import (
-    CheckpointError,
     DamagedError,
     ReadError,
     ReplacedError,
@@ -30,7 +28,7 @@ class Damage:
 
     Attributes:
         name: The tensor, or the file.
-        message: What is wrong with it, where, and what to do.
+        message: The fact, the place, and what to do.
 
     Examples:
         >>> Damage("a/kernel", "Tensor `a/kernel` is damaged: ...").name
@@ -43,13 +41,13 @@ class Damage:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
         prefix: The checkpoint.
-        num_tensors: How many tensors it lists.
+        num_tensors: Number of tensors that it lists.
         nbytes: Bytes of tensors that were read and checked.
-        damaged: What is wrong: files first, then tensors by name.
+        damaged: Everything that is wrong: files first, then tensors by name.
         unchecked: Tensors that could not be checked, since their dtype holds no array,
             and the names that several tensors share in a view.
 
@@ -68,7 +66,7 @@ class VerificationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if nothing is wrong."""
         return not self.damaged
 
     def raise_for_damage(self) -> None:
@@ -86,10 +84,10 @@ class VerificationReport:
 
     def __str__(self) -> str:
         """The report as text, a line for each thing that is wrong."""
-        found = f"{len(self.damaged)} damaged" if self.damaged else "all well"
+        result = f"{len(self.damaged)} damaged" if self.damaged else "all well"
         lines = [
             f"Checkpoint {self.prefix}: {self.num_tensors} tensors, {self.nbytes} "
-            f"bytes checked: {found}"
+            f"bytes checked: {result}"
         ]
         lines += [f"  {damage.message}" for damage in self.damaged]
         if self.unchecked:
@@ -132,35 +130,28 @@ def verify(
             tensors[name] = Damage(name, str(error))
         except UnsupportedError:
             unchecked.append(name)
-    checked: list[int] = []
-    lock = threading.Lock()
-
-    def report(entry: TensorEntry, error: CheckpointError | None) -> None:
-        with lock:
-            if isinstance(error, UnsupportedError):
-                unchecked.append(entry.name)
-            elif error is not None:
-                tensors[entry.name] = Damage(entry.name, str(error))
-            else:
-                checked.append(entry.nbytes)
-
     total = sum(entry.nbytes for entry in entries)
     with reporting(
         progress, total, f"Verifying {posixpath.basename(manifest.prefix)}"
     ) as advance:
-        check_many(entries, report, advance)
+        errors = check_many(entries, advance)
+    for name, error in errors.items():
+        if isinstance(error, UnsupportedError):
+            unchecked.append(name)
+        else:
+            tensors[name] = Damage(name, str(error))
     files += _foreign_files(entries, tensors)
     return VerificationReport(
         prefix=manifest.prefix,
         num_tensors=len(names),
-        nbytes=sum(checked),
+        nbytes=sum(entry.nbytes for entry in entries if entry.name not in errors),
         damaged=(*files, *(tensors[name] for name in sorted(tensors))),
         unchecked=tuple(sorted(unchecked)),
     )
 
 
 def _ends(entries: list[TensorEntry]) -> dict[DataFile, int]:
-    """Where the last tensor of every data file ends."""
+    """The end of the last tensor in every data file."""
     ends: dict[DataFile, int] = {}
     for entry in entries:
         for piece in entry.pieces:
@@ -171,7 +162,7 @@ def _ends(entries: list[TensorEntry]) -> dict[DataFile, int]:
 
 
 def _reaches(file: DataFile, stop: int) -> bool:
-    """Whether a file is there and not cut; where it is, every tensor in it says so."""
+    """Tells whether a file is there and whole; else every tensor in it says so."""
     try:
         file.check_span(ByteRange(0, stop), subject="The checkpoint")
     except ReplacedError:
@@ -192,12 +183,12 @@ def _foreign_files(
             if piece.data_file is not None and piece.nbytes:
                 is_damaged = entry.name in damaged
                 (differs if is_damaged else fits)[piece.data_file] += 1
-    found: list[Damage] = []
+    foreign: list[Damage] = []
     ends = _ends(entries)
     for file, count in differs.items():
         if count < 2 or fits[file] or not _reaches(file, ends[file]):
             continue
-        found.append(
+        foreign.append(
             Damage(
                 file.path,
                 f"None of the {count} tensors in it fits its checksum: it is the data "
@@ -205,4 +196,4 @@ def _foreign_files(
                 "the index came from.",
             )
         )
-    return found
+    return foreign

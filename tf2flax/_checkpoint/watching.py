@@ -23,8 +23,9 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Piece
 from tf2flax._storage.base import Storage
 
-from .checkpoint import manifest_at
-from .locate import PathLike, latest_in, locate_in, require_listing
+from .locate import locate_in
+from .opening import manifest_at
+from .state import PathLike, latest_in, require_listing
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import KvStore
@@ -85,7 +86,7 @@ def _check_seconds(option: str, value: Any) -> float:
     try:
         is_number = not isinstance(value, (bool, str, bytes, np.ndarray))
         seconds = float(value) if is_number else -1.0
-    except Exception:  # of whatever it is
+    except Exception:  # which the value's own methods raise
         seconds = -1.0
     if not seconds >= 0:  # NaN is not
         raise AssignmentError(
@@ -118,9 +119,9 @@ def _wait_for_new(
 ) -> str | None:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
-        found = _latest(directory)
-        if found is not None:
-            storage, path = found
+        latest = _latest(directory)
+        if latest is not None:
+            storage, path = latest
             prefix = path if storage.is_local else storage.show(path)
             if prefix != last and _is_whole(storage, path):
                 return prefix
@@ -140,7 +141,7 @@ def _latest(directory: PathLike | KvStore) -> tuple[Storage, str] | None:
 
 
 def _is_whole(storage: Storage, path: str) -> bool:
-    """Whether the index parses and every data file is as long as it must be."""
+    """Tells whether the index parses and every data file is as long as it must be."""
     try:
         manifest = manifest_at(locate_in(storage, path))
         last: dict[str, Piece] = {}

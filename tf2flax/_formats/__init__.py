@@ -1,4 +1,20 @@
-"""File families of TensorFlow checkpoints, each parsed into a `Manifest`.
+"""Formats of checkpoints: a file of any of them -> a `Manifest` of names and entries.
 
-No file is opened here: bytes come through what `_checkpoint` gives.
+Knows what bytes mean, and never what a user wants of them: it parses indexes, checks
+what they say, and tells where tensors lie. Only pieces that no one else can read (of V1
+files and HDF5) are read here. Never imports JAX.
+
+Begin with `format`, which says what a format is, and `bundle`, the main one.
+
+- `format`, `recognise`: what a format is; all of them in one tuple, `FORMATS`.
+- `bundle_format`, `bundle`: TensorBundle, the V2 checkpoints of TensorFlow.
+- `v1`: V1 checkpoints, in one file or several.
+- `keras/`: Keras weights in HDF5: files, archives, folders, names of variables.
+- `object_graph`: names and paths of variables in a checkpoint of TF2.
+- `renamed`: the tensors of a manifest under other names, for views.
+- `checks`: shapes, dtypes and slices as several formats check them.
+- `wire/`: bytes <-> values: tables, protobuf messages, strings, checksums.
+
+A new format is a subclass of `Format` and a line in `FORMATS`; the test
+`tests/formats/test_toy_format.py` adds one.
 """

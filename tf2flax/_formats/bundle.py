@@ -23,13 +23,14 @@ from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
 from tf2flax._base.values import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
-from .wire.ordered_code import decode_slice_key, encode_slice_key
-from .wire.protos import (
+from .object_graph import GRAPH_KEY
+from .wire.bundle_messages import (
     BundleEntry,
     BundleHeader,
     parse_bundle_entry,
     parse_bundle_header,
 )
+from .wire.ordered_code import decode_slice_key, encode_slice_key
 from .wire.sstable import Bytes, SSTable
 
 # The header is the value of the empty key, which sorts before every name.
@@ -99,8 +100,13 @@ class BundleManifest(Manifest):
             self._names = tuple(sorted(map(_decode_name, keys)))
         return self._names
 
+    @property
+    def has_object_graph(self) -> bool:
+        """True if the tensor is there that TF2 keeps the object graph in."""
+        return GRAPH_KEY in self
+
     def data_paths(self) -> Iterator[str]:
-        """Paths of the data files, one by one: damaged headers tell of millions."""
+        """Paths of the data files, one by one: damaged headers count millions."""
         count = self._header.num_data_files
         suffixes = (data_file_suffix(number, count) for number in range(count))
         return (self._data_file(suffix).path for suffix in suffixes)
@@ -109,17 +115,13 @@ class BundleManifest(Manifest):
         """Whether a tensor has this name."""
         return isinstance(name, str) and self._value(_encode_name(name)) is not None
 
-    def hint(self, name: str) -> str:
-        """Nothing: names are what they are."""
-        return ""
-
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of the index, and how long data files are; see `Manifest`.
 
         A data file that goes on after the last tensor is another checkpoint's.
         """
-        found = damaged_blocks(self._table, self.index_path)
-        return found or tuple(self._files_that_go_on())
+        damages = damaged_blocks(self._table, self.index_path)
+        return damages or tuple(self._files_that_go_on())
 
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype of one tensor, checked as `entry` checks them."""
@@ -264,7 +266,7 @@ class BundleManifest(Manifest):
         )
 
     def _check_place(self, parsed: BundleEntry, wrong_size: str) -> None:
-        """Checks where bytes are said to lie; `wrong_size` is what is known before."""
+        """Checks the place of bytes; `wrong_size` is a fact about their number."""
         count = self._header.num_data_files
         if not 0 <= parsed.data_file_index < count:
             raise MalformedError(
@@ -287,7 +289,7 @@ class BundleManifest(Manifest):
         for name in self.names:
             try:
                 pieces = self.entry(name).pieces
-            except DamagedError:  # where it lies, nobody knows
+            except DamagedError:  # its bytes may be those that nobody else has
                 return
             for piece in pieces:
                 if piece.data_file is not None:
@@ -302,7 +304,7 @@ class BundleManifest(Manifest):
                 yield (
                     file.path,
                     f"The file has {size} bytes, {size - stop} more than its index "
-                    f"knows of - at `{file.path}`. Copy it again, from where the index "
+                    f"lists - at `{file.path}`. Copy it again, from where the index "
                     "came from.",
                 )
 

@@ -1,4 +1,4 @@
-"""What every format must check: shapes, dtypes, and that slices tile their tensor.
+"""Checks that several formats need: shapes, dtypes, and slices that tile their tensor.
 
 Source: tensorflow/core/framework/tensor_shape.cc, tensor_slice.cc.
 """

@@ -1,9 +1,8 @@
-"""The object graph of a TF2 checkpoint -> what its tensors are called by people.
+"""The object graph of a TF2 checkpoint -> the names that people have for its tensors.
 
 Such a checkpoint stores a variable under the path of attributes that leads to it, and
-the graph, in a tensor of its own, tells the variable's name and every other path. An
-export of Keras 3 stores most variables under two paths. Pure functions: no file is
-opened here.
+the graph, itself a tensor, has the variable's name and every other path. An export of
+Keras 3 stores most variables under two paths. Pure functions: no file is opened here.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto,
 tensorflow/python/checkpoint/trackable_utils.py (keys and how names are escaped),
@@ -20,7 +19,7 @@ from typing import Final, TypeVar
 
 from tf2flax._base.optimizer_names import SLOT_MARKER, VARIABLE_SUFFIX
 
-from .wire.protos import TrackableObject, parse_object_graph, prune_object_graph
+from .wire.graph_messages import TrackableObject, parse_object_graph, prune_object_graph
 
 # The string tensor that holds the graph.
 GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -137,15 +136,15 @@ class ObjectGraph:
 
 
 def names_by_variable(graph: ObjectGraph, stored: Collection[str]) -> Names:
-    """Finds what variables are called, as TensorFlow's name-based reader maps them.
+    """Finds the names of variables, as TensorFlow's name-based reader maps them.
 
     Args:
         graph: The graph.
         stored: Keys that the checkpoint holds.
 
     Returns:
-        Own names (`dense/kernel`, those of slots included) -> keys, more than one
-        where variables share a name. Tensors without a name are left out.
+        Names (`dense/kernel`, those of slots included) -> keys, more than one if
+        variables share a name. Tensors without a name are left out.
     """
     return _collect(
         (attribute.full_name, attribute.checkpoint_key)
@@ -178,7 +177,7 @@ def places_of_export(keys: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def without_tensors(data: bytes, dropped: Collection[str]) -> bytes:
-    """Drops from a graph what a copy of its checkpoint does not hold.
+    """Drops values from a graph that a copy of its checkpoint does not hold.
 
     Without that, TensorFlow would look for tensors that are not there. Objects stay,
     and what they are called.
@@ -212,7 +211,7 @@ def names_by_path(stored: Iterable[str]) -> Names:
         stored: Keys that the checkpoint holds.
 
     Returns:
-        Paths (`model/layer-0/kernel`) -> keys. What is no variable's value (tables,
+        Paths (`model/layer-0/kernel`) -> keys. All but values of variables (tables,
         configurations) is left out. A slot is
         `<variable>/.OPTIMIZER_SLOT/<optimizer>/<slot>`.
 
@@ -228,20 +227,20 @@ def names_by_path(stored: Iterable[str]) -> Names:
 
 
 def _collect(pairs: Iterable[tuple[str, _T]]) -> dict[str, tuple[_T, ...]]:
-    """All that goes with a name, each once, in order."""
-    found: dict[str, dict[_T, None]] = {}
-    for name, one in pairs:
-        found.setdefault(name, {})[one] = None
-    return {name: tuple(all_of_it) for name, all_of_it in found.items()}
+    """The values of each name, every one once, in order."""
+    values: dict[str, dict[_T, None]] = {}
+    for name, value in pairs:
+        values.setdefault(name, {})[value] = None
+    return {name: tuple(distinct) for name, distinct in values.items()}
 
 
 def _unescape(path: str) -> str:
-    return "/".join("".join(_unescaped(part)) for part in path.split("/"))
+    return "/".join("".join(_unescaped(name)) for name in path.split("/"))
 
 
-def _unescaped(part: str) -> Iterator[str]:
-    """A dot stands before a dot, or before an S for a slash, else for itself."""
-    characters = iter(part)
+def _unescaped(name: str) -> Iterator[str]:
+    """The characters of a name: `..` is a dot, `.S` a slash, any other dot itself."""
+    characters = iter(name)
     for character in characters:
         if character != ".":
             yield character

@@ -1,8 +1,8 @@
 """V1 checkpoints: tables of `SavedTensorSlices` -> names and entries.
 
 One file, or several that a pattern matches, each a table: the value of its empty key
-lists the tensors of which it holds parts, every other value is one part. Files are read
-through what `_checkpoint` gives; the values of a tensor only when they are asked for.
+lists the tensors of which it holds slices, every other value is one slice. Files are
+read through `_storage`; the values of a tensor only when they are asked for.
 
 Source: tensorflow/core/util/tensor_slice_reader.cc, tensor_slice_writer.cc,
 saved_tensor_slice.proto.
@@ -28,9 +28,10 @@ from tf2flax._base.memory import view_at
 from tf2flax._base.values import Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
+from .format import Candidate, Format, Location
 from .wire.ordered_code import encode_slice_key
-from .wire.protos import SavedTensor, parse_extents, parse_saved_tensors
-from .wire.sstable import MAX_SNAPPY_RATIO, SSTable
+from .wire.slice_messages import SavedTensor, parse_extents, parse_saved_tensors
+from .wire.sstable import MAX_SNAPPY_RATIO, TABLE_MAGIC, SSTable
 from .wire.tensor_proto import decode_tensor, parse_saved_slice
 
 # The list of tensors is the value of the empty key, which sorts before every other.
@@ -80,7 +81,7 @@ class _StoredSlice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ListedTensor:
-    """What all files together say of one tensor."""
+    """One tensor, as all files together list it."""
 
     dtype_code: int
     spec: TensorSpec
@@ -127,7 +128,7 @@ class TablePiece(EncodedPiece):
         try:
             value = self.table.get(encode_slice_key(key, self.extents))
             if value is None:
-                raise MalformedError(f"its part {self.box} is listed, but not stored")
+                raise MalformedError(f"its slice {self.box} is listed, but not stored")
             saved = parse_saved_slice(value)
             if saved.name != key or parse_extents(saved.extents) != self.extents:
                 raise MalformedError("another tensor's values lie in its place")
@@ -159,6 +160,23 @@ class UntiledPiece(EncodedPiece):
     def read(self, box: Box) -> np.ndarray:
         """Raises a `DamagedError`."""
         raise DamagedError(self.message)
+
+
+class V1Format(Format):
+    """V1 checkpoints: one table, or several that a pattern matches."""
+
+    name = "V1 checkpoint"
+    takes_patterns = True
+
+    def recognise(self, candidate: Candidate) -> bool:
+        """True for every table; that it is one of another format shows when opened."""
+        return candidate.tail == TABLE_MAGIC
+
+    def open(self, location: Location) -> Manifest:
+        """Reads the list of tensors of every file; see `Format`."""
+        storage = location.storage
+        files = [storage.whole_file(path) for path in location.files]
+        return V1Manifest(storage.show(location.path), files)
 
 
 class V1Manifest(Manifest):
@@ -196,11 +214,6 @@ class V1Manifest(Manifest):
         return self._path
 
     @property
-    def index_path(self) -> str:
-        """The file, or the pattern, for messages."""
-        return self._path
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names of all tensors, sorted by code point."""
         return self._names
@@ -208,10 +221,6 @@ class V1Manifest(Manifest):
     def __contains__(self, name: object) -> bool:
         """Whether a tensor has this name."""
         return name in self._listed
-
-    def hint(self, name: str) -> str:
-        """Nothing: names are what they are."""
-        return ""
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of every file; see `Manifest`."""
@@ -223,7 +232,7 @@ class V1Manifest(Manifest):
         )
 
     def entry(self, name: str) -> TensorEntry:
-        """Finds the parts of one tensor.
+        """Finds the slices of one tensor.
 
         Args:
             name: The tensor's key.
@@ -234,7 +243,7 @@ class V1Manifest(Manifest):
 
         Raises:
             TensorNotFoundError: No tensor has this name.
-            DamagedError: A part lies outside of the tensor.
+            DamagedError: A slice lies outside of the tensor.
         """
         listed = self._listed.get(name)
         if listed is None:

@@ -17,8 +17,8 @@ from jax.sharding import Sharding
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.values import Box
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
-from tf2flax._restoring.scheduling import STAGING_NBYTES
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
 
 from .meshes import ProcessLayout, device_boxes, device_processes, split_devices
 from .options import Strategy
@@ -73,7 +73,7 @@ def count_costs(
     for number, boxes_of_leaves in boxes.items():
         key = tuple(boxes_of_leaves.values())  # replicas need the same
         if key not in plans:
-            plans[key] = plan_reading(assignments, boxes_of_leaves, manifest, portions)
+            plans[key] = plan_reads(assignments, boxes_of_leaves, manifest, portions)
         reads = plans[key]
         costs.append(
             ProcessCost(
@@ -140,4 +140,4 @@ def _peak_nbytes(reads: ReadPlan, max_in_flight_bytes: int) -> int:
     """Host memory of a restore at most, besides what stays on the host."""
     total = sum(group.host_nbytes for group in reads.groups)
     bound = max(max_in_flight_bytes, reads.host_nbytes)
-    return min(total, bound) + min(reads.nbytes, STAGING_NBYTES)
+    return min(total, bound) + min(reads.nbytes, reads.tuning.staging_nbytes)

@@ -17,7 +17,9 @@ import jax
 from jax.sharding import Sharding
 
 from tf2flax._assignment.language.grammar import FrozenMap, check_map, freeze_map
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
 
 from .empty_targets import check_init_function
 from .job import (

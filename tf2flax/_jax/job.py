@@ -25,8 +25,11 @@ from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.text import list_names
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike, open_checkpoint
-from tf2flax._restoring.plan_reads import ReadPlan, plan_reading
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
+from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.reads import ReadPlan
 
 from .costs import count_costs
 from .empty_targets import empty_target_error
@@ -95,7 +98,7 @@ class Job:
         """All that this process reads, in the order in which it does."""
         assignments = self.plan.assignments
         limit = self.options.max_in_flight_bytes
-        return plan_reading(
+        return plan_reads(
             assignments,
             {leaf: transfer.boxes for leaf, transfer in self.transfers.items()},
             self.manifest,

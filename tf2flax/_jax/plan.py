@@ -21,7 +21,8 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
-from tf2flax._checkpoint.checkpoint import Checkpoint, PathLike
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.state import PathLike
 
 from .job import (
     Job,

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.values import Box
-from tf2flax._restoring.plan_reads import plan_reading
+from tf2flax._restoring.plan_reads import plan_reads
 
 from .meshes import (
     ProcessLayout,
@@ -202,7 +202,7 @@ def _read_nbytes(
         shapes = tuple(box.shape for box in boxes_of_process)
         if shapes not in by_shapes:
             needed = {assignment.leaf: boxes_of_process}
-            by_shapes[shapes] = plan_reading([assignment], needed, manifest).nbytes
+            by_shapes[shapes] = plan_reads([assignment], needed, manifest).nbytes
         total += by_shapes[shapes]
     return total
 

@@ -19,7 +19,7 @@ from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, reporting
-from tf2flax._restoring.scheduling import run_reads
+from tf2flax._restoring.run_reads import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
 from .agreement import all_or_none

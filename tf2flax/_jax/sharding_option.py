@@ -25,7 +25,7 @@ from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import accepts_arguments
 from tf2flax._base.text import list_names
 from tf2flax._checkpoint.stored_tensor import StoredTensor
-from tf2flax._reading.runs import along_axes
+from tf2flax._reading.strides import along_axes
 
 from .options import ShardingOption
 from .target_leaf import Slot

@@ -6,37 +6,22 @@ pieces and are not compared here.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from tf2flax._base.boxes import distance
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
-from .runs import (
-    LOCAL_READ_NBYTES,
-    REMOTE_READ_NBYTES,
-    AxisView,
-    RunBlock,
-    along_axes,
-    ascending,
-    blocks,
-    rows_around,
-    strided,
-    strides_of,
-)
-from .whole import (
-    check_readable,
-    check_spans,
-    empty_for,
-    read_piece,
-    subject_of,
-    to_native,
-)
+from .checks import check_pieces, check_readable, subject_of
+from .pieces import empty_for, read_piece, to_native
+from .runs import RunBatch, batch_runs
+from .strides import AxisView, along_axes, ascending, rows_around, strided, strides_of
 
 
 def read_box(entry: TensorEntry, box: Box) -> np.ndarray:
@@ -55,51 +40,57 @@ def read_box(entry: TensorEntry, box: Box) -> np.ndarray:
         ReadError: The operating system refuses.
     """
     check_readable(entry)
-    check_spans(entry, box)
+    check_pieces(entry, box)
     out = empty_for(entry, box.shape)
     read_box_into(entry, box, out)
     return out
 
 
-def read_box_into(entry: TensorEntry, box: Box, out: np.ndarray) -> None:
+def read_box_into(
+    entry: TensorEntry, box: Box, out: np.ndarray, tuning: Tuning = DEFAULT_TUNING
+) -> None:
     """Fills an array with a box of one tensor, as `read_box` reads it.
 
     Args:
         entry: Where the tensor lies.
         box: The box, within the tensor.
         out: Array of the box's shape and the tensor's dtype.
+        tuning: How much is read at once.
     """
     for piece in entry.pieces:
         shared = box.intersection(piece.box)
         if shared is None:
             continue
         target = view_at(out, shared.within(box))
-        local = shared.relative_to(piece.box)
-        if not isinstance(piece, Piece):
-            target[...] = piece.read(local)
+        box_in_piece = shared.relative_to(piece.box)
+        if piece.data_file is None:
+            target[...] = piece.read(box_in_piece)
         elif entry.spec.dtype.is_string:
+            # Only the lengths of all strings before one say where it begins.
             strings = read_piece(entry, piece, verify=True)
             whole = Box.whole(strings.shape)
-            target[...] = view_at(strings, local.within(whole))
+            target[...] = view_at(strings, box_in_piece.within(whole))
         else:
-            _fill_region(entry, piece, local, target)
+            strides = strides_of(piece.box.shape)
+            offset = distance(box_in_piece.starts, strides)
+            _read_runs(entry, piece, offset, strides, target, tuning)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Step:
+class _PieceView(NamedTuple):
     """A part of a view that lies in one piece.
 
     Attributes:
         piece: The piece.
-        index: Where the part stands in the view.
-        offset: Its first element, in the piece's row-major order.
-        shape: Its extents.
-        strides: Its steps in the piece.
+        bounds: The part of the view, as slices.
+        offset: Its first element, in the piece's row-major order; of a piece that only
+            its format can read, in that of `box`.
+        shape: Its shape.
+        strides: Its steps there.
         box: What is read of a piece that only its format can read, in its coordinates.
     """
 
     piece: Piece | EncodedPiece
-    index: tuple[slice, ...]
+    bounds: tuple[slice, ...]
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -107,7 +98,11 @@ class _Step:
 
 
 def read_view_into(
-    entry: TensorEntry, offset: int, strides: tuple[int, ...], out: np.ndarray
+    entry: TensorEntry,
+    offset: int,
+    strides: tuple[int, ...],
+    out: np.ndarray,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> None:
     """Fills an array with a strided view of one tensor; checksums are not compared.
 
@@ -116,6 +111,7 @@ def read_view_into(
         offset: The view's first element, in the tensor's row-major order.
         strides: Its steps, in elements.
         out: Array of the view's shape and the tensor's dtype.
+        tuning: How much is read at once.
 
     Raises:
         DamagedError: A data file is missing or short.
@@ -125,33 +121,38 @@ def read_view_into(
     if not out.size:
         return
     check_readable(entry)
-    steps = _steps(entry, offset, out.shape, strides)
-    if steps is None:
+    parts = _split_by_piece(entry, offset, out.shape, strides)
+    if parts is None:
         rows, first = _rows_of(entry, offset, out.shape, strides)
         out[...] = strided(read_box(entry, rows), first, out.shape, strides)
         return
-    for step in steps:
-        target = view_at(out, step.index)
-        if isinstance(step.piece, Piece):
-            step.piece.data_file.check_span(step.piece.span, subject=subject_of(entry))
-            _fill_view(entry, step.piece, step.offset, step.strides, target)
+    for part in parts:
+        target = view_at(out, part.bounds)
+        piece = part.piece
+        piece.check(subject=subject_of(entry))
+        if piece.data_file is not None:
+            _read_runs(entry, piece, part.offset, part.strides, target, tuning)
         else:
-            assert step.box is not None
-            step.piece.check(subject=subject_of(entry))
-            array = step.piece.read(step.box)
-            target[...] = strided(array, step.offset, step.shape, step.strides)
+            assert part.box is not None
+            array = piece.read(part.box)
+            target[...] = strided(array, part.offset, part.shape, part.strides)
 
 
 def count_read_nbytes(
-    entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    entry: TensorEntry,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> int:
     """Counts the bytes that `read_view_into` reads, gaps included.
 
     Args:
         entry: Where the tensor lies.
         offset: The view's first element.
-        shape: Its extents.
+        shape: Its shape.
         strides: Its steps.
+        tuning: How much is read at once.
 
     Returns:
         Bytes; of pieces that only their format can read, those of the elements.
@@ -159,137 +160,159 @@ def count_read_nbytes(
     if 0 in shape:
         return 0
     itemsize = entry.spec.dtype.numpy.itemsize
-    steps = _steps(entry, offset, shape, strides)
-    if steps is None:
+    parts = _split_by_piece(entry, offset, shape, strides)
+    if parts is None:
         rows, _ = _rows_of(entry, offset, shape, strides)
-        own = strides_of(entry.spec.shape)
-        first = sum(a * s for a, s in zip(rows.starts, own, strict=True))
-        return count_read_nbytes(entry, first, rows.shape, own)
-    total = 0
-    for step in steps:
-        if isinstance(step.piece, Piece):
-            size = sum(block.size for block in _blocks(entry, step.piece, step))
+        tensor_strides = strides_of(entry.spec.shape)
+        first = distance(rows.starts, tensor_strides)
+        return count_read_nbytes(entry, first, rows.shape, tensor_strides, tuning)
+    size = 0
+    for part in parts:
+        if part.piece.data_file is not None:
+            size += sum(batch.size for batch in _batches(entry, part, tuning))
         else:
-            assert step.box is not None
-            size = step.box.size
-        total += size * itemsize
-    return total
+            assert part.box is not None
+            size += part.box.size
+    return size * itemsize
 
 
 def _rows_of(
     entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[Box, int]:
-    """The rows that hold a view, and where it begins in them."""
+    """The rows that hold a view, and its first element in them."""
     rows = rows_around(entry.spec.shape, offset, shape, strides)
     return rows, offset - rows.starts[0] * math.prod(entry.spec.shape[1:])
 
 
-def _steps(
+def _split_by_piece(
     entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> list[_Step] | None:
-    """Cuts a view into parts that lie in one piece each.
+) -> list[_PieceView] | None:
+    """Splits a view into parts that lie in one piece each.
 
     Returns:
         The parts; None where axes of the view run across those of a sliced tensor.
     """
     whole = tuple(slice(0, n) for n in shape)
     piece = entry.pieces[0]
-    if isinstance(piece, Piece) and not entry.is_sliced:
-        return [_Step(piece, whole, offset, shape, strides)]
+    if piece.data_file is not None and not entry.is_sliced:
+        return [_PieceView(piece, whole, offset, shape, strides)]
     view = along_axes(entry.spec.shape, offset, shape, strides)
     if view is None:
         return None
     for piece in entry.pieces:
         if view.box.intersection(piece.box) == view.box:
-            if isinstance(piece, Piece):
+            if piece.data_file is not None:
                 first, steps = view.within(piece.box)
-                return [_Step(piece, whole, first, shape, steps)]
+                return [_PieceView(piece, whole, first, shape, steps)]
+            # Only the box around the view is read, and the view taken out of it.
             first, steps = view.within(view.box)
             box = view.box.relative_to(piece.box)
-            return [_Step(piece, whole, first, shape, steps, box)]
+            return [_PieceView(piece, whole, first, shape, steps, box)]
     if view.is_box:
-        return list(_steps_by_piece(entry, view, offset, shape, strides))
-    # It lies in several pieces: the half of it with the longest steps, then the other.
+        return list(_parts_in_pieces(entry, view, offset, shape, strides))
+    return _split_in_halves(entry, offset, shape, strides)
+
+
+def _split_in_halves(
+    entry: TensorEntry, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> list[_PieceView] | None:
+    """Splits a view in two until each part lies in one piece, or is a box of it.
+
+    For views of which two axes run along the same axis of the tensor, such as windows
+    of it; no box of them is a box of the tensor.
+    """
+    # Across the longest steps, so that halves lie apart in the tensor.
     axis = max(range(len(shape)), key=lambda a: (shape[a] > 1) * abs(strides[a]))
-    half = shape[axis] // 2
-    result: list[_Step] = []
-    for low, high in ((0, half), (half, shape[axis])):
-        own = (*shape[:axis], high - low, *shape[axis + 1 :])
-        parts = _steps(entry, offset + low * strides[axis], own, strides)
+    middle = shape[axis] // 2
+    result: list[_PieceView] = []
+    for start, stop in ((0, middle), (middle, shape[axis])):
+        half = (*shape[:axis], stop - start, *shape[axis + 1 :])
+        parts = _split_by_piece(entry, offset + start * strides[axis], half, strides)
         if parts is None:
             return None
         for part in parts:
-            span = part.index[axis]
-            moved = slice(span.start + low, span.stop + low)
-            index = (*part.index[:axis], moved, *part.index[axis + 1 :])
-            result.append(dataclasses.replace(part, index=index))
+            along = part.bounds[axis]
+            moved = slice(along.start + start, along.stop + start)
+            bounds = (*part.bounds[:axis], moved, *part.bounds[axis + 1 :])
+            result.append(part._replace(bounds=bounds))
     return result
 
 
-def _steps_by_piece(
+def _parts_in_pieces(
     entry: TensorEntry,
     view: AxisView,
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-) -> Iterator[_Step]:
-    """The part of a view in each piece, where that is a box of the view."""
+) -> Iterator[_PieceView]:
+    """The part of a view in each piece, where that is a box of the view.
+
+    ::
+
+        pieces of the tensor      every second column      parts of the view
+        +-----+-------+           .x.x.|x.x.x.x            +---+-----+
+        |  0  |   1   |           .x.x.|x.x.x.x            | 0 |  1  |
+        +-----+-------+                                    +---+-----+
+    """
     whole = Box.whole(shape)
     for piece in entry.pieces:
         part = view.part_in(piece.box, shape)
         if part is None:
             continue
         first = offset + distance(part.starts, strides)
-        inner = along_axes(entry.spec.shape, first, part.shape, strides)
-        assert inner is not None
-        box, shared = piece.box, None
-        if not isinstance(piece, Piece):
-            box, shared = inner.box, inner.box.relative_to(piece.box)
-        place, steps = inner.within(box)
-        yield _Step(piece, part.within(whole), place, part.shape, steps, shared)
+        part_view = along_axes(entry.spec.shape, first, part.shape, strides)
+        assert part_view is not None
+        origin, box = piece.box, None
+        if piece.data_file is None:
+            origin, box = part_view.box, part_view.box.relative_to(piece.box)
+        first, steps = part_view.within(origin)
+        yield _PieceView(piece, part.within(whole), first, part.shape, steps, box)
 
 
-def _blocks(entry: TensorEntry, piece: Piece, step: _Step) -> Iterator[RunBlock]:
-    offset, strides, turned = ascending(
-        step.offset, step.strides, shape_only(step.shape)
-    )
-    return blocks(
-        offset, turned.shape, strides, entry.spec.dtype.numpy.itemsize, _cost(piece)
-    )
+def _batches(
+    entry: TensorEntry, part: _PieceView, tuning: Tuning
+) -> Iterator[RunBatch]:
+    """The runs that are read of a piece, without reading them."""
+    piece, out = part.piece, shape_only(part.shape)
+    assert piece.data_file is not None
+    offset, strides, out = ascending(part.offset, part.strides, out)
+    return _batch_runs(entry, piece, offset, strides, out, tuning)
 
 
-def _cost(piece: Piece) -> int:
-    """What one more read costs, as bytes."""
-    return LOCAL_READ_NBYTES if piece.data_file.is_local else REMOTE_READ_NBYTES
-
-
-def _fill_region(entry: TensorEntry, piece: Piece, box: Box, out: np.ndarray) -> None:
-    """Fills an array with a box of one piece, in the piece's own coordinates."""
-    strides = strides_of(piece.box.shape)
-    offset = distance(box.starts, strides)
-    _fill_view(entry, piece, offset, strides, out)
-
-
-def _fill_view(
+def _batch_runs(
     entry: TensorEntry,
     piece: Piece,
     offset: int,
     strides: tuple[int, ...],
     out: np.ndarray,
+    tuning: Tuning,
+) -> Iterator[RunBatch]:
+    cost_nbytes = tuning.read_cost_of(is_local=piece.data_file.is_local)
+    itemsize = entry.spec.dtype.numpy.itemsize
+    return batch_runs(offset, out.shape, strides, itemsize, cost_nbytes, tuning)
+
+
+def _read_runs(
+    entry: TensorEntry,
+    piece: Piece,
+    offset: int,
+    strides: tuple[int, ...],
+    out: np.ndarray,
+    tuning: Tuning,
 ) -> None:
-    """Fills an array with a strided view of one piece, counted in elements."""
+    """Fills an array with a strided view of one piece, counted in its elements."""
     offset, strides, out = ascending(offset, strides, out)
     itemsize = entry.spec.dtype.numpy.itemsize
-    for block in blocks(offset, out.shape, strides, itemsize, _cost(piece)):
-        target = view_at(out, block.index)
-        is_direct = block.is_exact and target.flags.c_contiguous
-        buffer = target if is_direct else aligned_empty((block.size,), out.dtype)
-        first = piece.span.start
+    for batch in _batch_runs(entry, piece, offset, strides, out, tuning):
+        target = view_at(out, batch.index)
+        # Without gaps, and where the array lies as the file: no copy in between.
+        is_direct = batch.is_exact and target.flags.c_contiguous
+        buffer = target if is_direct else aligned_empty((batch.size,), out.dtype)
         piece.data_file.read_runs_into(
-            [first + start * itemsize for start in block.starts],
+            [piece.span.start + start * itemsize for start in batch.starts],
             bytes_of(buffer).data,
             subject=subject_of(entry),
         )
         to_native(buffer, entry)
         if not is_direct:
-            target[...] = strided(buffer, 0, block.shape, block.strides)
+            target[...] = strided(buffer, 0, batch.shape, batch.strides)

@@ -1,180 +1,142 @@
-"""Where elements of tensors go: parts of host arrays, filled chunk by chunk.
+"""Parts of leaves that views of tensors fill: casts on the way, and what does not fit.
 
-Casts and scatters; reads nothing.
+Reads nothing; scattering itself is `_reading.destinations`.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+
 import numpy as np
 
-from tf2flax._base.boxes import boxes_in_run, distance
 from tf2flax._base.dtypes import Misfits, cast_into, forced_cast
 from tf2flax._base.memory import view_at
 from tf2flax._base.values import Box
-from tf2flax._reading.runs import strided, strides_of
+from tf2flax._reading.destinations import Destination
 
 
-class Destination:
-    """A part of a host array that a view of a tensor fills.
+class MisfitCounter:
+    """Values that do not fit the dtypes of leaves, counted from several threads."""
+
+    def __init__(self) -> None:
+        self._misfits: dict[str, Misfits] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def by_leaf(self) -> Mapping[str, Misfits]:
+        """What does not fit, by name of the leaf."""
+        return self._misfits
+
+    def add(self, leaf: str, misfits: Misfits) -> None:
+        """Adds those of a part of a leaf."""
+        with self._lock:
+            before = self._misfits.get(leaf)
+            self._misfits[leaf] = misfits.joined(before) if before else misfits
+
+
+class LeafBox:
+    """A box of a leaf, and the array that holds it.
 
     Attributes:
-        leaf: Name of the leaf; "" where the array is no leaf's.
-        low: The view's lowest element, in the tensor's row-major order.
-        high: The element behind its highest one.
+        leaf: Name of the leaf.
+        box: The box.
+        array: Array of its shape and the leaf's dtype.
     """
 
-    __slots__ = (
-        "_casts", "_flat", "_offset", "_origin", "_out", "_row_span", "_strides",
-        "high", "leaf", "low",
-    )  # fmt: skip
+    __slots__ = ("_is_forced", "_misfits", "array", "box", "leaf")
 
     def __init__(
         self,
         leaf: str,
-        out: np.ndarray,
+        box: Box,
+        array: np.ndarray,
+        misfits: MisfitCounter,
+        *,
+        is_forced: bool,
+    ) -> None:
+        """Takes an array.
+
+        Args:
+            leaf: Name of the leaf.
+            box: The box.
+            array: Array of its shape.
+            misfits: Takes values that do not fit.
+            is_forced: True if the last cast may change values.
+        """
+        self.leaf = leaf
+        self.box = box
+        self.array = array
+        self._misfits = misfits
+        self._is_forced = is_forced
+
+    def part(self, box: Box) -> np.ndarray:
+        """Views the part of the array that holds a box of the leaf, within this one."""
+        return (
+            self.array if box == self.box else view_at(self.array, box.within(self.box))
+        )
+
+    def put(
+        self,
+        elements: np.ndarray,
+        part: np.ndarray,
+        *,
+        casts: tuple[np.dtype, ...],
+        origin: tuple[int, ...],
+    ) -> None:
+        """Casts elements into a part of the array.
+
+        Args:
+            elements: What was read.
+            part: A view of the array, of the same shape.
+            casts: Dtypes that the elements go through before the leaf's own.
+            origin: Position of the part's first element in the leaf.
+        """
+        for dtype in casts:
+            elements = forced_cast(elements, dtype)
+        misfits = cast_into(elements, part, is_forced=self._is_forced, origin=origin)
+        if misfits:
+            self._misfits.add(self.leaf, misfits)
+
+
+class LeafDestination(Destination):
+    """A part of a leaf that a view of a tensor fills, cast on the way."""
+
+    __slots__ = ("_casts", "_leaf_box", "_origin")
+
+    def __init__(
+        self,
+        leaf_box: LeafBox,
+        shared: Box,
         stored: np.dtype,
         *,
         offset: int,
         strides: tuple[int, ...],
-        casts: tuple[np.dtype, ...] = (),
-        origin: tuple[int, ...] = (),
+        casts: tuple[np.dtype, ...],
     ) -> None:
-        """Says where a view goes.
+        """Takes a part of an array.
 
         Args:
-            leaf: Name of the leaf.
-            out: Array of the view's shape, not empty.
+            leaf_box: The array.
+            shared: The box of the leaf that the view fills, within that of the array.
             stored: Dtype of the tensor.
-            offset: The view's first element, in the tensor's row-major order.
+            offset: The view's first element, in the order in which elements come in.
             strides: Its steps, in elements.
-            casts: Dtypes that the elements go through before the array's own.
-            origin: Where the array's first element lies in the leaf.
+            casts: Dtypes that the elements go through before the leaf's own.
         """
-        moves = [(n - 1) * s for n, s in zip(out.shape, strides, strict=True)]
-        self.leaf = leaf
-        self.low = offset + sum(move for move in moves if move < 0)
-        self.high = offset + sum(move for move in moves if move > 0) + 1
-        self._out = out
-        self._offset = offset
-        self._strides = strides
-        self._casts = casts
-        self._origin = origin or (0,) * out.ndim
-        is_run = self.high - self.low == out.size and out.flags.c_contiguous
-        is_plain = not casts and out.dtype == stored
-        # A view of one element may have any strides.
-        is_in_order = out.size == 1 or all(
-            n == 1 or s == own
-            for n, s, own in zip(out.shape, strides, strides_of(out.shape), strict=True)
+        super().__init__(
+            leaf_box.part(shared),
+            offset=offset,
+            strides=strides,
+            is_plain=not casts and leaf_box.array.dtype == stored,
         )
-        self._flat = out.reshape(-1) if is_run and is_plain and is_in_order else None
-        # Elements that a row spans, where rows lie behind each other; else 0.
-        self._row_span = 0
-        if out.ndim and min(strides) > 0:
-            span = 1 + sum(moves[1:])
-            self._row_span = span if span <= strides[0] else 0
+        self._leaf_box = leaf_box
+        self._origin = shared.starts
+        self._casts = casts
 
-    def direct(self, start: int, stop: int) -> np.ndarray | None:
-        """The array's own memory for a run of elements, to be read into.
-
-        Args:
-            start: First element.
-            stop: The element behind the last.
-
-        Returns:
-            A contiguous array of one axis; None where they are not stored here as they
-            are.
-        """
-        if self._flat is None or start < self.low or stop > self.high:
-            return None
-        return self._flat[start - self.low : stop - self.low]
-
-    def take(
-        self, start: int, elements: np.ndarray, *, is_forced: bool
-    ) -> Misfits | None:
-        """Takes what belongs here out of a run of elements.
-
-        Args:
-            start: The run's first element.
-            elements: The run, an array of one axis.
-            is_forced: Whether casts may change values.
-
-        Returns:
-            Values that do not fit the array's dtype; None where all do.
-        """
-        stop = start + elements.size
-        if self._flat is not None:
-            low, high = max(start, self.low), min(stop, self.high)
-            self._flat[low - self.low : high - self.low] = elements[
-                low - start : high - start
-            ]
-            return None
-        rows = self._whole_rows(start, stop)
-        if rows is not None:
-            first = self._offset + rows.start * self._strides[0] - start
-            shape = (len(rows), *self._out.shape[1:])
-            return put(
-                strided(elements, first, shape, self._strides),
-                self._out[rows.start : rows.stop],
-                casts=self._casts,
-                origin=(self._origin[0] + rows.start, *self._origin[1:]),
-                is_forced=is_forced,
-            )
-        whole = Box.whole(self._out.shape)
-        misfits: Misfits | None = None
-        for box in boxes_in_run(self._offset, whole.stops, self._strides, start, stop):
-            first = self._offset + distance(box.starts, self._strides) - start
-            found = put(
-                strided(elements, first, box.shape, self._strides),
-                view_at(self._out, box.within(whole)),
-                casts=self._casts,
-                origin=box.moved(self._origin).starts,
-                is_forced=is_forced,
-            )
-            misfits = joined(misfits, found)
-        return misfits
-
-    def _whole_rows(self, start: int, stop: int) -> range | None:
-        """The rows that lie in a run of elements; None where it cuts one of them."""
-        if not self._row_span:
-            return None
-        step, count = self._strides[0], self._out.shape[0]
-        begun = (start - self._offset - self._row_span) // step + 1
-        first = -((self._offset - start) // step)
-        ended = (stop - self._offset - self._row_span) // step + 1
-        last = -((self._offset - stop) // step)
-        first, begun = max(first, 0), max(begun, 0)
-        last, ended = min(last, count), min(ended, count)
-        is_cut = begun != first or ended != last
-        return None if is_cut or first >= last else range(first, last)
-
-
-def put(
-    array: np.ndarray,
-    out: np.ndarray,
-    *,
-    casts: tuple[np.dtype, ...],
-    origin: tuple[int, ...],
-    is_forced: bool,
-) -> Misfits | None:
-    """Casts an array into a part of a leaf.
-
-    Args:
-        array: What was read.
-        out: The part.
-        casts: Dtypes that the elements go through before the leaf's own.
-        origin: Where the part's first element lies in the leaf.
-        is_forced: Whether the last cast may change values.
-
-    Returns:
-        Values that do not fit; None where all do.
-    """
-    for dtype in casts:
-        array = forced_cast(array, dtype)
-    return cast_into(array, out, is_forced=is_forced, origin=origin)
-
-
-def joined(first: Misfits | None, second: Misfits | None) -> Misfits | None:
-    """Joins what two parts of a leaf found, if anything."""
-    if first is None or second is None:
-        return first or second
-    return first.joined(second)
+    def put(
+        self, elements: np.ndarray, part: np.ndarray, origin: tuple[int, ...]
+    ) -> None:
+        """Casts elements into a part of the array."""
+        in_leaf = tuple(a + b for a, b in zip(self._origin, origin, strict=True))
+        self._leaf_box.put(elements, part, casts=self._casts, origin=in_leaf)

@@ -10,13 +10,10 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Final
 
 from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
-
-# Portions that are in flight side by side, being read or copied.
-PORTIONS_IN_FLIGHT: Final = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +30,11 @@ class Portions:
 
 
 def cut_in_portions(
-    view: StridedView, boxes: Sequence[Box], itemsize: int, max_in_flight_bytes: int
+    view: StridedView,
+    boxes: Sequence[Box],
+    itemsize: int,
+    max_in_flight_bytes: int,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> Portions | None:
     """Cuts what is needed of a leaf along the axis that the file runs through last.
 
@@ -43,6 +44,7 @@ def cut_in_portions(
         itemsize: Bytes of an element of the leaf.
         max_in_flight_bytes: Bytes that may be on the host at once: of several portions,
             unless one index takes more.
+        tuning: Number of portions that are in flight side by side.
 
     Returns:
         The portions; None where one is enough, or where the view is not all of a
@@ -61,6 +63,7 @@ def cut_in_portions(
     if axis is None or nbytes <= max_in_flight_bytes:
         return None
     edges = sorted({edge for b in boxes for edge in (b.starts[axis], b.stops[axis])})
+    portion_nbytes = max_in_flight_bytes // tuning.portions_in_flight
     portions: list[tuple[Box, ...]] = []
     cuts: set[int] = set()
     for low, high in itertools.pairwise(edges):
@@ -68,7 +71,7 @@ def cut_in_portions(
         size = sum(box.size // box.shape[axis] for box in own)
         if not size:
             continue
-        step = max(1, max_in_flight_bytes // PORTIONS_IN_FLIGHT // (size * itemsize))
+        step = max(1, portion_nbytes // (size * itemsize))
         for start in range(low, high, step):
             stop = min(start + step, high)
             portions.append(tuple(_between(box, axis, start, stop) for box in own))

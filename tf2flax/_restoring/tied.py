@@ -16,6 +16,7 @@ from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.manifest import Manifest, have_equal_checksums
 from tf2flax._base.memory import empty
+from tf2flax._base.text import and_more
 from tf2flax._base.values import Box
 from tf2flax._reading.whole import read_entry
 
@@ -52,9 +53,8 @@ def describe_ties(resolution: Resolution, manifest: Manifest) -> str:
                 f"leaf `{tie.leaf}` is filled from `{read.source}`, and not from "
                 f"{', '.join(others)}"
             )
-    more = len(sentences) - _MAX_SHOWN
     text = "; ".join(sentences[:_MAX_SHOWN])
-    return f"{text}; and {more} more" if more > 0 else text
+    return and_more(text, len(sentences) - _MAX_SHOWN, separator="; ")
 
 
 def warn_of_ties(differing: str) -> None:

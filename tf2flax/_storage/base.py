@@ -69,7 +69,7 @@ class Storage(Protocol):
     def matches(self, pattern: str) -> list[str]:
         """Paths that a pattern (`*`, `?`, `[...]`) matches, sorted; or itself.
 
-        Folders that exist are not patterns, whatever their names.
+        A folder that exists is not a pattern, even if its name looks like one.
 
         Raises:
             UnsupportedError: The store cannot list.

@@ -8,7 +8,7 @@ from typing import Final
 from tf2flax._base.errors import DamagedError, ReadError
 from tf2flax._base.values import ByteRange
 
-# First bytes of what lies in a checkpoint's place when something else was downloaded.
+# First bytes of files that are often downloaded instead of a checkpoint's.
 _WRONG_FILES: Final = (
     (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull`."),
     (b"<!doctype html", "an HTML page", "Download the file itself."),
@@ -20,7 +20,7 @@ class OutOfRangeError(Exception):
     """A store was asked for more than a file has.
 
     Attributes:
-        size: Bytes that the file has; None where the store does not tell.
+        size: Bytes that the file has; None where the store does not say.
     """
 
     def __init__(self, text: str) -> None:

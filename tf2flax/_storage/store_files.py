@@ -1,7 +1,7 @@
 """Keys of a store as files of a checkpoint: indexes and data files.
 
-A store gives every value of a key a generation, which tells whether it still is what it
-was. Reads are ranged, of bounded size and number, and end after a time.
+A store gives every value of a key a generation, by which a changed value is noticed.
+Reads are ranged, of bounded size and number, and end after a time.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class StoreFile:
         return False
 
     def size(self) -> int | None:
-        """None: stores do not tell."""
+        """None: a store does not say how long a value is."""
         return None
 
     def head(self) -> bytes:
@@ -240,8 +240,8 @@ class StoreFile:
     def check_span(self, span: ByteRange, *, subject: str) -> None:
         """Checks that the file is long enough, where much depends on it.
 
-        Asks for the last byte, since stores do not tell how long a value is. What one
-        request would read is not worth asking.
+        Asks for the last byte, since a store does not say how long a value is. For what
+        one request would read, it is not worth it.
         """
         if span.nbytes <= REQUEST_NBYTES or span.stop <= self._min_nbytes:
             return

@@ -69,7 +69,7 @@ def storage_of(
     except Exception as error:
         if "unsupported URL scheme" in str(error):
             raise UnsupportedError(
-                f"tensorstore knows no {url[0]} URLs - in `{text}`. "
+                f"tensorstore does not know {url[0]} URLs - in `{text}`. "
                 "Copy the checkpoint's files to a local directory."
             ) from error
         raise ReadError(f"Cannot open `{text}`: {store_reason(error)}.") from error

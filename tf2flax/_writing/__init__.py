@@ -1,1 +1,16 @@
-"""Trees to files."""
+"""`save_checkpoint`, trees -> files, and map files. Reads and restores nothing itself.
+
+Begin with `save.py`. All that is given is checked first (`NewTensor`), then arrays are
+fetched and written one by one.
+
+- `save.py`: the public function: options, files, warnings.
+- `trees.py`, `arrays.py`, `device_arrays.py`, `slicing.py`: what a caller saves ->
+  `NewTensor`s, which `new_tensors.py` defines.
+- `by_plan.py`: the same by the map of a plan, backwards; `backwards.py` puts each
+  tensor together from leaves; `stale.py` warns about copies that no longer belong to
+  what is written.
+- `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
+  file `checkpoint`.
+- `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`
+  know the text, and no file.
+"""

@@ -1,4 +1,16 @@
-"""Tensors put together from leaves, for what is written."""
+"""Leaves of a plan -> the tensors that they came from, one after the other.
+
+Each leaf is fetched once, scattered over its tensors and dropped after the last:
+
+    leaf w [3, 2]  (= stack of l_0/w, l_1/w, l_2/w)
+        | scatter_value
+        +-> contribution to l_0/w [2]
+        +-> contribution to l_1/w [2]        each with a mask of what it covers
+        +-> contribution to l_2/w [2]        (None: everything)
+
+Contributions of several leaves to one tensor are merged; where they overlap, they must
+be equal. Elements that no leaf covers are read from the checkpoint again.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +47,18 @@ from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import TensorSpec
 from tf2flax._reading.whole import read_entry
 
+# Contributions to tensors, by stored name.
+_Contributions = dict[str, list[Contribution]]
+
 
 class TensorWriter:
-    """Tensors put together from leaves, of which each is fetched once and then dropped.
+    """Puts tensors together from leaves, each of which is fetched once and dropped.
 
-    What a leaf says is kept until the last of its tensors has been asked for. Where
-    variables are stored in two places, the second ones are other tensors: their leaves
-    are fetched again, since places of one variable may be far apart.
+    The contributions of a leaf are kept until the last of its tensors has been asked
+    for. Where variables are stored in two places, leaves are fetched again for the
+    second ones, since the places of one variable may be far apart in the file.
 
-    A tied leaf counts as one for each of its tensors.
+    A tied leaf counts as a leaf for each of its tensors.
     """
 
     def __init__(
@@ -62,17 +77,18 @@ class TensorWriter:
         self._fetch = fetch
         self._spec_of = spec_lookup(inverse.view)
         self._groups_of: dict[str, list[int]] = {}
-        # Which of the places of its variable a stored tensor is.
+        # Which of the places of its variable a stored tensor is: 0 for the first.
         self._turn_of: dict[str, int] = {}
         self._groups = groups
-        # Both by the number of the group and the turn.
-        self._left: collections.Counter[tuple[int, int]] = collections.Counter()
-        self._shares: dict[tuple[int, int], dict[str, list[Contribution]]] = {}
+        # By the number of the group and the turn: how many tensors have not been asked
+        # for, and the contributions to them, by stored name.
+        self._num_left: collections.Counter[tuple[int, int]] = collections.Counter()
+        self._contributions: dict[tuple[int, int], _Contributions] = {}
         for number, group in enumerate(groups):
             variables = dict.fromkeys(map(self._stored.places, group[0].sources))
             for places in variables:
                 for turn, place in enumerate(places):
-                    self._left[number, turn] += 1
+                    self._num_left[number, turn] += 1
                     self._turn_of[place] = turn
                     self._groups_of.setdefault(place, []).append(number)
 
@@ -80,7 +96,7 @@ class TensorWriter:
         """Puts one tensor together; each may be asked for once.
 
         The checkpoint is read again only where casts may have lost something, and for
-        elements that no leaf tells.
+        elements that no leaf covers.
 
         Args:
             name: Its stored name.
@@ -96,48 +112,47 @@ class TensorWriter:
         entry = self._stored.manifest.entry(name)
         leaf_values = self._leaf_values(name, entry)
         if not all(leaf_value.is_reversible for leaf_value in leaf_values):
-            return self._settled(entry, leaf_values)
-        out: np.ndarray | None = None
-        known: np.ndarray | None = None
-        leaves: list[str] = []
+            return self._settle(entry, leaf_values)
+        merged = _MergedValue(name)
         for leaf_value in leaf_values:
-            leaves.append(leaf_value.leaf)
             value = uncast_value(leaf_value)
-            if value is None:  # tells which element it is
-                return self._settled(entry, leaf_values)
-            out, known = _merged(out, known, value, leaf_value.mask, name, leaves)
-        assert out is not None
-        if known is None or known.all():
-            return np.ascontiguousarray(out)
-        return np.where(known, out, read_entry(entry))
+            if value is None:  # settling finds the element that does not fit
+                return self._settle(entry, leaf_values)
+            merged.add(leaf_value.leaf, value, leaf_value.mask)
+        assert merged.value is not None
+        if merged.covered is None or merged.covered.all():
+            return np.ascontiguousarray(merged.value)
+        return np.where(merged.covered, merged.value, read_entry(entry))
 
     def _leaf_values(self, name: str, entry: TensorEntry) -> list[LeafValue]:
-        """What leaves say about one tensor, each with the casts of loading it."""
+        """The values of one tensor in leaves, each with the casts of loading it."""
         leaf_values: list[LeafValue] = []
         for number in self._groups_of[name]:
             assignment = self._groups[number][0]
             try:
-                shares = self._shares_of(number, name)
+                contributions = self._take_contributions(number, name)
             except _CannotWriteError as error:
                 raise AssignmentError(
                     f"Leaf `{assignment.leaf}` cannot be written as `{name}`: {error}"
                 ) from error
             stored = entry.spec.dtype.numpy
-            leaf_values += [_leaf_value(assignment, stored, share) for share in shares]
+            leaf_values += [
+                _leaf_value(assignment, stored, contribution)
+                for contribution in contributions
+            ]
         return leaf_values
 
-    def _settled(
+    def _settle(
         self, entry: TensorEntry, leaf_values: Sequence[LeafValue]
     ) -> np.ndarray:
-        """The tensor as the checkpoint has it, but for what leaves have changed."""
+        """The stored tensor, except for elements that leaves have changed."""
         stored = np.require(read_entry(entry), requirements=["C", "W"])
         conflict = settle_values(stored, leaf_values)
         if conflict is None:
             return stored
         if conflict.leaf is None:
-            raise _disagreement(
-                entry.name, [leaf_value.leaf for leaf_value in leaf_values]
-            )
+            leaves = [leaf_value.leaf for leaf_value in leaf_values]
+            raise _disagreement(entry.name, leaves)
         culprit = next(
             leaf_value for leaf_value in leaf_values if leaf_value.leaf == conflict.leaf
         )
@@ -146,41 +161,97 @@ class TensorWriter:
             f"{_misfit(conflict, culprit, entry.spec)}"
         )
 
-    def _shares_of(self, number: int, name: str) -> list[Contribution]:
-        group = self._groups[number]
+    def _take_contributions(self, number: int, name: str) -> list[Contribution]:
+        """Contributions of a group of leaves to one tensor; dropped here."""
         turn = self._turn_of[name]
         key = number, turn
-        if key not in self._shares:
-            value, mask = join_group(group, self._fetch, self._spec_of)
-            found: dict[str, list[Contribution]] = {}
-            try:
-                shares = scatter_value(group[0].expression, value, mask, self._spec_of)
-            except AssignmentError as error:
-                raise _CannotWriteError(str(error)) from error
-            for share in shares:
-                if place := self._stored.places(share.name)[turn : turn + 1]:
-                    found.setdefault(place[0], []).append(share)
-            self._shares[key] = found
-        shares = self._shares[key].pop(name)
-        self._left[key] -= 1
-        if not self._left[key]:
-            del self._shares[key]
-        return shares
+        if key not in self._contributions:
+            self._contributions[key] = self._scatter_group(number, turn)
+        contributions = self._contributions[key].pop(name)
+        self._num_left[key] -= 1
+        if not self._num_left[key]:
+            del self._contributions[key]
+        return contributions
+
+    def _scatter_group(self, number: int, turn: int) -> _Contributions:
+        """Fetches a group of leaves, and scatters it over its tensors of one turn."""
+        group = self._groups[number]
+        value, mask = join_group(group, self._fetch, self._spec_of)
+        try:
+            contributions = scatter_value(
+                group[0].expression, value, mask, self._spec_of
+            )
+        except AssignmentError as error:
+            raise _CannotWriteError(str(error)) from error
+        by_place: _Contributions = {}
+        for contribution in contributions:
+            places = self._stored.places(contribution.name)
+            if turn < len(places):
+                by_place.setdefault(places[turn], []).append(contribution)
+        return by_place
 
 
 class _CannotWriteError(Exception):
-    """Why the value of a leaf cannot be written."""
+    """The reason why the value of a leaf cannot be written."""
+
+
+class _MergedValue:
+    """The value of a tensor, to which leaves contribute one after the other.
+
+    Attributes:
+        value: What they contribute together; None before the first.
+        covered: True where an element is covered; None where all are.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.value: np.ndarray | None = None
+        self.covered: np.ndarray | None = None
+        self._name = name
+        self._leaves: list[str] = []
+
+    def add(self, leaf: str, value: np.ndarray, mask: np.ndarray | None) -> None:
+        """Adds a contribution; elements that are covered twice must have equal bits.
+
+        Args:
+            leaf: The leaf, for the message.
+            value: Array of the tensor's shape.
+            mask: True where it covers an element; None where it covers all.
+        """
+        self._leaves.append(leaf)
+        if self.value is None:
+            self.value, self.covered = value, mask
+            return
+        if not same_bits(self.value, value, _intersection(self.covered, mask)):
+            raise _disagreement(self._name, self._leaves)
+        if self.covered is None:
+            return
+        if mask is None:
+            self.value, self.covered = value, None
+            return
+        self.value = np.where(mask, value, self.value)
+        self.covered = self.covered | mask
+
+
+def _intersection(
+    first: np.ndarray | None, second: np.ndarray | None
+) -> np.ndarray | None:
+    """True where both masks are; None stands for a mask that is True everywhere."""
+    if first is None:
+        return second
+    return first if second is None else first & second
 
 
 def _leaf_value(
-    assignment: Assignment, stored: np.dtype, share: Contribution
+    assignment: Assignment, stored: np.dtype, contribution: Contribution
 ) -> LeafValue:
-    """What a share says, and the casts that led to it."""
-    value = share.value
+    """The value of a contribution, and the casts by which it was loaded."""
+    value = contribution.value
     assert value is not None
-    casts = [stored, *share.casts, assignment.dtype]
+    casts = [stored, *contribution.casts, assignment.dtype]
     is_widened = False
-    if value.dtype != assignment.dtype:  # it was cast after it had been loaded
+    if value.dtype != assignment.dtype:  # the user has cast the leaf since
+        # Back to the loaded dtype if that loses nothing; else the cast is one more to
+        # undo, or, if it loses something itself, the only one.
         if is_one_to_one(value.dtype, assignment.dtype):
             value = forced_cast(value, assignment.dtype)
         elif is_one_to_one(assignment.dtype, value.dtype):
@@ -189,11 +260,11 @@ def _leaf_value(
         else:
             casts = [stored, value.dtype]
     chain = drop_repeats(casts)
-    return LeafValue(assignment.leaf, value, share.mask, chain, is_widened)
+    return LeafValue(assignment.leaf, value, contribution.mask, chain, is_widened)
 
 
 def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
-    """Why a leaf cannot be written, and what to do."""
+    """Says why a leaf cannot be written, and what to do."""
     place = [int(i) for i in np.unravel_index(conflict.place, spec.shape)]
     where = (
         f"{conflict.count} of {spec.size}, the first is {conflict.value} at {place} of "
@@ -203,7 +274,7 @@ def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
     if len(leaf_value.casts) > 2 and not leaf_value.is_widened:
         chain = " -> ".join(map(str, leaf_value.casts))
         return (
-            f"loading it, by {chain}, gives no such values: {where}. Give it values "
+            f"loading by {chain} cannot give its values: {where}. Give it values "
             "that loading can give, or save it without the plan."
         )
     way_out = f"Cast the leaf to {stored} first, to round it."
@@ -215,27 +286,6 @@ def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
 def _disagreement(name: str, leaves: Sequence[str]) -> AssignmentError:
     names = " and ".join(f"`{leaf}`" for leaf in dict.fromkeys(leaves))
     return AssignmentError(
-        f"Tensor `{name}` is told by {names}, which differ where they should be one. "
-        "Make them equal, or save one of them under another name."
+        f"Tensor `{name}` is written from {names}, with different values for the same "
+        "elements. Make them equal, or save one of them under another name."
     )
-
-
-def _merged(
-    out: np.ndarray | None,
-    known: np.ndarray | None,
-    value: np.ndarray,
-    mask: np.ndarray | None,
-    name: str,
-    leaves: Sequence[str],
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Adds what one more share tells; what is told twice must agree, bit for bit."""
-    if out is None:
-        return value, mask
-    both = mask if known is None else known
-    if mask is not None and known is not None:
-        both = known & mask
-    if not same_bits(out, value, both):
-        raise _disagreement(name, leaves)
-    if known is None or mask is None:
-        return (out, None) if known is None else (value, None)
-    return np.where(mask, value, out), known | mask

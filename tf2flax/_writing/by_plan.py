@@ -58,21 +58,11 @@ def prepare_by_plan(
             plan.
     """
     inverse = _inverse_of(plan)
-    leaves = leaves_of(tree)
-    planned = set(inverse.leaves)
-    arrays = {
-        name: prepare_tensor(name, leaves[name]) for name in planned & leaves.keys()
-    }
-    specs = {name: array.spec for name, array in arrays.items()}
-    inverse.check(specs, is_copying=is_copying, present=leaves.keys())
-    if left_out := [name for name in leaves if name not in planned]:
-        warn_caller(
-            f"{len(left_out)} leaves that the plan did not load are not written: "
-            f"{list_names(left_out, 20)}. Save them in a separate checkpoint."
-        )
+    arrays = _prepare_leaves(inverse, leaves_of(tree), is_copying=is_copying)
     writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
     renewed = _renewed_tensors(inverse, arrays)
+    # Leaves that did not fit when they were loaded: written as they are now.
     kept = {place for renewal in inverse.renewals for place in renewal.places}
     covered = [
         assignment.name
@@ -100,6 +90,24 @@ def prepare_by_plan(
         if name not in left_out_of_copies
     ]
     return tensors, stale
+
+
+def _prepare_leaves(
+    inverse: InversePlan, leaves: Mapping[str, Any], *, is_copying: bool
+) -> dict[str, NewTensor]:
+    """Checks the leaves that a plan has loaded; warns about others."""
+    planned = set(inverse.leaves)
+    arrays = {
+        name: prepare_tensor(name, leaves[name]) for name in planned & leaves.keys()
+    }
+    specs = {name: array.spec for name, array in arrays.items()}
+    inverse.check(specs, is_copying=is_copying, present=leaves.keys())
+    if left_out := [name for name in leaves if name not in planned]:
+        warn_caller(
+            f"{len(left_out)} leaves that the plan did not load are not written: "
+            f"{list_names(left_out, 20)}. Save them in a separate checkpoint."
+        )
+    return arrays
 
 
 def _changed_graph(

@@ -17,7 +17,7 @@ from tf2flax._base.errors import (
     ReadError,
     UnsupportedError,
 )
-from tf2flax._checkpoint.locate import PathLike
+from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL

@@ -25,7 +25,7 @@ from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import view_at
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.stored_tensor import StoredTensor
-from tf2flax._reading.whole import check_readable
+from tf2flax._reading.checks import check_readable
 
 from .new_tensors import Extents, NewPiece, NewTensor, stored_key, whole_tensor
 

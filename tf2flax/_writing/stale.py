@@ -1,7 +1,7 @@
-"""What is copied from a checkpoint although the variables it belongs to have changed.
+"""Copies of tensors that belong to variables with new values: to warn about them.
 
-Averages and slots belong to one variable, steps to all. Whether a variable has changed
-is found while it is written: by its checksum, or by reading it again.
+Averages and slots belong to one variable, steps to all. A variable is compared with the
+stored one when it is written: by its checksum, or by reading the stored one again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._base.collapsing import collapse
+from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
 from tf2flax._base.optimizer_names import is_slot, is_step, variable_of
@@ -19,16 +19,16 @@ from tf2flax._base.values import Box
 from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._reading.whole import read_entry
 
-# Names that a warning shows, each perhaps of several numbers.
-_MAX_SHOWN: Final = 10
+# Names that a warning shows, each of which may stand for a range of numbers.
+_MAX_NAMES: Final = 10
 
 
 class StaleCopies:
-    """Watches what is written, and tells which copies no longer belong to it.
+    """Compares what is written, and knows which copies no longer belong to it.
 
     Attributes:
-        dropped: Slots and averages of tensors that get another shape or dtype: no model
-            could restore them.
+        dropped: Slots and averages of tensors that get another shape or dtype, which no
+            model could restore.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class StaleCopies:
             written: Names of the tensors that leaves are written to.
             copied: Names of those that are copied as they are.
             renewed: Those of the written ones that get another shape or dtype.
-            copies: By written ones: copied ones that may hold the same variable.
-            slots: By slots that names do not tell: their variables.
+            copies: Written tensors -> copied ones that may hold the same variable.
+            slots: Slots that their names do not reveal -> their variables.
         """
         self._manifest = manifest
         self._copies = copies or {}
@@ -80,14 +80,14 @@ class StaleCopies:
     def watched(
         self, name: str, read: Callable[[], np.ndarray]
     ) -> Callable[[], np.ndarray]:
-        """Compares a tensor with the checkpoint's when it is written.
+        """Makes a tensor be compared with the stored one when it is written.
 
         Args:
-            name: Its name.
+            name: Name of the tensor.
             read: Gives its array.
 
         Returns:
-            The same, where something depends on it a function that looks at it.
+            What gives the array; `read` itself where nothing depends on the tensor.
         """
         root = self._root_of.get(name)
         if root is None:
@@ -98,30 +98,19 @@ class StaleCopies:
 
         def compared() -> np.ndarray:
             array = read()
-            # For steps it is enough to know that anything has changed.
-            is_asked = has_members or not self._changed
-            if (
-                is_asked
-                and root not in self._changed
-                and _differs(self._manifest.entry(name), array)
-            ):
+            # Steps belong to all variables: one that has changed is enough.
+            matters = root not in self._changed if has_members else not self._changed
+            if matters and _differs(self._manifest.entry(name), array):
                 self._changed.add(root)
             return array
 
         return compared
 
     def message(self) -> str:
-        """What is stale, now that everything is written; "" where nothing is."""
-        stale = [
-            name
-            for root, names in self._members.items()
-            if root in self._changed
-            for name in names
-        ]
-        stale += self._steps if self._changed else []
+        """The warning, once everything is written; "" where there is none."""
         sentences: list[str] = []
-        if stale:
-            what = (
+        if stale := self._stale_names():
+            fact = (
                 "1 tensor is copied from the checkpoint as it was, although what it "
                 "belongs to has changed"
                 if len(stale) == 1
@@ -129,26 +118,37 @@ class StaleCopies:
                 "were, although what they belong to has changed"
             )
             sentences.append(
-                f"{what}: {_listed(sorted(stale))}. "
+                f"{fact}: {list_collapsed(stale, _MAX_NAMES)}. "
                 'unused="drop" leaves out what the plan did not load.'
             )
-        if doubles := self._changed_elsewhere():
+        if doubles := self._stale_doubles():
             sentences.append(
                 f"{len(doubles)} tensors are copied as they are, though they may hold "
-                f"variables that are written elsewhere: {_listed(doubles)}. A Keras 3 "
-                "export stores each variable under `variables/` and again under "
-                "`_all_variables/`: load both, or make the plan for "
-                "`by_variable_name()`, which writes both."
+                "variables that are written elsewhere: "
+                f"{list_collapsed(doubles, _MAX_NAMES)}. A Keras 3 export stores each "
+                "variable under `variables/` and again under `_all_variables/`: load "
+                "both, or make the plan for `by_variable_name()`, which writes both."
             )
         if self.dropped:
             sentences.append(
                 "Slots and averages of tensors that now have another shape or dtype "
-                f"are left out ({len(self.dropped)}): {_listed(self.dropped)}."
+                f"are left out ({len(self.dropped)}): "
+                f"{list_collapsed(self.dropped, _MAX_NAMES)}."
             )
         return " ".join(sentences)
 
-    def _changed_elsewhere(self) -> list[str]:
-        """What may hold a variable that has changed where another tensor holds it."""
+    def _stale_names(self) -> list[str]:
+        """Slots, averages and steps that belong to what has changed."""
+        names = [
+            name
+            for root, members in self._members.items()
+            if root in self._changed
+            for name in members
+        ]
+        return sorted([*names, *(self._steps if self._changed else ())])
+
+    def _stale_doubles(self) -> list[str]:
+        """Copies that may hold a variable that has changed in another tensor."""
         copies = (
             copy
             for name, names in self._copies.items()
@@ -159,22 +159,14 @@ class StaleCopies:
 
 
 def _is_step(name: str, manifest: Manifest) -> bool:
-    """Whether a tensor belongs to no variable, but to the training of all."""
+    """True if a tensor belongs to no variable, but to the training of all."""
     if variable_of(name, manifest) != name:
         return False
     return is_step(name, manifest) or is_slot(name, manifest)
 
 
-def _listed(names: Collection[str]) -> str:
-    """Names for a message: running numbers as one, and no more than a few."""
-    rows = collapse([(name,) for name in names])
-    shown = ", ".join(f"`{row.cells[0]}`" for row in rows[:_MAX_SHOWN])
-    more = sum(len(row.members) for row in rows[_MAX_SHOWN:])
-    return f"{shown} and {more} more" if more else shown
-
-
 def _differs(entry: TensorEntry, array: np.ndarray) -> bool:
-    """Whether an array of a tensor's shape and dtype is not what is stored."""
+    """True if an array of a tensor's shape and dtype is not what is stored."""
     whole = Box.whole(entry.spec.shape)
     has_crcs = all(piece.crc32c is not None for piece in entry.pieces)
     if entry.is_big_endian or not has_crcs:

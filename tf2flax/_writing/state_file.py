@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from tf2flax._checkpoint.locate import STATE_FILE
-from tf2flax._formats.wire.protos import format_checkpoint_state, parse_checkpoint_paths
+from tf2flax._checkpoint.state import STATE_FILE
+from tf2flax._formats.wire.state_messages import (
+    format_checkpoint_state,
+    parse_checkpoint_paths,
+)
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.writing import write_atomically
 
@@ -21,10 +24,10 @@ _SAVED_MODEL_FOLDERS: Final = ("variables", "assets", "assets.extra", "debug")
 
 
 def update_state(path: str) -> None:
-    """Makes the state file name a checkpoint, after those that it named before.
+    """Makes the state file name a checkpoint, and keep those that it named before.
 
-    A SavedModel has none, and gets none: it would lead whoever opens the directory past
-    the model's own variables.
+    A SavedModel has no state file and gets none: who opened its directory would be led
+    away from the variables of the model.
 
     Args:
         path: Absolute path of the checkpoint, without suffix.
@@ -38,9 +41,9 @@ def update_state(path: str) -> None:
     state = os.path.join(folder, STATE_FILE)
     before = LOCAL.read(state) or b""
     paths = [
-        listed
-        for listed in parse_checkpoint_paths(before.decode("utf-8", "replace"))
-        if os.path.join(folder, listed) != path
+        named
+        for named in parse_checkpoint_paths(before.decode("utf-8", "replace"))
+        if os.path.join(folder, named) != path
     ]
     contents = format_checkpoint_state(name, [*paths, name])
     write_atomically(state, contents.encode())

@@ -31,7 +31,11 @@ def prepare_tree(value: Any) -> list[NewTensor]:
     if is_flat_mapping(value):
         flat: Mapping[str, Any] = value
         return [prepare_tensor(name, member) for name, member in flat.items()]
-    leaves = leaves_of(value)
+    return _prepare_leaves(leaves_of(value))
+
+
+def _prepare_leaves(leaves: Mapping[str, Any]) -> list[NewTensor]:
+    """Leaves of a tree by name; parts of partitioned variables become one tensor."""
     tensors: list[NewTensor] = []
     partitions = find_partitions(leaves)
     for name, parts in partitions.items():

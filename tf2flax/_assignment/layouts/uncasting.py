@@ -191,11 +191,14 @@ def settle_values(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict |
 def _settle_chunk(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict | None:
     """Settles a few elements: tries candidates until every element has a value.
 
-    stored        3.0   7.0   7.0   1.0
-    leaf a        3.0   8.0   7.5    .        . is not covered
-    leaf b        3     8     8      .
-    changed              x     x             only these are looked at
-    candidates         8.0   7.5             of a, which loads as b has it too
+        stored (float32)    3.0    7.0    7.0    1.0
+        leaf a (float32)    3.0    8.0    7.5     .     the last one is not covered
+        leaf b (int32)      3      8      7       .
+        changed                     x      x            only these are looked at
+        candidates of a            8.0    7.5           b has them as 8 and 7
+
+    Returns:
+        The elements without a value, in places of the chunk; None if all fit.
     """
     is_changed = np.zeros(stored.shape, bool)
     for value in values:

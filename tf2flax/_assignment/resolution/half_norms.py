@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.optimizer_names import VARIABLE_SUFFIX
+from tf2flax._base.text import and_more
 
 from .assignments import Assignment, Resolution
 
@@ -122,16 +123,17 @@ def describe_half_norms(norms: Sequence[HalfNorm]) -> str:
     if not norms:
         return ""
     names = [f"`{row.cells[0]}`" for row in collapse([(norm.name,) for norm in norms])]
-    hidden = len(names) - _MAX_NAMED
-    more = f" and {hidden} more (print the plan)" if hidden > 0 else ""
+    num_hidden = len(names) - _MAX_NAMED
+    listed = and_more(", ".join(names[:_MAX_NAMED]), num_hidden)
+    hint = " (print the plan)" if num_hidden > 0 else ""
     example = norms[0]
     is_one = len(norms) == 1
     count = "1 normalisation is" if is_one else f"{len(norms)} normalisations are"
     return (
         f"{count} only half loaded: scale or bias come from the checkpoint, but mean "
         "or variance stay as they are, although the checkpoint has them: "
-        f"{', '.join(names[:_MAX_NAMED])}{more}. Add entries that fill them, such as "
-        f"`{example.tensors[0]}` -> `{example.kept[0]}`."
+        f"{listed}{hint}. Add entries that fill them, such as `{example.tensors[0]}` "
+        f"-> `{example.kept[0]}`."
     )
 
 

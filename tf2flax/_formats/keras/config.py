@@ -16,8 +16,9 @@ from typing import Any, Final, cast
 
 from tf2flax._base.errors import MalformedError
 
-from .file import CONFIG, KerasFile, config_in, damaged, read_error
-from .layers import CLASSES, Config, snake_case
+from .archive import CONFIG, config_in
+from .file import KerasFile, damaged, read_error
+from .layers import CLASSES, Config, LayerClass, snake_case
 
 # A config of a model of 10,000 layers takes 10 MB (bytes).
 MAX_CONFIG_NBYTES: Final = 64 << 20
@@ -45,7 +46,7 @@ class Node:
         class_name: Its class, where that is one of Keras's own; else "".
         name: Its name; "" where the config does not tell.
         config: Its config; None where the config of another layer implies it.
-        children: Where the layers in it lie, in the order in which it tracks them.
+        children: Places of the layers in it, in the order in which it tracks them.
     """
 
     class_name: str
@@ -56,11 +57,11 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """Where the config of a model lies; picklable.
+    """The file that has the config of a model; picklable.
 
     Attributes:
         file: The file, or the archive that has it as a member.
-        is_archive: Which of the two.
+        is_archive: True for an archive.
     """
 
     file: KerasFile
@@ -81,15 +82,15 @@ class ConfigFile:
             if self.is_archive:
                 contents = config_in(self.file)
                 return None if contents is None else parse_json(contents)
-            window = self.file.open()
+            stream = self.file.open()
             try:
-                if window.nbytes > MAX_CONFIG_NBYTES:
-                    raise MalformedError(f"it has {window.nbytes} bytes, too many")
-                return parse_json(window.slice(0, window.nbytes))
+                if stream.nbytes > MAX_CONFIG_NBYTES:
+                    raise MalformedError(f"it has {stream.nbytes} bytes, too many")
+                return parse_json(stream.slice(0, stream.nbytes))
             except OSError as error:
                 raise read_error(self.file.path, error) from error
             finally:
-                window.close()
+                stream.close()
         except MalformedError as error:
             raise damaged(f"`{CONFIG}`", error, self.file.path) from error
 
@@ -122,8 +123,8 @@ def nodes_of(config: Mapping[str, object], groups: Collection[str]) -> dict[str,
     """Finds the layers of a model among groups of weights.
 
     Args:
-        config: What `config.json` says.
-        groups: Where groups lie in the file of weights, containers of layers too:
+        config: The parsed `config.json`.
+        groups: Places of the groups of weights, containers of layers included:
             `layers/dense`, `layers`.
 
     Returns:
@@ -172,21 +173,21 @@ class _Finder:
         self.nodes[place] = Node(
             class_name, name if isinstance(name, str) else "", config, tuple(children)
         )
-        for child, found in children.items():
-            if isinstance(found, Node):
-                self.nodes.setdefault(child, found)
+        for child, description in children.items():
+            if isinstance(description, Node):
+                self.nodes.setdefault(child, description)
             else:
-                self.visit(child, found)
+                self.visit(child, description)
 
     def _children(
         self, place: str, class_name: str, config: Config
     ) -> Iterator[tuple[str, Mapping[str, object] | Node]]:
-        """Where the layers in a layer lie, with what is known of each."""
+        """Places of the layers in a layer, each with its serialized form or a node."""
         start = f"{place}/" if place else ""
         for attribute in _CONTAINERS:
             yield from self._members(start + attribute, config.get("layers"))
-        known = CLASSES.get(class_name)
-        for attribute, (child_class, name) in known.children.items() if known else ():
+        layer_class = CLASSES.get(class_name, LayerClass())
+        for attribute, (child_class, name) in layer_class.children.items():
             child = start + attribute
             if child not in self._groups:
                 continue
@@ -195,8 +196,8 @@ class _Finder:
                 yield child, serialized
             elif child_class:
                 # Cells share the config of their layer.
-                own = config if child_class.endswith("Cell") else None
-                yield child, Node(child_class, name, own)
+                is_cell = child_class.endswith("Cell")
+                yield child, Node(child_class, name, config if is_cell else None)
         for attribute, value in config.items():
             serialized = _serialized(value)
             if serialized is None:
@@ -207,7 +208,7 @@ class _Finder:
     def _members(
         self, container: str, value: object
     ) -> Iterator[tuple[str, Mapping[str, object]]]:
-        """What a list of layers holds: each goes by its class and a number."""
+        """Places of the layers in a list: each goes by its class and a number."""
         if container not in self._groups:
             return
         counts: dict[str, int] = {}
@@ -225,14 +226,14 @@ class _Finder:
 
 
 def _serialized(value: object) -> Mapping[str, object] | None:
-    """What Keras serialises an object to; None for other values."""
-    found = mapping(value)
-    is_object = found is not None and isinstance(found.get("class_name"), str)
-    return found if is_object else None
+    """A value if it is an object that Keras serialized; None for any other."""
+    fields = mapping(value)
+    is_object = fields is not None and isinstance(fields.get("class_name"), str)
+    return fields if is_object else None
 
 
 def _own_class(serialized: Mapping[str, object]) -> str:
-    """The class, where it is one of Keras's own: others may bear the same name."""
+    """The class if it is one of Keras's; "" for others, which may have its name."""
     module = serialized.get("module", "keras")
     class_name = serialized.get("class_name")
     if module is None:  # also what Keras writes for classes of a script
@@ -243,7 +244,7 @@ def _own_class(serialized: Mapping[str, object]) -> str:
 
 
 def _is_operation(serialized: Mapping[str, object]) -> bool:
-    """Whether it is an operation on tensors, which is no layer: `x + y`."""
+    """Tells whether it is an operation on tensors (`x + y`), not a layer."""
     module = str(serialized.get("module"))
     return module.startswith(("keras.ops", "keras.src.ops"))
 
@@ -263,7 +264,7 @@ def _child_config(attribute: str, config: Config) -> Mapping[str, object] | None
 
 
 def _of_alias(alias: str) -> Mapping[str, object]:
-    """What Keras would serialise an optimizer to that is given by a word: "adam"."""
+    """An optimizer given by a word ("adam"), as Keras would serialize it."""
     class_name = _ALIASES.get(alias.lower(), alias)
     name = class_name if class_name == "SGD" else alias.lower()
     return {"class_name": class_name, "config": {"name": name}}

@@ -1,9 +1,7 @@
-"""The bytes of a Keras file: a local file or memory, whole or a member of an archive.
+"""The bytes of a file of Keras's, local or in memory, as a stream of a slice of them.
 
-Gives windows onto them. Parses zip archives (`.keras`) as far as the one member that
-holds weights; nothing is ever extracted to disk. Knows nothing of HDF5.
-
-Source: keras-team/keras, keras/src/saving/saving_lib.py; PKWARE's APPNOTE.TXT.
+Knows neither archives (`archive`) nor HDF5. Refuses a file that somebody has replaced
+or changed since it was opened.
 """
 
 from __future__ import annotations
@@ -11,48 +9,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from tf2flax._base.errors import (
-    DamagedError,
-    MalformedError,
-    ReadError,
-    UnsupportedError,
-)
+from tf2flax._base.errors import DamagedError, MalformedError, ReadError
 from tf2flax._base.values import ByteRange
 from tf2flax._storage.snapshots import FileSnapshot
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Where the weights lie in an archive. Source: `_VARS_FNAME_H5`, saving_lib.py.
-MEMBER: Final = "model.weights.h5"
-# What describes the model, in an archive and in a folder. Source: `_CONFIG_FILENAME`.
-CONFIG: Final = "config.json"
 # zlib makes at most 1032 bytes of one. A file that announces more is a trap, and no
 # read takes more memory than this multiple of the file's size.
 MAX_EXPANSION: Final = 1100
 # How much of a member is read at once (bytes).
-_BLOCK_NBYTES: Final = 1 << 20
-_HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
-_ZIP_MAGIC: Final = b"PK\x03\x04"
-# What precedes the name of a member. Source: APPNOTE.TXT, 4.3.7.
-_LOCAL_HEADER: Final = struct.Struct("<4s5H3I2H")
-_IS_ENCRYPTED: Final = 0x1
-# What zipfile raises on damaged archives.
-_ZIP_ERRORS: Final = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    ValueError,
-)
+BLOCK_NBYTES: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +36,8 @@ class KerasFile:
         span: Which of its bytes are the HDF5; None for all.
         crc32: Their checksum, where they lie in an archive.
         snapshot: What a local file was when it was opened.
-        is_member: Whether the HDF5 lies in an archive, or did.
+        is_member: True if the HDF5 lies in an archive, or did before it was
+            uncompressed.
     """
 
     path: str
@@ -76,7 +48,7 @@ class KerasFile:
     is_member: bool = False
 
     def open(self, *, is_exact: bool = False) -> FileSlice:
-        """Opens a window onto the bytes; the caller closes it.
+        """Opens the bytes as a stream; the caller closes it.
 
         Args:
             is_exact: Whether reads beyond the end fail, instead of giving less.
@@ -115,7 +87,7 @@ class KerasFile:
 
 
 class FileSlice(io.RawIOBase):
-    """Some bytes of a file or of memory, as a file of their own."""
+    """Some bytes of a file or of memory, as a file by themselves."""
 
     def __init__(
         self,
@@ -152,16 +124,16 @@ class FileSlice(io.RawIOBase):
         self._position: int = 0
         self._path: str = path
         self._snapshot: FileSnapshot | None = snapshot
-        # What the system itself refused, which h5py would hide.
+        # The system's own error, which h5py would hide behind one of HDF5.
         self.failure: OSError | None = None
 
     @property
     def nbytes(self) -> int:
-        """How many bytes there are."""
+        """Number of bytes."""
         return self._span.nbytes
 
     def snapshot(self, path: str) -> FileSnapshot | None:
-        """What the file is now; None for memory.
+        """The file as it is now, to notice a later change; None for memory.
 
         Args:
             path: The file.
@@ -196,7 +168,7 @@ class FileSlice(io.RawIOBase):
         """Fills a buffer as far as there are bytes.
 
         Raises:
-            EOFError: There are fewer, and the window is exact.
+            EOFError: There are fewer, and the stream is exact.
         """
         target = memoryview(buffer).cast("B")
         wanted = len(target)
@@ -212,7 +184,7 @@ class FileSlice(io.RawIOBase):
         return len(target)
 
     def read_exactly(self, nbytes: int) -> bytes:
-        """Reads so many bytes.
+        """Reads a number of bytes.
 
         Raises:
             MalformedError: There are fewer.
@@ -252,10 +224,10 @@ class FileSlice(io.RawIOBase):
         """
         self._position = 0
         while self._position < self.nbytes:
-            yield self.read_exactly(min(_BLOCK_NBYTES, self.nbytes - self._position))
+            yield self.read_exactly(min(BLOCK_NBYTES, self.nbytes - self._position))
 
     def check_unchanged(self, subject: str) -> None:
-        """Checks that nobody has written while it was read: Keras does so in place.
+        """Checks that nobody wrote to the file meanwhile: Keras writes in place.
 
         Args:
             subject: What was read, for messages.
@@ -288,220 +260,6 @@ class FileSlice(io.RawIOBase):
                 break
             done += count
         return done
-
-
-def weights_in(path: str, contents: bytes | None) -> KerasFile:
-    """Finds the HDF5 in a file: all of it, or a member of the archive that it is.
-
-    Args:
-        path: As for `KerasFile`.
-        contents: As for `KerasFile`.
-
-    Returns:
-        Where the HDF5 lies; uncompressed, where it was compressed.
-
-    Raises:
-        DamagedError: The archive is cut or malformed, or announces too much.
-        UnsupportedError: It holds no weights, or holds them encrypted.
-        ReadError: The system refuses.
-    """
-    whole = KerasFile(path, contents)
-    window = whole.open()
-    try:
-        whole = dataclasses.replace(whole, snapshot=window.snapshot(path))
-        if window.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
-            return _member(whole, window)
-        return _without_user_block(whole, window)
-    except MalformedError as error:
-        raise damaged("The archive", error, path) from error
-    except OSError as error:
-        raise read_error(path, error) from error
-    finally:
-        window.close()
-
-
-def _without_user_block(whole: KerasFile, window: FileSlice) -> KerasFile:
-    """HDF5 may follow bytes of the user's own, as many as a power of two from 512."""
-    start = 512
-    window.seek(0)
-    if window.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC:
-        return whole
-    while start < window.nbytes:
-        window.seek(start)
-        if window.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC:
-            span = ByteRange(start, window.nbytes)
-            return dataclasses.replace(whole, span=span)
-        start *= 2
-    return whole
-
-
-def checksum_damage(file: KerasFile) -> str | None:
-    """Compares the checksum that an archive keeps of its member.
-
-    Args:
-        file: The member.
-
-    Returns:
-        What is wrong with it; None where nothing is, or there is no checksum.
-
-    Raises:
-        DamagedError: The file is gone, or shorter than it was.
-        ReadError: The system refuses.
-    """
-    if file.crc32 is None:
-        return None
-    window = file.open()
-    crc = 0
-    try:
-        for block in window.blocks():
-            crc = zlib.crc32(block, crc)
-        window.check_unchanged("The file")
-    except MalformedError as error:
-        window.check_unchanged("The file")
-        raise damaged("The file", error, file.path) from error
-    except OSError as error:
-        raise read_error(file.path, error) from error
-    finally:
-        window.close()
-    if crc == file.crc32:
-        return None
-    fact = f"stored crc32 {file.crc32:08x}, computed {crc:08x}"
-    return str(damaged(f"`{MEMBER}`", fact, file.path))
-
-
-def config_in(archive: KerasFile) -> bytes | None:
-    """Reads what describes the model in an archive.
-
-    Args:
-        archive: All of it.
-
-    Returns:
-        The bytes of `config.json`; None where there is none.
-
-    Raises:
-        DamagedError: The archive is cut or malformed, or announces too much.
-        UnsupportedError: The file is encrypted, or compressed in another way.
-        ReadError: The system refuses.
-    """
-    window = archive.open()
-    try:
-        found = _named(CONFIG, _infos(window))
-        if found is None:
-            return None
-        span = _checked_span(found, archive.path, window)
-        if found.compress_type == zipfile.ZIP_DEFLATED:
-            return _inflated(found, window, span)
-        stored = window.slice(span.start, span.nbytes)
-        if zlib.crc32(stored) != found.CRC:
-            raise MalformedError(f"`{CONFIG}` is not what its checksum says")
-        return stored
-    except MalformedError as error:
-        raise damaged("The archive", error, archive.path) from error
-    except OSError as error:
-        raise read_error(archive.path, error) from error
-    finally:
-        window.close()
-
-
-def _member(whole: KerasFile, window: FileSlice) -> KerasFile:
-    info = _listed(whole.path, window)
-    span = _checked_span(info, whole.path, window)
-    whole = dataclasses.replace(whole, is_member=True)
-    if info.compress_type == zipfile.ZIP_DEFLATED:
-        return dataclasses.replace(whole, contents=_inflated(info, window, span))
-    return dataclasses.replace(whole, span=span, crc32=info.CRC)
-
-
-def _checked_span(info: zipfile.ZipInfo, path: str, window: FileSlice) -> ByteRange:
-    """The bytes of a member that can be read."""
-    name = info.filename
-    if info.flag_bits & _IS_ENCRYPTED:
-        raise UnsupportedError(
-            f"`{name}` is encrypted - in `{path}`. Give the file that Keras wrote."
-        )
-    is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    if not is_deflated and info.compress_type != zipfile.ZIP_STORED:
-        raise UnsupportedError(
-            f"`{name}` is compressed by method {info.compress_type} - in `{path}`. "
-            "Give the file that Keras wrote, which is not compressed."
-        )
-    ratio = MAX_EXPANSION if is_deflated else 1
-    if info.file_size > ratio * info.compress_size:
-        raise MalformedError(
-            f"`{name}` announces {info.file_size} bytes, stored in {info.compress_size}"
-        )
-    return _span(info, window)
-
-
-def _listed(path: str, window: FileSlice) -> zipfile.ZipInfo:
-    """What the archive's index says of the member."""
-    infos = _infos(window)
-    info = _named(MEMBER, infos)
-    if info is None:
-        holds = ", ".join(f"`{info.filename[:80]}`" for info in infos[:4]) or "nothing"
-        raise UnsupportedError(
-            f"The archive holds no `{MEMBER}`, but {holds} - at `{path}`. Give a file "
-            "of weights: `.weights.h5`, `.h5` or `.keras`."
-        )
-    return info
-
-
-def _infos(window: FileSlice) -> list[zipfile.ZipInfo]:
-    """The index of the archive."""
-    try:
-        with zipfile.ZipFile(window) as archive:
-            return archive.infolist()
-    except _ZIP_ERRORS as error:
-        raise MalformedError(f"it is no whole zip archive ({error})") from error
-
-
-def _named(name: str, infos: list[zipfile.ZipInfo]) -> zipfile.ZipInfo | None:
-    """The member of a name; None where there is none."""
-    named = [info for info in infos if info.filename == name]
-    if len(named) > 1:
-        raise MalformedError(f"it holds `{name}` {len(named)} times")
-    return named[0] if named else None
-
-
-def _span(info: zipfile.ZipInfo, window: FileSlice) -> ByteRange:
-    """The bytes of the member: behind a header of its own."""
-    name = info.filename
-    if info.header_offset < 0:
-        raise MalformedError(f"`{name}` does not lie where its index says")
-    window.seek(info.header_offset)
-    header = _LOCAL_HEADER.unpack(window.read_exactly(_LOCAL_HEADER.size))
-    magic, *_, name_nbytes, extra_nbytes = header
-    if magic != _ZIP_MAGIC or window.read_exactly(name_nbytes) != name.encode():
-        raise MalformedError(f"`{name}` does not lie where its index says")
-    start = window.tell() + extra_nbytes
-    stop = start + info.compress_size
-    if stop > window.nbytes:
-        raise MalformedError(f"`{name}` is cut {stop - window.nbytes} bytes short")
-    return ByteRange(start, stop)
-
-
-def _inflated(info: zipfile.ZipInfo, window: FileSlice, span: ByteRange) -> bytes:
-    """Uncompresses the member, to the size that it announces and no further."""
-    name = info.filename
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    out = bytearray()
-    window.seek(span.start)
-    try:
-        for start in range(span.start, span.stop, _BLOCK_NBYTES):
-            block = window.read_exactly(min(_BLOCK_NBYTES, span.stop - start))
-            # One byte more would show that there is more.
-            out += inflater.decompress(block, info.file_size - len(out) + 1)
-            if len(out) > info.file_size:
-                break
-    except zlib.error as error:
-        raise MalformedError(f"`{name}` cannot be uncompressed ({error})") from error
-    if len(out) != info.file_size or not inflater.eof:
-        raise MalformedError(f"`{name}` is not of the size that it announces")
-    if zlib.crc32(out) != info.CRC:
-        raise MalformedError(
-            f"`{name}`: stored crc32 {info.CRC:08x}, computed {zlib.crc32(out):08x}"
-        )
-    return bytes(out)
 
 
 def damaged(subject: str, fact: object, path: str) -> DamagedError:

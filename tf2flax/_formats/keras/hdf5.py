@@ -23,15 +23,17 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import EncodedPiece, Manifest, TensorEntry
+from tf2flax._base.manifest import EncodedPiece, TensorEntry
 from tf2flax._base.values import Box
 
+from .archive import checksum_damage, weights_in
 from .config import ConfigFile
-from .file import FileSlice, KerasFile, checksum_damage, damaged, read_error, weights_in
+from .file import FileSlice, KerasFile, damaged, read_error
 from .hdf5_dataset import Handle, RefusedError, describe, load_h5py
-from .hdf5_elements import Description, read_box
-from .hdf5_names import WeightsOfTree, layer_hint, named, open_dataset
-from .names import VariableNames, Weights, variable_names
+from .hdf5_elements import Description, read_elements
+from .hdf5_names import find_weights, name_weights, open_dataset
+from .manifest import KerasManifest
+from .names import Weights
 
 # What h5py says of a file that was cut.
 _CUT: Final = re.compile(r"eof = (\d+),.*stored_eof = (\d+)")
@@ -76,21 +78,21 @@ class Hdf5Piece(EncodedPiece):
                 f"Tensor `{self.name}` is of dtype {dtype.name}, which holds no array "
                 f"- in `{self.file.path}`. Leave it out of what is read."
             )
-        window = self.file.open()
+        stream = self.file.open()
         try:
-            array = read_box(window, self.description, box)
-            window.check_unchanged(f"Tensor `{self.name}`")
+            array = read_elements(stream, self.description, box)
+            stream.check_unchanged(f"Tensor `{self.name}`")
             return array
         except MalformedError as error:
-            window.check_unchanged(f"Tensor `{self.name}`")
+            stream.check_unchanged(f"Tensor `{self.name}`")
             raise damaged(f"Tensor `{self.name}`", error, self.file.path) from error
         except OSError as error:
             raise read_error(self.file.path, error) from error
         finally:
-            window.close()
+            stream.close()
 
 
-class Hdf5Manifest(Manifest):
+class Hdf5Manifest(KerasManifest):
     """Names and entries of one file of Keras weights.
 
     What Keras 1 and 2 wrote goes by the names of the variables, those of optimizers
@@ -135,23 +137,18 @@ class Hdf5Manifest(Manifest):
             config = ConfigFile(archive, is_archive=True)
         self._config: ConfigFile | None = config
         self._entries: dict[str, TensorEntry | CheckpointError] = {}
-        with _opened(self._file, "The file") as (root, window):
-            walk = WeightsOfTree(root, window)
-            places, self._shared = named(walk.weights)
-            self._objects: frozenset[str] = frozenset(walk.objects)
-            self._layers: dict[str, str] = walk.layers
+        with _opened(self._file, "The file") as (root, stream):
+            groups = find_weights(root, stream)
+            places, self._shared = name_weights(groups.weights)
+            self._objects: frozenset[str] = groups.objects
+            self._layers: dict[str, str] = groups.layers
             for name, place in places.items():
-                self._entries[name] = self._described(name, place, root, window)
+                self._entries[name] = self._described(name, place, root, stream)
         self._names: tuple[str, ...] = tuple(sorted(self._entries))
 
     @property
     def prefix(self) -> str:
         """Path of the file."""
-        return self._path
-
-    @property
-    def index_path(self) -> str:
-        """Path of the file, for messages."""
         return self._path
 
     @property
@@ -161,35 +158,25 @@ class Hdf5Manifest(Manifest):
 
     def __contains__(self, name: object) -> bool:
         """Whether a weight, and only one, has this name, with or without a `:0`."""
-        return isinstance(name, str) and self._own(name) in self._entries
+        return isinstance(name, str) and self._stored_name(name) in self._entries
 
     def hint(self, name: str) -> str:
-        """Which weights share a name, or where a layer of Keras 3 is stored."""
-        shared = self._shared.get(name.removesuffix(":0"))
-        if shared:
-            which = " or ".join(f"`{one}`" for one in shared[:4])
-            return f"{len(shared)} weights have this name: give {which}."
-        return layer_hint(name, self._layers)
+        """Says which weights share a name, or where a layer of Keras 3 is stored."""
+        full_names = self._shared.get(name.removesuffix(":0"))
+        if full_names:
+            which = " or ".join(f"`{full_name}`" for full_name in full_names[:4])
+            return f"{len(full_names)} weights have this name: give {which}."
+        return super().hint(name)
 
     @property
     def weights(self) -> Weights:
-        """What names of variables follow from."""
+        """Shapes, dtypes and layers, from which names of variables follow."""
         entries = self._entries.items()
         specs = {
             name: None if isinstance(entry, CheckpointError) else entry.spec
             for name, entry in entries
         }
         return Weights(specs, self._layers, self._objects)
-
-    def variable_names(self) -> VariableNames:
-        """The names of variables; reads `config.json` where there is one.
-
-        Raises:
-            DamagedError: `config.json` is malformed.
-            UnsupportedError: These are not Keras 3's weights.
-            ReadError: The system refuses.
-        """
-        return variable_names(self.weights, self._config, self._path)
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Compares the checksum of an archive; Keras writes HDF5 without any.
@@ -218,26 +205,27 @@ class Hdf5Manifest(Manifest):
             DamagedError: What the file says of it is impossible.
             UnsupportedError: Its values lie in another file, or behind a plugin.
         """
-        found = self._entries.get(self._own(name))
-        if found is None:
+        entry = self._entries.get(self._stored_name(name))
+        if entry is None:
             close = self._shared.get(name, ())
             raise TensorNotFoundError(name, self._path, close, self.hint(name))
-        if isinstance(found, CheckpointError):
-            raise type(found)(*found.args)
-        return found
+        if isinstance(entry, CheckpointError):
+            # A new one each time: what is raised collects tracebacks.
+            raise type(entry)(*entry.args)
+        return entry
 
-    def _own(self, name: str) -> str:
+    def _stored_name(self, name: str) -> str:
         """The name without the `:0` that Keras 1 and 2 show, unless it is stored so."""
         return name if name in self._entries else name.removesuffix(":0")
 
     def _described(
-        self, name: str, place: bytes, root: Handle, window: FileSlice
+        self, name: str, place: bytes, root: Handle, stream: FileSlice
     ) -> TensorEntry | CheckpointError:
         """The entry of a weight, or why it has none: the others have theirs."""
         try:
-            description = describe(open_dataset(root, place), window.nbytes)
+            description = describe(open_dataset(root, place), stream.nbytes)
         except (RefusedError, MalformedError, *_H5PY_ERRORS) as error:
-            if window.failure is not None:
+            if stream.failure is not None:
                 raise
             return _translated(error, f"Tensor `{name}`", self._path)
         piece = Hdf5Piece(
@@ -278,28 +266,27 @@ def _opened(
             f"Keras weights are read by h5py, which is not installed - for "
             f"`{file.path}`. Run `pip install 'tf2flax[keras]'`."
         ) from error
-    window = file.open(is_exact=True)
+    stream = file.open(is_exact=True)
     try:
-        with h5py.File(window, "r") as opened:
-            yield opened.id, window
-        window.check_unchanged(subject)
+        with h5py.File(stream, "r") as opened:
+            yield opened.id, stream
+        stream.check_unchanged(subject)
     except CheckpointError:
         raise
     except (RefusedError, MalformedError, *_H5PY_ERRORS) as error:
-        if window.failure is not None:
-            raise read_error(file.path, window.failure) from error
-        window.check_unchanged(subject)
+        if stream.failure is not None:
+            raise read_error(file.path, stream.failure) from error
+        stream.check_unchanged(subject)
         raise _translated(error, subject, file.path) from error
     finally:
-        window.close()
+        stream.close()
 
 
 def _translated(error: Exception, subject: str, path: str) -> CheckpointError:
     """Says to the user what was wrong."""
     if isinstance(error, RefusedError):
         return UnsupportedError(
-            f"{subject} cannot be read: {error} - in `{path}`. Save the weights again, "
-            "with Keras itself."
+            f"{subject} cannot be read: {error} - in `{path}`. {error.fix}"
         )
     if isinstance(error, MalformedError):
         return damaged(subject, error, path)

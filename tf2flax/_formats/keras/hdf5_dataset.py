@@ -18,7 +18,8 @@ from tf2flax._base.errors import MalformedError
 from tf2flax._base.values import MAX_ELEMENTS, STORED_DTYPES, StoredDtype, TensorSpec
 
 from .file import MAX_EXPANSION
-from .hdf5_elements import FILTERS, REFERENCE, Chunk, Description, Grid
+from .hdf5_elements import FILTERS, Chunk, Description, Grid
+from .hdf5_heaps import REFERENCE
 
 # A handle of h5py, which has no types.
 Handle = Any
@@ -36,11 +37,25 @@ _CLASS_NAMES: Final = {
     10: "array",
     11: "complex",
 }
+# Filters that are not undone, for messages. Source: H5Zpublic.h; lzf_filter.h of h5py.
+_FILTER_NAMES: Final = {
+    3: "fletcher32",
+    4: "szip",
+    5: "nbit",
+    6: "scaleoffset",
+    32000: "lzf",
+}
 _DTYPES: Final = {dtype.name: dtype for dtype in STORED_DTYPES.values()}
 
 
 class RefusedError(Exception):
-    """A short fact, for internal use; whoever knows the file says it to the user."""
+    """A short fact and a way out, for internal use; whoever knows the file adds it."""
+
+    def __init__(
+        self, fact: str, fix: str = "Save the weights again, with Keras itself."
+    ) -> None:
+        super().__init__(fact)
+        self.fix: str = fix
 
 
 def load_h5py() -> types.ModuleType:
@@ -108,33 +123,36 @@ def _grid(
     file_nbytes: int,
 ) -> Grid:
     filters = tuple(created.get_filter(i)[0] for i in range(created.get_nfilters()))
-    unknown = sorted(set(filters) - FILTERS)
-    if unknown:
-        raise RefusedError(
-            f"it is compressed by filter {unknown[0]}, which is a plugin of HDF5"
-        )
+    for number in filters:
+        if number not in FILTERS:
+            name = _FILTER_NAMES.get(number, f"{number}, a plugin of HDF5")
+            raise RefusedError(
+                f"it was written with filter {name}; only gzip and shuffle are read",
+                fix="Write it again with h5py: "
+                'create_dataset(..., compression="gzip").',
+            )
     extents: tuple[int, ...] = created.get_chunk()
-    found: list[Chunk] = []
+    chunks: list[Chunk] = []
     # Each takes more than 8 bytes of the file's index of chunks.
     most = file_nbytes // 8
 
     def add(info: Handle) -> bool | None:
         # Raises nothing, which h5py would hide; anything but None ends the walk.
         starts = tuple(int(start) for start in info.chunk_offset)
-        found.append(Chunk(starts, info.byte_offset, info.size, info.filter_mask))
-        return True if len(found) > most else None
+        chunks.append(Chunk(starts, info.byte_offset, info.size, info.filter_mask))
+        return True if len(chunks) > most else None
 
     dataset.chunk_iter(add)
-    _check_chunks(found, shape, extents, file_nbytes)
+    _check_chunks(chunks, shape, extents, file_nbytes)
     chunk_nbytes = math.prod(extents) * itemsize
-    for chunk in found:
+    for chunk in chunks:
         ratio = MAX_EXPANSION if filters else 1
         if chunk_nbytes > ratio * chunk.nbytes:
             raise MalformedError(
                 f"its chunk at {list(chunk.starts)} announces {chunk_nbytes} bytes, "
                 f"stored in {chunk.nbytes}"
             )
-    return Grid(extents, filters, tuple(found))
+    return Grid(extents, filters, tuple(chunks))
 
 
 def _check_chunks(
@@ -165,7 +183,7 @@ def _check_chunks(
 
 
 def _dtypes(h5py: types.ModuleType, kind: Handle) -> tuple[StoredDtype, np.dtype]:
-    """What elements are, and how they are stored."""
+    """The dtype of the elements, and the one that they are stored in."""
     h5t = h5py.h5t
     number, itemsize = kind.get_class(), kind.get_size()
     if number == h5t.STRING and kind.is_variable_str():
@@ -181,10 +199,10 @@ def _dtypes(h5py: types.ModuleType, kind: Handle) -> tuple[StoredDtype, np.dtype
             dtype: np.dtype = kind.dtype
         except (TypeError, ValueError):  # numpy has nothing like it
             return _unreadable(_CLASS_NAMES[number]), np.dtype(f"V{itemsize}")
-        known = _DTYPES.get(dtype.name)
+        tensor_dtype = _DTYPES.get(dtype.name)
         # Not merely like it: every bit must mean what it means to numpy.
-        if known is not None and kind.equal(h5t.py_create(dtype)):
-            return known, np.dtype("u1") if dtype.kind == "b" else dtype
+        if tensor_dtype is not None and kind.equal(h5t.py_create(dtype)):
+            return tensor_dtype, np.dtype("u1") if dtype.kind == "b" else dtype
     name = _CLASS_NAMES.get(number, "unknown")
     return _unreadable(name), np.dtype(f"V{itemsize}")
 

@@ -3,16 +3,14 @@
 Done without h5py, since HDF5 can crash or hang on damaged chunks and heaps; what h5py
 says of the dataset is all that is needed.
 
-Source: the HDF5 File Format Specification, version 3.0 (chunks, global heaps); what the
-filters do: H5Zdeflate.c, H5Zshuffle.c and H5Zfletcher32.c of HDF5, and lzf/lzf_d.c of
-h5py.
+Source: the HDF5 File Format Specification, version 3.0 (chunks); what the filters do:
+H5Zdeflate.c and H5Zshuffle.c of HDF5.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import struct
 import zlib
 from typing import Final
 
@@ -23,31 +21,25 @@ from tf2flax._base.memory import aligned_empty, empty, view_at
 from tf2flax._base.values import Box, TensorSpec
 
 from .file import MAX_EXPANSION, FileSlice
+from .hdf5_heaps import Heaps
 
-# Filters that are undone here: all that h5py applies on its own.
+# Filters that are undone here: those of files in the wild.
 DEFLATE: Final = 1
 SHUFFLE: Final = 2
-FLETCHER32: Final = 3
-LZF: Final = 32000
-FILTERS: Final = frozenset((DEFLATE, SHUFFLE, FLETCHER32, LZF))
+FILTERS: Final = frozenset((DEFLATE, SHUFFLE))
 # Rows in which a box is narrow are read whole, so many at once (bytes).
 _BLOCK_NBYTES: Final = 4 << 20
-# Stored for a value of varying length: its length, the address of a heap, its number.
-REFERENCE: Final = struct.Struct("<IQI")
-# A heap, and before each of its values: its number and length.
-_HEAP: Final = struct.Struct("<4sB3xQ")
-_HEAP_OBJECT: Final = struct.Struct("<HH4xQ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
-    """A box of a dataset that is stored apart.
+    """A box of a dataset that is stored by itself: a chunk, as HDF5 calls it.
 
     Attributes:
         starts: Its first element; it may reach over the dataset's end.
         offset: Its first byte in the file.
         nbytes: How many bytes it takes there.
-        skipped: Bit i tells that it did not go through filter i.
+        skipped: Bit i is set if it did not go through filter i.
     """
 
     starts: tuple[int, ...]
@@ -58,7 +50,7 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a dataset in chunks has them, and how they were filtered.
+    """The chunks of a dataset, and the filters that they went through.
 
     Attributes:
         shape: Shape of each.
@@ -73,7 +65,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:
-    """What a file says of a dataset.
+    """A dataset as its file describes it.
 
     Attributes:
         spec: Shape and dtype.
@@ -92,11 +84,11 @@ class Description:
         return self.spec.size * self.stored.itemsize
 
 
-def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarray:
+def read_elements(stream: FileSlice, description: Description, box: Box) -> np.ndarray:
     """Reads a box: of rows only those of the box, of chunks only those it touches.
 
     Args:
-        window: The file.
+        stream: The file.
         description: The dataset; of a readable dtype.
         box: The box, within its shape.
 
@@ -111,14 +103,14 @@ def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarra
     if not raw.size or where is None:
         pass
     elif isinstance(where, Grid):
-        _read_chunks(window, where, box, raw)
+        _read_chunks(stream, where, box, raw)
     else:
-        _read_rows(window, where, description.spec.shape, box, raw)
+        _read_rows(stream, where, description.spec.shape, box, raw)
     dtype = description.spec.dtype
     if dtype.is_string:
         if raw.dtype.kind == "S":
             return raw.astype(object)
-        return _strings(window, raw)
+        return _strings(stream, raw)
     if dtype.name == "bfloat16":
         return raw.astype(np.uint16, copy=False).view(dtype.numpy)
     if dtype.name == "bool":
@@ -129,7 +121,7 @@ def read_box(window: FileSlice, description: Description, box: Box) -> np.ndarra
 
 
 def _read_rows(
-    window: FileSlice,
+    stream: FileSlice,
     offset: int,
     shape: tuple[int, ...],
     box: Box,
@@ -139,7 +131,7 @@ def _read_rows(
     if box.shape[1:] == shape[1:]:
         start = box.starts[0] if shape else 0
         row_nbytes = math.prod(shape[1:]) * out.itemsize
-        window.fill(offset + start * row_nbytes, out.reshape(-1).view(np.uint8).data)
+        stream.fill(offset + start * row_nbytes, out.reshape(-1).view(np.uint8).data)
         return
     row_nbytes = math.prod(shape[1:]) * out.itemsize
     inner = Box(box.starts[1:], box.stops[1:])
@@ -147,48 +139,43 @@ def _read_rows(
     if row_nbytes > _BLOCK_NBYTES or box.shape[0] == 1:
         for number, row in enumerate(range(box.starts[0], box.stops[0])):
             start = offset + row * row_nbytes
-            _read_rows(window, start, shape[1:], inner, out[number])
+            _read_rows(stream, start, shape[1:], inner, out[number])
         return
     step = max(_BLOCK_NBYTES // row_nbytes, 1)
     for start in range(0, box.shape[0], step):
-        part = out[start : start + step]
-        block = empty((len(part), *shape[1:]), out.dtype)
+        target = out[start : start + step]
+        block = empty((len(target), *shape[1:]), out.dtype)
         first = offset + (box.starts[0] + start) * row_nbytes
-        window.fill(first, block.reshape(-1).view(np.uint8).data)
-        part[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
+        stream.fill(first, block.reshape(-1).view(np.uint8).data)
+        target[...] = view_at(block, (slice(None), *inner.within(Box.whole(shape[1:]))))
 
 
-def _read_chunks(window: FileSlice, grid: Grid, box: Box, out: np.ndarray) -> None:
+def _read_chunks(stream: FileSlice, grid: Grid, box: Box, out: np.ndarray) -> None:
     for chunk in grid.chunks:
         stops = tuple(a + n for a, n in zip(chunk.starts, grid.shape, strict=True))
         chunk_box = Box(chunk.starts, stops)
         shared = box.intersection(chunk_box)
         if shared is None:
             continue
-        data = _unfiltered(window, grid, chunk, out.dtype.itemsize)
+        data = _unfiltered(stream, grid, chunk, out.dtype.itemsize)
         block = np.frombuffer(data, out.dtype).reshape(grid.shape)
         target = view_at(out, shared.within(box))
         target[...] = view_at(block, shared.within(chunk_box))
 
 
-def _unfiltered(window: FileSlice, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
+def _unfiltered(stream: FileSlice, grid: Grid, chunk: Chunk, itemsize: int) -> bytes:
     wanted = math.prod(grid.shape) * itemsize
     data = bytearray(chunk.nbytes)
-    window.fill(chunk.offset, memoryview(data))
+    stream.fill(chunk.offset, memoryview(data))
     data = bytes(data)
-    # Checksums may have been added before the last of the filters.
-    limit = wanted + 4 * len(grid.filters)
-    for number, name in reversed(tuple(enumerate(grid.filters))):
-        if chunk.skipped >> number & 1:
+    # The last filter that was applied is the first that is undone.
+    for position, number in reversed(tuple(enumerate(grid.filters))):
+        if chunk.skipped >> position & 1:
             continue
-        if name == DEFLATE:
-            data = _inflated(data, limit)
-        elif name == LZF:
-            data = decompress_lzf(data, limit)
-        elif name == SHUFFLE:
-            data = _unshuffled(data, itemsize)
+        if number == DEFLATE:
+            data = _inflated(data, wanted)
         else:
-            data = _checked(data)
+            data = _unshuffled(data, itemsize)
     if len(data) != wanted:
         raise MalformedError(f"expected a chunk of {wanted} bytes, got {len(data)}")
     return data
@@ -206,136 +193,23 @@ def _inflated(data: bytes, limit: int) -> bytes:
 
 
 def _unshuffled(data: bytes, itemsize: int) -> bytes:
-    """Joins elements whose first bytes are stored first, then all second ones, ..."""
-    whole = len(data) // itemsize * itemsize
-    parts = np.frombuffer(data[:whole], np.uint8).reshape(itemsize, -1)
-    return parts.T.tobytes() + data[whole:]
+    """Joins elements whose first bytes are stored first, then all second ones, ...
 
-
-def _checked(data: bytes) -> bytes:
-    """Takes the checksum off, and compares it."""
-    if len(data) < 4:
-        raise MalformedError("a chunk is shorter than its checksum")
-    data, stored = data[:-4], int.from_bytes(data[-4:], "little")
-    words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.uint64)
-    weights = np.arange(len(words), 0, -1, dtype=np.uint64) % 65535
-    low, high = int(words.sum()) % 65535, int((words * weights % 65535).sum()) % 65535
-    # 0 and 65535 mean the same.
-    if (stored & 0xFFFF) % 65535 != low or (stored >> 16) % 65535 != high:
-        raise MalformedError(
-            f"stored fletcher32 {stored:08x}, computed {high << 16 | low:08x}"
-        )
-    return data
-
-
-def decompress_lzf(data: bytes, limit: int) -> bytes:
-    """Uncompresses what h5py's own filter compressed.
-
-    Args:
-        data: Literal runs (a length - 1 below 32, bytes) and repetitions (a length - 2
-            in 3 bits, or 7 and one byte more; a distance - 1 in 13 bits).
-        limit: How long the result may be.
-
-    Returns:
-        The result.
-
-    Raises:
-        MalformedError: The data is cut, or reaches before its start or over the limit.
+    stored  a0 b0 c0  a1 b1 c1  rest  ->  a0 a1  b0 b1  c0 c1  rest
     """
-    out = bytearray()
-    position = 0
-    try:
-        while position < len(data):
-            control = data[position]
-            position += 1
-            if control < 32:
-                stop = position + control + 1
-                if stop > len(data):
-                    raise MalformedError("a chunk is cut")
-                out += data[position:stop]
-                position = stop
-            else:
-                count = control >> 5
-                if count == 7:
-                    count += data[position]
-                    position += 1
-                distance = ((control & 31) << 8 | data[position]) + 1
-                position += 1
-                if distance > len(out):
-                    raise MalformedError("a chunk repeats what comes before its start")
-                count += 2
-                period = bytes(out[len(out) - distance :][:count])
-                out += (period * -(-count // len(period)))[:count]
-            if len(out) > limit:
-                raise MalformedError("a chunk is larger than it announces")
-    except IndexError as error:
-        raise MalformedError("a chunk is cut") from error
-    return bytes(out)
+    whole = len(data) // itemsize * itemsize
+    planes = np.frombuffer(data[:whole], np.uint8).reshape(itemsize, -1)
+    return planes.T.tobytes() + data[whole:]
 
 
-def _strings(window: FileSlice, references: np.ndarray) -> np.ndarray:
+def _strings(stream: FileSlice, references: np.ndarray) -> np.ndarray:
     """Reads the strings that references name."""
     out = empty(references.size, object)
-    heaps = Heaps(window)
-    left = MAX_EXPANSION * window.nbytes
+    heaps = Heaps(stream)
+    left = MAX_EXPANSION * stream.nbytes
     for number, reference in enumerate(references.reshape(-1)):
         out[number] = heaps.get(reference.tobytes())
         left -= len(out[number])
         if left < 0:
-            raise MalformedError(f"its strings do not fit in {window.nbytes} bytes")
+            raise MalformedError(f"its strings do not fit in {stream.nbytes} bytes")
     return out.reshape(references.shape)
-
-
-class Heaps:
-    """Where a file keeps values of varying length."""
-
-    def __init__(self, window: FileSlice) -> None:
-        """Reads nothing yet."""
-        self._window = window
-        self._left = window.nbytes
-        self._objects: dict[int, dict[int, bytes]] = {}
-
-    def get(self, reference: bytes) -> bytes:
-        """Looks a value up.
-
-        Args:
-            reference: What is stored in its place, 16 bytes.
-
-        Returns:
-            The value.
-
-        Raises:
-            MalformedError: There is none.
-        """
-        nbytes, address, number = REFERENCE.unpack(reference)
-        if not nbytes:
-            return b""
-        if address not in self._objects:
-            self._objects[address] = self._parse(address)
-        value = self._objects[address].get(number, b"")
-        if len(value) < nbytes:
-            raise MalformedError(f"no {nbytes} bytes lie at {address}, number {number}")
-        return value[:nbytes]
-
-    def _parse(self, address: int) -> dict[int, bytes]:
-        header = bytearray(_HEAP.size)
-        self._window.fill(address, memoryview(header))
-        magic, version, nbytes = _HEAP.unpack(header)
-        # Heaps do not overlap, so all together are no larger than the file.
-        self._left -= nbytes
-        if magic != b"GCOL" or version != 1 or nbytes < _HEAP.size or self._left < 0:
-            raise MalformedError(f"no heap of strings lies at {address}")
-        heap = bytearray(nbytes)
-        self._window.fill(address, memoryview(heap))
-        values: dict[int, bytes] = {}
-        position = _HEAP.size
-        while position + _HEAP_OBJECT.size <= nbytes:
-            number, _, size = _HEAP_OBJECT.unpack_from(heap, position)
-            position += _HEAP_OBJECT.size
-            if number == 0:  # the rest is free
-                break
-            if position + size > nbytes:
-                raise MalformedError(f"the heap of strings at {address} is cut")
-            values[number] = bytes(heap[position : position + size])
-            position += -(-size // 8) * 8
-        return values

@@ -1,4 +1,4 @@
-"""What an HDF5 file of Keras weights holds: where its datasets lie, and their names.
+"""The weights in an HDF5 file of Keras's: where their datasets lie, and their names.
 
 Walks the groups, follows no link out of the file, and gives every weight a name of its
 own. Reads no dataset, and no attribute but the names of layers.
@@ -20,7 +20,7 @@ from tf2flax._base.errors import MalformedError
 
 from .file import FileSlice
 from .hdf5_dataset import Handle, RefusedError, load_h5py
-from .hdf5_elements import REFERENCE, Heaps
+from .hdf5_heaps import REFERENCE, Heaps
 
 # The attribute in which Keras 1 and 2 list the weights of a layer, or those of an
 # optimizer; in parts (`weight_names0`, ...) where it would be longer than 64 KiB.
@@ -54,9 +54,9 @@ class Weight:
     """A dataset.
 
     Attributes:
-        place: Where it lies: `model_weights/dense/dense/kernel:0`.
+        place: Path in the file: `model_weights/dense/dense/kernel:0`.
         name: The end of that which is its name: `dense/kernel:0`.
-        is_listed: Whether a group lists it by that name.
+        is_listed: True if a group lists it by that name.
     """
 
     place: bytes
@@ -66,14 +66,14 @@ class Weight:
     @property
     def short_name(self) -> str:
         """The name of the variable."""
-        return self._shown(self.name)
+        return self._display_name(self.name)
 
     @property
     def long_name(self) -> str:
         """The name of the layer, and that of the variable."""
-        return self._shown(self.place.removeprefix(_MODEL))
+        return self._display_name(self.place.removeprefix(_MODEL))
 
-    def _shown(self, name: bytes) -> str:
+    def _display_name(self, name: bytes) -> str:
         text = decode(name)
         return text.removesuffix(":0") if self.is_listed else text
 
@@ -83,10 +83,10 @@ class _Group:
     """A group that is still to be walked.
 
     Attributes:
-        place: Where it lies, with a `/` at its end; empty for the root.
+        place: Path in the file, with a `/` at its end; empty for the root.
         handle: The group.
-        named_from: Where in the places of its weights their names begin.
-        is_listed: Whether a group around it lists its weights.
+        named_from: Position in the places of its weights at which their names begin.
+        is_listed: True if a group around it lists its weights.
     """
 
     place: bytes
@@ -95,42 +95,58 @@ class _Group:
     is_listed: bool = False
 
 
-class WeightsOfTree:
-    """All datasets of a file.
+@dataclasses.dataclass(frozen=True, slots=True)
+class FoundWeights:
+    """The datasets of a file, and the objects that they belong to.
+
+    Attributes:
+        weights: The datasets.
+        objects: Places of the objects whose variables Keras 3 stores, if they have any.
+        layers: Place of such an object -> its name, if it has one.
+    """
+
+    weights: tuple[Weight, ...]
+    objects: frozenset[str]
+    layers: dict[str, str]
+
+
+def find_weights(root: Handle, stream: FileSlice) -> FoundWeights:
+    """Walks all groups of a file and finds its datasets.
+
+    Args:
+        root: The root group.
+        stream: The file.
+
+    Raises:
+        MalformedError: Groups are within themselves, or lack what they list.
+        RefusedError: A link leads elsewhere.
+    """
+    walk = _GroupWalk(root, stream)
+    walk.check_counts()
+    objects, layers = walk.name_layers(stream)
+    return FoundWeights(tuple(walk.weights), frozenset(objects), layers)
+
+
+class _GroupWalk:
+    """A walk over all groups of a file, without recursion.
 
     The list of a layer's weights holds their names, at which they lie below its group.
     So their places tell their names, and of the list only the length is needed.
 
     Attributes:
         weights: The datasets.
-        objects: Where Keras 3 stores the variables of objects, if they have any.
-        layers: Of these, which have a name, and that.
     """
 
-    def __init__(self, root: Handle, window: FileSlice) -> None:
-        """Walks.
-
-        Args:
-            root: The root group.
-            window: The file.
-
-        Raises:
-            MalformedError: Groups are within themselves, or lack what they list.
-            RefusedError: A link leads elsewhere.
-        """
+    def __init__(self, root: Handle, stream: FileSlice) -> None:
         self.weights: list[Weight] = []
-        self.objects: set[str] = set()
-        self.layers: dict[str, str] = {}
         self._h5py = load_h5py()
         self._named_at: dict[bytes, int] = {}
         self._listed: dict[bytes, int] = {}
-        self._links_left = window.nbytes // _MIN_LINK_NBYTES
+        self._links_left = stream.nbytes // _MIN_LINK_NBYTES
         self._visited: set[int] = set()
         self._groups: list[_Group] = [_Group(b"", root)]
         while self._groups:
             self._walk_group(self._groups.pop())
-        self._check_counts()
-        self._name_layers(window)
 
     def _walk_group(self, group: _Group) -> None:
         h5i, place = self._h5py.h5i, group.place
@@ -145,7 +161,8 @@ class WeightsOfTree:
             try:
                 handle = self._h5py.h5o.open(group.handle, name)
                 kind = h5i.get_type(handle)
-            except (KeyError, RuntimeError, ValueError):  # whoever reads it will see
+            except (KeyError, RuntimeError, ValueError):
+                # Damage of one object: an error for who reads it, not for all others.
                 handle, kind = None, h5i.DATASET
             if kind == h5i.DATASET:
                 self.weights.append(Weight(here, here[named_from:], is_listed))
@@ -184,7 +201,7 @@ class WeightsOfTree:
         """Why a link is not followed; None where it is."""
         if self._links_left < 0:
             return MalformedError("it has more links than its bytes can hold")
-        # HDF5 would follow the one, and stay where it is with the others.
+        # HDF5 takes such names for paths: "a/b" leads on, "." stays where it is.
         if b"/" in name or name in (b"", b"."):
             return MalformedError(f"`{decode(place)}` links to {name[:80]!r}")
         if place.count(b"/") > MAX_DEPTH:
@@ -209,14 +226,17 @@ class WeightsOfTree:
 
         if h5a.exists(handle, _LIST):
             return length(_LIST)
-        parts = (b"%s%d" % (_LIST, number) for number in itertools.count())
+        names = (b"%s%d" % (_LIST, number) for number in itertools.count())
         lengths = [
-            length(part)
-            for part in itertools.takewhile(lambda one: h5a.exists(handle, one), parts)
+            length(name)
+            for name in itertools.takewhile(
+                lambda name: h5a.exists(handle, name), names
+            )
         ]
         return sum(lengths) if lengths else None
 
-    def _check_counts(self) -> None:
+    def check_counts(self) -> None:
+        """Checks that groups hold as many weights as they list."""
         counts = collections.Counter(
             weight.place.removesuffix(weight.name)
             for weight in self.weights
@@ -228,25 +248,34 @@ class WeightsOfTree:
                     f"`{decode(place)}` lists {count} weights and holds {counts[place]}"
                 )
 
-    def _name_layers(self, window: FileSlice) -> None:
-        heaps = Heaps(window)
+    def name_layers(self, stream: FileSlice) -> tuple[set[str], dict[str, str]]:
+        """Reads the names of layers, which are attributes.
+
+        Returns:
+            Places of all objects with variables; and place -> name of those that have
+            one.
+        """
+        heaps = Heaps(stream)
+        objects: set[str] = set()
+        layers: dict[str, str] = {}
         for place, address in self._named_at.items():
-            self.objects.add(decode(place))
+            objects.add(decode(place))
             try:
-                name = _attribute(window, heaps, address, b"name")
-            except MalformedError:  # without it there is no hint, no more
+                name = _attribute(stream, heaps, address, b"name")
+            except MalformedError:  # of a name, hints and views alone make use
                 continue
             if name and len(name) <= _MAX_PLACE_NBYTES:
-                self.layers[decode(place)] = decode(name)
+                layers[decode(place)] = decode(name)
+        return objects, layers
 
 
 def _attribute(
-    window: FileSlice, heaps: Heaps, address: int, name: bytes
+    stream: FileSlice, heaps: Heaps, address: int, name: bytes
 ) -> bytes | None:
     """Reads an attribute that is a string, without h5py: HDF5 hangs on damaged heaps.
 
     Args:
-        window: The file.
+        stream: The file.
         heaps: Its heaps.
         address: Where the header of the object lies.
         name: The attribute.
@@ -260,13 +289,13 @@ def _attribute(
 
     Source: HDF5 File Format Specification, IV.A.1.a (headers), IV.A.2.m (attributes).
     """
-    version, count, nbytes = _HEADER.unpack(window.slice(address, _HEADER.size))
+    version, count, nbytes = _HEADER.unpack(stream.slice(address, _HEADER.size))
     if version != 1:
         return None
     blocks = [(address + 16, nbytes)]
     while blocks:
         start, nbytes = blocks.pop(0)
-        block = window.slice(start, nbytes)
+        block = stream.slice(start, nbytes)
         position = 0
         while position + _MESSAGE.size <= len(block) and count:
             kind, size = _MESSAGE.unpack_from(block, position)
@@ -284,19 +313,27 @@ def _attribute(
 
 
 def _string_in(heaps: Heaps, message: bytes, name: bytes) -> bytes | None:
-    """The string in the message of an attribute, if it has that name."""
+    """The string in the message of an attribute, if it has that name.
+
+    Version 1 pads each field to a multiple of 8 bytes; version 3 adds one byte, the
+    encoding of the name:
+
+        | version, 3 lengths | (encoding) | name | datatype | dataspace | value ...
+    """
     if len(message) < _LENGTHS.size:
         return None
     version, *sizes = _LENGTHS.unpack_from(message)
     position = _LENGTHS.size + (1 if version == 3 else 0)
-    parts: list[bytes] = []
+    fields: list[bytes] = []
     for size in sizes:
-        parts.append(message[position : position + size])
+        fields.append(message[position : position + size])
         position += -(-size // 8) * 8 if version == 1 else size
-    found, datatype, space = parts
+    attribute_name, datatype, space = fields
     is_scalar = len(space) > 1 and space[1] == 0
-    if found.rstrip(b"\0") != name or not is_scalar or len(datatype) < 8:
+    if attribute_name.rstrip(b"\0") != name or not is_scalar or len(datatype) < 8:
         return None
+    # The class of the datatype, and of strings of varying length (class 9, type 1) a
+    # reference to a heap instead of the string itself.
     kind, value = datatype[0] & 15, message[position:]
     if kind == _FIXED_STRING:
         return value[: int.from_bytes(datatype[4:8], "little")].rstrip(b"\0")
@@ -319,7 +356,7 @@ def open_dataset(root: Handle, place: bytes) -> Handle:
     return load_h5py().h5d.open(root, place)
 
 
-def named(
+def name_weights(
     weights: Sequence[Weight],
 ) -> tuple[dict[str, bytes], dict[str, tuple[str, ...]]]:
     """Gives every weight a name of its own.
@@ -334,30 +371,32 @@ def named(
     Raises:
         MalformedError: There is no way to tell some apart.
     """
-    alike: dict[str, list[Weight]] = collections.defaultdict(list)
+    by_short_name: dict[str, list[Weight]] = collections.defaultdict(list)
     for weight in weights:
-        alike[weight.short_name].append(weight)
-    several = {short: group for short, group in alike.items() if len(group) > 1}
+        by_short_name[weight.short_name].append(weight)
+    several = {name: group for name, group in by_short_name.items() if len(group) > 1}
     clashing = [weight for group in several.values() for weight in group]
+    # Weights of one name go by their layer's name as well. If that clashes with any
+    # name, by their whole places, which are different.
     given = {weight.place: weight.long_name for weight in clashing}
-    if len({*given.values(), *alike}) < len(given) + len(alike):
+    if len({*given.values(), *by_short_name}) < len(given) + len(by_short_name):
         given = {weight.place: decode(weight.place) for weight in clashing}
-    places = {short: group[0].place for short, group in alike.items()}
-    for short in several:
-        del places[short]
+    places = {name: group[0].place for name, group in by_short_name.items()}
+    for name in several:
+        del places[name]
     for place, name in given.items():
         if name in places:
             raise MalformedError(f"several weights are called `{name}`")
         places[name] = place
     shared = {
-        short: tuple(sorted(given[weight.place] for weight in group))
-        for short, group in several.items()
+        name: tuple(sorted(given[weight.place] for weight in group))
+        for name, group in several.items()
     }
     return places, shared
 
 
 def layer_hint(name: str, layers: Mapping[str, str]) -> str:
-    """Tells where the layer in a name is stored.
+    """Says where the layer in a name is stored.
 
     Args:
         name: A name that is not stored.
@@ -369,16 +408,13 @@ def layer_hint(name: str, layers: Mapping[str, str]) -> str:
     places: dict[str, list[str]] = collections.defaultdict(list)
     for place, layer in layers.items():
         places[layer].append(place)
-    for part in reversed(name.split("/")):
-        if part in places:
-            which = " or ".join(f"`{place}/`" for place in places[part][:4])
-            return f"Layer `{part}` is stored as {which}."
+    for layer in reversed(name.split("/")):
+        if layer in places:
+            which = " or ".join(f"`{place}/`" for place in places[layer][:4])
+            return f"Layer `{layer}` is stored as {which}."
     return ""
 
 
 def decode(name: bytes) -> str:
+    """A name of HDF5 as text; bytes that are not UTF-8 are kept."""
     return name.decode("utf-8", "surrogateescape")
-
-
-def encode(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

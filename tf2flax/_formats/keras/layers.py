@@ -53,7 +53,7 @@ class Variable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LayerClass:
-    """What all layers of a class have.
+    """The variables and layers that all layers of a class have.
 
     Attributes:
         variables: The layer's own, in stored order.

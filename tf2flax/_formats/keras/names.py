@@ -1,4 +1,4 @@
-"""What the variables in Keras 3's weights are called: their layers' names and theirs.
+"""The names of the variables in Keras 3's weights: their layers' names and theirs.
 
 A file of weights has a group for every layer, with the layer's name as an attribute
 (since Keras 3.6), and its variables under numbers. Their own names follow from the
@@ -29,7 +29,7 @@ _NUMBERED: Final = re.compile(r"(.+?)(?:_\d+)?", re.S)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Weights:
-    """What a file says of its weights.
+    """The weights of a file: shapes, and the objects that they belong to.
 
     Attributes:
         specs: Stored name -> shape and dtype; None where they are damaged.
@@ -43,7 +43,7 @@ class Weights:
 
     @property
     def is_keras_3(self) -> bool:
-        """Whether variables lie where Keras 3 stores them."""
+        """True if variables lie where Keras 3 stores them."""
         return any(_STORED.fullmatch(name) for name in self.specs)
 
     def groups(self) -> set[str]:
@@ -58,12 +58,12 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VariableNames:
-    """What the variables of a file are called.
+    """The names of the variables of a file.
 
     Attributes:
         keys: Names -> the stored names that bear them: several where names clash. What
             belongs to no named layer keeps its stored name.
-        has_layers: Whether the names of any layers are known.
+        has_layers: True if the name of any layer is known.
     """
 
     keys: dict[str, tuple[str, ...]]
@@ -76,7 +76,7 @@ def variable_names(
     """Names variables.
 
     Args:
-        weights: What the file says.
+        weights: The weights of the file.
         config: The model's config, which is read.
         path: The file, for messages.
 
@@ -263,8 +263,14 @@ class _Namer:
     def _trained(
         self, place: str, visited: set[str], *, is_frozen: bool = False
     ) -> Iterator[str | None]:
-        """Stored names below a place that are trained; None where that is unknown."""
+        """Stored names below a place that are trained; None where that is unknown.
+
+        In the order in which Keras makes slots: a layer's own variables, then those of
+        the layers in it. One unknown layer makes the order of all slots unknown, since
+        only their number and their shapes are stored.
+        """
         node = self._nodes.get(place)
+        # A layer that is used twice is trained once.
         if place in visited:
             return
         visited.add(place)
@@ -281,6 +287,7 @@ class _Namer:
             for key, variable in zip(self._numbered(place), variables, strict=True):
                 if variable.is_trained and not is_frozen:
                     yield self._keys[place][key]
+        # The variables above still come first, whatever the order of the children.
         if node is not None and not _is_order_known(place, node):
             yield None
             return
@@ -289,7 +296,7 @@ class _Namer:
 
 
 def _is_order_known(place: str, node: Node) -> bool:
-    """Whether a layer tracks the layers in it in the order of its children.
+    """Tells whether a layer tracks the layers in it in the order of its children.
 
     A user's class has attributes in any order, and its config another: of those, one
     alone has an order, or one list.

@@ -20,14 +20,14 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import Manifest, TensorEntry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import TensorSpec
 
 from .config import ConfigFile, elements, mapping, parse_json
 from .file import damaged
 from .hdf5 import Hdf5Manifest
-from .hdf5_names import layer_hint
-from .names import VariableNames, Weights, variable_names
+from .manifest import KerasManifest
+from .names import Weights
 
 _MAP: Final = "weight_map"
 _ENDING: Final = ".h5"
@@ -38,12 +38,12 @@ _NUMBERED: Final = re.compile(r"(?P<start>.*)_(?P<number>\d{5})(?P<end>\.weights
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """What an index says.
+    """An index of files of weights, parsed.
 
     Attributes:
         path: The index, for messages.
         files: Place of a group, as `layers/dense/vars` -> the names of its files.
-        total_nbytes: Bytes of all tensors; 0 where the index does not tell.
+        total_nbytes: Bytes of all tensors; 0 if the index does not say.
     """
 
     path: str
@@ -82,7 +82,7 @@ class ShardIndex:
         return tuple(sorted({name for names in self.files.values() for name in names}))
 
     def is_reached_by(self, nbytes: float) -> bool:
-        """Whether tensors are as large together as the index says."""
+        """Tells whether tensors are as large together as the index says."""
         return nbytes >= self.total_nbytes - 0.5  # sizes of booleans are fractions
 
     def unnamed(self) -> Iterator[str]:
@@ -129,9 +129,9 @@ def _checked_name(name: object, group: str, path: str) -> str:
         name.encode()
     except UnicodeEncodeError as error:  # JSON may escape half a character
         raise MalformedError(
-            f"`{group[:200]}` lies in {ascii(name)[:80]}, which is no name of a file"
+            f"`{group[:200]}` lies in {ascii(name)[:80]}, which cannot name a file"
         ) from error
-    if any(part in name for part in ("/", "\\", "\0")) or name in (".", ".."):
+    if any(separator in name for separator in ("/", "\\", "\0")) or name in (".", ".."):
         raise MalformedError(
             f"`{group[:200]}` lies in `{name[:200]}`, which is not a file of its folder"
         )
@@ -143,7 +143,7 @@ def _checked_name(name: object, group: str, path: str) -> str:
     return name
 
 
-class ShardedHdf5Manifest(Manifest):
+class ShardedHdf5Manifest(KerasManifest):
     """Names and entries of Keras weights in several files."""
 
     def __init__(
@@ -179,11 +179,6 @@ class ShardedHdf5Manifest(Manifest):
         return self._index.path
 
     @property
-    def index_path(self) -> str:
-        """Path of the index, for messages."""
-        return self._index.path
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names of all weights, sorted by code point."""
         return self._names
@@ -192,26 +187,18 @@ class ShardedHdf5Manifest(Manifest):
         """Whether a weight has this name."""
         return name in self._file_of
 
-    def hint(self, name: str) -> str:
-        """Where a layer is stored."""
-        return layer_hint(name, self.weights.layers)
-
     @property
     def weights(self) -> Weights:
-        """What names of variables follow from; a layer's name is in one file only."""
+        """Those of all files; a layer's name is in one file only."""
         specs: dict[str, TensorSpec | None] = {}
         layers: dict[str, str] = {}
         objects: set[str] = set()
         for shard in self._shards.values():
-            part = shard.weights
-            specs.update(part.specs)
-            layers.update(part.layers)
-            objects.update(part.objects)
+            weights = shard.weights
+            specs.update(weights.specs)
+            layers.update(weights.layers)
+            objects.update(weights.objects)
         return Weights(specs, layers, objects)
-
-    def variable_names(self) -> VariableNames:
-        """The names of variables; see `Hdf5Manifest`."""
-        return variable_names(self.weights, self._config, self._index.path)
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every file; see `Hdf5Manifest`."""

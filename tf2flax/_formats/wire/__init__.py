@@ -1,1 +1,13 @@
-"""Bytes to values: tables, messages, checksums, numbers."""
+"""Bytes <-> values, for all formats; opens no file and knows no tensor by name.
+
+Whatever does not parse is a `MalformedError` with a short fact; a caller who knows the
+file makes a message of it. No allocation exceeds a stated multiple of the input.
+
+Begin with `sstable`, the container of all of TensorFlow's checkpoints.
+
+- `sstable`: tables of sorted keys; `ordered_code`: keys of slices.
+- `messages`: classes of protobuf messages; what they say: `bundle_messages`,
+  `slice_messages`, `graph_messages`, `state_messages`.
+- `tensor_proto`: values of tensors inside messages; `strings`: tensors of strings.
+- `varint`, `crc32c`: numbers and checksums.
+"""

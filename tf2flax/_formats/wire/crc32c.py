@@ -63,15 +63,15 @@ def unmask(masked: int) -> int:
 
 
 def combine(first: int, second: int, second_nbytes: int) -> int:
-    """Computes the CRC of bytes from the CRCs of two parts of them.
+    """Computes the CRC of bytes from the CRCs of the first and of the others.
 
     A CRC is the remainder of a polynomial over GF(2): appending n bytes multiplies
     what stands before them by x^(8n).
 
     Args:
-        first: CRC of the first part, unmasked.
-        second: CRC of the second part, unmasked.
-        second_nbytes: Length of the second part.
+        first: CRC of the first bytes, unmasked.
+        second: CRC of the bytes behind them, unmasked.
+        second_nbytes: Number of those bytes.
 
     Returns:
         The CRC of both, unmasked.

@@ -15,8 +15,7 @@ from tf2flax._base.errors import MalformedError
 _TERMINATOR: Final = b"\0\x01"
 _ESCAPED_ZERO: Final = b"\0\xff"
 _ESCAPED_FF: Final = b"\xff\0"
-# Signed numbers: the first bits of a number of n bytes; the sign bit is inverted.
-# `kLengthToHeaderBits`, as one big-endian number of two bytes for each length.
+# The longest signed number: 64 bits, 7 in each byte. Source: `kLengthToHeaderBits`.
 _MAX_SIGNED_NBYTES: Final = 10
 
 
@@ -34,10 +33,10 @@ def encode_slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
         >>> encode_slice_key(b"w", [(0, -1), (2, 3)]).hex()
         '007700010102807f8283'
     """
-    parts = [_encode_unsigned(0), _encode_string(name), _encode_unsigned(len(extents))]
+    codes = [_encode_unsigned(0), _encode_string(name), _encode_unsigned(len(extents))]
     for start, length in extents:
-        parts += [_encode_signed(start), _encode_signed(length)]
-    return b"".join(parts)
+        codes += [_encode_signed(start), _encode_signed(length)]
+    return b"".join(codes)
 
 
 def decode_slice_key(
@@ -131,7 +130,7 @@ def _signed_nbytes(value: int) -> int:
 def _encode_signed(value: int) -> bytes:
     """A prefix of as many ones as bytes, less one, then the number; sign inverted.
 
-    Negative numbers are the complement of positive ones, so that all sort rightly.
+    Negative numbers are the complement of positive ones, so that all sort correctly.
     """
     magnitude = ~value if value < 0 else value
     nbytes = _signed_nbytes(value)
@@ -148,6 +147,9 @@ def _decode_signed(data: bytes, pos: int) -> tuple[int, int]:
     head = data[pos : pos + _MAX_SIGNED_NBYTES]
     if is_negative:
         head = bytes(b ^ 0xFF for b in head)
+    # As many ones as bytes, then a zero, then the number; of more than 7 bytes the ones
+    # reach into the second:
+    #     2 bytes  110nnnnn nnnnnnnn        9 bytes  11111111 10nnnnnn nnnnnnnn ...
     nbytes = 0
     for byte in head[:2]:
         ones = 8 - (byte ^ 0xFF).bit_length()

@@ -35,7 +35,7 @@ _SNAPPY: Final = 1
 # of n bytes could hold keys of n² bytes.
 _MAX_KEY_RATIO: Final = 16
 # No element of snappy gives more for its bytes than a copy of 64 in 3 bytes; what
-# announces more than that is no snappy data.
+# announces more than that is not snappy data.
 MAX_SNAPPY_RATIO: Final = 22
 
 
@@ -44,7 +44,7 @@ class TableSource(Protocol):
 
     @property
     def nbytes(self) -> int | None:
-        """Its length; None where that is not known."""
+        """Length of the table; None if it is not known."""
         ...
 
     def read(self, start: int, stop: int) -> bytes:
@@ -71,7 +71,7 @@ class Bytes:
 
     @property
     def nbytes(self) -> int:
-        """Its length."""
+        """Length of the table."""
         return len(self._data)
 
     def read(self, start: int, stop: int) -> bytes:
@@ -185,11 +185,11 @@ class SSTable:
 
         Args:
             source: Its bytes.
-            keeps_blocks: Whether blocks that were decoded stay in memory; else only the
-                last one does, where it is small.
+            keeps_blocks: True keeps decoded blocks in memory; else only the last one
+                stays, if it is small.
 
         Raises:
-            MalformedError: It is no table, or its block index is malformed; or blocks
+            MalformedError: It is not a table, its block index is malformed, or blocks
                 overlap.
         """
         self._source = source

@@ -65,7 +65,7 @@ class SavedSlice:
 
     Attributes:
         name: The tensor's key.
-        extents: The `TensorSliceProto` that says which part this is, as it is stored.
+        extents: The `TensorSliceProto` that says which slice this is, as stored.
         tensor: The `TensorProto` with the values, in place.
     """
 
@@ -75,13 +75,13 @@ class SavedSlice:
 
 
 def parse_saved_slice(data: memoryview) -> SavedSlice:
-    """Finds the parts of a `SavedTensorSlices` that holds one slice.
+    """Finds the fields of a `SavedTensorSlices` that holds one slice.
 
     Args:
         data: The message.
 
     Returns:
-        Its parts.
+        Its fields, in place.
 
     Raises:
         MalformedError: It does not parse, or holds no slice.
@@ -155,42 +155,42 @@ def _from_fixed(
 ) -> np.ndarray:
     """Numbers of fixed width: packed into one field or several, or one by one."""
     single = _FIXED32 if stored.itemsize == 4 else _FIXED64
-    parts: list[memoryview | bytes] = []
+    runs: list[memoryview | bytes] = []
     for kind, value in values:
         if kind not in (_BYTES, single) or len(value) % stored.itemsize:
             raise MalformedError(f"its {dtype.name} values are stored as another type")
-        parts.append(value)
-    nbytes = sum(map(len, parts))
+        runs.append(value)
+    nbytes = sum(map(len, runs))
     if nbytes != count * dtype.numpy.itemsize:
         _wrong_count(nbytes // dtype.numpy.itemsize, count)
     out = empty(count, dtype.numpy)
     buffer = out.view(np.uint8)
-    at = 0
-    for part in parts:
-        buffer[at : at + len(part)] = np.frombuffer(part, np.uint8)
-        at += len(part)
+    start = 0
+    for run in runs:
+        buffer[start : start + len(run)] = np.frombuffer(run, np.uint8)
+        start += len(run)
     return out
 
 
 def _from_varints(
     values: list[tuple[int, Any]], storage: str, dtype: StoredDtype, count: int
 ) -> np.ndarray:
-    parts: list[np.ndarray] = []
+    runs: list[np.ndarray] = []
     total = 0
     for kind, value in values:
         if kind == _VARINT:
-            part = np.array([value], np.uint64)
+            run = np.array([value], np.uint64)
         elif kind == _BYTES:
-            part = decode_varints(value)
+            run = decode_varints(value)
         else:
             raise MalformedError(f"its {dtype.name} values are stored as another type")
-        total += len(part)
+        total += len(run)
         if total > count:
             _wrong_count(total, count)
-        parts.append(part)
+        runs.append(run)
     if total != count:
         _wrong_count(total, count)
-    numbers = np.concatenate([np.zeros(0, np.uint64), *parts])
+    numbers = np.concatenate([np.zeros(0, np.uint64), *runs])
     if storage == "bool":
         return numbers != 0
     if storage == "bits":
@@ -216,8 +216,8 @@ def _strings(values: list[tuple[int, Any]], count: int) -> np.ndarray:
     return out
 
 
-def _wrong_count(found: int, expected: int) -> None:
-    raise MalformedError(f"expected {expected} values, got {found}")
+def _wrong_count(count: int, expected: int) -> None:
+    raise MalformedError(f"expected {expected} values, got {count}")
 
 
 def _check_dtype(values: list[tuple[int, Any]], code: int, dtype: StoredDtype) -> None:
@@ -229,6 +229,8 @@ def _check_dtype(values: list[tuple[int, Any]], code: int, dtype: StoredDtype) -
 
 
 def _check_shape(values: list[tuple[int, Any]], shape: tuple[int, ...]) -> None:
+    # TensorFlow leaves the shape out of the values as well. As in protobuf, the last
+    # of several values of a field counts, and what is left out is 0.
     if not values:
         return
     kind, value = values[-1]
@@ -247,6 +249,12 @@ def _check_shape(values: list[tuple[int, Any]], shape: tuple[int, ...]) -> None:
 
 def decode_varints(data: memoryview) -> np.ndarray:
     """Decodes packed varints, all at once.
+
+    Every byte of a varint but its last has the highest bit set; the others are digits,
+    the least significant first. So the i-th digits of all numbers are added at once:
+
+        bytes    01 | AC 02 | 07        last    0  2  3
+        digits    1 | 2C  2 |  7        first   0  1  3
 
     Args:
         data: Their bytes.
@@ -284,11 +292,11 @@ def decode_varints(data: memoryview) -> np.ndarray:
 
 def _last(data: memoryview, number: int) -> memoryview | None:
     """The last field of a number that holds bytes, which is the one that counts."""
-    found = None
+    last = None
     for field, kind, value in _fields(data):
         if field == number and kind == _BYTES:
-            found = value
-    return found
+            last = value
+    return last
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:

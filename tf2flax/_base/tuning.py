@@ -1,0 +1,78 @@
+"""How much is read at once: every size and number that reading is tuned by, in a value.
+
+Passed down from whoever plans or runs reads, so that a test can make a tensor of some
+bytes as hard to read as one of some GiB. Imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+# Small enough to be still in the processor's cache when its checksum is computed, large
+# enough for the disk (bytes).
+CHUNK_NBYTES: Final = 4 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """Sizes and numbers that change how fast tensors are read, never what is read.
+
+    Attributes:
+        chunk_nbytes: Bytes of a local file that a thread reads, checks and copies
+            before it goes on; also the size of a read that small neighbours share.
+        remote_chunk_nbytes: The same for files on other machines: as much as one
+            reader has under way there.
+        read_cost_nbytes: The price of one more read of a local file, as bytes that
+            could be read instead: a page, which a disk reads in any case. Gaps up to
+            this are read over.
+        remote_read_cost_nbytes: The price of one more request to another machine.
+        small_nbytes: Tensors up to this size share one read with their neighbours;
+            leaves up to this size share a group.
+        group_nbytes: Small neighbours form groups up to this size: a call that places
+            a group on devices takes as long as reading a MiB or two.
+        job_nbytes: Bytes of a large piece that one thread reads before another may
+            take over: some chunks, so that their checksums are rarely combined.
+        min_direct_nbytes: Shorter runs are copied out of a chunk instead of being read
+            into the array where they belong, since each would be a read of its own.
+        transfer_nbytes: Groups that are ready wait until they take this much: each
+            transfer to devices keeps the readers from running.
+        max_over_read: Bytes that are read for each byte that is needed, at most ...
+        min_excess_nbytes: ... where more than this many are not needed ...
+        max_runs: ... and where avoiding it takes no more reads than this.
+        max_workers: Threads that read at once. Each holds a chunk besides what it
+            fills, two where runs have gaps.
+        portions_in_flight: Portions of one leaf that are read or transferred side by
+            side.
+    """
+
+    chunk_nbytes: int = CHUNK_NBYTES
+    remote_chunk_nbytes: int = 8 << 20
+    read_cost_nbytes: int = 4 << 10
+    remote_read_cost_nbytes: int = 256 << 10
+    small_nbytes: int = 256 << 10
+    group_nbytes: int = CHUNK_NBYTES
+    job_nbytes: int = 32 << 20
+    min_direct_nbytes: int = 128 << 10
+    transfer_nbytes: int = 128 << 20
+    max_over_read: int = 8
+    min_excess_nbytes: int = 1 << 20
+    max_runs: int = 16_384
+    max_workers: int = 8
+    portions_in_flight: int = 4
+
+    @property
+    def staging_nbytes(self) -> int:
+        """Bytes that all readers hold at most, besides the arrays that they fill."""
+        return self.max_workers * 2 * self.chunk_nbytes
+
+    def chunk_of(self, *, is_local: bool) -> int:
+        """Bytes of a file that are read at once."""
+        return self.chunk_nbytes if is_local else self.remote_chunk_nbytes
+
+    def read_cost_of(self, *, is_local: bool) -> int:
+        """The price of one more read of a file, as bytes."""
+        return self.read_cost_nbytes if is_local else self.remote_read_cost_nbytes
+
+
+DEFAULT_TUNING: Final = Tuning()

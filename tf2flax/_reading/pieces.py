@@ -1,0 +1,122 @@
+"""Stored bytes of one piece -> elements: strings, byte order, aligned memory.
+
+What only its format can read, and strings, are read at once; everything else that is
+large goes chunk by chunk, in `groups`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tf2flax._base.errors import DamagedError, MalformedError
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
+from tf2flax._base.memory import ALIGNMENT, aligned_empty, empty, view_at
+from tf2flax._base.values import Box
+from tf2flax._formats.wire.crc32c import crc32c
+from tf2flax._formats.wire.strings import decode_strings
+
+from .checks import subject_of
+from .checksums import compare_crc
+
+
+def read_piece(
+    entry: TensorEntry, piece: Piece | EncodedPiece, *, verify: bool
+) -> np.ndarray:
+    """Reads all of a piece at once, and checks it.
+
+    Returns:
+        Array of its box's shape, in native byte order, that nobody else holds.
+
+    Raises:
+        DamagedError: The file is missing or short, or the checksum differs.
+        ReadError: The system or the store refuses.
+    """
+    if piece.data_file is None:
+        return _aligned(piece.read(Box.whole(piece.box.shape)))
+    if entry.spec.dtype.is_string:
+        elements = empty(piece.span.nbytes, np.uint8)
+    else:
+        elements = aligned_empty((piece.box.size,), entry.spec.dtype.numpy)
+    stored = elements.view(np.uint8).data
+    piece.data_file.read_into(piece.span.start, stored, subject=subject_of(entry))
+    elements = decode_piece(entry, piece, elements, verify=verify)
+    return elements.reshape(piece.box.shape)
+
+
+def read_pieces_into(entry: TensorEntry, out: np.ndarray, *, verify: bool) -> None:
+    """Fills an array of a tensor's shape with its pieces, one after the other."""
+    whole = Box.whole(entry.spec.shape)
+    for piece in entry.pieces:
+        target = view_at(out, piece.box.within(whole))
+        target[...] = read_piece(entry, piece, verify=verify)
+
+
+def decode_piece(
+    entry: TensorEntry, piece: Piece, stored: np.ndarray, *, verify: bool
+) -> np.ndarray:
+    """Checks the bytes of a piece and makes elements of them.
+
+    Args:
+        entry: The tensor.
+        piece: The piece.
+        stored: All its bytes, contiguous; changed where their order is not native.
+        verify: Whether the checksum is compared.
+
+    Returns:
+        Its elements, one axis, in the same memory; of strings, in new memory.
+
+    Raises:
+        DamagedError: The checksum differs, or strings are malformed.
+    """
+    if entry.spec.dtype.is_string:
+        return _decode_strings(entry, piece, stored.data, verify=verify)
+    if verify:
+        compare_crc(entry, piece, crc32c(stored.view(np.uint8).data))
+    elements = stored.view(entry.spec.dtype.numpy)
+    if entry.is_big_endian:
+        to_native(elements, entry)
+    return elements
+
+
+def _decode_strings(
+    entry: TensorEntry, piece: Piece, stored: memoryview, *, verify: bool
+) -> np.ndarray:
+    try:
+        strings, crc = decode_strings(
+            stored, piece.box.size, is_big_endian=entry.is_big_endian
+        )
+    except MalformedError as error:
+        raise DamagedError(
+            f"{subject_of(entry)} is damaged: {error} - at {piece.place}. "
+            "Copy the file again."
+        ) from error
+    # Not that of the bytes: lengths are stored as varints and count as 4 bytes each.
+    if verify:
+        compare_crc(entry, piece, crc)
+    elements = empty(piece.box.size, object)
+    elements[:] = strings
+    return elements
+
+
+def to_native(array: np.ndarray, entry: TensorEntry) -> None:
+    """Swaps the bytes of a big-endian bundle's elements in place."""
+    # Of complex numbers, real and imaginary part each have their own order.
+    width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
+    if entry.is_big_endian and width > 1:
+        array.reshape(-1).view(f"u{width}").byteswap(inplace=True)
+
+
+def empty_for(entry: TensorEntry, shape: tuple[int, ...]) -> np.ndarray:
+    """Makes an array for elements of a tensor, where JAX on CPU can take it over."""
+    if entry.spec.dtype.is_string:
+        return empty(shape, object)
+    return aligned_empty(shape, entry.spec.dtype.numpy)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The same values where JAX on CPU takes them over uncopied."""
+    if array.dtype == object or array.ctypes.data % ALIGNMENT == 0:
+        return array
+    out = aligned_empty(array.shape, array.dtype)
+    out[...] = array
+    return out

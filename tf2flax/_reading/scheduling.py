@@ -1,0 +1,180 @@
+"""Groups of reads, begun in the given order, in parallel, within a bound of memory.
+
+Decides when each group begins, and hands it on when it is there; knows no device.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic
+
+from tf2flax._base.progress import Advance
+from tf2flax._base.threads import Readers
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
+from tf2flax._storage.local import OpenFiles
+
+from .groups import GroupReader, Job, ReadOptions, Report
+from .targets import TargetT
+
+# Waits until the host memory of what was handed on is free again.
+Wait = Callable[[], object]
+
+
+def run_groups(
+    targets: Iterable[TargetT],
+    hand_on: Callable[[Sequence[TargetT]], Wait],
+    *,
+    workers: int,
+    verify: bool,
+    advance: Advance,
+    max_in_flight_bytes: int | None = None,
+    report: Report | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
+) -> None:
+    """Reads groups and hands them on, a bounded number of bytes at a time.
+
+    Args:
+        targets: What each group fills; the next one is asked for when there is room.
+        hand_on: Called in this thread with targets that are complete.
+        workers: Threads that read; 0 reads in this thread.
+        verify: True compares CRC-32C checksums.
+        advance: Called, from several threads, with bytes read and the tensor's name.
+        max_in_flight_bytes: Host memory of groups that are begun and not yet handed on
+            and done with; a larger group passes alone. None sets no bound.
+        report: Takes damage, unit by unit; None lets the first one end everything.
+        tuning: How much is read at once.
+
+    Raises:
+        DamagedError: A data file is missing or short, or a checksum differs.
+        ReadError: The system or the store refuses.
+    """
+    in_flight = 0
+    ready: list[TargetT] = []
+    # Groups that were handed on, whose memory may still be in use.
+    in_transfer: collections.deque[tuple[Wait, int]] = collections.deque()
+
+    def flush(min_nbytes: int = 0) -> None:
+        """Hands on what is ready, in one call, if it is worth one."""
+        nbytes = sum(target.host_nbytes for target in ready)
+        if ready and nbytes >= min_nbytes:
+            in_transfer.append((hand_on(tuple(ready)), nbytes))
+            ready.clear()
+
+    with OpenFiles() as files, Readers(workers) as readers:
+        options = ReadOptions(
+            verify=verify, advance=advance, tuning=tuning, report=report, files=files
+        )
+        running = _RunningGroups[TargetT](readers, options)
+        for target in targets:
+            while (
+                max_in_flight_bytes is not None
+                and in_flight
+                and in_flight + target.host_nbytes > max_in_flight_bytes
+            ):
+                # Nothing that could be waited for: some group must be read first.
+                if not ready and not in_transfer:
+                    ready.append(running.next_done())
+                flush()
+                wait, nbytes = in_transfer.popleft()
+                wait()
+                in_flight -= nbytes
+            in_flight += target.host_nbytes
+            running.start(target)
+            ready.extend(running.all_done())
+            flush(tuning.transfer_nbytes)
+        while running.count:
+            ready.append(running.next_done())
+            flush(tuning.transfer_nbytes)
+        flush()
+    for wait, _ in in_transfer:
+        wait()
+
+
+def count_workers(
+    nbytes: int, *, groups: int, is_local: bool, tuning: Tuning = DEFAULT_TUNING
+) -> int:
+    """Decides how many threads read.
+
+    Local files keep the processors busy; requests to other machines mostly wait.
+
+    Args:
+        nbytes: Bytes that are read.
+        groups: Number of groups.
+        is_local: True if no other machine is asked.
+        tuning: How many at most.
+
+    Returns:
+        Their number; 0 where one read is all there is to do.
+    """
+    if groups <= 1 and nbytes <= tuning.small_nbytes:
+        return 0
+    processors = (os.cpu_count() or 1) if is_local else tuning.max_workers
+    return min(tuning.max_workers, processors)
+
+
+class _RunningGroups(Generic[TargetT]):
+    """Groups that threads work on; a failure of one job ends all others.
+
+    Attributes:
+        count: Number of groups that are begun and not yet taken.
+    """
+
+    def __init__(self, readers: Readers, options: ReadOptions) -> None:
+        self.count = 0
+        self._readers = readers
+        self._options = options
+        # Targets that are complete, or what went wrong.
+        self._done: queue.SimpleQueue[TargetT | BaseException] = queue.SimpleQueue()
+
+    def start(self, target: TargetT) -> None:
+        """Begins to work on a group."""
+        self.count += 1
+        reader = GroupReader(target, self._options)
+        # In a thread, since to look whether files are there takes a request each.
+        self._readers.submit(self._run, self._open, reader)
+
+    def next_done(self) -> TargetT:
+        """Waits for a group.
+
+        Raises:
+            BaseException: Whatever went wrong in some thread.
+        """
+        done = self._done.get()
+        if isinstance(done, BaseException):
+            raise done
+        self.count -= 1
+        return done
+
+    def all_done(self) -> Iterator[TargetT]:
+        """Gives the groups that are complete by now."""
+        while not self._done.empty():
+            yield self.next_done()
+
+    def _run(self, step: Callable[..., None], *arguments: object) -> None:
+        """Does a step in a thread; what goes wrong ends all others."""
+        if self._readers.are_given_up:
+            return
+        try:
+            step(*arguments)
+        except BaseException as error:
+            self._readers.give_up()
+            self._done.put(error)
+
+    def _open(self, reader: GroupReader[TargetT]) -> None:
+        jobs = reader.open()
+        if not jobs:
+            self._finish(reader)
+        for job in jobs:
+            self._readers.submit(self._run, self._work, reader, job)
+
+    def _work(self, reader: GroupReader[TargetT], job: Job) -> None:
+        job()
+        if reader.is_last_job():
+            self._finish(reader)
+
+    def _finish(self, reader: GroupReader[TargetT]) -> None:
+        reader.target.finish()
+        self._done.put(reader.target)

@@ -1,0 +1,261 @@
+"""The arrays of one group of leaves: what fills them while it is read, and afterwards.
+
+Knows no device; threads, files and checksums are `_reading`'s.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tf2flax._assignment.layouts.filling import fill_array
+from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._base.boxes import distance
+from tf2flax._base.dtypes import Misfits
+from tf2flax._base.memory import aligned_empty, view_at
+from tf2flax._base.progress import Advance
+from tf2flax._base.tuning import Tuning
+from tf2flax._base.values import Box
+from tf2flax._reading.checks import check_readable
+from tf2flax._reading.destinations import Destination
+from tf2flax._reading.parts import count_read_nbytes, read_view_into
+from tf2flax._reading.strides import along_axes, strided, strides_of
+from tf2flax._reading.targets import UnitReceiver, ViewReceiver
+from tf2flax._reading.units import ReadUnit, ViewRead
+
+from .destinations import LeafBox, LeafDestination, MisfitCounter
+from .reads import Copy, LeafReads, PartRead, ReadGroup, WholeRead
+
+# Arrays by box, of each leaf of a group.
+HostLeaves = Mapping[str, Mapping[Box, np.ndarray]]
+
+
+class LeafArrays:
+    """What a group of leaves becomes on the host; a target of `_reading`."""
+
+    def __init__(self, group: ReadGroup, advance: Advance, tuning: Tuning) -> None:
+        """Allocates nothing yet.
+
+        Args:
+            group: What is read, and where it goes.
+            advance: Called with bytes read and the tensor's name.
+            tuning: How much is read at once.
+        """
+        self._group = group
+        self._advance = advance
+        self._tuning = tuning
+        self._misfits = MisfitCounter()
+        self._boxes: dict[str, list[LeafBox]] = {}
+        # Tensors that are kept until leaves are put together from them.
+        self._held: dict[str, np.ndarray] = {}
+
+    @property
+    def arrays(self) -> HostLeaves:
+        """The arrays, complete after `finish`."""
+        return {
+            leaf: {leaf_box.box: leaf_box.array for leaf_box in boxes}
+            for leaf, boxes in self._boxes.items()
+        }
+
+    @property
+    def misfits(self) -> Mapping[str, Misfits]:
+        """Values that do not fit the dtypes of their leaves, by leaf."""
+        return self._misfits.by_leaf
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes of host memory that it takes until it is placed."""
+        return self._group.host_nbytes
+
+    @property
+    def units(self) -> Sequence[tuple[ReadUnit, UnitReceiver]]:
+        """What is read whole, and what takes it."""
+        return [(read.unit, _UnitCopies(self, read)) for read in self._group.wholes]
+
+    @property
+    def views(self) -> Sequence[tuple[ViewRead, ViewReceiver]]:
+        """What is read in part, and what takes it."""
+        return [(read.view, _ViewCopies(self, read)) for read in self._group.parts]
+
+    def allocate(self) -> None:
+        """Makes the arrays.
+
+        Raises:
+            UnsupportedError: A dtype holds no array.
+        """
+        for entry in self._group.entries.values():
+            check_readable(entry)
+        for leaf_reads in self._group.leaves:
+            assignment = leaf_reads.assignment
+            boxes = self._boxes.setdefault(assignment.leaf, [])
+            for box in leaf_reads.boxes:
+                boxes.append(
+                    LeafBox(
+                        assignment.leaf,
+                        box,
+                        aligned_empty(box.shape, assignment.dtype),
+                        self._misfits,
+                        is_forced=assignment.is_forced,
+                    )
+                )
+        for read in self._group.wholes:
+            spec = read.unit.entry.spec
+            # Of a tensor in several units, they share one array.
+            if read.is_held and read.unit.entry.name not in self._held:
+                held = aligned_empty(spec.shape, spec.dtype.numpy)
+                self._held[read.unit.entry.name] = held
+
+    def finish(self) -> None:
+        """Puts together the leaves that are not filled while their tensors are read.
+
+        Raises:
+            DamagedError: A data file is missing or short.
+            ReadError: The system or the store refuses.
+        """
+        for leaf_reads in self._group.leaves:
+            if not leaf_reads.is_streamed:
+                self._put_together(leaf_reads)
+        self._held.clear()
+
+    def boxes_of(self, copy: Copy) -> list[tuple[LeafBox, Box]]:
+        """The arrays that a copy goes into, and the box of the leaf it fills there."""
+        return [
+            (leaf_box, shared)
+            for leaf_box in self._boxes[copy.leaf]
+            if (shared := leaf_box.box.intersection(copy.box)) is not None
+        ]
+
+    def held(self, name: str) -> np.ndarray:
+        """The array of a tensor that is kept."""
+        return self._held[name]
+
+    def _put_together(self, leaf_reads: LeafReads) -> None:
+        assignment = leaf_reads.assignment
+        layout, boxes = assignment.layout, self._boxes[assignment.leaf]
+        if leaf_reads.is_filled_in_place:
+            fill_array(layout, leaf_reads.boxes[0], boxes[0].array, self._fetch)
+            return
+        # Boxes that overlap or touch are put together once, then cut and cast.
+        for merged_box in leaf_reads.merged_boxes:
+            out = aligned_empty(merged_box.shape, layout.dtype)
+            fill_array(layout, merged_box, out, self._fetch)
+            for leaf_box in boxes:
+                shared = leaf_box.box.intersection(merged_box)
+                if shared is not None:
+                    leaf_box.put(
+                        view_at(out, shared.within(merged_box)),
+                        leaf_box.part(shared),
+                        casts=(),
+                        origin=shared.starts,
+                    )
+
+    def _fetch(self, view: StridedView, out: np.ndarray) -> None:
+        """Fills an array with a view: from a tensor that is held, or from its file."""
+        held = self._held.get(view.source)
+        if held is not None:
+            out[...] = strided(held, view.offset, view.shape, view.strides)
+            return
+        entry = self._group.entries[view.source]
+        read_view_into(entry, view.offset, view.strides, out, self._tuning)
+        nbytes = count_read_nbytes(
+            entry, view.offset, view.shape, view.strides, self._tuning
+        )
+        self._advance(nbytes, entry.name)
+
+
+class _UnitCopies:
+    """Takes the elements of one unit to the leaves that it fills."""
+
+    __slots__ = ("_arrays", "_read")
+
+    def __init__(self, arrays: LeafArrays, read: WholeRead) -> None:
+        self._arrays = arrays
+        self._read = read
+
+    def destinations(self, unit: ReadUnit) -> list[Destination]:
+        """Parts of the arrays, and of the tensor itself if it is kept."""
+        stored = unit.entry.spec.dtype.numpy
+        result: list[Destination] = []
+        for copy in self._read.copies:
+            for leaf_box, shared in self._arrays.boxes_of(copy):
+                offset, strides = copy.offset, copy.strides
+                if shared.starts != copy.box.starts:
+                    moves = map(operator.sub, shared.starts, copy.box.starts)
+                    offset += distance(moves, strides)
+                if unit.is_box:
+                    offset, strides = _within_piece(unit, offset, shared.shape, strides)
+                result.append(
+                    LeafDestination(
+                        leaf_box,
+                        shared,
+                        stored,
+                        offset=offset,
+                        strides=strides,
+                        casts=copy.casts,
+                    )
+                )
+        if self._read.is_held:
+            held = self._arrays.held(unit.entry.name)
+            result.append(Destination(held, offset=0, strides=strides_of(held.shape)))
+        return result
+
+    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
+        """Copies all elements to where they belong."""
+        for destination in self.destinations(unit):
+            destination.take(unit.start, elements)
+
+
+class _ViewCopies:
+    """Takes the elements of one view to the leaves that it fills."""
+
+    __slots__ = ("_arrays", "_read")
+
+    def __init__(self, arrays: LeafArrays, read: PartRead) -> None:
+        self._arrays = arrays
+        self._read = read
+
+    def room_for(self, box: Box) -> np.ndarray | None:
+        """The leaf's own memory, if a box of the view fills one array as it is."""
+        targets = self._targets(box)
+        copy, leaf_box, shared = targets[0]
+        stored = self._read.view.entry.spec.dtype.numpy
+        if (
+            len(targets) > 1
+            or shared.shape != box.shape
+            or copy.casts
+            or leaf_box.array.dtype != stored
+        ):
+            return None
+        return leaf_box.part(shared)
+
+    def receive(self, box: Box, elements: np.ndarray) -> None:
+        """Copies a box of the view into all arrays that share it."""
+        for copy, leaf_box, shared in self._targets(box):
+            in_leaf = box.moved(copy.box.starts)
+            leaf_box.put(
+                view_at(elements, shared.within(in_leaf)),
+                leaf_box.part(shared),
+                casts=copy.casts,
+                origin=shared.starts,
+            )
+
+    def _targets(self, box: Box) -> list[tuple[Copy, LeafBox, Box]]:
+        """Arrays that share a box of the view, and the box of the leaf they share."""
+        return [
+            (copy, leaf_box, shared)
+            for copy in self._read.copies
+            for leaf_box, in_copy in self._arrays.boxes_of(copy)
+            if (shared := in_copy.intersection(box.moved(copy.box.starts))) is not None
+        ]
+
+
+def _within_piece(
+    unit: ReadUnit, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[int, tuple[int, ...]]:
+    """Turns a view of a tensor into a view of the piece that holds it."""
+    axes = along_axes(unit.entry.spec.shape, offset, shape, strides)
+    assert axes is not None
+    assert unit.piece is not None
+    return axes.within(unit.piece.box)
