@@ -28,11 +28,6 @@ class DataFile(Protocol):
         ...
 
     @property
-    def chunk_nbytes(self) -> int:
-        """Number of bytes that is best read at once."""
-        ...
-
-    @property
     def is_local(self) -> bool:
         """True if reading it asks no other machine."""
         ...
