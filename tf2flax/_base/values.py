@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 import operator
+from collections.abc import Sequence
 from typing import Final
 
 import ml_dtypes
@@ -179,3 +180,16 @@ class TensorSpec:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of an array in row-major order, in elements.
+
+    Examples:
+        >>> row_major((2, 3, 4))
+        (12, 4, 1)
+    """
+    strides = [1] * len(shape)
+    for axis in reversed(range(len(shape) - 1)):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return tuple(strides)

@@ -90,7 +90,7 @@ class StoredTensor:
         """Reads the whole tensor.
 
         Args:
-            verify: Whether its CRC-32C checksums are compared.
+            verify: True compares its CRC-32C checksums.
 
         Returns:
             Array of `shape` and `dtype` in native byte order; a 0-d array where the
@@ -138,7 +138,7 @@ class StoredTensor:
             self.dtype,
             read,
             subject=f"Tensor `{self.name}`",
-            waits=not checks.is_local(self._entry),
+            waits=not checks.are_local((self._entry,)),
         )
 
     def __getitem__(self, index: object) -> Any:

@@ -113,7 +113,7 @@ class BundleManifest(Manifest):
         return (self._data_file(suffix).path for suffix in suffixes)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
+        """Tells whether a tensor has this name."""
         return isinstance(name, str) and self._value(_key_of(name)) is not None
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
@@ -218,7 +218,7 @@ class BundleManifest(Manifest):
             raise self._damaged("Index", error) from error
 
     def _is_slice_key(self, key: bytes) -> bool:
-        """Whether a key holds one slice of a tensor that lists that slice.
+        """Tells whether a key holds one slice of a tensor that lists that slice.
 
         A tensor's own name may begin with the same byte, so the tensor decides.
         """

@@ -191,7 +191,7 @@ class V1Manifest(Manifest):
             files: Its files, at least one.
 
         Raises:
-            DamagedError: A file is no table, or its list is malformed.
+            DamagedError: A file is not a table, or its list is malformed.
             UnsupportedError: A newer version of the format wrote it.
             ReadError: The system or the store refuses.
         """
@@ -220,7 +220,7 @@ class V1Manifest(Manifest):
         return self._names
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
+        """Tells whether a tensor has this name."""
         return name in self._listed
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from tf2flax._assignment.plans.sections import GREEN, Section, lines_of
+from tf2flax._assignment.plans.sections import GREEN, Section, format_sections
 from tf2flax._base.text import format_nbytes
 
 
@@ -53,7 +53,7 @@ class PlanCost:
 
     def __str__(self) -> str:
         """A table for people."""
-        return "\n".join(lines_of([self.section()])[1:])
+        return "\n".join(format_sections([self.section()])[1:])
 
     def section(self) -> Section:
         """The same as a group of a plan's report; equal processes share a row."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from tf2flax._base.errors import UnsupportedError
-from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.manifest import DataFile, TensorEntry
 from tf2flax._base.values import Box
 
 # NumPy's own limit on axes.
@@ -58,12 +59,20 @@ def check_pieces(entry: TensorEntry, box: Box) -> None:
             piece.check(subject=subject_of(entry))
 
 
-def is_local(entry: TensorEntry) -> bool:
-    """Tells whether reading a tensor asks no other machine.
+def are_local(entries: Iterable[TensorEntry]) -> bool:
+    """Tells whether reading tensors asks no other machine.
 
     Pieces that only their format can read count as remote: nothing is known of them.
     """
-    return all(piece.is_local for piece in entry.pieces)
+    local_file: DataFile | None = None
+    for entry in entries:
+        for piece in entry.pieces:
+            # Nearly always the file of the tensor before: spares asking it.
+            if piece.data_file is None or piece.data_file is not local_file:
+                if not piece.is_local:
+                    return False
+                local_file = piece.data_file
+    return True
 
 
 def subject_of(entry: TensorEntry) -> str:

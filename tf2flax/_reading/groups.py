@@ -22,25 +22,26 @@ from tf2flax._base.errors import (
     ReplacedError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Piece, TensorEntry
-from tf2flax._base.memory import aligned_empty, bytes_of, empty
+from tf2flax._base.manifest import DataFile, EncodedPiece, Piece, TensorEntry
+from tf2flax._base.memory import aligned_empty, bytes_of
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box, ByteRange
 from tf2flax._formats.wire.crc32c import crc32c
 from tf2flax._storage.local import OpenFiles
 
+from .batches import batch_small, read_neighbours
 from .checks import subject_of
 from .checksums import Checksums, PieceChecksum
 from .destinations import Destination
 from .parts import read_view_into
-from .pieces import decode_piece, read_piece, read_pieces_into, to_native
-from .targets import TargetT, UnitReceiver, ViewReceiver
-from .units import ReadUnit, ViewRead, batch_small
+from .pieces import check_stored, read_piece, read_pieces_into, to_native
+from .targets import SmallRead, TargetT, UnitReceiver, ViewReceiver
+from .units import ReadUnit, ViewRead
 
 Job = Callable[[], object]
-# Takes a unit that could not be read, and why.
-Report = Callable[[ReadUnit, CheckpointError], None]
+# Takes a piece of a tensor that could not be read, and the reason.
+Report = Callable[[TensorEntry, "Piece | EncodedPiece", CheckpointError], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,8 @@ class ReadOptions:
         verify: True if CRC-32C checksums are compared.
         advance: Called, from several threads, with bytes read and the tensor's name.
         tuning: How much is read at once.
-        report: Takes damage, unit by unit, so that reading goes on; None lets the first
-            damage end everything. Called from several threads.
+        report: Takes damage, piece by piece, so that reading goes on; called from
+            several threads. None lets the first damage end everything.
         files: Those that stay open; None opens files for each read.
         checksums: Those of pieces that several jobs or groups read.
     """
@@ -99,24 +100,22 @@ class GroupReader(Generic[TargetT]):
             UnsupportedError: A dtype holds no array.
             ReadError: The system or the store refuses.
         """
-        small: list[tuple[ReadUnit, UnitReceiver]] = []
-        large: list[tuple[ReadUnit, UnitReceiver]] = []
-        for read in self.target.units:
-            unit, _ = read
-            if unit.is_small(self._tuning):  # checked when it is read
-                small.append(read)
-            elif self._attempt(unit, functools.partial(self._check_there, unit)):
-                large.append(read)
+        # Small pieces are checked when they are read.
+        units = [
+            (unit, receiver)
+            for unit, receiver in self.target.units
+            if self._attempt(unit, functools.partial(self._check_there, unit))
+        ]
         self.target.allocate()
         jobs: list[Job] = []
-        for unit, receiver in large:
+        for unit, receiver in units:
             if unit.is_plain:
                 jobs += self._range_jobs(unit, receiver)
             else:
                 jobs.append(self._guarded(unit, self._read_at_once, unit, receiver))
         jobs += [
             functools.partial(self._read_batch, batch)
-            for batch in batch_small(small, self._tuning)
+            for batch in batch_small(self.target.small, self._tuning)
         ]
         for view, receiver in self.target.views:
             jobs += self._view_jobs(view, receiver)
@@ -141,7 +140,8 @@ class GroupReader(Generic[TargetT]):
             raise
         except (DamagedError, UnsupportedError) as error:
             # Its traceback would hold what was read, in a cycle.
-            report(unit, error.with_traceback(None))
+            piece = unit.entry.pieces[0] if unit.piece is None else unit.piece
+            report(unit.entry, piece, error.with_traceback(None))
             return False
         return True
 
@@ -173,7 +173,7 @@ class GroupReader(Generic[TargetT]):
         entry = unit.entry
         if unit.piece is not None:
             elements = read_piece(entry, unit.piece, verify=self._options.verify)
-            receiver.receive(unit, elements.reshape(-1), is_lent=False)
+            receiver.receive(unit, elements.reshape(-1))
             self._options.advance(unit.nbytes, entry.name)
             return
         # All pieces: into the first array that they fill in order, if there is one.
@@ -189,57 +189,41 @@ class GroupReader(Generic[TargetT]):
                 destination.take(0, elements)
         self._options.advance(unit.nbytes, entry.name)
 
-    def _read_batch(self, batch: Sequence[tuple[ReadUnit, UnitReceiver]]) -> None:
+    def _read_batch(self, batch: Sequence[SmallRead]) -> None:
         """Reads small neighbours at once, and checks each of them."""
+        report = self._options.report
         try:
-            start, stored = self._read_neighbours(batch)
+            start, stored = read_neighbours(batch)
         except ReplacedError:
             raise
-        except DamagedError:
-            # Of the file, not of one tensor: each is read alone, so that each is
-            # reported that does not lie in what is left of it.
-            if self._options.report is None:
+        except DamagedError as error:
+            if report is None:
                 raise
+            # Of the file, not of one tensor: each is read alone, so that those are
+            # reported that do not lie in what is left of it.
             if len(batch) > 1:
                 for read in batch:
                     self._read_batch([read])
                 return
-            self._attempt(batch[0][0], functools.partial(self._read_neighbours, batch))
+            piece, entry, _ = batch[0]
+            report(entry, piece, error.with_traceback(None))
             return
+        view = stored.data
         verify, advance = self._options.verify, self._options.advance
-        for unit, receiver in batch:
-            entry = unit.entry
-            first = unit.stored.span.start - start
-            unit_bytes = stored[first : first + unit.nbytes]
+        for piece, entry, receiver in batch:
+            byte_range = piece.span
+            piece_bytes = view[byte_range.start - start : byte_range.stop - start]
             try:
-                elements = decode_piece(entry, unit.stored, unit_bytes, verify=verify)
+                check_stored(entry, piece, piece_bytes, verify=verify)
             except ReplacedError:
                 raise
             except DamagedError as error:
-                if self._options.report is None:
+                if report is None:
                     raise
-                self._options.report(unit, error.with_traceback(None))
+                report(entry, piece, error.with_traceback(None))
             else:
-                receiver.receive(unit, elements, is_lent=True)
-            advance(unit.nbytes, entry.name)
-
-    def _read_neighbours(
-        self, batch: Sequence[tuple[ReadUnit, UnitReceiver]]
-    ) -> tuple[int, np.ndarray]:
-        """Reads all bytes from the first to the last of a batch.
-
-        Returns:
-            Where they begin in the file, and the bytes.
-        """
-        first = batch[0][0].stored
-        last_unit, _ = max(batch, key=lambda read: read[0].stored.span.stop)
-        last = last_unit.stored
-        byte_range = ByteRange(first.span.start, last.span.stop)
-        subject = subject_of(last_unit.entry)
-        first.data_file.check_span(last.span, subject=subject)
-        stored = empty(byte_range.nbytes, np.uint8)
-        first.data_file.read_into(byte_range.start, stored.data, subject=subject)
-        return byte_range.start, stored
+                receiver.receive_stored(entry, piece, piece_bytes)
+            advance(len(piece_bytes), entry.name)
 
     def _range_jobs(self, unit: ReadUnit, receiver: UnitReceiver) -> list[Job]:
         """Jobs that read a large unit, some chunks each.

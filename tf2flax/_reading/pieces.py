@@ -33,13 +33,13 @@ def read_piece(
     """
     if piece.data_file is None:
         return _aligned(piece.read(Box.whole(piece.box.shape)))
+    stored = aligned_empty((piece.span.nbytes,), np.dtype(np.uint8))
+    piece.data_file.read_into(piece.span.start, stored.data, subject=subject_of(entry))
     if entry.spec.dtype.is_string:
-        elements = empty(piece.span.nbytes, np.uint8)
+        elements = _decode_strings(entry, piece, stored.data, verify=verify)
     else:
-        elements = aligned_empty((piece.box.size,), entry.spec.dtype.numpy)
-    stored = elements.view(np.uint8).data
-    piece.data_file.read_into(piece.span.start, stored, subject=subject_of(entry))
-    elements = decode_piece(entry, piece, elements, verify=verify)
+        check_stored(entry, piece, stored.data, verify=verify)
+        elements = stored.view(entry.spec.dtype.numpy)
     return elements.reshape(piece.box.shape)
 
 
@@ -51,31 +51,25 @@ def read_pieces_into(entry: TensorEntry, out: np.ndarray, *, verify: bool) -> No
         target[...] = read_piece(entry, piece, verify=verify)
 
 
-def decode_piece(
-    entry: TensorEntry, piece: Piece, stored: np.ndarray, *, verify: bool
-) -> np.ndarray:
-    """Checks the bytes of a piece and makes elements of them.
+def check_stored(
+    entry: TensorEntry, piece: Piece, stored: memoryview, *, verify: bool
+) -> None:
+    """Checks the bytes of a piece, and swaps them where their order is not native.
 
     Args:
-        entry: The tensor.
+        entry: The tensor; not of strings.
         piece: The piece.
-        stored: All its bytes, contiguous; changed where their order is not native.
-        verify: Whether the checksum is compared.
-
-    Returns:
-        Its elements, one axis, in the same memory; of strings, in new memory.
+        stored: All its bytes.
+        verify: True compares the checksum.
 
     Raises:
-        DamagedError: The checksum differs, or strings are malformed.
+        DamagedError: The checksum differs.
     """
-    if entry.spec.dtype.is_string:
-        return _decode_strings(entry, piece, stored.data, verify=verify)
     if verify:
-        compare_crc(entry, piece, crc32c(stored.view(np.uint8).data))
-    elements = stored.view(entry.spec.dtype.numpy)
+        compare_crc(entry, piece, crc32c(stored))
     if entry.is_big_endian:
-        to_native(elements, entry)
-    return elements
+        dtype = entry.spec.dtype.numpy
+        to_native(np.ndarray((piece.box.size,), dtype, stored), entry)
 
 
 def _decode_strings(

@@ -44,7 +44,7 @@ def run_groups(
         advance: Called, from several threads, with bytes read and the tensor's name.
         max_in_flight_bytes: Host memory of groups that are begun and not yet handed on
             and done with; a larger group passes alone. None sets no bound.
-        report: Takes damage, unit by unit; None lets the first one end everything.
+        report: Takes damage, piece by piece; None lets the first one end everything.
         tuning: How much is read at once.
 
     Raises:

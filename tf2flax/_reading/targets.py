@@ -11,10 +11,28 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from tf2flax._base.manifest import Piece, TensorEntry
 from tf2flax._base.values import Box
 
 from .destinations import Destination
 from .units import ReadUnit, ViewRead
+
+
+class PieceReceiver(Protocol):
+    """Takes the bytes of small pieces; from several threads."""
+
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Takes the bytes of a piece, which were checked.
+
+        Args:
+            entry: The tensor.
+            piece: The piece.
+            stored: Its elements in native byte order, in memory that is used again
+                afterwards.
+        """
+        ...
 
 
 class UnitReceiver(Protocol):
@@ -24,15 +42,13 @@ class UnitReceiver(Protocol):
         """Where the elements of a large unit go while they come in; perhaps nowhere."""
         ...
 
-    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
-        """Takes all elements of a unit at once.
-
-        Args:
-            unit: The unit.
-            elements: Its elements, an array of one axis.
-            is_lent: True if their memory is used again afterwards.
-        """
+    def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
+        """Takes all elements of a unit at once: an array of one axis, to keep."""
         ...
+
+
+# A small piece of plain bytes, its tensor, and what takes it.
+SmallRead = tuple[Piece, TensorEntry, PieceReceiver]
 
 
 class ViewReceiver(Protocol):
@@ -61,8 +77,16 @@ class ReadTarget(Protocol):
         ...
 
     @property
+    def small(self) -> list[SmallRead]:
+        """Small pieces, which share reads with their neighbours; in any order.
+
+        There may be very many, so that no unit is made of each.
+        """
+        ...
+
+    @property
     def units(self) -> Sequence[tuple[ReadUnit, UnitReceiver]]:
-        """What is read whole, and what takes it."""
+        """What else is read whole, and what takes it."""
         ...
 
     @property

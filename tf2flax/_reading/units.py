@@ -8,12 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.tuning import Tuning
-
-T = TypeVar("T")
 
 
 class ReadUnit(NamedTuple):
@@ -30,7 +28,8 @@ class ReadUnit(NamedTuple):
         skipped: Elements of the piece that come before it, where it is a part of one.
         is_box: True if the piece is not a run of the tensor's elements, but a box of
             it; then elements are counted in the piece's own row-major order.
-        is_covered: False where its checksum also covers elements that nobody reads.
+        is_cut: True if it is a part of a piece, whose checksum covers other parts too.
+        is_covered: False where some of these parts are not read.
     """
 
     entry: TensorEntry
@@ -40,12 +39,8 @@ class ReadUnit(NamedTuple):
     nbytes: int
     skipped: int = 0
     is_box: bool = False
+    is_cut: bool = False
     is_covered: bool = True
-
-    @property
-    def is_cut(self) -> bool:
-        """True if it is a part of a piece, whose checksum covers other parts too."""
-        return self.piece is not None and self.nbytes != self.piece.nbytes
 
     @property
     def is_plain(self) -> bool:
@@ -66,7 +61,7 @@ class ReadUnit(NamedTuple):
         return piece
 
     def is_small(self, tuning: Tuning) -> bool:
-        """True if it may share one read with its neighbours."""
+        """True if it is a whole piece that may share one read with its neighbours."""
         return self.nbytes <= tuning.small_nbytes and self.is_stored and not self.is_cut
 
 
@@ -156,49 +151,10 @@ def cut_unit(unit: ReadUnit, cuts: Sequence[int]) -> Iterator[ReadUnit]:
     edges = [unit.start, *(cut for cut in cuts if unit.start < cut < end), end]
     for start, stop in itertools.pairwise(edges):
         size = stop - start
-        yield ReadUnit(
-            unit.entry, unit.piece, start, size, size * itemsize, start - unit.start
+        yield unit._replace(
+            start=start,
+            size=size,
+            nbytes=size * itemsize,
+            skipped=start - unit.start,
+            is_cut=size < unit.size,
         )
-
-
-def batch_small(
-    reads: list[tuple[ReadUnit, T]], tuning: Tuning
-) -> Iterator[list[tuple[ReadUnit, T]]]:
-    """Gathers small units that lie near each other, each batch for one read.
-
-    Args:
-        reads: Small units of one piece each, with what takes them; sorted here.
-        tuning: How large a batch may get, and which gaps are read over.
-
-    Yields:
-        Batches in the order of the files; each begins with the lowest byte.
-    """
-    reads.sort(key=_place_of)
-    begun = 0
-    for i in range(1, len(reads)):
-        first, last, unit = reads[begun][0], reads[i - 1][0], reads[i][0]
-        if not _fits_batch(first.stored, last.stored, unit.stored, tuning):
-            yield reads[begun:i]
-            begun = i
-    if reads:
-        yield reads[begun:]
-
-
-def _place_of(read: tuple[ReadUnit, object]) -> tuple[str, int]:
-    """The file, and the position there, where a small unit begins."""
-    piece = read[0].stored
-    return piece.data_file.path, piece.span.start
-
-
-def _fits_batch(first: Piece, last: Piece, piece: Piece, tuning: Tuning) -> bool:
-    """True if one read from the first piece to this one is small, and skips little."""
-    file = piece.data_file
-    # Comparing files takes long; nearly always they are the same object.
-    if file is not first.data_file and file != first.data_file:
-        return False
-    skipped = piece.span.start - last.span.stop
-    if skipped > tuning.read_cost_nbytes and skipped > tuning.read_cost_of(
-        is_local=file.is_local
-    ):
-        return False
-    return piece.span.stop - first.span.start <= tuning.chunk_nbytes

@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tf2flax._base.errors import CheckpointError, UnsupportedError
-from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.memory import SmallArrays, aligned_empty, view_at
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
+from tf2flax._base.memory import SmallArrays, view_at
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
-from .checks import check_readable, is_local
+from .checks import are_local, check_readable, check_whole
 from .destinations import Destination
 from .groups import GroupReader, ReadOptions
-from .pieces import empty_for
+from .pieces import empty_for, read_piece
 from .scheduling import count_workers, run_groups
 from .strides import strides_of
-from .targets import UnitReceiver, ViewReceiver
+from .targets import SmallRead, UnitReceiver, ViewReceiver
 from .units import ReadUnit, ViewRead, box_units_of
 
 
@@ -42,6 +42,9 @@ def read_entry(entry: TensorEntry, *, verify: bool = True) -> np.ndarray:
         UnsupportedError: The dtype holds no array.
         ReadError: The operating system refuses.
     """
+    if entry.nbytes <= DEFAULT_TUNING.small_nbytes and not entry.is_sliced:
+        check_whole(entry)  # one read is all there is to do
+        return read_piece(entry, entry.pieces[0], verify=verify)
     check_readable(entry)
     tensors = _WholeTensors((entry,))
     reader = GroupReader(tensors, ReadOptions(verify=verify, advance=_ignore))
@@ -80,14 +83,16 @@ def read_many(
             arrays.update(target.arrays)
         return _wait_for_nothing
 
-    large, small = _split_by_size(entries, tuning)
+    large, small, nbytes = _split_by_size(entries, tuning)
     targets = [_WholeTensors((entry,)) for entry in large]
     if small:
-        targets.append(_WholeTensors(small, SmallArrays()))
+        targets.append(_WholeTensors((), small))
     run_groups(
         targets,
         collect,
-        workers=_count_workers(entries, len(targets), tuning),
+        workers=count_workers(
+            nbytes, groups=len(targets), is_local=are_local(entries), tuning=tuning
+        ),
         verify=verify,
         advance=advance or _ignore,
         tuning=tuning,
@@ -120,9 +125,10 @@ def check_many(
     damages: dict[str, tuple[Box, CheckpointError]] = {}
     lock = threading.Lock()
 
-    def report(unit: ReadUnit, error: CheckpointError) -> None:
-        assert unit.piece is not None
-        name, box = unit.entry.name, unit.piece.box
+    def report(
+        entry: TensorEntry, piece: Piece | EncodedPiece, error: CheckpointError
+    ) -> None:
+        name, box = entry.name, piece.box
         with lock:
             if name not in damages or box < damages[name][0]:
                 damages[name] = box, error
@@ -135,14 +141,16 @@ def check_many(
             errors[entry.name] = error
         else:
             readable.append(entry)
-    large, small = _split_by_size(readable, tuning)
+    large, small, nbytes = _split_by_size(readable, tuning)
     targets = [_CheckedTensors((entry,)) for entry in large]
     if small:
-        targets.append(_CheckedTensors(small))
+        targets.append(_CheckedTensors((), small))
     run_groups(
         targets,
         lambda _: _wait_for_nothing,
-        workers=_count_workers(readable, len(targets), tuning),
+        workers=count_workers(
+            nbytes, groups=len(targets), is_local=are_local(readable), tuning=tuning
+        ),
         verify=True,
         advance=advance,
         report=report,
@@ -160,25 +168,28 @@ def _wait_for_nothing() -> None:
     """Waits for host memory that nobody uses any more."""
 
 
-def _count_workers(entries: Sequence[TensorEntry], groups: int, tuning: Tuning) -> int:
-    return count_workers(
-        sum(entry.nbytes for entry in entries),
-        groups=groups,
-        is_local=all(map(is_local, entries)),
-        tuning=tuning,
-    )
-
-
 def _split_by_size(
     entries: Sequence[TensorEntry], tuning: Tuning
-) -> tuple[list[TensorEntry], list[TensorEntry]]:
-    """Tells apart tensors that are groups of their own, and those that share one."""
+) -> tuple[list[TensorEntry], list[TensorEntry], int]:
+    """Tells apart tensors that are groups of their own, and those that share one.
+
+    Returns:
+        Large, sliced and encoded ones and strings; small ones; and the bytes of all.
+    """
     large: list[TensorEntry] = []
     small: list[TensorEntry] = []
+    total = 0
     for entry in entries:
-        is_small = entry.nbytes <= tuning.small_nbytes and not entry.is_sliced
+        nbytes = entry.nbytes
+        total += nbytes
+        is_small = (
+            nbytes <= tuning.small_nbytes
+            and not entry.is_sliced
+            and not entry.spec.dtype.is_string
+            and entry.pieces[0].data_file is not None
+        )
         (small if is_small else large).append(entry)
-    return large, small
+    return large, small, total
 
 
 class _CheckedTensors:
@@ -188,14 +199,33 @@ class _CheckedTensors:
         host_nbytes: 0, since nothing waits to be handed on.
     """
 
-    def __init__(self, entries: Sequence[TensorEntry]) -> None:
+    def __init__(
+        self, large: Sequence[TensorEntry], small: Sequence[TensorEntry] = ()
+    ) -> None:
+        """Names the tensors.
+
+        Args:
+            large: Tensors that are read piece by piece.
+            small: Tensors of one small piece of plain bytes, which share reads.
+        """
         self.host_nbytes = 0
-        self._entries = entries
+        self._large = large
+        self._small = small
+
+    @property
+    def small(self) -> list[SmallRead]:
+        """The pieces of small tensors."""
+        return [
+            (piece, entry, self)
+            for entry in self._small
+            for piece in entry.pieces
+            if piece.data_file is not None
+        ]
 
     @property
     def units(self) -> Sequence[tuple[ReadUnit, UnitReceiver]]:
-        """Every piece, read whole."""
-        return [(unit, self) for entry in self._entries for unit in box_units_of(entry)]
+        """Every other piece, read whole."""
+        return [(unit, self) for entry in self._large for unit in box_units_of(entry)]
 
     @property
     def views(self) -> Sequence[tuple[ViewRead, ViewReceiver]]:
@@ -209,7 +239,12 @@ class _CheckedTensors:
         """Elements go nowhere."""
         return ()
 
-    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Drops bytes that were checked."""
+
+    def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
         """Drops elements that were checked."""
 
     def finish(self) -> None:
@@ -224,18 +259,12 @@ class _WholeTensors(_CheckedTensors):
     """
 
     def __init__(
-        self, entries: Sequence[TensorEntry], small_arrays: SmallArrays | None = None
+        self, large: Sequence[TensorEntry], small: Sequence[TensorEntry] = ()
     ) -> None:
-        """Allocates nothing yet.
-
-        Args:
-            entries: The tensors.
-            small_arrays: What makes memory for small ones; None gives each its own,
-                which is freed when the array is.
-        """
-        super().__init__(entries)
+        """Allocates nothing yet; see `_CheckedTensors`."""
+        super().__init__(large, small)
         self.arrays: dict[str, np.ndarray] = {}
-        self._small_arrays = small_arrays
+        self._small_arrays = SmallArrays()
         self._lock = threading.Lock()
 
     def allocate(self) -> None:
@@ -243,7 +272,7 @@ class _WholeTensors(_CheckedTensors):
 
         All others are made when their elements are there, or about to come.
         """
-        for entry in self._entries:
+        for entry in self._large:
             if entry.is_sliced:
                 self.arrays[entry.name] = empty_for(entry, entry.spec.shape)
 
@@ -256,24 +285,23 @@ class _WholeTensors(_CheckedTensors):
         part = self._part_of(unit)
         return [Destination(part, offset=0, strides=strides_of(shape))]
 
-    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
-        """Copies elements, or takes their array over where nobody needs it any more."""
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Copies a small tensor."""
+        spec = entry.spec
+        with self._lock:
+            array = self._small_arrays.copy(spec.shape, spec.dtype.numpy, stored)
+        self.arrays[entry.name] = array
+
+    def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
+        """Takes the array over, or copies it into the tensor's own."""
         entry = unit.entry
-        shape, dtype = entry.spec.shape, entry.spec.dtype.numpy
         if entry.is_sliced:
             part = self._part_of(unit)
             part[...] = elements.reshape(part.shape)
-        elif not is_lent or entry.spec.dtype.is_string:
-            self.arrays[entry.name] = elements.reshape(shape)
-        elif self._small_arrays is not None:
-            stored = elements.view(np.uint8).data
-            with self._lock:
-                array = self._small_arrays.copy(shape, dtype, stored)
-            self.arrays[entry.name] = array
         else:
-            array = aligned_empty(shape, dtype)
-            array.reshape(-1)[...] = elements
-            self.arrays[entry.name] = array
+            self.arrays[entry.name] = elements.reshape(entry.spec.shape)
 
     def _part_of(self, unit: ReadUnit) -> np.ndarray:
         assert unit.piece is not None

@@ -14,6 +14,7 @@ from tf2flax._assignment.layouts.filling import fill_array
 from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._base.boxes import distance
 from tf2flax._base.dtypes import Misfits
+from tf2flax._base.manifest import Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, view_at
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import Tuning
@@ -22,7 +23,7 @@ from tf2flax._reading.checks import check_readable
 from tf2flax._reading.destinations import Destination
 from tf2flax._reading.parts import count_read_nbytes, read_view_into
 from tf2flax._reading.strides import along_axes, strided, strides_of
-from tf2flax._reading.targets import UnitReceiver, ViewReceiver
+from tf2flax._reading.targets import SmallRead, UnitReceiver, ViewReceiver
 from tf2flax._reading.units import ReadUnit, ViewRead
 
 from .destinations import LeafBox, LeafDestination, MisfitCounter
@@ -70,9 +71,22 @@ class LeafArrays:
         return self._group.host_nbytes
 
     @property
+    def small(self) -> list[SmallRead]:
+        """Small pieces, and what takes them."""
+        return [
+            (read.unit.stored, read.unit.entry, _UnitCopies(self, read))
+            for read in self._group.wholes
+            if read.unit.is_small(self._tuning)
+        ]
+
+    @property
     def units(self) -> Sequence[tuple[ReadUnit, UnitReceiver]]:
-        """What is read whole, and what takes it."""
-        return [(read.unit, _UnitCopies(self, read)) for read in self._group.wholes]
+        """What else is read whole, and what takes it."""
+        return [
+            (read.unit, _UnitCopies(self, read))
+            for read in self._group.wholes
+            if not read.unit.is_small(self._tuning)
+        ]
 
     @property
     def views(self) -> Sequence[tuple[ViewRead, ViewReceiver]]:
@@ -201,7 +215,14 @@ class _UnitCopies:
             result.append(Destination(held, offset=0, strides=strides_of(held.shape)))
         return result
 
-    def receive(self, unit: ReadUnit, elements: np.ndarray, *, is_lent: bool) -> None:
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Copies all elements of a small piece to where they belong."""
+        elements = np.ndarray((piece.box.size,), entry.spec.dtype.numpy, stored)
+        self.receive(self._read.unit, elements)
+
+    def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
         """Copies all elements to where they belong."""
         for destination in self.destinations(unit):
             destination.take(unit.start, elements)

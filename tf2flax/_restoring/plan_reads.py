@@ -20,7 +20,7 @@ from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
-from tf2flax._reading.checks import is_local
+from tf2flax._reading.checks import are_local
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.strides import along_axes
 from tf2flax._reading.units import ReadUnit, ViewRead, cut_unit, units_of
@@ -280,7 +280,7 @@ class ReadPlanner:
             needed_nbytes,
             tuple(sorted(unverified)),
             frozenset(self._portioned),
-            is_local=all(is_local(self._entry(name)) for name in self._needs),
+            is_local=are_local(map(self._entry, self._needs)),
             tuning=self._tuning,
         )
 

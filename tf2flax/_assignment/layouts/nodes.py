@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tf2flax._base.values import Box, TensorSpec
+from tf2flax._base.values import Box, TensorSpec, row_major
 
-from .shapes import axis_groups, row_major
+from .shapes import axis_groups
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,18 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of an array in row-major order, in elements.
-
-    Examples:
-        >>> row_major((2, 3, 4))
-        (12, 4, 1)
-    """
-    strides = [1] * len(shape)
-    for axis in reversed(range(len(shape) - 1)):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
-    return tuple(strides)
+from tf2flax._base.values import row_major
 
 
 def strides_after_reshape(

@@ -38,7 +38,7 @@ class Chunk:
     Attributes:
         starts: Its first element; it may reach over the dataset's end.
         offset: Its first byte in the file.
-        nbytes: How many bytes it takes there.
+        nbytes: Number of bytes that it takes there.
         skipped: Bit i is set if it did not go through filter i.
     """
 

@@ -219,7 +219,7 @@ class _GroupWalk:
         return None
 
     def _listed_count(self, handle: Handle) -> int | None:
-        """How many weights a group lists; None where it has no list."""
+        """Number of weights that a group lists; None if it has no list."""
         h5a = self._h5py.h5a
 
         def length(attribute: bytes) -> int:
@@ -361,7 +361,7 @@ def open_dataset(root: Handle, place: bytes) -> Handle:
 def name_weights(
     weights: Sequence[Weight],
 ) -> tuple[dict[str, bytes], dict[str, tuple[str, ...]]]:
-    """Gives every weight a name of its own.
+    """Gives every weight a name that no other weight has.
 
     Args:
         weights: All weights of a file.
@@ -371,7 +371,7 @@ def name_weights(
         names they go by instead.
 
     Raises:
-        MalformedError: There is no way to tell some apart.
+        MalformedError: Some weights cannot be told apart.
     """
     by_short_name: dict[str, list[Weight]] = collections.defaultdict(list)
     for weight in weights:

@@ -51,7 +51,7 @@ class TrackableObject:
 
     Attributes:
         children: The objects it refers to.
-        attributes: What it has stored.
+        attributes: The values that it has stored.
     """
 
     children: tuple[ObjectReference, ...]
