@@ -71,7 +71,7 @@ def test_any_mesh_in_force(tmp_path: pathlib.Path, count: int) -> None:
     data = tmp_path / "short.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[: array.nbytes // 2])
     arguments = (str(tmp_path / "m"), str(tmp_path / "short"))
-    for one in _run(count, *arguments, worker="mesh_worker.py", timeout=600):
+    for one in _run(count, *arguments, worker="mesh_worker.py"):
         assert one["count"] > 90
         _expect_failures(one["failures"], one["process"], count)
 
@@ -88,7 +88,7 @@ def _run(
     count: int,
     *arguments: str,
     worker: str = "multihost_worker.py",
-    timeout: float = 60,
+    timeout: float = 600,
 ) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

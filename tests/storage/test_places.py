@@ -51,10 +51,9 @@ def server(folder: pathlib.Path) -> Iterator[Served]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retries and times out in a fraction of a second."""
+    """Retries in a fraction of a second."""
     retries = {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}
     monkeypatch.setattr(requests, "_DEFAULT_CONTEXT", {"http_request_retries": retries})
-    monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 1.0)
     requests.default_context.cache_clear()
     yield
     requests.default_context.cache_clear()
@@ -105,8 +104,9 @@ def test_lazy_views(server: Served) -> None:
 
 
 def test_in_flight_bytes_are_bounded(server: Served) -> None:
-    server.delay_s = 0.01
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
+    server.is_busy.clear()
+    server.waits_for = 2
     assert checkpoint["big"].read().tobytes() == BIG.tobytes()
     assert 1 < server.most_at_once <= requests.MAX_REQUESTS
 
@@ -187,10 +187,16 @@ def test_failures_that_pass_are_retried(server: Served, failing: str) -> None:
     ],
 )
 def test_failures_that_stay_are_errors(
-    server: Served, failing: str, value: object, match: str
+    server: Served,
+    failing: str,
+    value: object,
+    match: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     setattr(server, failing, value)
+    if failing == "stalls":  # what does answer may take its time on a busy machine
+        monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 1.0)
     started = time.monotonic()
     for read in (checkpoint["big"].read, checkpoint["names"].read, checkpoint.read):
         with pytest.raises(tf2flax.ReadError, match=match) as caught:
@@ -199,7 +205,7 @@ def test_failures_that_stay_are_errors(
     if failing not in ("ignores_range", "shifts"):  # an index is read whole
         with pytest.raises(tf2flax.ReadError, match=match):
             tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 def test_the_default_gives_up_within_30_seconds() -> None:
