@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import pickle
 import signal
@@ -232,10 +231,12 @@ def test_a_request_that_stalls_ends_after_60_seconds(server: Served) -> None:
     assert 59 < time.monotonic() - started < 75
 
 
+@pytest.mark.parametrize("receiver", ["main thread", "another thread"])
 @pytest.mark.parametrize("way", ["read", "restore"])
 def test_an_interrupt_does_not_wait_for_a_stalled_server(
-    server: Served, way: str
+    server: Served, way: str, receiver: str
 ) -> None:
+    """Also if the system delivers it to a thread that just starts: on busy machines."""
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     names = {name: name for name in ("big", "layer_0/bias")}
     target = {n: jax.ShapeDtypeStruct(checkpoint[n].shape, "float32") for n in names}
@@ -246,7 +247,13 @@ def test_an_interrupt_does_not_wait_for_a_stalled_server(
     def interrupt() -> None:
         while not server.nbytes:  # something is under way
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)  # to the main thread
+        thread = (
+            threading.main_thread()
+            if receiver == "main thread"
+            else threading.current_thread()
+        )
+        assert thread.ident is not None
+        signal.pthread_kill(thread.ident, signal.SIGINT)
 
     server.nbytes = 0
     started = time.monotonic()
@@ -255,7 +262,7 @@ def test_an_interrupt_does_not_wait_for_a_stalled_server(
     with pytest.raises(KeyboardInterrupt):
         plan.restore() if way == "restore" else checkpoint.read()
     thread.join()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < requests.REQUEST_TIMEOUT_S / 2
     left = {t for t in set(threading.enumerate()) - threads if "Pool" in t.name}
     assert not left
 
@@ -268,7 +275,7 @@ def test_a_thread_that_an_interrupt_finds_starting_is_waited_for(
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
-        begun.wait(5)
+        begun.wait(60)
         raise KeyboardInterrupt
 
     def job() -> None:

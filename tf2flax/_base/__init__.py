@@ -8,5 +8,5 @@ Begin with `values.py` and `manifest.py`, the neck between formats and everythin
 - `errors.py`: the exceptions; `caller.py`: what callers give and see.
 - `text.py`: sizes, lists, columns; `collapsing.py`: rows that differ by numbers.
 - `names.py`: names as bytes, near names; `optimizer_names.py`: slots and steps.
-- `progress.py`, `threads.py`: what long reads need.
+- `progress.py`, `threads.py`, `tuning.py`: what long reads need.
 """

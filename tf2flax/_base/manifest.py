@@ -1,7 +1,7 @@
-"""Manifest: what one checkpoint holds, name by name, whatever format it came from.
+"""Manifest: the contents of one checkpoint, name by name, of any format.
 
 A piece is a byte range of a data file together with the box of the tensor that lies
-there, or whatever else its format can read a box from. Nothing here opens a file;
+there, or an encoded piece, which only its format can read. Nothing here opens a file;
 entries may be decoded only when they are asked for.
 """
 
@@ -28,13 +28,8 @@ class DataFile(Protocol):
         ...
 
     @property
-    def chunk_nbytes(self) -> int:
-        """How much is best read at once, in bytes."""
-        ...
-
-    @property
     def is_local(self) -> bool:
-        """Whether reading it asks no other machine."""
+        """True if reading it asks no other machine."""
         ...
 
     def size(self) -> int | None:
@@ -111,7 +106,7 @@ class Piece(NamedTuple):
 
     Attributes:
         box: The box of the whole tensor that lies here.
-        data_file: The file. That it is not None tells a piece from an `EncodedPiece`.
+        data_file: The file. It is None for an `EncodedPiece`, and tells the two apart.
         span: The bytes within that file.
         crc32c: Masked CRC-32C of those bytes, as stored.
     """
@@ -228,8 +223,8 @@ class TensorEntry(NamedTuple):
         name: The tensor's key.
         spec: Shape and dtype of the whole tensor.
         pieces: The pieces that tile it; one piece unless it was saved as slices.
-        is_sliced: Whether it was saved as slices of a partitioned variable.
-        is_big_endian: Whether elements (and string lengths) are stored big-endian.
+        is_sliced: True if it was saved as slices of a partitioned variable.
+        is_big_endian: True if elements (and string lengths) are stored big-endian.
     """
 
     name: str
@@ -302,10 +297,10 @@ class Manifest(abc.ABC):
 
     @abc.abstractmethod
     def __contains__(self, name: object, /) -> bool:
-        """Whether a tensor has this name, or several; decodes no entry."""
+        """Tells whether one tensor or several have this name; decodes no entry."""
 
     def is_shared(self, name: str) -> bool:
-        """Whether several tensors have this name, so that `entry` refuses it."""
+        """Tells whether several tensors have this name, so that `entry` refuses it."""
         return False
 
     def hint(self, name: str) -> str:
@@ -382,7 +377,7 @@ class Manifest(abc.ABC):
         """The checkpoint below all views, for what is written in its place.
 
         Raises:
-            AssignmentError: It is no single checkpoint.
+            AssignmentError: It is not a single checkpoint.
         """
         return StoredNames(self, lambda name: (name,), is_view=False)
 
@@ -391,8 +386,8 @@ class Manifest(abc.ABC):
 class StoredNames:
     """A checkpoint under stored names, and the way there from those of a view.
 
-    A view is read under its names and written under the stored ones, so that whatever
-    read the checkpoint reads what is written in its place: TensorFlow finds the
+    A view is read under its names and written under the stored ones, so that a program
+    that read the checkpoint reads what is written in its place: TensorFlow finds the
     variables of an object-based checkpoint by the object graph, which knows only
     stored names.
 
@@ -401,7 +396,7 @@ class StoredNames:
         places: Name in the view -> all stored names of that variable, one at least.
             Several where an export of Keras 3 holds it twice. `SharedNameError` and
             `TensorNotFoundError` as `Manifest.entry`.
-        is_view: Whether names may differ.
+        is_view: True if names may differ.
     """
 
     manifest: Manifest

@@ -65,7 +65,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return iter(self._manifest.names)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name; not where several share it in a view."""
+        """Tells whether one tensor has this name; False if several share it."""
         if not isinstance(name, str) or name not in self._manifest:
             return False
         return not self._manifest.is_shared(name)
@@ -103,8 +103,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """Reads many tensors whole, in parallel.
 
         Args:
-            names: Which; None reads all.
-            verify: Whether CRC-32C checksums are compared.
+            names: Names of the tensors; None reads all.
+            verify: True compares CRC-32C checksums.
             progress: True draws a bar on stderr; a function is called with a
                 `tf2flax.Progress`.
 

@@ -97,7 +97,7 @@ def _at(storage: Storage, path: str) -> Location | None:
 
 
 def _of_file(storage: Storage, path: str) -> Location:
-    """The checkpoint that a file is, which is no part of one that has an index.
+    """The checkpoint that a file is, which does not belong to one that has an index.
 
     Raises:
         DamagedError: Something else lies in its place, or its index is missing.

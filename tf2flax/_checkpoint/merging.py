@@ -25,7 +25,8 @@ class MergedManifest(Manifest):
             checkpoints: Prefixes of names, each with its checkpoint.
 
         Raises:
-            AssignmentError: Two of them would have one name, or a prefix is no string.
+            AssignmentError: Two of them would have one name, or a prefix is not
+                a string.
         """
         self._checkpoints: tuple[tuple[str, Manifest], ...] = tuple(checkpoints)
         # Numbers of checkpoints: a prefix may be there twice.
@@ -42,7 +43,7 @@ class MergedManifest(Manifest):
                     first = self._checkpoints[origin[full][0]][1].index_path
                     raise AssignmentError(
                         f"Name `{full}` is in two of the checkpoints: in `{first}` and "
-                        f"in `{manifest.index_path}`. Give each a prefix of its own, "
+                        f"in `{manifest.index_path}`. Give each a different prefix, "
                         'as in {"a/": first, "b/": second}.'
                     )
                 origin[full] = (number, name)
@@ -83,11 +84,11 @@ class MergedManifest(Manifest):
         )
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name, or several."""
+        """Tells whether a tensor has this name, or several."""
         return isinstance(name, str) and bool(self._origins_of(name))
 
     def is_shared(self, name: str) -> bool:
-        """Whether several tensors have this name."""
+        """Tells whether several tensors have this name."""
         origins = self._origins_of(name)
         return len(origins) > 1 or any(
             self._checkpoints[number][1].is_shared(base_name)
@@ -146,7 +147,7 @@ class MergedManifest(Manifest):
             )
             message = (
                 f"Name `{name}` leads to {len(origins)} tensors: {candidates}. Give "
-                "each checkpoint a prefix of its own, as in "
+                "each checkpoint a different prefix, as in "
                 '{"a/": first, "b/": second}.'
             )
             raise SharedNameError(name, self.index_path, (), message)
@@ -216,7 +217,7 @@ def prefixed(checkpoints: object) -> list[tuple[str, Any]]:
 
     Returns:
         Pairs of a prefix ("" for none) and a checkpoint or path, which may be of any
-        type: whoever opens them checks that.
+        type: they are checked when they are opened.
 
     Raises:
         AssignmentError: It is none of these.

@@ -56,7 +56,7 @@ class ObjectBasedManifest(Manifest):
         return True
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor is stored under this name."""
+        """Tells whether a tensor is stored under this name."""
         return name in self._base
 
     def hint(self, name: str) -> str:
@@ -188,7 +188,7 @@ class ObjectBasedManifest(Manifest):
         """Variables that an export of Keras 3 holds twice: key -> both keys.
 
         Two tensors are one variable where a name has exactly these two, one in each
-        list, and they are equal as the index tells it. Where a name has more, any two
+        list, and they are equal by what the index says. Where a name has more, any two
         of them may be equal by chance: fresh biases are all zero.
         """
         twins: dict[str, tuple[str, ...]] = {}

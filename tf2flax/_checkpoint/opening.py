@@ -44,7 +44,7 @@ def open_checkpoint(
 
     Raises:
         CheckpointNotFoundError: There is none at `path`.
-        DamagedError: The index is no table, or malformed, or is being replaced.
+        DamagedError: The index is not a table, or malformed, or is being replaced.
         UnsupportedError: It is another kind of file, or no tensorstore URL.
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 

@@ -55,7 +55,7 @@ def latest_checkpoint(directory: PathLike | KvStore) -> str | None:
 
     Raises:
         CheckpointNotFoundError: The state file names no checkpoint at all.
-        UnsupportedError: `directory` is no path.
+        UnsupportedError: `directory` is not a path.
         ReadError: The store refuses.
 
     Examples:
@@ -107,7 +107,7 @@ def checkpoint_exists(path: PathLike | KvStore) -> bool:
         directory without a trailing slash, and for an index without its data.
 
     Raises:
-        UnsupportedError: `path` is no path, or a pattern where a store cannot list.
+        UnsupportedError: `path` is not a path, or a pattern where a store cannot list.
         ReadError: The store refuses.
 
     Examples:
@@ -129,7 +129,7 @@ def require_listing(directory: PathLike | KvStore) -> None:
         directory: The directory; it need not exist.
 
     Raises:
-        UnsupportedError: Its store cannot list, or it is no path.
+        UnsupportedError: Its store cannot list, or it is not a path.
         ReadError: The store refuses.
     """
     storage, text = place_of(directory, None)
@@ -146,7 +146,7 @@ def place_of(path: PathLike | KvStore, context: Context | None) -> tuple[Storage
 
     Raises:
         CheckpointNotFoundError: No file can have this name.
-        UnsupportedError: It is no path, or tensorstore does not know such URLs.
+        UnsupportedError: It is not a path, or tensorstore does not know such URLs.
         ReadError: The store cannot be opened.
     """
     storage, text = storage_of(path, context)

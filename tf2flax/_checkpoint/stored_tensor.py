@@ -90,7 +90,7 @@ class StoredTensor:
         """Reads the whole tensor.
 
         Args:
-            verify: Whether its CRC-32C checksums are compared.
+            verify: True compares its CRC-32C checksums.
 
         Returns:
             Array of `shape` and `dtype` in native byte order; a 0-d array where the

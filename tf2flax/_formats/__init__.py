@@ -1,8 +1,8 @@
 """Formats of checkpoints: a file of any of them -> a `Manifest` of names and entries.
 
 Knows what bytes mean, and never what a user wants of them: it parses indexes, checks
-what they say, and tells where tensors lie. Only pieces that no one else can read (of V1
-files and HDF5) are read here. Never imports JAX.
+what they say, and finds where tensors lie. Only pieces that nothing else can read (of
+V1 files and HDF5) are read here. Never imports JAX.
 
 Begin with `format`, which says what a format is, and `bundle`, the main one.
 

@@ -20,6 +20,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
+from tf2flax._base.names import decode_name, encode_name
 from tf2flax._base.values import MAX_ELEMENTS, Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
@@ -97,7 +98,7 @@ class BundleManifest(Manifest):
             except MalformedError as error:
                 raise self._damaged("Index", error) from error
             keys = [k for k in keys if k and (k[0] or not self._is_slice_key(k))]
-            self._names = tuple(sorted(map(_decode_name, keys)))
+            self._names = tuple(sorted(map(decode_name, keys)))
         return self._names
 
     @property
@@ -112,8 +113,8 @@ class BundleManifest(Manifest):
         return (self._data_file(suffix).path for suffix in suffixes)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
-        return isinstance(name, str) and self._value(_encode_name(name)) is not None
+        """Tells whether a tensor has this name."""
+        return isinstance(name, str) and self._value(_key_of(name)) is not None
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks every block of the index, and how long data files are; see `Manifest`.
@@ -132,7 +133,7 @@ class BundleManifest(Manifest):
         try:
             for key, value in self._table.items():
                 if key and (key[0] or not self._is_slice_key(key)):
-                    name = _decode_name(key)
+                    name = decode_name(key)
                     yield name, self._spec(name, value)
         except MalformedError as error:
             raise self._damaged("Index", error) from error
@@ -170,7 +171,7 @@ class BundleManifest(Manifest):
                 # TensorFlow takes it for a tensor of no bytes, and refuses it too.
                 raise MalformedError("expected a scalar to be stored whole, got slices")
             if parsed.slices:
-                pieces = self._stored_slices(_encode_name(name), parsed, spec)
+                pieces = self._stored_slices(_key_of(name), parsed, spec)
                 check_tiling([piece.box for piece in pieces], whole)
             else:
                 pieces = (self._piece(parsed, whole, wrong_size),)
@@ -186,7 +187,7 @@ class BundleManifest(Manifest):
 
     def _stored(self, name: str) -> memoryview:
         """The stored value of a tensor."""
-        value = self._value(_encode_name(name))
+        value = self._value(_key_of(name))
         if value is None:
             raise TensorNotFoundError(name, self.index_path)
         return value
@@ -217,7 +218,7 @@ class BundleManifest(Manifest):
             raise self._damaged("Index", error) from error
 
     def _is_slice_key(self, key: bytes) -> bool:
-        """Whether a key holds one slice of a tensor that lists that slice.
+        """Tells whether a key holds one slice of a tensor that lists that slice.
 
         A tensor's own name may begin with the same byte, so the tensor decides.
         """
@@ -336,16 +337,12 @@ def data_file_suffix(index: int, count: int) -> str:
     return f".data-{index:05d}-of-{count:05d}"
 
 
-def _encode_name(name: str) -> bytes:
+def _key_of(name: str) -> bytes:
     """The key of a name; that of no tensor where no bytes can be its text."""
     try:
-        return name.encode("utf-8", "surrogateescape")
+        return encode_name(name)
     except UnicodeEncodeError:  # half of a surrogate pair
         return b""
-
-
-def _decode_name(key: bytes) -> str:
-    return key.decode("utf-8", "surrogateescape")
 
 
 @functools.lru_cache(maxsize=1024)  # many tensors are alike

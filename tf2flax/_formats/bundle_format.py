@@ -50,7 +50,7 @@ class BundleFormat(Format):
         """Parses the index; see `Format`.
 
         Raises:
-            DamagedError: It is no table, malformed, or still being replaced.
+            DamagedError: It is not a table, malformed, or still being replaced.
         """
         storage, prefix = location.storage, location.path
         index = location.index

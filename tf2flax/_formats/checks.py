@@ -37,7 +37,7 @@ def checked_spec(
     Args:
         dtype_code: TensorFlow's number of the dtype.
         dims: The shape.
-        is_unknown_rank: Whether it is said to have none.
+        is_unknown_rank: True if it is stored as a shape of unknown rank.
 
     Returns:
         The spec; a dtype that is not known is one that cannot be read.

@@ -1,6 +1,6 @@
-"""What a format is to everything above: it recognises files and opens checkpoints.
+"""The contract of a format: it recognises its files, and opens checkpoints of them.
 
-A new format is a subclass of `Format` in a file of its own, and a line in the tuple
+A new format is a subclass of `Format` in a new file, and a line in the tuple
 `FORMATS` of `recognise`. Nothing else names it.
 """
 
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Location:
-    """Where a checkpoint lies, and which format opens it.
+    """The place of a checkpoint, and the format that opens it.
 
     Attributes:
         format: The format.
@@ -69,7 +69,7 @@ class Format(abc.ABC):
     """One kind of checkpoint: how it is recognised, and how it is opened.
 
     Attributes:
-        name: What people call it.
+        name: Its name for people.
         endings: Endings of its files' names, for suggestions alone: contents decide.
         takes_patterns: True if the files that a pattern matches are one checkpoint.
     """
@@ -101,7 +101,7 @@ class Format(abc.ABC):
         """
 
     def find_by_prefix(self, storage: Storage, prefix: str) -> Location | None:
-        """Finds a checkpoint whose files share a prefix, which is no file itself.
+        """Finds a checkpoint whose files share a prefix; no file has just that name.
 
         Args:
             storage: The place.
@@ -124,7 +124,7 @@ class Format(abc.ABC):
 
         Returns:
             Paths: first the file by which the checkpoint is recognised, then others
-            that `open` needs besides; () where the folder is no such checkpoint.
+            that `open` needs besides; () if the folder is not such a checkpoint.
 
         Raises:
             CheckpointError: It is not clear which one is meant, or nothing can be read.

@@ -14,8 +14,8 @@ class RenamedManifest(Manifest):
     """The tensors of one checkpoint under other names.
 
     A name that several variables share is not listed and not answered. It is still
-    contained, so that whoever asks is told which tensors share it, and takes them
-    neither for missing nor for one of them.
+    contained, so that an error says which tensors share it, and nobody takes them for
+    missing or for one of them.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class RenamedManifest(Manifest):
         return self._base
 
     def __contains__(self, name: object) -> bool:
-        """Whether a variable has this name, or several."""
+        """Tells whether a variable has this name, or several."""
         return isinstance(name, str) and bool(self._keys_of(name))
 
     def is_shared(self, name: str) -> bool:
-        """Whether several variables have this name."""
+        """Tells whether several variables have this name."""
         return len(self._variables(self._keys_of(name))) > 1
 
     def hint(self, name: str) -> str:

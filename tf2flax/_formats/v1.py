@@ -25,6 +25,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
+from tf2flax._base.names import decode_name, encode_name
 from tf2flax._base.values import Box, ByteRange, TensorSpec
 
 from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
@@ -124,7 +125,7 @@ class TablePiece(EncodedPiece):
         """Reads the whole value and cuts; see `EncodedPiece`."""
         subject = f"Tensor `{self.name}`"
         self.check(subject=subject)
-        key = _encode_name(self.name)
+        key = encode_name(self.name)
         try:
             value = self.table.get(encode_slice_key(key, self.extents))
             if value is None:
@@ -190,7 +191,7 @@ class V1Manifest(Manifest):
             files: Its files, at least one.
 
         Raises:
-            DamagedError: A file is no table, or its list is malformed.
+            DamagedError: A file is not a table, or its list is malformed.
             UnsupportedError: A newer version of the format wrote it.
             ReadError: The system or the store refuses.
         """
@@ -219,7 +220,7 @@ class V1Manifest(Manifest):
         return self._names
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tensor has this name."""
+        """Tells whether a tensor has this name."""
         return name in self._listed
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
@@ -307,7 +308,7 @@ class V1Manifest(Manifest):
     def _add(self, number: int, tensors: Sequence[SavedTensor]) -> None:
         """Adds what one file lists to what the files before it do."""
         for tensor in tensors:
-            name = tensor.name.decode("utf-8", "surrogateescape")
+            name = decode_name(tensor.name)
             spec = checked_spec(
                 tensor.dtype_code, tensor.dims, is_unknown_rank=tensor.is_unknown_rank
             )
@@ -345,10 +346,6 @@ def _listed_in(table: SSTable, path: str) -> tuple[SavedTensor, ...]:
             "Save it again with the standard Saver."
         )
     return listed.tensors
-
-
-def _encode_name(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
 
 
 def _damaged(subject: str, fact: object, path: str) -> DamagedError:

@@ -6,11 +6,12 @@ Decides when each group begins, and hands it on when it is there; knows no devic
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import os
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from tf2flax._base.progress import Advance
 from tf2flax._base.threads import Readers
@@ -22,6 +23,9 @@ from .targets import TargetT
 
 # Waits until the host memory of what was handed on is free again.
 Wait = Callable[[], object]
+
+# How long an interrupt may go unheard while no group is ready (seconds).
+_WAKE_UP_S: Final = 0.1
 
 
 def run_groups(
@@ -141,7 +145,12 @@ class _RunningGroups(Generic[TargetT]):
         Raises:
             BaseException: Whatever went wrong in some thread.
         """
-        done = self._done.get()
+        done: TargetT | BaseException | None = None
+        while done is None:
+            # The system may deliver Ctrl-C to a thread that is just starting. Python
+            # then raises KeyboardInterrupt in the main thread, but does not wake it.
+            with contextlib.suppress(queue.Empty):
+                done = self._done.get(timeout=_WAKE_UP_S)
         if isinstance(done, BaseException):
             raise done
         self.count -= 1

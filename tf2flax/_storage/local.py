@@ -26,9 +26,6 @@ from .base import HEAD_NBYTES
 from .faults import describe_bytes, missing_file, short_file, system_error
 from .snapshots import FileSnapshot, IndexSnapshot, Snapshot
 
-# How much of a local file is read before its checksum is computed: small enough to be
-# still in the cache, large enough for the disk (bytes).
-LOCAL_CHUNK_NBYTES: Final = 4 << 20
 # Indexes and state files are read whole; one of a million tensors takes some 80 MB
 # (bytes).
 MAX_INDEX_NBYTES: Final = 512 << 20
@@ -188,11 +185,6 @@ class LocalFile:
 
     path: str
     snapshot: Snapshot | None = None
-
-    @property
-    def chunk_nbytes(self) -> int:
-        """Length of a read that is neither too small nor too large, in bytes."""
-        return LOCAL_CHUNK_NBYTES
 
     @property
     def is_local(self) -> bool:

@@ -158,11 +158,6 @@ class StoreFile:
         return self._url
 
     @property
-    def chunk_nbytes(self) -> int:
-        """Length of a read that is neither too small nor too large, in bytes."""
-        return IN_FLIGHT_NBYTES
-
-    @property
     def is_local(self) -> bool:
         """False: every read is a request."""
         return False

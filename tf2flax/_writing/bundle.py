@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
 from tf2flax._formats.wire.bundle_messages import (
     BundleEntry,
@@ -36,8 +37,6 @@ from tf2flax._storage.writing import (
 from .new_tensors import NewPiece, NewTensor
 from .table import build_table
 
-# How much is made contiguous and written at once (bytes).
-CHUNK_NBYTES: Final = 4 << 20
 # Data files are numbered with five digits.
 MAX_DATA_FILES: Final = 99_999
 

@@ -21,7 +21,7 @@ from tf2flax._base.collapsing import collapse, in_sequence
 from tf2flax._base.text import and_more, format_nbytes
 
 from .plan import Replicated, RestorePlan
-from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, html_of, lines_of
+from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, format_sections, html_of
 
 # Lines of a list of names; attributes of the plan have all names.
 _MAX_LISTED: Final = 60
@@ -109,7 +109,7 @@ def render(
         is_coloured: True to colour headings for a terminal.
     """
     lines = [f"Restore plan for {plan.prefix}", summary(plan)]
-    lines += lines_of(sections(plan, reads), is_coloured=is_coloured)
+    lines += format_sections(sections(plan, reads), is_coloured=is_coloured)
     return "\n".join(lines)
 
 

@@ -45,7 +45,9 @@ class Section:
     note: str = ""
 
 
-def lines_of(sections: Iterable[Section], *, is_coloured: bool = False) -> list[str]:
+def format_sections(
+    sections: Iterable[Section], *, is_coloured: bool = False
+) -> list[str]:
     """Writes sections as text with aligned columns.
 
     Args:

@@ -28,14 +28,14 @@ BLOCK_NBYTES: Final = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KerasFile:
-    """Where the bytes of an HDF5 file lie; picklable.
+    """The place of the bytes of an HDF5 file; picklable.
 
     Attributes:
         path: The file; a name for messages where `contents` are given.
         contents: All its bytes; None for a local file.
-        span: Which of its bytes are the HDF5; None for all.
+        span: The bytes that are the HDF5; None for all.
         crc32: Their checksum, where they lie in an archive.
-        snapshot: What a local file was when it was opened.
+        snapshot: The local file as it was when it was opened.
         is_member: True if the HDF5 lies in an archive, or did before it was
             uncompressed.
     """
@@ -51,7 +51,7 @@ class KerasFile:
         """Opens the bytes as a stream; the caller closes it.
 
         Args:
-            is_exact: Whether reads beyond the end fail, instead of giving less.
+            is_exact: True makes reads beyond the end fail, instead of giving less.
 
         Raises:
             DamagedError: The file is not there, or too short.
@@ -104,7 +104,7 @@ class FileSlice(io.RawIOBase):
             origin: An open file, or all of its bytes.
             span: Which of them; None for all.
             path: The file, for messages.
-            is_exact: Whether reads beyond the end fail, instead of giving less.
+            is_exact: True makes reads beyond the end fail, instead of giving less.
             snapshot: What the file must stay while it is read.
 
         Raises:

@@ -1,7 +1,7 @@
 """HDF5 files of Keras weights -> names and entries.
 
-h5py, an extra, tells what a file holds when it is opened, and has no part in reads. No
-handle is kept, so that a manifest is picklable and threads share nothing.
+h5py, an extra, lists what a file holds when it is opened, and takes no part in reads.
+No handle is kept, so that a manifest is picklable and threads share nothing.
 
 Source: keras-team/keras, keras/src/legacy/saving/legacy_h5_format.py (`.h5` of Keras 1
 and 2) and keras/src/saving/saving_lib.py (`.weights.h5` and `.keras` of Keras 3).
@@ -59,7 +59,7 @@ class Hdf5Piece(EncodedPiece):
     Attributes:
         name: The tensor's key.
         file: The file.
-        description: What the file said of it when it was opened.
+        description: The dataset as the file described it when it was opened.
     """
 
     name: str
@@ -157,7 +157,7 @@ class Hdf5Manifest(KerasManifest):
         return self._names
 
     def __contains__(self, name: object) -> bool:
-        """Whether a weight, and only one, has this name, with or without a `:0`."""
+        """Tells whether one weight alone has this name, with or without a `:0`."""
         return isinstance(name, str) and self._stored_name(name) in self._entries
 
     def hint(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """One dataset of an HDF5 file: what the file says of it, checked.
 
-Asks h5py, and reads no element. Refuses whatever leads out of the file: external and
-virtual storage, filters that are plugins.
+Asks h5py, and reads no element. Refuses everything that leads out of the file (external
+and virtual storage) and filters other than gzip and shuffle.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _DTYPES: Final = {dtype.name: dtype for dtype in STORED_DTYPES.values()}
 
 
 class RefusedError(Exception):
-    """A short fact and a way out, for internal use; whoever knows the file adds it."""
+    """A short fact and a way out, to which a caller who knows the file adds it."""
 
     def __init__(
         self, fact: str, fix: str = "Save the weights again, with Keras itself."

@@ -22,7 +22,7 @@ _HEAP_OBJECT: Final = struct.Struct("<HH4xQ")
 
 
 class Heaps:
-    """Where a file keeps values of varying length."""
+    """The values of varying length in a file."""
 
     def __init__(self, stream: FileSlice) -> None:
         """Reads nothing yet."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._base.errors import MalformedError
+from tf2flax._base.names import decode_name
 
 from .file import FileSlice
 from .hdf5_dataset import Handle, RefusedError, load_h5py
@@ -74,7 +75,7 @@ class Weight:
         return self._display_name(self.place.removeprefix(_MODEL))
 
     def _display_name(self, name: bytes) -> str:
-        text = decode(name)
+        text = decode_name(name)
         return text.removesuffix(":0") if self.is_listed else text
 
 
@@ -168,7 +169,7 @@ class _GroupWalk:
                 self.weights.append(Weight(here, here[named_from:], is_listed))
             elif kind == h5i.GROUP:
                 if address in self._visited:
-                    raise MalformedError(f"`{decode(here)}` is linked twice")
+                    raise MalformedError(f"`{decode_name(here)}` is linked twice")
                 self._visited.add(address)
                 self._groups.append(_Group(here + b"/", handle, named_from, is_listed))
                 if name == _VARIABLES and place:
@@ -203,7 +204,7 @@ class _GroupWalk:
             return MalformedError("it has more links than its bytes can hold")
         # HDF5 takes such names for paths: "a/b" leads on, "." stays where it is.
         if b"/" in name or name in (b"", b"."):
-            return MalformedError(f"`{decode(place)}` links to {name[:80]!r}")
+            return MalformedError(f"`{decode_name(place)}` links to {name[:80]!r}")
         if place.count(b"/") > MAX_DEPTH:
             return MalformedError(f"it has groups more than {MAX_DEPTH} deep")
         if len(place) + len(name) > _MAX_PLACE_NBYTES:
@@ -212,13 +213,13 @@ class _GroupWalk:
             )
         if not is_hard:
             return RefusedError(
-                f"`{decode(place + name)}` is a link to another place or file, which "
-                "is not followed"
+                f"`{decode_name(place + name)}` is a link to another place or file, "
+                "which is not followed"
             )
         return None
 
     def _listed_count(self, handle: Handle) -> int | None:
-        """How many weights a group lists; None where it has no list."""
+        """Number of weights that a group lists; None if it has no list."""
         h5a = self._h5py.h5a
 
         def length(attribute: bytes) -> int:
@@ -245,7 +246,8 @@ class _GroupWalk:
         for place, count in self._listed.items():
             if counts[place] < count:
                 raise MalformedError(
-                    f"`{decode(place)}` lists {count} weights and holds {counts[place]}"
+                    f"`{decode_name(place)}` lists {count} weights and holds "
+                    f"{counts[place]}"
                 )
 
     def name_layers(self, stream: FileSlice) -> tuple[set[str], dict[str, str]]:
@@ -259,13 +261,13 @@ class _GroupWalk:
         objects: set[str] = set()
         layers: dict[str, str] = {}
         for place, address in self._named_at.items():
-            objects.add(decode(place))
+            objects.add(decode_name(place))
             try:
                 name = _attribute(stream, heaps, address, b"name")
             except MalformedError:  # of a name, hints and views alone make use
                 continue
             if name and len(name) <= _MAX_PLACE_NBYTES:
-                layers[decode(place)] = decode(name)
+                layers[decode_name(place)] = decode_name(name)
         return objects, layers
 
 
@@ -359,7 +361,7 @@ def open_dataset(root: Handle, place: bytes) -> Handle:
 def name_weights(
     weights: Sequence[Weight],
 ) -> tuple[dict[str, bytes], dict[str, tuple[str, ...]]]:
-    """Gives every weight a name of its own.
+    """Gives every weight a name that no other weight has.
 
     Args:
         weights: All weights of a file.
@@ -369,7 +371,7 @@ def name_weights(
         names they go by instead.
 
     Raises:
-        MalformedError: There is no way to tell some apart.
+        MalformedError: Some weights cannot be told apart.
     """
     by_short_name: dict[str, list[Weight]] = collections.defaultdict(list)
     for weight in weights:
@@ -380,7 +382,7 @@ def name_weights(
     # name, by their whole places, which are different.
     given = {weight.place: weight.long_name for weight in clashing}
     if len({*given.values(), *by_short_name}) < len(given) + len(by_short_name):
-        given = {weight.place: decode(weight.place) for weight in clashing}
+        given = {weight.place: decode_name(weight.place) for weight in clashing}
     places = {name: group[0].place for name, group in by_short_name.items()}
     for name in several:
         del places[name]
@@ -413,8 +415,3 @@ def layer_hint(name: str, layers: Mapping[str, str]) -> str:
             which = " or ".join(f"`{place}/`" for place in places[layer][:4])
             return f"Layer `{layer}` is stored as {which}."
     return ""
-
-
-def decode(name: bytes) -> str:
-    """A name of HDF5 as text; bytes that are not UTF-8 are kept."""
-    return name.decode("utf-8", "surrogateescape")

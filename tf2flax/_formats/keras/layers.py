@@ -27,14 +27,14 @@ class Variable:
         name: Its name.
         is_there: Tells from the layer's config whether it has the variable; None for
             one that it always has.
-        is_trained: Whether optimizers have slots for it.
+        is_trained: True if optimizers have slots for it.
         min_rank: The least rank that it may have: a weak check against other classes
             of the same name.
         max_rank: The greatest; None for any.
-        is_float: Whether its dtype is one of floating point: quantised layers have
+        is_float: True if its dtype is one of floating point: quantised layers have
             other variables.
-        is_rare: Whether only a config makes the layer have it: without one, it is not
-            thought of.
+        is_rare: True if only a config makes the layer have it; without one it is
+            left out.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Variable:
     max_rank: int | None = None
 
     def may_be(self, rank: int, *, is_float: bool) -> bool:
-        """Whether a stored variable of such a rank and dtype may be this one."""
+        """Tells whether a stored variable of such a rank and dtype may be this one."""
         is_small = self.max_rank is None or rank <= self.max_rank
         return self.min_rank <= rank and is_small and is_float == self.is_float
 
@@ -116,7 +116,7 @@ class LayerClass:
 
 
 def snake_case(class_name: str) -> str:
-    """How Keras names a class in paths: `Conv2D` -> `conv2d`.
+    """The name that Keras gives to a class in paths: `Conv2D` -> `conv2d`.
 
     Source: `to_snake_case`, keras/src/utils/naming.py.
     """

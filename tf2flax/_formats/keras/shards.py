@@ -184,7 +184,7 @@ class ShardedHdf5Manifest(KerasManifest):
         return self._names
 
     def __contains__(self, name: object) -> bool:
-        """Whether a weight has this name."""
+        """Tells whether a weight has this name."""
         return name in self._file_of
 
     @property
@@ -281,7 +281,7 @@ def missing_shard(name: str, index: ShardIndex, present: int) -> DamagedError:
     Args:
         name: The file.
         index: The index that names it.
-        present: How many files are there.
+        present: Number of files that are there.
     """
     return DamagedError(
         f"A file of the weights is missing: `{name}`, one of the {len(index.names)} "

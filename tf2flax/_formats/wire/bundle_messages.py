@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tf2flax._base.errors import MalformedError
 
-from .messages import MESSAGE_CLASSES, extents_of, parse_message
+from .messages import MESSAGE_CLASSES, parse_message, read_extents
 from .varint import read_varint64
 
 _ENTRY: Final[Any] = MESSAGE_CLASSES["BundleEntryProto"]
@@ -120,7 +120,7 @@ def parse_bundle_entry(data: bytes | memoryview) -> BundleEntry:
         entry.offset,
         entry.size,
         entry.crc32c,
-        tuple(map(extents_of, slices)) if slices else (),
+        tuple(map(read_extents, slices)) if slices else (),
     )
 
 

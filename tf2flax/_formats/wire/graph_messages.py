@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tf2flax._base.errors import MalformedError
+from tf2flax._base.names import decode_name
 
 from .messages import MESSAGE_CLASSES, parse_message
 
@@ -50,7 +51,7 @@ class TrackableObject:
 
     Attributes:
         children: The objects it refers to.
-        attributes: What it has stored.
+        attributes: The values that it has stored.
     """
 
     children: tuple[ObjectReference, ...]
@@ -79,14 +80,14 @@ def parse_object_graph(data: bytes) -> tuple[TrackableObject, ...]:
                     f"expected objects within [0, {count}), got {child.node_id}"
                 )
         children = [
-            ObjectReference(child.node_id, _text(child.local_name))
+            ObjectReference(child.node_id, decode_name(child.local_name))
             for child in node.children
         ]
         attributes = [
             SerializedTensor(
-                name=_text(attribute.name),
-                full_name=_text(attribute.full_name),
-                checkpoint_key=_text(attribute.checkpoint_key),
+                name=decode_name(attribute.name),
+                full_name=decode_name(attribute.full_name),
+                checkpoint_key=decode_name(attribute.checkpoint_key),
             )
             for attribute in node.attributes
         ]
@@ -113,7 +114,7 @@ def prune_object_graph(data: bytes, is_dropped: Callable[[str], bool]) -> bytes:
     emptied: set[int] = set()
     for number, node in enumerate(graph.nodes):
         count = _remove(
-            node.attributes, lambda value: is_dropped(_text(value.checkpoint_key))
+            node.attributes, lambda value: is_dropped(decode_name(value.checkpoint_key))
         )
         removed += count
         if count and not node.attributes:
@@ -121,10 +122,6 @@ def prune_object_graph(data: bytes, is_dropped: Callable[[str], bool]) -> bytes:
     for node in graph.nodes:
         _remove(node.slot_variables, lambda slot: slot.slot_variable_node_id in emptied)
     return graph.SerializeToString(deterministic=True) if removed else data
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _remove(messages: Any, is_removed: Callable[[Any], bool]) -> int:

@@ -126,7 +126,7 @@ def _message_classes() -> dict[str, type[Message]]:
 MESSAGE_CLASSES: Final = _message_classes()
 
 
-def extents_of(message: Any) -> tuple[tuple[int, int], ...]:
+def read_extents(message: Any) -> tuple[tuple[int, int], ...]:
     """The extents in a `TensorSliceProto`; length -1 for a whole axis."""
     return tuple([(extent.start, _length(extent)) for extent in message.extent])
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tf2flax._base.errors import MalformedError
 
-from .messages import MESSAGE_CLASSES, extents_of, parse_message
+from .messages import MESSAGE_CLASSES, parse_message, read_extents
 
 _SLICE: Final[Any] = MESSAGE_CLASSES["TensorSliceProto"]
 _SAVED_SLICES: Final[Any] = MESSAGE_CLASSES["SavedTensorSlices"]
@@ -74,7 +74,7 @@ def parse_saved_tensors(data: bytes | memoryview) -> SavedTensors:
                     dtype_code=tensor.type,
                     dims=tuple([dim.size for dim in tensor.shape.dim]),
                     is_unknown_rank=tensor.shape.unknown_rank,
-                    slices=tuple(map(extents_of, tensor.slice)),
+                    slices=tuple(map(read_extents, tensor.slice)),
                 )
                 for tensor in saved.meta.tensor
             ]
@@ -96,4 +96,4 @@ def parse_extents(data: bytes) -> tuple[tuple[int, int], ...]:
     Raises:
         MalformedError: It does not parse.
     """
-    return extents_of(parse_message(_SLICE, data))
+    return read_extents(parse_message(_SLICE, data))

@@ -368,7 +368,7 @@ def _check_disjoint(handles: list[tuple[int, int]]) -> None:
 
 
 def _restarts(contents: bytes) -> tuple[int, tuple[int, ...]]:
-    """Where the entries of a block end, and its restart points."""
+    """The end of the entries of a block, and its restart points."""
     if len(contents) < 4:
         raise MalformedError(f"a block of {len(contents)} bytes has no restart count")
     count = int.from_bytes(contents[-4:], "little")
