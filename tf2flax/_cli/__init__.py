@@ -1,11 +1,12 @@
 """The command line: `main`, and one file for each command, over the public names.
 
-- `ls.py`: the tensors of a checkpoint; `show.py`: one of them; `verify.py`: all bytes.
+Begin with `verify.py`, the shortest command; `ls.py` lists the tensors of a checkpoint,
+`show.py` shows one of them. A command is a module with `add_to`, which adds its parser,
+and `run`, which gets the parsed arguments and returns the exit code. A new command is a
+file and its name in `COMMANDS`.
 
-A command is a module with `add_to`, which adds its parser, and `run`, which gets the
-parsed arguments and returns the exit code; a new one is a file and its name in
-`COMMANDS`. Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an
-error. Never imports JAX, nor tensorstore unless a URL needs it.
+Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error. Never
+imports JAX, nor tensorstore unless a URL needs it.
 """
 
 from __future__ import annotations

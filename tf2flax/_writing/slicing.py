@@ -71,7 +71,7 @@ def join_parts(name: str, parts: Sequence[NewTensor]) -> NewTensor:
         starts, stops = [0] * len(shape), list(shape)
         starts[axis], stops[axis] = start, start + part.spec.shape[axis]
         start = stops[axis]
-        extents = extents_of(Box(tuple(starts), tuple(stops)), tuple(shape))
+        extents = extents_of_box(Box(tuple(starts), tuple(stops)), tuple(shape))
         slices.append(NewPiece(part.spec, extents, part.pieces[0].array))
     spec = TensorSpec(tuple(shape), parts[0].spec.dtype)
     return _sliced_tensor(stored_key(name), spec, slices)
@@ -132,7 +132,7 @@ def rewrite_tensor(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTen
     slices = [
         NewPiece(
             TensorSpec(piece.box.shape, spec.dtype),
-            extents_of(piece.box, spec.shape),
+            extents_of_box(piece.box, spec.shape),
             whole.view(piece.box.within(Box.whole(spec.shape))),
         )
         for piece in entry.pieces
@@ -167,11 +167,11 @@ def _sliced_tensor(
     return NewTensor(key, spec, (NewPiece(spec, None, array),))
 
 
-def extents_of(box: Box, shape: tuple[int, ...]) -> Extents:
+def extents_of_box(box: Box, shape: tuple[int, ...]) -> Extents:
     """A box as files name it: a whole axis starts at 0 and has length -1.
 
     Examples:
-        >>> extents_of(Box((3, 0), (4, 2)), shape=(4, 2))
+        >>> extents_of_box(Box((3, 0), (4, 2)), shape=(4, 2))
         ((3, 1), (0, -1))
     """
     return tuple(
