@@ -9,7 +9,7 @@ import collections
 import os
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from tf2flax._base.progress import Advance
 from tf2flax._base.threads import Readers
@@ -18,6 +18,9 @@ from tf2flax._storage.local import OpenFiles
 
 from .groups import GroupReader, Job, ReadOptions, Report
 from .targets import TargetT
+
+# How often the thread that waits for groups looks for an interrupt (seconds).
+_LOOK_UP_S: Final = 0.25
 
 # Waits until the host memory of what was handed on is free again.
 Wait = Callable[[], object]
@@ -142,11 +145,17 @@ class _RunningGroups(Generic[TargetT]):
         Raises:
             BaseException: Whatever went wrong in some thread.
         """
-        done = self._done.get()
-        if isinstance(done, BaseException):
-            raise done
-        self.count -= 1
-        return done
+        while True:
+            # With a timeout, since an interrupt that comes just before this thread
+            # begins to wait does not wake it: its handler runs when the wait ends.
+            try:
+                done = self._done.get(timeout=_LOOK_UP_S)
+            except queue.Empty:
+                continue
+            if isinstance(done, BaseException):
+                raise done
+            self.count -= 1
+            return done
 
     def all_done(self) -> Iterator[TargetT]:
         """Gives the groups that are complete by now."""
