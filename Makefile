@@ -24,7 +24,7 @@ require_python = @test -n "$(PYTHON)" || { \
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-lowest bench examples lint format types layers check clean
+.PHONY: help demo test test-slow fuzz test-lowest bench examples lint format types layers checks check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -68,7 +68,13 @@ types: $(VENV)/.dev ## basedpyright: strict, and complete public types
 layers: $(VENV)/.dev ## import-linter: imports point downwards
 	$(BIN)/lint-imports
 
-check: lint types layers test demo ## all of these
+checks: $(VENV)/.dev ## names, sizes, comments, the walk of one leaf, the picture
+	$(BIN)/python -m checks.names
+	$(BIN)/python -m checks.sizes
+	$(BIN)/python -m checks.walk
+	$(BIN)/python -m checks.picture --check
+
+check: lint types layers checks test demo ## all of these
 
 clean: ## removes what the commands above made
 	rm -rf .venv .venv-lowest .venv-bench .venv-3.13 .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -270,6 +270,6 @@ def test_nearest_names(name: str, expected: tuple[str, ...]) -> None:
 
 def test_nearest_among_100_000_names_is_quick() -> None:
     names = [f"scope/sub_{i // 100}/variable_{i:06d}" for i in range(100_000)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert nearest("scope/sub_500/variabel_050000", names)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

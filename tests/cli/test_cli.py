@@ -299,7 +299,7 @@ def in_forks(
     with os.fdopen(read) as codes:
         done = subprocess.run(
             [sys.executable, "-c", code, kind, json.dumps(commands), str(write)],
-            capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+            capture_output=True, text=True, cwd=ROOT, check=False, timeout=600,
             pass_fds=[write],
             env={
                 **os.environ,
@@ -337,7 +337,7 @@ def test_a_process_of_which_output_cannot_be_written(closing: str) -> None:
     done = subprocess.run(
         ["bash", "-c", f'set -o pipefail; "$@" {closing}', "-", sys.executable, "-m",
          "tf2flax", "--help"],
-        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=600,
         env={**os.environ, "PYTHONUNBUFFERED": ""},
     )  # fmt: skip
     assert done.returncode == 2

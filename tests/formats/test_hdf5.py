@@ -765,7 +765,7 @@ for number in range(count):
         nbytes = random.choice((1, 2, 4, 8))
         at = random.randrange(len(damaged) - 8)
         damaged[at : at + nbytes] = value.to_bytes(8, "little")[:nbytes]
-    signal.alarm(20)
+    signal.setitimer(signal.ITIMER_PROF, 20)  # of processor time
     try:
         checkpoint = Checkpoint(Hdf5Manifest("m.h5", bytes(damaged)))
         outcome = "opened"

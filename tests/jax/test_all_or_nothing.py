@@ -329,7 +329,7 @@ def test_threads_that_fill_one_module_leave_no_mixture(tmp_path: pathlib.Path) -
         write_bundle(path, {f"ws/{i}": np.float32(number) for i in range(20)})
     model, mixed = Many(), list[Any]()
     plans = [tf2flax.plan(path, {"/": "/"}, model) for path in paths]
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=600)
 
     def fill(plan: tf2flax.Plan) -> None:
         for _ in range(6):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
+from forking import RESTORING, run_together
 from repository import ROOT
 
 WORKERS = ROOT / "tests" / "support"
@@ -71,7 +70,7 @@ def test_any_mesh_in_force(tmp_path: pathlib.Path, count: int) -> None:
     data = tmp_path / "short.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[: array.nbytes // 2])
     arguments = (str(tmp_path / "m"), str(tmp_path / "short"))
-    for one in _run(count, *arguments, worker="mesh_worker.py", timeout=600):
+    for one in _run(count, *arguments, worker="mesh_worker.py"):
         assert one["count"] > 90
         _expect_failures(one["failures"], one["process"], count)
 
@@ -85,42 +84,16 @@ def _expect_failures(texts: list[str], process: int, count: int) -> None:
 
 
 def _run(
-    count: int,
-    *arguments: str,
-    worker: str = "multihost_worker.py",
-    timeout: float = 60,
+    count: int, *arguments: str, worker: str = "multihost_worker.py"
 ) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                WORKERS / worker,
-                str(i),
-                str(count),
-                str(port),
-                *arguments,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(count)
-    ]
-    found: list[dict] = []
-    failed: list[str] = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=timeout)
-            if process.returncode:
-                failed.append(err)
-                break
-            found.append(json.loads(out.splitlines()[-1]))
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert not failed, failed[0][-4000:]
-    return found
+    code = f"import runpy; runpy.run_path({str(WORKERS / worker)!r}, None, '__main__')"
+    done = run_together(
+        code, [(i, count, port, *arguments) for i in range(count)], imports=RESTORING
+    )
+    # Those that were killed since another failed have nothing to say.
+    failed = [process for process in done if process.returncode not in (0, -9)]
+    assert not failed, failed[0].stderr[-4000:]
+    return [json.loads(process.stdout.splitlines()[-1]) for process in done]

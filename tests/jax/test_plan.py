@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
 from tf2flax._jax import costs, job
-from tf2flax._restoring.plan_reads import plan_reading
+from tf2flax._restoring.plan_reads import plan_reads
 
 
 def test_a_restore_reuses_what_its_report_has_planned(
@@ -26,10 +26,10 @@ def test_a_restore_reuses_what_its_report_has_planned(
 
     def counted(*arguments: Any, **options: Any) -> Any:
         planned.append(arguments)
-        return plan_reading(*arguments, **options)
+        return plan_reads(*arguments, **options)
 
     for module in (job, costs):
-        monkeypatch.setattr(module, "plan_reading", counted)
+        monkeypatch.setattr(module, "plan_reads", counted)
     for sharding in (None, rows):
         planned.clear()
         plan = tf2flax.plan(tmp_path / "m", {"/": "/"}, target, sharding=sharding)

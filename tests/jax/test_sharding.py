@@ -373,7 +373,9 @@ def test_bad_options(name: str, prefix: pathlib.Path, mesh: Mesh) -> None:
 
 def test_metadata_that_names_no_axes(prefix: pathlib.Path, mesh: Mesh) -> None:
     box: Any = nn.Partitioned(jnp.zeros((16, 24)), names=({}, None))
-    with pytest.raises(tf2flax.AssignmentError, match=r"`x`.*metadata names no axes"):
+    with pytest.raises(
+        tf2flax.AssignmentError, match=r"`x`.*metadata does not name axes"
+    ):
         tf2flax.plan(prefix, {"kernel": "x"}, {"x": box}, mesh=mesh)
 
 

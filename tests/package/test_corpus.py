@@ -148,7 +148,7 @@ def test_verify_tells_files_that_go_on(tmp_path: pathlib.Path) -> None:
     with (tmp_path / "m.data-00000-of-00001").open("ab") as file:
         file.write(b"xyz")
     report = tf2flax.open_checkpoint(tmp_path / "m").verify()
-    assert "67 bytes, 3 more than its index knows of" in str(report)
+    assert "67 bytes, 3 more than its index lists" in str(report)
     assert tf2flax.open_checkpoint(tmp_path / "m")["a"].read().size == 8
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forking import RESTORING, run_forked
 from repository import ROOT
 
 import tf2flax
@@ -34,11 +33,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.mark.parametrize("way", ["one device", "columns", "cast", "transposed"])
 def test_peak_memory_is_bounded(way: str, prefix: pathlib.Path) -> None:
-    done = subprocess.run(
-        [sys.executable, WORKER, prefix, way, str(BOUND)],
-        capture_output=True,
-        text=True,
+    done = run_forked(
+        WORKER.read_text(), prefix, way, BOUND, check=True, imports=RESTORING
     )
-    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["peak"] - found["result"] <= BOUND + (256 << 20), found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import pickle
 import signal
@@ -52,10 +51,9 @@ def server(folder: pathlib.Path) -> Iterator[Served]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retries and times out in a fraction of a second."""
+    """Retries in a fraction of a second."""
     retries = {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}
     monkeypatch.setattr(requests, "_DEFAULT_CONTEXT", {"http_request_retries": retries})
-    monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 1.0)
     requests.default_context.cache_clear()
     yield
     requests.default_context.cache_clear()
@@ -106,8 +104,9 @@ def test_lazy_views(server: Served) -> None:
 
 
 def test_in_flight_bytes_are_bounded(server: Served) -> None:
-    server.delay_s = 0.01
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
+    server.is_busy.clear()
+    server.waits_for = 2
     assert checkpoint["big"].read().tobytes() == BIG.tobytes()
     assert 1 < server.most_at_once <= requests.MAX_REQUESTS
 
@@ -188,10 +187,16 @@ def test_failures_that_pass_are_retried(server: Served, failing: str) -> None:
     ],
 )
 def test_failures_that_stay_are_errors(
-    server: Served, failing: str, value: object, match: str
+    server: Served,
+    failing: str,
+    value: object,
+    match: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     setattr(server, failing, value)
+    if failing == "stalls":  # what does answer may take its time on a busy machine
+        monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 1.0)
     started = time.monotonic()
     for read in (checkpoint["big"].read, checkpoint["names"].read, checkpoint.read):
         with pytest.raises(tf2flax.ReadError, match=match) as caught:
@@ -200,7 +205,7 @@ def test_failures_that_stay_are_errors(
     if failing not in ("ignores_range", "shifts"):  # an index is read whole
         with pytest.raises(tf2flax.ReadError, match=match):
             tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 def test_the_default_gives_up_within_30_seconds() -> None:
@@ -232,10 +237,12 @@ def test_a_request_that_stalls_ends_after_60_seconds(server: Served) -> None:
     assert 59 < time.monotonic() - started < 75
 
 
+@pytest.mark.parametrize("receiver", ["main thread", "another thread"])
 @pytest.mark.parametrize("way", ["read", "restore"])
 def test_an_interrupt_does_not_wait_for_a_stalled_server(
-    server: Served, way: str
+    server: Served, way: str, receiver: str
 ) -> None:
+    """Also if the system delivers it to a thread that just starts: on busy machines."""
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     names = {name: name for name in ("big", "layer_0/bias")}
     target = {n: jax.ShapeDtypeStruct(checkpoint[n].shape, "float32") for n in names}
@@ -246,7 +253,13 @@ def test_an_interrupt_does_not_wait_for_a_stalled_server(
     def interrupt() -> None:
         while not server.nbytes:  # something is under way
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)  # to the main thread
+        thread = (
+            threading.main_thread()
+            if receiver == "main thread"
+            else threading.current_thread()
+        )
+        assert thread.ident is not None
+        signal.pthread_kill(thread.ident, signal.SIGINT)
 
     server.nbytes = 0
     started = time.monotonic()
@@ -255,7 +268,7 @@ def test_an_interrupt_does_not_wait_for_a_stalled_server(
     with pytest.raises(KeyboardInterrupt):
         plan.restore() if way == "restore" else checkpoint.read()
     thread.join()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < requests.REQUEST_TIMEOUT_S / 2
     left = {t for t in set(threading.enumerate()) - threads if "Pool" in t.name}
     assert not left
 
@@ -268,7 +281,7 @@ def test_a_thread_that_an_interrupt_finds_starting_is_waited_for(
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
-        begun.wait(5)
+        begun.wait(60)
         raise KeyboardInterrupt
 
     def job() -> None:

@@ -238,14 +238,14 @@ class Fuzzer:
             old.unlink()
         for name, contents in files.items():
             (self.folder / name).write_bytes(contents)
-        signal.alarm(TIME_S)
+        signal.setitimer(signal.ITIMER_PROF, TIME_S)
         path = str(self.folder / "m")
         errors = exercise(path, is_ok_known=self.is_strict, views=False)
         if self.is_strict and not errors:
             got = tf2flax.open_checkpoint(path).read()
             want = {"ok": OK.tolist(), "s": STRINGS.tolist(), "t": OK.tolist()}
             assert {name: array.tolist() for name, array in got.items()} == want
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         self.refused += bool(errors)
         self.read += not errors
 
@@ -285,7 +285,7 @@ def main(seconds: float, start: int) -> None:
     import hypothesis.internal.conjecture.engine  # noqa: F401  # counts as the start
 
     limit_memory()
-    signal.signal(signal.SIGALRM, too_slow)
+    signal.signal(signal.SIGPROF, too_slow)
     kinds: list[tuple[str, Callable[[], Any], bool]] = [
         ("bundle", bundles, False),
         ("v1", v1_files, False),

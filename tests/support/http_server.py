@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import http.server
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,8 @@ class Served:
 
     `failures`: how many requests are answered 503, or have their connection reset,
     before it behaves (-1: for ever). `etags`: whether answers name what they are of.
+    `waits_for`: an answer of more than a byte waits until so many requests have been
+    there at once.
     """
 
     files: dict[str, bytes]
@@ -33,10 +34,11 @@ class Served:
     truncates: bool = False
     shifts: bool = False
     etags: bool = False
-    delay_s: float = 0
+    waits_for: int = 0
     most_at_once: int = 0
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    is_busy: threading.Event = dataclasses.field(default_factory=threading.Event)
     now: int = 0
 
 
@@ -58,13 +60,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             served.requests.append((self.command, self.path, wanted))
             served.now += 1
             served.most_at_once = max(served.most_at_once, served.now)
+            if served.now >= served.waits_for:
+                served.is_busy.set()
             is_unavailable, is_reset = served.unavailable != 0, served.resets != 0
             if is_unavailable and served.unavailable > 0:
                 served.unavailable -= 1
             elif is_reset and served.resets > 0:
                 served.resets -= 1
         try:
-            time.sleep(served.delay_s)
             if is_unavailable:
                 self._answer(503, b"")
             elif is_reset:
@@ -110,6 +113,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if tag and served.etags:
             self.send_header("ETag", tag)
         self.end_headers()
+        if served.waits_for and len(body) > 1:
+            served.is_busy.wait(60)
         if (served.stalls or served.truncates) and len(body) > 1:
             body = body[: len(body) // 2]
             self.close_connection = True

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-# Small enough to be still in the processor's cache when its checksum is computed, large
-# enough for the disk (bytes).
+# What is read at once: small enough to be still in the processor's cache when its
+# checksum is computed, and that ranges which are not aligned with it over-read little;
+# large enough for the disk (bytes).
 CHUNK_NBYTES: Final = 4 << 20
 
 

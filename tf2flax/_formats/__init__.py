@@ -1,4 +1,4 @@
-"""Formats of checkpoints: a file of any of them -> a `Manifest` of names and entries.
+"""Formats of checkpoints: files to a `Manifest` of names and entries.
 
 Knows what bytes mean, and never what a user wants of them: it parses indexes, checks
 what they say, and finds where tensors lie. Only pieces that nothing else can read (of

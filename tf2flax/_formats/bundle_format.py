@@ -10,7 +10,7 @@ import functools
 import time
 from typing import Final
 
-from tf2flax._base.errors import DamagedError
+from tf2flax._base.errors import CheckpointError, DamagedError
 from tf2flax._base.manifest import DataFile, Manifest
 from tf2flax._storage.base import Index, Storage
 from tf2flax._storage.faults import recognise_wrong_file
@@ -68,15 +68,18 @@ class BundleFormat(Format):
 
 def _parse_index(storage: Storage, prefix: str, index: Index) -> BundleManifest:
     full_prefix = storage.show(prefix)
-    wrong_file = recognise_wrong_file(index.contents[:_HEAD_NBYTES])
-    if wrong_file:
-        raise DamagedError(
-            f"Expected the index of a checkpoint, got {wrong_file[0]} - at "
-            f"`{full_prefix}.index`. {wrong_file[1]}"
-        )
     base = full_prefix if storage.is_local else prefix
-    return BundleManifest(
-        full_prefix, index.contents, functools.partial(_data_file, index, base)
+    data_file = functools.partial(_data_file, index, base)
+    try:
+        return BundleManifest(full_prefix, index.contents, data_file)
+    except CheckpointError:
+        # Perhaps it is another kind of file, which says more than what is malformed.
+        wrong_file = recognise_wrong_file(index.contents[:_HEAD_NBYTES])
+        if not wrong_file:
+            raise
+    raise DamagedError(
+        f"Expected the index of a checkpoint, got {wrong_file[0]} - at "
+        f"`{full_prefix}.index`. {wrong_file[1]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a plan costs each process: bytes needed, bytes read, memory.
+"""The cost of a plan for each process: bytes needed, bytes read, memory.
 
 Works for meshes that do not exist here; reads nothing.
 """
@@ -95,7 +95,7 @@ def _boxes_of_processes(
     processes: int | None,
     layout: ProcessLayout | None,
 ) -> dict[int, BoxesOfLeaves]:
-    """What each process needs of each leaf, in the order of the leaves."""
+    """Lists the boxes of each leaf that each process needs, in the order of leaves."""
     read_shardings = choose_read_shardings(
         assignments, shardings, manifest, strategy, layout
     )

@@ -143,7 +143,7 @@ def _kind_of(value: object) -> str:
 
 
 def _way_out(values: Iterable[object]) -> str:
-    """What to give instead; the first value that tells what was meant decides."""
+    """Says what to give instead; the first value that shows what was meant decides."""
     for value in values:
         if isinstance(value, linen.Module):
             return _LINEN.format("model")
@@ -183,7 +183,7 @@ _LINEN: Final = (
 
 
 def _is_optimizer(value: object) -> bool:
-    """Whether a value is an optax transformation: a pair of functions."""
+    """True for an optax transformation: a pair of functions."""
     return (
         isinstance(value, tuple) and hasattr(value, "init") and hasattr(value, "update")
     )

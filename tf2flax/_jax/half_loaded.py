@@ -55,7 +55,7 @@ def without_statistics(
 def _holds(
     values: Mapping[str, Any], leaf: str, tensor: str, manifest: Manifest
 ) -> bool:
-    """Whether a leaf holds a tensor's values; False where nobody can tell."""
+    """True if a leaf holds a tensor's values; False where that cannot be known."""
     value = values.get(leaf)
     if isinstance(value, jax.Array):
         is_whole_here = value.is_fully_addressable or value.is_fully_replicated

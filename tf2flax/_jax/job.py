@@ -74,7 +74,7 @@ class Job:
 
     @functools.cached_property
     def read_shardings(self) -> Mapping[str, ReadSharding]:
-        """How processes share in reading, by leaf; {} where each works alone."""
+        """Leaves that processes share in reading; {} where each works alone."""
         if jax.process_count() == 1:
             return {}
         return choose_read_shardings(
@@ -83,7 +83,7 @@ class Job:
 
     @functools.cached_property
     def transfers(self) -> Mapping[str, Transfer]:
-        """How each loaded leaf comes onto devices."""
+        """Transfers of the loaded leaves onto devices, by leaf."""
         return {
             assignment.leaf: plan_transfer(
                 assignment,
@@ -95,7 +95,7 @@ class Job:
 
     @functools.cached_property
     def reads(self) -> ReadPlan:
-        """What this process reads."""
+        """All that this process reads, in the order in which it does."""
         assignments = self.plan.assignments
         limit = self.options.max_in_flight_bytes
         return plan_reads(

@@ -44,7 +44,7 @@ class Held:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Contents:
-    """What a module holds.
+    """Contents of a module.
 
     Attributes:
         held: Variables other than `nnx.RngState`, and plain arrays.
@@ -114,7 +114,7 @@ def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _children(node: Any) -> list[tuple[Path, Any]]:
-    """What stands one level below a node, and traced arrays in static attributes."""
+    """Lists what stands below a node, and traced arrays in static attributes."""
     children = one_level(node)
     if isinstance(node, nnx.Pytree):
         seen = {id(child) for _, child in children}

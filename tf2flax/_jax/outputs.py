@@ -153,7 +153,7 @@ def left_behind(output: Any) -> str | None:
 
 
 def _inside(item: Any) -> Iterator[tuple[Path, Any]]:
-    """What an object of the user's holds, with the last keys of the way there."""
+    """Lists what an object of the user holds, with the last keys of the way there."""
     if isinstance(item, (type, types.ModuleType)):
         return
     if isinstance(item, nnx.GraphDef):

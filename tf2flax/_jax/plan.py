@@ -124,7 +124,7 @@ class Plan:
 
     @property
     def shardings(self) -> Mapping[str, jax.sharding.Sharding]:
-        """Where loaded leaves will live; those that JAX may place are left out."""
+        """Shardings of the loaded leaves; those that JAX may place are left out."""
         shardings = self._job.shardings
         return {
             assignment.leaf: shardings[assignment.leaf]
@@ -134,7 +134,7 @@ class Plan:
 
     @property
     def placement(self) -> PlacementReport:
-        """What is worth knowing about shardings.
+        """Facts about shardings that are worth knowing.
 
         It has `.replicated` (dimensions, by `on_uneven`), and of `partition_rules` the
         leaves that are `.unmatched` and the `.unused_rules`.
@@ -266,7 +266,7 @@ class Plan:
         return render_html(self._job.plan, self._read_summary())
 
     def _read_summary(self) -> ReadSummary:
-        """What the report says about reading, where that is any news."""
+        """Collects what the report says about reading, where that is any news."""
         if self._job.is_abstract:
             return ReadSummary()
         shardings = self._job.shardings.values()

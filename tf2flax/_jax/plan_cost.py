@@ -1,4 +1,4 @@
-"""What a restore costs each process, as values and as a table."""
+"""The cost of a restore for each process, as values and as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tf2flax._base.text import format_nbytes
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProcessCost:
-    """What a restore costs one process.
+    """The cost of a restore for one process.
 
     Attributes:
         process: Its number.
@@ -36,11 +36,11 @@ class ProcessCost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanCost:
-    """What a restore costs all processes; made by `Plan.cost`.
+    """The cost of a restore for all processes; made by `Plan.cost`.
 
     Attributes:
-        strategy: How they share in reading.
-        processes: What it costs each of them.
+        strategy: Their strategy of sharing in reading.
+        processes: The cost for each of them.
 
     Examples:
         >>> cost = PlanCost("local", (ProcessCost(0, 10, 12, 20, 10),))

@@ -57,7 +57,7 @@ class PortionedLeaf:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all portions are there."""
+        """True if all portions are there."""
         return not self._left
 
     def take(self, arrays: Mapping[Box, np.ndarray]) -> list[jax.Array]:

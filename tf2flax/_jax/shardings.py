@@ -52,11 +52,11 @@ _NOTHING_TO_REPORT: Final = PlacementReport()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placement:
-    """Where leaves live.
+    """Places of leaves.
 
     Attributes:
-        shardings: By leaf; those about which nobody has an opinion are left out.
-        report: What is worth knowing about them.
+        shardings: Shardings by leaf; leaves without an opinion are left out.
+        report: Facts about them that are worth knowing.
     """
 
     shardings: Mapping[str, Sharding] = dataclasses.field(default_factory=dict)
@@ -149,7 +149,7 @@ def expected_shardings(
 def _early_opinions(
     option: ShardingOption, slots: Sequence[Slot], mesh: Mesh | AbstractMesh | None
 ) -> Iterator[Any]:
-    """What the option `sharding` asks for before any tensor is known."""
+    """Lists what the option `sharding` asks for before any tensor is known."""
     if option is None:
         return
     if isinstance(option, (Sharding, PartitionSpec)):
@@ -224,7 +224,7 @@ class _Chooser:
         return opinion
 
     def way_out(self, error: _MisfitError) -> str:
-        """What to do about a leaf that does not fit, where its message lacks that."""
+        """Says what to do about a leaf that does not fit, if its message does not."""
         mesh = error.mesh
         if mesh is None:
             return ""
@@ -233,7 +233,7 @@ class _Chooser:
         return f" {self._ways_out[mesh]}"
 
     def _of_target(self, slot: Slot) -> Opinion:
-        """What the target says of a leaf: its sharding, else its metadata."""
+        """Finds what the target asks for a leaf: its sharding, else its metadata."""
         carried, partitioning = slot.sharding, slot.partitioning
         if carried is not None and is_abstract(carried):
             # NNX made it of the metadata, by the leaf's own rules.
@@ -245,7 +245,7 @@ class _Chooser:
         return carried
 
     def report(self, leaves: Sequence[ShardedLeaf]) -> PlacementReport:
-        """What is worth knowing, once all leaves are placed."""
+        """Collects what is worth knowing, once all leaves are placed."""
         unmatched: list[str] = []
         unused: list[str] = []
         option = self._options.sharding
@@ -281,7 +281,7 @@ class _Chooser:
         return _named_sharding(self._mesh, spec, sharding.memory_kind)
 
     def _of_metadata(self, partitioning: Partitioning) -> NamedSharding | None:
-        """What Flax's partitioning metadata means on a mesh; None without any mesh."""
+        """Turns Flax's metadata into a sharding on a mesh; None without any mesh."""
         mesh = self._options.mesh or partitioning.mesh or self._mesh
         if mesh is None or mesh.empty:
             return None

@@ -51,8 +51,8 @@ class Slot:
         leaf: What the engine sees of it.
         value: The array, scalar or ShapeDtypeStruct that stands there.
         owners: Objects of the user that identify it: the value, its box or Variable.
-        sharding: Where the target says the array should live; None for no opinion.
-        partitioning: What Flax's metadata says about that, if anything.
+        sharding: Sharding that the target gives the array; None for no opinion.
+        partitioning: Flax's metadata about that, if there is any.
     """
 
     leaf: Leaf
@@ -139,7 +139,7 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def _sharding_of(value: Any) -> jax.sharding.Sharding | None:
-    """Where a target says its array lives; an uncommitted array says nothing."""
+    """The sharding that a target gives a leaf; an uncommitted array gives none."""
     if isinstance(value, jax.ShapeDtypeStruct):
         return value.sharding
     if isinstance(value, jax.Array) and not isinstance(value, Tracer):
@@ -150,7 +150,7 @@ def _sharding_of(value: Any) -> jax.sharding.Sharding | None:
 
 
 def _partitioning_of(holder: Any) -> Partitioning | jax.sharding.Sharding | None:
-    """What the metadata of a Variable, or of a box, says about its sharding."""
+    """Reads the metadata of a Variable, or of a box, about its sharding."""
     while isinstance(holder, nnx.Variable):
         metadata = holder.get_metadata()
         # Flax has called it by all of these names.

@@ -64,7 +64,7 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Part:
+class _Subtree:
     """A target, or something within it, taken apart.
 
     Attributes:
@@ -96,9 +96,9 @@ def take_apart(target: Any) -> Target:
         AssignmentError: Two leaves have the same joined name, there is no leaf, or
             something of the target cannot be looked at.
     """
-    part = _take_apart(target, (), ())
+    subtree = _take_apart(target, (), ())
     seen: set[str] = set()
-    for name in (name for slot in part.slots for name in slot.leaf.names):
+    for name in (name for slot in subtree.slots for name in slot.leaf.names):
         if name in seen:
             raise AssignmentError(
                 f"Two leaves of the target are called `{name}`: a key that holds "
@@ -109,7 +109,7 @@ def take_apart(target: Any) -> Target:
     def rebuild(values: Mapping[str, Any]) -> Any:
         changes: list[Change] = []
         try:
-            result = part.build(values, changes)  # raises, or nothing will below
+            result = subtree.build(values, changes)  # raises, or nothing will below
             return set_all(changes, result) if changes else result
         except CheckpointError:
             raise
@@ -120,7 +120,9 @@ def take_apart(target: Any) -> Target:
             ) from error
 
     return Target(
-        _without_doubles(part.slots, dict(part.in_place)), rebuild, part.abstract_states
+        _without_doubles(subtree.slots, dict(subtree.in_place)),
+        rebuild,
+        subtree.abstract_states,
     )
 
 
@@ -151,7 +153,7 @@ def _without_doubles(
     return tuple(result)
 
 
-def _take_apart(target: Any, path: Path, around: tuple[int, ...]) -> _Part:
+def _take_apart(target: Any, path: Path, around: tuple[int, ...]) -> _Subtree:
     """Takes something apart; `around` are ids of the dataclasses that it lies in."""
     try:
         if isinstance(target, nnx.State):
@@ -172,7 +174,7 @@ def _take_apart(target: Any, path: Path, around: tuple[int, ...]) -> _Part:
 
 
 def _text_of(error: Exception) -> str:
-    """What an exception says, as a sentence that shows its type where that helps."""
+    """The message of an exception as a sentence, with its type where that helps."""
     text = str(error).rstrip()
     if not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"
@@ -180,7 +182,7 @@ def _text_of(error: Exception) -> str:
 
 
 def _is_node(value: Any) -> bool:
-    """Whether a pytree ends here: a leaf of ours, or a target of another kind."""
+    """True if a pytree ends here: a leaf of ours, or a target of another kind."""
     if type(value) is dict or is_array(value):  # as most are
         return False
     return isinstance(
@@ -189,7 +191,7 @@ def _is_node(value: Any) -> bool:
 
 
 def _is_plain_dataclass(value: Any) -> bool:
-    """Whether a value is a dataclass that JAX takes for a leaf."""
+    """True for a dataclass that JAX takes for a leaf."""
     return (
         dataclasses.is_dataclass(value)
         and not isinstance(
@@ -199,22 +201,22 @@ def _is_plain_dataclass(value: Any) -> bool:
     )
 
 
-def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
+def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Subtree:
     check_depth(tree, is_leaf=_is_node)  # nodes of other kinds may hold themselves
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_node)
     if len(flat) == 1 and flat[0][1] is tree:
         return _take_leaf(tree, path)
-    parts: list[_Part] = []
+    subtrees: list[_Subtree] = []
     for keys, value in flat:
         place = (*path, *map(step_of, keys))
-        parts.append(
+        subtrees.append(
             _take_leaf(value, place)
             if is_array(value)
             else _take_apart(value, place, around)
         )
 
     def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
-        leaves = [part.build(values, changes) for part in parts]
+        leaves = [subtree.build(values, changes) for subtree in subtrees]
         try:
             return treedef.unflatten(leaves)
         except Exception as error:
@@ -226,7 +228,7 @@ def _take_pytree(tree: Any, path: Path, around: tuple[int, ...]) -> _Part:
                 "jax.Array."
             ) from error
 
-    return _joined(parts, build)
+    return _join_subtrees(subtrees, build)
 
 
 def _culprit(treedef: Any, leaves: list[Any]) -> str:
@@ -242,13 +244,13 @@ def _culprit(treedef: Any, leaves: list[Any]) -> str:
     return "a node" if node is None else node[0].__name__
 
 
-def _take_leaf(value: Any, path: Path) -> _Part:
+def _take_leaf(value: Any, path: Path) -> _Subtree:
     """One leaf of a pytree: an array, a box, a Variable, or something kept."""
     name = join_path(path)
     if not is_array(value) and isinstance(value, nnx.RngState):
         abstract = isinstance(value.get_raw_value(), jax.ShapeDtypeStruct)
         states = (name,) if abstract else ()
-        return _Part((), lambda _, __: value, abstract_states=states)
+        return _Subtree((), lambda _, __: value, abstract_states=states)
     slot = make_slot((name,), value)
     is_bare = is_array(value)  # neither a Variable nor a box
 
@@ -257,23 +259,23 @@ def _take_leaf(value: Any, path: Path) -> _Part:
             return value
         return values[name] if is_bare else with_value(value, values[name])
 
-    return _Part((slot,), build)
+    return _Subtree((slot,), build)
 
 
-def _take_state(state: Any, path: Path) -> _Part:
+def _take_state(state: Any, path: Path) -> _Subtree:
     """An nnx.State; the new one has new Variables and leaves the old as they are."""
     flat = [(key, value) for key, value in nnx.to_flat_state(state)]
-    parts = [_take_leaf(value, (*path, *key)) for key, value in flat]
+    subtrees = [_take_leaf(value, (*path, *key)) for key, value in flat]
 
     def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
         return nnx.from_flat_state(
             [
-                (key, _copied(value, part.build(values, changes)))
-                for (key, value), part in zip(flat, parts, strict=True)
+                (key, _copied(value, subtree.build(values, changes)))
+                for (key, value), subtree in zip(flat, subtrees, strict=True)
             ]
         )
 
-    return _joined(parts, build)
+    return _join_subtrees(subtrees, build)
 
 
 # Why no tensor fills an attribute such as a RoPE table: it is no state of the module,
@@ -284,7 +286,7 @@ _PLAIN: Final = (
 )
 
 
-def _take_module(module: nnx.Pytree, path: Path) -> _Part:
+def _take_module(module: nnx.Pytree, path: Path) -> _Subtree:
     """An nnx.Module, whose Variables are updated in place."""
     contents = contents_of(module, path)
     variables = {h.names[0]: h.holder for h in contents.held if h.is_variable}
@@ -301,10 +303,10 @@ def _take_module(module: nnx.Pytree, path: Path) -> _Part:
         ]
         return module
 
-    return _Part(tuple(slots), build, tuple(variables.items()), contents.abstract)
+    return _Subtree(tuple(slots), build, tuple(variables.items()), contents.abstract)
 
 
-def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Part:
+def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Subtree:
     """A dataclass that JAX does not know: its fields, and a copy with new ones."""
     if id(value) in around:
         raise AssignmentError(
@@ -318,17 +320,19 @@ def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Part:
     ]
     check_depth(())  # each level takes some calls
     below = (*around, id(value))
-    parts = {
+    subtrees = {
         name: _take_apart(getattr(value, name), (*path, name), below) for name in names
     }
 
     def build(values: Mapping[str, Any], changes: list[Change]) -> Any:
-        fields = {name: part.build(values, changes) for name, part in parts.items()}
+        fields = {
+            name: subtree.build(values, changes) for name, subtree in subtrees.items()
+        }
         if all(getattr(value, name) is new for name, new in fields.items()):
             return value
         return _with_fields(value, fields, path)
 
-    return _joined(list(parts.values()), build)
+    return _join_subtrees(list(subtrees.values()), build)
 
 
 def _with_fields(value: Any, fields: Mapping[str, Any], path: Path) -> Any:
@@ -349,14 +353,16 @@ def _with_fields(value: Any, fields: Mapping[str, Any], path: Path) -> Any:
     return result
 
 
-def _joined(
-    parts: list[_Part], build: Callable[[Mapping[str, Any], list[Change]], Any]
-) -> _Part:
-    return _Part(
-        slots=tuple(slot for part in parts for slot in part.slots),
+def _join_subtrees(
+    subtrees: list[_Subtree], build: Callable[[Mapping[str, Any], list[Change]], Any]
+) -> _Subtree:
+    return _Subtree(
+        slots=tuple(slot for subtree in subtrees for slot in subtree.slots),
         build=build,
-        in_place=tuple(pair for part in parts for pair in part.in_place),
-        abstract_states=tuple(n for part in parts for n in part.abstract_states),
+        in_place=tuple(pair for subtree in subtrees for pair in subtree.in_place),
+        abstract_states=tuple(
+            n for subtree in subtrees for n in subtree.abstract_states
+        ),
     )
 
 

@@ -254,7 +254,7 @@ def _beside(array: Any, sharding: jax.sharding.Sharding | None) -> Any:
 
 
 def _is_over(mesh: Mesh, sharding: jax.sharding.Sharding) -> bool:
-    """Whether a sharding is over the devices of a mesh, in its order."""
+    """True if a sharding is over the devices of a mesh, in its order."""
     return list(devices_of(sharding)) == list(mesh.devices.flat)
 
 

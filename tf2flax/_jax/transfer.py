@@ -36,7 +36,7 @@ REDISTRIBUTED_NBYTES: Final = 256 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transfer:
-    """How a leaf comes onto devices.
+    """The way of a leaf onto devices.
 
     Attributes:
         shape: Its shape there, padded where it is redistributed afterwards.

@@ -139,7 +139,7 @@ def _error(what: str, cycle: Path | None) -> AssignmentError:
 
 
 def _remaining_calls() -> int:
-    """How many calls deeper Python lets this thread go."""
+    """Number of calls that Python lets this thread go deeper."""
     count = 0
     frame = inspect.currentframe()
     while frame is not None:

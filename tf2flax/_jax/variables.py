@@ -153,7 +153,7 @@ def to_the_end(action: Callable[[], None]) -> None:
 
 
 class _Saved:
-    """What a Variable holds before it is changed."""
+    """The contents of a Variable before it is changed."""
 
     __slots__ = ("contents", "raw", "variable")
 
@@ -193,7 +193,7 @@ def _set(variable: nnx.Variable[Any], value: Any) -> None:
 
 
 def _fits(reference: Any, value: Any) -> bool:
-    """Whether a mutable array takes a value without moving to other devices."""
+    """True if a mutable array takes a value without moving to other devices."""
     return (reference.shape, reference.dtype) == (value.shape, value.dtype) and (
         not value.committed or value.sharding == reference.sharding
     )

@@ -26,6 +26,7 @@ def compare_crc(entry: TensorEntry, piece: Piece, crc: int) -> None:
     computed = mask(crc)
     if computed == piece.crc32c:
         return
+    # A pointer of git-LFS, say, has the wrong bytes for every tensor.
     wrong_file = recognise_wrong_file(piece.data_file.head())
     fix = "Copy the file again."
     if wrong_file:
@@ -73,6 +74,7 @@ class Checksums:
 
     def of(self, entry: TensorEntry, piece: Piece) -> PieceChecksum:
         """The checksum of a tensor's piece; always the same object."""
+        # A lock, since groups are opened by several threads.
         with self._lock:
             key = entry.name, piece
             if key not in self._begun:

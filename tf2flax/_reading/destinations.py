@@ -157,9 +157,9 @@ class Destination:
 def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """True if a view without gaps has its elements in ascending order."""
     size = 1
-    for extent, stride in zip(reversed(shape), reversed(strides), strict=True):
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
         # Along an axis of one element there are no steps.
-        if extent != 1 and stride != size:
+        if length != 1 and stride != size:
             return False
-        size *= extent
+        size *= length
     return True

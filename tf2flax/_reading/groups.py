@@ -70,6 +70,7 @@ class ReadOptions:
         """The file of a piece, kept open where many reads of it may come."""
         if self.files is None:
             return piece.data_file
+        # Groups are opened by several threads; `OpenFiles` is not made for that.
         with self._lock:
             return self.files.of(piece.data_file, subject=subject_of(entry))
 
@@ -159,6 +160,7 @@ class GroupReader(Generic[TargetT]):
 
     def _check_there(self, unit: ReadUnit) -> None:
         """Checks that a unit can be there, before memory for it is allocated."""
+        # Local files stay open from here on: looking is the first use.
         pieces = unit.entry.pieces if unit.piece is None else (unit.piece,)
         subject = subject_of(unit.entry)
         for piece in pieces:
@@ -200,7 +202,7 @@ class GroupReader(Generic[TargetT]):
             if report is None:
                 raise
             # Of the file, not of one tensor: each is read alone, so that those are
-            # reported that do not lie in what is left of it.
+            # reported that lie beyond the end of the file.
             if len(batch) > 1:
                 for read in batch:
                     self._read_batch([read])
@@ -208,7 +210,7 @@ class GroupReader(Generic[TargetT]):
             piece, entry, _ = batch[0]
             report(entry, piece, error.with_traceback(None))
             return
-        view = stored.data
+        view = stored.data  # slices of it cost less than those of an array
         verify, advance = self._options.verify, self._options.advance
         for piece, entry, receiver in batch:
             byte_range = piece.span
@@ -241,6 +243,7 @@ class GroupReader(Generic[TargetT]):
         checksum: PieceChecksum | None = None
         if self._options.verify and unit.is_covered:
             checksum = self._options.checksums.of(entry, piece)
+        # Once for all jobs: they only read destinations, and fill different parts.
         destinations = receiver.destinations(unit)
         file = self._options.file_of(entry, piece)
         step = _whole_rows_in(self._tuning.job_nbytes, piece, entry)
@@ -285,7 +288,7 @@ class GroupReader(Generic[TargetT]):
             stop = start + nbytes // dtype.itemsize
             owner, elements = _find_room(destinations, start, stop, min_size)
             if elements is None:
-                if staging is None:
+                if staging is None:  # no later chunk is longer
                     staging = aligned_empty((stop - start,), dtype)
                 elements = staging[: stop - start]
             # The room may end before the chunk does; the next one begins there.
@@ -327,6 +330,7 @@ class GroupReader(Generic[TargetT]):
     ) -> None:
         """Reads a box of a view."""
         offset = view.offset + distance(box.starts, view.strides)
+        # Into the leaf itself, where one box of one leaf is all that it fills.
         room = receiver.room_for(box)
         if room is not None:
             read_view_into(view.entry, offset, view.strides, room, self._tuning)
@@ -355,6 +359,7 @@ def _find_room(
     for destination in destinations:
         if destination.low <= start < destination.high:
             end = min(stop, destination.high)
+            # A short run of many would be a system call for each.
             if end == stop or end - start >= min_size:
                 elements = destination.room_for(start, end)
                 if elements is not None:

@@ -61,6 +61,7 @@ def read_box_into(
         shared = box.intersection(piece.box)
         if shared is None:
             continue
+        # Both in their own coordinates: those of `out`, and those of the piece.
         target = view_at(out, shared.within(box))
         box_in_piece = shared.relative_to(piece.box)
         if piece.data_file is None:
@@ -122,7 +123,7 @@ def read_view_into(
         return
     check_readable(entry)
     parts = _split_by_piece(entry, offset, out.shape, strides)
-    if parts is None:
+    if parts is None:  # all rows around it, then: more than it needs, but correct
         rows, first = _rows_of(entry, offset, out.shape, strides)
         out[...] = strided(read_box(entry, rows), first, out.shape, strides)
         return
@@ -166,7 +167,7 @@ def count_read_nbytes(
         tensor_strides = strides_of(entry.spec.shape)
         first = distance(rows.starts, tensor_strides)
         return count_read_nbytes(entry, first, rows.shape, tensor_strides, tuning)
-    size = 0
+    size = 0  # in elements
     for part in parts:
         if part.piece.data_file is not None:
             size += sum(batch.size for batch in _batches(entry, part, tuning))
@@ -199,6 +200,7 @@ def _split_by_piece(
     view = along_axes(entry.spec.shape, offset, shape, strides)
     if view is None:
         return None
+    # Most views lie in one piece; they need no cutting.
     for piece in entry.pieces:
         if view.box.intersection(piece.box) == view.box:
             if piece.data_file is not None:
@@ -231,6 +233,7 @@ def _split_in_halves(
         if parts is None:
             return None
         for part in parts:
+            # Parts of a half count from its beginning.
             along = part.bounds[axis]
             moved = slice(along.start + start, along.stop + start)
             bounds = (*part.bounds[:axis], moved, *part.bounds[axis + 1 :])
@@ -262,6 +265,7 @@ def _parts_in_pieces(
         first = offset + distance(part.starts, strides)
         part_view = along_axes(entry.spec.shape, first, part.shape, strides)
         assert part_view is not None
+        # A file is read at strides; an encoded piece gives the box around the part.
         origin, box = piece.box, None
         if piece.data_file is None:
             origin, box = part_view.box, part_view.box.relative_to(piece.box)

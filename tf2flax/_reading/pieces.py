@@ -33,6 +33,7 @@ def read_piece(
     """
     if piece.data_file is None:
         return _aligned(piece.read(Box.whole(piece.box.shape)))
+    # As bytes, since those of strings are no elements yet.
     stored = aligned_empty((piece.span.nbytes,), np.dtype(np.uint8))
     piece.data_file.read_into(piece.span.start, stored.data, subject=subject_of(entry))
     if entry.spec.dtype.is_string:
@@ -65,7 +66,7 @@ def check_stored(
     Raises:
         DamagedError: The checksum differs.
     """
-    if verify:
+    if verify:  # of the bytes as they are stored
         compare_crc(entry, piece, crc32c(stored))
     if entry.is_big_endian:
         dtype = entry.spec.dtype.numpy
@@ -109,6 +110,7 @@ def empty_for(entry: TensorEntry, shape: tuple[int, ...]) -> np.ndarray:
 
 def _aligned(array: np.ndarray) -> np.ndarray:
     """The same values where JAX on CPU takes them over uncopied."""
+    # Pointers to strings are never handed to JAX.
     if array.dtype == object or array.ctypes.data % ALIGNMENT == 0:
         return array
     out = aligned_empty(array.shape, array.dtype)

@@ -65,7 +65,7 @@ def batch_runs(
 
     Args:
         offset: First element.
-        shape: Shape of the view; no extent is 0.
+        shape: Shape of the view; without a 0.
         strides: Its steps, positive, in descending order.
         itemsize: Bytes per element.
         read_cost_nbytes: The price of one more read, as bytes.

@@ -6,6 +6,8 @@ Decides when each group begins, and hands it on when it is there; knows no devic
 from __future__ import annotations
 
 import collections
+import contextlib
+import math
 import os
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,11 +21,11 @@ from tf2flax._storage.local import OpenFiles
 from .groups import GroupReader, Job, ReadOptions, Report
 from .targets import TargetT
 
-# How often the thread that waits for groups looks for an interrupt (seconds).
-_LOOK_UP_S: Final = 0.25
-
 # Waits until the host memory of what was handed on is free again.
 Wait = Callable[[], object]
+
+# How long an interrupt may go unheard while no group is ready (seconds).
+_WAKE_UP_S: Final = 0.1
 
 
 def run_groups(
@@ -33,7 +35,7 @@ def run_groups(
     workers: int,
     verify: bool,
     advance: Advance,
-    max_in_flight_bytes: int | None = None,
+    max_in_flight_bytes: float = math.inf,
     report: Report | None = None,
     tuning: Tuning = DEFAULT_TUNING,
 ) -> None:
@@ -46,7 +48,7 @@ def run_groups(
         verify: True compares CRC-32C checksums.
         advance: Called, from several threads, with bytes read and the tensor's name.
         max_in_flight_bytes: Host memory of groups that are begun and not yet handed on
-            and done with; a larger group passes alone. None sets no bound.
+            and done with; a larger group passes alone.
         report: Takes damage, piece by piece; None lets the first one end everything.
         tuning: How much is read at once.
 
@@ -54,6 +56,7 @@ def run_groups(
         DamagedError: A data file is missing or short, or a checksum differs.
         ReadError: The system or the store refuses.
     """
+    # Bytes of groups that are begun and whose memory is not free again.
     in_flight = 0
     ready: list[TargetT] = []
     # Groups that were handed on, whose memory may still be in use.
@@ -72,11 +75,7 @@ def run_groups(
         )
         running = _RunningGroups[TargetT](readers, options)
         for target in targets:
-            while (
-                max_in_flight_bytes is not None
-                and in_flight
-                and in_flight + target.host_nbytes > max_in_flight_bytes
-            ):
+            while in_flight and in_flight + target.host_nbytes > max_in_flight_bytes:
                 # Nothing that could be waited for: some group must be read first.
                 if not ready and not in_transfer:
                     ready.append(running.next_done())
@@ -85,6 +84,7 @@ def run_groups(
                 wait()
                 in_flight -= nbytes
             in_flight += target.host_nbytes
+            # Before waiting for anything: readers are to have work at all times.
             running.start(target)
             ready.extend(running.all_done())
             flush(tuning.transfer_nbytes)
@@ -145,17 +145,16 @@ class _RunningGroups(Generic[TargetT]):
         Raises:
             BaseException: Whatever went wrong in some thread.
         """
-        while True:
-            # With a timeout, since an interrupt that comes just before this thread
-            # begins to wait does not wake it: its handler runs when the wait ends.
-            try:
-                done = self._done.get(timeout=_LOOK_UP_S)
-            except queue.Empty:
-                continue
-            if isinstance(done, BaseException):
-                raise done
-            self.count -= 1
-            return done
+        done: TargetT | BaseException | None = None
+        while done is None:
+            # The system may deliver Ctrl-C to a thread that is just starting. Python
+            # then raises KeyboardInterrupt in the main thread, but does not wake it.
+            with contextlib.suppress(queue.Empty):
+                done = self._done.get(timeout=_WAKE_UP_S)
+        if isinstance(done, BaseException):
+            raise done
+        self.count -= 1
+        return done
 
     def all_done(self) -> Iterator[TargetT]:
         """Gives the groups that are complete by now."""
@@ -164,17 +163,17 @@ class _RunningGroups(Generic[TargetT]):
 
     def _run(self, step: Callable[..., None], *arguments: object) -> None:
         """Does a step in a thread; what goes wrong ends all others."""
-        if self._readers.are_given_up:
+        if self._readers.are_given_up:  # what was submitted before still comes here
             return
         try:
             step(*arguments)
-        except BaseException as error:
+        except BaseException as error:  # also an interrupt, where this is no thread
             self._readers.give_up()
             self._done.put(error)
 
     def _open(self, reader: GroupReader[TargetT]) -> None:
         jobs = reader.open()
-        if not jobs:
+        if not jobs:  # all is damaged, or nothing but views of other tensors
             self._finish(reader)
         for job in jobs:
             self._readers.submit(self._run, self._work, reader, job)

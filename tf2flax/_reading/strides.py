@@ -30,7 +30,7 @@ def strided(
     Args:
         array: The array, contiguous.
         offset: First element, in row-major order.
-        shape: Shape of the view; no extent is 0.
+        shape: Shape of the view; without a 0.
         strides: Its steps, in elements; all of the view lies within the array.
 
     Returns:
@@ -58,7 +58,7 @@ class AxisView:
     Attributes:
         starts: Position of its first element, along every axis of the array.
         along: For every axis of the view, the array's axis and the step; (0, 0) where
-            the extent is 1.
+            the length is 1.
         box: The smallest box of the array that holds it.
     """
 
@@ -150,7 +150,7 @@ def along_axes(
     Args:
         base: Shape of the array.
         offset: The view's first element.
-        shape: Its shape; no extent is 0.
+        shape: Its shape; without a 0.
         strides: Its steps.
 
     Returns:
@@ -168,8 +168,8 @@ def along_axes(
         starts.append(start)
     lows, lasts = list(starts), list(starts)
     along: list[tuple[int, int]] = []
-    for extent, step in zip(shape, strides, strict=True):
-        if extent == 1:  # its step means nothing
+    for length, step in zip(shape, strides, strict=True):
+        if length == 1:  # its step means nothing
             along.append((0, 0))
             continue
         # The first axis whose rows are no longer than the step; later ones would have
@@ -182,10 +182,10 @@ def along_axes(
             return None
         along.append((axis, count))
         ends = lasts if count > 0 else lows
-        ends[axis] += count * (extent - 1)
+        ends[axis] += count * (length - 1)
     # A view that wraps from one row into the next leaves the array along its axis.
     bounds = zip(lows, lasts, base, strict=True)
-    if any(low < 0 or last >= extent for low, last, extent in bounds):
+    if any(low < 0 or last >= length for low, last, length in bounds):
         return None
     box = Box(tuple(lows), tuple(last + 1 for last in lasts))
     return AxisView(tuple(starts), tuple(along), box)
@@ -209,7 +209,7 @@ def rows_around(
     Args:
         base: Shape of the array, of at least one axis.
         offset: The view's first element.
-        shape: Its shape; no extent is 0.
+        shape: Its shape; without a 0.
         strides: Its steps.
 
     Returns:
@@ -236,7 +236,7 @@ def ascending(
         out: Array of the view's shape, not empty.
 
     Returns:
-        The view turned so, without axes of extent 1, and the array turned likewise.
+        The view turned so, without axes of length 1, and the array turned likewise.
 
     Examples:
         >>> offset, strides, _ = ascending(5, (1, -3), np.zeros((3, 2)))
@@ -245,11 +245,11 @@ def ascending(
     """
     index: list[Any] = []
     for axis, stride in enumerate(strides):
-        extent = out.shape[axis]
-        if extent == 1:
+        length = out.shape[axis]
+        if length == 1:
             index.append(0)
         elif stride < 0:  # from its last element on, which is the lowest
-            offset += (extent - 1) * stride
+            offset += (length - 1) * stride
             index.append(slice(None, None, -1))
         else:
             index.append(slice(None))

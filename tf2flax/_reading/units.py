@@ -107,11 +107,13 @@ def units_of(entry: TensorEntry, *, is_mixed: bool = False) -> tuple[ReadUnit, .
         piece = entry.pieces[0]
         return (ReadUnit(entry, piece, 0, entry.spec.size, piece.nbytes),)
     row_size = math.prod(shape[1:])
+    # A piece is a run of elements if it has all of every axis but the first.
     row_start = (0,) * (len(shape) - 1)
     units: list[ReadUnit] = []
     for piece in sorted(entry.pieces, key=lambda piece: piece.box):
         box = piece.box
         if box.starts[1:] != row_start or box.stops[1:] != shape[1:]:
+            # Encoded pieces would be read as a whole for each run of them.
             if is_mixed or any(piece.data_file is None for piece in entry.pieces):
                 return (ReadUnit(entry, None, 0, entry.spec.size, entry.nbytes),)
             return box_units_of(entry)
@@ -121,7 +123,7 @@ def units_of(entry: TensorEntry, *, is_mixed: bool = False) -> tuple[ReadUnit, .
 
 
 def box_units_of(entry: TensorEntry) -> tuple[ReadUnit, ...]:
-    """One unit for each piece, whatever box of the tensor it is."""
+    """One unit for each piece, which may be any box of the tensor."""
     if not entry.is_sliced:  # most tensors of most checkpoints
         return units_of(entry)
     return tuple(

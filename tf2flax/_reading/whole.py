@@ -74,6 +74,7 @@ def read_many(
     Raises:
         DamagedError: As `read_entry`; the first failure ends the rest.
     """
+    # Before anything is read, so that the error comes at once.
     for entry in entries:
         check_readable(entry)
     arrays: dict[str, np.ndarray] = {}
@@ -84,6 +85,8 @@ def read_many(
         return _wait_for_nothing
 
     large, small, nbytes = _split_by_size(entries, tuning)
+    # A group for each large tensor, since a group is opened as a whole; one for all
+    # small ones, since there may be a million of them.
     targets = [_WholeTensors((entry,)) for entry in large]
     if small:
         targets.append(_WholeTensors((), small))
@@ -117,7 +120,7 @@ def check_many(
         `UnsupportedError` where the dtype holds no array.
 
     Raises:
-        ReplacedError: A file is not any more the one that was opened.
+        ReplacedError: A file is no longer the one that was opened.
         ReadError: The system or the store refuses; the first failure ends the rest.
     """
     errors: dict[str, CheckpointError] = {}
@@ -171,7 +174,7 @@ def _wait_for_nothing() -> None:
 def _split_by_size(
     entries: Sequence[TensorEntry], tuning: Tuning
 ) -> tuple[list[TensorEntry], list[TensorEntry], int]:
-    """Tells apart tensors that are groups of their own, and those that share one.
+    """Splits tensors: each large one is a group, small ones share a group.
 
     Returns:
         Large, sliced and encoded ones and strings; small ones; and the bytes of all.
@@ -280,6 +283,7 @@ class _WholeTensors(_CheckedTensors):
         """The part of the tensor's array that the unit fills."""
         assert unit.piece is not None
         entry, shape = unit.entry, unit.piece.box.shape
+        # Encoded tensors and strings come as arrays already: no array waits for them.
         if not entry.is_sliced:
             self.arrays[entry.name] = empty_for(entry, shape)
         part = self._part_of(unit)
@@ -290,6 +294,7 @@ class _WholeTensors(_CheckedTensors):
     ) -> None:
         """Copies a small tensor."""
         spec = entry.spec
+        # Many small arrays share a block, which is filled by one thread at a time.
         with self._lock:
             array = self._small_arrays.copy(spec.shape, spec.dtype.numpy, stored)
         self.arrays[entry.name] = array

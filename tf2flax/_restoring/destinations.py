@@ -72,9 +72,9 @@ class LeafBox:
 
     def part(self, box: Box) -> np.ndarray:
         """Views the part of the array that holds a box of the leaf, within this one."""
-        return (
-            self.array if box == self.box else view_at(self.array, box.within(self.box))
-        )
+        if box == self.box:  # as for most leaves; an index takes longer
+            return self.array
+        return view_at(self.array, box.within(self.box))
 
     def put(
         self,
@@ -92,6 +92,8 @@ class LeafBox:
             casts: Dtypes that the elements go through before the leaf's own.
             origin: Position of the part's first element in the leaf.
         """
+        # The casts that a map asks for change values by intention; only the last one,
+        # to the leaf's dtype, is checked.
         for dtype in casts:
             elements = forced_cast(elements, dtype)
         misfits = cast_into(elements, part, is_forced=self._is_forced, origin=origin)
@@ -128,6 +130,7 @@ class LeafDestination(Destination):
             leaf_box.part(shared),
             offset=offset,
             strides=strides,
+            # Then chunks of the file are read into the array itself.
             is_plain=not casts and leaf_box.array.dtype == stored,
         )
         self._leaf_box = leaf_box
@@ -138,5 +141,6 @@ class LeafDestination(Destination):
         self, elements: np.ndarray, part: np.ndarray, origin: tuple[int, ...]
     ) -> None:
         """Casts elements into a part of the array."""
+        # Messages name the place in the leaf, not in this array.
         in_leaf = tuple(a + b for a, b in zip(self._origin, origin, strict=True))
         self._leaf_box.put(elements, part, casts=self._casts, origin=in_leaf)

@@ -70,6 +70,7 @@ def form_groups(
         )
         for numbers, component_reads in _components(len(leaves), reads)
     ]
+    # Disks, and the operating system's reading ahead, like ascending positions.
     components.sort(key=lambda component: component.place)
     return tuple(map(_group_of, _join_small(components, tuning)))
 
@@ -96,6 +97,7 @@ def _components(
         for number in leaves[1:]:
             parents[root(number)] = root(leaves[0])
     groups: dict[int, tuple[list[int], list[WholeRead | PartRead]]] = {}
+    # In the order of the leaves, so that equal places keep it.
     for number in range(count):
         groups.setdefault(root(number), ([], []))[0].append(number)
     for read, leaves in reads:
@@ -148,6 +150,7 @@ def _join_small(
     small: list[_Component] = []
     nbytes = 0
     for component in components:
+        # What is placed in one call counts, not what is read for it.
         is_small = component.host_nbytes <= tuning.small_nbytes
         is_full = nbytes + component.host_nbytes > tuning.group_nbytes
         if small and (is_full or not is_small):

@@ -48,6 +48,7 @@ class LeafArrays:
         self._advance = advance
         self._tuning = tuning
         self._misfits = MisfitCounter()
+        # By leaf: a portioned leaf has one group for each portion.
         self._boxes: dict[str, list[LeafBox]] = {}
         # Tensors that are kept until leaves are put together from them.
         self._held: dict[str, np.ndarray] = {}
@@ -99,6 +100,7 @@ class LeafArrays:
         Raises:
             UnsupportedError: A dtype holds no array.
         """
+        # Also those that leaves fetch themselves, which no unit names.
         for entry in self._group.entries.values():
             check_readable(entry)
         for leaf_reads in self._group.leaves:
@@ -131,6 +133,7 @@ class LeafArrays:
         for leaf_reads in self._group.leaves:
             if not leaf_reads.is_streamed:
                 self._put_together(leaf_reads)
+        # The group may wait until devices have taken others over.
         self._held.clear()
 
     def boxes_of(self, copy: Copy) -> list[tuple[LeafBox, Box]]:
@@ -148,6 +151,7 @@ class LeafArrays:
     def _put_together(self, leaf_reads: LeafReads) -> None:
         assignment = leaf_reads.assignment
         layout, boxes = assignment.layout, self._boxes[assignment.leaf]
+        # Without another copy of the leaf, where that is possible.
         if leaf_reads.is_filled_in_place:
             fill_array(layout, leaf_reads.boxes[0], boxes[0].array, self._fetch)
             return
@@ -195,9 +199,11 @@ class _UnitCopies:
         for copy in self._read.copies:
             for leaf_box, shared in self._arrays.boxes_of(copy):
                 offset, strides = copy.offset, copy.strides
+                # The view of the part: so many steps further along each axis.
                 if shared.starts != copy.box.starts:
                     moves = map(operator.sub, shared.starts, copy.box.starts)
                     offset += distance(moves, strides)
+                # Its elements come in the piece's order, not in the tensor's.
                 if unit.is_box:
                     offset, strides = _within_piece(unit, offset, shared.shape, strides)
                 result.append(
@@ -210,6 +216,7 @@ class _UnitCopies:
                         casts=copy.casts,
                     )
                 )
+        # Kept as it is stored; leaves that take part of it come later.
         if self._read.is_held:
             held = self._arrays.held(unit.entry.name)
             result.append(Destination(held, offset=0, strides=strides_of(held.shape)))
@@ -219,6 +226,7 @@ class _UnitCopies:
         self, entry: TensorEntry, piece: Piece, stored: memoryview
     ) -> None:
         """Copies all elements of a small piece to where they belong."""
+        # `frombuffer` refuses buffers without bytes.
         elements = np.ndarray((piece.box.size,), entry.spec.dtype.numpy, stored)
         self.receive(self._read.unit, elements)
 
@@ -240,6 +248,7 @@ class _ViewCopies:
     def room_for(self, box: Box) -> np.ndarray | None:
         """The leaf's own memory, if a box of the view fills one array as it is."""
         targets = self._targets(box)
+        # Every box of the view is needed by somebody, else it would not be read.
         copy, leaf_box, shared = targets[0]
         stored = self._read.view.entry.spec.dtype.numpy
         if (
@@ -254,6 +263,7 @@ class _ViewCopies:
     def receive(self, box: Box, elements: np.ndarray) -> None:
         """Copies a box of the view into all arrays that share it."""
         for copy, leaf_box, shared in self._targets(box):
+            # The view begins where the copy's box begins in the leaf.
             in_leaf = box.moved(copy.box.starts)
             leaf_box.put(
                 view_at(elements, shared.within(in_leaf)),

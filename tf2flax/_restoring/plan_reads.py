@@ -53,7 +53,7 @@ def plan_reads(
     Raises:
         CheckpointError: An entry is malformed.
     """
-    assignments = tuple(assignments)
+    assignments = tuple(assignments)  # which are gone through more than once
     planner = ReadPlanner(manifest, assignments, limits or {}, tuning or DEFAULT_TUNING)
     for assignment in assignments:
         planner.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
@@ -81,6 +81,7 @@ class _UnitNeeds:
         """Elements that are needed, at most all of them."""
         if self.is_held:
             return self.unit.size
+        # Most units of most models fill one leaf.
         if len(self.copies) == 1:
             return self.copies[0].box.size
         # The same view is needed once, whoever needs it. Other views may overlap.
@@ -98,6 +99,7 @@ class ReadPlanner:
         limits: Mapping[str, int],
         tuning: Tuning,
     ) -> None:
+        # Decoding an entry takes longer than planning its reads.
         self._entry = functools.cache(manifest.entry)
         self._assignments = assignments
         self._limits = _limits_of_sole(assignments, limits)
@@ -133,6 +135,7 @@ class ReadPlanner:
 
         Its tensor is read in units that begin and end where portions do.
         """
+        # Only leaves of one tensor, which fills nothing else, have a limit here.
         (view,) = assignment.views
         units = units_of(self._entry(view.source))
         portions = cut_in_portions(
@@ -145,6 +148,7 @@ class ReadPlanner:
         is_run = all(unit.is_plain and not unit.is_box for unit in units)
         if portions is None or not is_run:
             return ()
+        # The checksum of a piece then covers several units, perhaps of several groups.
         self._needs[view.source] = tuple(
             _UnitNeeds(part) for unit in units for part in cut_unit(unit, portions.cuts)
         )
@@ -198,6 +202,7 @@ class ReadPlanner:
         self._fetched[number] = {}
         for source, source_views in views.items():
             needs = self._needs_of(source)
+            # Views may overlap, where rows are taken twice; the same view counts once.
             needed = sum(math.prod(view.shape) for view in dict.fromkeys(source_views))
             if needed < sum(need.unit.size for need in needs):
                 self._fetched[number][source] = source_views
@@ -243,7 +248,7 @@ class ReadPlanner:
         reads: list[ReadOfLeaves] = []
         for name, needs in self._needs.items():
             for need in needs:
-                if not need.leaves:
+                if not need.leaves:  # a unit of which no box has an element
                     continue
                 size = need.needed
                 needed[name] += size
@@ -257,7 +262,7 @@ class ReadPlanner:
                 else:
                     whole = WholeRead(need.unit, tuple(need.copies), need.is_held)
                     reads.append((whole, need.leaves))
-        if self._portioned:
+        if self._portioned:  # nothing else cuts units
             reads = list(_with_coverage(reads, unverified))
         fetched_nbytes: dict[int, int] = {}
         for number, views in self._fetched.items():
@@ -272,6 +277,7 @@ class ReadPlanner:
                     for view in source_views
                 )
         needed_nbytes = 0
+        # Of several views that overlap, no more than the tensor has.
         for name, size in needed.items():
             spec = self._entry(name).spec
             needed_nbytes += min(size, spec.size) * spec.dtype.numpy.itemsize
@@ -286,6 +292,7 @@ class ReadPlanner:
 
     def _part_reads(self, need: _UnitNeeds) -> list[PartRead]:
         """One read for each view that is needed, whoever needs it."""
+        # Tied leaves, and replicas of a shard, share one read.
         copies_of: dict[object, list[Copy]] = {}
         for copy in need.copies:
             copies_of.setdefault(copy.view, []).append(copy)
@@ -320,6 +327,7 @@ def _mixed_sources(
         for view in assignment.views:
             if not entry_of(view.source).is_sliced:
                 continue
+            # A leaf that is put together holds the tensor as a whole.
             axes = None
             if 0 not in view.shape and is_streamed(assignment.layout):
                 axes = along_axes(
@@ -352,6 +360,7 @@ def _with_coverage(
     reads: Sequence[ReadOfLeaves], unverified: set[str]
 ) -> Iterator[ReadOfLeaves]:
     """Finds parts of pieces whose checksums cover what is not read whole."""
+    # Bytes that are read of each piece, by whichever units and groups.
     read_nbytes: collections.Counter[object] = collections.Counter()
     for read, _ in reads:
         if isinstance(read, WholeRead):
@@ -405,6 +414,7 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
                 for view, inner in views_within(operand, in_operand):
                     yield view, inner.moved(operand_box.starts)
         return
+    # A box of a strided view is a strided view.
     bounds = zip(box.starts, box.stops, strict=True)
     view = slice_layout(layout, [(start, 1, stop - start) for start, stop in bounds])
     assert isinstance(view, StridedView)
@@ -416,6 +426,7 @@ def _copies_of(
 ) -> Iterator[Copy]:
     """The parts of a view that lie in a unit, and the boxes of the leaf they fill."""
     parts: Iterable[Box | None]
+    # A box of the tensor shares a box with a view, if any; a run of it shares several.
     if unit.is_box:
         assert unit.piece is not None
         axes = along_axes(view.base.shape, view.offset, view.shape, view.strides)
@@ -426,6 +437,7 @@ def _copies_of(
         parts = boxes_in_run(view.offset, view.shape, view.strides, unit.start, stop)
     for part in parts:
         if part is not None:
+            # From elements of the view to those of the tensor, and to the leaf's.
             offset = view.offset + distance(part.starts, view.strides)
             box_of_part = part.moved(box.starts)
             yield Copy(leaf, box_of_part, offset, view.strides, view.casts)

@@ -1,4 +1,4 @@
-"""Large leaves, read and placed in portions: which boxes of them, which runs of bytes.
+"""Large leaves, read and placed in portions: boxes of them, and runs of their bytes.
 
 Devices with memory of their own take a leaf portion by portion, so that the host never
 holds all of it. Pure functions.
@@ -36,7 +36,17 @@ def cut_in_portions(
     max_in_flight_bytes: int,
     tuning: Tuning = DEFAULT_TUNING,
 ) -> Portions | None:
-    """Cuts what is needed of a leaf along the axis that the file runs through last.
+    """Cuts what is needed of a leaf along the axis with the longest strides.
+
+    A portion is then one run of the file. Here the boxes are four shards of a leaf of
+    8 rows, of which a portion may take 2 rows of both columns::
+
+        rows   0 .  1 .  2 .  3 .  4 .  5 .  6 .  7 .      edges: 0, 4 and 8
+               +---------+---------+---------+---------+
+        boxes  |         A         |         C         |   between two edges, the same
+               |         B         |         D         |   boxes share all rows
+               +---------+---------+---------+---------+
+        portions  0: A, B | 1: A, B | 2: C, D | 3: C, D    cuts: 0, 2, 4, 6, 8 rows
 
     Args:
         view: The tensor's elements that fill the leaf.
@@ -63,28 +73,40 @@ def cut_in_portions(
     if axis is None or nbytes <= max_in_flight_bytes:
         return None
     edges = sorted({edge for b in boxes for edge in (b.starts[axis], b.stops[axis])})
+    # Some are read while others are copied to devices: each gets its share.
     portion_nbytes = max_in_flight_bytes // tuning.portions_in_flight
     portions: list[tuple[Box, ...]] = []
     cuts: set[int] = set()
     for low, high in itertools.pairwise(edges):
-        own = [box for box in boxes if box.starts[axis] <= low < box.stops[axis]]
-        size = sum(box.size // box.shape[axis] for box in own)
+        # No box begins or ends between two edges.
+        sharing = [box for box in boxes if box.starts[axis] <= low < box.stops[axis]]
+        # Elements of one index of the axis, in all of these boxes.
+        size = sum(box.size // box.shape[axis] for box in sharing)
         if not size:
             continue
         step = max(1, portion_nbytes // (size * itemsize))
         for start in range(low, high, step):
             stop = min(start + step, high)
-            portions.append(tuple(_between(box, axis, start, stop) for box in own))
+            portions.append(tuple(_between(box, axis, start, stop) for box in sharing))
+            # The view is of all elements in some order, so that indices of its slowest
+            # axis are runs of the tensor.
             cuts |= {start * view.strides[axis], stop * view.strides[axis]}
     return Portions(tuple(portions), tuple(sorted(cuts)))
 
 
 def _slowest_axis(view: StridedView) -> int | None:
-    """The axis with the longest steps, of a view of all elements, transposed or not."""
+    """The axis with the longest strides; None unless the view is of all elements.
+
+    It may be transposed. Of a tensor of shape (6, 4), transposed::
+
+        shape (4, 6), strides (1, 4)      axis 0 steps over 1 element,
+                                          axis 1 over the 4 * 1 of axis 0: it is axis 1
+    """
     if view.offset or math.prod(view.shape) != view.base.size:
         return None
     axes = [axis for axis, extent in enumerate(view.shape) if extent > 1]
     axes.sort(key=lambda axis: view.strides[axis])
+    # Every axis must step over all elements of the faster ones, and over no others.
     step = 1
     for axis in axes:
         if view.strides[axis] != step:

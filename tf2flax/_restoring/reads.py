@@ -92,17 +92,20 @@ class LeafReads(NamedTuple):
     @property
     def is_filled_in_place(self) -> bool:
         """True if nothing else is needed to put it together but its only array."""
+        # A cast needs the elements in the layout's dtype first.
         is_cast = self.assignment.layout.dtype != self.assignment.dtype
         return len(self.boxes) == 1 and not is_cast
 
     @property
     def host_nbytes(self) -> int:
         """Bytes of host memory: its boxes, and what is put together for them."""
+        # A loop, not a generator: it runs for every leaf, and most have one box.
         boxes_nbytes = 0
         for box in self.boxes:
             boxes_nbytes += box.size * self.assignment.dtype.itemsize
         if self.is_streamed or self.is_filled_in_place:
             return boxes_nbytes
+        # One merged box at a time.
         largest = max((box.size for box in self.merged_boxes), default=0)
         return boxes_nbytes + largest * self.assignment.layout.dtype.itemsize
 

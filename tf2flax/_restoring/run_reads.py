@@ -53,6 +53,7 @@ def run_reads(
 
     def hand_on(groups: Sequence[LeafArrays]) -> Wait:
         leaves: dict[str, dict[Box, np.ndarray]] = {}
+        # A leaf in portions may have several groups here.
         for group in groups:
             for leaf, leaf_misfits in group.misfits.items():
                 before = misfits.get(leaf)

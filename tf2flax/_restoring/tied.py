@@ -41,7 +41,7 @@ def describe_ties(resolution: Resolution, manifest: Manifest) -> str:
     filled = {assignment.leaf: assignment for assignment in resolution.assignments}
     sentences: list[str] = []
     for tie in resolution.ties:
-        if tie.leaf not in filled:
+        if tie.leaf not in filled:  # kept: nothing is read for it
             continue
         read = filled[tie.leaf]
         others = [f"`{gap.source}`" for gap in tie.mismatches]

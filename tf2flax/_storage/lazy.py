@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tf2flax._base.errors import UnsupportedError
+from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._base.values import Box
 
 from .requests import load_tensorstore
@@ -17,9 +18,6 @@ from .requests import load_tensorstore
 if TYPE_CHECKING:
     from .requests import Future, IndexDomain, TensorStore, VirtualChunkedReadParameters
 
-# What a lazy view reads at once: large enough for the disk, small enough that an
-# unaligned row range over-reads little (bytes).
-VIEW_CHUNK_NBYTES: Final = 4 << 20
 # Chunks of lazy views that are read from other machines at once.
 MAX_VIEW_READERS: Final = 8
 # tensorstore's own limit on axes.
@@ -124,7 +122,7 @@ def view_chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     # Row-major: the last axes are taken whole, as long as they fit; the one that does
     # not fit is cut, and all before it have extent 1.
     chunk = [1] * len(shape)
-    room = VIEW_CHUNK_NBYTES // itemsize
+    room = CHUNK_NBYTES // itemsize
     for axis in reversed(range(len(shape))):
         chunk[axis] = max(1, min(shape[axis], room))
         room //= max(shape[axis], 1)

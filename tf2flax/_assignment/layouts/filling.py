@@ -36,6 +36,7 @@ import numpy as np
 
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.memory import empty, shape_only, view_at
+from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._base.values import Box
 
 from .nodes import (
@@ -52,8 +53,7 @@ from .shapes import axis_groups
 
 # Rows that are taken are read with those between them if the next one is this near ...
 MAX_ROW_GAP: Final = 8
-# ... and as long as all of these take no more than this (bytes).
-ROWS_NBYTES: Final = 4 << 20
+# ... and as long as all of these take no more than a chunk.
 # Fills an array with a view of a tensor: the elements alone, before any cast.
 Fetch = Callable[[StridedView, np.ndarray], None]
 # `(start, stop)` along some axes.
@@ -190,7 +190,7 @@ def _fill_rows(node: RowsLayout, box: Box, out: np.ndarray, fetch: Fetch) -> Non
     """Fills from boxes around a few neighbouring rows at a time."""
     numbers = np.array(node.rows[box.starts[0] : box.stops[0]])
     row_nbytes = math.prod(box.shape[1:]) * node.dtype.itemsize
-    for places in _near_rows(numbers, max(1, ROWS_NBYTES // max(1, row_nbytes))):
+    for places in _near_rows(numbers, max(1, CHUNK_NBYTES // max(1, row_nbytes))):
         rows = numbers[places]
         low, high = int(rows[0]), int(rows[-1]) + 1
         around = Box((low, *box.starts[1:]), (high, *box.stops[1:]))

@@ -18,6 +18,7 @@ import numpy as np
 
 from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import aligned_empty, empty, view_at
+from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._base.values import Box, TensorSpec
 
 from .file import MAX_EXPANSION, FileSlice
@@ -27,8 +28,6 @@ from .hdf5_heaps import Heaps
 DEFLATE: Final = 1
 SHUFFLE: Final = 2
 FILTERS: Final = frozenset((DEFLATE, SHUFFLE))
-# Rows in which a box is narrow are read whole, so many at once (bytes).
-_BLOCK_NBYTES: Final = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,12 +135,12 @@ def _read_rows(
     row_nbytes = math.prod(shape[1:]) * out.itemsize
     inner = Box(box.starts[1:], box.stops[1:])
     # One row may be large, and the box in it small; many are read whole and cut.
-    if row_nbytes > _BLOCK_NBYTES or box.shape[0] == 1:
+    if row_nbytes > CHUNK_NBYTES or box.shape[0] == 1:
         for number, row in enumerate(range(box.starts[0], box.stops[0])):
             start = offset + row * row_nbytes
             _read_rows(stream, start, shape[1:], inner, out[number])
         return
-    step = max(_BLOCK_NBYTES // row_nbytes, 1)
+    step = max(CHUNK_NBYTES // row_nbytes, 1)
     for start in range(0, box.shape[0], step):
         target = out[start : start + step]
         block = empty((len(target), *shape[1:]), out.dtype)

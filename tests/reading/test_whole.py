@@ -1,0 +1,139 @@
+"""Whole tensors: into a dict or only checked, by the same machine, in tiny chunks."""
+
+from __future__ import annotations
+
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+from bundle_writer import Tensor, rows_in, write_bundle
+from ml_dtypes import bfloat16
+
+import tf2flax
+from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.tuning import Tuning
+from tf2flax._reading.whole import check_many, read_entry, read_many
+
+# Makes tensors of some bytes as hard to read as those of some GiB.
+TINY = Tuning(
+    chunk_nbytes=32, small_nbytes=24, job_nbytes=64, min_direct_nbytes=8,
+    read_cost_nbytes=8,
+)  # fmt: skip
+GRID = [
+    (rows, columns)
+    for rows in (slice(0, 3), slice(3, 11))
+    for columns in (slice(0, 5), slice(5, 7))
+]
+
+
+def tensors() -> dict[str, Tensor]:
+    array = np.arange(77, dtype=np.float32).reshape(11, 7)
+    strings = np.array([b"", b"ab", b"c" * 40], object)
+    return {
+        "columns": Tensor(array + 1, rows_in(array, 3, axis=1)),
+        "complex": Tensor((array + 2).astype(np.complex64)),
+        "empty": Tensor(array[:0]),
+        "grid": Tensor(array + 3, GRID),
+        "narrow": Tensor((array + 4).astype(bfloat16)),
+        "rows": Tensor(array + 5, rows_in(array, 4)),
+        "scalar": Tensor(np.array(7, np.int64)),
+        "strings": Tensor(strings),
+        "strings/sliced": Tensor(strings, [(slice(0, 2),), (slice(2, 3),)]),
+        **{f"small/{i}": Tensor(np.array([i, -i], np.int32)) for i in range(9)},
+        "whole": Tensor(array),
+    }
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    write_bundle(tmp_path / "m", tensors())
+    return tmp_path / "m"
+
+
+def entries_of(path: pathlib.Path) -> list[TensorEntry]:
+    manifest = tf2flax.open_checkpoint(path).manifest
+    return [manifest.entry(name) for name in manifest.names]
+
+
+class Counter:
+    """Counts bytes by tensor, from several threads."""
+
+    def __init__(self) -> None:
+        self.nbytes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, nbytes: int, name: str) -> None:
+        with self._lock:
+            self.nbytes[name] = self.nbytes.get(name, 0) + nbytes
+
+
+@pytest.mark.parametrize("tuning", [TINY, Tuning()], ids=["tiny", "default"])
+def test_all_ways_to_read_agree(path: pathlib.Path, tuning: Tuning) -> None:
+    entries = entries_of(path)
+    counter = Counter()
+    arrays = read_many(entries, advance=counter, tuning=tuning)
+    assert list(arrays) == [entry.name for entry in entries]
+    assert counter.nbytes == {entry.name: entry.nbytes for entry in entries}
+    for entry in entries:
+        wanted = tensors()[entry.name].array
+        for array in (arrays[entry.name], read_entry(entry)):
+            assert array.dtype == wanted.dtype
+            assert array.shape == wanted.shape
+            assert array.tolist() == wanted.tolist()
+            assert array.flags.writeable
+    counter = Counter()
+    assert check_many(entries, counter, tuning) == {}
+    assert counter.nbytes == {entry.name: entry.nbytes for entry in entries}
+
+
+@pytest.mark.parametrize("tuning", [TINY, Tuning()], ids=["tiny", "default"])
+def test_damage_is_found_wherever_it_is(path: pathlib.Path, tuning: Tuning) -> None:
+    entries = entries_of(path)
+    data = path.with_name("m.data-00000-of-00001")
+    whole = data.read_bytes()
+    for entry in entries:
+        for number, piece in enumerate(entry.pieces):
+            assert piece.data_file is not None
+            if not piece.nbytes:
+                continue
+            for place in (piece.span.start, piece.span.stop - 1):
+                damaged = bytearray(whole)
+                damaged[place] ^= 1
+                data.write_bytes(damaged)
+                fresh = entries_of(path)
+                errors = check_many(fresh, Counter(), tuning)
+                assert list(errors) == [entry.name]
+                assert f"Tensor `{entry.name}` is damaged" in str(errors[entry.name])
+                with pytest.raises(tf2flax.DamagedError, match=f"`{entry.name}`"):
+                    read_many(fresh, tuning=tuning)
+                if not entry.spec.dtype.is_string:
+                    assert entry.name in read_many(fresh, verify=False, tuning=tuning)
+            # Of several damaged pieces, the first is reported.
+            if number == 1:
+                damaged = bytearray(whole)
+                for other in entry.pieces:
+                    assert other.data_file is not None
+                    damaged[other.span.start] ^= 1
+                data.write_bytes(damaged)
+                errors = check_many(entries_of(path), Counter(), tuning)
+                first = min(entry.pieces, key=lambda piece: piece.box)
+                assert first.place in str(errors[entry.name])
+
+
+@pytest.mark.parametrize("tuning", [TINY, Tuning()], ids=["tiny", "default"])
+def test_what_a_short_file_lacks_is_reported_alone(
+    path: pathlib.Path, tuning: Tuning
+) -> None:
+    entries = entries_of(path)
+    data = path.with_name("m.data-00000-of-00001")
+    stored = data.read_bytes()
+    for size in (0, len(stored) // 3, len(stored) - 1):
+        data.write_bytes(stored[:size])
+        lacking = {
+            entry.name
+            for entry in entries
+            for piece in entry.pieces
+            if piece.data_file is not None and piece.span.stop > size
+        }
+        assert set(check_many(entries_of(path), Counter(), tuning)) == lacking
