@@ -144,6 +144,11 @@ class LeafArrays:
             if (shared := leaf_box.box.intersection(copy.box)) is not None
         ]
 
+    def only_box_of(self, copy: Copy) -> LeafBox | None:
+        """The array of a leaf, if it is the only one, and a copy is all of it."""
+        boxes = self._boxes[copy.leaf]
+        return boxes[0] if len(boxes) == 1 and boxes[0].box == copy.box else None
+
     def held(self, name: str) -> np.ndarray:
         """The array of a tensor that is kept."""
         return self._held[name]
@@ -232,6 +237,18 @@ class _UnitCopies:
 
     def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
         """Copies all elements to where they belong."""
+        copies = self._read.copies
+        if len(copies) == 1 and copies[0].is_all and not self._read.is_held:
+            copy = copies[0]
+            leaf_box = self._arrays.only_box_of(copy)
+            if leaf_box is not None:  # no arithmetic, as for most leaves
+                leaf_box.put(
+                    elements.reshape(leaf_box.array.shape),
+                    leaf_box.array,
+                    casts=copy.casts,
+                    origin=copy.box.starts,
+                )
+                return
         for destination in self.destinations(unit):
             destination.take(unit.start, elements)
 

@@ -173,7 +173,14 @@ class ReadPlanner:
             needs = self._needs_of(layout.source)
             if len(needs) == 1:
                 needs[0].copies.append(
-                    Copy(assignment.leaf, whole, 0, layout.strides, layout.casts)
+                    Copy(
+                        assignment.leaf,
+                        whole,
+                        0,
+                        layout.strides,
+                        layout.casts,
+                        is_all=True,
+                    )
                 )
                 needs[0].leaves.append(number)
                 return

@@ -26,6 +26,7 @@ class Copy(NamedTuple):
         offset: The view's first element, in the tensor's row-major order.
         strides: Its steps.
         casts: Dtypes that the elements go through before the leaf's own.
+        is_all: True if it is all of a unit, in its own order, as for most leaves.
     """
 
     leaf: str
@@ -33,6 +34,7 @@ class Copy(NamedTuple):
     offset: int
     strides: tuple[int, ...]
     casts: tuple[np.dtype, ...] = ()
+    is_all: bool = False
 
     @property
     def view(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
