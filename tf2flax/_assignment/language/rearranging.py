@@ -100,7 +100,7 @@ def _check_names(
         names = [name for axis in side for name in axis]
         sets.append(set(names))
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise _error(text, f"axis `{twice[0]}` stands twice on one side")
+            raise _error(text, f"axis `{twice[0]}` occurs twice on one side")
     if unpaired := sorted(sets[0] ^ sets[1]):
         raise _error(
             text,
