@@ -50,6 +50,14 @@ def server(folder: pathlib.Path) -> Iterator[Served]:
 
 
 @pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where a shell began us in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Retries in a fraction of a second."""
     retries = {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}
@@ -237,6 +245,7 @@ def test_a_request_that_stalls_ends_after_60_seconds(server: Served) -> None:
     assert 59 < time.monotonic() - started < 75
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("receiver", ["main thread", "another thread"])
 @pytest.mark.parametrize("way", ["read", "restore"])
 def test_an_interrupt_does_not_wait_for_a_stalled_server(
