@@ -61,6 +61,8 @@ def _repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     # TensorFlow 2 sets it when it is imported, and 1.15 in a process of ours obeys it.
     monkeypatch.delenv("TF2_BEHAVIOR", raising=False)
+    # Waits for the disk, so that files survive a loss of power; no test can cut that.
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
 
 
 @pytest.fixture

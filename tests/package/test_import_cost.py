@@ -6,6 +6,7 @@ import ast
 
 from forking import run_forked
 from repository import ROOT
+from sources import Source, package_sources, parse
 
 PATH = ROOT / "tests" / "data" / "bert" / "model.ckpt"
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow"}
@@ -41,10 +42,10 @@ def test_that_check_can_fail() -> None:
     assert "flax" in imported_by("import tf2flax\ntf2flax.init_from_checkpoint")
 
 
-def importers_of(module: str, source: dict[str, str]) -> list[str]:
+def importers_of(module: str, sources: dict[str, Source]) -> list[str]:
     found: list[str] = []
-    for name, text in source.items():
-        for node in ast.walk(ast.parse(text)):
+    for name, source in sources.items():
+        for node in source.nodes:
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -57,15 +58,13 @@ def importers_of(module: str, source: dict[str, str]) -> list[str]:
 
 
 def test_one_file_imports_tensorstore() -> None:
-    source = {
-        str(path.relative_to(ROOT)): path.read_text()
-        for path in (ROOT / "tf2flax").rglob("*.py")
-    }
-    assert importers_of("tensorstore", source) == ["tf2flax/_storage/requests.py"]
-    assert "jax" in source["tf2flax/_jax/targets.py"]
-    assert not importers_of("tensorflow", source)
+    sources = package_sources()
+    assert importers_of("tensorstore", sources) == ["_storage/requests.py"]
+    assert "jax" in sources["_jax/targets.py"].text
+    assert not importers_of("tensorflow", sources)
 
 
 def test_that_check_can_fail_too() -> None:
-    source = {"a.py": "def f():\n  import tensorstore as ts", "b.py": "import os"}
-    assert importers_of("tensorstore", source) == ["a.py"]
+    texts = {"a.py": "def f():\n  import tensorstore as ts", "b.py": "import os"}
+    sources = {name: parse(text) for name, text in texts.items()}
+    assert importers_of("tensorstore", sources) == ["a.py"]
