@@ -33,6 +33,7 @@ def run_groups(
     hand_on: Callable[[Sequence[TargetT]], Wait],
     *,
     workers: int,
+    is_local: bool,
     verify: bool,
     advance: Advance,
     max_in_flight_bytes: float = math.inf,
@@ -45,6 +46,7 @@ def run_groups(
         targets: What each group fills; the next one is asked for when there is room.
         hand_on: Called in this thread with targets that are complete.
         workers: Threads that read; 0 reads in this thread.
+        is_local: True if no other machine is asked.
         verify: True compares CRC-32C checksums.
         advance: Called, from several threads, with bytes read and the tensor's name.
         max_in_flight_bytes: Host memory of groups that are begun and not yet handed on
@@ -73,7 +75,7 @@ def run_groups(
         options = ReadOptions(
             verify=verify, advance=advance, tuning=tuning, report=report, files=files
         )
-        running = _RunningGroups[TargetT](readers, options)
+        running = _RunningGroups[TargetT](readers, options, is_local=is_local)
         for target in targets:
             while in_flight and in_flight + target.host_nbytes > max_in_flight_bytes:
                 # Nothing that could be waited for: some group must be read first.
@@ -125,8 +127,11 @@ class _RunningGroups(Generic[TargetT]):
         count: Number of groups that are begun and not yet taken.
     """
 
-    def __init__(self, readers: Readers, options: ReadOptions) -> None:
+    def __init__(
+        self, readers: Readers, options: ReadOptions, *, is_local: bool
+    ) -> None:
         self.count = 0
+        self._is_local = is_local
         self._readers = readers
         self._options = options
         # Targets that are complete, or what went wrong.
@@ -136,8 +141,14 @@ class _RunningGroups(Generic[TargetT]):
         """Begins to work on a group."""
         self.count += 1
         reader = GroupReader(target, self._options)
-        # In a thread, since to look whether files are there takes a request each.
-        self._readers.submit(self._run, self._open, reader)
+        if self._is_local:
+            # Here, since the arrays are allocated: the C library gives a thread memory
+            # that a later restore cannot use again, so that each would fault in all of
+            # its pages (1.3 GB: 0.35 s instead of 0.24).
+            self._run(self._open, reader)
+        else:
+            # In a thread, since to look whether files are there takes a request each.
+            self._readers.submit(self._run, self._open, reader)
 
     def next_done(self) -> TargetT:
         """Waits for a group.

@@ -84,6 +84,7 @@ def read_many(
             arrays.update(target.arrays)
         return _wait_for_nothing
 
+    is_local = are_local(entries)
     large, small, nbytes = _split_by_size(entries, tuning)
     # A group for each large tensor, since a group is opened as a whole; one for all
     # small ones, since there may be a million of them.
@@ -94,8 +95,9 @@ def read_many(
         targets,
         collect,
         workers=count_workers(
-            nbytes, groups=len(targets), is_local=are_local(entries), tuning=tuning
+            nbytes, groups=len(targets), is_local=is_local, tuning=tuning
         ),
+        is_local=is_local,
         verify=verify,
         advance=advance or _ignore,
         tuning=tuning,
@@ -144,6 +146,7 @@ def check_many(
             errors[entry.name] = error
         else:
             readable.append(entry)
+    is_local = are_local(readable)
     large, small, nbytes = _split_by_size(readable, tuning)
     targets = [_CheckedTensors((entry,)) for entry in large]
     if small:
@@ -152,8 +155,9 @@ def check_many(
         targets,
         lambda _: _wait_for_nothing,
         workers=count_workers(
-            nbytes, groups=len(targets), is_local=are_local(readable), tuning=tuning
+            nbytes, groups=len(targets), is_local=is_local, tuning=tuning
         ),
+        is_local=is_local,
         verify=True,
         advance=advance,
         report=report,

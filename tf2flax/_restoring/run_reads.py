@@ -72,6 +72,7 @@ def run_reads(
             is_local=plan.is_local,
             tuning=plan.tuning,
         ),
+        is_local=plan.is_local,
         verify=verify,
         advance=advance,
         max_in_flight_bytes=max_in_flight_bytes,
