@@ -51,7 +51,7 @@ def server(folder: pathlib.Path) -> Iterator[Served]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, also where a shell began us in the background."""
+    """SIGINT raises KeyboardInterrupt, also where a shell runs this in background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
