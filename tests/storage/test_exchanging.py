@@ -364,3 +364,42 @@ def test_two_processes_that_write_one_prefix(tmp_path: pathlib.Path) -> None:
     assert [writer.wait() for writer in writers] == [0, 0]
     assert value_of(tmp_path / "m") in (100, 500)
     assert not temporary(tmp_path)
+
+
+class Clock:
+    """Stands for the module `time`; whoever sleeps lets the time go by."""
+
+    def __init__(self, on_sleep: Callable[[], None] = lambda: None) -> None:
+        self.sleeps = 0
+        self._now = 0.0
+        self._on_sleep = on_sleep
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps += 1
+        self._now += seconds
+        self._on_sleep()
+
+
+def test_another_exchange_is_waited_for_but_not_for_ever(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        clock = Clock(on_sleep=lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        monkeypatch.setattr(exchanging, "time", clock)
+        assert value_of(save(tmp_path / "m", 100)) == 100
+        assert clock.sleeps == 1
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        clock = Clock()
+        monkeypatch.setattr(exchanging, "time", clock)
+        assert value_of(save(tmp_path / "m", 500)) == 500
+        assert clock.monotonic() == pytest.approx(exchanging._MAX_WAITING_S, abs=1)
+    finally:
+        os.close(lock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import pathlib
 import tracemalloc
@@ -24,6 +25,7 @@ from repository import ROOT
 
 import tf2flax
 from tf2flax._base.values import STORED_DTYPES
+from tf2flax._writing import bundle
 
 DATA = ROOT / "tests" / "data"
 READABLE = [
@@ -461,3 +463,23 @@ def test_killed_at_any_moment(tmp_path: pathlib.Path) -> None:
     else:
         pytest.fail("it never came to its end")
     assert killed >= 20
+
+
+@pytest.mark.parametrize("shape", [(3, 50), (50, 3), (2, 3, 50), (2, 50, 3), (2, 1, 4)])
+def test_arrays_that_are_not_contiguous_are_copied_in_chunks(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "CHUNK_NBYTES", 64)
+    array = np.arange(math.prod(shape), dtype="<f4").reshape(shape[::-1]).T
+    copied: list[int] = []
+    contiguous = np.ascontiguousarray
+
+    def counted(part: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        copied.append(part.nbytes)
+        return contiguous(part, dtype)
+
+    monkeypatch.setattr(np, "ascontiguousarray", counted)
+    chunks = [bytes(chunk) for chunk in bundle._chunks(array, np.dtype("<f4"))]
+    assert b"".join(chunks) == array.tobytes()
+    assert sum(copied) in (0, array.nbytes)
+    assert max([*copied, *map(len, chunks)]) <= 64
