@@ -16,7 +16,7 @@ from tf2flax._base.errors import DamagedError, TensorNotFoundError
 from tf2flax._base.manifest import EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.values import STORED_DTYPES, Box, TensorSpec
 from tf2flax._cli import main
-from tf2flax._formats import recognise
+from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Format, Location
 
 MAGIC = b'{"toy": '
@@ -92,7 +92,7 @@ class ToyFormat(Format):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recognise, "FORMATS", (*recognise.FORMATS, ToyFormat()))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, ToyFormat()))
 
 
 def write(path: pathlib.Path, **damaged: list[float]) -> str:

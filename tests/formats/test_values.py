@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._formats.wire import bundle_messages, state_messages
-from tf2flax._formats.wire.crc32c import crc32c, mask, unmask
+from tf2flax._formats.wire import messages, state_messages
+from tf2flax._formats.wire.coding import crc32c, mask, read_varint64, unmask
 from tf2flax._formats.wire.ordered_code import decode_slice_key, encode_slice_key
 from tf2flax._formats.wire.strings import decode_strings
-from tf2flax._formats.wire.varint import read_varint64
 
 
 @given(value=st.integers(0, 2**64 - 1), tail=st.binary(max_size=3))
@@ -173,8 +172,8 @@ def test_no_strings_as_tensorflow_writes_them() -> None:
 @given(data=st.binary(max_size=60))
 def test_random_messages(data: bytes) -> None:
     for parse in (
-        bundle_messages.parse_bundle_entry,
-        bundle_messages.parse_bundle_header,
+        messages.parse_bundle_entry,
+        messages.parse_bundle_header,
     ):
         try:
             parse(data)
@@ -192,7 +191,7 @@ def test_entries() -> None:
         crc=9,
         slices=[[(0, -1), (2, 0)]],
     )
-    assert bundle_messages.parse_bundle_entry(data) == bundle_messages.BundleEntry(
+    assert messages.parse_bundle_entry(data) == messages.BundleEntry(
         dtype_code=14,
         dims=(2, 0, 5),
         is_unknown_rank=False,
@@ -204,7 +203,7 @@ def test_entries() -> None:
     )
     for stop in range(1, len(data)):
         try:
-            bundle_messages.parse_bundle_entry(data[:stop])
+            messages.parse_bundle_entry(data[:stop])
         except MalformedError:
             continue
 
@@ -227,18 +226,18 @@ def test_entries_parse_as_protobuf_parses_them(
     change: tuple[int, bytes],
 ) -> None:
     """The short way for plain entries says the same, or nothing."""
-    entry = bundle_messages.BundleEntry(dtype, tuple(dims), False, *place, crc, ())
-    data = bundle_messages.format_bundle_entry(entry)
-    assert bundle_messages.parse_bundle_entry(data) == entry
+    entry = messages.BundleEntry(dtype, tuple(dims), False, *place, crc, ())
+    data = messages.format_bundle_entry(entry)
+    assert messages.parse_bundle_entry(data) == entry
     at = change[0] % (len(data) + 1)
     data = data[:at] + change[1] + data[at + len(change[1]) :]
     try:
-        found = bundle_messages._plain_entry(data)
+        found = messages._plain_entry(data)
     except MalformedError:
         return
     if found is None:
         return
-    message = bundle_messages._ENTRY.FromString(data)
+    message = messages._ENTRY.FromString(data)
     fields = (message.dtype, message.shard_id, message.offset, message.size)
     assert fields == (found[0], *found[3:6])
     assert (message.crc32c, len(message.slices)) == (found.crc32c, 0)
@@ -248,18 +247,18 @@ def test_entries_parse_as_protobuf_parses_them(
 
 def test_two_shapes_in_one_entry_are_merged() -> None:
     twice = bytes.fromhex("0801 120412020802 120412020803 3500000000")
-    assert bundle_messages.parse_bundle_entry(twice).dims == (2, 3)
+    assert messages.parse_bundle_entry(twice).dims == (2, 3)
 
 
 def test_headers() -> None:
-    header = bundle_messages.parse_bundle_header(w.header_bytes(7, 1))
+    header = messages.parse_bundle_header(w.header_bytes(7, 1))
     assert (header.num_data_files, header.is_big_endian, header.producer) == (
         7,
         True,
         1,
     )
     with pytest.raises(MalformedError, match="byte order 2"):
-        bundle_messages.parse_bundle_header(w.header_bytes(7, 2))
+        messages.parse_bundle_header(w.header_bytes(7, 2))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from bundle_writer import Tensor, rows_in, write_bundle
 import tf2flax
 from tf2flax import Expression, concat, src, stack
 from tf2flax._base.values import Box
-from tf2flax._restoring.leaf_arrays import HostLeaves
 from tf2flax._restoring.plan_reads import plan_reads
-from tf2flax._restoring.run_reads import run_reads
+from tf2flax._restoring.run_reads import HostLeaves, run_reads
 from tf2flax._storage.local import LocalFile
 
 # Rows of 32 KiB: runs that are worth a system call of their own.

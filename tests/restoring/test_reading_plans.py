@@ -26,13 +26,12 @@ import tf2flax
 from tf2flax._base.boxes import boxes_in_run, cut_into_boxes, merge_boxes
 from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box
-from tf2flax._formats.wire.crc32c import combine, crc32c
+from tf2flax._formats.wire.coding import combine, crc32c
 from tf2flax._reading import parts, runs
 from tf2flax._reading.strides import strided
-from tf2flax._restoring.leaf_arrays import HostLeaves
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.reads import ReadPlan
-from tf2flax._restoring.run_reads import run_reads
+from tf2flax._restoring.run_reads import HostLeaves, run_reads
 from tf2flax._storage import local
 from tf2flax._storage.local import LocalFile
 

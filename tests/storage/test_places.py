@@ -20,7 +20,7 @@ from http_server import Served, serving
 from repository import ROOT
 
 import tf2flax
-from tf2flax._base.threads import Readers
+from tf2flax._reading.scheduling import Readers
 from tf2flax._storage import requests, stores
 
 BIG = np.arange(3 << 20, dtype="<f4").reshape(3 << 8, 1 << 12)  # 12 MiB

@@ -24,7 +24,7 @@ from v1_writer import write_v1
 
 import tf2flax
 from tf2flax._cli import main
-from tf2flax._reading import pieces
+from tf2flax._reading import checks
 from tf2flax._storage import snapshots
 
 ARRAY = np.arange(64, dtype="<f4").reshape(16, 4)
@@ -285,14 +285,14 @@ def test_replaced_between_reading_and_checking(
 ) -> None:
     """What does not fit its checksum and is another checkpoint by now is no damage."""
     checkpoint = tf2flax.open_checkpoint(write(tmp_path / "a"))
-    original = pieces.crc32c
+    original = checks.crc32c
 
     def crc32c(*arguments: Any) -> int:
-        monkeypatch.setattr(pieces, "crc32c", original)
+        monkeypatch.setattr(checks, "crc32c", original)
         write(tmp_path / "a", 5)
         return original(*arguments) ^ 1
 
-    monkeypatch.setattr(pieces, "crc32c", crc32c)
+    monkeypatch.setattr(checks, "crc32c", crc32c)
     with pytest.raises(tf2flax.DamagedError, match=MATCH):
         checkpoint.verify()
 

@@ -2,11 +2,12 @@
 
 Begin with `values.py` and `manifest.py`, the neck between formats and everything else.
 
-- `values.py`: byte ranges, boxes, dtypes, specs; `boxes.py`: arithmetic with boxes.
+- `values.py`: byte ranges, boxes, dtypes, specs, names as bytes; `boxes.py`: arithmetic
+  with boxes.
 - `manifest.py`: names, entries and pieces of one checkpoint; contract of data files.
 - `dtypes.py`: casts and kinds of dtypes; `memory.py`: arrays that are not initialised.
 - `errors.py`: the exceptions; `caller.py`: what callers give and see.
 - `text.py`: sizes, lists, columns; `collapsing.py`: rows that differ by numbers.
-- `names.py`: names as bytes, near names; `optimizer_names.py`: slots and steps.
+- `names.py`: near names; `optimizer_names.py`: slots and steps.
 - `progress.py`, `threads.py`, `tuning.py`: what long reads need.
 """

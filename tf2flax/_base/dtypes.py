@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import threading
 import typing
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import ml_dtypes
@@ -351,3 +353,22 @@ def _outside(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
             np.int16
         )  # those of ml_dtypes compare poorly with Python's
     return (array < low) | (array > high)
+
+
+class MisfitCounter:
+    """Values that do not fit the dtypes of leaves, counted from several threads."""
+
+    def __init__(self) -> None:
+        self._misfits: dict[str, Misfits] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def by_leaf(self) -> Mapping[str, Misfits]:
+        """What does not fit, by name of the leaf."""
+        return self._misfits
+
+    def add(self, leaf: str, misfits: Misfits) -> None:
+        """Adds those of a part of a leaf."""
+        with self._lock:
+            before = self._misfits.get(leaf)
+            self._misfits[leaf] = misfits.joined(before) if before else misfits

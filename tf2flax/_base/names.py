@@ -1,4 +1,4 @@
-"""Names of tensors: as stored bytes, and the nearest to one that was not found.
+"""Names of tensors that are nearest to one that was not found.
 
 The search is fast enough for 100,000 names: they are ranked by the path components that
 they share, and only the best are compared letter by letter.
@@ -21,28 +21,6 @@ _MAX_COMPARED: Final = 200
 # Below this likeness (0 to 1) a suggestion misleads more often than it helps.
 _MIN_LIKENESS: Final = 0.6
 _COMPONENT: Final = re.compile(r"[^/]+")
-
-
-def encode_name(name: str) -> bytes:
-    """Turns a name into the key that is stored: UTF-8.
-
-    Raises:
-        UnicodeEncodeError: The name holds half of a surrogate pair, which stands for no
-            byte.
-    """
-    return name.encode("utf-8", "surrogateescape")
-
-
-def decode_name(key: bytes) -> str:
-    r"""Turns a stored key into a name, of which `encode_name` makes the same key.
-
-    Bytes that are not UTF-8 become lone surrogates, as in names of files.
-
-    Examples:
-        >>> decode_name(b"a/\xff"), encode_name(decode_name(b"a/\xff"))
-        ('a/\udcff', b'a/\xff')
-    """
-    return key.decode("utf-8", "surrogateescape")
 
 
 def nearest(name: str, names: Collection[str], count: int = 3) -> tuple[str, ...]:

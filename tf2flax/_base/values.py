@@ -1,4 +1,4 @@
-"""Frozen, validated values that all folders share: byte ranges, boxes, dtypes, specs.
+"""Frozen, validated values that all folders share: ranges, boxes, dtypes, specs, names.
 
 Box((1, 2), (3, 5))        ByteRange(16, 24): bytes 16 to 23 of a file
 0 1 2 3 4 5
@@ -19,9 +19,13 @@ from typing import Final
 import ml_dtypes
 import numpy as np
 
+from .errors import MalformedError
+
 # Largest element count that TensorFlow's own shapes can hold (int64).
 # Source: `TensorShapeBase::AddDim`, tensorflow/core/framework/tensor_shape.cc.
 MAX_ELEMENTS: Final = 2**63 - 1
+# TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
+MAX_STORED_RANK: Final = 254
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -193,3 +197,90 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     for axis in reversed(range(len(shape) - 1)):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
     return tuple(strides)
+
+
+def checked_spec(
+    dtype_code: int, dims: tuple[int, ...], *, is_unknown_rank: bool
+) -> TensorSpec:
+    """Checks a shape and a dtype as they are stored.
+
+    Args:
+        dtype_code: TensorFlow's number of the dtype.
+        dims: The shape.
+        is_unknown_rank: True if it is stored as a shape of unknown rank.
+
+    Returns:
+        The spec; a dtype that is not known is one that cannot be read.
+
+    Raises:
+        MalformedError: No tensor can have them.
+    """
+    if is_unknown_rank:
+        raise MalformedError("expected a shape, got one of unknown rank")
+    if len(dims) > MAX_STORED_RANK:
+        raise MalformedError(
+            f"expected at most {MAX_STORED_RANK} axes, got {len(dims)}"
+        )
+    if any(dim < 0 for dim in dims):
+        raise MalformedError(f"expected dimensions >= 0, got {list(dims)}")
+    dtype = STORED_DTYPES.get(dtype_code)
+    if dtype is None:
+        if dtype_code <= 0:
+            raise MalformedError(f"expected a dtype, got number {dtype_code}")
+        name = f"number {dtype_code}"
+        dtype = StoredDtype(name, np.dtype(object), is_readable=False)
+    # Zero dimensions do not excuse the others: numpy cannot hold such shapes either.
+    elements = math.prod(dim for dim in dims if dim)
+    if elements * dtype.numpy.itemsize > MAX_ELEMENTS:
+        raise MalformedError(f"the size of shape {list(dims)} overflows")
+    return TensorSpec(dims, dtype)
+
+
+@functools.lru_cache(maxsize=1024)  # many tensors are alike
+def spec_and_fault(
+    dtype_code: int, dims: tuple[int, ...], is_unknown_rank: bool, size: int
+) -> tuple[TensorSpec, str]:
+    """Checks shape and dtype; says what is wrong with the stored size, if anything.
+
+    That is to be known before anything is allocated; but a tensor that is saved as
+    slices has no size of its own.
+    """
+    spec = checked_spec(dtype_code, dims, is_unknown_rank=is_unknown_rank)
+    dtype = spec.dtype
+    fact = ""
+    if dtype.is_string:
+        # One byte of length at least for each element, then the lengths' checksum;
+        # no elements may also be no bytes.
+        if size < spec.size + 4 and (size or spec.size):
+            fact = (
+                f"expected at least {spec.size + 4} bytes for {spec.size} strings, "
+                f"got {size}"
+            )
+    elif dtype.is_readable and size != spec.size * dtype.numpy.itemsize:
+        fact = (
+            f"expected {spec.size * dtype.numpy.itemsize} bytes for shape "
+            f"{list(spec.shape)} of {dtype.name}, got {size}"
+        )
+    return spec, fact
+
+
+def encode_name(name: str) -> bytes:
+    """Turns a name into the key that is stored: UTF-8.
+
+    Raises:
+        UnicodeEncodeError: The name holds half of a surrogate pair, which stands for no
+            byte.
+    """
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decode_name(key: bytes) -> str:
+    r"""Turns a stored key into a name, of which `encode_name` makes the same key.
+
+    Bytes that are not UTF-8 become lone surrogates, as in names of files.
+
+    Examples:
+        >>> decode_name(b"a/\xff"), encode_name(decode_name(b"a/\xff"))
+        ('a/\udcff', b'a/\xff')
+    """
+    return key.decode("utf-8", "surrogateescape")

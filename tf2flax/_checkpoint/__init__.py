@@ -1,15 +1,16 @@
 """What `open_checkpoint` gives: names, tensors, views and reports.
 
 Finds the checkpoint that a path means, and shows a manifest as a mapping of tensors.
-Names no format: those are asked through `_formats.recognise`. Reads tensors by
+Names no format: those are asked through `_formats.formats`. Reads tensors by
 `_reading`, and only when they are asked for. Never imports JAX.
 
 Begin with `opening`, then `checkpoint`.
 
-- `opening`: `open_checkpoint`, `merge_checkpoints`, `list_variables`, `load_variable`.
+- `opening`: `open_checkpoint`, `merge_checkpoints`, `list_variables`, `load_variable`;
+  `locate`: a path -> format and files.
 - `checkpoint`, `stored_tensor`: the mapping, and one tensor of it.
 - `indexing`: a numpy index -> boxes to read.
-- `locate`: a path -> format and files; `state`: state files of directories.
+- `state`: state files of directories.
 - `not_found`, `interrupted_saves`: what to do if there is no checkpoint at a path.
 - `object_based`: checkpoints of TF2, and their views; `merging`: several as one.
 - `verifying`: every byte checked; `watching`: new checkpoints of a running training.

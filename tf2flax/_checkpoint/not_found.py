@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from tf2flax._base.errors import CheckpointError, CheckpointNotFoundError
-from tf2flax._formats.recognise import endings
+from tf2flax._formats.formats import endings
 from tf2flax._storage.base import Storage
 
 from .interrupted_saves import describe_interrupted_save, is_part

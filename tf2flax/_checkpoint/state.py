@@ -17,7 +17,7 @@ from tf2flax._storage.base import Storage
 from tf2flax._storage.stores import storage_of
 
 if TYPE_CHECKING:
-    from tf2flax._storage.requests import Context, KvStore
+    from tf2flax._storage.requests import KvStore
 
 STATE_FILE: Final = "checkpoint"
 
@@ -84,7 +84,7 @@ def latest_in(directory: PathLike | KvStore) -> tuple[Storage, str] | None:
     Raises:
         CheckpointError: As `latest_checkpoint`.
     """
-    storage, text = place_of(directory, None)
+    storage, text = storage_of(directory)
     state = read_state(storage, text)
     if state.prefix == "":
         raise CheckpointNotFoundError(
@@ -119,7 +119,7 @@ def checkpoint_exists(path: PathLike | KvStore) -> bool:
 
     Source: `checkpoint_exists`, tensorflow/python/training/checkpoint_management.py.
     """
-    return _exists(*place_of(path, None))
+    return _exists(*storage_of(path))
 
 
 def require_listing(directory: PathLike | KvStore) -> None:
@@ -132,27 +132,9 @@ def require_listing(directory: PathLike | KvStore) -> None:
         UnsupportedError: Its store cannot list, or it is not a path.
         ReadError: The store refuses.
     """
-    storage, text = place_of(directory, None)
+    storage, text = storage_of(directory)
     if not storage.is_local:
         storage.names_in(text)
-
-
-def place_of(path: PathLike | KvStore, context: Context | None) -> tuple[Storage, str]:
-    """Finds the storage that a path means, and the path within it.
-
-    Args:
-        path: The path.
-        context: tensorstore's, for URLs.
-
-    Raises:
-        CheckpointNotFoundError: No file can have this name.
-        UnsupportedError: It is not a path, or tensorstore does not know such URLs.
-        ReadError: The store cannot be opened.
-    """
-    storage, text = storage_of(path, context)
-    if "\0" in text:
-        raise CheckpointNotFoundError(f"No file can be called {text!r}.")
-    return storage, text
 
 
 def _exists(storage: Storage, text: str) -> bool:

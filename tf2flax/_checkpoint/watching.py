@@ -23,8 +23,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Piece
 from tf2flax._storage.base import Storage
 
-from .locate import locate_in
-from .opening import manifest_at
+from .opening import locate_in, manifest_at
 from .state import PathLike, latest_in, require_listing
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ V1 files and HDF5) are read here. Never imports JAX.
 
 Begin with `format`, which says what a format is, and `bundle`, the main one.
 
-- `format`, `recognise`: what a format is; all of them in one tuple, `FORMATS`.
-- `bundle_format`, `bundle`: TensorBundle, the V2 checkpoints of TensorFlow.
+- `format`, `formats`: what a format is; all of them in one tuple, `FORMATS`.
+- `bundle`: TensorBundle, the V2 checkpoints of TensorFlow.
 - `v1`: V1 checkpoints, in one file or several.
 - `keras/`: Keras weights in HDF5: files, archives, folders, names of variables.
 - `object_graph`: names and paths of variables in a checkpoint of TF2.
 - `renamed`: the tensors of a manifest under other names, for views.
-- `checks`: shapes, dtypes and slices as several formats check them.
+- `checks`: slices and blocks as several formats check them.
 - `wire/`: bytes <-> values: tables, protobuf messages, strings, checksums.
 
 A new format is a subclass of `Format` and a line in `FORMATS`; the test

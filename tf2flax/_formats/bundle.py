@@ -1,8 +1,9 @@
 """TensorBundle (V2 checkpoints): the bytes of an index file -> names and entries.
 
 Keeps the index as the table it is and decodes an entry when it is asked for, so that
-opening a checkpoint of 100,000 tensors parses no more than its header. Never opens a
-file and never touches tensor bytes.
+opening a checkpoint of 100,000 tensors parses no more than its header. The index is
+read once, to see whether it is there. While somebody replaces the checkpoint it is read
+again, until index and data files belong together. Never touches tensor bytes.
 
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc and naming.cc.
 """
@@ -10,22 +11,40 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc and naming.cc.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from tf2flax._base.errors import (
+    CheckpointError,
     DamagedError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
 from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
-from tf2flax._base.names import decode_name, encode_name
-from tf2flax._base.values import MAX_ELEMENTS, Box, ByteRange, TensorSpec
+from tf2flax._base.values import (
+    MAX_ELEMENTS,
+    Box,
+    ByteRange,
+    TensorSpec,
+    decode_name,
+    encode_name,
+    spec_and_fault,
+)
+from tf2flax._storage.base import Index, Storage
+from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.snapshots import replaced
 
-from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
+from .checks import (
+    box_of_slice,
+    check_bytes_apart,
+    check_tiling,
+    damaged_blocks,
+)
+from .format import Candidate, Format, Location
 from .object_graph import GRAPH_KEY
-from .wire.bundle_messages import (
+from .wire.messages import (
     BundleEntry,
     BundleHeader,
     parse_bundle_entry,
@@ -143,7 +162,9 @@ class BundleManifest(Manifest):
         try:
             parsed = parse_bundle_entry(value)
             dtype_code, dims, is_unknown_rank = parsed[:3]
-            spec, wrong_size = _examined(dtype_code, dims, is_unknown_rank, parsed.size)
+            spec, wrong_size = spec_and_fault(
+                dtype_code, dims, is_unknown_rank, parsed.size
+            )
             if not parsed.slices:
                 self._check_place(parsed, wrong_size)
         except MalformedError as error:
@@ -165,7 +186,7 @@ class BundleManifest(Manifest):
         """
         try:
             parsed = parse_bundle_entry(self._stored(name))
-            spec, wrong_size = _examined(*parsed[:3], parsed.size)
+            spec, wrong_size = spec_and_fault(*parsed[:3], parsed.size)
             whole = Box.whole(spec.shape)
             if parsed.slices and not spec.shape:
                 # TensorFlow takes it for a tensor of no bytes, and refuses it too.
@@ -247,14 +268,14 @@ class BundleManifest(Manifest):
             if value is None:
                 raise MalformedError(f"expected a stored slice {box}, got none")
             parsed = parse_bundle_entry(value)
-            stored, wrong_size = _examined(*parsed[:3], parsed.size)
+            stored, wrong_size = spec_and_fault(*parsed[:3], parsed.size)
             if parsed.slices or stored != TensorSpec(box.shape, spec.dtype):
                 raise MalformedError(
                     f"expected a stored slice of shape {list(box.shape)} and dtype "
                     f"{spec.dtype.name}, got {list(stored.shape)} {stored.dtype.name}"
                 )
             pieces.append(self._piece(parsed, box, wrong_size))
-        _check_bytes_apart(pieces)
+        check_bytes_apart(pieces)
         return tuple(pieces)
 
     def _piece(self, parsed: BundleEntry, box: Box, wrong_size: str) -> Piece:
@@ -345,41 +366,70 @@ def _key_of(name: str) -> bytes:
         return b""
 
 
-@functools.lru_cache(maxsize=1024)  # many tensors are alike
-def _examined(
-    dtype_code: int, dims: tuple[int, ...], is_unknown_rank: bool, size: int
-) -> tuple[TensorSpec, str]:
-    """Checks shape and dtype; says what is wrong with the stored size, if anything.
-
-    That is to be known before anything is allocated; but a tensor that is saved as
-    slices has no size of its own.
-    """
-    spec = checked_spec(dtype_code, dims, is_unknown_rank=is_unknown_rank)
-    dtype = spec.dtype
-    fact = ""
-    if dtype.is_string:
-        # One byte of length at least for each element, then the lengths' checksum;
-        # no elements may also be no bytes.
-        if size < spec.size + 4 and (size or spec.size):
-            fact = (
-                f"expected at least {spec.size + 4} bytes for {spec.size} strings, "
-                f"got {size}"
-            )
-    elif dtype.is_readable and size != spec.size * dtype.numpy.itemsize:
-        fact = (
-            f"expected {spec.size * dtype.numpy.itemsize} bytes for shape "
-            f"{list(spec.shape)} of {dtype.name}, got {size}"
-        )
-    return spec, fact
+# How often the index of a checkpoint that is being replaced is read again, and how long
+# is waited before (s): exchanging names takes less than a millisecond for each file.
+_MAX_OPENINGS: Final = 10
+_REPLACING_S: Final = 0.01
+# What is needed of an index to recognise something else in its place (bytes).
+_HEAD_NBYTES: Final = 64
 
 
-def _check_bytes_apart(pieces: list[Piece]) -> None:
-    """Checks that no two slices share bytes.
+class BundleFormat(Format):
+    """V2 checkpoints: `<prefix>.index` and data files beside it."""
 
-    Otherwise a small file could make up a tensor of any size.
-    """
-    free: dict[str, int] = {}
-    for piece in sorted(pieces, key=lambda piece: piece.span):
-        if piece.span.start < free.get(piece.data_file.path, 0):
-            raise MalformedError(f"slice {piece.box} shares bytes with another")
-        free[piece.data_file.path] = piece.span.stop
+    name = "TensorBundle (V2 checkpoint)"
+
+    def recognise(self, candidate: Candidate) -> bool:
+        """False: no file of it is a checkpoint by itself; a prefix finds it.
+
+        An index under another name ends like a V1 file, and is refused there.
+        """
+        return False
+
+    def find_by_prefix(self, storage: Storage, prefix: str) -> Location | None:
+        """Reads the index of a prefix; None where there is none."""
+        index = storage.read_index(f"{prefix}.index")
+        if index is None:
+            return None
+        return Location(self, storage, prefix, index=index)
+
+    def open(self, location: Location) -> Manifest:
+        """Parses the index; see `Format`.
+
+        Raises:
+            DamagedError: It is not a table, malformed, or still being replaced.
+        """
+        storage, prefix = location.storage, location.path
+        index = location.index
+        for _ in range(_MAX_OPENINGS):
+            if index is None:
+                break
+            manifest = _parse_index(storage, prefix, index)
+            if index.settle(manifest.data_paths()):
+                return manifest
+            # Somebody is replacing the checkpoint: its index comes last.
+            time.sleep(_REPLACING_S)
+            index = storage.read_index(f"{prefix}.index")
+        raise replaced("The checkpoint", f"{storage.show(prefix)}.index")
+
+
+def _parse_index(storage: Storage, prefix: str, index: Index) -> BundleManifest:
+    full_prefix = storage.show(prefix)
+    base = full_prefix if storage.is_local else prefix
+    data_file = functools.partial(_data_file, index, base)
+    try:
+        return BundleManifest(full_prefix, index.contents, data_file)
+    except CheckpointError:
+        # Perhaps it is another kind of file, which says more than what is malformed.
+        wrong_file = recognise_wrong_file(index.contents[:_HEAD_NBYTES])
+        if not wrong_file:
+            raise
+    raise DamagedError(
+        f"Expected the index of a checkpoint, got {wrong_file[0]} - at "
+        f"`{full_prefix}.index`. {wrong_file[1]}"
+    )
+
+
+def _data_file(index: Index, prefix: str, suffix: str) -> DataFile:
+    """The file of a suffix; a function of the module, so that it is picklable."""
+    return index.file(prefix + suffix)

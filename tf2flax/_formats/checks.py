@@ -1,69 +1,26 @@
-"""Checks that several formats need: shapes, dtypes, and slices that tile their tensor.
+"""Checks that several formats need: blocks of tables, slices that tile their tensor.
 
 Source: tensorflow/core/framework/tensor_shape.cc, tensor_slice.cc.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from tf2flax._base.errors import MalformedError
+from tf2flax._base.manifest import Piece
 from tf2flax._base.values import (
-    MAX_ELEMENTS,
-    STORED_DTYPES,
     Box,
-    StoredDtype,
-    TensorSpec,
 )
 
 from .wire.sstable import SSTable
 
-# TensorFlow refuses shapes of more axes (`TensorShapeRep::MaxDimensions`).
-MAX_STORED_RANK: Final = 254
 # Pairs of slices that may be compared, within a second; a grid of 100 x 100 takes
 # 1,500,000. Without a bound, 100,000 slices could take hours.
 MAX_COMPARISONS: Final = 5_000_000
-
-
-def checked_spec(
-    dtype_code: int, dims: tuple[int, ...], *, is_unknown_rank: bool
-) -> TensorSpec:
-    """Checks a shape and a dtype as they are stored.
-
-    Args:
-        dtype_code: TensorFlow's number of the dtype.
-        dims: The shape.
-        is_unknown_rank: True if it is stored as a shape of unknown rank.
-
-    Returns:
-        The spec; a dtype that is not known is one that cannot be read.
-
-    Raises:
-        MalformedError: No tensor can have them.
-    """
-    if is_unknown_rank:
-        raise MalformedError("expected a shape, got one of unknown rank")
-    if len(dims) > MAX_STORED_RANK:
-        raise MalformedError(
-            f"expected at most {MAX_STORED_RANK} axes, got {len(dims)}"
-        )
-    if any(dim < 0 for dim in dims):
-        raise MalformedError(f"expected dimensions >= 0, got {list(dims)}")
-    dtype = STORED_DTYPES.get(dtype_code)
-    if dtype is None:
-        if dtype_code <= 0:
-            raise MalformedError(f"expected a dtype, got number {dtype_code}")
-        name = f"number {dtype_code}"
-        dtype = StoredDtype(name, np.dtype(object), is_readable=False)
-    # Zero dimensions do not excuse the others: numpy cannot hold such shapes either.
-    elements = math.prod(dim for dim in dims if dim)
-    if elements * dtype.numpy.itemsize > MAX_ELEMENTS:
-        raise MalformedError(f"the size of shape {list(dims)} overflows")
-    return TensorSpec(dims, dtype)
 
 
 def damaged_blocks(table: SSTable, path: str) -> tuple[tuple[str, str], ...]:
@@ -164,3 +121,15 @@ def _check_apart(boxes: list[Box]) -> None:
         # What ends where this one begins may still be its equal: an empty box.
         is_open |= stops[active, axis] == starts[i, axis]
         active = np.append(active[is_open], i)
+
+
+def check_bytes_apart(pieces: list[Piece]) -> None:
+    """Checks that no two slices share bytes.
+
+    Otherwise a small file could make up a tensor of any size.
+    """
+    free: dict[str, int] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.span):
+        if piece.span.start < free.get(piece.data_file.path, 0):
+            raise MalformedError(f"slice {piece.box} shares bytes with another")
+        free[piece.data_file.path] = piece.span.stop

@@ -1,7 +1,7 @@
 """The contract of a format: it recognises its files, and opens checkpoints of them.
 
 A new format is a subclass of `Format` in a new file, and a line in the tuple
-`FORMATS` of `recognise`. Nothing else names it.
+`FORMATS` of `formats`. Nothing else names it.
 """
 
 from __future__ import annotations

@@ -25,10 +25,16 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
-from tf2flax._base.names import decode_name, encode_name
-from tf2flax._base.values import Box, ByteRange, TensorSpec
+from tf2flax._base.values import (
+    Box,
+    ByteRange,
+    TensorSpec,
+    checked_spec,
+    decode_name,
+    encode_name,
+)
 
-from .checks import box_of_slice, check_tiling, checked_spec, damaged_blocks
+from .checks import box_of_slice, check_tiling, damaged_blocks
 from .format import Candidate, Format, Location
 from .wire.ordered_code import encode_slice_key
 from .wire.slice_messages import SavedTensor, parse_extents, parse_saved_tensors

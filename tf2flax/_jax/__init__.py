@@ -5,10 +5,10 @@ Begin with `init.py`: `init_from_checkpoint` is a few lines over the files below
 - `init.py`: whole jobs in one call. `traced_init.py`: an init function traced once;
   `outputs.py`: what it gives; `lending.py`: the `nnx.Rngs` that its trace is lent.
 - `options.py`: all options, their types, defaults and checks.
-- `plan.py`: `plan` and `Plan`. `job.py`: a plan with what running it takes, which says
-  once what is read. `restore.py`: runs jobs.
-- `targets.py`, `target_leaf.py`, `trees.py`, `modules.py`, `variables.py`: a caller's
-  tree or module as named leaves, and back. `empty_targets.py`: what is not a target.
+- `plan.py`: `plan` and `Plan`. `restore.py`: a plan with what running it takes, which
+  says once what is read; and its run.
+- `targets.py`, `trees.py`, `modules.py`, `variables.py`: a caller's tree or module as
+  named leaves, and back. `empty_targets.py`: what is not a target.
 - `shardings.py`, `sharding_option.py`, `partition_rules.py`, `uneven.py`: where leaves
   live. `meshes.py`: shardings as numbers. `read_once.py`: sharing in reading.
 - `transfer.py`, `portioned_leaf.py`: host arrays onto devices. `isolation.py`: JAX

@@ -20,7 +20,7 @@ from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import Manifest
 from tf2flax._reading.whole import read_entry
 
-from .target_leaf import Slot
+from .trees import Slot
 
 
 def without_statistics(

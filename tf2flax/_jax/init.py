@@ -22,14 +22,6 @@ from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
 
 from .empty_targets import check_init_function
-from .job import (
-    Job,
-    check_filled,
-    check_kept,
-    make_job,
-    refuse_tracing,
-    take_target,
-)
 from .lending import held
 from .meshes import Device, devices_of
 from .options import (
@@ -39,7 +31,15 @@ from .options import (
     check_options,
     takes_options,
 )
-from .restore import run_job
+from .restore import (
+    Job,
+    check_filled,
+    check_kept,
+    make_job,
+    refuse_tracing,
+    run_job,
+    take_target,
+)
 from .shardings import expected_shardings
 from .targets import take_apart
 from .traced_init import TracedInit, reachable_rngs

@@ -24,14 +24,6 @@ from tf2flax._base.progress import ProgressFunction, check_progress
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.state import PathLike
 
-from .job import (
-    Job,
-    check_filled,
-    check_kept,
-    make_job,
-    refuse_tracing,
-    take_target,
-)
 from .options import (
     AssignmentMap,
     RestoreOptions,
@@ -41,7 +33,15 @@ from .options import (
     takes_options,
 )
 from .plan_cost import PlanCost
-from .restore import run_job
+from .restore import (
+    Job,
+    check_filled,
+    check_kept,
+    make_job,
+    refuse_tracing,
+    run_job,
+    take_target,
+)
 
 # Processes whose costs are counted, a row each.
 MAX_PROCESSES: Final = 16_384

@@ -28,8 +28,8 @@ from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.strides import along_axes
 
 from .options import ShardingOption
-from .target_leaf import Slot
 from .targets import named_leaves
+from .trees import Slot
 
 # What is asked for a leaf; None leaves that to the target.
 Opinion = Sharding | PartitionSpec | None

@@ -43,8 +43,8 @@ from .sharding_option import (
     loaded_leaf,
     parse_sharding,
 )
-from .target_leaf import Partitioning, Slot
 from .targets import named_leaves
+from .trees import Partitioning, Slot
 from .uneven import ShardedDimension, describe_way_out
 
 _NOTHING_TO_REPORT: Final = PlacementReport()

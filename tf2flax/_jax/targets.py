@@ -23,8 +23,7 @@ from tf2flax._assignment.resolution.assignments import Leaf
 from tf2flax._base.errors import AssignmentError, CheckpointError
 
 from .modules import contents_of
-from .target_leaf import Slot, is_array, make_slot
-from .trees import Path, check_depth, join_path, step_of
+from .trees import Path, Slot, check_depth, is_array, join_path, make_slot, step_of
 from .variables import Change, inner_value, set_all, with_value
 
 

@@ -14,9 +14,7 @@ groups        `GroupReader`: the jobs of one group, chunk by chunk, checksums on
 targets       contracts of what takes elements
 destinations  an array that a view of a tensor fills, run by run
 units         what is read at once: `ReadUnit`, `ViewRead`; small neighbours in batches
-checksums     compared with the stored ones; combined from those of ranges
-pieces        stored bytes to elements: strings, byte order
-checks        what is refused before anything is read
+checks        what is refused; stored bytes to elements, and their checksums
 strides       strided views: along which axes they run
 runs          strided views to the runs of bytes worth reading
 """

@@ -27,17 +27,22 @@ from tf2flax._base.memory import aligned_empty, bytes_of
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box, ByteRange
-from tf2flax._formats.wire.crc32c import crc32c
+from tf2flax._formats.wire.coding import crc32c
 from tf2flax._storage.local import OpenFiles
 
-from .batches import batch_small, read_neighbours
-from .checks import subject_of
-from .checksums import Checksums, PieceChecksum
+from .checks import (
+    Checksums,
+    PieceChecksum,
+    check_stored,
+    read_piece,
+    read_pieces_into,
+    subject_of,
+    to_native,
+)
 from .destinations import Destination
 from .parts import read_view_into
-from .pieces import check_stored, read_piece, read_pieces_into, to_native
-from .targets import SmallRead, TargetT, UnitReceiver, ViewReceiver
-from .units import ReadUnit, ViewRead
+from .targets import TargetT, UnitReceiver, ViewReceiver
+from .units import ReadUnit, SmallRead, ViewRead, batch_small, read_neighbours
 
 Job = Callable[[], object]
 # Takes a piece of a tensor that could not be read, and the reason.

@@ -18,8 +18,14 @@ from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
-from .checks import check_pieces, check_readable, subject_of
-from .pieces import empty_for, read_piece, to_native
+from .checks import (
+    check_pieces,
+    check_readable,
+    empty_for,
+    read_piece,
+    subject_of,
+    to_native,
+)
 from .runs import RunBatch, batch_runs
 from .strides import AxisView, along_axes, ascending, rows_around, strided, strides_of
 

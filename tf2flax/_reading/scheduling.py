@@ -6,15 +6,18 @@ Decides when each group begins, and hands it on when it is there; knows no devic
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import math
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Generic
+from types import TracebackType
+from typing import Final, Generic, Self
 
 from tf2flax._base.progress import Advance
-from tf2flax._base.threads import Readers
+from tf2flax._base.threads import belong_to
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._storage.local import OpenFiles
 
@@ -118,6 +121,68 @@ def count_workers(
         return 0
     processors = (os.cpu_count() or 1) if is_local else tuning.max_workers
     return min(tuning.max_workers, processors)
+
+
+class Readers:
+    """Threads that run jobs until the block ends; an error in it gives them up.
+
+    Jobs that have not begun then never begin, and reads that wait for another machine
+    stop waiting.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Starts no thread yet.
+
+        Args:
+            count: How many threads at most; with 0, jobs run where they are submitted.
+        """
+        self._given_up = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        if count:
+            self._pool = concurrent.futures.ThreadPoolExecutor(
+                count, initializer=belong_to, initargs=(self._given_up, self._threads)
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.give_up()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            # An interrupt may come when the pool has started a thread and has not noted
+            # it yet: `shutdown` does not wait for that one.
+            for thread in self._threads:
+                thread.join()
+
+    @property
+    def are_given_up(self) -> bool:
+        """True if nobody waits for them any more."""
+        return self._given_up.is_set()
+
+    def give_up(self) -> None:
+        """Lets running reads stop soon, and others never begin."""
+        self._given_up.set()
+
+    def submit(
+        self, job: Callable[..., None], *arguments: object
+    ) -> concurrent.futures.Future[None]:
+        """Runs a job in one of the threads, or here if there are none."""
+        if self._pool is not None:
+            return self._pool.submit(job, *arguments)
+        done = concurrent.futures.Future[None]()
+        try:
+            done.set_result(job(*arguments))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
 
 
 class _RunningGroups(Generic[TargetT]):

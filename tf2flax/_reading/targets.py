@@ -11,28 +11,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from tf2flax._base.manifest import Piece, TensorEntry
 from tf2flax._base.values import Box
 
 from .destinations import Destination
-from .units import ReadUnit, ViewRead
-
-
-class PieceReceiver(Protocol):
-    """Takes the bytes of small pieces; from several threads."""
-
-    def receive_stored(
-        self, entry: TensorEntry, piece: Piece, stored: memoryview
-    ) -> None:
-        """Takes the bytes of a piece, which were checked.
-
-        Args:
-            entry: The tensor.
-            piece: The piece.
-            stored: Its elements in native byte order, in memory that is used again
-                afterwards.
-        """
-        ...
+from .units import ReadUnit, SmallRead, ViewRead
 
 
 class UnitReceiver(Protocol):
@@ -45,10 +27,6 @@ class UnitReceiver(Protocol):
     def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
         """Takes all elements of a unit at once: an array of one axis, to keep."""
         ...
-
-
-# A small piece of plain bytes, its tensor, and what takes it.
-SmallRead = tuple[Piece, TensorEntry, PieceReceiver]
 
 
 class ViewReceiver(Protocol):

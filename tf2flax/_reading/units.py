@@ -1,6 +1,6 @@
-"""What is read at once: whole units with their checksums, and views of tensors.
+"""What is read at once: whole units with their checksums, views of tensors, batches.
 
-Values alone; says nothing about where elements go.
+A batch is of small pieces that lie near each other: one read for all of them.
 """
 
 from __future__ import annotations
@@ -8,10 +8,36 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
+from tf2flax._base.memory import empty
 from tf2flax._base.tuning import Tuning
+
+from .checks import subject_of
+
+
+class PieceReceiver(Protocol):
+    """Takes the bytes of small pieces; from several threads."""
+
+    def receive_stored(
+        self, entry: TensorEntry, piece: Piece, stored: memoryview
+    ) -> None:
+        """Takes the bytes of a piece, which were checked.
+
+        Args:
+            entry: The tensor.
+            piece: The piece.
+            stored: Its elements in native byte order, in memory that is used again
+                afterwards.
+        """
+        ...
+
+
+# A small piece of plain bytes, its tensor, and what takes it.
+SmallRead = tuple[Piece, TensorEntry, PieceReceiver]
 
 
 class ReadUnit(NamedTuple):
@@ -160,3 +186,69 @@ def cut_unit(unit: ReadUnit, cuts: Sequence[int]) -> Iterator[ReadUnit]:
             skipped=start - unit.start,
             is_cut=size < unit.size,
         )
+
+
+def batch_small(reads: list[SmallRead], tuning: Tuning) -> Iterator[list[SmallRead]]:
+    """Gathers small pieces that lie near each other, each batch for one read.
+
+    ::
+
+        file    |aaaa|bb|cccccc|........|dd|eeee|    a gap up to the price of a read is
+        reads   |--------------|        |-------|    read over; a batch ends at a chunk
+
+    Args:
+        reads: The pieces; sorted here.
+        tuning: How large a batch may get, and which gaps are read over.
+
+    Yields:
+        Batches in the order of the files; each begins with the lowest byte.
+    """
+    reads.sort(key=_place_of)
+    begun = 0
+    for i in range(1, len(reads)):
+        if not _fits_batch(reads[begun][0], reads[i - 1][0], reads[i][0], tuning):
+            yield reads[begun:i]
+            begun = i
+    if reads:
+        yield reads[begun:]
+
+
+def _place_of(read: SmallRead) -> tuple[str, int]:
+    """The file, and the position there, where a piece begins."""
+    piece = read[0]
+    return piece.data_file.path, piece.span.start
+
+
+def _fits_batch(first: Piece, last: Piece, piece: Piece, tuning: Tuning) -> bool:
+    """True if one read from the first piece to this one is small, and skips little."""
+    file, byte_range = piece.data_file, piece.span
+    # Comparing files takes long; nearly always they are the same object.
+    if file is not first.data_file and file != first.data_file:
+        return False
+    skipped = byte_range.start - last.span.stop
+    if skipped > tuning.read_cost_nbytes and skipped > tuning.read_cost_of(
+        is_local=file.is_local
+    ):
+        return False
+    return byte_range.stop - first.span.start <= tuning.chunk_nbytes
+
+
+def read_neighbours(batch: Sequence[SmallRead]) -> tuple[int, np.ndarray]:
+    """Reads all bytes from the first to the last of a batch.
+
+    Returns:
+        Where they begin in the file, and the bytes.
+
+    Raises:
+        DamagedError: The file is missing or short.
+        ReadError: The system or the store refuses.
+    """
+    first, _, _ = batch[0]
+    last, last_entry, _ = max(batch, key=lambda read: read[0].span.stop)
+    subject = subject_of(last_entry)
+    # Sizes are checked before memory is allocated.
+    first.data_file.check_span(last.span, subject=subject)
+    start = first.span.start
+    stored = empty(last.span.stop - start, np.uint8)
+    first.data_file.read_into(start, stored.data, subject=subject)
+    return start, stored

@@ -17,10 +17,9 @@ from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
-from .checks import are_local, check_readable, check_whole
+from .checks import are_local, check_readable, check_whole, empty_for, read_piece
 from .destinations import Destination
 from .groups import GroupReader, ReadOptions
-from .pieces import empty_for, read_piece
 from .scheduling import count_workers, run_groups
 from .strides import strides_of
 from .targets import SmallRead, UnitReceiver, ViewReceiver

@@ -3,13 +3,12 @@
 Knows leaves and what fills them; never a device, and never how bytes are read, which is
 `_reading`'s. Begin with `plan_reads.plan_reads`, then `run_reads.run_reads`.
 
-reads         the values: `Copy`, `WholeRead`, `PartRead`, `LeafReads`, `ReadPlan`
+reads         the values: `Copy`, `WholeRead`, `PartRead`, `LeafReads`, `ReadPlan`;
+              leaves that share tensors, and small neighbours, form one group
 plan_reads    assignments and boxes -> a `ReadPlan`; pure
-grouping      leaves that share tensors, and small neighbours, in one group
 portions      leaves that are too large for the host at once
-run_reads     a `ReadPlan` -> arrays, handed on group by group
-leaf_arrays   the arrays of one group, and what fills them
-destinations  boxes of leaves: casts, and values that do not fit
+run_reads     a `ReadPlan` -> the arrays of each group, filled and handed on
+destinations  parts of leaves that are filled while chunks come in
 tied          tied leaves whose tensors differ
 
 One tensor through all of it. Two devices each need half of the columns of a kernel of

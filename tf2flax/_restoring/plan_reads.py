@@ -25,9 +25,16 @@ from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.strides import along_axes
 from tf2flax._reading.units import ReadUnit, ViewRead, cut_unit, units_of
 
-from .grouping import ReadOfLeaves, form_groups
-from .portions import cut_in_portions
-from .reads import Copy, LeafReads, PartRead, ReadPlan, WholeRead
+from .portions import cut_in_portions, limits_of_sole
+from .reads import (
+    Copy,
+    LeafReads,
+    PartRead,
+    ReadOfLeaves,
+    ReadPlan,
+    WholeRead,
+    form_groups,
+)
 
 
 def plan_reads(
@@ -102,7 +109,10 @@ class ReadPlanner:
         # Decoding an entry takes longer than planning its reads.
         self._entry = functools.cache(manifest.entry)
         self._assignments = assignments
-        self._limits = _limits_of_sole(assignments, limits)
+        # Most restores have none.
+        self._limits: Mapping[str, int] = (
+            limits_of_sole(assignments, limits) if limits else {}
+        )
         self._tuning = tuning
         self._portioned: set[str] = set()
         self._leaves: list[LeafReads] = []
@@ -343,24 +353,6 @@ def _mixed_sources(
             if axes is None or not axes.is_box:
                 mixed.add(view.source)
     return frozenset(mixed)
-
-
-def _limits_of_sole(
-    assignments: Iterable[Assignment], limits: Mapping[str, int]
-) -> Mapping[str, int]:
-    """The limits of leaves of which one tensor, that fills nothing else, is all."""
-    if not limits:
-        return {}
-    uses = collections.Counter(
-        name for assignment in assignments for name in assignment.sources
-    )
-    return {
-        assignment.leaf: limits[assignment.leaf]
-        for assignment in assignments
-        if assignment.leaf in limits
-        and isinstance(assignment.layout, StridedView)
-        and uses[assignment.layout.source] == 1
-    }
 
 
 def _with_coverage(

@@ -6,12 +6,14 @@ holds all of it. Pure functions.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
@@ -27,6 +29,22 @@ class Portions:
 
     boxes: tuple[tuple[Box, ...], ...]
     cuts: tuple[int, ...]
+
+
+def limits_of_sole(
+    assignments: Iterable[Assignment], limits: Mapping[str, int]
+) -> Mapping[str, int]:
+    """The limits of leaves of which one tensor, that fills nothing else, is all."""
+    uses = collections.Counter(
+        name for assignment in assignments for name in assignment.sources
+    )
+    return {
+        assignment.leaf: limits[assignment.leaf]
+        for assignment in assignments
+        if assignment.leaf in limits
+        and isinstance(assignment.layout, StridedView)
+        and uses[assignment.layout.source] == 1
+    }
 
 
 def cut_in_portions(

@@ -1,13 +1,17 @@
-"""What a restore reads and where it goes, as values: leaves, units, views, groups."""
+"""What a restore reads and where it goes, as values: leaves, units, views, groups.
+
+Groups are formed here too: what shares a tensor goes together, small neighbours too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from tf2flax._assignment.layouts.nodes import StridedView
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
@@ -163,3 +167,168 @@ class ReadPlan:
     def host_nbytes(self) -> int:
         """Bytes that the largest group takes on the host."""
         return max((group.host_nbytes for group in self.groups), default=0)
+
+
+# What is read, and the numbers of the leaves that need it; at least one.
+ReadOfLeaves = tuple[WholeRead | PartRead, list[int]]
+
+
+class _Component(NamedTuple):
+    """Leaves that share tensors with each other, and with no other leaf.
+
+    There are as many as leaves in most models, so that it is made of little.
+
+    Attributes:
+        place: The file, and the position there, where its first tensor begins.
+        leaves: The leaves.
+        reads: What is read for them.
+        entries: Their tensors.
+        nbytes: Bytes that are read.
+        host_nbytes: Bytes of host memory that it takes until it is placed.
+    """
+
+    place: tuple[str, int]
+    leaves: list[LeafReads]
+    reads: list[WholeRead | PartRead]
+    entries: list[TensorEntry]
+    nbytes: int
+    host_nbytes: int
+
+
+def form_groups(
+    leaves: Sequence[LeafReads],
+    reads: Sequence[ReadOfLeaves],
+    fetched_nbytes: Mapping[int, int],
+    entry_of: Callable[[str], TensorEntry],
+    tuning: Tuning,
+) -> tuple[ReadGroup, ...]:
+    """Forms groups of leaves that are read and placed together.
+
+    Args:
+        leaves: The leaves.
+        reads: What is read for them.
+        fetched_nbytes: Bytes that leaves read themselves, by number of the leaf.
+        entry_of: Finds the entry of a tensor.
+        tuning: Up to which size neighbours are joined.
+
+    Returns:
+        Groups in the order of the files.
+    """
+    components = [
+        _measured(
+            [leaves[number] for number in numbers],
+            component_reads,
+            sum(fetched_nbytes.get(number, 0) for number in numbers)
+            if fetched_nbytes
+            else 0,
+            entry_of,
+        )
+        for numbers, component_reads in _components(len(leaves), reads)
+    ]
+    # Disks, and the operating system's reading ahead, like ascending positions.
+    components.sort(key=lambda component: component.place)
+    return tuple(map(_group_of, _join_small(components, tuning)))
+
+
+def _components(
+    count: int, reads: Sequence[ReadOfLeaves]
+) -> Iterable[tuple[list[int], list[WholeRead | PartRead]]]:
+    """Sorts leaves, and what they read, into groups that share nothing.
+
+    Leaves are joined by union-find: each points to another of its group, the root to
+    itself. Leaves 0 and 2 need tensor `a`, 2 and 3 need `b`::
+
+        0   1   2   3      a: 2 -> 0      0 <- 2   1   3      b: 3 -> 0, the root of 2
+    """
+    parents = list(range(count))
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            # Halves the way for the next search.
+            parents[number] = number = parents[parents[number]]
+        return number
+
+    for _, leaves in reads:
+        for number in leaves[1:]:
+            parents[root(number)] = root(leaves[0])
+    groups: dict[int, tuple[list[int], list[WholeRead | PartRead]]] = {}
+    # In the order of the leaves, so that equal places keep it.
+    for number in range(count):
+        groups.setdefault(root(number), ([], []))[0].append(number)
+    for read, leaves in reads:
+        groups[root(leaves[0])][1].append(read)
+    return groups.values()
+
+
+def _measured(
+    leaves: list[LeafReads],
+    reads: list[WholeRead | PartRead],
+    fetched_nbytes: int,
+    entry_of: Callable[[str], TensorEntry],
+) -> _Component:
+    """Counts what a component reads and holds."""
+    names: dict[str, None] = {}
+    # What leaves fetch is held until they are put together, as whole tensors are.
+    nbytes = host_nbytes = fetched_nbytes
+    for leaf_reads in leaves:
+        layout = leaf_reads.assignment.layout
+        if isinstance(layout, StridedView):  # spares most leaves a walk
+            names[layout.source] = None
+        else:
+            names.update(dict.fromkeys(leaf_reads.assignment.sources))
+        host_nbytes += leaf_reads.host_nbytes
+    for read in reads:
+        if isinstance(read, WholeRead):
+            nbytes += read.unit.nbytes
+            host_nbytes += read.unit.nbytes if read.is_buffered else 0
+        else:
+            nbytes += read.view.nbytes
+    entries = [entry_of(name) for name in names]
+    place = min(map(_place, entries), default=("", 0))
+    return _Component(place, leaves, reads, entries, nbytes, host_nbytes)
+
+
+def _place(entry: TensorEntry) -> tuple[str, int]:
+    """The file, and the position there, where a tensor begins."""
+    return min(
+        [
+            (piece.path, 0 if piece.data_file is None else piece.span.start)
+            for piece in entry.pieces
+        ]
+    )
+
+
+def _join_small(
+    components: Iterable[_Component], tuning: Tuning
+) -> Iterator[list[_Component]]:
+    """Joins neighbours that are small."""
+    small: list[_Component] = []
+    nbytes = 0
+    for component in components:
+        # What is placed in one call counts, not what is read for it.
+        is_small = component.host_nbytes <= tuning.small_nbytes
+        is_full = nbytes + component.host_nbytes > tuning.group_nbytes
+        if small and (is_full or not is_small):
+            yield small
+            small, nbytes = [], 0
+        if is_small:
+            small.append(component)
+            nbytes += component.host_nbytes
+        else:
+            yield [component]
+    if small:
+        yield small
+
+
+def _group_of(components: Sequence[_Component]) -> ReadGroup:
+    reads = [read for component in components for read in component.reads]
+    return ReadGroup(
+        leaves=tuple(leaf for component in components for leaf in component.leaves),
+        wholes=tuple(read for read in reads if isinstance(read, WholeRead)),
+        parts=tuple(read for read in reads if isinstance(read, PartRead)),
+        entries={
+            entry.name: entry for component in components for entry in component.entries
+        },
+        nbytes=sum(component.nbytes for component in components),
+        host_nbytes=sum(component.host_nbytes for component in components),
+    )

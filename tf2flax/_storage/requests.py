@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from tf2flax._base.errors import ReadError, UnsupportedError
-from tf2flax._base.names import decode_name, encode_name
 from tf2flax._base.threads import is_given_up
+from tf2flax._base.values import decode_name, encode_name
 
 from .faults import OutOfRangeError, store_error
 

@@ -13,10 +13,10 @@ import os
 import posixpath
 import re
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from tf2flax._base.errors import ReadError, UnsupportedError
+from tf2flax._base.errors import CheckpointNotFoundError, ReadError, UnsupportedError
 
 from .faults import OutOfRangeError, store_reason
 from .local import LOCAL
@@ -46,9 +46,18 @@ def storage_of(
         The storage, and the path as text.
 
     Raises:
+        CheckpointNotFoundError: No file can have this name.
         UnsupportedError: It is none of these, or tensorstore does not know such URLs.
         ReadError: The store cannot be opened.
     """
+    storage, text = _storage_of(path, context)
+    if "\0" in text:
+        raise CheckpointNotFoundError(f"No file can be called {text!r}.")
+    return storage, text
+
+
+def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
+    """Finds the same as `storage_of`, whatever characters the path has."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         if not _is_kvstore(path):
             raise UnsupportedError(

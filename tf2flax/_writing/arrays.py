@@ -13,8 +13,7 @@ import numpy as np
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import empty
-from tf2flax._base.names import encode_name
-from tf2flax._base.values import STORED_DTYPES, TensorSpec
+from tf2flax._base.values import STORED_DTYPES, TensorSpec, encode_name
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .device_arrays import is_jax_array, prepare_jax_array

@@ -17,13 +17,13 @@ import numpy as np
 
 from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY, data_file_suffix
-from tf2flax._formats.wire.bundle_messages import (
+from tf2flax._formats.wire.coding import crc32c, mask
+from tf2flax._formats.wire.messages import (
     BundleEntry,
     BundleHeader,
     format_bundle_entry,
     format_bundle_header,
 )
-from tf2flax._formats.wire.crc32c import crc32c, mask
 from tf2flax._formats.wire.ordered_code import encode_slice_key
 from tf2flax._formats.wire.strings import encode_strings
 from tf2flax._storage.exchanging import Exchange, remove_stale, uninterrupted

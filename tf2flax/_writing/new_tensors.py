@@ -9,8 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
-from tf2flax._base.names import encode_name
-from tf2flax._base.values import STORED_DTYPES, StoredDtype, TensorSpec
+from tf2flax._base.values import STORED_DTYPES, StoredDtype, TensorSpec, encode_name
 
 # NumPy's dtypes -> those of TensorFlow. Quantised integers are plain ones to NumPy:
 # only a tensor that comes from a checkpoint keeps its own.

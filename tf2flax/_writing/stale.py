@@ -16,7 +16,7 @@ from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
 from tf2flax._base.optimizer_names import is_slot, is_step, variable_of
 from tf2flax._base.values import Box
-from tf2flax._formats.wire.crc32c import crc32c, mask
+from tf2flax._formats.wire.coding import crc32c, mask
 from tf2flax._reading.whole import read_entry
 
 # Names that a warning shows, each of which may stand for a range of numbers.

@@ -9,9 +9,8 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from tf2flax._formats.wire.crc32c import crc32c, mask
+from tf2flax._formats.wire.coding import crc32c, encode_varint64, mask
 from tf2flax._formats.wire.sstable import FOOTER_NBYTES, TABLE_MAGIC
-from tf2flax._formats.wire.varint import encode_varint64
 
 # A block is closed when it has grown to this (bytes).
 # Source: `Options::block_size`, tensorflow/core/lib/io/table_options.h.

@@ -13,7 +13,6 @@ from typing import Any, Final, SupportsIndex, cast, overload
 
 import numpy as np
 
-from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
 
 from .arguments import (
@@ -244,15 +243,6 @@ class Source(Expression):
     """
 
     pattern: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise AssignmentError(
-                f"src: expected the name of a tensor or scope, got "
-                f"{show_value(self.pattern)}."
-            )
-        if not self.pattern:
-            raise AssignmentError('src: expected a name, got "". All of it is "/".')
 
     def with_children(self, children: Sequence[Expression]) -> Expression:
         """Itself: it has no children."""

@@ -164,6 +164,9 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
 def _parse_entry(
     number: int, key: str | Expression, value: object, identify: Identify, place: str
 ) -> MapEntry:
+    # Most entries of most maps: two names that have no braces to be read.
+    if isinstance(key, str) and isinstance(value, str) and not _has_braces(key, value):
+        return PlainEntry(number, key, value, place=place)
     target, is_list = _parse_target(value, identify)
     if isinstance(key, str):
         pattern = parse_name(key)
@@ -181,6 +184,10 @@ def _parse_entry(
     _check_scopes(rule)
     _check_captures(rule)
     return rule
+
+
+def _has_braces(*names: str) -> bool:
+    return any("{" in name or "}" in name for name in names)
 
 
 def _parse_target(

@@ -29,7 +29,7 @@ def src(name: str) -> Expression:
         >>> tf2flax.src("head/weights").transpose()
         src("head/weights").transpose()
     """
-    return Source(name)
+    return _source(name)
 
 
 def concat(
@@ -82,6 +82,16 @@ def stack(
     return _join(sources, axis, over, is_stack=True)
 
 
+def _source(name: str) -> Source:
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise AssignmentError(
+            f"src: expected the name of a tensor or scope, got {show_value(name)}."
+        )
+    if not name:
+        raise AssignmentError('src: expected a name, got "". All of it is "/".')
+    return Source(name)
+
+
 def _join(
     sources: tuple[str | Expression, ...],
     axis: SupportsIndex,
@@ -99,7 +109,7 @@ def _join(
                 f"{verb}: expected names or expressions, got "
                 f"{type(source).__name__}. Give them one by one, not in a list."
             )
-        operands.append(Source(source) if isinstance(source, str) else source)
+        operands.append(_source(source) if isinstance(source, str) else source)
     if over is not None:
         if not isinstance(over, str) or not over.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(

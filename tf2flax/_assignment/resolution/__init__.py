@@ -5,8 +5,8 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 
 - `assignments`: leaves, and what fills each of them. `policies`: options.
 - `claims`: the state of one resolution; compares shapes and dtypes at its end.
-- `plain`: plain entries in TensorFlow's own order. Lay it beside its
-  `checkpoint_utils.py`.
+- `matching`: `resolve_map`, and plain entries in TensorFlow's own order. Lay it beside
+  its `checkpoint_utils.py`.
 - `rules`, `sources`: entries with expressions or captures, and their tensors.
 - `precedence`: which entry gets a leaf.
 - `partitions`, `ties`: parts of partitioned variables; leaves with several names.

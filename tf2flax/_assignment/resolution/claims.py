@@ -15,7 +15,7 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.nodes import Layout, views_of
+from tf2flax._assignment.layouts.nodes import Layout, views_of, whole_view
 from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._base.dtypes import DtypePolicy, check_holds_numbers, result_dtype
 from tf2flax._base.errors import AssignmentError, UnsupportedError
@@ -81,6 +81,7 @@ class Claims:
         self.rule_leaves: dict[str, MapEntry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
+        self._layouts: dict[Expression, Layout] = {}
         self._overridden: list[Override] = []
         self._missing: dict[str, Gap] = {}
         self._mismatched: dict[str, Gap] = {}
@@ -126,11 +127,9 @@ class Claims:
     def _check_claims(self) -> dict[str, Assignment]:
         """Makes assignments of claims; what does not fit is reported."""
         assignments: dict[str, Assignment] = {}
-        # Parts of a family share one source, which is lowered once.
-        layouts: dict[Expression, Layout] = {}
         for claim in self._claims.values():
             try:
-                assignments[claim.leaf] = self._check_claim(claim, layouts)
+                assignments[claim.leaf] = self._check_claim(claim)
             except AssignmentError as error:
                 self.report_mismatch(claim, str(error))
         return assignments
@@ -244,6 +243,28 @@ class Claims:
             name for name in names if name != member and name.startswith(prefix)
         ]
 
+    def layout_of(self, source: Expression) -> Layout:
+        """Where the elements of a source lie; found once for each source.
+
+        Args:
+            source: The source, with names in place of captures.
+
+        Returns:
+            Its layout.
+
+        Raises:
+            AssignmentError: Shapes or dtypes do not fit the operations.
+        """
+        layout = self._layouts.get(source)
+        if layout is None:
+            if isinstance(source, Source):  # as for most leaves
+                name = name_of(source)
+                layout = whole_view(name, self.spec_of(name))
+            else:
+                layout = lower(source, self.spec_of)
+            self._layouts[source] = layout
+        return layout
+
     def spec_of(self, name: str) -> TensorSpec:
         """Shape and dtype of a tensor in the checkpoint."""
         try:
@@ -251,19 +272,20 @@ class Claims:
         except UnsupportedError as error:  # a name that several tensors share
             raise AssignmentError(str(error)) from error
 
-    def box_of(self, claim: Claim, layout: Layout) -> Box | None:
-        """Finds the box of a layout that fills a leaf.
+    def box_of(self, claim: Claim) -> Box | None:
+        """Finds the box of a source that fills a leaf.
 
         Args:
             claim: The claim on the leaf.
-            layout: Layout of the claim's source.
 
         Returns:
-            The box if the leaf is a part of a family; None if it is all of the layout.
+            The box if the leaf is a part of a family; None if it is all of the source.
 
         Raises:
-            AssignmentError: Shapes differ, or the leaf does not hold numbers.
+            AssignmentError: The source cannot be made, its shape and that of the leaf
+                differ, or the leaf does not hold numbers.
         """
+        layout = self.layout_of(claim.source)
         leaf = self.leaves[claim.leaf]
         if leaf.dtype is None:
             raise AssignmentError(
@@ -284,19 +306,18 @@ class Claims:
             raise AssignmentError(describe_untiled_parts(shapes, layout.shape))
         return boxes[[part.name for part in parts].index(claim.leaf)]
 
-    def _check_claim(
-        self, claim: Claim, layouts: dict[Expression, Layout]
-    ) -> Assignment:
-        """Makes an assignment of a claim; `layouts` has those of sources so far."""
-        layout = layouts.get(claim.source)
-        if layout is None:
-            layout = layouts[claim.source] = lower(claim.source, self.spec_of)
-        box = self.box_of(claim, layout)
+    def _check_claim(self, claim: Claim) -> Assignment:
+        """Makes an assignment of a claim."""
+        layout = self.layout_of(claim.source)
+        box = self.box_of(claim)
         if box is not None:
             layout = cut_box(layout, box)
         leaf = self.leaves[claim.leaf]
         assert leaf.dtype is not None  # `box_of` refuses such leaves
-        policy = self.options.dtype.policy_of(leaf.name, leaf.dtype)
+        choice, policy = self.options.dtype, None
+        # Mostly the leaf's own. Not `==`: NumPy takes None for float64.
+        if choice.rules or choice.default is not None:
+            policy = choice.policy_of(leaf.name, leaf.dtype)
         return Assignment(
             leaf=claim.leaf,
             expression=claim.source,
@@ -342,9 +363,13 @@ def _names_of(expression: Expression) -> Iterator[str]:
 
 def name_of(expression: Expression) -> str:
     """The text of a source in messages: the tensor's name, or the expression."""
-    if isinstance(expression, Source):
-        return parse_name(expression.pattern).literal
-    return repr(expression)
+    if not isinstance(expression, Source):
+        return repr(expression)
+    pattern = expression.pattern
+    # Most names have no braces, and stand for themselves.
+    if "{" not in pattern and "}" not in pattern:
+        return pattern
+    return parse_name(pattern).literal
 
 
 def _family_name(leaves: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ All but the aliases may differ from leaf to leaf: pairs of a regex and a choice.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, cast
@@ -171,7 +172,8 @@ def option_field(default: object, check: Check = _as_it_is) -> Any:
     checked = check("", default)
     # A factory, since dataclasses take read-only mappings for mutable ones.
     return dataclasses.field(
-        default_factory=lambda: checked, metadata={"default": default, "check": check}
+        default_factory=itertools.repeat(checked).__next__,
+        metadata={"default": default, "check": check},
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.names import decode_name
+from tf2flax._base.values import decode_name
 
 from .file import FileSlice
 from .hdf5_dataset import Handle, RefusedError, load_h5py

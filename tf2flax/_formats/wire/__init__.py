@@ -6,8 +6,8 @@ file makes a message of it. No allocation exceeds a stated multiple of the input
 Begin with `sstable`, the container of all of TensorFlow's checkpoints.
 
 - `sstable`: tables of sorted keys; `ordered_code`: keys of slices.
-- `messages`: classes of protobuf messages; what they say: `bundle_messages`,
+- `messages`: classes of protobuf messages, and those of the V2 index; what others say:
   `slice_messages`, `graph_messages`, `state_messages`.
 - `tensor_proto`: values of tensors inside messages; `strings`: tensors of strings.
-- `varint`, `crc32c`: numbers and checksums.
+- `coding`: varints and checksums.
 """

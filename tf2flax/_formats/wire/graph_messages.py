@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tf2flax._base.errors import MalformedError
-from tf2flax._base.names import decode_name
+from tf2flax._base.values import decode_name
 
 from .messages import MESSAGE_CLASSES, parse_message
 

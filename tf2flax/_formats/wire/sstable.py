@@ -18,8 +18,7 @@ import cramjam
 
 from tf2flax._base.errors import MalformedError
 
-from .crc32c import crc32c, mask
-from .varint import read_varint64
+from .coding import crc32c, mask, read_varint64
 
 TABLE_MAGIC: Final = bytes.fromhex("57fb808b247547db")
 # Two handles of two varints each, padded, then the magic (bytes).

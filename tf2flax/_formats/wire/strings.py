@@ -11,8 +11,7 @@ from typing import Final
 
 from tf2flax._base.errors import MalformedError
 
-from .crc32c import crc32c, mask
-from .varint import encode_varint64, read_varint64
+from .coding import crc32c, encode_varint64, mask, read_varint64
 
 _UINT32_MAX: Final = 2**32 - 1
 # Masked CRC of the lengths (bytes).

@@ -19,7 +19,7 @@ from tf2flax._base.errors import MalformedError
 from tf2flax._base.memory import empty
 from tf2flax._base.values import StoredDtype
 
-from .varint import read_varint64
+from .coding import read_varint64
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
