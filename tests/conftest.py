@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
+
+# No collection of garbage finds any among modules and tests while those are made.
+gc.disable()
+
+# Rewritten asserts and compiled modules are kept, for the other processes of this run
+# and for the next one: to make them takes longer than to import JAX.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Files of tests lie in memory where Linux has a folder there with room: the suite
+# writes tens of thousands, and a disk takes 2 ms to write one again. TMPDIR decides
+# otherwise, and then pytest keeps the files of the last runs.
+MEMORY = pathlib.Path("/dev/shm")
+MIN_FREE_NBYTES = 4 << 30
+_made: list[str] = []
+if (
+    "TMPDIR" not in os.environ
+    and os.access(MEMORY, os.W_OK)
+    and shutil.disk_usage(MEMORY).free >= MIN_FREE_NBYTES
+):
+    # Processes of pytest-xdist, and those that tests start, inherit it.
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="tf2flax-tests-", dir=MEMORY)
+    tempfile.tempdir = None
+    _made.append(os.environ["TMPDIR"])
 
 # Before anything imports JAX. Most programs of the tests run once, on small arrays: to
 # optimise them takes XLA longer than to run them.
@@ -17,6 +43,7 @@ os.environ["XLA_FLAGS"] = (
 # a run. JAX does not write these files atomically, so each process of pytest-xdist has
 # a folder.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tf2flax-compiled-")
+_made.append(os.environ["JAX_COMPILATION_CACHE_DIR"])
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -50,9 +77,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tf2flax")
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what stays until the end out of every later collection of garbage."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_unconfigure() -> None:
-    """Removes what JAX compiled."""
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    """Removes what this process made: files of tests, and what JAX compiled."""
+    for folder in _made:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
