@@ -8,15 +8,13 @@ import fcntl
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from forking import run_forked
+from forking import run_forked, run_together
 
 import tf2flax
 from tf2flax._storage import exchanging
@@ -360,11 +358,8 @@ for _ in range(12):
 
 
 def test_two_processes_that_write_one_prefix(tmp_path: pathlib.Path) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "m"), value])
-        for value in ("100", "500")
-    ]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    writers = run_together(WRITER, [(tmp_path / "m", 100), (tmp_path / "m", 500)])
+    assert [writer.returncode for writer in writers] == [0, 0], writers
     assert value_of(tmp_path / "m") in (100, 500)
     assert not temporary(tmp_path)
 
