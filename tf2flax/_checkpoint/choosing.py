@@ -46,7 +46,7 @@ def checkpoints_in(storage: Storage, directory: str) -> list[str]:
         Prefixes, patterns and files, each of which opens; newest step first. None of
         a save that was interrupted, and none where the place cannot be listed.
     """
-    names = names_in(storage, directory)
+    names = listed_names(storage, directory)
     prefixes = [path for path in prefixes_in(storage, directory) if not is_part(path)]
     # What is given -> the file that shows what it is.
     heads = {name: name for name in names if _may_be_alone(name, set(names))}
@@ -66,7 +66,7 @@ def prefixes_in(storage: Storage, directory: str) -> list[str]:
     """
     paths = [
         os.path.join(directory, name)
-        for name in names_in(storage, directory)
+        for name in listed_names(storage, directory)
         if name.endswith(INDEX) and not name.startswith("._")
     ]
     if storage.is_local:  # a store lists only what is there
@@ -78,7 +78,7 @@ def files_in(storage: Storage, directory: str) -> list[str]:
     """Files in a directory that may be checkpoints by themselves, by their names."""
     paths = [
         os.path.join(directory, name)
-        for name in names_in(storage, directory)
+        for name in listed_names(storage, directory)
         if name.endswith(formats.endings()) and not name.startswith("._")
     ]
     return [path for path in paths if not storage.is_local or storage.is_file(path)]
@@ -93,10 +93,10 @@ def newest_first(paths: Iterable[str]) -> list[str]:
         >>> newest_first(["m.ckpt-5", "m.ckpt", "m.ckpt-10"])
         ['m.ckpt-10', 'm.ckpt-5', 'm.ckpt']
     """
-    return sorted(paths, key=lambda path: (-step_of(path), path))
+    return sorted(paths, key=lambda path: (-step_in_name(path), path))
 
 
-def step_of(path: str) -> int:
+def step_in_name(path: str) -> int:
     """The step in the name of a checkpoint; -1 where there is none."""
     name = os.path.basename(path)
     for match in _STEP.finditer(name):
@@ -114,7 +114,7 @@ def stem_of(path: str) -> str:
     return re.sub(r"-\d*\Z", "", os.path.basename(path))
 
 
-def names_in(storage: Storage, directory: str) -> list[str]:
+def listed_names(storage: Storage, directory: str) -> list[str]:
     """Names in a directory; none where it cannot be listed: a message does without."""
     try:
         return storage.names_in(directory)

@@ -60,6 +60,7 @@ def _describe(storage: Storage, path: str, head: bytes) -> str:
     else:
         foreign = recognise_file(head, path)
     folder, name = os.path.split(path)
+    # Names tell more than contents where any text or protobuf would do.
     is_text = foreign is not None and foreign.pattern is None
     if name == STATE_FILE and (foreign is None or is_text):
         return f"a state file. Give its directory: `{storage.show(folder or '.')}`."

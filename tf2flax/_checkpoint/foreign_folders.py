@@ -17,9 +17,9 @@ from tf2flax._base.errors import CheckpointError
 from tf2flax._formats import formats
 from tf2flax._formats.foreign_zip import describe_zip
 from tf2flax._storage.base import Storage
-from tf2flax._storage.foreign import PATH, file_of_name
+from tf2flax._storage.foreign import PATH, file_of_name, recognise_file
 
-from .choosing import checkpoints_in, names_in, prefixes_in
+from .choosing import checkpoints_in, listed_names, prefixes_in
 
 _READS: Final = " reads it; tf2flax reads checkpoints of TensorFlow and Keras weights."
 
@@ -39,24 +39,25 @@ class ForeignFolder:
     names: tuple[str, ...]
 
 
+ORBAX: Final = ForeignFolder(
+    "a checkpoint of Orbax",
+    f"orbax.checkpoint.PyTreeCheckpointer().restore({PATH})",
+    (
+        "_CHECKPOINT_METADATA",
+        "_METADATA",
+        "_sharding",
+        "manifest.ocdbt",
+        "ocdbt.process_*",
+        "checkpoint.orbax*",
+    ),
+)
 FOLDERS: Final = (
     ForeignFolder(
         "a checkpoint of T5X",
         f"t5x.checkpoints.load_t5x_checkpoint({PATH})",
         ("target.*", "state.param_states.*"),
     ),
-    ForeignFolder(
-        "a checkpoint of Orbax",
-        f"orbax.checkpoint.PyTreeCheckpointer().restore({PATH})",
-        (
-            "_CHECKPOINT_METADATA",
-            "_METADATA",
-            "_sharding",
-            "manifest.ocdbt",
-            "ocdbt.process_*",
-            "checkpoint.orbax*",
-        ),
-    ),
+    ORBAX,
     ForeignFolder(
         "a folder of Flax's own checkpoints",
         f"flax.training.checkpoints.restore_checkpoint({PATH}, target=None)",
@@ -69,8 +70,8 @@ FOLDERS: Final = (
     ),
     ForeignFolder(
         "a model in MessagePack, as Flax writes it",
-        f"flax.serialization.msgpack_restore(open({PATH} + '/flax_model.msgpack', "
-        "'rb').read())",
+        f"flax.serialization.msgpack_restore(pathlib.Path({PATH}, "
+        "'flax_model.msgpack').read_bytes())",
         ("flax_model*.msgpack",),
     ),
     ForeignFolder(
@@ -112,22 +113,28 @@ _MAX_FOLDERS: Final = 32
 _MAX_SHOWN: Final = 4
 
 
-def kind_of_folder(storage: Storage, directory: str) -> tuple[str, str] | None:
+def kind_of_folder(
+    storage: Storage, directory: str, state: bytes
+) -> tuple[str, str] | None:
     """Recognises a folder of another program.
 
     Args:
         storage: The place.
         directory: The folder; no checkpoint lies in it.
+        state: The file `checkpoint` in it; empty where there is none.
 
     Returns:
         Its kind, and what to do; None where nobody knows it.
     """
-    names = names_in(storage, directory)
+    names = listed_names(storage, directory)
     if not names and not storage.is_local:
         names = _asked(storage, directory)
     full_path = storage.show(directory)
+    state_file = recognise_file(state, "") if state else None
+    # Orbax and T5X write a file of that name, too.
+    is_other = state_file is not None and "MessagePack" in state_file.kind
     for folder in FOLDERS:
-        if _any_like(names, folder.names):
+        if _any_like(names, folder.names) or (is_other and folder is ORBAX):
             reader = folder.reader.replace(PATH, repr(full_path))
             return folder.kind, f"`{reader}`{_READS}"
     if _any_like(names, ("saved_model.pb", "saved_model.pbtxt")):
@@ -137,7 +144,7 @@ def kind_of_folder(storage: Storage, directory: str) -> tuple[str, str] | None:
         )
     steps = [name for name in names if name.isdecimal()]
     if any(
-        _any_like(names_in(storage, os.path.join(directory, step)), _ORBAX_STEP)
+        _any_like(listed_names(storage, os.path.join(directory, step)), _ORBAX_STEP)
         for step in steps[:_MAX_SHOWN]
     ):
         reader = f"orbax.checkpoint.CheckpointManager({full_path!r}).restore(<step>)"
@@ -162,7 +169,8 @@ def describe_contents(storage: Storage, directory: str) -> str:
     if further_down:
         which = " or ".join(f"`{storage.show(path)}`" for path in further_down)
         return f"Did you mean {which}?"
-    names = names_in(storage, directory)
+    # Remains of a checkpoint say more than other files beside them.
+    names = listed_names(storage, directory)
     data = [m["prefix"] for name in names if (m := _DATA.fullmatch(name))]
     if data:
         return (

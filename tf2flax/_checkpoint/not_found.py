@@ -24,7 +24,7 @@ from .choosing import (
     V1_FILE,
     checkpoints_in,
     files_in,
-    names_in,
+    listed_names,
     newest_first,
     prefixes_in,
     stem_of,
@@ -51,8 +51,9 @@ def no_checkpoint_in(storage: Storage, directory: str, state: State) -> Checkpoi
     checkpoints = checkpoints_in(storage, directory)
     interrupted = describe_interrupted_save(storage, directory)
     meant = [] if not state.is_present else _meant_by(storage, directory, state)
+    # Where anything of TensorFlow's lies, that is meant, whatever else is there.
     if not checkpoints and not meant and not interrupted and not state.named:
-        kind = kind_of_folder(storage, directory)
+        kind = kind_of_folder(storage, directory, state.contents)
         if kind is not None:
             return UnsupportedError(
                 f"`{full_path}` is {kind[0]}, not a TensorFlow checkpoint. {kind[1]}"
@@ -123,6 +124,7 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
     patterns = _v1_patterns(storage, path)
     interrupted = describe_interrupted_save(storage, folder, name)
     missing = _missing_files(storage, path)
+    # What is certain comes first; names that are merely alike, last.
     if glob.has_magic(name) and _prefixes_matching(storage, path):
         fix = "A V2 checkpoint is given by its prefix, not by a pattern."
     elif patterns:
@@ -148,8 +150,8 @@ def _missing_files(storage: Storage, path: str) -> str:
             goal = os.readlink(link)
             return f"`{storage.show(link)}` is a link to `{goal}`, which is not there"
     folder, name = os.path.split(path)
-    names = names_in(storage, folder)
-    has_data = any(other.startswith(f"{name}.data-") for other in names)
+    names = listed_names(storage, folder)
+    has_data = any(neighbour.startswith(f"{name}.data-") for neighbour in names)
     if has_data:
         return f"its data is there, and its index `{full_path}.index` is not"
     if f"{name}.meta" in names:
@@ -223,7 +225,7 @@ def _v1_patterns(storage: Storage, prefix: str) -> list[str]:
         A pattern for each number of files, sorted.
     """
     folder, start = os.path.split(prefix)
-    matches = map(V1_FILE.fullmatch, names_in(storage, folder))
+    matches = map(V1_FILE.fullmatch, listed_names(storage, folder))
     counts = {match["count"] for match in matches if match and match["prefix"] == start}
     # Folders are taken as they are written; a file's name may look like a pattern.
     stem = prefix.removesuffix(start) + glob.escape(start)

@@ -68,6 +68,7 @@ def describe_zip(storage: Storage, path: str, endings: tuple[str, ...]) -> Forei
     checkpoints = [name for name in names if not _is_metadata(name)]
     prefixes = [n.removesuffix(".index") for n in checkpoints if n.endswith(".index")]
     prefixes += [name for name in checkpoints if name.endswith(endings)]
+    # tensorstore opens each by a URL of its own: nothing need be unpacked.
     if prefixes:
         url = _url_of(storage, path)
         which = " or ".join(f"`{url}|zip:{quote(name)}`" for name in prefixes[:4])

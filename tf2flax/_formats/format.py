@@ -43,7 +43,7 @@ class Candidate:
             self._file.read_into(start, memoryview(buffer), subject="The checkpoint")
         except CheckpointError:
             return None
-        return buffer == magic
+        return bytes(buffer) == magic
 
     @functools.cached_property
     def tail(self) -> bytes:

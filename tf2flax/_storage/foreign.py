@@ -12,8 +12,8 @@ import re
 import zlib
 from typing import Final
 
-# Where a way out has this, the path of the file stands, as a literal of Python; and that
-# of what comes out of it.
+# Where a way out has these, the path of the file stands, as a literal of Python, and
+# that of what comes out of it.
 PATH: Final = "<path>"
 _OUT: Final = "<out>"
 _READS: Final = " reads it; tf2flax reads checkpoints of TensorFlow and Keras weights."
@@ -162,7 +162,7 @@ FILES: Final = (
         "pytorch_model.bin",
     ),
     _read_by(
-        f"pickle.load(open({PATH}, 'rb'))",
+        f"pickle.loads(pathlib.Path({PATH}).read_bytes())",
         "a pickle of Python",
         rb"\x80[\x02-\x05][\x80-\x98cX}\](\x8a\x8c]",
         ".pkl",
@@ -182,14 +182,14 @@ FILES: Final = (
         ".onnx",
     ),
     _other(
-        "a graph of TensorFlow; what it has of values is constants (a frozen graph)",
-        "Give the checkpoint that it was made of; "
-        f"`tf.compat.v1.GraphDef.FromString(open({PATH}, 'rb').read())` reads it.",
+        "a graph of TensorFlow, whose values, if any, are constants (a frozen graph)",
+        "Give the checkpoint that it was made of. `tf.compat.v1.GraphDef.FromString("
+        f"pathlib.Path({PATH}).read_bytes())` reads the graph.",
         rb"\x0a.{1,4}\x0a[\x01-\x7f][\w./-]{1,127}\x12[\x01-\x7f][A-Z]\w",
         ".pb",
     ),
     _read_by(
-        f"flax.serialization.msgpack_restore(open({PATH}, 'rb').read())",
+        f"flax.serialization.msgpack_restore(pathlib.Path({PATH}).read_bytes())",
         "a file of MessagePack, as Flax writes it",
         rb"([\x81-\x8f]|\xde..|\xdf.{4})([\xa1-\xbf]|\xd9.)[\w./:-]",
         ".msgpack",

@@ -129,7 +129,7 @@ def describe_redirect(url: str, target: str) -> str:
 
 
 def _address_of(parts: SplitResult) -> tuple[str, int]:
-    """Host and port of a URL; no host where it has none, or a proxy stands before it."""
+    """Host and port of a URL; no host where it has none, or is behind a proxy."""
     scheme = parts.scheme.lower()
     if scheme not in _PORTS:
         return "", 0

@@ -167,6 +167,7 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
                 return future.result(timeout=max(0, min(left, _LOOK_UP_S)))
             except TimeoutError as error:
                 if left > 0 and not is_given_up():
+                    # tensorstore would try an unreachable host for much longer.
                     if waited > PATIENCE_S:
                         check = _check_host(check, path, future)
                     continue

@@ -104,6 +104,7 @@ def read_elements(stream: FileSlice, description: Description, box: Box) -> np.n
     if not raw.size:
         pass
     elif where is None:
+        # Never written: HDF5 keeps one value that stands for all.
         if description.fill is not None:
             raw[...] = np.frombuffer(description.fill, raw.dtype)[0]
     elif isinstance(where, Grid):
