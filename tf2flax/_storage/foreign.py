@@ -2,7 +2,7 @@
 
 One table, `FILES`. It knows no format that tf2flax reads, and opens nothing: whoever
 holds the first bytes of a file asks it for words. A new kind is a line of the table,
-and a line of `tests/formats/test_foreign.py`.
+and a line of `tests/checkpoint/test_foreign.py`.
 """
 
 from __future__ import annotations

@@ -109,8 +109,10 @@ def describe_redirect(url: str, target: str) -> str:
     if target:
         fact = f"its server redirects to `{target.partition('?')[0]}`"
     fact = f"{fact}, and redirects are not followed"
+    # A signed URL is that of one file, and one that leads to itself leads nowhere.
+    is_prefix = "?" not in target and target != url
     for added in _ADDED:
-        if url.endswith(added) and target.endswith(added):
+        if is_prefix and url.endswith(added) and target.endswith(added):
             return f"{fact}. Give `{target.removesuffix(added)}`"
     repository = _HUGGING_FACE.match(url)
     if repository:

@@ -134,13 +134,15 @@ def _fill_value(
     is_reference = stored.kind == "V"
     if created.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED or is_reference:
         raise RefusedError(f"{fact}, and nothing stands for them")
-    value = np.zeros((), stored)
-    try:
-        created.get_fill_value(value)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        # An opaque type, as that of bfloat16 is, is not converted.
-        raise RefusedError(f"{fact}, and what stands for them is opaque") from error
-    return value.tobytes()
+    # An opaque type, as that of bfloat16 is, is not converted to numbers.
+    for dtype in (stored, np.dtype(f"V{stored.itemsize}")):
+        value = np.zeros((), dtype)
+        try:
+            created.get_fill_value(value)
+        except (OSError, RuntimeError, TypeError, ValueError):
+            continue
+        return value.tobytes()
+    raise RefusedError(f"{fact}, and what stands for them cannot be read")
 
 
 def _grid(

@@ -219,11 +219,9 @@ class _GroupWalk:
         if b"/" in name or name in (b"", b"."):
             return MalformedError(f"`{decode_name(place)}` links to {name[:80]!r}")
         if place.count(b"/") > MAX_DEPTH:
-            return MalformedError(f"it has groups more than {MAX_DEPTH} deep")
+            return RefusedError(f"it has groups more than {MAX_DEPTH} deep")
         if len(place) + len(name) > _MAX_PLACE_NBYTES:
-            return MalformedError(
-                f"it has paths of more than {_MAX_PLACE_NBYTES} bytes"
-            )
+            return RefusedError(f"it has paths of more than {_MAX_PLACE_NBYTES} bytes")
         if not is_hard:
             return RefusedError(
                 f"`{decode_name(place + name)}` is a link to another place or file, "
@@ -384,7 +382,7 @@ def name_weights(
         names they go by instead.
 
     Raises:
-        MalformedError: Some weights cannot be told apart.
+        RefusedError: Some weights cannot be told apart.
     """
     by_short_name: dict[str, list[Weight]] = collections.defaultdict(list)
     for weight in weights:
@@ -401,7 +399,7 @@ def name_weights(
         del places[name]
     for place, name in given.items():
         if name in places:
-            raise MalformedError(f"several weights are called `{name}`")
+            raise RefusedError(f"several weights are called `{name}`")
         places[name] = place
     shared = {
         name: tuple(sorted(given[weight.place] for weight in group))
