@@ -196,6 +196,11 @@ FILES: dict[str, Case] = {
         lambda: zipped(("a.txt", b"x"), ("b/c", b"y")),
         "holds no checkpoint, but `a.txt`, `b/c`",
     ),
+    "zip of escapes": (
+        "m.zip",
+        lambda: zipped(("\x1b[31m", b"x")),
+        r"holds no checkpoint, but `\\x1b\[31m`",
+    ),
     "zip, empty": ("m.zip", lambda: zipped(), "holds no checkpoint, but nothing"),
     "zip, cut": (
         "m.zip",

@@ -230,6 +230,11 @@ def test_a_dangling_link_is_not_offered_to_itself(tmp_path: pathlib.Path) -> Non
     assert "m.ckpt`?" not in message_of(tmp_path)
 
 
+def test_what_is_only_called_like_it_is_not_suggested(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "model.h5").write_bytes(b"\x1f\x8b\x08")
+    assert "Did you mean" not in message_of(tmp_path / "modle.h5")
+
+
 def test_a_long_path_is_answered_soon(run: pathlib.Path) -> None:
     for number in range(40):
         (run / f"{'x' * 200}{number}.h5").touch()

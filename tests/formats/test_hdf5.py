@@ -594,7 +594,7 @@ def test_groups_within_themselves_are_refused() -> None:
                 group["l"] = group["r"] = file[f"{number - 1}"]
 
     for write in (circle, root, twice):
-        with pytest.raises(tf2flax.UnsupportedError, match="lies in|too often"):
+        with pytest.raises(tf2flax.UnsupportedError, match=r"lies in|too often"):
             opened(write)
 
 

@@ -27,7 +27,8 @@ MEMBER: Final = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", 
 V1_FILE: Final = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})", re.S)
 # A V1 checkpoint in one file has no ending of its own; people call it so.
 _V1_NAME: Final = ".ckpt"
-# So many files are looked at; each costs a request in a store.
+# So many files are looked at; each costs a request in a store. Of others, the names
+# decide: one too many is listed, and none is taken for the only one.
 _MAX_RECOGNISED: Final = 64
 # The number of a step at the end of a prefix; else the first number in a file's name,
 # as Keras writes epochs (`weights.05-0.32.h5`).
@@ -53,8 +54,9 @@ def checkpoints_in(storage: Storage, directory: str) -> list[str]:
     heads |= {pattern: files[0] for pattern, files in _patterns_among(names).items()}
     paths = [
         os.path.join(directory, path)
-        for path, head in [*heads.items()][:_MAX_RECOGNISED]
-        if _is_checkpoint(storage, os.path.join(directory, head))
+        for number, (path, head) in enumerate(heads.items())
+        if number >= _MAX_RECOGNISED
+        or is_checkpoint(storage, os.path.join(directory, head))
     ]
     return newest_first([*prefixes, *paths])
 
@@ -145,7 +147,7 @@ def _patterns_among(names: Sequence[str]) -> dict[str, list[str]]:
     }
 
 
-def _is_checkpoint(storage: Storage, path: str) -> bool:
+def is_checkpoint(storage: Storage, path: str) -> bool:
     """Tells by its contents whether a file is a checkpoint of any format."""
     candidate = Candidate(storage, path)
     try:

@@ -135,7 +135,10 @@ def kind_of_folder(
     is_other = state_file is not None and "MessagePack" in state_file.kind
     for folder in FOLDERS:
         if _any_like(names, folder.names) or (is_other and folder is ORBAX):
-            reader = folder.reader.replace(PATH, repr(full_path))
+            # A step of a CheckpointManager holds its items in folders.
+            is_step = folder is ORBAX and "default" in names
+            path = os.path.join(full_path, "default") if is_step else full_path
+            reader = folder.reader.replace(PATH, repr(path))
             return folder.kind, f"`{reader}`{_READS}"
     if _any_like(names, ("saved_model.pb", "saved_model.pbtxt")):
         return (
@@ -147,7 +150,9 @@ def kind_of_folder(
         _any_like(listed_names(storage, os.path.join(directory, step)), _ORBAX_STEP)
         for step in steps[:_MAX_SHOWN]
     ):
-        reader = f"orbax.checkpoint.CheckpointManager({full_path!r}).restore(<step>)"
+        # Names of steps have few digits; one of many more is a folder of its own.
+        step = max(steps, key=lambda name: (len(name), name))
+        reader = f"orbax.checkpoint.CheckpointManager({full_path!r}).restore({step})"
         return "a folder of steps of Orbax's CheckpointManager", f"`{reader}`{_READS}"
     return None
 

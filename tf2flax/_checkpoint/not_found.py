@@ -24,6 +24,7 @@ from .choosing import (
     V1_FILE,
     checkpoints_in,
     files_in,
+    is_checkpoint,
     listed_names,
     newest_first,
     prefixes_in,
@@ -189,8 +190,11 @@ def _close_to(storage: Storage, path: str) -> str:
     same_run = [path for path in prefixes if stem_of(path) == stem_of(name)]
     if same_run:
         return newest_first(same_run)[0]
-    close = nearest(name[:_MAX_NAME], near, count=1)
-    return near[close[0]] if close else ""
+    # By its name alone a file may be anything.
+    for close in nearest(name[:_MAX_NAME], near):
+        if near[close] in prefixes or is_checkpoint(storage, near[close]):
+            return near[close]
+    return ""
 
 
 def _is_there(storage: Storage, path: str) -> bool:

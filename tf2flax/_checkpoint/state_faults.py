@@ -15,6 +15,8 @@ from tf2flax._storage.foreign import recognise_file
 _PATH: Final = re.compile(
     r"(?P<field>\w*model_checkpoint_paths?)\s*:\s*[\"'](.*?)[\"']"
 )
+# What is looked at (bytes): state files are small.
+_MAX_NBYTES: Final = 1 << 16
 _MERGE_MARKS: Final = re.compile(rb"^(<{7}|={7}|>{7})", re.M)
 _MARKS: Final = (
     (b"\xef\xbb\xbf", "it begins with a byte order mark", "utf-8-sig"),
@@ -59,7 +61,8 @@ def paths_meant(contents: bytes) -> list[str]:
         The paths: that of the latest checkpoint first, then the others, newest first.
     """
     encodings = [encoding for mark, _, encoding in _MARKS if contents.startswith(mark)]
-    text = contents.decode(encodings[0] if encodings else "utf-8", "replace")
+    start = contents[:_MAX_NBYTES]
+    text = start.decode(encodings[0] if encodings else "utf-8", "replace")
     latest: list[str] = []
     others: list[str] = []
     for field, path in _PATH.findall(text.replace("\0", "")):

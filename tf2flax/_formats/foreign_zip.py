@@ -87,7 +87,9 @@ def _kind_of(names: Sequence[str]) -> ForeignFile:
     elif names and all(name.endswith(".npy") for name in names):
         reader, kind = f"numpy.load({PATH})", "arrays of NumPy (`.npz`)"
     else:
-        holds = ", ".join(f"`{name[:80]}`" for name in names[:4]) or "nothing"
+        # Names may hold anything, escapes of terminals too.
+        shown_names = (repr(name[:80])[1:-1] for name in names[:4])
+        holds = ", ".join(f"`{name}`" for name in shown_names) or "nothing"
         return ForeignFile(
             f"a zip archive that holds no checkpoint, but {holds}",
             "Give the prefix of a checkpoint, or a file of Keras weights.",

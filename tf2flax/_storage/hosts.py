@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 # How long a host may take to answer (seconds).
 HOST_TIMEOUT_S = 5.0
@@ -27,6 +27,7 @@ _HUGGING_FACE: Final = re.compile(
     r"https?://huggingface\.co/(?P<repo>[^/]+/[^/]+)/(?:resolve|raw|blob)/"
     r"(?P<revision>[^/]+)/(?P<path>[^?|]*)"
 )
+_URL_LETTERS: Final = ":/?#[]@!$&'()*+,;=%~"
 # What is asked for beside a path that a user gives: an index, a state file.
 _ADDED: Final = (".index", "checkpoint")
 
@@ -158,7 +159,8 @@ def _target_of(parts: SplitResult, host: str, port: int) -> str:
         location = answer.getheader("Location", "")
         if answer.status // 100 != 3 or not location:
             return ""
-        return urljoin(parts.geturl(), location)
+        # A header may hold anything, escapes of terminals too.
+        return quote(urljoin(parts.geturl(), location), safe=_URL_LETTERS)
     except (OSError, http.client.HTTPException, ValueError):
         return ""
     finally:
