@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TextIO
 
 import tf2flax
 
-from . import ls, show, verify
+from . import convert, ls, show, verify
 
 
 class Command(Protocol):
@@ -35,7 +35,7 @@ class Command(Protocol):
 
 
 # All commands, in the order in which the help lists them.
-COMMANDS: Final[tuple[Command, ...]] = (ls, show, verify)
+COMMANDS: Final[tuple[Command, ...]] = (ls, show, verify, convert)
 
 # What shells report of a process that was interrupted.
 _INTERRUPTED: Final = 130
