@@ -42,6 +42,11 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--map", metavar="FILE", help="map file: what is written, under which names"
     )
+    _add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="dtype of floating-point tensors")
     parser.add_argument(
         "--data-files", type=int, default=1, metavar="N", help="of a tensorbundle"
@@ -50,7 +55,7 @@ def add_to(commands: Any) -> None:
         "--slots",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="whether optimizer slots are written",
+        help="whether optimizer slots and moving averages are written",
     )
     parser.add_argument(
         "--flat", action="store_true", help="orbax: keep names whole, do not nest them"
@@ -75,7 +80,6 @@ def add_to(commands: Any) -> None:
         help="whether checksums are compared",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -124,7 +124,7 @@ def convert(
         dtype: A dtype for floating-point tensors, or pairs of a regex of names and a
             dtype; None keeps every dtype.
         data_files: Number of data files of "tensorbundle".
-        slots: False drops the tensors that are state of an optimizer.
+        slots: False drops what training adds: optimizer slots and moving averages.
         flat: True keeps names whole in "orbax"; False nests them at "/".
         overwrite: Whether an output that exists is replaced, once the new one is whole.
         verify: True compares the CRC-32C of everything that is read.

@@ -23,7 +23,7 @@ from tf2flax._storage.writing import write_all
 from .exporter import ExportedTensor, Exporter, TensorSource
 from .outputs import RawFile
 
-_DTYPES: Final = {
+DTYPES: Final = {
     np.dtype(dtype): name
     for dtype, name in (
         (np.bool_, "BOOL"),
@@ -60,7 +60,7 @@ class Safetensors(Exporter):
 
     def check(self, tensors: Sequence[ExportedTensor]) -> None:
         """Refuses dtypes that safetensors lack, and the one name that is taken."""
-        refuse_dtypes(tensors, _DTYPES, "safetensors")
+        refuse_dtypes(tensors, DTYPES, "safetensors")
         for tensor in tensors:
             if tensor.name == _RESERVED:
                 raise AssignmentError(
@@ -93,7 +93,7 @@ def _layout(source: TensorSource) -> tuple[bytes, list[tuple[str, int]], int]:
         starts.append((tensor.name, offset))
         end = offset + tensor.nbytes
         fields[tensor.name] = {
-            "dtype": _DTYPES[tensor.dtype],
+            "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }

@@ -47,7 +47,7 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
-from tf2flax._base.optimizer_names import is_slot
+from tf2flax._base.optimizer_names import is_average, is_slot
 from tf2flax._base.text import list_names
 from tf2flax._base.values import TensorSpec
 
@@ -113,7 +113,7 @@ def select_by_map(
 
 
 def without_slots(selection: Selection, manifest: Manifest) -> Selection:
-    """Drops tensors that are state of an optimizer.
+    """Drops state of optimizers and moving averages.
 
     Args:
         selection: The selection.
@@ -127,7 +127,7 @@ def without_slots(selection: Selection, manifest: Manifest) -> Selection:
     slots: list[str] = []
     for tensor in selection.tensors:
         sources = tensor.assignment.sources
-        if all(is_slot(source, names) for source in sources):
+        if all(is_slot(s, names) or is_average(s, names) for s in sources):
             slots += sources
         else:
             kept.append(tensor)
