@@ -48,7 +48,7 @@ from .read_once import ReadSharding, choose_read_shardings
 from .shardings import Placement, choose_placement
 from .targets import Target, take_apart
 from .transfer import Placer, Transfer, large_leaves, plan_transfer
-from .trees import check_depth
+from .trees import check_depth, leaves_once
 
 # Leaves that a message names.
 _MAX_NAMED: Final = 20
@@ -275,7 +275,7 @@ def refuse_tracing(*trees: object) -> None:
         raise _tracing_error()
     for tree in trees:
         check_depth(tree, "an argument")
-        _refuse_tracers(jax.tree.leaves(tree))
+        _refuse_tracers(leaves_once(tree))
 
 
 def _refuse_tracers(leaves: Iterable[object]) -> None:
