@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +28,6 @@ from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import ProgressFunction, reporting
-from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import locate, manifest_at
 from tf2flax._checkpoint.state import PathLike
@@ -37,6 +36,7 @@ from tf2flax._restoring.reads import ReadPlan
 from tf2flax._restoring.run_reads import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
+from .abstract_leaves import abstract_leaves_error, refuse_rng_states
 from .agreement import all_or_none
 from .costs import count_costs
 from .empty_targets import empty_target_error
@@ -49,9 +49,6 @@ from .shardings import Placement, choose_placement
 from .targets import Target, take_apart
 from .transfer import Placer, Transfer, large_leaves, plan_transfer
 from .trees import check_depth, leaves_once
-
-# Leaves that a message names.
-_MAX_NAMED: Final = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +186,8 @@ def make_job(
         manifest = manifest_at(locate(checkpoint))
     _refuse_tracers(slot.value for slot in target.slots)
     entries = parse_map(assignment_map, target.identify)
+    if target.rng_states:
+        refuse_rng_states(entries, target.rng_states)
     leaves, x64 = target.leaves, is_x64()
     resolution = resolve_map(entries, leaves, manifest, options, x64=x64)
     if any(len(leaf.names) > 1 for leaf in leaves):
@@ -222,23 +221,14 @@ def check_kept(job: Job) -> None:
         AssignmentError: A leaf that no entry fills is a `jax.ShapeDtypeStruct`.
     """
     kept = set(job.plan.resolution.kept)
-    slots = [
-        slot for slot in job.target.slots if slot.is_abstract and slot.leaf.name in kept
+    abstract = [
+        slot.leaf
+        for slot in job.target.slots
+        if slot.is_abstract and slot.leaf.name in kept
     ]
-    abstract = [slot.leaf.name for slot in slots]
-    abstract += job.target.abstract_states
-    if abstract:
-        way_out = "Add entries for them, or initialise"
-        if all(slot.leaf.dtype is None for slot in slots):  # random numbers, say
-            way_out = "Initialise"
-        message = (
-            f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {list_names(abstract, _MAX_NAMED)}. {way_out} them "
-            "with tf2flax.warm_start."
-        )
-        if unused := describe_unused(job.plan.resolution, job.target.leaves):
-            message = f"{message} Entries that reach no leaf: {unused}"
-        raise AssignmentError(message)
+    target = job.target
+    if abstract or target.abstract_states or any(target.rng_states.values()):
+        raise abstract_leaves_error(abstract, target, job.plan.resolution)
 
 
 def check_filled(job: Job) -> None:

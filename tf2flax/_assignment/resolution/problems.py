@@ -19,8 +19,14 @@ from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import MAX_DIGITS, nearest
 
 from .entry_labels import key_of, target_of
+from .mismatches import ANOTHER_CONFIGURATION
 from .scopes import scopes_of
 
+# What to do about a leaf that is meant to have another shape.
+_NEW_HEAD: Final = (
+    'A new head or vocabulary stays as it is with on_mismatch="keep"; '
+    "tf2flax.warm_start initialises it."
+)
 _NUMBER: Final = re.compile(r"\d+")
 _DIGITS: Final = rf"(\d{{1,{MAX_DIGITS}}})"
 
@@ -219,7 +225,10 @@ class Mismatch:
 
     def describe(self, manifest: Manifest, *, suggest: bool) -> str:
         """States the problem."""
-        return f"leaf `{self.leaf}` cannot take tensor `{self.source}`: {self.fact}"
+        fact = f"leaf `{self.leaf}` cannot take tensor `{self.source}`: {self.fact}"
+        if suggest and self.fact.endswith(ANOTHER_CONFIGURATION):
+            return f"{fact} {_NEW_HEAD}"
+        return fact
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
