@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .caller import show_value
 from .errors import AssignmentError
+from .text import printable
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,8 +171,8 @@ def _bar(total: int, what: str) -> Generator[Advance]:
     def advance(nbytes: int, tensor: str) -> None:
         is_long = len(tensor) > _NAME_WIDTH
         name = f"…{tensor[1 - _NAME_WIDTH :]}" if is_long else tensor
-        bar.update(task, advance=nbytes, tensor=escape(name))
+        bar.update(task, advance=nbytes, tensor=escape(printable(name)))
 
     with bar:
-        task = bar.add_task(escape(what), total=total, tensor="")
+        task = bar.add_task(escape(printable(what)), total=total, tensor="")
         yield advance

@@ -18,6 +18,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.text import counted
 from tf2flax._reading import whole
 
 from .stored_tensor import StoredTensor
@@ -235,7 +236,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     def __repr__(self) -> str:
         """Names the checkpoint with its number of tensors."""
-        return f"Checkpoint({self.prefix!r}, {len(self)} tensors)"
+        return f"Checkpoint({self.prefix!r}, {counted(len(self), 'tensor')})"
 
     def __reduce__(self) -> tuple[type[Checkpoint], tuple[Manifest]]:
         """Pickles the manifest, not the path alone."""

@@ -167,6 +167,10 @@ class StoredTensor:
             raise TypeError("len() of unsized object")
         return self.shape[0]
 
+    def __bool__(self) -> bool:
+        """Whether it has rows, as of a list; a scalar is read, and its value counts."""
+        return bool(len(self)) if self.shape else bool(self.read()[()])
+
     def __iter__(self) -> Iterator[Any]:
         """Iterates over the rows of the tensor, read at once."""
         return iter(self.read())

@@ -21,6 +21,7 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
+from tf2flax._base.text import counted
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.state import PathLike
 
@@ -277,8 +278,9 @@ class Plan:
     def __repr__(self) -> str:
         """The plan in one line."""
         return (
-            f"Plan({self._job.plan.prefix!r}, {len(self.assignments)} leaves loaded, "
-            f"{len(self.kept)} kept, {len(self.unused)} tensors unused)"
+            f"Plan({self._job.plan.prefix!r}, "
+            f"{counted(len(self.assignments), 'leaf', 'leaves')} loaded, "
+            f"{len(self.kept)} kept, {counted(len(self.unused), 'tensor')} unused)"
         )
 
 
