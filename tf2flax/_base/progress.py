@@ -76,11 +76,12 @@ def reporting(
         yield _Caller(progress, total)
 
 
-def check_progress(progress: object) -> None:
+def check_progress(progress: object, way_out: str = "") -> None:
     """Refuses what is neither a flag nor a function of one argument.
 
     Args:
         progress: The option.
+        way_out: What to do if something else was meant, for the message.
 
     Raises:
         AssignmentError: It is something else.
@@ -97,7 +98,7 @@ def check_progress(progress: object) -> None:
         )
     raise AssignmentError(
         "Option progress: expected True, False, or a function of a tf2flax.Progress, "
-        f"got {show_value(progress)}.{hint}"
+        f"got {show_value(progress)}.{hint} {way_out}".rstrip()
     )
 
 

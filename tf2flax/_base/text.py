@@ -89,7 +89,7 @@ def align_columns(
     """Writes the rows of a table as lines whose columns are aligned.
 
     Args:
-        rows: Cells, escaped here; all rows have as many. A header is a row like any other.
+        rows: Cells, escaped here; all rows have as many. A header is a row as well.
         right: Numbers of the columns that are aligned to the right.
 
     Returns:

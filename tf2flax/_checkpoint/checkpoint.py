@@ -12,6 +12,7 @@ import numpy as np
 
 from tf2flax._base.caller import check_switch, members, show_value
 from tf2flax._base.errors import (
+    AssignmentError,
     SharedNameError,
     TensorNotFoundError,
 )
@@ -21,6 +22,7 @@ from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._base.text import counted
 from tf2flax._reading import whole
 
+from .not_names import suggest_name
 from .stored_tensor import StoredTensor
 from .verifying import VerificationReport, verify
 
@@ -44,7 +46,16 @@ class Checkpoint(Mapping[str, StoredTensor]):
     __slots__ = ("_manifest",)
 
     def __init__(self, manifest: Manifest) -> None:
-        """Wraps a manifest; made by `open_checkpoint`, not by users."""
+        """Wraps a manifest; made by `open_checkpoint`, not by users.
+
+        Raises:
+            AssignmentError: It is something else, such as a path.
+        """
+        if not isinstance(manifest, Manifest):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"A Checkpoint is not made of {show_value(manifest)}. Write "
+                "tf2flax.open_checkpoint(path)."
+            )
         self._manifest = manifest
 
     @property
@@ -127,6 +138,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """
         verify = check_switch("verify", verify)
         check_progress(progress)
+        if isinstance(names, StoredTensor):  # which iterates over its rows
+            raise self._tensor_not_found(names)
         if names is None:
             wanted = self._manifest.names
         else:
@@ -169,6 +182,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> tf2flax.open_checkpoint("tests/data/bert/model.ckpt").verify().ok
             True
         """
+        check_progress(
+            progress, "Checkpoint.verify checks every tensor, and takes no names."
+        )
         return verify(self._manifest, progress=progress)
 
     def by_variable_name(self) -> Checkpoint:
@@ -245,6 +261,6 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def _tensor_not_found(self, name: object) -> TensorNotFoundError:
         place = self._manifest.index_path
         if not isinstance(name, str):
-            return TensorNotFoundError(show_value(name), place)
+            return TensorNotFoundError(show_value(name), place, hint=suggest_name(name))
         names, hint = self._manifest.names, self._manifest.hint(name)
         return TensorNotFoundError(name, place, nearest(name, names), hint)

@@ -5,6 +5,7 @@ Also reads what `merge_checkpoints` is given, which may have several forms.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -239,8 +240,21 @@ def prefixed(checkpoints: object) -> list[tuple[str, Any]]:
         pair = cast(Sequence[Any], element)
         if len(pair) != 2:
             raise _not_mergeable(f"{len(pair)} elements in place of a pair")
+        if isinstance(pair[0], (Mapping, os.PathLike)) and isinstance(pair[1], str):
+            raise _not_mergeable("a pair whose prefix comes second")
         pairs.append((pair[0], pair[1]))
+    if isinstance(checkpoints, tuple) and _is_pair(checkpoints):
+        raise _not_mergeable("one pair in place of several")
     return pairs
+
+
+def _is_pair(elements: tuple[Any, ...]) -> bool:
+    """True for a prefix and an open checkpoint, which are not two checkpoints."""
+    return (
+        len(elements) == 2
+        and isinstance(elements[0], str)
+        and isinstance(elements[1], Mapping)
+    )
 
 
 def _not_mergeable(what: str) -> AssignmentError:

@@ -17,19 +17,25 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tf2flax._base.errors import DamagedError, UnsupportedError
+from tf2flax._base.caller import show_value
+from tf2flax._base.errors import (
+    AssignmentError,
+    CheckpointNotFoundError,
+    DamagedError,
+    UnsupportedError,
+)
 from tf2flax._base.manifest import Manifest
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
 from tf2flax._storage.base import Storage
 from tf2flax._storage.faults import recognise_wrong_file
-from tf2flax._storage.stores import storage_of
+from tf2flax._storage.stores import is_context, storage_of
 
 from .checkpoint import Checkpoint
 from .merging import MergedManifest, prefixed
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .object_based import ObjectBasedManifest
-from .state import STATE_FILE, PathLike, State, read_state
+from .state import STATE_FILE, PathLike, State, checkpoint_exists, read_state
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import Context, KvStore
@@ -63,6 +69,7 @@ def open_checkpoint(
         CheckpointNotFoundError: There is none at `path`.
         DamagedError: The index is not a table, or malformed, or is being replaced.
         UnsupportedError: It is another kind of file, or no tensorstore URL.
+        AssignmentError: `context` is not one.
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
     Examples:
@@ -70,6 +77,11 @@ def open_checkpoint(
         >>> tf2flax.open_checkpoint("tests/data/bert")["global_step"].dtype
         dtype('int64')
     """
+    if context is not None and not is_context(context):
+        raise AssignmentError(
+            "Option context: expected a tensorstore.Context or None, got "
+            f"{show_value(context)}."
+        )
     return Checkpoint(manifest_at(locate(path, context)))
 
 
@@ -181,7 +193,14 @@ def load_variable(path: PathLike | KvStore, name: str) -> Any:
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    checkpoint = open_checkpoint(path)
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointNotFoundError as error:
+        if isinstance(name, str) and checkpoint_exists(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CheckpointNotFoundError(
+                f"{error} The path comes first, then the name of the tensor."
+            ) from error
+        raise
     # Anything but a string is looked up as it is, and not found.
     key = name.removesuffix(":0") if isinstance(name, str) else name  # pyright: ignore[reportUnnecessaryIsInstance]
     return checkpoint[key].read()[()]

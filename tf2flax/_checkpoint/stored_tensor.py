@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tf2flax._base.caller import check_switch
+from tf2flax._base.caller import check_switch, show_value
+from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import Box
 from tf2flax._reading import checks, parts, whole
@@ -38,7 +40,16 @@ class StoredTensor:
     __slots__ = ("_entry",)
 
     def __init__(self, entry: TensorEntry) -> None:
-        """Wraps an entry; made by `Checkpoint`, not by users."""
+        """Wraps an entry; made by `Checkpoint`, not by users.
+
+        Raises:
+            AssignmentError: It is something else, such as a name.
+        """
+        if isinstance(entry, (str, bytes, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"A StoredTensor is not made of {show_value(entry)}. Look a name up: "
+                "tf2flax.open_checkpoint(path)[name]."
+            )
         self._entry = entry
 
     @property

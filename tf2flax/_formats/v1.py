@@ -308,8 +308,9 @@ class V1Manifest(Manifest):
         if part is None:
             return str(_damaged(f"Tensor `{printable(name)}`", fact, self._path))
         return (
-            f"Tensor `{printable(name)}` is not whole: {fact} - in `{self._path}`, which is one "
-            f"of several files. Give all of them: `{part[1]}-?????-of-{part[2]}`."
+            f"Tensor `{printable(name)}` is not whole: {fact} - in `{self._path}`, "
+            "which is one of several files. Give all of them: "
+            f"`{part[1]}-?????-of-{part[2]}`."
         )
 
     def _add(self, number: int, tensors: Sequence[SavedTensor]) -> None:
@@ -322,8 +323,8 @@ class V1Manifest(Manifest):
             listed = self._listed.get(name)
             if listed is not None and listed.spec != spec:
                 raise MalformedError(
-                    f"tensor `{printable(name)}` is listed with shape {list(spec.shape)} and "
-                    f"dtype {spec.dtype.name}, elsewhere with "
+                    f"tensor `{printable(name)}` is listed with shape "
+                    f"{list(spec.shape)} and dtype {spec.dtype.name}, elsewhere with "
                     f"{list(listed.spec.shape)} and {listed.spec.dtype.name}"
                 )
             if listed is None:

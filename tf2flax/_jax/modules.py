@@ -82,7 +82,7 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
         name = join_path((*path, *key))
         if isinstance(holder, nnx.RngState):
             rng_states |= dict.fromkeys(other_names.get(id(holder), ()), False)
-            rng_states[name] = is_abstract(holder)
+            rng_states[name] = holds_shape(holder)
             continue
         names = dict.fromkeys([name, *other_names.get(id(holder), ())])
         held.append(Held(tuple(names), holder))
@@ -91,7 +91,7 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
     return Contents(tuple(held), tuple(hidden), rng_states)
 
 
-def is_abstract(variable: nnx.Variable[Any]) -> bool:
+def holds_shape(variable: nnx.Variable[Any]) -> bool:
     """True if a Variable holds a shape instead of an array."""
     return isinstance(variable.get_raw_value(), jax.ShapeDtypeStruct)
 

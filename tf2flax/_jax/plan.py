@@ -66,7 +66,16 @@ class Plan:
     __slots__ = ("_job",)
 
     def __init__(self, job: Job) -> None:
-        """Wraps a job; made by `tf2flax.plan`, not by users."""
+        """Wraps a job; made by `tf2flax.plan`, not by users.
+
+        Raises:
+            AssignmentError: It is something else, such as a path.
+        """
+        if not isinstance(job, Job):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"A Plan is not made of {show_value(job)}. Write "
+                "tf2flax.plan(checkpoint, assignment_map, target)."
+            )
         self._job = job
 
     @property
@@ -219,7 +228,10 @@ class Plan:
             ReadError: The operating system refuses, or another process failed.
         """
         refuse_tracing()
-        check_progress(progress)
+        check_progress(
+            progress,
+            "A plan has its checkpoint, map and target already: call `restore()`.",
+        )
         job = self._job
         _, arrays = run_job(lambda: job, job.shardings.values, progress)
         return job.target.rebuild(arrays)

@@ -22,7 +22,7 @@ from flax.core import meta
 from tf2flax._assignment.resolution.assignments import Leaf
 from tf2flax._base.errors import AssignmentError, CheckpointError
 
-from .modules import contents_of, is_abstract
+from .modules import contents_of, holds_shape
 from .trees import Path, Slot, check_depth, is_array, join_path, make_slot, step_of
 from .variables import Change, inner_value, set_all, with_value
 
@@ -253,7 +253,7 @@ def _take_leaf(value: Any, path: Path) -> _Subtree:
     """One leaf of a pytree: an array, a box, a Variable, or something kept."""
     name = join_path(path)
     if not is_array(value) and isinstance(value, nnx.RngState):
-        states = {name: is_abstract(value)}
+        states = {name: holds_shape(value)}
         return _Subtree((), lambda _, __: value, rng_states=states)
     slot = make_slot((name,), value)
     is_bare = is_array(value)  # neither a Variable nor a box

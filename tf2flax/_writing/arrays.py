@@ -62,10 +62,7 @@ def _prepare_host_array(
     name: str, value: Any
 ) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
     if not _is_array(value):
-        raise AssignmentError(
-            f"Leaf `{name}` is not an array but a {type(value).__name__}. "
-            "Leave it out of the tree."
-        )
+        raise AssignmentError(_describe_no_array(name, value))
     if isinstance(value, np.ma.MaskedArray):
         raise AssignmentError(
             f"Leaf `{name}` is a masked array, and no checkpoint holds masks. Fill it "
@@ -78,6 +75,20 @@ def _prepare_host_array(
         strings = _encode_strings(name, array)
         return TensorSpec(array.shape, _STRING), lambda: strings
     return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array
+
+
+def _describe_no_array(name: str, value: object) -> str:
+    """States what stands in place of an array, and what to give instead."""
+    kind = type(value).__name__
+    if not name:
+        return (
+            f"Expected arrays to save, got a {kind}. Give a mapping of names to "
+            "arrays, a tree of arrays (`variables` of a linen Module) or an nnx.Module."
+        )
+    fix = "Leave it out of the tree."
+    if kind == "ShapeDtypeStruct":
+        fix = "Initialise or restore it first, or leave it out of the tree."
+    return f"Leaf `{name}` is not an array but a {kind}. {fix}"
 
 
 def _encode_strings(name: str, array: np.ndarray) -> np.ndarray:

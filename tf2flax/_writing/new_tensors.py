@@ -73,7 +73,10 @@ def stored_key(name: str) -> bytes:
         AssignmentError: A tensor cannot have this name.
     """
     if not name:
-        raise AssignmentError("A tensor needs a name: the tree is a single array.")
+        raise AssignmentError(
+            "A tensor needs a name, and this one has none. Give a mapping of names to "
+            'arrays: {"name": array}.'
+        )
     try:
         return encode_name(name)
     except UnicodeEncodeError as error:

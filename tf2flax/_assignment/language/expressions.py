@@ -50,6 +50,13 @@ class Expression:
     """
 
     __slots__ = ()
+
+    def __init__(self, *_args: object) -> None:
+        """Refuses to make an expression of no kind; those of a kind have their own."""
+        raise AssignmentError(
+            'An expression begins with tf2flax.src("name"), concat or stack.'
+        )
+
     # Without this, Python would iterate over `expression[0]`, `expression[1]`, ...
     # without end.
     __iter__ = None

@@ -314,7 +314,8 @@ def _leaf_name(value: object, identify: Identify) -> str:
 
 def _is_checkpoint(value: object) -> bool:
     """True for an open checkpoint, which is a mapping as well, of names to tensors."""
-    return getattr(value, "manifest", None) is not None
+    is_plain = type(value) is dict  # as most maps are
+    return not is_plain and attribute_of(value, "manifest") is not None
 
 
 def _describe(value: object) -> str:

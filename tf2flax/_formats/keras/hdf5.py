@@ -76,8 +76,8 @@ class Hdf5Piece(EncodedPiece):
         dtype = self.description.spec.dtype
         if not dtype.is_readable:
             raise UnsupportedError(
-                f"Tensor `{printable(self.name)}` is of dtype {dtype.name}, which holds no array "
-                f"- in `{self.file.path}`. Leave it out of what is read."
+                f"Tensor `{printable(self.name)}` is of dtype {dtype.name}, which "
+                f"holds no array - in `{self.file.path}`. Leave it out of what is read."
             )
         stream = self.file.open()
         try:
@@ -86,7 +86,9 @@ class Hdf5Piece(EncodedPiece):
             return array
         except MalformedError as error:
             stream.check_unchanged(f"Tensor `{printable(self.name)}`")
-            raise damaged(f"Tensor `{printable(self.name)}`", error, self.file.path) from error
+            raise damaged(
+                f"Tensor `{printable(self.name)}`", error, self.file.path
+            ) from error
         except OSError as error:
             raise read_error(self.file.path, error) from error
         finally:
