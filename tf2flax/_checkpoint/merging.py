@@ -240,21 +240,23 @@ def prefixed(checkpoints: object) -> list[tuple[str, Any]]:
         pair = cast(Sequence[Any], element)
         if len(pair) != 2:
             raise _not_mergeable(f"{len(pair)} elements in place of a pair")
-        if isinstance(pair[0], (Mapping, os.PathLike)) and isinstance(pair[1], str):
+        is_swapped = isinstance(pair[0], (Mapping, os.PathLike))  # pyright: ignore[reportUnknownArgumentType]
+        if is_swapped and isinstance(pair[1], str):
             raise _not_mergeable("a pair whose prefix comes second")
         pairs.append((pair[0], pair[1]))
-    if isinstance(checkpoints, tuple) and _is_pair(checkpoints):
+    if isinstance(checkpoints, tuple) and _is_pair(cast(tuple[Any, ...], checkpoints)):
         raise _not_mergeable("one pair in place of several")
     return pairs
 
 
 def _is_pair(elements: tuple[Any, ...]) -> bool:
-    """True for a prefix and an open checkpoint, which are not two checkpoints."""
-    return (
-        len(elements) == 2
-        and isinstance(elements[0], str)
-        and isinstance(elements[1], Mapping)
-    )
+    """True for a prefix of names and an open checkpoint, which are not two of them."""
+    if len(elements) != 2 or not isinstance(elements[1], Mapping):
+        return False
+    prefix = elements[0]
+    # A checkpoint and the folder of another one are two.
+    is_prefix = isinstance(prefix, str) and prefix.endswith("/") and "://" not in prefix
+    return is_prefix and not os.path.isdir(prefix)
 
 
 def _not_mergeable(what: str) -> AssignmentError:

@@ -6,6 +6,7 @@ Only for messages: knows no checkpoint, and asks values for attributes alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from tf2flax._base.caller import attribute_of
 
@@ -21,8 +22,9 @@ def suggest_name(value: object) -> str:
         return "It is the tensor already: call its `read()`, or give its `name`."
     if attribute_of(value, "children") is not None:  # an expression
         return "Expressions are keys of assignment maps: give the name of a tensor."
-    if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
-        return f'{expected} Write "{"/".join(value)}".'
+    words = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else ()
+    if words and all(isinstance(word, str) for word in words):
+        return f'{expected} Write "{"/".join(words)}".'
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return f"{expected} Several are read by `checkpoint.read(names)`."
     return f"{expected} `list(checkpoint)` has all names."

@@ -6,6 +6,7 @@ Only for messages: knows no checkpoint, and asks values for attributes alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tf2flax._base.caller import attribute_of
 from tf2flax._base.errors import UnsupportedError
@@ -19,7 +20,7 @@ def not_a_path(value: object) -> UnsupportedError:
     )
 
 
-def _suggest(value: object) -> str:
+def _suggest(value: Any) -> str:
     """What to give instead; begins with a space, or is ""."""
     prefix = attribute_of(value, "prefix")
     if value is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.text import list_names
@@ -42,7 +42,7 @@ def _refuse_bytes(value: object) -> None:
         AssignmentError: There is one.
     """
     if isinstance(value, Mapping):
-        for key in value:
+        for key in cast("Mapping[object, object]", value):
             if isinstance(key, bytes):
                 raise AssignmentError(
                     f"Expected names of tensors as text, got {key!r}. Write "

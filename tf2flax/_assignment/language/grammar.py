@@ -141,8 +141,10 @@ def check_entry(key: str | Expression, target: str) -> None:
 
 
 def _pairs(assignment_map: object) -> list[tuple[object, object]]:
-    if isinstance(assignment_map, Mapping) and not _is_checkpoint(assignment_map):
-        return list(cast("Mapping[object, object]", assignment_map).items())
+    if isinstance(assignment_map, Mapping):
+        entries = cast("Mapping[object, object]", assignment_map)
+        if not _is_checkpoint(entries):
+            return list(entries.items())
     if isinstance(assignment_map, (str, bytes, Mapping)) or not isinstance(
         assignment_map, Iterable
     ):

@@ -96,11 +96,10 @@ def path_text(value: object) -> str | None:
 
 def is_words(value: object) -> bool:
     """True for a tuple of names and numbers, as the keys on the way to a leaf are."""
-    return (
-        isinstance(value, tuple)
-        and bool(value)
-        and all(isinstance(part, (str, int)) for part in cast("tuple[object]", value))
-    )
+    if not isinstance(value, tuple) or not value:
+        return False
+    parts = cast("tuple[object, ...]", value)
+    return all(isinstance(part, (str, int)) for part in parts)
 
 
 def _joined(parts: Any) -> str:
