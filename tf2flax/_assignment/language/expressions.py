@@ -98,6 +98,17 @@ class Expression:
             return self.operand if self.undoes(order) else self.composed(order)
         return Transposed(self, order)
 
+    @property
+    def T(self) -> Expression:
+        """The axes reversed, as `numpy.ndarray.T`.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("kernel").T
+            src("kernel").transpose()
+        """
+        return self.transpose()
+
     def reshape(self, *shape: SupportsIndex | Sequence[SupportsIndex]) -> Expression:
         """Gives the same elements another shape, in row-major order.
 
