@@ -6,6 +6,7 @@ Also reads what `merge_checkpoints` is given, which may have several forms.
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -256,7 +257,7 @@ def _is_pair(elements: tuple[Any, ...]) -> bool:
     prefix = elements[0]
     # A checkpoint and the folder of another one are two.
     is_prefix = isinstance(prefix, str) and prefix.endswith("/") and "://" not in prefix
-    return is_prefix and not os.path.isdir(prefix)
+    return is_prefix and not pathlib.Path(prefix).is_dir()
 
 
 def _not_mergeable(what: str) -> AssignmentError:

@@ -23,6 +23,10 @@ def not_a_path(value: object) -> UnsupportedError:
 def _suggest(value: Any) -> str:
     """What to give instead; begins with a space, or is ""."""
     prefix = attribute_of(value, "prefix")
+    shape = attribute_of(value, "shape")
+    is_named = isinstance(attribute_of(value, "name"), str)
+    is_plan = callable(attribute_of(value, "restore"))
+    is_file = callable(attribute_of(value, "write"))
     if value is None:
         return (
             " None is what tf2flax.latest_checkpoint gives where it finds no "
@@ -33,19 +37,19 @@ def _suggest(value: Any) -> str:
             f" It is open already: look names up in it (`checkpoint[name]`), or give "
             f'its path, "{prefix}".'
         )
-    if callable(attribute_of(value, "restore")):
+    if is_plan:
         return " A plan has its checkpoint already: call its `restore()`."
     if isinstance(value, Mapping):
         return (
             " The path comes first. Arrays in memory are written to a path by "
             "tf2flax.save_checkpoint(path, arrays)."
         )
-    if isinstance(attribute_of(value, "name"), str):
-        if callable(attribute_of(value, "write")):  # an open file
+    if is_named:
+        if is_file:
             return " Give the name of the file, which need not be open."
         return " Give the checkpoint that it is from."
     if isinstance(value, (list, tuple, set, frozenset)) or (
-        isinstance(value, Iterable) and attribute_of(value, "shape") is None
+        isinstance(value, Iterable) and shape is None
     ):
         return " tf2flax.merge_checkpoints shows several checkpoints as one."
     return ""
