@@ -222,7 +222,7 @@ class Expression:
             >>> tf2flax.src("qkv")[0, ..., :64]
             src("qkv")[0, ..., :64]
         """
-        items: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+        items = cast("tuple[Any, ...]", index if isinstance(index, tuple) else (index,))
         return Sliced(self, tuple(check_index_item(item) for item in items))
 
     def __repr__(self) -> str:
