@@ -27,6 +27,7 @@ from ._base.errors import (
     UnsupportedError,
 )
 from ._base.progress import Progress
+from ._base.synonyms import missing_attribute
 from ._checkpoint.checkpoint import Checkpoint
 from ._checkpoint.opening import (
     list_variables,
@@ -34,6 +35,7 @@ from ._checkpoint.opening import (
     merge_checkpoints,
     open_checkpoint,
 )
+from ._checkpoint.reader import CheckpointReader, load_checkpoint
 from ._checkpoint.state import checkpoint_exists, latest_checkpoint
 from ._checkpoint.stored_tensor import StoredTensor
 from ._checkpoint.verifying import Damage, VerificationReport
@@ -42,6 +44,7 @@ from ._writing.map_files import load_map, save_map
 from ._writing.save import save_checkpoint
 
 if TYPE_CHECKING:
+    from ._export.convert import ConversionReport, convert
     from ._jax.init import init_from_checkpoint, warm_start
     from ._jax.partition_rules import from_partitions, partition_rules
     from ._jax.plan import Plan, plan
@@ -52,6 +55,7 @@ __version__: Final = "0.1.0"
 __all__ = [
     # Reading
     "Checkpoint",
+    "CheckpointReader",
     "Damage",
     "Progress",
     "StoredTensor",
@@ -60,6 +64,7 @@ __all__ = [
     "checkpoints_iterator",
     "latest_checkpoint",
     "list_variables",
+    "load_checkpoint",
     "load_variable",
     "merge_checkpoints",
     "open_checkpoint",
@@ -87,6 +92,8 @@ __all__ = [
     "plan",
     "warm_start",
     # Writing
+    "ConversionReport",
+    "convert",
     "save_checkpoint",
     # Errors
     "AssignmentError",
@@ -101,7 +108,7 @@ __all__ = [
     "__version__",
 ]
 
-# Public names that need JAX -> the module that has them.
+# Public names that need JAX, or that few need -> the module that has them.
 _LAZY: Final = {
     "Plan": "_jax.plan",
     "PlanCost": "_jax.plan_cost",
@@ -111,13 +118,15 @@ _LAZY: Final = {
     "init_from_checkpoint": "_jax.init",
     "plan": "_jax.plan",
     "warm_start": "_jax.init",
+    "ConversionReport": "_export.convert",
+    "convert": "_export.convert",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name that needs JAX when it is first used (PEP 562)."""
+    """Loads a public name when it is first used (PEP 562)."""
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise missing_attribute(f"module {__name__!r}", "tf2flax", name, __all__)
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     globals()[name] = value
     return value

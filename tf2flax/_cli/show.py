@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from typing import Any, Final
 
 import numpy as np
@@ -13,8 +14,8 @@ import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
-# How much of a tensor is turned into float64 at once (elements).
-_CHUNK: Final = 1 << 20
+from .statistics import describe_values
+
 # The corner that is shown: rows and columns of the last two axes.
 _ROWS: Final = 4
 _COLUMNS: Final = 6
@@ -43,7 +44,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tensor; returns the exit code."""
-    tensor = tf2flax.open_checkpoint(arguments.checkpoint)[arguments.name]
+    tensor = _find(arguments.checkpoint, arguments.name)
     damage = ""
     try:
         array = tensor.read()
@@ -57,6 +58,32 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(tensor, array, facts)
     return 1 if damage else 0
+
+
+def _find(path: str, name: str) -> tf2flax.StoredTensor:
+    """Looks up the tensor; says what to write on a command line where it is not there.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or no such tensor in it.
+    """
+    try:
+        checkpoint = tf2flax.open_checkpoint(path)
+    except tf2flax.CheckpointNotFoundError as error:
+        if not tf2flax.checkpoint_exists(name):
+            raise
+        raise tf2flax.CheckpointNotFoundError(
+            f"{error} The checkpoint comes first: tf2flax show {shlex.quote(name)} "
+            f"{shlex.quote(path)}"
+        ) from error
+    try:
+        return checkpoint[name]
+    except tf2flax.TensorNotFoundError as error:
+        if error.close or error.hint:
+            raise
+        raise tf2flax.NotFoundError(
+            f"Tensor `{printable(name)}` not found - in `{error.place}`. See "
+            f"`tf2flax ls {shlex.quote(path)}`; NAME is one name, and no pattern."
+        ) from error
 
 
 def _facts(
@@ -84,7 +111,7 @@ def _facts(
         ],
         "checksum": "differs" if damage else checksum,
         "damage": damage or None,
-        "statistics": _statistics(array),
+        "statistics": describe_values(array),
         "corner": _corner(array),
     }
 
@@ -94,73 +121,6 @@ def _place(piece: Piece | EncodedPiece) -> str:
     if piece.data_file is None:
         return piece.path
     return f"{piece.path}[{piece.span.start}:{piece.span.stop}]"
-
-
-def _statistics(array: np.ndarray) -> dict[str, Any]:
-    """Mean, standard deviation, least and greatest of the finite values, and counts."""
-    if array.dtype == object:
-        lengths = [len(element) for element in array.reshape(-1).tolist()]
-        if not lengths:
-            return {}
-        return {"shortest": min(lengths), "longest": max(lengths)}
-    moments = _Moments()
-    for start in range(0, array.size, _CHUNK):
-        moments.add(array.reshape(-1)[start : start + _CHUNK])
-    statistics = moments.summary()
-    if array.dtype.kind == "c" and moments.count:
-        statistics["of"] = "absolute values"
-    return statistics
-
-
-class _Moments:
-    """Sums over the elements of an array, of which one chunk is added at a time."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._num_nans = 0
-        self._num_infs = 0
-        # Sums are of values less the first one: else the squares of values that are
-        # alike and far from 0 would be all that float64 can hold.
-        self._shift = 0.0
-        self._sum = 0.0
-        self._sum_of_squares = 0.0
-        self._min = math.inf
-        self._max = -math.inf
-
-    def add(self, chunk: np.ndarray) -> None:
-        magnitudes = np.abs(chunk) if chunk.dtype.kind == "c" else chunk
-        values = magnitudes.astype(np.float64)
-        self._num_nans += int(np.isnan(values).sum())
-        self._num_infs += int(np.isinf(values).sum())
-        values = values[np.isfinite(values)]
-        if not values.size:
-            return
-        if not self.count:
-            self._shift = float(values[0])
-        self.count += values.size
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._sum += float((values - self._shift).sum())
-            self._sum_of_squares += float(((values - self._shift) ** 2).sum())
-        self._min = min(self._min, float(values.min()))
-        self._max = max(self._max, float(values.max()))
-
-    def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = {"nan": self._num_nans, "inf": self._num_infs}
-        if self.count:
-            mean = self._sum / self.count
-            variance = self._sum_of_squares / self.count - mean * mean
-            summary |= {
-                "mean": _json_float(self._shift + mean),
-                "std": _json_float(math.sqrt(abs(variance))),
-                "min": self._min,
-                "max": self._max,
-            }
-        return summary
-
-
-def _json_float(value: float) -> float | None:
-    """None for what JSON lacks: infinities, as squares of large values may become."""
-    return value if math.isfinite(value) else None
 
 
 def _corner(array: np.ndarray) -> Any:
@@ -200,12 +160,12 @@ def _print(
         bounds = ", ".join(f"{start}:{stop}" for start, stop in piece["region"])
         title = "lies at" if number == 0 else ""
         box = f"[{bounds}] " if tensor.slices else ""
-        print(f"  {title:9} {box}{piece['place']}")
+        print(f"  {title:9} {box}{printable(piece['place'])}")
     if len(facts["pieces"]) > _MAX_PIECES:
         print(f"            … and {len(facts['pieces']) - _MAX_PIECES} slices more")
     print(f"  checksum  {facts['checksum']}")
     if facts["damage"]:
-        print(f"            {facts['damage']}")
+        print(f"            {printable(facts['damage'])}")
     for key, value in facts["statistics"].items():
         print(f"  {key:9} {f'{value:.6g}' if isinstance(value, float) else value}")
     if array.size:
