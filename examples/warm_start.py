@@ -48,7 +48,8 @@ def main() -> None:
     loaded, head = len(jax.tree.leaves(params["bert"])), params["head"]["kernel"]
     print(f"encoder: {loaded} leaves from the checkpoint")
     print(f"head: kernel {list(head.shape)}, as Classifier().init makes it")
-    print(f"logits: {Classifier().apply({'params': params}, ids).tolist()}")
+    logits = jax.jit(Classifier().apply)({"params": params}, ids)
+    print(f"logits: {logits.tolist()}")
 
 
 if __name__ == "__main__":
