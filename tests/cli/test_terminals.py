@@ -50,6 +50,9 @@ def check(text: str) -> None:
         (["show", f"{LINE}!"], 2),
         (["ls"], 0),
         (["ls", "\x1b[2J"], 2),
+        (["tree"], 0),
+        (["stats"], 1),  # it finds NaN
+        (["tree", "\x1b[2J"], 2),
     ],
 )
 def test_commands(
@@ -72,6 +75,19 @@ def test_paths(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> No
         check(capsys.readouterr().out)
     assert main(["ls", str(folder / "no")]) == 2
     check(capsys.readouterr().err)
+
+
+def test_diff_and_convert(
+    prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {name: np.zeros(3, np.float32) for name in (*NAMES, "z\x1b[2J")}
+    other = tf2flax.save_checkpoint(tmp_path / "\x1b[2J", changed)
+    assert main(["diff", prefix, other]) == 1
+    out = str(tmp_path / "out\x1b[2J.npz")
+    assert main(["convert", other, out, "--format", "npz"]) == 0
+    output = capsys.readouterr()
+    check(output.out.replace("\t", " "))  # which separates columns
+    check(output.err)
 
 
 def test_printed_plans_and_their_inverse(prefix: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import gc
 import json
 import sys
@@ -11,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tf2flax
-from tf2flax._base.names import nearest
 from tf2flax._base.optimizer_names import is_slot
 from tf2flax._base.text import align_columns, counted, format_nbytes, printable
+
+from .selecting import match_names
 
 
 def add_to(commands: Any) -> None:
@@ -29,7 +29,10 @@ def add_to(commands: Any) -> None:
         "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
     )
     parser.add_argument(
-        "pattern", metavar="GLOB", nargs="?", help="names to list; * matches / as well"
+        "pattern",
+        metavar="GLOB",
+        nargs="?",
+        help="names to list; * matches / as well, scope/ all names in it",
     )
     parser.add_argument(
         "--no-slots",
@@ -83,27 +86,7 @@ def _select(
 ) -> Iterator[tf2flax.StoredTensor]:
     if pattern is None:
         return iter(checkpoint.values())
-    # A name matches itself, also where it would mean others as a pattern: `[x]`.
-    names = [
-        name
-        for name in checkpoint
-        if name == pattern or fnmatch.fnmatchcase(name, pattern)
-    ]
-    if not names:
-        raise tf2flax.NotFoundError(
-            f"`{pattern}` matches none of {counted(len(checkpoint), 'tensor')} - in "
-            f"`{checkpoint.manifest.index_path}`. {_suggest(checkpoint, pattern)}"
-        )
-    return (checkpoint[name] for name in names)
-
-
-def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
-    """What to write instead of a pattern that matches no name."""
-    scope = f"{pattern.rstrip('/')}/"
-    if any(name.startswith(scope) for name in checkpoint):
-        return f"It is a scope: write '{scope}*'."
-    close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
-    return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
+    return (checkpoint[name] for name in match_names(checkpoint, pattern))
 
 
 def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, ...]:
@@ -138,8 +121,7 @@ def _describe_total(tensors: list[tf2flax.StoredTensor]) -> str:
     num_elements = sum(tensor.size for tensor in tensors)
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return (
-        f"{len(tensors):,} {'tensor' if len(tensors) == 1 else 'tensors'}, "
-        f"{num_elements:,} {'element' if num_elements == 1 else 'elements'}, "
+        f"{counted(len(tensors), 'tensor')}, {counted(num_elements, 'element')}, "
         f"{format_nbytes(nbytes)}"
     )
 

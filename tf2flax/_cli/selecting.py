@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import tf2flax
 from tf2flax._base.names import nearest
 from tf2flax._base.optimizer_names import is_average, is_slot
+from tf2flax._base.text import counted
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -95,15 +96,23 @@ def match_names(checkpoint: tf2flax.Checkpoint, pattern: str | None) -> list[str
     if pattern is None:
         return list(checkpoint)
     glob = f"{pattern}*" if pattern.endswith("/") else pattern
-    names = [name for name in checkpoint if fnmatch.fnmatchcase(name, glob)]
-    # A name may have brackets of its own.
-    if not names and pattern in checkpoint:
-        return [pattern]
+    # A name matches itself, also where it would mean others as a pattern: `[x]`.
+    names = [
+        name
+        for name in checkpoint
+        if name == pattern or fnmatch.fnmatchcase(name, glob)
+    ]
     if not names:
-        close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
-        fix = f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
         raise tf2flax.NotFoundError(
-            f"`{pattern}` matches none of {len(checkpoint)} tensors - in "
-            f"`{checkpoint.manifest.index_path}`. {fix}"
+            f"`{pattern}` matches none of {counted(len(checkpoint), 'tensor')} - in "
+            f"`{checkpoint.manifest.index_path}`. {_suggest(checkpoint, pattern)}"
         )
     return names
+
+
+def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
+    """What to write instead of a pattern that matches no name."""
+    if any(name.startswith(f"{pattern}/") for name in checkpoint):
+        return f"It is a scope: write '{pattern}/'."
+    close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
+    return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import tf2flax
-from tf2flax._base.text import align_columns, format_nbytes, printable
+from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
 from .selecting import add_selection, select
 
@@ -89,12 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
         head = ("parameters", "size", "name")
         print(*align_columns([head, *rows], right={0, 1}), sep="\n")
         print(
-            f"{root.num_tensors:,} tensors, {root.num_elements:,} parameters, "
-            f"{format_nbytes(root.nbytes)}"
+            f"{counted(root.num_tensors, 'tensor')}, "
+            f"{root.num_elements:,} parameters, {format_nbytes(root.nbytes)}"
         )
     else:
         for name, scope in _paths(root, arguments.depth, ""):
-            print(f"{name}\t{scope.num_elements}\t{scope.nbytes}")
+            print(f"{printable(name)}\t{scope.num_elements}\t{scope.nbytes}")
     return 0
 
 
