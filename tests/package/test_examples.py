@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 from bundle_writer import write_bundle
+from forking import RESTORING, forking_subprocess
 from repository import ROOT
 
 import tf2flax
@@ -22,6 +23,8 @@ DEMO = ROOT / "examples" / "bert_demo.py"
 BERT = ROOT / "tests" / "data" / "bert"
 # One port of several; tests/ports/test_ports.py runs all of them.
 ARGUMENTS = {"ports_demo": ["bert_linen"]}
+# These start processes of their own.
+STARTING = {"wide_deep_partitioned"}
 OUTPUTS = [
     (kind, output)
     for kind in ("linen", "nnx")
@@ -32,11 +35,14 @@ OUTPUTS = [
 def run(path: pathlib.Path, *arguments: str) -> tuple[int | str, str]:
     """Runs an example in this process: its exit code, and what it prints.
 
-    Warnings are errors here too. One example starts processes itself, and the demo runs
-    in a new one below.
+    Warnings are errors here too. The processes that one example starts itself are
+    forked from one that has imported JAX; the demo runs in a new one below.
     """
     printed, code = io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        if path.stem in STARTING:
+            forking = forking_subprocess(*RESTORING)
+            patch.setattr(subprocess, "Popen", forking.Popen)
         patch.setattr(sys, "argv", [str(path), *arguments])
         patch.syspath_prepend(str(path.parent))
         try:
