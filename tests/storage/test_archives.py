@@ -53,6 +53,23 @@ def test_an_archive_of_a_server(archive: pathlib.Path, data: pathlib.Path) -> No
         check(f"{served.url}/models/bert.zip|zip:dir/model.ckpt", data)
 
 
+def test_of_a_stored_archive_only_what_is_needed_is_read(
+    tmp_path: pathlib.Path,
+) -> None:
+    large, small = np.arange(1 << 20, dtype="<f4"), np.arange(8, dtype="<f4")
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a": large, "b": small})
+    with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_STORED) as archive:
+        for file in tmp_path.glob("m.*-*"):
+            archive.write(file, file.name)
+        archive.write(f"{prefix}.index", "m.index")
+    with serving({"/m.zip": (tmp_path / "m.zip").read_bytes()}) as served:
+        checkpoint = tf2flax.open_checkpoint(f"{served.url}/m.zip|zip:m")
+        served.nbytes = 0
+        assert np.array_equal(checkpoint["b"].read(), small)
+    # The archive's directory is looked up in its last 64 KiB.
+    assert served.nbytes < 256 << 10 < large.nbytes
+
+
 def test_a_name_that_the_archive_lacks(archive: pathlib.Path) -> None:
     with pytest.raises(tf2flax.CheckpointNotFoundError, match=r"dir/model.ckpt`\?"):
         tf2flax.open_checkpoint(f"file://{archive}|zip:dir/mod.ckpt")

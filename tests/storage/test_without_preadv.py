@@ -52,9 +52,7 @@ def test_bundles(data: pathlib.Path) -> None:
 def test_restores(data: pathlib.Path) -> None:
     checkpoint = tf2flax.open_checkpoint(data / "bert/model.ckpt")
     target = {"kernel": np.zeros((32, 32), "float32"), "bias": np.zeros(32, "float32")}
-    tree = tf2flax.init_from_checkpoint(
-        checkpoint, {"bert/pooler/dense/": "/"}, target
-    )
+    tree = tf2flax.init_from_checkpoint(checkpoint, {"bert/pooler/dense/": "/"}, target)
     for leaf in target:
         stored = checkpoint.read([f"bert/pooler/dense/{leaf}"])
         assert np.array_equal(tree[leaf], *stored.values())
