@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
-from tf2flax._base.text import align_columns
+from tf2flax._base.text import align_columns, printable
 
 # Numbers of colours in the escape sequences of terminals.
 GREEN: Final = "32"
@@ -24,6 +24,8 @@ GREY: Final = "90"
 _NUMERIC: Final = frozenset(
     {"bytes", "entry", "leaves", "needed", "read", "ratio", "host memory", "on devices"}
 )
+# Headings of columns whose cells hold spaces and are read as one word.
+_UNBROKEN: Final = frozenset({"shape", "dtype"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,13 +86,24 @@ def html_of(section: Section, *, is_open: bool) -> list[str]:
     if section.columns:
         cells = "".join(f"<th>{html.escape(name)}</th>" for name in section.columns)
         lines.append(f"<tr>{cells}</tr>")
+    columns = section.columns or [""] * max(map(len, section.rows), default=0)
     for row in section.rows:
         cells = "".join(
-            f'<td style="text-align:left"><code>{html.escape(cell)}</code></td>'
-            for cell in row
+            f'<td style="{_style_of(column)}"><code>{html.escape(printable(cell))}'
+            "</code></td>"
+            for column, cell in zip(columns, row, strict=True)
         )
         lines.append(f"<tr>{cells}</tr>")
     return [*lines, f"</table>{html.escape(section.note)}</details>"]
+
+
+def _style_of(column: str) -> str:
+    """The style of a cell: shapes and numbers stay on one line, names may wrap."""
+    if column in _NUMERIC:
+        return "text-align:right;white-space:nowrap"
+    if column in _UNBROKEN:
+        return "text-align:left;white-space:nowrap"
+    return "text-align:left"
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
