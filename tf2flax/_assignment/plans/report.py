@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import html
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +17,7 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._base.collapsing import collapse, in_sequence
+from tf2flax._base.html import report_html
 from tf2flax._base.text import and_more, format_nbytes
 
 from .plan import Replicated, RestorePlan
@@ -120,14 +120,15 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
         plan: The plan.
         reads: Summary of its reads.
     """
-    lines = [
-        "<div>",
-        f"<p><b>Restore plan</b> for <code>{html.escape(plan.prefix)}</code><br>",
-        f"{html.escape(summary(plan))}</p>",
-    ]
-    for i, section in enumerate(sections(plan, reads)):
-        lines += html_of(section, is_open=i == 0)
-    return "\n".join([*lines, "</div>"])
+    return report_html(
+        "Restore plan",
+        plan.prefix,
+        summary(plan),
+        [
+            html_of(section, is_open=i == 0)
+            for i, section in enumerate(sections(plan, reads))
+        ],
+    )
 
 
 def _loaded(assignments: Sequence[Assignment]) -> Section:
