@@ -101,7 +101,9 @@ def test_a_restore_that_would_fail(
     assert [gap["leaf"] for gap in document["missing"]] == ["params/k"]
     assert len(document["mismatched"]) == 2
     page = pathlib.Path("plan.html").read_text()
-    assert page.index("The restore would fail") < page.index("Missing in the checkpoint")
+    assert page.index("The restore would fail") < page.index(
+        "Missing in the checkpoint"
+    )
 
 
 def test_a_map_that_is_malformed(

@@ -171,20 +171,14 @@ function drawMembers(node, depth, section, words) {
   return { list, scopes, size: members.length };
 }
 
-// Opens scopes level by level until so many rows are open.
+// Opens whole levels of scopes, as long as so many rows are open at most.
 function unfold(drawn, limit) {
   let count = drawn.size;
-  let level = [drawn];
-  while (level.length) {
-    const next = [];
-    for (const one of level) {
-      for (const scope of one.scopes) {
-        if (count + scope.size > limit) continue;
-        count += scope.size;
-        next.push(scope.open(true));
-      }
-    }
-    level = next;
+  let scopes = drawn.scopes;
+  while (scopes.length) {
+    count += scopes.reduce((sum, scope) => sum + scope.size, 0);
+    if (count > limit) return;
+    scopes = scopes.flatMap((scope) => scope.open(true).scopes);
   }
 }
 

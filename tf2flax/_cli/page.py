@@ -210,5 +210,5 @@ def _as_json(trees: list[dict[str, Any]]) -> str:
 
 
 def _resource(name: str) -> str:
-    folder = importlib.resources.files(__package__)
+    folder = importlib.resources.files("tf2flax._cli")
     return folder.joinpath(name).read_text("utf-8")

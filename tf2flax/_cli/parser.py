@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
     def _commands(self) -> dict[str, argparse.ArgumentParser]:
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
-                commands: dict[str, argparse.ArgumentParser] = dict(action.choices)
+                commands: dict[str, argparse.ArgumentParser] = dict(action.choices)  # pyright: ignore[reportUnknownArgumentType]
                 return commands
         return {}
 

@@ -169,7 +169,7 @@ def _start_random_numbers(module: Any) -> None:
         if not isinstance(node, nnx.RngState):
             continue
         spec: Any = node.get_raw_value()
-        if jax.dtypes.issubdtype(spec.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(spec.dtype, jax.dtypes.prng_key):
             node.set_value(jax.numpy.broadcast_to(jax.random.key(0), spec.shape))
         else:
             node.set_value(jax.numpy.zeros(spec.shape, spec.dtype))
