@@ -106,7 +106,7 @@ def test_a_page_is_self_contained_and_escaped() -> None:
         ["enc/w", "", "", 40], ["enc/w/part", "", "", None]
     ]  # fmt: skip
     # Problems first, and open.
-    assert [*trees][0] == "Missing in the checkpoint"
+    assert next(iter(trees)) == "Missing in the checkpoint"
     assert page.index("Entries that matched nothing (2)") < page.index("Loaded (9)")
     assert page.count("<details open>") == 5
     assert page.count("<details>") == 1  # optimizer slots

@@ -29,7 +29,7 @@ class Model(nnx.Module):
 module = Model()
 
 
-class holder:  # noqa: N801
+class holder:
     tree = tree
 
 

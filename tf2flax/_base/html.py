@@ -9,6 +9,8 @@ import html
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+from .text import printable
+
 # In `rem` and `currentColor`, so that notebooks in any theme are readable.
 STYLE: Final = """<style>
 .tf2flax { font-size: .9rem; line-height: 1.4 }
@@ -18,6 +20,7 @@ STYLE: Final = """<style>
   border: 0; vertical-align: top }
 .tf2flax th { font-weight: 400; opacity: .7 }
 .tf2flax .number { text-align: right }
+.tf2flax .number code, .tf2flax .unbroken code { white-space: nowrap }
 .tf2flax code { background: none; padding: 0; font-size: .85rem;
   white-space: pre-wrap; overflow-wrap: anywhere }
 .tf2flax .note { margin-left: 1rem; opacity: .7 }
@@ -41,7 +44,7 @@ def report_html(
     lines = [
         '<div class="tf2flax">',
         STYLE,
-        f"<p><b>{html.escape(kind)}</b> <code>{html.escape(name)}</code><br>",
+        f"<p><b>{html.escape(kind)}</b> <code>{_text(name)}</code><br>",
         f"{html.escape(summary)}</p>",
         *(line for section in sections for line in section),
         "</div>",
@@ -57,6 +60,7 @@ def table_html(
     note: str = "",
     is_open: bool = True,
     numbers: Collection[str] = (),
+    unbroken: Collection[str] = (),
 ) -> list[str]:
     """Writes a table that a click opens and closes.
 
@@ -67,12 +71,20 @@ def table_html(
         note: A line below; "" for none.
         is_open: True to show it open at first.
         numbers: Headings of the columns that are aligned to the right.
+        unbroken: Headings of the columns whose cells stay on one line.
 
     Returns:
         Lines of HTML.
     """
     attribute = " open" if is_open else ""
-    classes = [' class="number"' if name in numbers else "" for name in columns]
+    classes = [
+        ' class="number"'
+        if name in numbers
+        else ' class="unbroken"'
+        if name in unbroken
+        else ""
+        for name in columns
+    ]
     lines = [f"<details{attribute}><summary>{html.escape(title)}</summary><table>"]
     if columns:
         heads = zip(columns, classes, strict=True)
@@ -81,7 +93,7 @@ def table_html(
     for row in rows:
         kinds = classes or [""] * len(row)
         cells = "".join(
-            f"<td{kind}><code>{html.escape(cell)}</code></td>"
+            f"<td{kind}><code>{_text(cell)}</code></td>"
             for cell, kind in zip(row, kinds, strict=True)
         )
         lines.append(f"<tr>{cells}</tr>")
@@ -89,3 +101,8 @@ def table_html(
     if note:
         lines.append(f'<div class="note">{html.escape(note)}</div>')
     return [*lines, "</details>"]
+
+
+def _text(text: str) -> str:
+    """A text in which nothing is markup, and nothing hides or turns round letters."""
+    return html.escape(printable(text))

@@ -13,45 +13,49 @@ import dataclasses
 import glob
 import operator
 import os
-import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from tf2flax._base.errors import DamagedError, UnsupportedError
+from tf2flax._base.caller import show_value
+from tf2flax._base.errors import AssignmentError, CheckpointNotFoundError
 from tf2flax._base.manifest import Manifest
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
 from tf2flax._storage.base import Storage
-from tf2flax._storage.faults import recognise_wrong_file
-from tf2flax._storage.stores import storage_of
+from tf2flax._storage.stores import is_context, storage_of
 
 from .checkpoint import Checkpoint
+from .choosing import MEMBER, checkpoints_in
+from .foreign import not_a_checkpoint
+from .interrupted_saves import describe_interrupted_save
+from .mapping import manifest_of_mapping
 from .merging import MergedManifest, prefixed
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .object_based import ObjectBasedManifest
-from .state import STATE_FILE, PathLike, State, read_state
+from .state import PathLike, State, checkpoint_exists, read_state
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import Context, KvStore
 
 
-# Files of one V2 checkpoint, of which any stands for all.
-_MEMBER: Final = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.S)
-
-
 def open_checkpoint(
-    path: PathLike | KvStore, *, context: Context | None = None
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
+    *,
+    context: Context | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint: reads its index and none of its tensors.
 
     Args:
         path: A prefix (`model.ckpt-1000`); a directory (what its `checkpoint` state
             file names, else the variables of a SavedModel, else an empty basename,
-            else Keras weights: an unzipped `.keras`, a preset of KerasHub); one of the
+            else Keras weights: an unzipped `.keras`, a preset of KerasHub, else the
+            only checkpoint in it, if there is no state file); one of the
             checkpoint's files; a V1 file or a pattern of them
             (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`, or the index
             of several files, `.weights.json`). Local, or a URL that tensorstore knows
             (`gs://`, `s3://`, `http://`, `file://` …), or a `tensorstore.KvStore`.
+            Also an open checkpoint, which is returned; or a flat mapping of names to
+            arrays or `StoredTensor`s.
         context: tensorstore's, for URLs; the default one gives failing requests up
             within 30 seconds.
 
@@ -63,6 +67,7 @@ def open_checkpoint(
         CheckpointNotFoundError: There is none at `path`.
         DamagedError: The index is not a table, or malformed, or is being replaced.
         UnsupportedError: It is another kind of file, or no tensorstore URL.
+        AssignmentError: `context` is not one.
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
     Examples:
@@ -70,7 +75,26 @@ def open_checkpoint(
         >>> tf2flax.open_checkpoint("tests/data/bert")["global_step"].dtype
         dtype('int64')
     """
-    return Checkpoint(manifest_at(locate(path, context)))
+    if context is not None and not is_context(context):
+        raise AssignmentError(
+            "Option context: expected a tensorstore.Context or None, got "
+            f"{show_value(context)}."
+        )
+    if isinstance(path, Checkpoint):
+        return path
+    return Checkpoint(manifest_of(path, context))
+
+
+def manifest_of(
+    checkpoint: Checkpoint | Mapping[str, Any] | PathLike | KvStore,
+    context: Context | None = None,
+) -> Manifest:
+    """Reads what lists the tensors of a checkpoint; see `open_checkpoint`."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.manifest
+    if isinstance(checkpoint, Mapping):
+        return manifest_of_mapping(checkpoint)
+    return manifest_at(locate(checkpoint, context))
 
 
 def manifest_at(location: Location) -> Manifest:
@@ -128,13 +152,13 @@ def merge_checkpoints(
     """
     manifests: list[tuple[str, Manifest]] = []
     for prefix, source in prefixed(checkpoints):
-        is_open = isinstance(source, Checkpoint)
-        checkpoint = source if is_open else open_checkpoint(source)
-        manifests.append((prefix, checkpoint.manifest))
+        manifests.append((prefix, manifest_of(source)))
     return Checkpoint(MergedManifest(manifests))
 
 
-def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
+def list_variables(
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
+) -> list[tuple[str, list[int]]]:
     """Lists names and shapes, as `tf.train.list_variables`.
 
     Args:
@@ -160,7 +184,9 @@ def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
     )
 
 
-def load_variable(path: PathLike | KvStore, name: str) -> Any:
+def load_variable(
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any], name: str
+) -> Any:
     """Reads one tensor, as `tf.train.load_variable`.
 
     Args:
@@ -181,7 +207,14 @@ def load_variable(path: PathLike | KvStore, name: str) -> Any:
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    checkpoint = open_checkpoint(path)
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointNotFoundError as error:
+        if isinstance(name, str) and checkpoint_exists(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CheckpointNotFoundError(
+                f"{error} The path comes first, then the name of the tensor."
+            ) from error
+        raise
     # Anything but a string is looked up as it is, and not found.
     key = name.removesuffix(":0") if isinstance(name, str) else name  # pyright: ignore[reportUnnecessaryIsInstance]
     return checkpoint[key].read()[()]
@@ -231,7 +264,7 @@ def _at(storage: Storage, path: str) -> Location | None:
     location = _find_by_prefix(storage, path)
     if location is not None:
         return location
-    member = _MEMBER.fullmatch(path)
+    member = MEMBER.fullmatch(path)
     if member:
         location = _find_by_prefix(storage, member["prefix"])
         if location is not None:
@@ -258,37 +291,7 @@ def _of_file(storage: Storage, path: str) -> Location:
     location = _recognise(storage, candidate)
     if location is not None:
         return location
-    full_path, head = storage.show(path), candidate.head
-    wrong_file = recognise_wrong_file(head)
-    if wrong_file:
-        raise DamagedError(
-            f"Expected a checkpoint, got {wrong_file[0]} - at `{full_path}`. "
-            f"{wrong_file[1]}"
-        )
-    member = _MEMBER.fullmatch(full_path)
-    if member:
-        raise DamagedError(
-            f"`{full_path}` belongs to a checkpoint whose index is missing - at "
-            f"`{member['prefix']}.index`. Copy it next to this file."
-        )
-    raise UnsupportedError(f"`{full_path}` is {_describe_unknown(full_path, head)}")
-
-
-def _describe_unknown(path: str, head: bytes) -> str:
-    """The end of a message about a file of no format: what it is, and what to do."""
-    if not head:
-        return "an empty file, not a TensorFlow checkpoint. Copy the file again."
-    if os.path.basename(path) == STATE_FILE:
-        return f"a state file. Give its directory: `{os.path.dirname(path) or '.'}`."
-    if path.endswith((".pb", ".pbtxt")):
-        return (
-            "a graph, not a checkpoint. Give the prefix of the variables next to it: "
-            f"`{os.path.join(os.path.dirname(path), 'variables', 'variables')}`."
-        )
-    return (
-        "not a TensorFlow checkpoint, or a V1 checkpoint that was cut short. Give the "
-        "prefix of one (without `.index`), or copy the file again."
-    )
+    raise not_a_checkpoint(storage, candidate)
 
 
 def _in_directory(storage: Storage, directory: str, state: State) -> Location | None:
@@ -304,7 +307,20 @@ def _in_directory(storage: Storage, directory: str, state: State) -> Location | 
         files = _files_in_folder(storage, directory)
         if files:
             location = dataclasses.replace(_of_file(storage, files[0]), files=files)
+    if location is None and not state.is_present:
+        location = _alone_in(storage, directory)
     return location
+
+
+def _alone_in(storage: Storage, directory: str) -> Location | None:
+    """The only checkpoint of a directory; None where there are others or none.
+
+    TensorFlow asks for a state file even so; but there is one thing that can be meant.
+    """
+    checkpoints = checkpoints_in(storage, directory)
+    if len(checkpoints) != 1 or describe_interrupted_save(storage, directory):
+        return None
+    return _at(storage, checkpoints[0])
 
 
 def _find_by_prefix(storage: Storage, prefix: str) -> Location | None:

@@ -144,6 +144,8 @@ def _compare(
     with np.errstate(all="ignore"):
         is_equal = (x == y) | (np.isnan(x) & np.isnan(y))
         gap = np.where(is_equal, 0, np.abs(x - y))
+        if integers and a.dtype.kind == b.dtype.kind:
+            gap = _gap_of_integers(a, b)
         gap = np.where(np.isnan(gap), np.inf, gap)
         is_near = (gap <= atol + rtol * np.abs(y)).all()
         # Integers that float64 takes for equal differ all the same.
@@ -152,6 +154,13 @@ def _compare(
         scale = np.maximum(np.abs(x), np.abs(y))
         relative = np.where(gap > 0, gap / np.where(scale > 0, scale, 1), 0)
     return float(gap.max(initial=0)), float(relative.max(initial=0))
+
+
+def _gap_of_integers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Differences of integers, which float64 would round before they are taken."""
+    higher, lower = np.maximum(a, b), np.minimum(a, b)
+    # Modulo 2**64, so that no difference overflows.
+    return (higher.astype(np.uint64) - lower.astype(np.uint64)).astype(np.float64)
 
 
 def _print(differences: list[Difference], equal: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import tf2flax
 from tf2flax._base.names import nearest
 from tf2flax._base.optimizer_names import is_slot
-from tf2flax._base.text import align_columns, format_nbytes, printable
+from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
 
 def add_to(commands: Any) -> None:
@@ -35,7 +35,8 @@ def add_to(commands: Any) -> None:
         "--no-slots",
         action="store_true",
         help="leave out what optimizers keep of other tensors: NAME/Adam_1, "
-        "NAME/adam_m, NAME_slot_vr, beta1_power, .OPTIMIZER_SLOT …",
+        "NAME/adam_m, NAME_slot_vr, beta1_power, .OPTIMIZER_SLOT …; averages are no "
+        "slots and stay",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
@@ -82,15 +83,27 @@ def _select(
 ) -> Iterator[tf2flax.StoredTensor]:
     if pattern is None:
         return iter(checkpoint.values())
-    names = [name for name in checkpoint if fnmatch.fnmatchcase(name, pattern)]
+    # A name matches itself, also where it would mean others as a pattern: `[x]`.
+    names = [
+        name
+        for name in checkpoint
+        if name == pattern or fnmatch.fnmatchcase(name, pattern)
+    ]
     if not names:
-        close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
-        fix = f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
         raise tf2flax.NotFoundError(
-            f"`{pattern}` matches none of {len(checkpoint)} tensors - in "
-            f"`{checkpoint.manifest.index_path}`. {fix}"
+            f"`{pattern}` matches none of {counted(len(checkpoint), 'tensor')} - in "
+            f"`{checkpoint.manifest.index_path}`. {_suggest(checkpoint, pattern)}"
         )
     return (checkpoint[name] for name in names)
+
+
+def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
+    """What to write instead of a pattern that matches no name."""
+    scope = f"{pattern.rstrip('/')}/"
+    if any(name.startswith(scope) for name in checkpoint):
+        return f"It is a scope: write '{scope}*'."
+    close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
+    return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
 
 
 def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, ...]:
@@ -125,7 +138,9 @@ def _describe_total(tensors: list[tf2flax.StoredTensor]) -> str:
     num_elements = sum(tensor.size for tensor in tensors)
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return (
-        f"{len(tensors):,} tensors, {num_elements:,} elements, {format_nbytes(nbytes)}"
+        f"{len(tensors):,} {'tensor' if len(tensors) == 1 else 'tensors'}, "
+        f"{num_elements:,} {'element' if num_elements == 1 else 'elements'}, "
+        f"{format_nbytes(nbytes)}"
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tf2flax._base.html import STYLE, table_html
-from tf2flax._base.text import format_nbytes
+from tf2flax._base.text import format_nbytes, printable
 
 # A row of the tree: name in the checkpoint, leaf, note, bytes (None: not counted).
 Row = tuple[str, str, str, int | None]
@@ -40,7 +40,7 @@ def render_page(
     Returns:
         The page.
     """
-    prefix = str(document["checkpoint"])
+    prefix = printable(str(document["checkpoint"]))
     trees = [tree for tree in _trees(document, sizes) if tree["rows"]]
     for number, tree in enumerate(trees):
         tree["id"] = f"tree-{number}"
@@ -121,7 +121,8 @@ _GAPS: Final = ("missing", "mismatched")
 
 
 def _tree(title: str, kind: str, side: int, rows: list[Row]) -> dict[str, Any]:
-    return {"title": title, "kind": kind, "side": side, "rows": rows}
+    escaped = [(printable(row[0]), printable(row[1]), *row[2:]) for row in rows]
+    return {"title": title, "kind": kind, "side": side, "rows": escaped}
 
 
 def _loaded_row(assignment: Mapping[str, Any]) -> Row:

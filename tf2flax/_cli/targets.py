@@ -85,7 +85,8 @@ def _import(name: str) -> ModuleType:
             raise _raised(f"importing `{name}`", error) from error
         raise tf2flax.NotFoundError(
             f"--target: there is no module `{error.name}` - in `{here}` and on "
-            "PYTHONPATH. Run the command in the folder of the module, or set PYTHONPATH."
+            "PYTHONPATH. Run the command in the folder of the module, or add the "
+            "folder to PYTHONPATH."
         ) from error
     except Exception as error:
         raise _raised(f"importing `{name}`", error) from error

@@ -15,10 +15,11 @@ import numpy as np
 from tf2flax._base.errors import DamagedError, MalformedError, UnsupportedError
 from tf2flax._base.manifest import DataFile, EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import ALIGNMENT, aligned_empty, empty, view_at
+from tf2flax._base.text import printable
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.coding import combine, crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
-from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.foreign import recognise_wrong_file
 
 # NumPy's own limit on axes.
 MAX_ARRAY_RANK: Final = 64
@@ -88,7 +89,8 @@ def are_local(entries: Iterable[TensorEntry]) -> bool:
 
 def subject_of(entry: TensorEntry) -> str:
     """Names a tensor at the beginning of a message."""
-    return f"Tensor `{entry.name}`"
+    name = entry.name
+    return f"Tensor `{name if name.isprintable() else printable(name)}`"
 
 
 def compare_crc(entry: TensorEntry, piece: Piece, crc: int) -> None:

@@ -24,6 +24,8 @@ GREY: Final = "90"
 _NUMERIC: Final = frozenset(
     {"bytes", "entry", "leaves", "needed", "read", "ratio", "host memory", "on devices"}
 )
+# Headings of columns whose cells hold spaces and are read as one word.
+_UNBROKEN: Final = frozenset({"shape", "dtype"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def html_of(section: Section, *, is_open: bool) -> list[str]:
         note=section.note,
         is_open=is_open,
         numbers=_NUMERIC,
+        unbroken=_UNBROKEN,
     )
 
 

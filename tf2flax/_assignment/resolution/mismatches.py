@@ -8,6 +8,8 @@ from typing import Final
 
 from tf2flax._assignment.language.expressions import Expression, Joined
 
+# The reason where none is more likely.
+ANOTHER_CONFIGURATION: Final = "Was the model built with another configuration?"
 # Shapes of parts that a message lists.
 _MAX_LISTED: Final = 6
 
@@ -52,7 +54,7 @@ def _likely_reason(
             "The number of elements is the same: the key may need `.rearrange(...)` "
             "or `.reshape(...)`."
         )
-    return "Was the model built with another configuration?"
+    return ANOTHER_CONFIGURATION
 
 
 def _differ_in_stacked(

@@ -12,6 +12,7 @@ from typing import Final
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._base.collapsing import MAX_LINES, Row, collapse
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.text import printable
 
 from .entry_labels import label_of
 from .problems import Mismatch, Problem, ScopeNotFound, SourceNotFound
@@ -54,7 +55,7 @@ def describe_problems(problems: Sequence[Problem], manifest: Manifest) -> str:
         label, fact = row.cells
         first = row.members[0]
         text = ordered[first].describe(manifest, suggest=len(lines) < max_suggested)
-        lines.append(f"{label}: {fact}{text.removeprefix(facts[first])}")
+        lines.append(printable(f"{label}: {fact}{text.removeprefix(facts[first])}"))
     place = f"in `{manifest.index_path}`"
     if len(problems) == 1:
         return f"{lines[0]} - {place}"

@@ -17,10 +17,18 @@ from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import MAX_DIGITS, nearest
+from tf2flax._base.text import counted
 
 from .entry_labels import key_of, target_of
+from .mismatches import ANOTHER_CONFIGURATION
 from .scopes import scopes_of
+from .spellings import suggest_for_key, suggest_for_target
 
+# What to do about a leaf that is meant to have another shape.
+_NEW_HEAD: Final = (
+    'A new head or vocabulary stays as it is with on_mismatch="keep"; '
+    "tf2flax.warm_start initialises it."
+)
 _NUMBER: Final = re.compile(r"\d+")
 _DIGITS: Final = rf"(\d{{1,{MAX_DIGITS}}})"
 
@@ -50,6 +58,8 @@ class SourceNotFound:
         names = manifest.names
         if not names:
             return "The checkpoint has no tensors."
+        if not self.leaf and (spelling := suggest_for_key(self.source)):
+            return spelling
         scope = self.source.rstrip("/") + "/"
         if not self.leaf and any(name.startswith(scope) for name in names):
             if self.source.endswith("/"):
@@ -83,8 +93,9 @@ class ScopeNotFound:
         """States the problem."""
         key = key_of(self.entry)
         fact = (
-            f"none of the {len(manifest.names)} tensors is under `{key}`, which "
-            f"{self.count} leaves of `{target_of(self.entry)}` need."
+            f"none of the {counted(len(manifest.names), 'tensor')} is under `{key}`, "
+            f"which {counted(self.count, 'leaf', 'leaves')} of "
+            f"`{target_of(self.entry)}` {'needs' if self.count == 1 else 'need'}."
         )
         if not suggest:
             return fact
@@ -116,6 +127,8 @@ class TargetNotFound:
     def _suggest_fix(self) -> str:
         if not self.target:
             return "Write `/` for the whole target."
+        if spelling := suggest_for_target(self.target):
+            return spelling
         scope = self.target + "/"
         if any(name.startswith(scope) for name in self.names):
             return f"Did you mean the scope `{scope}`?"
@@ -219,7 +232,10 @@ class Mismatch:
 
     def describe(self, manifest: Manifest, *, suggest: bool) -> str:
         """States the problem."""
-        return f"leaf `{self.leaf}` cannot take tensor `{self.source}`: {self.fact}"
+        fact = f"leaf `{self.leaf}` cannot take tensor `{self.source}`: {self.fact}"
+        if suggest and self.fact.endswith(ANOTHER_CONFIGURATION):
+            return f"{fact} {_NEW_HEAD}"
+        return fact
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
