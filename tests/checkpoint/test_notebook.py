@@ -82,7 +82,7 @@ def test_a_tensor() -> None:
 def test_a_verification(tmp_path: pathlib.Path) -> None:
     prefix = tf2flax.save_checkpoint(tmp_path / "m", {"w": np.arange(9, dtype="f4")})
     assert (
-        "1 tensors, 36 B checked: all well"
+        "1 tensor, 36 B checked: all well"
         in Page(tf2flax.open_checkpoint(prefix).verify()).text
     )
     data = tmp_path / "m.data-00000-of-00001"

@@ -57,7 +57,7 @@ def test_targets(
     target = f"{MODULE}:{attribute}"
     assert main(["plan", prefix, "--map", f"{map_}.toml", "--target", target]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"Restore plan for {prefix}\n1 leaves loaded (24 B), 0 kept")
+    assert out.startswith(f"Restore plan for {prefix}\n1 leaf loaded (24 B), 0 kept")
     assert "Unused optimizer slots (1):" in out
 
 
@@ -186,7 +186,7 @@ def test_a_terminal_and_a_broken_pipe(prefix: str) -> None:
     done = run_forked(ON_TERMINAL, settings, *given, check=True, imports=RESTORING)
     lines = done.stdout.splitlines()
     assert [line[:4] for line in lines] == ["0 1 ", "0 0 ", "0 1 ", "0 0 "]
-    assert "1 leaves loaded" in lines[1]
+    assert "1 leaf loaded" in lines[1]
     assert not re.search(r"\\x1b", lines[1] + lines[3])
     done = run_forked(WITHOUT_READER, *given, imports=RESTORING)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

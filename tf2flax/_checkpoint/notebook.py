@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.html import report_html, table_html
-from tf2flax._base.text import and_more, format_nbytes
+from tf2flax._base.text import and_more, counted, format_nbytes
 from tf2flax._base.values import Box
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def checkpoint_html(checkpoint: Checkpoint) -> str:
         note=_note(len(rows), "rows") if is_whole else f"of the first {len(cells)}",
         numbers=_NUMBERS,
     )
-    summary = f"{len(names)} tensors, {nbytes}"
+    summary = f"{counted(len(names), 'tensor')}, {nbytes}"
     return report_html("Checkpoint", checkpoint.prefix, summary, [table])
 
 
@@ -96,7 +96,7 @@ def verification_html(report: VerificationReport) -> str:
         note = _note(len(report.unchecked), "names")
         sections.append(table_html(title, (), rows, note=note, is_open=False))
     summary = (
-        f"{report.num_tensors} tensors, {format_nbytes(report.nbytes)} checked: "
+        f"{counted(report.num_tensors, 'tensor')}, {format_nbytes(report.nbytes)} checked: "
         f"{result}"
     )
     return report_html("Verification", report.prefix, summary, sections)

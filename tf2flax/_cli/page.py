@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tf2flax._base.html import STYLE, table_html
-from tf2flax._base.text import format_nbytes, printable
+from tf2flax._base.text import counted, format_nbytes, printable
 
 # A row of the tree: name in the checkpoint, leaf, note, bytes (None: not counted).
 Row = tuple[str, str, str, int | None]
@@ -194,14 +194,14 @@ def _summary(document: Mapping[str, Any]) -> str:
     if "assignments" not in document:
         return "There is no plan: the map itself has to be mended first."
     counts = [
-        f"{len(document['assignments'])} leaves loaded "
+        f"{counted(len(document['assignments']), 'leaf', 'leaves')} loaded "
         f"({format_nbytes(document['nbytes'])})"
     ]
     for key in (*_GAPS, "kept"):
         if document[key]:
             counts.append(f"{len(document[key])} {key}")
     unused = sum(map(len, document["unused"].values()))
-    return ", ".join([*counts, f"{unused} tensors unused"])
+    return ", ".join([*counts, f"{counted(unused, 'tensor')} unused"])
 
 
 def _as_json(trees: list[dict[str, Any]]) -> str:
