@@ -96,8 +96,8 @@ def verification_html(report: VerificationReport) -> str:
         note = _note(len(report.unchecked), "names")
         sections.append(table_html(title, (), rows, note=note, is_open=False))
     summary = (
-        f"{counted(report.num_tensors, 'tensor')}, {format_nbytes(report.nbytes)} checked: "
-        f"{result}"
+        f"{counted(report.num_tensors, 'tensor')}, {format_nbytes(report.nbytes)} "
+        f"checked: {result}"
     )
     return report_html("Verification", report.prefix, summary, sections)
 
