@@ -812,8 +812,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ls",): ("required: CKPT",),
     (PATH,): ("invalid choice", "ls"),
     ("list", PATH): ("invalid choice: 'list'", "ls"),
-    ("ls", PATH, "bert/pooler/"): ("is a scope", "'bert/pooler/*'"),
-    ("ls", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/*'"),
+    ("ls", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/'"),
+    ("tree", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/'"),
+    ("diff", PATH): ("required: ",),
+    ("convert", PATH): ("required: ",),
     ("ls", PATH, "bert/poler/*"): ("matches none of 139 tensors", "Did you mean"),
     ("ls", PATH, "zzz"): ("matches none of 139 tensors", "Leave it out"),
     ("ls", "no/model.ckpt"): ("no directory `no`",),
@@ -855,7 +857,7 @@ ADVICE: dict[str, Call] = {
     ),
     "single quotes": write_map("""'src("a").transpose()' = "x\""""),
     "checkpoint, then name": lambda _: check_run("show", PATH, KERNEL),
-    "a scope as a glob": lambda _: check_run("ls", PATH, "bert/pooler/*"),
+    "a scope with its slash": lambda _: check_run("ls", PATH, "bert/pooler/"),
 }
 
 

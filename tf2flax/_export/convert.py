@@ -25,7 +25,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import Advance, ProgressFunction, check_progress, reporting
-from tf2flax._base.text import format_nbytes, list_names
+from tf2flax._base.text import counted, format_nbytes, list_names, printable
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
@@ -85,7 +85,8 @@ class ConversionReport:
     def __str__(self) -> str:
         """The report, in a few lines."""
         lines = [
-            f"{self.path}: {len(self.written)} tensors, {format_nbytes(self.nbytes)}"
+            f"{printable(self.path)}: {counted(len(self.written), 'tensor')}, "
+            f"{format_nbytes(self.nbytes)}"
         ]
         if self.dropped:
             lines.append(f"dropped: {list_names(self.dropped)}")
