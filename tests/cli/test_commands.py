@@ -239,7 +239,8 @@ def test_no_command_imports_jax(prefix: str, tmp_path: pathlib.Path) -> None:
         "from tf2flax._cli import main\n"
         f"main(['convert', {prefix!r}, '{tmp_path}/a.npz'])\n"
         f"main(['diff', {prefix!r}, '{tmp_path}/a.npz'])\n"
-        f"main(['tree', {prefix!r}])\nmain(['stats', {prefix!r}])\nmain(['completion', 'zsh'])\n"
+        f"main(['tree', {prefix!r}])\nmain(['stats', {prefix!r}])\n"
+        "main(['completion', 'zsh'])\n"
         "import sys; print('modules', *sys.modules)"
     )
     done = run_forked(code, check=True)

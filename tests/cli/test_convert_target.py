@@ -38,8 +38,11 @@ class Model(nnx.Module):
 """
 KERNEL = np.arange(6, dtype=np.float64).reshape(2, 3)
 TENSORS: dict[str, Any] = {
-    "enc/q": KERNEL, "enc/q/Adam": KERNEL, "kept/x": np.ones(4, "f4"), "step": np.int64(7)
-}  # fmt: skip
+    "enc/q": KERNEL,
+    "enc/q/Adam": KERNEL,
+    "kept/x": np.ones(4, "f4"),
+    "step": np.int64(7),
+}
 
 
 @pytest.fixture

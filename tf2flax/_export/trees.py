@@ -22,7 +22,7 @@ from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._writing.trees import leaves_of
 
-from .convert import ConversionReport, metadata_of, prepare_output
+from .convert import ConversionReport, Output, metadata_of, prepare_output
 from .exporter import ExportedTensor, TakeBox, TensorSource
 from .selection import Selection, select_by_map
 from .source import CheckpointSource
@@ -77,15 +77,7 @@ def convert_tree(
     plan = make_plan(checkpoint, assignment_map, target, dtype=dtype)
     loaded = [ExportedTensor(a.leaf, a.shape, a.dtype, a) for a in plan.assignments]
     held, prefix = _hold(target, plan.kept, checkpoint)
-    kept: tuple[ExportedTensor, ...] = ()
-    if len(held):
-        kept = select_by_map(held.manifest, freeze_map({prefix: "/"}), None).tensors
-    if kept and output.exporter.options.by_reference:
-        names = list_names([tensor.name for tensor in kept])
-        raise AssignmentError(
-            f"Option by_reference: these leaves are not in the checkpoint: {names}. "
-            "Leave it out, so that everything is copied."
-        )
+    kept = _kept_tensors(held, prefix, output)
     kept_names = {tensor.name for tensor in kept}
 
     def make_source(tensors: list[ExportedTensor], advance: Advance) -> TensorSource:
@@ -158,6 +150,22 @@ class _JoinedSource:
         """A tensor of the checkpoint, or a leaf that is kept."""
         is_held = name.startswith(self._prefix)
         return (self._held if is_held else self._checkpoint).stored(name)
+
+
+def _kept_tensors(
+    held: Checkpoint, prefix: str, output: Output
+) -> tuple[ExportedTensor, ...]:
+    """The leaves that are kept, under their names; refused where nothing is copied."""
+    if not len(held):
+        return ()
+    kept = select_by_map(held.manifest, freeze_map({prefix: "/"}), None).tensors
+    if output.exporter.options.by_reference:
+        names = list_names([tensor.name for tensor in kept])
+        raise AssignmentError(
+            f"Option by_reference: these leaves are not in the checkpoint: {names}. "
+            "Leave it out, so that everything is copied."
+        )
+    return kept
 
 
 def _name_of(tensor: ExportedTensor) -> str:
