@@ -23,7 +23,7 @@ NAMES = {
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
     "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
-    "ConversionReport", "convert",
+    "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -36,6 +36,7 @@ SIGNATURES = {
     "list_variables": "path",
     "load_variable": "path, name",
     "latest_checkpoint": "directory",
+    "load_checkpoint": "ckpt_dir_or_file",
     "merge_checkpoints": "checkpoints",
     "save_checkpoint": (
         "prefix, tree_or_mapping, *, plan=None, unused='copy', data_files=1, "

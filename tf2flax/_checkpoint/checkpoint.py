@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.text import counted
 from tf2flax._reading import whole
 
@@ -104,6 +106,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
             raise
         except TensorNotFoundError:
             raise self._tensor_not_found(name) from None
+
+    def __enter__(self) -> Self:
+        """Itself, for `with`; no file of it stays open."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Does nothing: there is nothing to close."""
 
     def read(
         self,
@@ -249,6 +258,15 @@ class Checkpoint(Mapping[str, StoredTensor]):
             ['layer_with_weights-0/bias', 'layer_with_weights-0/kernel']
         """
         return Checkpoint(self._manifest.by_object_path())
+
+    if not TYPE_CHECKING:  # type checkers are to find such names themselves
+
+        def __getattr__(self, name: str) -> object:
+            """Says what to write instead of a name that does not exist."""
+            owner = type(self)
+            raise missing_attribute(
+                f"{owner.__name__!r} object", "Checkpoint", name, dir(owner)
+            )
 
     def __repr__(self) -> str:
         """Names the checkpoint with its number of tensors."""

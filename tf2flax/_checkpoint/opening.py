@@ -28,6 +28,7 @@ from .checkpoint import Checkpoint
 from .choosing import MEMBER, checkpoints_in
 from .foreign import not_a_checkpoint
 from .interrupted_saves import describe_interrupted_save
+from .mapping import manifest_of_mapping
 from .merging import MergedManifest, prefixed
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .object_based import ObjectBasedManifest
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 
 def open_checkpoint(
-    path: PathLike | KvStore, *, context: Context | None = None
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
+    *,
+    context: Context | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint: reads its index and none of its tensors.
 
@@ -51,6 +54,8 @@ def open_checkpoint(
             (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`, or the index
             of several files, `.weights.json`). Local, or a URL that tensorstore knows
             (`gs://`, `s3://`, `http://`, `file://` …), or a `tensorstore.KvStore`.
+            Also an open checkpoint, which is returned; or a flat mapping of names to
+            arrays or `StoredTensor`s.
         context: tensorstore's, for URLs; the default one gives failing requests up
             within 30 seconds.
 
@@ -75,7 +80,21 @@ def open_checkpoint(
             "Option context: expected a tensorstore.Context or None, got "
             f"{show_value(context)}."
         )
-    return Checkpoint(manifest_at(locate(path, context)))
+    if isinstance(path, Checkpoint):
+        return path
+    return Checkpoint(manifest_of(path, context))
+
+
+def manifest_of(
+    checkpoint: Checkpoint | Mapping[str, Any] | PathLike | KvStore,
+    context: Context | None = None,
+) -> Manifest:
+    """Reads what lists the tensors of a checkpoint; see `open_checkpoint`."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.manifest
+    if isinstance(checkpoint, Mapping):
+        return manifest_of_mapping(checkpoint)
+    return manifest_at(locate(checkpoint, context))
 
 
 def manifest_at(location: Location) -> Manifest:
@@ -133,13 +152,13 @@ def merge_checkpoints(
     """
     manifests: list[tuple[str, Manifest]] = []
     for prefix, source in prefixed(checkpoints):
-        is_open = isinstance(source, Checkpoint)
-        checkpoint = source if is_open else open_checkpoint(source)
-        manifests.append((prefix, checkpoint.manifest))
+        manifests.append((prefix, manifest_of(source)))
     return Checkpoint(MergedManifest(manifests))
 
 
-def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
+def list_variables(
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
+) -> list[tuple[str, list[int]]]:
     """Lists names and shapes, as `tf.train.list_variables`.
 
     Args:
@@ -165,7 +184,9 @@ def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
     )
 
 
-def load_variable(path: PathLike | KvStore, name: str) -> Any:
+def load_variable(
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any], name: str
+) -> Any:
     """Reads one tensor, as `tf.train.load_variable`.
 
     Args:

@@ -12,6 +12,7 @@ import numpy as np
 from tf2flax._base.caller import check_switch, show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.values import Box
 from tf2flax._reading import checks, parts, whole
 from tf2flax._storage.lazy import open_view
@@ -196,6 +197,15 @@ class StoredTensor:
             )
         array = self.read()
         return array if dtype is None else array.astype(dtype, copy=False)
+
+    if not TYPE_CHECKING:  # type checkers are to find such names themselves
+
+        def __getattr__(self, name: str) -> object:
+            """Says what to write instead of a name that does not exist."""
+            owner = type(self)
+            raise missing_attribute(
+                f"{owner.__name__!r} object", "StoredTensor", name, dir(owner)
+            )
 
     def __repr__(self) -> str:
         """Names the tensor with shape and dtype."""

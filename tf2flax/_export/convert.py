@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import posixpath
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ class ConversionReport:
 
 
 def convert(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     out: PathLike,
     *,
     format: Format | None = None,
@@ -167,7 +168,7 @@ def convert(
         data_files, check_switch("flat", flat), _check_reference(by_reference)
     )
     exporter = _exporter_for(path, format)(options)
-    opened = _open(checkpoint)
+    opened = open_checkpoint(checkpoint)
     frozen = None if assignment_map is None else freeze_map(assignment_map)
     selection = _select(opened.manifest, frozen, dtype, has_slots=has_slots)
     tensors = [
@@ -243,12 +244,6 @@ def _exporter_for(path: str, name: object) -> type[Exporter]:
     raise AssignmentError(
         f"Option format: expected one of {names}, got {show_value(name)}."
     )
-
-
-def _open(checkpoint: PathLike | Checkpoint) -> Checkpoint:
-    if isinstance(checkpoint, Checkpoint):
-        return checkpoint
-    return open_checkpoint(checkpoint)
 
 
 def _refuse_present(exporter: Exporter, path: str) -> None:

@@ -298,7 +298,7 @@ class Plan:
 
 @takes_options
 def plan(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap,
     target: Any,
     **options: Unpack[RestoreOptions],
@@ -306,7 +306,7 @@ def plan(
     """Checks a map against a checkpoint and a target; reads no tensor.
 
     Args:
-        checkpoint: A path, or an open checkpoint.
+        checkpoint: A path, an open checkpoint, or a flat mapping of names to arrays.
         assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
             target, with the semantics of `tf.compat.v1.train.init_from_checkpoint`;
             expressions (`tf2flax.src`) and captures (`layer_{i}`) as docs/maps.md.

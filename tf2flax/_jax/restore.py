@@ -29,7 +29,7 @@ from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import ProgressFunction, reporting
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._checkpoint.opening import locate, manifest_at
+from tf2flax._checkpoint.opening import manifest_of
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.reads import ReadPlan
@@ -158,7 +158,7 @@ def take_target(target: Any, subject: str = "The target") -> Target:
 
 
 def make_job(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap | FrozenMap,
     target: Target,
     options: CheckedOptions,
@@ -180,10 +180,7 @@ def make_job(
     Raises:
         CheckpointError: As `plan`.
     """
-    if isinstance(checkpoint, Checkpoint):
-        manifest = checkpoint.manifest
-    else:
-        manifest = manifest_at(locate(checkpoint))
+    manifest = manifest_of(checkpoint)
     _refuse_tracers(slot.value for slot in target.slots)
     entries = parse_map(assignment_map, target.identify)
     if target.rng_states:

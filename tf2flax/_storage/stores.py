@@ -92,12 +92,6 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
     return _storage_of_kvstore(store)
 
 
-def is_context(value: object) -> bool:
-    """True for a `tensorstore.Context`."""
-    module = sys.modules.get("tensorstore")  # who has a Context has imported it
-    return module is not None and isinstance(value, module.Context)
-
-
 def _check_not_a_url(path: str) -> None:
     """Refuses what pathlib left of a URL, unless a folder has that name.
 
@@ -111,6 +105,12 @@ def _check_not_a_url(path: str) -> None:
             f"`{path}` was a URL until pathlib took it for a path, and lost a slash. "
             f"Give the URL as a str: `{url['scheme']}{slashes}{path[url.end() :]}`."
         )
+
+
+def is_context(value: object) -> bool:
+    """True for a `tensorstore.Context`."""
+    module = sys.modules.get("tensorstore")  # who has a Context has imported it
+    return module is not None and isinstance(value, module.Context)
 
 
 def _is_kvstore(path: object) -> bool:

@@ -13,14 +13,12 @@ import numpy as np
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import empty
-from tf2flax._base.values import STORED_DTYPES, TensorSpec, encode_name
+from tf2flax._base.values import STRING, TensorSpec, encode_name
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .device_arrays import is_jax_array, prepare_jax_array
 from .new_tensors import NewTensor, stored_dtype, whole_tensor
 from .slicing import copy_tensor
-
-_STRING = next(dtype for dtype in STORED_DTYPES.values() if dtype.is_string)
 
 
 def is_flat_mapping(value: Any) -> bool:
@@ -73,7 +71,7 @@ def _prepare_host_array(
     array = np.asarray(value, object if isinstance(value, bytes) else None)
     if array.dtype.kind in "OSU":
         strings = _encode_strings(name, array)
-        return TensorSpec(array.shape, _STRING), lambda: strings
+        return TensorSpec(array.shape, STRING), lambda: strings
     return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array
 
 
