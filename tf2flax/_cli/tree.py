@@ -76,12 +76,14 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tree; returns the exit code."""
-    checkpoint, tensors = select(arguments)
-    root = build_tree(tensors)
+    selected = select(arguments)
+    root = build_tree(selected.tensors)
     if arguments.sort == "size":
         _sort(root)
     if arguments.json:
-        document = {"checkpoint": checkpoint.prefix} | root.to_dict(arguments.depth)
+        document: dict[str, Any] = {
+            "checkpoint": selected.checkpoint.prefix
+        } | root.to_dict(arguments.depth)
         print(json.dumps(document, indent=1))
         return 0
     rows = list(_rows(root, arguments.depth, 0))
