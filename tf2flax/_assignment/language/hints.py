@@ -26,8 +26,8 @@ def suggest_map(value: object) -> str:
         return f" Read the file first: tf2flax.load_map({quote(text)})."
     if text is not None:
         return (
-            f' Write {{{quote(text)}: "name or scope of the target"}}. Arguments come in '
-            "this order: checkpoint, assignment map, target."
+            f' Write {{{quote(text)}: "name or scope of the target"}}. Arguments '
+            "come in this order: checkpoint, assignment map, target."
         )
     if isinstance(value, Expression):
         return f' Write {{{show_value(value)}: "name of the leaf"}}.'
