@@ -119,17 +119,17 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
         (NOT_A_PATH, "NoneType", "latest_checkpoint"),
     ),
     "open an int": (call(tf2flax.open_checkpoint, 3), (NOT_A_PATH, "got int")),
-    "open a checkpoint": (
-        lambda _: tf2flax.open_checkpoint(opened()),  # pyright: ignore[reportArgumentType]
-        (NOT_A_PATH, "got Checkpoint", "open already", PATH),
+    "open nested arrays": (
+        call(tf2flax.open_checkpoint, {"a": ARRAYS}),
+        ("`a` holds a mapping", "flatten_dict"),
+    ),
+    "open objects": (
+        call(tf2flax.open_checkpoint, {"a": object()}),
+        ("`a` is", "Give arrays"),
     ),
     "open a tensor": (
         lambda _: tf2flax.open_checkpoint(tensor()),  # pyright: ignore[reportArgumentType]
         (NOT_A_PATH, "got StoredTensor", "checkpoint that it is from"),
-    ),
-    "open arrays": (
-        call(tf2flax.open_checkpoint, ARRAYS),
-        (NOT_A_PATH, "got dict", "save_checkpoint(path, arrays)"),
     ),
     "open several": (
         call(tf2flax.open_checkpoint, [PATH]),
@@ -175,10 +175,6 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     ),
     "Expression(name)": (call(tf2flax.Expression, "a"), ('tf2flax.src("name")',)),
     "list None": (call(tf2flax.list_variables, None), (NOT_A_PATH, "NoneType")),
-    "list a checkpoint": (
-        lambda _: tf2flax.list_variables(opened()),  # pyright: ignore[reportArgumentType]
-        (NOT_A_PATH, "got Checkpoint", "open already"),
-    ),
     "list a misspelt path": (
         call(tf2flax.list_variables, PATH.replace("model", "modle")),
         ("No checkpoint at", "modle", "Did you mean", PATH),
@@ -186,10 +182,6 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     "load, swapped": (
         call(tf2flax.load_variable, KERNEL, PATH),
         ("No checkpoint at", KERNEL, "path comes first"),
-    ),
-    "load from a checkpoint": (
-        lambda _: tf2flax.load_variable(opened(), KERNEL),  # pyright: ignore[reportArgumentType]
-        ("got Checkpoint", "checkpoint[name]"),
     ),
     "load None": (
         call(tf2flax.load_variable, PATH, None),
@@ -292,7 +284,7 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     # Maps
     "checkpoint and map swapped": (
         plan(PATH, source=MAP),
-        (NOT_A_PATH, "got dict", "path comes first"),
+        (NO_MAP, PATH, "checkpoint, assignment map, target"),
     ),
     "map and target swapped": (
         lambda _: tf2flax.plan(PATH, target(), MAP),
