@@ -180,9 +180,8 @@ def test_html_shows_problems_without_a_click(prefix: pathlib.Path) -> None:
 
 def test_html_keeps_a_shape_on_one_line(prefix: pathlib.Path) -> None:
     html = plan_of(prefix)._repr_html_()  # pyright: ignore[reportPrivateUsage]
-    shape = re.search(r'<td style="([^"]*)"><code>\[2, 3\]', html)
-    assert shape is not None
-    assert "white-space:nowrap" in shape[1]
+    assert '<td class="unbroken"><code>[2, 3]' in html
+    assert ".tf2flax .unbroken code { white-space: nowrap }" in html
 
 
 def test_one_of_a_kind_is_counted_in_the_singular(tmp_path: pathlib.Path) -> None:

@@ -67,7 +67,10 @@ def test_ls_on_a_terminal() -> None:
     assert printed[0].split() == ["name", "dtype", "shape", "size", "slices"]
     assert len({line.index("float32") for line in printed if "float32" in line}) == 1
     assert printed[-2] == "15 tensors, 3,707 elements, 14.8 kB"
-    assert printed[-1] == "slots left out: 18 tensors, 4,020 elements, 16.1 kB"
+    assert (
+        printed[-1]
+        == "slots and averages left out: 18 tensors, 4,020 elements, 16.1 kB"
+    )
 
 
 def test_ls_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import warnings
 from typing import Any
@@ -50,6 +51,9 @@ def check(text: str) -> None:
         (["show", f"{LINE}!"], 2),
         (["ls"], 0),
         (["ls", "\x1b[2J"], 2),
+        (["tree"], 0),
+        (["stats"], 1),  # it finds NaN
+        (["tree", "\x1b[2J"], 2),
     ],
 )
 def test_commands(
@@ -72,6 +76,19 @@ def test_paths(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> No
         check(capsys.readouterr().out)
     assert main(["ls", str(folder / "no")]) == 2
     check(capsys.readouterr().err)
+
+
+def test_diff_and_convert(
+    prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {name: np.zeros(3, np.float32) for name in (*NAMES, "z\x1b[2J")}
+    other = tf2flax.save_checkpoint(tmp_path / "\x1b[2J", changed)
+    assert main(["diff", prefix, other]) == 1
+    out = str(tmp_path / "out\x1b[2J.npz")
+    assert main(["convert", other, out, "--format", "npz"]) == 0
+    output = capsys.readouterr()
+    check(output.out.replace("\t", " "))  # which separates columns
+    check(output.err)
 
 
 def test_printed_plans_and_their_inverse(prefix: str) -> None:
@@ -140,8 +157,11 @@ def test_ls_takes_a_name_that_looks_like_a_pattern(
     assert names == ["[x]", "x"]
 
 
-def test_averages_are_no_slots(capsys: pytest.CaptureFixture[str]) -> None:
+def test_averages_are_hidden_with_slots(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(DATA / "resnet_slim" / "model.ckpt")
     assert main(["ls", "--json", "--no-slots", path]) == 0
-    output = capsys.readouterr().out
-    assert output.count("/ExponentialMovingAverage") == 77
+    document = json.loads(capsys.readouterr().out)
+    names = [tensor["name"] for tensor in document["tensors"]]
+    assert not [name for name in names if "ExponentialMovingAverage" in name]
+    left_out = document["slots_left_out"]
+    assert sum(name.endswith("/ExponentialMovingAverage") for name in left_out) == 77

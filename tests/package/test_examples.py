@@ -62,8 +62,42 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
     "path", [p for p in EXAMPLES if p != DEMO], ids=lambda p: p.stem
 )
 def test_example(path: pathlib.Path) -> None:
-    code, _ = run(path, *ARGUMENTS.get(path.stem, []))
+    code, printed = run(path, *ARGUMENTS.get(path.stem, []))
     assert code == 0
+    if path.stem in {"partitioned", "ports_demo", "warm_start"}:
+        assert "OK: all within 1e-05" in printed
+
+
+@pytest.mark.parametrize(
+    ("stem", "function", "array", "change"),
+    [
+        ("partitioned", "main", "emb_div", 1e-3),
+        ("partitioned", "main", "emb_div", np.nan),
+        ("warm_start", "main", "pooled_output", 1e-3),
+        ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
+    ],
+)
+def test_an_example_can_fail(
+    stem: str,
+    function: str,
+    array: str,
+    change: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = ROOT / "examples" / f"{stem}.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    example = runpy.run_path(str(path), run_name=stem)
+    load = np.load
+
+    def changed(file: pathlib.Path) -> dict[str, np.ndarray]:
+        arrays = dict(load(file))
+        arrays[array] = arrays[array] + np.float32(change)
+        return arrays
+
+    monkeypatch.setattr(np, "load", changed)
+    assert example[function]() == 1
+    assert "FAILED: not all within 1e-05" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

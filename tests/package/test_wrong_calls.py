@@ -119,17 +119,17 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
         (NOT_A_PATH, "NoneType", "latest_checkpoint"),
     ),
     "open an int": (call(tf2flax.open_checkpoint, 3), (NOT_A_PATH, "got int")),
-    "open a checkpoint": (
-        lambda _: tf2flax.open_checkpoint(opened()),  # pyright: ignore[reportArgumentType]
-        (NOT_A_PATH, "got Checkpoint", "open already", PATH),
+    "open nested arrays": (
+        call(tf2flax.open_checkpoint, {"a": ARRAYS}),
+        ("`a` holds a mapping", "flatten_dict"),
+    ),
+    "open objects": (
+        call(tf2flax.open_checkpoint, {"a": object()}),
+        ("`a` is", "Give arrays"),
     ),
     "open a tensor": (
         lambda _: tf2flax.open_checkpoint(tensor()),  # pyright: ignore[reportArgumentType]
         (NOT_A_PATH, "got StoredTensor", "checkpoint that it is from"),
-    ),
-    "open arrays": (
-        call(tf2flax.open_checkpoint, ARRAYS),
-        (NOT_A_PATH, "got dict", "save_checkpoint(path, arrays)"),
     ),
     "open several": (
         call(tf2flax.open_checkpoint, [PATH]),
@@ -175,10 +175,6 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     ),
     "Expression(name)": (call(tf2flax.Expression, "a"), ('tf2flax.src("name")',)),
     "list None": (call(tf2flax.list_variables, None), (NOT_A_PATH, "NoneType")),
-    "list a checkpoint": (
-        lambda _: tf2flax.list_variables(opened()),  # pyright: ignore[reportArgumentType]
-        (NOT_A_PATH, "got Checkpoint", "open already"),
-    ),
     "list a misspelt path": (
         call(tf2flax.list_variables, PATH.replace("model", "modle")),
         ("No checkpoint at", "modle", "Did you mean", PATH),
@@ -186,10 +182,6 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     "load, swapped": (
         call(tf2flax.load_variable, KERNEL, PATH),
         ("No checkpoint at", KERNEL, "path comes first"),
-    ),
-    "load from a checkpoint": (
-        lambda _: tf2flax.load_variable(opened(), KERNEL),  # pyright: ignore[reportArgumentType]
-        ("got Checkpoint", "checkpoint[name]"),
     ),
     "load None": (
         call(tf2flax.load_variable, PATH, None),
@@ -292,7 +284,7 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     # Maps
     "checkpoint and map swapped": (
         plan(PATH, source=MAP),
-        (NOT_A_PATH, "got dict", "path comes first"),
+        (NO_MAP, PATH, "checkpoint, assignment map, target"),
     ),
     "map and target swapped": (
         lambda _: tf2flax.plan(PATH, target(), MAP),
@@ -812,8 +804,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ls",): ("required: CKPT",),
     (PATH,): ("invalid choice", "ls"),
     ("list", PATH): ("invalid choice: 'list'", "ls"),
-    ("ls", PATH, "bert/pooler/"): ("is a scope", "'bert/pooler/*'"),
-    ("ls", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/*'"),
+    ("ls", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/'"),
+    ("tree", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/'"),
+    ("diff", PATH): ("required: ",),
+    ("convert", PATH): ("required: ",),
     ("ls", PATH, "bert/poler/*"): ("matches none of 139 tensors", "Did you mean"),
     ("ls", PATH, "zzz"): ("matches none of 139 tensors", "Leave it out"),
     ("ls", "no/model.ckpt"): ("no directory `no`",),
@@ -855,7 +849,7 @@ ADVICE: dict[str, Call] = {
     ),
     "single quotes": write_map("""'src("a").transpose()' = "x\""""),
     "checkpoint, then name": lambda _: check_run("show", PATH, KERNEL),
-    "a scope as a glob": lambda _: check_run("ls", PATH, "bert/pooler/*"),
+    "a scope with its slash": lambda _: check_run("ls", PATH, "bert/pooler/"),
 }
 
 

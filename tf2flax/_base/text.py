@@ -49,9 +49,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
     Examples:
         >>> counted(1, "leaf", "leaves"), counted(1200, "tensor")
-        ('1 leaf', '1200 tensors')
+        ('1 leaf', '1,200 tensors')
     """
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def and_more(text: str, num_hidden: int, *, separator: str = " ") -> str:

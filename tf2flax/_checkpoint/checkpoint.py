@@ -272,6 +272,12 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """Names the checkpoint with its number of tensors."""
         return f"Checkpoint({self.prefix!r}, {counted(len(self), 'tensor')})"
 
+    def _repr_html_(self) -> str:
+        """The tensors as a table for notebooks."""
+        from .notebook import checkpoint_html
+
+        return checkpoint_html(self)
+
     def __reduce__(self) -> tuple[type[Checkpoint], tuple[Manifest]]:
         """Pickles the manifest, not the path alone."""
         return Checkpoint, (self._manifest,)

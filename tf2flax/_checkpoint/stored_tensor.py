@@ -211,3 +211,9 @@ class StoredTensor:
         """Names the tensor with shape and dtype."""
         dtype = self._entry.spec.dtype.name
         return f"StoredTensor({self.name!r}, shape={self.shape}, dtype={dtype})"
+
+    def _repr_html_(self) -> str:
+        """The tensor and the places of its bytes for notebooks."""
+        from .notebook import tensor_html
+
+        return tensor_html(self)

@@ -97,6 +97,12 @@ class VerificationReport:
             lines.append(f"  Not checked: {names}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        """The report for notebooks."""
+        from .notebook import verification_html
+
+        return verification_html(self)
+
 
 def verify(
     manifest: Manifest, *, progress: bool | ProgressFunction = False

@@ -25,7 +25,10 @@ def suggest_map(value: object) -> str:
     if text is not None and (_MAP_FILE.fullmatch(text) or not isinstance(value, str)):
         return f" Read the file first: tf2flax.load_map({quote(text)})."
     if text is not None:
-        return f' Write {{{quote(text)}: "name or scope of the target"}}.'
+        return (
+            f' Write {{{quote(text)}: "name or scope of the target"}}. Arguments '
+            "come in this order: checkpoint, assignment map, target."
+        )
     if isinstance(value, Expression):
         return f' Write {{{show_value(value)}: "name of the leaf"}}.'
     if callable(attribute_of(value, "restore")):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import html
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +17,7 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._base.collapsing import collapse, in_sequence
+from tf2flax._base.html import report_html
 from tf2flax._base.text import and_more, counted, format_nbytes, printable
 
 from .plan import Replicated, RestorePlan
@@ -121,16 +121,16 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
         plan: The plan.
         reads: Summary of its reads.
     """
-    prefix = html.escape(printable(plan.prefix))
-    lines = [
-        "<div>",
-        f"<p><b>Restore plan</b> for <code>{prefix}</code><br>",
-        f"{html.escape(summary(plan))}</p>",
-    ]
-    for i, section in enumerate(sections(plan, reads)):
-        # What may be wrong is seen without a click.
-        lines += html_of(section, is_open=i == 0 or section.colour in (RED, YELLOW))
-    return "\n".join([*lines, "</div>"])
+    return report_html(
+        "Restore plan",
+        plan.prefix,
+        summary(plan),
+        [
+            # What may be wrong is seen without a click.
+            html_of(section, is_open=i == 0 or section.colour in (RED, YELLOW))
+            for i, section in enumerate(sections(plan, reads))
+        ],
+    )
 
 
 def _loaded(assignments: Sequence[Assignment]) -> Section:

@@ -6,13 +6,13 @@ Knows nothing of plans: `report` fills the sections.
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 import sys
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
-from tf2flax._base.text import align_columns, printable
+from tf2flax._base.html import table_html
+from tf2flax._base.text import align_columns
 
 # Numbers of colours in the escape sequences of terminals.
 GREEN: Final = "32"
@@ -80,30 +80,15 @@ def html_of(section: Section, *, is_open: bool) -> list[str]:
     Returns:
         Lines of HTML.
     """
-    attribute = " open" if is_open else ""
-    title = html.escape(section.title)
-    lines = [f"<details{attribute}><summary>{title}</summary><table>"]
-    if section.columns:
-        cells = "".join(f"<th>{html.escape(name)}</th>" for name in section.columns)
-        lines.append(f"<tr>{cells}</tr>")
-    columns = section.columns or [""] * max(map(len, section.rows), default=0)
-    for row in section.rows:
-        cells = "".join(
-            f'<td style="{_style_of(column)}"><code>{html.escape(printable(cell))}'
-            "</code></td>"
-            for column, cell in zip(columns, row, strict=True)
-        )
-        lines.append(f"<tr>{cells}</tr>")
-    return [*lines, f"</table>{html.escape(section.note)}</details>"]
-
-
-def _style_of(column: str) -> str:
-    """The style of a cell: shapes and numbers stay on one line, names may wrap."""
-    if column in _NUMERIC:
-        return "text-align:right;white-space:nowrap"
-    if column in _UNBROKEN:
-        return "text-align:left;white-space:nowrap"
-    return "text-align:left"
+    return table_html(
+        section.title,
+        section.columns,
+        section.rows,
+        note=section.note,
+        is_open=is_open,
+        numbers=_NUMERIC,
+        unbroken=_UNBROKEN,
+    )
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
