@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
+from typing import Any
 
 import environment  # first: what JAX finds when it is imported
 import hypothesis
@@ -31,6 +32,19 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("tf2flax")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each process tests that follow each other, which share what they make.
+
+    One that has none left takes some of another's, so that both end together.
+    """
+    if config.getvalue("dist") != "load":  # somebody asks for another way
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_collection_finish() -> None:

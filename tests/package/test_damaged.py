@@ -22,6 +22,7 @@ from bundle_writer import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from old_files import write_as_if_old
 
 import tf2flax
 from tf2flax._base.errors import MalformedError
@@ -120,7 +121,7 @@ def test_the_index_cut_at_every_byte(prefix: pathlib.Path) -> None:
     path = pathlib.Path(f"{prefix}.index")
     whole = path.read_bytes()
     for stop in range(len(whole)):
-        path.write_bytes(whole[:stop])
+        write_as_if_old(path, whole[:stop])
         with pytest.raises(tf2flax.DamagedError):
             tf2flax.open_checkpoint(prefix)
 
@@ -138,14 +139,14 @@ def test_flips_never_give_other_values(
         data = bytearray(whole)
         for position, value in flips:
             data[position % len(data)] ^= value
-        path.write_bytes(bytes(data))
+        write_as_if_old(path, bytes(data))
         try:
             arrays = tf2flax.open_checkpoint(prefix).read()
         except REFUSALS:
             pass
         else:
             assert all(array.tobytes() == ARRAY.tobytes() for array in arrays.values())
-        path.write_bytes(whole)
+        write_as_if_old(path, whole)
 
 
 def open_with(tmp_path: pathlib.Path, **changes: Any) -> tf2flax.Checkpoint:
@@ -331,7 +332,7 @@ def test_permissions_are_a_read_error(
 def test_other_files_are_recognised(
     tmp_path: pathlib.Path, name: str, contents: bytes, match: str
 ) -> None:
-    (tmp_path / name).write_bytes(contents)
+    write_as_if_old(tmp_path / name, contents)
     with pytest.raises(tf2flax.UnsupportedError, match=match):
         tf2flax.open_checkpoint(tmp_path / name)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
 from ml_dtypes import bfloat16
+from old_files import write_as_if_old
 
 import tf2flax
 from tf2flax._base.manifest import TensorEntry
@@ -100,7 +101,7 @@ def test_damage_is_found_wherever_it_is(path: pathlib.Path, tuning: Tuning) -> N
             for place in (piece.span.start, piece.span.stop - 1):
                 damaged = bytearray(whole)
                 damaged[place] ^= 1
-                data.write_bytes(damaged)
+                write_as_if_old(data, damaged)
                 fresh = entries_of(path)
                 errors = check_many(fresh, Counter(), tuning)
                 assert list(errors) == [entry.name]
@@ -115,7 +116,7 @@ def test_damage_is_found_wherever_it_is(path: pathlib.Path, tuning: Tuning) -> N
                 for other in entry.pieces:
                     assert other.data_file is not None
                     damaged[other.span.start] ^= 1
-                data.write_bytes(damaged)
+                write_as_if_old(data, damaged)
                 errors = check_many(entries_of(path), Counter(), tuning)
                 first = min(entry.pieces, key=lambda piece: piece.box)
                 assert first.place in str(errors[entry.name])
@@ -129,7 +130,7 @@ def test_what_a_short_file_lacks_is_reported_alone(
     data = path.with_name("m.data-00000-of-00001")
     stored = data.read_bytes()
     for size in (0, len(stored) // 3, len(stored) - 1):
-        data.write_bytes(stored[:size])
+        write_as_if_old(data, stored[:size])
         lacking = {
             entry.name
             for entry in entries
