@@ -311,7 +311,7 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "no such scope": (
         {"nothing_{i}/": "p/{i}/"},
         leaves("p/0/w", "p/1/w"),
-        r"none of the \d+ tensors is under `nothing_\{i\}/`, which 2 leaves",
+        r"nothing lies under `nothing_\{0..1\}/`, which 2 leaves",
     ),
     "two aliases": ({"two/{n}/": "{n}/"}, leaves("both/scale"), "could both fill"),
     "a transpose": (

@@ -17,6 +17,7 @@ from tf2flax._base.names import nearest
 from .assignments import Leaf, Resolution
 from .entry_labels import key_of, label_of, target_of
 from .scopes import scopes_of
+from .suggestions import with_captures
 
 # Leaves that a message names.
 _MAX_NAMED: Final = 3
@@ -93,13 +94,22 @@ def _describe_entries(
         elif i >= limit:
             yield entry, str(entry)
         else:
-            target = target_of(entry)
-            candidates = scopes if target.endswith("/") else names
-            close = nearest(target, candidates, count=1)
-            yield (
-                entry,
-                f"{entry} (did you mean `{close[0]}`?)" if close else str(entry),
-            )
+            hint = _suggest_target(target_of(entry), names, scopes)
+            yield entry, f"{entry} ({hint})" if hint else str(entry)
+
+
+def _suggest_target(target: str, names: Sequence[str], scopes: frozenset[str]) -> str:
+    """What may have been meant by a value, in its form; "" if nothing is like it."""
+    is_scope = target.endswith("/")
+    if is_scope and target[:-1] in names:
+        return f"`{target[:-1]}` is a leaf: give its name as the value, and a tensor"
+    close = nearest(target, scopes if is_scope else names, count=1)
+    if not close:
+        return ""
+    written = with_captures(target, close[0])
+    if written is None:
+        return f"the target has `{close[0]}`"
+    return f"did you mean `{written}`?"
 
 
 def _reachable_names(leaves: Sequence[Leaf]) -> list[str]:
