@@ -210,10 +210,14 @@ def test_an_expression_is_no_sequence() -> None:
 MISFITS: dict[str, tuple[Expression, dict[str, tuple[int, ...]], str]] = {
     "axes": (A.transpose(1, 0), {"a": (2,)}, r"shape \[2\], 1 axes"),
     "axes twice": (
-        A.transpose(1, 0).transpose(1, 0), {"a": (2, 3, 4)}, "4], 3 axes",
+        A.transpose(1, 0).transpose(1, 0),
+        {"a": (2, 3, 4)},
+        "4], 3 axes",
     ),
     "axes after a reversal": (
-        A.transpose().transpose(1, 0), {"a": (2, 3, 4)}, "4], 3 axes",
+        A.transpose().transpose(1, 0),
+        {"a": (2, 3, 4)},
+        "4], 3 axes",
     ),
     "size": (A.reshape(2, 3), {"a": (5,)}, "5 elements"),
     "remainder": (A.reshape(2, -1), {"a": (5,)}, "5 elements"),

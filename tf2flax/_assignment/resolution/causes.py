@@ -3,9 +3,9 @@
 A pure function of problems and names. A scope that is written wrong makes a problem of
 each leaf under it; what is said is one line about the scope.
 
-    found no tensor `MobilenetV2/Conv/weights`, ...  \\
-    found no tensor `MobilenetV2/Conv/biases`, ...    >  nothing lies under `MobilenetV2/`
-    159 more                                         /   161 tensors lie under ...
+    found no tensor `MobilenetV2/Conv/weights`
+    found no tensor `MobilenetV2/Conv/biases`       nothing lies under `MobilenetV2/`;
+    159 more                                    ->  161 tensors lie under ...
 
 `missing_tensors` explains tensors that the checkpoint lacks, `missing_leaves` values
 that the target lacks; `mismatches` has the reasons for shapes.
@@ -97,7 +97,7 @@ def _explain_mismatches(
     ]
     causes = [_explain_group(group, around) for group in groups]
     pairs = [_differing_sizes(group[0]) for group in groups]
-    counts = collections.Counter(pair for pair in pairs if pair)
+    counts = collections.Counter(pair for group in pairs for pair in group)
     if not counts:
         return causes
     (size, source_size), count = counts.most_common(1)[0]
@@ -105,8 +105,8 @@ def _explain_mismatches(
         return causes
     alike = [
         cause
-        for cause, pair in zip(causes, pairs, strict=True)
-        if pair == (size, source_size)
+        for cause, group in zip(causes, pairs, strict=True)
+        if (size, source_size) in group
     ]
     explained = tuple(problem for cause in alike for problem in cause.problems)
     whole = Cause(
@@ -114,20 +114,20 @@ def _explain_mismatches(
         f"{len(explained)} leaves have {size} where the checkpoint has {source_size}: "
         "was the model built with another configuration?",
         explained,
-        details=tuple(cause.text for cause in alike[:_MAX_DETAILS]),
+        details=tuple(cause.fact for cause in alike[:_MAX_DETAILS]),
     )
     return [whole, *(cause for cause in causes if cause not in alike)]
 
 
-def _differing_sizes(problem: Mismatch) -> tuple[int, int] | None:
-    """The first sizes of leaf and source that differ, in shapes of as many axes."""
+def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
+    """The sizes of leaf and source that differ, in shapes of as many axes."""
     source_shape = problem.source_shape
     if source_shape is None or len(source_shape) != len(problem.shape):
-        return None
+        return set()
     if sorted(source_shape) == sorted(problem.shape):
-        return None
+        return set()
     pairs = zip(problem.shape, source_shape, strict=True)
-    return next(pair for pair in pairs if pair[0] != pair[1])
+    return {pair for pair in pairs if pair[0] != pair[1]}
 
 
 def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
@@ -141,16 +141,12 @@ def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
     reason = None
     if first.expression is not None:
         spec_of = around.manifest.spec
-        reason = find_reason(
-            first.shape, first.source_shape, first.expression, spec_of
-        )
+        reason = find_reason(first.shape, first.source_shape, first.expression, spec_of)
     advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
     return Cause(label_of(first.entry), fact, tuple(group), advice)
 
 
-def _way_out(
-    reason: Reason, group: Sequence[Mismatch], around: Surroundings
-) -> str:
+def _way_out(reason: Reason, group: Sequence[Mismatch], around: Surroundings) -> str:
     """The key to use instead, or the entry to add."""
     change, entry = reason.change, group[0].entry
     if change is None:

@@ -208,7 +208,8 @@ class Claims:
             self.leaves[claim.leaf].shape,
             error.source_shape if is_shape else None,
         )
-        if problem not in self.problems:
+        # The search is for families only: a target may have 100,000 leaves.
+        if not claim.parts or problem not in self.problems:
             self.problems.append(problem)
 
     def report_missing(

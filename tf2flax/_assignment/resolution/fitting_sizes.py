@@ -26,6 +26,7 @@ _MAX_PATTERNS: Final = 4
 _MAX_TRIED: Final = 64
 # Tensors of an expression: trying a size works out the shape of all of them.
 _MAX_SIZE: Final = 200
+_TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +81,10 @@ def fit_sizes(
             for number in _divisors(length):
                 new = _with_size(pattern, axis, name, number)
                 fit = Fit(_describe(name, size, number, axis, length), pattern, new)
-                if number != size and _shape_of(fit.apply(expression), spec_of) == shape:
+                if (
+                    number != size
+                    and _shape_of(fit.apply(expression), spec_of) == shape
+                ):
                     return fit
     return None
 
@@ -125,9 +129,11 @@ def _describe(
     """What a size gives, and that another one fits."""
     if size and length % size == 0 and len(axis) == 2:
         parts = [size, length // size]
-        gives = " × ".join(map(str, parts if axis[0] == name else reversed(parts)))
+        gives = f" {_TIMES} ".join(
+            map(str, parts if axis[0] == name else reversed(parts))
+        )
     elif size and length % size == 0:
-        gives = f"{length // size} × {size}"
+        gives = f"{length // size} {_TIMES} {size}"
     else:
         return f"{name}={size} does not divide {length}; {name}={number} fits"
     return f"{name}={size} gives {gives}; {name}={number} fits"

@@ -159,9 +159,7 @@ class PlainEntries:
         elif entry.target.endswith("/"):
             self._assign_scope(entry, entry.target)
         else:
-            self._claims.problems.append(
-                problems.TargetNotFound(entry, entry.target)
-            )
+            self._claims.problems.append(problems.TargetNotFound(entry, entry.target))
 
     def _claimable(self, entry: PlainEntry, leaves: Iterable[str]) -> list[str]:
         """The leaves that `precedence` does not give to another entry."""
@@ -209,10 +207,10 @@ class PlainEntries:
         # TensorFlow compares shapes here at once, before a later entry can replace
         # this one; for scopes and parts it only does when variables are initialised.
         # Where a mismatch is not an error, names alone decide, as for all entries.
-        if not self._claims.options.on_mismatch.keeps(leaf):
-            try:
-                self._claims.box_of(claim)
-            except AssignmentError as error:
+        try:
+            self._claims.box_of(claim)
+        except AssignmentError as error:
+            if not self._claims.options.on_mismatch.keeps(leaf):
                 self._claims.report_mismatch(claim, error)
                 return
         self._claims.assign(claim)

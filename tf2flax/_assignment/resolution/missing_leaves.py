@@ -47,8 +47,8 @@ def explain_missing_leaves(
         causes.append(
             Cause(
                 label_of_problems(lacking),
-                f"{lacking[0].fact} Neither has it {len(lacking) - 1} more, all of "
-                f"which lie under `{prefix}`.",
+                f"{lacking[0].fact} {len(lacking)} values lack the same beginning: "
+                f"such leaves lie under `{prefix}`.",
                 tuple(lacking),
                 f"Put `{prefix}` before the values.",
             )
@@ -64,7 +64,9 @@ def explain_missing_leaves(
         else:
             advice = _suggest_value(members[0], around) if len(causes) < limit else ""
             causes.append(
-                Cause(label_of(members[0].entry), members[0].fact, tuple(members), advice)
+                Cause(
+                    label_of(members[0].entry), members[0].fact, tuple(members), advice
+                )
             )
     return causes
 
@@ -91,9 +93,12 @@ def _explain_root(
     like = around.leaves.like_children(parent + slash, component)
     advice = ""
     if like:
-        count = around.leaves.count_under(like[0])
-        fact += f"; {count} lie under `{like[0]}`"
-        advice = f"Write `{like[0]}` in place of `{root}`."
+        new = like[0]
+        if all(problem.target.startswith(root) for problem in problems):
+            fact += f"; {around.leaves.count_under(new)} lie under `{new}`"
+        else:  # roots of several numbers: what differs is the last component
+            root, new = f"{component}/", f"{new[:-1].rpartition('/')[2]}/"
+        advice = f"Write `{new}` in place of `{root}`."
     return Cause(label_of_problems(problems), f"{fact}.", tuple(problems), advice)
 
 
@@ -110,7 +115,7 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
     if f"{target}/" in leaves:
         key = next(sources_of(source_of_entry(problem.entry))).pattern
         names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
-        return f"It is a scope, and the key is not. {_did_you_mean(_ending(names, key))}"
+        return f"`{key}` is one tensor. {_did_you_mean(_ending(names, key))}"
     below = [name for name in leaves.names if name.endswith(f"/{target}")]
     return _did_you_mean(below[:3] or nearest(target, leaves.names))
 

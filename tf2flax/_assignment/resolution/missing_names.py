@@ -6,6 +6,8 @@ checkpoint calls `gamma`, a tensor that only the first layer has.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
@@ -17,7 +19,7 @@ from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
 
-from .entry_labels import fills_scope, target_of
+from .entry_labels import fills_scope, key_of, target_of
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .suggestions import Surroundings, change_key, propose_entry, source_of_entry
@@ -25,6 +27,7 @@ from .suggestions import Surroundings, change_key, propose_entry, source_of_entr
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
 _MAX_DEPTH: Final = 64
+_CAPTURE: Final = re.compile(r"\{\w+\}")
 
 
 def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashable, ...]:
@@ -52,11 +55,11 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
     if alias := _alias_of(source, around):
         return "alias", last, alias.rpartition("/")[2], is_scope_entry
     above = _tensor_above(source, around)
+    is_general = is_scope_entry or isinstance(problem.entry, Rule)
     if above and f"{above}/" not in tensors:
-        return "below", last, is_scope_entry or source
+        return "below", last, "" if is_general else source
     if template_of(source) in around.tensors_by_template:
         return "numbers", template_of(source), entry if is_scope_entry else -1
-    is_general = is_scope_entry or isinstance(problem.entry, Rule)
     return "name", entry, last if is_general else source
 
 
@@ -78,9 +81,7 @@ def explain_name(
     advise = _ADVICE.get(kind, _advise_near)
     is_search = advise is _advise_near
     advice = "" if is_search and not may_search else advise(problems, around)
-    return Cause(
-        label_of_problems(problems), _state(problems), tuple(problems), advice
-    )
+    return Cause(label_of_problems(problems), _state(problems), tuple(problems), advice)
 
 
 def _state(problems: Sequence[SourceNotFound]) -> str:
@@ -170,15 +171,12 @@ def _common_end(tensor: str, leaf: str) -> int:
     """Number of components that two names end in alike, with aliases."""
     last = leaf.rpartition("/")[2]
     spelled = (leaf, *alias_sources(leaf, last, FLAX_ALIASES))
-    counts = [0]
+    backwards = tensor.split("/")[::-1]
+    counts: list[int] = []
     for name in spelled:
-        pairs = zip(reversed(tensor.split("/")), reversed(name.split("/")), strict=False)
-        count = 0
-        for tensor_component, component in pairs:
-            if tensor_component != component:
-                break
-            count += 1
-        counts.append(count)
+        pairs = zip(backwards, name.split("/")[::-1], strict=False)
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        counts.append(sum(1 for _ in alike))
     return max(counts)
 
 
@@ -204,7 +202,11 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
         [i for i, c in enumerate(name.split("/")) if c != components[i]]
         for name in there
     ]
-    single = [(place[0], name) for place, name in zip(places, there, strict=True) if len(place) == 1]
+    single = [
+        (place[0], name)
+        for place, name in zip(places, there, strict=True)
+        if len(place) == 1
+    ]
     if not single:
         return did_you_mean(nearest(source, there))
     place = single[0][0]
@@ -213,8 +215,8 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     if place == len(components) - 1:
         return fact
     return (
-        f"{fact} Keep leaves that it lacks with on_missing='keep', or leave them out of "
-        "the target."
+        f"{fact} Keep leaves that it lacks with on_missing='keep', or leave them out "
+        "of the target."
     )
 
 
@@ -226,10 +228,18 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
     close = nearest(source, around.manifest.names)
     if not close:
         return ""
-    if fills_scope(problems[0].entry):
+    scope, slash, last = close[0].rpartition("/")
+    if _gets_entries(problems[0], around):
+        if scope == source.rpartition("/")[0]:  # the others lack the same component
+            return _replace(
+                problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
+            )
         return _replace(problems[:1], lambda _: close[0], around)
     keys = [change_key(problems[0].entry, source, name) for name in close]
-    return did_you_mean([key for key in keys if key])
+    captures = _CAPTURE.findall(key_of(problems[0].entry))
+    # What names one tensor is no help for an entry of many.
+    alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
+    return did_you_mean(list(dict.fromkeys(alike)))
 
 
 _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
@@ -251,7 +261,7 @@ def _replace(
     """Suggests other names: in the key, or for members of scopes as a new entry."""
     first = problems[0]
     new = rename(first.source)
-    if not fills_scope(first.entry):
+    if not _gets_entries(first, around):
         key = change_key(first.entry, first.source, new)
         is_one = len({problem.entry.number for problem in problems}) == 1
         where = "" if is_one else f"In entry {first.entry.number}: "
@@ -265,6 +275,13 @@ def _replace(
         return did_you_mean([new])
     entry = propose_entry([(s, leaf) for s, leaf in pairs if leaf], around.leaves)
     return f"{did_you_mean([new])} {entry}"
+
+
+def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:
+    """True if a leaf needs an entry of its own, since the key is right for others."""
+    entry = problem.entry
+    is_used = isinstance(entry, Rule) and bool(around.claimed.get(entry.number))
+    return fills_scope(entry) or is_used
 
 
 def did_you_mean(names: Sequence[str]) -> str:

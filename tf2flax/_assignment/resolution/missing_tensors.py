@@ -61,7 +61,7 @@ def explain_missing_tensors(
         members = [problems[number] for number in group]
         may_search = len(scopes) + len(names) < limit
         if roots[group[0]]:
-            missing = [(p, r) for p, r in zip(members, (roots[n] or "" for n in group))]
+            missing = [(problems[number], roots[number] or "") for number in group]
             scopes.append(_MissingScope(missing, around, may_search=may_search))
         else:
             names.append(explain_name(members, around, may_search=may_search))
@@ -100,6 +100,9 @@ class _MissingScope:
         parent, component = _split(self.root)
         self.parent = parent
         self.beside = around.tensors.numbers_beside(parent, component)
+        entry = missing[0][0].entry
+        if len(self.beside) == 1 and change_key(entry, self.root, self.root):
+            self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
         self.moved: str | None = None
         self.is_moved = False
         if may_search and not self.beside:
@@ -130,14 +133,24 @@ class _MissingScope:
             return Cause(label, fact, self.problems, self._describe_layers())
         if self.moved is None:
             return Cause(label, fact, self.problems, self._hint())
-        count = self._around.tensors.count_under(self.moved)
+        where = self._where_they_lie()
         if len(self.missing) > 1 or fills_scope(first.entry):
-            lie = "1 tensor lies" if count == 1 else f"{count} tensors lie"
-            where = f"{lie} under `{self.moved}`"
-            if not self.moved:
-                where = "the same names are there without it"
             fact = f"{fact[:-1]}; {where}."
         return Cause(label, fact, self.problems, self._hint() or self._advise())
+
+    def _where_they_lie(self) -> str:
+        """What lies under the scope that may have been meant."""
+        if not self.moved:
+            return "the same names are there without it"
+        old, new = self.relation or (self.root, self.moved)
+        scopes = [new]
+        if old:
+            roots = dict.fromkeys(root for _, root in self.missing)
+            moved = (transfer(self.root, self.moved, root) for root in roots)
+            scopes = list(dict.fromkeys(moved))
+        count = sum(map(self._around.tensors.count_under, scopes))
+        lie = "1 tensor lies" if count == 1 else f"{count} tensors lie"
+        return f"{lie} under {list_collapsed(scopes, 2)}"
 
     def _list_roots(self) -> str:
         return list_collapsed(list(dict.fromkeys(r for _, r in self.missing)), 2)
@@ -178,11 +191,19 @@ class _MissingScope:
         """The key to use instead, or the entry to add."""
         assert self.moved is not None
         entries = {problem.entry.number for problem, _ in self.missing}
-        if len(entries) > 1 and not self.moved:
-            return f"Leave `{self.root}` out of the keys."
+        old, new = self.relation or (self.root, self.moved)
+        if len(entries) > 1 and not new:
+            return f"Leave `{old}` out of the keys."
+        if len(entries) > 1 and not old:
+            return f"Put `{new}` before the keys."
         if len(entries) > 1:
-            return f"Write `{self.moved}` in place of `{self.root}`."
+            if len({root for _, root in self.missing}) > 1:
+                old, new = _without_common_start(old, new)
+            return f"Write `{new}` in place of `{old}`."
         entry = self.missing[0][0].entry
+        is_unused = not self._around.claimed.get(entry.number)
+        if not old and is_unused and (key := change_key(entry, "/", new)):
+            return f"Did you mean `{key}`?"
         # Roots of other numbers are covered by the captures of the key.
         if key := change_key(entry, self.root, self.moved):
             return f"Did you mean `{key}`?"
@@ -202,9 +223,7 @@ class _MissingScope:
         return str(propose_entry(list(pairs.values()), self._around.leaves))
 
 
-def _join_scopes(
-    scopes: Sequence[_MissingScope], around: Surroundings
-) -> list[Cause]:
+def _join_scopes(scopes: Sequence[_MissingScope], around: Surroundings) -> list[Cause]:
     """Joins scopes that are missing for the same reason."""
     keys = [
         ("moved", scope.relation)
@@ -253,6 +272,14 @@ def _split(root: str) -> tuple[str, str]:
     """The scope around a scope, and its name without `/`."""
     parent, slash, component = root[:-1].rpartition("/")
     return parent + slash, component
+
+
+def _without_common_start(old: str, new: str) -> tuple[str, str]:
+    """Two scopes without the components that both begin with."""
+    olds, news = old.split("/"), new.split("/")
+    while len(olds) > 2 and len(news) > 2 and olds[0] == news[0]:
+        del olds[0], news[0]
+    return "/".join(olds), "/".join(news)
 
 
 def _without_common_end(old: str, new: str) -> tuple[str, str]:

@@ -1,11 +1,12 @@
 """Where the tensors lie that a scope should hold: renamed, or a level away.
 
-    asked for `bert/layer_0/q/kernel`, `bert/layer_0/k/kernel`
-    there are `bert/encoder/layer_0/q/kernel` ...            -> `bert/encoder/layer_0/`
+asked for `bert/layer_0/q/kernel`, `bert/layer_0/k/kernel`
+there are `bert/encoder/layer_0/q/kernel` ...            -> `bert/encoder/layer_0/`
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,7 @@ _MAX_SEARCHED: Final = 3
 _MAX_SAMPLED: Final = 20
 # Candidates that are tried.
 _MAX_CANDIDATES: Final = 20
+_NUMBER: Final = re.compile(r"(\d+)")
 
 
 def find_moved_scope(
@@ -41,10 +43,14 @@ def find_moved_scope(
     below = [name[len(scope) :] for name, scope in missing]
     parent, slash, component = root[:-1].rpartition("/")
     like = tensors.like_children(parent + slash, component)
+    # `block_0` for `blok_0`, also if `block_10` is as much like it.
+    numbered = [_with_numbers_of(component, scope) for scope in like]
+    like = [*(scope for scope in numbered if scope in tensors), *like]
     candidates = _scopes_with(below[:_MAX_SEARCHED], tensors)
     if len(candidates) > _MAX_CANDIDATES:
-        candidates = list(nearest(root, candidates, count=_MAX_CANDIDATES)) or (
-            candidates[:_MAX_CANDIDATES]
+        candidates = (
+            list(nearest(root, candidates, count=_MAX_CANDIDATES))
+            or (candidates[:_MAX_CANDIDATES])
         )
     best: tuple[int, str | None] = (0, None)
     step = max(1, len(missing) // _MAX_SAMPLED)
@@ -63,6 +69,16 @@ def find_moved_scope(
     if best[1] is not None:
         return best[1], True
     return (like[0], False) if like else (None, False)
+
+
+def _with_numbers_of(component: str, scope: str) -> str:
+    """A scope with the numbers of another name in its last component."""
+    parent, slash, last = scope[:-1].rpartition("/")
+    numbers, parts = _NUMBER.findall(component), _NUMBER.split(last)
+    if len(numbers) != len(parts) // 2:
+        return scope
+    parts[1::2] = numbers
+    return f"{parent}{slash}{''.join(parts)}/"
 
 
 def _scopes_with(below: Sequence[str], tensors: NameTable) -> list[str]:

@@ -18,6 +18,8 @@ from .suggestions import Surroundings
 # if there are many entries, at least.
 _MAX_LINES_OF_ENTRY: Final = 15
 _MIN_LINES_OF_ENTRY: Final = 3
+# Problems of which causes are sought: 5,000 take about half a second.
+_MAX_EXPLAINED: Final = 5000
 
 
 def describe_problems(problems: Sequence[Problem], around: Surroundings) -> str:
@@ -30,9 +32,10 @@ def describe_problems(problems: Sequence[Problem], around: Surroundings) -> str:
     Returns:
         One line, or lines under a heading, 60 of them at most.
     """
-    causes = _join_alike(find_causes(problems, around))
+    causes = _join_alike(find_causes(problems[:_MAX_EXPLAINED], around))
     place = f"in `{around.manifest.index_path}`"
-    if len(causes) == 1 and not causes[0].details:
+    is_whole = len(problems) <= _MAX_EXPLAINED
+    if len(causes) == 1 and not causes[0].details and is_whole:
         return f"{causes[0].label}: {causes[0].text} - {place}"
     visible = _choose_visible(causes)
     lines: list[str] = []
@@ -56,7 +59,8 @@ def _join_alike(causes: Sequence[Cause]) -> list[Cause]:
             # Advice is written for a single entry, so that it can be pasted there.
             advice = first.advice and f"In entry {first.entry.number}: {first.advice}"
             problems = tuple(p for cause in members for p in cause.problems)
-            first = Cause(*row.cells, problems, advice, first.details)
+            label, fact = row.cells
+            first = Cause(label, fact, problems, advice, first.details)
         joined.append(first)
     return joined
 

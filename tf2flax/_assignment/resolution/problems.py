@@ -132,9 +132,9 @@ class CutScope:
         """The problem, as sentences."""
         key = repr(Source(literal_pattern(self.entry.source)))
         return (
-            f"TensorFlow cuts names at `/part_`, also within `{self.entry.target}`, and "
-            f"finds no variable there. Use the key `{key}`, which takes names as they "
-            "are."
+            f"TensorFlow cuts names at `/part_`, also within `{self.entry.target}`, "
+            f"and finds no variable there. Use the key `{key}`, which takes names as "
+            "they are."
         )
 
 
@@ -179,10 +179,10 @@ class Clash:
     def fact(self) -> str:
         """The problem, as a sentence."""
         is_scope = isinstance(self.entry, Rule) and fills_scope(self.entry)
+        how = "reach" if is_scope else "name"
         return (
             f"leaf `{self.leaf}` is filled by entry {self.rival.number} {self.rival} "
-            f"as well: both {'reach' if is_scope else 'name'} it. Remove it from one of "
-            "them."
+            f"as well: both {how} it. Remove it from one of them."
         )
 
 

@@ -1,8 +1,8 @@
 """Scopes of names: which there are, what lies under one, and which is like another.
 
-Names are sorted, so that what lies under a scope is a range of them, found by bisection:
-nothing here lists every scope of every name, of which names of thousands of letters have
-thousands.
+Names are sorted, so that what lies under a scope is a range of them, found by
+bisection. Only `scopes_of` lists every scope, down to a depth: names of thousands of
+letters have thousands of scopes.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ _VARYING: Final = re.compile(r"(\d+|\{[A-Za-z_]\w*\})")
 _NUMBER: Final = re.compile(r"(\d+)")
 _CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*\}")
 _CAPTURES: Final = "ijklmn"
+# Components of names that are compared with each other.
+_MAX_DEPTH: Final = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,9 @@ class NewEntry:
         return f"Add {what} `{self.key}` -> `{self.value}`."
 
 
-def propose_entry(pairs: Sequence[tuple[Expression, str]], names: NameTable) -> NewEntry:
+def propose_entry(
+    pairs: Sequence[tuple[Expression, str]], names: NameTable
+) -> NewEntry:
     """Proposes an entry for leaves, with captures where there are several.
 
     Args:
@@ -134,7 +138,10 @@ def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
 
 
 def _write_captures(
-    rows: Sequence[Sequence[str]], captures: dict[tuple[str, ...], str], *, is_value: bool
+    rows: Sequence[Sequence[str]],
+    captures: dict[tuple[str, ...], str],
+    *,
+    is_value: bool,
 ) -> str | None:
     """Joins split texts, with captures for numbers that differ.
 
@@ -180,8 +187,11 @@ def transfer(old: str, new: str, pattern: str) -> str:
         'enc/layers_{i}/w'
     """
     olds, patterns = old.split("/"), pattern.split("/")
+    if old == pattern or len(olds) > _MAX_DEPTH:
+        return new
+    news = new.split("/")
     written: list[str] = []
-    for component in new.split("/"):
+    for place, component in enumerate(news):
         same = [k for k, text in enumerate(olds) if text == component]
         if same and len(olds) == len(patterns):
             written.append(patterns[same[-1]])
@@ -190,10 +200,13 @@ def transfer(old: str, new: str, pattern: str) -> str:
         like = [
             k
             for k, text in enumerate(olds[: len(patterns)])
-            if varying and text != patterns[k] and _VARYING.findall(text) == varying
+            if varying and _VARYING.findall(text) == varying
         ]
-        replacing = _VARYING.findall(patterns[like[-1]]) if like else []
-        if len(replacing) == len(varying) and like:
+        # The component at the same place from the end, or else the last one.
+        aligned = place - len(news) + len(olds)
+        k = aligned if aligned in like else like[-1] if like else 0
+        replacing = _VARYING.findall(patterns[k])
+        if like and len(replacing) == len(varying):
             parts = _VARYING.split(component)
             parts[1::2] = replacing
             written.append("".join(parts))

@@ -24,7 +24,9 @@ _MAX_NAMED: Final = 3
 # Nearest names are looked up for this many entries, or for as many as make so many
 # comparisons of names: each entry takes a pass over all names.
 _MAX_SUGGESTED: Final = 20
-_MAX_COMPARED: Final = 1_000_000
+_MAX_COMPARED: Final = 400_000
+# Names that are written with the captures of a value, to be compared with it.
+_MAX_WRITTEN: Final = 20_000
 
 
 def describe_unused(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
@@ -103,13 +105,12 @@ def _suggest_target(target: str, names: Sequence[str], scopes: frozenset[str]) -
     is_scope = target.endswith("/")
     if is_scope and target[:-1] in names:
         return f"`{target[:-1]}` is a leaf: give its name as the value, and a tensor"
-    close = nearest(target, scopes if is_scope else names, count=1)
-    if not close:
-        return ""
-    written = with_captures(target, close[0])
-    if written is None:
-        return f"the target has `{close[0]}`"
-    return f"did you mean `{written}`?"
+    candidates = list(scopes if is_scope else names)
+    written = (with_captures(target, name) for name in candidates[:_MAX_WRITTEN])
+    if close := nearest(target, {text for text in written if text}, count=1):
+        return f"did you mean `{close[0]}`?"
+    close = nearest(target, candidates, count=1)
+    return f"the target has `{close[0]}`" if close else ""
 
 
 def _reachable_names(leaves: Sequence[Leaf]) -> list[str]:
