@@ -278,6 +278,7 @@ CAUSES: dict[str, Mistake] = {
 }  # fmt: skip
 
 _NAMES = r"((?:`[^`]+`(?: or )?)+)"
+_CAPTURE = re.compile(r"\{\w+\}")
 _QUOTED = re.compile(r"`([^`]+)`")
 
 
@@ -326,6 +327,9 @@ def _replaced(pairs: Sequence[Pair], number: int, text: str) -> Iterator[list[Pa
     _, value = pairs[number]
     key = pairs[number][0]
     for new in ((parse_key(text), value), (key, text)):
+        # A key without its captures would give every leaf the same tensor.
+        if not set(_CAPTURE.findall(str(key))) <= set(_CAPTURE.findall(str(new[0]))):
+            continue
         yield [*pairs[:number], new, *pairs[number + 1 :]]
 
 
