@@ -42,6 +42,7 @@ from ._writing.map_files import load_map, save_map
 from ._writing.save import save_checkpoint
 
 if TYPE_CHECKING:
+    from ._export.convert import ConversionReport, convert
     from ._jax.init import init_from_checkpoint, warm_start
     from ._jax.partition_rules import from_partitions, partition_rules
     from ._jax.plan import Plan, plan
@@ -87,6 +88,8 @@ __all__ = [
     "plan",
     "warm_start",
     # Writing
+    "ConversionReport",
+    "convert",
     "save_checkpoint",
     # Errors
     "AssignmentError",
@@ -101,7 +104,7 @@ __all__ = [
     "__version__",
 ]
 
-# Public names that need JAX -> the module that has them.
+# Public names that need JAX, or that few need -> the module that has them.
 _LAZY: Final = {
     "Plan": "_jax.plan",
     "PlanCost": "_jax.plan_cost",
@@ -111,11 +114,13 @@ _LAZY: Final = {
     "init_from_checkpoint": "_jax.init",
     "plan": "_jax.plan",
     "warm_start": "_jax.init",
+    "ConversionReport": "_export.convert",
+    "convert": "_export.convert",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name that needs JAX when it is first used (PEP 562)."""
+    """Loads a public name when it is first used (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

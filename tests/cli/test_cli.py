@@ -163,7 +163,7 @@ def test_show_what_is_odd(
         assert main(["show", "--json", str(tmp_path / "m"), name]) == 0
         found[name] = json.loads(capsys.readouterr().out)["statistics"]
     assert found["nan"] == {
-        "nan": 1, "inf": 1, "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0,
+        "nan": 1, "inf": 1, "zeros": 0, "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0,
     }  # fmt: skip
     assert found["far"]["std"] == pytest.approx(np.arange(1000).std())
     assert found["strings"] == {"shortest": 3, "longest": 100}

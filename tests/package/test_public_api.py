@@ -23,6 +23,7 @@ NAMES = {
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
     "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
+    "ConversionReport", "convert",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -39,6 +40,11 @@ SIGNATURES = {
     "save_checkpoint": (
         "prefix, tree_or_mapping, *, plan=None, unused='copy', data_files=1, "
         "overwrite=False"
+    ),
+    "convert": (
+        "checkpoint, out, *, format=None, assignment_map=None, dtype=None, "
+        "data_files=1, slots=True, flat=False, overwrite=False, verify=True, "
+        "by_reference=False, progress=False"
     ),
     "src": "name",
     "concat": "sources, *, axis=0, over=None",
@@ -91,8 +97,8 @@ def test_names() -> None:
     assert everything.keys() >= NAMES
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'convert'"):
-        _ = tf2flax.convert  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="no attribute 'suggest'"):
+        _ = tf2flax.suggest  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("name", list(SIGNATURES))

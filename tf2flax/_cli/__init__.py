@@ -1,12 +1,13 @@
 """The command line: `main`, and one file for each command, over the public names.
 
 Begin with `verify.py`, the shortest command; `ls.py` lists the tensors of a checkpoint,
-`show.py` shows one of them. A command is a module with `add_to`, which adds its parser,
-and `run`, which gets the parsed arguments and returns the exit code. A new command is a
-file and its name in `COMMANDS`.
+`show.py` shows one of them; `selecting.py` has the options of those that take some. A
+command is a module with `add_to`, which adds its parser, and `run`, which gets the
+parsed arguments and returns the exit code. A new command is a file and its name in
+`COMMANDS`.
 
 Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error. Never
-imports JAX, nor tensorstore unless a URL needs it.
+imports JAX, nor tensorstore unless a URL or an Orbax directory needs it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Final, Protocol, TextIO
 
 import tf2flax
 
-from . import ls, show, verify
+from . import convert, diff, ls, show, stats, tree, verify
 
 
 class Command(Protocol):
@@ -35,7 +36,7 @@ class Command(Protocol):
 
 
 # All commands, in the order in which the help lists them.
-COMMANDS: Final[tuple[Command, ...]] = (ls, show, verify)
+COMMANDS: Final[tuple[Command, ...]] = (ls, tree, show, stats, diff, verify, convert)
 
 # What shells report of a process that was interrupted.
 _INTERRUPTED: Final = 130

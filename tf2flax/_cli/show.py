@@ -13,8 +13,8 @@ import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
-# How much of a tensor is turned into float64 at once (elements).
-_CHUNK: Final = 1 << 20
+from .statistics import describe_values
+
 # The corner that is shown: rows and columns of the last two axes.
 _ROWS: Final = 4
 _COLUMNS: Final = 6
@@ -84,7 +84,7 @@ def _facts(
         ],
         "checksum": "differs" if damage else checksum,
         "damage": damage or None,
-        "statistics": _statistics(array),
+        "statistics": describe_values(array),
         "corner": _corner(array),
     }
 
@@ -94,73 +94,6 @@ def _place(piece: Piece | EncodedPiece) -> str:
     if piece.data_file is None:
         return piece.path
     return f"{piece.path}[{piece.span.start}:{piece.span.stop}]"
-
-
-def _statistics(array: np.ndarray) -> dict[str, Any]:
-    """Mean, standard deviation, least and greatest of the finite values, and counts."""
-    if array.dtype == object:
-        lengths = [len(element) for element in array.reshape(-1).tolist()]
-        if not lengths:
-            return {}
-        return {"shortest": min(lengths), "longest": max(lengths)}
-    moments = _Moments()
-    for start in range(0, array.size, _CHUNK):
-        moments.add(array.reshape(-1)[start : start + _CHUNK])
-    statistics = moments.summary()
-    if array.dtype.kind == "c" and moments.count:
-        statistics["of"] = "absolute values"
-    return statistics
-
-
-class _Moments:
-    """Sums over the elements of an array, of which one chunk is added at a time."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._num_nans = 0
-        self._num_infs = 0
-        # Sums are of values less the first one: else the squares of values that are
-        # alike and far from 0 would be all that float64 can hold.
-        self._shift = 0.0
-        self._sum = 0.0
-        self._sum_of_squares = 0.0
-        self._min = math.inf
-        self._max = -math.inf
-
-    def add(self, chunk: np.ndarray) -> None:
-        magnitudes = np.abs(chunk) if chunk.dtype.kind == "c" else chunk
-        values = magnitudes.astype(np.float64)
-        self._num_nans += int(np.isnan(values).sum())
-        self._num_infs += int(np.isinf(values).sum())
-        values = values[np.isfinite(values)]
-        if not values.size:
-            return
-        if not self.count:
-            self._shift = float(values[0])
-        self.count += values.size
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._sum += float((values - self._shift).sum())
-            self._sum_of_squares += float(((values - self._shift) ** 2).sum())
-        self._min = min(self._min, float(values.min()))
-        self._max = max(self._max, float(values.max()))
-
-    def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = {"nan": self._num_nans, "inf": self._num_infs}
-        if self.count:
-            mean = self._sum / self.count
-            variance = self._sum_of_squares / self.count - mean * mean
-            summary |= {
-                "mean": _json_float(self._shift + mean),
-                "std": _json_float(math.sqrt(abs(variance))),
-                "min": self._min,
-                "max": self._max,
-            }
-        return summary
-
-
-def _json_float(value: float) -> float | None:
-    """None for what JSON lacks: infinities, as squares of large values may become."""
-    return value if math.isfinite(value) else None
 
 
 def _corner(array: np.ndarray) -> Any:

@@ -1,0 +1,103 @@
+"""`tf2flax convert`: a checkpoint in another format, or TensorFlow's own, changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, Final
+
+import tf2flax
+
+_EXAMPLES: Final = """\
+examples:
+  tf2flax convert model.ckpt-1000 model.safetensors
+  tf2flax convert model.ckpt-1000 orbax/ --format orbax --no-slots
+  tf2flax convert model.ckpt-1000 small.ckpt --format tensorbundle --dtype bfloat16
+  tf2flax convert model.ckpt-1000 model.npz --map names.toml
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "convert",
+        help="write safetensors, Orbax, npz or a changed checkpoint",
+        description="Writes a checkpoint in another format. The output appears once it "
+        "is whole.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
+    )
+    parser.add_argument(
+        "out", metavar="OUT", help="file, directory (orbax) or prefix (tensorbundle)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("orbax", "safetensors", "tensorbundle", "npz"),
+        help="the format; without it, the ending of OUT says it",
+    )
+    parser.add_argument(
+        "--map", metavar="FILE", help="map file: what is written, under which names"
+    )
+    _add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", help="dtype of floating-point tensors")
+    parser.add_argument(
+        "--data-files", type=int, default=1, metavar="N", help="of a tensorbundle"
+    )
+    parser.add_argument(
+        "--slots",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether optimizer slots and moving averages are written",
+    )
+    parser.add_argument(
+        "--flat", action="store_true", help="orbax: keep names whole, do not nest them"
+    )
+    parser.add_argument(
+        "--by-reference",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("hardlink", "symlink", "beside"),
+        metavar="WAY",
+        help="orbax: refer to the bytes of TensorFlow's files instead of copying them "
+        "(hardlink, symlink or beside)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an output that exists"
+    )
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether checksums are compared",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Converts the checkpoint; returns the exit code."""
+    assignment_map = tf2flax.load_map(arguments.map) if arguments.map else None
+    report = tf2flax.convert(
+        arguments.checkpoint,
+        arguments.out,
+        format=arguments.format,
+        assignment_map=assignment_map,
+        dtype=arguments.dtype,
+        data_files=arguments.data_files,
+        slots=arguments.slots,
+        flat=arguments.flat,
+        overwrite=arguments.overwrite,
+        verify=arguments.verify,
+        by_reference=arguments.by_reference,
+        progress=sys.stderr.isatty(),
+    )
+    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+    return 0

@@ -1,0 +1,180 @@
+"""`tf2flax diff`: names, shapes, dtypes and values of two checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from tf2flax._base.text import align_columns, printable
+from tf2flax._export.readers import ReadableArray, open_arrays
+
+_EXAMPLES: Final = """\
+examples:
+  tf2flax diff model.ckpt-1000 model.ckpt-2000
+  tf2flax diff model.ckpt model.safetensors
+  tf2flax diff model.ckpt orbax/ 'bert/*' --rtol 1e-2
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """How one array differs.
+
+    Attributes:
+        name: Its name.
+        fact: What differs, in words.
+        max_abs: Largest absolute difference; None where values were not compared.
+        max_rel: Largest relative difference.
+    """
+
+    name: str
+    fact: str
+    max_abs: float | None = None
+    max_rel: float | None = None
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "diff",
+        help="compare two checkpoints, safetensors, Orbax or npz",
+        description="Compares names, shapes, dtypes and values. Exit code 1 where "
+        "anything differs.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("first", metavar="A", help="checkpoint, or what it became")
+    parser.add_argument("second", metavar="B", help="the other one")
+    parser.add_argument(
+        "pattern",
+        metavar="GLOB",
+        nargs="?",
+        help="names to compare; scope/ for all in it",
+    )
+    parser.add_argument(
+        "--rtol", type=float, default=0.0, help="relative difference that is accepted"
+    )
+    parser.add_argument(
+        "--atol", type=float, default=0.0, help="absolute difference that is accepted"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compares both; returns the exit code."""
+    first, second = open_arrays(arguments.first), open_arrays(arguments.second)
+    names = sorted(_select({*first, *second}, arguments.pattern))
+    differences = list(
+        _differences(names, first, second, arguments.rtol, arguments.atol)
+    )
+    count = len(names) - len(differences)
+    if arguments.json:
+        document = {
+            "a": arguments.first,
+            "b": arguments.second,
+            "equal": count,
+            "differences": [dataclasses.asdict(row) for row in differences],
+        }
+        print(json.dumps(document, indent=1))
+    else:
+        _print(differences, count)
+    return 1 if differences else 0
+
+
+def _select(names: set[str], pattern: str | None) -> Iterator[str]:
+    if pattern is None:
+        yield from names
+        return
+    glob = f"{pattern}*" if pattern.endswith("/") else pattern
+    yield from (name for name in names if fnmatch.fnmatchcase(name, glob))
+
+
+def _differences(
+    names: list[str],
+    first: Mapping[str, ReadableArray],
+    second: Mapping[str, ReadableArray],
+    rtol: float,
+    atol: float,
+) -> Iterator[Difference]:
+    for name in names:
+        if name not in first or name not in second:
+            yield Difference(name, f"only in {'B' if name in second else 'A'}")
+            continue
+        a, b = first[name], second[name]
+        if a.shape != b.shape:
+            yield Difference(name, f"shape {list(a.shape)} and {list(b.shape)}")
+            continue
+        is_cast = a.dtype != b.dtype
+        fact = f"dtype {a.dtype} and {b.dtype}" if is_cast else ""
+        values = _compare(a.read(), b.read(), rtol, atol)
+        if values is None:
+            if is_cast:
+                yield Difference(name, fact, 0.0, 0.0)
+            continue
+        max_abs, max_rel = values
+        fact = f"{fact}, values" if fact else "values"
+        yield Difference(name, fact, max_abs, max_rel)
+
+
+def _compare(
+    a: np.ndarray, b: np.ndarray, rtol: float, atol: float
+) -> tuple[float | None, float | None] | None:
+    """The largest differences; None where values are equal, or as near as accepted.
+
+    NaNs are equal to NaNs.
+    """
+    if a.dtype == object or b.dtype == object:
+        return None if np.array_equal(a, b) else (None, None)
+    if a.dtype == b.dtype and a.tobytes() == b.tobytes():
+        return None
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    integers = a.dtype.kind in "iu" and b.dtype.kind in "iu"
+    # float64 does not hold all integers of 64 bits.
+    if integers and np.array_equal(a, b):
+        return None
+    x, y = a.astype(wide), b.astype(wide)
+    with np.errstate(all="ignore"):
+        is_equal = (x == y) | (np.isnan(x) & np.isnan(y))
+        gap = np.where(is_equal, 0, np.abs(x - y))
+        if integers and a.dtype.kind == b.dtype.kind:
+            gap = _gap_of_integers(a, b)
+        gap = np.where(np.isnan(gap), np.inf, gap)
+        is_near = (gap <= atol + rtol * np.abs(y)).all()
+        # Integers that float64 takes for equal differ all the same.
+        if is_near and (not integers or rtol or atol):
+            return None
+        scale = np.maximum(np.abs(x), np.abs(y))
+        relative = np.where(gap > 0, gap / np.where(scale > 0, scale, 1), 0)
+    return float(gap.max(initial=0)), float(relative.max(initial=0))
+
+
+def _gap_of_integers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Differences of integers, which float64 would round before they are taken."""
+    higher, lower = np.maximum(a, b), np.minimum(a, b)
+    # Modulo 2**64, so that no difference overflows.
+    return (higher.astype(np.uint64) - lower.astype(np.uint64)).astype(np.float64)
+
+
+def _print(differences: list[Difference], equal: int) -> None:
+    rows = [("name", "difference", "max abs", "max rel")]
+    for row in differences:
+        numbers = [
+            "" if value is None else f"{value:.3g}"
+            for value in (row.max_abs, row.max_rel)
+        ]
+        rows.append((printable(row.name), row.fact, numbers[0], numbers[1]))
+    if sys.stdout.isatty():
+        if differences:
+            print(*align_columns(rows, right={2, 3}), sep="\n")
+        print(f"{len(differences)} differ, {equal} are equal")
+    else:
+        for row in rows[1:]:
+            print("\t".join(row))

@@ -1,0 +1,304 @@
+"""`convert`: a checkpoint of TensorFlow becomes files that other libraries read.
+
+Everything is checked before the first byte is written: the map, names, dtypes, and that
+nothing lies at the output. Imports no JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import posixpath
+from typing import Any, Literal
+
+import numpy as np
+
+from tf2flax._assignment.language.grammar import FrozenMap, freeze_map
+from tf2flax._base.caller import check_switch, show_value
+from tf2flax._base.errors import (
+    AssignmentError,
+    ExistsError,
+    ReadError,
+    UnsupportedError,
+)
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.text import format_nbytes, list_names
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._checkpoint.state import PathLike
+from tf2flax._storage.faults import write_error
+from tf2flax._storage.local import LOCAL
+from tf2flax._storage.stores import storage_of
+
+from . import exporters
+from .by_reference import WAYS
+from .exporter import ExportedTensor, Exporter, ExportOptions
+from .outputs import new_output
+from .selection import Selection, select_all, select_by_map, without_slots
+from .source import CheckpointSource
+
+Format = Literal["orbax", "safetensors", "tensorbundle", "npz"]
+_STEP = "global_step"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What a conversion wrote, and what it did not.
+
+    Attributes:
+        path: The output, absolute.
+        format: Its format.
+        written: Names of the tensors in it, sorted.
+        dropped: Names of the checkpoint's tensors that no entry of the map names, or
+            that `slots=False` drops.
+        left_out: Names of tensors of strings, which the format does not hold.
+        nbytes: Bytes of the elements that were written.
+
+    Examples:
+        >>> import tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = tf2flax.convert(
+        ...         "tests/data/bert/model.ckpt",
+        ...         f"{folder}/bert.safetensors",
+        ...         assignment_map={"bert/pooler/": "pooler/"},
+        ...     )
+        >>> report.written
+        ('pooler/dense/bias', 'pooler/dense/kernel')
+    """
+
+    path: str
+    format: str
+    written: tuple[str, ...]
+    dropped: tuple[str, ...]
+    left_out: tuple[str, ...]
+    nbytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for `json.dumps`."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """The report, in a few lines."""
+        lines = [
+            f"{self.path}: {len(self.written)} tensors, {format_nbytes(self.nbytes)}"
+        ]
+        if self.dropped:
+            lines.append(f"dropped: {list_names(self.dropped)}")
+        if self.left_out:
+            lines.append(f"strings, left out: {list_names(self.left_out)}")
+        return "\n".join(lines)
+
+
+def convert(
+    checkpoint: PathLike | Checkpoint,
+    out: PathLike,
+    *,
+    format: Format | None = None,
+    assignment_map: Any = None,
+    dtype: Any = None,
+    data_files: int = 1,
+    slots: bool = True,
+    flat: bool = False,
+    overwrite: bool = False,
+    verify: bool = True,
+    by_reference: bool | Literal["hardlink", "symlink", "beside"] = False,
+    progress: bool | ProgressFunction = False,
+) -> ConversionReport:
+    """Writes a checkpoint in another format, or in TensorFlow's own, changed.
+
+    Tensors are streamed: besides 256 MiB, memory holds one tensor of `npz` or
+    `tensorbundle` at a time, and none of the other formats.
+
+    Args:
+        checkpoint: A path, or an open checkpoint or view.
+        out: Local path of the output: a file for "safetensors" and "npz", a directory
+            for "orbax", a prefix for "tensorbundle". It appears once it is whole.
+        format: "safetensors", "orbax", "npz" or "tensorbundle"; None goes by the ending
+            of `out`. Strings are left out of "safetensors" and "orbax", and listed.
+        assignment_map: What is written under which names: checkpoint names, scopes,
+            captures or expressions -> names. A scope moves every tensor under it;
+            tensors that no entry names are dropped. None writes all of them under their
+            names.
+        dtype: A dtype for floating-point tensors, or pairs of a regex of names and a
+            dtype; None keeps every dtype.
+        data_files: Number of data files of "tensorbundle".
+        slots: False drops what training adds: optimizer slots and moving averages.
+        flat: True keeps names whole in "orbax"; False nests them at "/".
+        overwrite: Whether an output that exists is replaced, once the new one is whole.
+        verify: True compares the CRC-32C of everything that is read.
+        by_reference: For "orbax": True copies nothing and writes an index of the bytes
+            in TensorFlow's data files, which are linked into the output ("hardlink",
+            "symlink"; True takes whichever works) or lie below it ("beside"). Orbax
+            does not notice when these bytes change; `tf2flax verify` of the output
+            does.
+        progress: True draws a bar on stderr; a function is called with a
+            `tf2flax.Progress`.
+
+    Returns:
+        What was written, dropped and left out.
+
+    Raises:
+        ExistsError: The output exists, and `overwrite` is not given.
+        AssignmentError: The map does not fit the checkpoint, names do not fit the
+            format ("a" beside "a/b" in a tree), or an option is not valid.
+        UnsupportedError: The format does not hold a dtype; `out` is a URL; or tensors
+            cannot be referred to.
+        DamagedError: A checksum differs, or a data file is short.
+        ReadError: The system refuses, as when the disk is full; nothing is left then.
+
+    Examples:
+        >>> import tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = tf2flax.convert(
+        ...         "tests/data/bert/model.ckpt", f"{folder}/bert.npz"
+        ...     )
+        >>> len(report.written)
+        139
+    """
+    path = _check_output(out)
+    is_replacing = check_switch("overwrite", overwrite)
+    is_verified = check_switch("verify", verify)
+    has_slots = check_switch("slots", slots)
+    check_progress(progress)
+    options = ExportOptions(
+        data_files, check_switch("flat", flat), _check_reference(by_reference)
+    )
+    exporter = _exporter_for(path, format)(options)
+    opened = _open(checkpoint)
+    frozen = None if assignment_map is None else freeze_map(assignment_map)
+    selection = _select(opened.manifest, frozen, dtype, has_slots=has_slots)
+    tensors = [
+        tensor
+        for tensor in selection.tensors
+        if exporter.takes_strings or not tensor.is_string
+    ]
+    if not tensors:
+        raise AssignmentError("There is nothing to write: no arrays are left.")
+    exporter.check(tensors)
+    if not is_replacing:
+        _refuse_present(exporter, path)
+    total = sum(tensor.nbytes for tensor in tensors)
+    title = f"Converting {posixpath.basename(opened.prefix)}"
+    with reporting(progress, total, title) as advance:
+        source = CheckpointSource(
+            opened.manifest,
+            tensors,
+            _metadata(opened, frozen),
+            verify=is_verified,
+            advance=advance,
+        )
+        _write(exporter, path, source)
+    return _report(path, exporter, selection, tensors, total)
+
+
+def _check_reference(way: object) -> bool | str:
+    if way is False or way is True:
+        return way
+    if isinstance(way, str) and way in WAYS:
+        return way
+    raise AssignmentError(
+        "Option by_reference: expected True, False, 'hardlink', 'symlink' or 'beside', "
+        f"got {show_value(way)}."
+    )
+
+
+def _select(
+    manifest: Manifest, entries: FrozenMap | None, dtype: object, *, has_slots: bool
+) -> Selection:
+    selection = (
+        select_all(manifest, dtype)
+        if entries is None
+        else select_by_map(manifest, entries, dtype)
+    )
+    return selection if has_slots else without_slots(selection, manifest)
+
+
+def _check_output(out: PathLike) -> str:
+    """The absolute path of an output."""
+    storage, text = storage_of(out)
+    if not storage.is_local:
+        raise UnsupportedError(
+            f"`{storage.show(text)}` is not a local path: conversions are written to "
+            "local files. Write it there, and copy it."
+        )
+    path = LOCAL.show(text)
+    return path.rstrip("/") or path
+
+
+def _exporter_for(path: str, name: object) -> type[Exporter]:
+    """The exporter of a format, by its name or by the ending of the output."""
+    for exporter in exporters.EXPORTERS:
+        is_meant = path.endswith(exporter.endings) if name is None else False
+        if is_meant or (isinstance(name, str) and exporter.name == name):
+            return exporter
+    names = ", ".join(repr(exporter.name) for exporter in exporters.EXPORTERS)
+    if name is None:
+        raise AssignmentError(
+            f"`{path}`: its ending does not say the format. Give format=, "
+            f"one of {names}."
+        )
+    raise AssignmentError(
+        f"Option format: expected one of {names}, got {show_value(name)}."
+    )
+
+
+def _open(checkpoint: PathLike | Checkpoint) -> Checkpoint:
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return open_checkpoint(checkpoint)
+
+
+def _refuse_present(exporter: Exporter, path: str) -> None:
+    present = exporter.find_present(path)
+    if present is not None:
+        raise ExistsError(
+            f"The output exists already - at `{present}`. Choose another path, or give "
+            "overwrite=True."
+        )
+
+
+def _write(exporter: Exporter, path: str, source: CheckpointSource) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if exporter.writes_in_place:
+            exporter.write(path, source)
+        else:
+            with new_output(path) as temporary:
+                exporter.write(temporary, source)
+    except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong
+        raise
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _metadata(checkpoint: Checkpoint, entries: FrozenMap | None) -> dict[str, str]:
+    """Where the tensors come from, as text."""
+    metadata = {"source": checkpoint.prefix}
+    if _STEP in checkpoint:
+        step = checkpoint[_STEP]
+        if not step.shape and step.dtype.kind in "iu":
+            metadata["step"] = str(int(np.asarray(step.read())))
+    if entries is not None:
+        pairs = [[str(key), str(value)] for key, value, _ in entries.entries]
+        metadata["assignment_map"] = json.dumps(pairs)
+    return metadata
+
+
+def _report(
+    path: str,
+    exporter: Exporter,
+    selection: Selection,
+    tensors: list[ExportedTensor],
+    nbytes: int,
+) -> ConversionReport:
+    written = {tensor.name for tensor in tensors}
+    return ConversionReport(
+        path=path,
+        format=exporter.name,
+        written=tuple(tensor.name for tensor in tensors),
+        dropped=selection.dropped,
+        left_out=tuple(t.name for t in selection.tensors if t.name not in written),
+        nbytes=nbytes,
+    )

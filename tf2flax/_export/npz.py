@@ -1,0 +1,88 @@
+"""NumPy's `.npz`: a zip file with one `.npy` file for each tensor, not compressed.
+
+Source: numpy/lib/format.py, numpy/lib/_npyio_impl.py.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from typing import IO, Final
+
+import numpy as np
+
+from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.memory import bytes_of
+
+from .exporter import ExportedTensor, Exporter, TensorSource
+from .safetensors import refuse_dtypes, refuse_invalid_text
+
+# NumPy's own dtypes. Others (bfloat16) would be read back as bytes without a meaning.
+_DTYPES: Final = frozenset(
+    np.dtype(name)
+    for name in (
+        "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64",
+        "int64", "float16", "float32", "float64", "complex64", "complex128",
+    )
+)  # fmt: skip
+
+
+class Npz(Exporter):
+    """One `.npz` file; strings become arrays of bytes."""
+
+    name = "npz"
+    endings = (".npz",)
+    takes_strings = True
+
+    def check(self, tensors: Sequence[ExportedTensor]) -> None:
+        """Refuses dtypes that NumPy lacks, and names that `numpy.load` would change."""
+        arrays = [tensor for tensor in tensors if not tensor.is_string]
+        refuse_dtypes(arrays, _DTYPES, self.name)
+        for tensor in tensors:
+            refuse_invalid_text(tensor.name)
+            if "\0" in tensor.name:
+                raise AssignmentError(
+                    f"Name {tensor.name!r} has a NUL, which no zip file holds. Move "
+                    "the tensor with assignment_map."
+                )
+
+    def write(self, path: str, source: TensorSource) -> None:
+        """Writes the tensors one after the other."""
+        with (
+            open(path, "xb") as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        ):
+            for tensor, array in source.read_each():
+                with archive.open(
+                    zipfile.ZipInfo(f"{tensor.name}.npy"), "w", force_zip64=True
+                ) as member:
+                    _write_array(member, _as_bytes(tensor, array))
+            archive.close()
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Writes an array as `numpy.save` does, without a copy of it."""
+    header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
+    header["shape"] = array.shape
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(bytes_of(np.ascontiguousarray(array)).data)
+
+
+def _as_bytes(tensor: ExportedTensor, array: np.ndarray) -> np.ndarray:
+    """Strings as NumPy's bytes of fixed length.
+
+    Raises:
+        UnsupportedError: A string ends in zero bytes, which NumPy would cut off.
+    """
+    if array.dtype != object:
+        return array
+    strings = array.reshape(-1).tolist()
+    if any(string.endswith(b"\0") for string in strings):
+        raise UnsupportedError(
+            f"Tensor `{tensor.name}` has strings that end in zero bytes, which NumPy "
+            "would cut off. Leave it out with assignment_map."
+        )
+    return np.array(strings, "S").reshape(array.shape)

@@ -1,0 +1,106 @@
+"""Files and directories of a conversion: whole, or not at all.
+
+Everything is written under a temporary name beside the output and renamed at the end.
+What was there is replaced only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from tf2flax._base.memory import bytes_of
+from tf2flax._base.values import Box
+from tf2flax._storage.exchanging import uninterrupted
+from tf2flax._storage.writing import sync_directory, temporary_name
+
+from .exporter import ExportedTensor
+
+
+@contextlib.contextmanager
+def new_output(path: str) -> Generator[str]:
+    """Makes a file or directory appear once it is whole.
+
+    Args:
+        path: Where it appears, in place of what is there.
+
+    Yields:
+        A path beside it, where nothing is yet.
+
+    Raises:
+        OSError: The system refuses; what was there is still there.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        uninterrupted(lambda: _replace(temporary, path))
+        sync_directory(path)
+    finally:
+        _remove(temporary)
+
+
+def _replace(source: str, path: str) -> None:
+    """Renames an output; what was there is moved aside first, and back on failure."""
+    # One step where the system can do it: a file in place of a file.
+    if not os.path.isdir(path) or os.path.islink(path):
+        if not os.path.isdir(source):
+            os.replace(source, path)
+            return
+        if not os.path.lexists(path):
+            os.rename(source, path)
+            return
+    aside = f"{source}.old"
+    os.rename(path, aside)
+    try:
+        os.rename(source, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    _remove(aside)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+class RawFile:
+    """A file that holds elements of tensors as they are, at places known before.
+
+    Tensors come in any order, in boxes of whole rows::
+
+        file    |header|aaaa|bbbbbbbbbbbb|cc|
+        boxes                 ^^^^ rows 1 and 2 of b
+    """
+
+    def __init__(self, descriptor: int, offsets: Sequence[tuple[str, int]]) -> None:
+        """Takes an open file.
+
+        Args:
+            descriptor: The file.
+            offsets: Names of the tensors, and where they begin.
+        """
+        self._descriptor = descriptor
+        self._offsets = dict(offsets)
+
+    def take(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
+        """Writes a box of whole rows of a tensor."""
+        start = self._offsets[tensor.name]
+        if box.starts:
+            row_nbytes = Box.whole(tensor.shape[1:]).size * tensor.dtype.itemsize
+            start += box.starts[0] * row_nbytes
+        write_at(self._descriptor, bytes_of(np.ascontiguousarray(array)).data, start)
+
+
+def write_at(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Writes a buffer at a place of a file; one system call may write only some."""
+    while len(buffer):
+        count = os.pwrite(descriptor, buffer, offset)
+        buffer, offset = buffer[count:], offset + count

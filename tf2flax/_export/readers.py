@@ -1,0 +1,214 @@
+"""Files that `convert` writes, read back: names and arrays, for comparisons.
+
+Knows the files of tf2flax and those that their own libraries write: safetensors, npz,
+and Orbax directories with an OCDBT store. Imports none of these libraries.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import IO, Any, Final, NamedTuple
+
+import numpy as np
+
+from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
+from tf2flax._base.memory import empty
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._storage.requests import load_tensorstore
+
+from .orbax import MANIFEST
+from .safetensors import DTYPES
+
+_METADATA: Final = "_METADATA"
+# Readers refuse longer headers of safetensors (bytes).
+_MAX_HEADER_NBYTES: Final = 100_000_000
+
+
+class ReadableArray(NamedTuple):
+    """An array that is read when it is asked for.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype, as messages name it.
+        read: Reads all of it; strings as an object array of bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def open_arrays(path: str) -> Mapping[str, ReadableArray]:
+    """Opens a checkpoint, or what one was converted to.
+
+    Args:
+        path: A checkpoint of any kind; a `.safetensors` or `.npz` file; or an Orbax
+            directory, of a step or of the items in it.
+
+    Returns:
+        Its arrays, by name.
+
+    Raises:
+        CheckpointError: It is neither, or it is damaged.
+    """
+    if path.endswith(".safetensors") and os.path.isfile(path):
+        return _open_safetensors(path)
+    if path.endswith(".npz") and os.path.isfile(path):
+        return _open_npz(path)
+    if orbax := _find_orbax(path):
+        return _open_orbax(orbax)
+    return _open_checkpoint(open_checkpoint(path))
+
+
+def _open_checkpoint(checkpoint: Checkpoint) -> Mapping[str, ReadableArray]:
+    return {
+        name: ReadableArray(tensor.shape, tensor.entry.spec.dtype.name, tensor.read)
+        for name, tensor in checkpoint.items()
+    }
+
+
+def _open_safetensors(path: str) -> Mapping[str, ReadableArray]:
+    dtypes = {name: dtype for dtype, name in DTYPES.items()}
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER_NBYTES, size - 8):
+                raise ValueError(f"its header has {length} bytes")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            arrays: dict[str, ReadableArray] = {}
+            for name, fields in header.items():
+                start, stop = fields["data_offsets"]
+                dtype, shape = dtypes[fields["dtype"]], tuple(fields["shape"])
+                nbytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                if (
+                    stop - start != nbytes
+                    or not 0 <= start <= stop <= size - 8 - length
+                ):
+                    raise ValueError(f"`{name}` has offsets {start} and {stop}")
+                place = start + 8 + length
+                arrays[name] = ReadableArray(
+                    shape, str(dtype), _range_reader(path, place, shape, dtype)
+                )
+    except OSError as error:
+        raise ReadError(f"Cannot read `{path}`: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(
+            f"`{path}` is not a sound file of safetensors: {error}. Copy it again."
+        ) from error
+    return arrays
+
+
+def _range_reader(
+    path: str, start: int, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        array = empty(shape, dtype)
+        stored = array.reshape(-1).view(np.uint8)
+        with open(path, "rb") as file:
+            file.seek(start)
+            if file.readinto(stored.data) != stored.size:
+                raise DamagedError(f"`{path}` has become shorter. Copy it again.")
+        return array
+
+    return read
+
+
+def _open_npz(path: str) -> Mapping[str, ReadableArray]:
+    arrays: dict[str, ReadableArray] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as file:
+                    shape, dtype = _npy_header(file)
+                name = member.removesuffix(".npy")
+                is_text = dtype.kind == "S"
+                arrays[name] = ReadableArray(
+                    shape, "string" if is_text else str(dtype), _npz_reader(path, name)
+                )
+    except OSError as error:
+        raise ReadError(f"Cannot read `{path}`: {error.strerror}.") from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DamagedError(
+            f"`{path}` is not a sound npz file: {error}. Copy it again."
+        ) from error
+    return arrays
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype
+
+
+def _npz_reader(path: str, name: str) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        with np.load(path, allow_pickle=False) as archive:
+            array: np.ndarray = archive[name]
+        return array.astype(object) if array.dtype.kind == "S" else array
+
+    return read
+
+
+def _find_orbax(path: str) -> str | None:
+    """The directory of an Orbax checkpoint: this one, or `default` in a step's."""
+    for folder in (path, os.path.join(path, "default"), os.path.join(path, "pytree")):
+        if os.path.isfile(os.path.join(folder, _METADATA)):
+            return folder
+    return None
+
+
+def _open_orbax(folder: str) -> Mapping[str, ReadableArray]:
+    metadata_path = os.path.join(folder, _METADATA)
+    try:
+        metadata = json.loads(pathlib.Path(metadata_path).read_bytes())
+        keys = [
+            (ast.literal_eval(key), value["value_metadata"])
+            for key, value in metadata["tree_metadata"].items()
+        ]
+        driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError) as e:
+        raise DamagedError(
+            f"`{metadata_path}` is not what Orbax writes: {e}. Copy the directory "
+            "again."
+        ) from e
+    if not os.path.isfile(os.path.join(folder, MANIFEST)):
+        raise UnsupportedError(
+            f"`{folder}` is an Orbax checkpoint without an OCDBT store. Restore it "
+            "with Orbax, and save it again with use_ocdbt=True."
+        )
+    return {
+        "/".join(map(str, path)): _orbax_array(folder, driver, ".".join(map(str, path)))
+        for path, value in keys
+        if value.get("value_type") not in ("None", "string", "Dict", "List")
+    }
+
+
+def _orbax_array(folder: str, driver: str, name: str) -> ReadableArray:
+    ts: Any = load_tensorstore()
+    base = f"file://{os.path.abspath(folder)}/"
+    spec = {
+        "driver": driver,
+        "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
+    }
+    try:
+        store = ts.open(spec, read=True, open=True).result()
+    except ValueError as error:
+        raise DamagedError(
+            f"`{name}` cannot be opened - in `{folder}`: {str(error)[:200]}."
+        ) from error
+
+    def read() -> np.ndarray:
+        return np.asarray(store.read().result())
+
+    return ReadableArray(tuple(store.shape), str(store.dtype.numpy_dtype), read)

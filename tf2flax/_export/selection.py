@@ -1,0 +1,348 @@
+"""A map without a target: which tensors of a checkpoint fill which names.
+
+In a restore the leaves of a target say what a scope or a capture stands for. Here it is
+the tensors: each entry is read from its key to its value::
+
+    entry      "bert/layer_{i}/": "layers_{i}/"
+    tensors    bert/layer_0/w   bert/layer_1/w     bert/pooler/w
+    names      layers_0/w       layers_1/w         (dropped)
+
+The names become leaves, and the rules for restores decide between entries.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from tf2flax._assignment.language.captures import (
+    NamePattern,
+    literal_pattern,
+    parse_name,
+)
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Joined,
+    Source,
+    sources_of,
+)
+from tf2flax._assignment.language.grammar import FrozenMap, parse_map
+from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.nodes import Layout, whole_view
+from tf2flax._assignment.resolution.assignments import Assignment, Leaf, Resolution
+from tf2flax._assignment.resolution.matching import resolve_map
+from tf2flax._assignment.resolution.policies import (
+    DtypeChoice,
+    MapOptions,
+    Policy,
+    parse_dtype_choice,
+)
+from tf2flax._assignment.resolution.problems import did_you_mean
+from tf2flax._assignment.resolution.scopes import scope_holds_tensors
+from tf2flax._base.collapsing import summarise
+from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import nearest
+from tf2flax._base.optimizer_names import is_average, is_slot
+from tf2flax._base.text import list_names
+from tf2flax._base.values import TensorSpec
+
+from .exporter import ExportedTensor
+
+# Leaves of a first resolution, which only finds out what fills them: no source has this
+# shape, and every dtype is taken.
+_UNKNOWN_SHAPE = (-1,)
+_ANY_DTYPE = DtypeChoice(default="checkpoint")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Selection:
+    """What a conversion writes.
+
+    Attributes:
+        tensors: The tensors, sorted by name.
+        dropped: Names of the checkpoint's tensors that fill nothing, sorted.
+    """
+
+    tensors: tuple[ExportedTensor, ...]
+    dropped: tuple[str, ...]
+
+
+def select_all(manifest: Manifest, dtype: object) -> Selection:
+    """Selects every tensor under its own name.
+
+    Args:
+        manifest: The checkpoint.
+        dtype: The option `dtype`.
+
+    Raises:
+        AssignmentError: The option is not valid, or refuses a tensor's dtype.
+    """
+    if dtype is None:
+        tensors = [
+            _as_it_is(name, manifest.spec(name), PlainEntry(0, name, name))
+            for name in manifest.names
+        ]
+        return Selection(tuple(tensors), ())
+    entries = [
+        PlainEntry(number, name, name)
+        for number, name in enumerate(manifest.names, start=1)
+    ]
+    return _select(entries, manifest, dtype)
+
+
+def select_by_map(
+    manifest: Manifest, assignment_map: FrozenMap, dtype: object
+) -> Selection:
+    """Selects what the entries of a map name.
+
+    Args:
+        manifest: The checkpoint.
+        assignment_map: The map; its values are names and scopes.
+        dtype: The option `dtype`.
+
+    Raises:
+        AssignmentError: The map does not fit the checkpoint, or fills nothing.
+    """
+    entries = parse_map(assignment_map, lambda _: ())
+    return _select(entries, manifest, dtype)
+
+
+def without_slots(selection: Selection, manifest: Manifest) -> Selection:
+    """Drops state of optimizers and moving averages.
+
+    Args:
+        selection: The selection.
+        manifest: The checkpoint.
+
+    Returns:
+        The selection without them.
+    """
+    names = frozenset(manifest.names)
+    kept: list[ExportedTensor] = []
+    slots: list[str] = []
+    for tensor in selection.tensors:
+        sources = tensor.assignment.sources
+        if all(is_slot(s, names) or is_average(s, names) for s in sources):
+            slots += sources
+        else:
+            kept.append(tensor)
+    return Selection(tuple(kept), tuple(sorted({*selection.dropped, *slots})))
+
+
+def _select(
+    entries: Sequence[MapEntry], manifest: Manifest, dtype: object
+) -> Selection:
+    names = tuple(dict.fromkeys(_names_of_entries(entries, manifest)))
+    layouts, strings = _find_layouts(names, entries, manifest)
+    leaves = [
+        Leaf((name,), layout.shape, layout.dtype) for name, layout in layouts.items()
+    ]
+    options = MapOptions(
+        aliases=None,
+        dtype=parse_dtype_choice("dtype", dtype),
+        # Several scopes may move tensors into one: none of them has all of its names.
+        on_missing=Policy(default="keep"),
+    )
+    # No entry may name a leaf that is not there: those of strings are done.
+    done = {id(tensor.assignment.entry) for tensor in strings}
+    others = [e for e in entries if _is_scope(e) or id(e) not in done]
+    resolution = resolve_map(others, leaves, manifest, options, x64=True)
+    tensors = [
+        ExportedTensor(assignment.leaf, assignment.shape, assignment.dtype, assignment)
+        for assignment in resolution.assignments
+    ]
+    tensors += strings
+    _refuse_left_over(names, tensors)
+    used = {name for tensor in tensors for name in tensor.assignment.sources}
+    return Selection(
+        tuple(sorted(tensors, key=lambda tensor: tensor.name)),
+        tuple(name for name in manifest.names if name not in used),
+    )
+
+
+def _find_layouts(
+    names: Sequence[str], entries: Sequence[MapEntry], manifest: Manifest
+) -> tuple[dict[str, Layout], list[ExportedTensor]]:
+    """Finds the layout of each name, by the entry that gets it.
+
+    Returns:
+        Layouts by name; and tensors of strings, which supply no leaf.
+
+    Raises:
+        AssignmentError: An expression does not fit its tensors; all are listed.
+    """
+    options = MapOptions(
+        aliases=None,
+        dtype=_ANY_DTYPE,
+        on_missing=Policy(default="keep"),
+        on_mismatch=Policy(default="keep"),
+    )
+    leaves = [Leaf((name,), _UNKNOWN_SHAPE, np.dtype(np.float32)) for name in names]
+    resolution = resolve_map(entries, leaves, manifest, options, x64=True)
+    _refuse_unused(resolution, manifest)
+    layouts: dict[str, Layout] = {}
+    strings: list[ExportedTensor] = []
+    problems: list[str] = []
+    for gap in resolution.mismatched:
+        if gap.expression is None or gap.parts:
+            continue
+        try:
+            layout = lower(gap.expression, manifest.spec)
+        except AssignmentError as error:
+            problems.append(f"Entry {gap.entry.number} {gap.entry}: {error}")
+            continue
+        if layout.dtype == object and isinstance(gap.expression, Source):
+            name = parse_name(gap.expression.pattern).literal
+            tensor = _as_it_is(name, manifest.spec(name), gap.entry)
+            strings.append(dataclasses.replace(tensor, name=gap.leaf))
+        else:
+            layouts[gap.leaf] = layout
+    if problems:
+        raise AssignmentError(summarise(problems))
+    return layouts, strings
+
+
+def _as_it_is(name: str, spec: TensorSpec, entry: MapEntry) -> ExportedTensor:
+    """A whole tensor, under its own name."""
+    if not spec.dtype.is_readable:
+        raise UnsupportedError(
+            f"Tensor `{name}` is of dtype {spec.dtype.name}, of which no array can be "
+            "made. Name the tensors that are wanted in assignment_map."
+        )
+    dtype = spec.dtype.numpy
+    assignment = Assignment(
+        leaf=name,
+        expression=Source(literal_pattern(name)),
+        layout=whole_view(name, spec),
+        shape=spec.shape,
+        dtype=dtype,
+        entry=entry,
+    )
+    return ExportedTensor(name, spec.shape, dtype, assignment)
+
+
+def _refuse_unused(resolution: Resolution, manifest: Manifest) -> None:
+    """Refuses entries that fill nothing, each with the names nearest to its key."""
+    missing = [gap.entry for gap in resolution.missing if not _is_scope(gap.entry)]
+    entries = {id(entry): entry for entry in (*resolution.unused_entries, *missing)}
+    if not entries:
+        return
+    problems: list[str] = []
+    for entry in entries.values():
+        key = entry.source if isinstance(entry, PlainEntry) else entry.key
+        hint = did_you_mean(nearest(key, manifest.names))
+        if scope_holds_tensors(f"{key.rstrip('/')}/", manifest.names):
+            hint = "It is a scope: end key and value with `/`."
+        problems.append(
+            f"Entry {entry.number} {entry}: the checkpoint has no tensor for it. {hint}"
+        )
+    raise AssignmentError(summarise([problem.rstrip() for problem in problems]))
+
+
+def _is_scope(entry: MapEntry) -> bool:
+    if isinstance(entry, Rule):
+        return entry.is_scope
+    return isinstance(entry.target, str) and entry.target.endswith("/")
+
+
+def _refuse_left_over(names: Sequence[str], tensors: Sequence[ExportedTensor]) -> None:
+    """Refuses names that a scope gives and nothing fills, such as `table/part_0`."""
+    filled = {tensor.name for tensor in tensors}
+    left_over = [name for name in names if name not in filled]
+    if left_over:
+        raise AssignmentError(
+            f"These names are read as parts of partitioned variables, and no scope "
+            f"moves them: {list_names(left_over)}. Give each an entry of its own."
+        )
+
+
+def _names_of_entries(entries: Sequence[MapEntry], manifest: Manifest) -> Iterator[str]:
+    """Yields the names that entries fill, found from their tensors."""
+    for entry in entries:
+        if isinstance(entry, Rule):
+            yield from _names_of_rule(entry, manifest)
+        elif isinstance(entry.target, str):
+            is_scope = entry.target.endswith("/") and entry.source.endswith("/")
+            if not is_scope:
+                yield entry.target
+                continue
+            scope = _prefix(entry.source)
+            for name in _names_under(scope, manifest.names):
+                yield _prefix(entry.target) + name[len(scope) :]
+
+
+def _prefix(scope: str) -> str:
+    """What names in a scope begin with; `/` is the scope of all names."""
+    return "" if scope == "/" else scope
+
+
+def _names_under(scope: str, names: Sequence[str]) -> Iterator[str]:
+    """Yields the names that begin with a scope; `names` are sorted."""
+    for number in range(bisect.bisect_left(names, scope), len(names)):
+        if not names[number].startswith(scope):
+            return
+        yield names[number]
+
+
+def _names_of_rule(rule: Rule, manifest: Manifest) -> Iterator[str]:
+    target = rule.target
+    assert isinstance(target, NamePattern)  # no object is a leaf here
+    sources = [parse_name(source.pattern) for source in sources_of(rule.source)]
+    in_key = {capture for source in sources for capture in source.captures}
+    if alone := [capture for capture in target.captures if capture not in in_key]:
+        raise AssignmentError(
+            f"Entry {rule.number} {rule}: only a target says what {{{alone[0]}}} "
+            "stands for. Use it in the key too."
+        )
+    counted = frozenset(_counted_captures(rule.source))
+    if rule.is_scope:
+        scope = sources[0]
+        for name in manifest.names:
+            binding = (
+                {}
+                if scope.text == "/"
+                else scope.matches(name, is_scope=True, digits=counted)
+            )
+            if binding is not None:
+                prefix = _prefix(scope.expand(binding).literal)
+                yield _prefix(_bound(target, binding)) + name[len(prefix) :]
+        return
+    for binding in _bindings(sources, counted, manifest.names):
+        yield _bound(target, binding)
+
+
+def _bound(target: NamePattern, binding: dict[str, str]) -> str:
+    return target.expand(binding).literal
+
+
+def _bindings(
+    sources: Sequence[NamePattern], counted: frozenset[str], names: Sequence[str]
+) -> list[dict[str, str]]:
+    """What the captures of several names can stand for, together."""
+    bindings: list[dict[str, str]] = [{}]
+    for source in sources:
+        extended: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+        for binding in bindings:
+            pattern = source.expand(binding)
+            matches: Iterable[dict[str, str]] = [{}]
+            if pattern.captures:
+                matches = pattern.among(names, counted)
+            for match in matches:
+                free = {k: v for k, v in match.items() if k not in counted}
+                merged = binding | free
+                extended[tuple(sorted(merged.items()))] = merged
+        bindings = list(extended.values())
+    return bindings
+
+
+def _counted_captures(expression: Expression) -> Iterator[str]:
+    """Yields the captures that an `over` counts."""
+    if isinstance(expression, Joined) and expression.over is not None:
+        yield expression.over
+    for child in expression.children:
+        yield from _counted_captures(child)
