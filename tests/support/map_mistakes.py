@@ -279,6 +279,7 @@ CAUSES: dict[str, Mistake] = {
 
 _NAMES = r"((?:`[^`]+`(?: or )?)+)"
 _CAPTURE = re.compile(r"\{\w+\}")
+_VALUE_IS_WRONG = re.compile("has no leaf|reach(es)? no leaf|and `[^`]*` is one tensor")
 _QUOTED = re.compile(r"`([^`]+)`")
 
 
@@ -288,11 +289,11 @@ class Suggestion:
 
     Attributes:
         text: The words of the message.
-        maps: Maps in which it is pasted; one of them should be better.
+        entries: The map in which it is pasted.
     """
 
     text: str
-    maps: list[list[Pair]]
+    entries: list[Pair]
 
 
 def suggestions_in(message: str, pairs: Sequence[Pair]) -> Iterator[Suggestion]:
@@ -309,28 +310,26 @@ def suggestions_in(message: str, pairs: Sequence[Pair]) -> Iterator[Suggestion]:
         number = int(label[1]) - 1 if label else 0
         for match in re.finditer(rf"[Dd]id you mean (?:the scope )?{_NAMES}\?", line):
             for name in _QUOTED.findall(match[1]):
-                yield Suggestion(match[0], list(_replaced(pairs, number, name)))
+                yield Suggestion(match[0], _replaced(pairs, number, name, line))
         for match in re.finditer(r"[Uu]se the key `([^`]+)`", line):
-            yield Suggestion(match[0], [next(_replaced(pairs, number, match[1]))])
-        added = r"Add (?:the entry|entries such as) `([^`]+)` -> `([^`]+)`"
+            yield Suggestion(match[0], _replaced(pairs, number, match[1], line))
+        added = r"[Aa]dd (?:the entry|entries such as) `([^`]+)` -> `([^`]+)`"
         for match in re.finditer(added, line):
             new = (parse_key(match[1]), match[2])
-            yield Suggestion(match[0], [[*pairs, new]])
+            yield Suggestion(match[0], [*pairs, new])
         for pattern, change in _EVERYWHERE.items():
             for match in re.finditer(pattern, line):
                 changed = [change(match, *pair) for pair in pairs]
-                yield Suggestion(match[0], [changed])
+                yield Suggestion(match[0], changed)
 
 
-def _replaced(pairs: Sequence[Pair], number: int, text: str) -> Iterator[list[Pair]]:
-    """The map with a text as the key of an entry, and as its value."""
-    _, value = pairs[number]
-    key = pairs[number][0]
-    for new in ((parse_key(text), value), (key, text)):
-        # A key without its captures would give every leaf the same tensor.
-        if not set(_CAPTURE.findall(str(key))) <= set(_CAPTURE.findall(str(new[0]))):
-            continue
-        yield [*pairs[:number], new, *pairs[number + 1 :]]
+def _replaced(pairs: Sequence[Pair], number: int, text: str, line: str) -> list[Pair]:
+    """The map with a text as the key of an entry, or as its value if that is wrong."""
+    key, value = pairs[number]
+    new = (key, text) if _VALUE_IS_WRONG.search(line) else (parse_key(text), value)
+    # A key without its captures would give every leaf the same tensor.
+    assert set(_CAPTURE.findall(str(key))) <= set(_CAPTURE.findall(str(new[0])))
+    return [*pairs[:number], new, *pairs[number + 1 :]]
 
 
 def _swap(text: str, old: str, new: str) -> str:
@@ -354,8 +353,8 @@ def check_suggestions(mistake: Mistake, where: pathlib.Path) -> None:
     """Pastes everything that a message suggests; each must be better than before."""
     before = mistake.error(where, mistake.entries)
     for suggestion in suggestions_in(before, mistake.pairs()):
-        after = [mistake.error(where, entries) for entries in suggestion.maps]
-        assert any(is_better(before, text) for text in after), (suggestion, after)
+        after = mistake.error(where, suggestion.entries)
+        assert is_better(before, after), (suggestion, after)
 
 
 def count_problems(message: str) -> int:

@@ -272,9 +272,9 @@ def _replace(
         if problem.leaf is not None
     ]
     if not isinstance(source_of_entry(first.entry), Source) or not pairs:
-        return did_you_mean([new])
+        return f"The checkpoint has `{new}`."
     entry = propose_entry([(s, leaf) for s, leaf in pairs if leaf], around.leaves)
-    return f"{did_you_mean([new])} {entry}"
+    return f"If `{new}` is meant, a{str(entry)[1:]}"
 
 
 def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:
