@@ -164,7 +164,10 @@ def test_a_damaged_toy_is_reported(tmp_path: pathlib.Path) -> None:
 def test_a_toy_format_is_suggested_and_looked_up(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "model.toy")
     with pytest.raises(tf2flax.CheckpointNotFoundError, match=r"model\.toy`\?"):
-        tf2flax.open_checkpoint(tmp_path)
+        tf2flax.open_checkpoint(tmp_path / "modle.toy")
+    assert list(tf2flax.open_checkpoint(tmp_path)) == list(
+        tf2flax.open_checkpoint(path)
+    )
     with pytest.raises(tf2flax.TensorNotFoundError, match="Did you mean"):
         tf2flax.open_checkpoint(path)["dense/kernle"]
     for view in ("by_variable_name", "by_object_path"):

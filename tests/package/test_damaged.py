@@ -323,7 +323,7 @@ def test_permissions_are_a_read_error(
 @pytest.mark.parametrize(
     ("name", "contents", "match"),
     [
-        ("saved_model.pb", b"\x08\x01", "variables/variables"),
+        ("saved_model.pb", b"\x08\x01", "variables/"),
         ("checkpoint", b'model_checkpoint_path: "m"', "a state file"),
         ("notes.txt", b"hello", "not a TensorFlow checkpoint"),
     ],

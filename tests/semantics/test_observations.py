@@ -34,6 +34,14 @@ DECISIONS: dict[str, Any] = {
     ],
     # A doubled slash is a slash.
     "run//model.ckpt-5": A_AND_SCOPE,
+    # A folder of one checkpoint and no state file can mean but that one.
+    "statedir/sub": A_AND_SCOPE,
+    "v1sharded": [
+        ("a", [2, 3]),
+        ("p", [10, 4]),
+        ("scope1/a", [2, 3]),
+        ("scope1/b", [3]),
+    ],
 }
 STATE_DECISIONS: dict[str, Any] = {
     "state_with_index_suffix": A_AND_SCOPE,

@@ -18,7 +18,8 @@ class Served:
     `failures`: how many requests are answered 503, or have their connection reset,
     before it behaves (-1: for ever). `etags`: whether answers name what they are of.
     `waits_for`: an answer of more than a byte waits until so many requests have been
-    there at once.
+    there at once. `redirects`: status and Location by path, or by the beginning of one
+    and `*`, for which the end of the path is added.
     """
 
     files: dict[str, bytes]
@@ -35,6 +36,9 @@ class Served:
     shifts: bool = False
     etags: bool = False
     waits_for: int = 0
+    redirects: dict[str, tuple[int, str]] = dataclasses.field(
+        default_factory=dict[str, "tuple[int, str]"]
+    )
     most_at_once: int = 0
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -80,6 +84,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 served.now -= 1
 
     def _serve(self, served: Served, wanted: str | None) -> None:
+        for start, (status, location) in served.redirects.items():
+            if self.path.startswith(start.removesuffix("*")):
+                tail = self.path.removeprefix(start.removesuffix("*"))
+                self._answer(status, b"", location=location + tail)
+                return
         contents = served.files.get(self.path)
         if contents is None:
             self._answer(404, b"")
@@ -103,13 +112,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(206, contents[start:stop], span, tag=etag(contents))
 
     def _answer(
-        self, status: int, body: bytes, span: str = "", *, tag: str = ""
+        self,
+        status: int,
+        body: bytes,
+        span: str = "",
+        *,
+        tag: str = "",
+        location: str = "",
     ) -> None:
         served = self.server.served
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         if span:
             self.send_header("Content-Range", span)
+        if location:
+            self.send_header("Location", location)
         if tag and served.etags:
             self.send_header("ETag", tag)
         self.end_headers()

@@ -11,7 +11,9 @@ Begin with `opening`, then `checkpoint`.
 - `checkpoint`, `stored_tensor`: the mapping, and one tensor of it.
 - `indexing`: a numpy index -> boxes to read.
 - `state`: state files of directories.
-- `not_found`, `interrupted_saves`: what to do if there is no checkpoint at a path.
+- `choosing`: which checkpoints lie in a folder, newest first.
+- `not_found`, `interrupted_saves`, `state_faults`: what to do if there is no checkpoint
+  at a path; `foreign`, `foreign_folders`: if something else is there.
 - `object_based`: checkpoints of TF2, and their views; `merging`: several as one.
 - `verifying`: every byte checked; `watching`: new checkpoints of a running training.
 """

@@ -1,79 +1,131 @@
 """The errors for a path at which no checkpoint lies: what may have been meant instead.
 
-Looks around by names alone, and reads no file.
+Looks around by names, and recognises what is there; what it suggests opens.
 """
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 import re
+from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._base.errors import CheckpointError, CheckpointNotFoundError
-from tf2flax._formats.formats import endings
+from tf2flax._base.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    UnsupportedError,
+)
+from tf2flax._base.names import nearest
 from tf2flax._storage.base import Storage
 
-from .interrupted_saves import describe_interrupted_save, is_part
+from .choosing import (
+    INDEX,
+    V1_FILE,
+    checkpoints_in,
+    files_in,
+    is_checkpoint,
+    listed_names,
+    newest_first,
+    prefixes_in,
+    stem_of,
+)
+from .foreign_folders import describe_contents, kind_of_folder
+from .interrupted_saves import describe_interrupted_save
 from .state import State
+from .state_faults import paths_meant, why_unparsed
 
-# One of the files of a V1 checkpoint that was saved by several devices.
-_V1_FILE: Final = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})", re.S)
+# So many checkpoints of a folder are listed.
+_MAX_LISTED: Final = 8
+# Longer names than these are no file's (letters).
+_MAX_NAME: Final = 255
+# What a state file lists is tried so often.
+_MAX_TRIED: Final = 8
+_SEPARATOR: Final = re.compile(r"[/\\]")
 
 
-def no_checkpoint_in(
-    storage: Storage, directory: str, state: State
-) -> CheckpointNotFoundError:
-    """The error for a directory that leads to no checkpoint."""
+def no_checkpoint_in(storage: Storage, directory: str, state: State) -> CheckpointError:
+    """The error for a directory that leads to no checkpoint, or to several."""
     full_path = storage.show(directory)
     if storage.is_local and not os.path.isdir(directory):
         return CheckpointNotFoundError(f"No directory at `{full_path}`.")
-    prefixes = _prefixes_in(storage, directory)
-    state_path = storage.show(state.path)
-    if not state.is_present:
-        reason = "it holds no `checkpoint` state file"
-    elif state.named:
-        named = state.prefix or state.named
-        reason = (
-            f"its state file names `{named}`, which is not there - in `{state_path}`"
-        )
-        # Checkpoints are often moved together with a state file of absolute paths.
-        moved = os.path.join(directory, os.path.basename(named))
-        prefixes.sort(key=lambda prefix: prefix != moved)
-    else:
-        reason = f"its state file names no checkpoint - in `{state_path}`"
+    checkpoints = checkpoints_in(storage, directory)
     interrupted = describe_interrupted_save(storage, directory)
-    files = _files_of_formats(storage, directory)
-    finished = [prefix for prefix in prefixes if not is_part(prefix)]
-    if finished:
-        fix = f"Did you mean the prefix `{storage.show(finished[0])}`?"
-    elif files and not interrupted:
-        which = " or ".join(f"`{storage.show(path)}`" for path in files[:3])
-        fix = f"Did you mean {which}?"
+    meant = [] if not state.is_present else _meant_by(storage, directory, state)
+    # Where anything of TensorFlow's lies, that is meant, whatever else is there.
+    if not checkpoints and not meant and not interrupted and not state.named:
+        kind = kind_of_folder(storage, directory, state.contents)
+        if kind is not None:
+            return UnsupportedError(
+                f"`{full_path}` is {kind[0]}, not a TensorFlow checkpoint. {kind[1]}"
+            )
+    reason = _reason(storage, state)
+    if state.is_present and [*meant, *checkpoints]:
+        first = [*meant, *checkpoints][0]
+        fix = f"Did you mean the prefix `{storage.show(first)}`?"
+    elif len(checkpoints) > 1:
+        reason = f"{reason}, and {len(checkpoints)} checkpoints"
+        fix = f"Give one of them, newest step first: {_listed(storage, checkpoints)}."
+    elif checkpoints:
+        fix = f"Did you mean `{storage.show(checkpoints[0])}`?"
     else:
-        fix = "Give the prefix of a checkpoint (its files without `.index`)."
+        fix = "" if interrupted else describe_contents(storage, directory)
+        fix = fix or "Give the prefix of a checkpoint (its files without `.index`)."
     if interrupted:
-        fix = f"{fix} {interrupted}" if finished else interrupted
+        fix = f"{fix} {interrupted}" if checkpoints else interrupted
     return CheckpointNotFoundError(
         f"Couldn't find a checkpoint in the directory `{full_path}`: {reason}. {fix}"
     )
+
+
+def _reason(storage: Storage, state: State) -> str:
+    """Why a directory leads to no checkpoint."""
+    state_path = storage.show(state.path)
+    if not state.is_present:
+        return "it holds no `checkpoint` state file"
+    if state.named:
+        named = state.prefix or state.named
+        return f"its state file names `{named}`, which is not there - in `{state_path}`"
+    if state.prefix is None and state.contents:
+        fact = why_unparsed(state.contents)
+        return f"its state file does not parse: {fact} - in `{state_path}`"
+    if state.prefix is None:
+        return f"its state file cannot be read - at `{state_path}`"
+    return f"its state file names no checkpoint - in `{state_path}`"
+
+
+def _meant_by(storage: Storage, directory: str, state: State) -> list[str]:
+    """The first checkpoint that a state file seems to mean and that is there.
+
+    Checkpoints are often moved together with a state file of absolute paths, or of
+    paths of Windows. After the latest, the state file lists others.
+    """
+    named = [state.named] if state.named else []
+    for path in [*named, *paths_meant(state.contents)][:_MAX_TRIED]:
+        beside = os.path.join(directory, _SEPARATOR.split(path)[-1])
+        translated = storage.join_state(directory, path.replace("\\", "/"))
+        for prefix in (translated, beside):
+            if prefix and _is_there(storage, prefix):
+                return [prefix]
+    return []
 
 
 def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
     """The error for a prefix, file or pattern that means no checkpoint."""
     full_path = storage.show(path)
     folder, name = os.path.split(path)
+    moved = _in_another_spelling(storage, path)
+    if moved:
+        fix = f"Did you mean `{storage.show(moved)}`?"
+        return CheckpointNotFoundError(f"No checkpoint at `{full_path}`. {fix}")
     if storage.is_local and not os.path.isdir(folder or "."):
         return CheckpointNotFoundError(
             f"No checkpoint at `{full_path}`: there is no directory `{folder or '.'}`."
         )
-    near = [*_prefixes_in(storage, folder), *_files_of_formats(storage, folder)]
-    # Keras, too, takes the index for a file of weights that was saved as several.
-    index = f"{path.removesuffix('.h5')}.json"
-    close = [index] if index in near else difflib.get_close_matches(path, near, n=1)
     patterns = _v1_patterns(storage, path)
     interrupted = describe_interrupted_save(storage, folder, name)
+    missing = _missing_files(storage, path)
+    # What is certain comes first; names that are merely alike, last.
     if glob.has_magic(name) and _prefixes_matching(storage, path):
         fix = "A V2 checkpoint is given by its prefix, not by a pattern."
     elif patterns:
@@ -81,13 +133,82 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
         fix = f"Did you mean the pattern {which}?"
     elif interrupted:
         fix = interrupted
-    elif close:
-        fix = f"Did you mean `{storage.show(close[0])}`?"
+    elif close := _close_to(storage, path):
+        fix = f"Did you mean `{storage.show(close)}`?"
     else:
-        fix = "Give its prefix (its files without `.index`) or its directory."
-    return CheckpointNotFoundError(
-        f"No checkpoint at `{full_path}`: there is no `{full_path}.index`. {fix}"
-    )
+        fix = "" if missing else describe_contents(storage, folder)
+        fix = fix if fix.startswith("Did you") else ""
+        fix = fix or "Give its prefix (its files without `.index`) or its directory."
+    reason = missing or f"there is no `{full_path}.index`"
+    return CheckpointNotFoundError(f"No checkpoint at `{full_path}`: {reason}. {fix}")
+
+
+def _missing_files(storage: Storage, path: str) -> str:
+    """Which files of a checkpoint are there without its index; "" for none."""
+    full_path = storage.show(path)
+    for link in (path, f"{path}{INDEX}"):
+        if storage.is_local and os.path.islink(link) and not os.path.exists(link):
+            goal = os.readlink(link)
+            return f"`{storage.show(link)}` is a link to `{goal}`, which is not there"
+    folder, name = os.path.split(path)
+    names = listed_names(storage, folder)
+    has_data = any(neighbour.startswith(f"{name}.data-") for neighbour in names)
+    if has_data:
+        return f"its data is there, and its index `{full_path}.index` is not"
+    if f"{name}.meta" in names:
+        return (
+            f"only its graph is there, `{full_path}.meta`, which has no values; copy "
+            f"`{name}.index` and `{name}.data-…` there"
+        )
+    return ""
+
+
+def _in_another_spelling(storage: Storage, path: str) -> str:
+    """A path of Windows as it is here; "" where nothing is there."""
+    if "\\" not in path:
+        return ""
+    parts = _SEPARATOR.split(path)
+    for first in range(len(parts)):
+        candidate = "/".join(parts[first:])
+        if candidate and _is_there(storage, candidate):
+            return candidate
+    return ""
+
+
+def _close_to(storage: Storage, path: str) -> str:
+    """The checkpoint beside a path that is most like it; "" for none.
+
+    Of one run, which differ by their steps alone, the newest.
+    """
+    folder, name = os.path.split(path)
+    prefixes = prefixes_in(storage, folder)
+    near = {os.path.basename(p): p for p in [*prefixes, *files_in(storage, folder)]}
+    # Keras, too, takes the index for a file of weights that was saved as several.
+    index = f"{name.removesuffix('.h5')}.json"
+    if index in near:
+        return near[index]
+    same_run = [path for path in prefixes if stem_of(path) == stem_of(name)]
+    if same_run:
+        return newest_first(same_run)[0]
+    # By its name alone a file may be anything.
+    for close in nearest(name[:_MAX_NAME], near):
+        if near[close] in prefixes or is_checkpoint(storage, near[close]):
+            return near[close]
+    return ""
+
+
+def _is_there(storage: Storage, path: str) -> bool:
+    """Tells whether a checkpoint lies at a path, by its names."""
+    try:
+        return storage.is_file(f"{path}{INDEX}") or storage.is_file(path)
+    except CheckpointError:
+        return False
+
+
+def _listed(storage: Storage, paths: Sequence[str]) -> str:
+    text = ", ".join(f"`{storage.show(path)}`" for path in paths[:_MAX_LISTED])
+    more = len(paths) - _MAX_LISTED
+    return f"{text} and {more} more" if more > 0 else text
 
 
 def _prefixes_matching(storage: Storage, pattern: str) -> list[str]:
@@ -95,28 +216,6 @@ def _prefixes_matching(storage: Storage, pattern: str) -> list[str]:
         return storage.matches(f"{pattern}.index")
     except CheckpointError:  # the message does without
         return []
-
-
-def _prefixes_in(storage: Storage, directory: str) -> list[str]:
-    """Prefixes of the V2 checkpoints that lie in a directory."""
-    names = _names_ending(storage, directory, (".index",))
-    return [os.path.join(directory, name.removesuffix(".index")) for name in names]
-
-
-def _files_of_formats(storage: Storage, directory: str) -> list[str]:
-    """Files that may be checkpoints by themselves, by their names alone."""
-    names = _names_ending(storage, directory, endings())
-    return [os.path.join(directory, name) for name in names]
-
-
-def _names_ending(
-    storage: Storage, directory: str, name_endings: tuple[str, ...]
-) -> list[str]:
-    try:
-        names = storage.names_in(directory)
-    except CheckpointError:  # the message does without
-        return []
-    return [name for name in names if name.endswith(name_endings)]
 
 
 def _v1_patterns(storage: Storage, prefix: str) -> list[str]:
@@ -130,7 +229,7 @@ def _v1_patterns(storage: Storage, prefix: str) -> list[str]:
         A pattern for each number of files, sorted.
     """
     folder, start = os.path.split(prefix)
-    matches = map(_V1_FILE.fullmatch, _names_ending(storage, folder, ("",)))
+    matches = map(V1_FILE.fullmatch, listed_names(storage, folder))
     counts = {match["count"] for match in matches if match and match["prefix"] == start}
     # Folders are taken as they are written; a file's name may look like a pattern.
     stem = prefix.removesuffix(start) + glob.escape(start)

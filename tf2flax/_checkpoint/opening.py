@@ -13,30 +13,26 @@ import dataclasses
 import glob
 import operator
 import os
-import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from tf2flax._base.errors import DamagedError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
 from tf2flax._storage.base import Storage
-from tf2flax._storage.faults import recognise_wrong_file
 from tf2flax._storage.stores import storage_of
 
 from .checkpoint import Checkpoint
+from .choosing import MEMBER, checkpoints_in
+from .foreign import not_a_checkpoint
+from .interrupted_saves import describe_interrupted_save
 from .merging import MergedManifest, prefixed
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .object_based import ObjectBasedManifest
-from .state import STATE_FILE, PathLike, State, read_state
+from .state import PathLike, State, read_state
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import Context, KvStore
-
-
-# Files of one V2 checkpoint, of which any stands for all.
-_MEMBER: Final = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.S)
 
 
 def open_checkpoint(
@@ -47,7 +43,8 @@ def open_checkpoint(
     Args:
         path: A prefix (`model.ckpt-1000`); a directory (what its `checkpoint` state
             file names, else the variables of a SavedModel, else an empty basename,
-            else Keras weights: an unzipped `.keras`, a preset of KerasHub); one of the
+            else Keras weights: an unzipped `.keras`, a preset of KerasHub, else the
+            only checkpoint in it, if there is no state file); one of the
             checkpoint's files; a V1 file or a pattern of them
             (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`, or the index
             of several files, `.weights.json`). Local, or a URL that tensorstore knows
@@ -231,7 +228,7 @@ def _at(storage: Storage, path: str) -> Location | None:
     location = _find_by_prefix(storage, path)
     if location is not None:
         return location
-    member = _MEMBER.fullmatch(path)
+    member = MEMBER.fullmatch(path)
     if member:
         location = _find_by_prefix(storage, member["prefix"])
         if location is not None:
@@ -258,37 +255,7 @@ def _of_file(storage: Storage, path: str) -> Location:
     location = _recognise(storage, candidate)
     if location is not None:
         return location
-    full_path, head = storage.show(path), candidate.head
-    wrong_file = recognise_wrong_file(head)
-    if wrong_file:
-        raise DamagedError(
-            f"Expected a checkpoint, got {wrong_file[0]} - at `{full_path}`. "
-            f"{wrong_file[1]}"
-        )
-    member = _MEMBER.fullmatch(full_path)
-    if member:
-        raise DamagedError(
-            f"`{full_path}` belongs to a checkpoint whose index is missing - at "
-            f"`{member['prefix']}.index`. Copy it next to this file."
-        )
-    raise UnsupportedError(f"`{full_path}` is {_describe_unknown(full_path, head)}")
-
-
-def _describe_unknown(path: str, head: bytes) -> str:
-    """The end of a message about a file of no format: what it is, and what to do."""
-    if not head:
-        return "an empty file, not a TensorFlow checkpoint. Copy the file again."
-    if os.path.basename(path) == STATE_FILE:
-        return f"a state file. Give its directory: `{os.path.dirname(path) or '.'}`."
-    if path.endswith((".pb", ".pbtxt")):
-        return (
-            "a graph, not a checkpoint. Give the prefix of the variables next to it: "
-            f"`{os.path.join(os.path.dirname(path), 'variables', 'variables')}`."
-        )
-    return (
-        "not a TensorFlow checkpoint, or a V1 checkpoint that was cut short. Give the "
-        "prefix of one (without `.index`), or copy the file again."
-    )
+    raise not_a_checkpoint(storage, candidate)
 
 
 def _in_directory(storage: Storage, directory: str, state: State) -> Location | None:
@@ -304,7 +271,20 @@ def _in_directory(storage: Storage, directory: str, state: State) -> Location | 
         files = _files_in_folder(storage, directory)
         if files:
             location = dataclasses.replace(_of_file(storage, files[0]), files=files)
+    if location is None and not state.is_present:
+        location = _alone_in(storage, directory)
     return location
+
+
+def _alone_in(storage: Storage, directory: str) -> Location | None:
+    """The only checkpoint of a directory; None where there are others or none.
+
+    TensorFlow asks for a state file even so; but there is one thing that can be meant.
+    """
+    checkpoints = checkpoints_in(storage, directory)
+    if len(checkpoints) != 1 or describe_interrupted_save(storage, directory):
+        return None
+    return _at(storage, checkpoints[0])
 
 
 def _find_by_prefix(storage: Storage, prefix: str) -> Location | None:

@@ -35,12 +35,14 @@ class State:
             it names none.
         is_present: True if the file is there.
         named: The path as it is written there.
+        contents: The file; empty where it cannot be read.
     """
 
     path: str
     prefix: str | None
     is_present: bool
     named: str = ""
+    contents: bytes = dataclasses.field(default=b"", repr=False)
 
 
 def latest_checkpoint(directory: PathLike | KvStore) -> str | None:
@@ -163,9 +165,6 @@ def read_state(storage: Storage, directory: str) -> State:
     try:
         named = parse_checkpoint_state(contents.decode("utf-8"))
     except UnicodeDecodeError:
-        return State(path, None, is_present=True)
-    if not named:
-        return State(path, named, is_present=True)
-    return State(
-        path, storage.join_state(directory, named), is_present=True, named=named
-    )
+        return State(path, None, is_present=True, contents=contents)
+    prefix = storage.join_state(directory, named) if named else named
+    return State(path, prefix, True, named or "", contents)

@@ -10,6 +10,7 @@ Begin with `format`, which says what a format is, and `bundle`, the main one.
 - `bundle`: TensorBundle, the V2 checkpoints of TensorFlow.
 - `v1`: V1 checkpoints, in one file or several.
 - `keras/`: Keras weights in HDF5: files, archives, folders, names of variables.
+- `foreign_zip`: zip archives that are none, and the URLs of what lies in them.
 - `object_graph`: names and paths of variables in a checkpoint of TF2.
 - `renamed`: the tensors of a manifest under other names, for views.
 - `checks`: slices and blocks as several formats check them.

@@ -33,7 +33,7 @@ from tf2flax._base.values import (
     spec_and_fault,
 )
 from tf2flax._storage.base import Index, Storage
-from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.foreign import recognise_wrong_file
 from tf2flax._storage.snapshots import replaced
 
 from .checks import (

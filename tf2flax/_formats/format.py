@@ -11,6 +11,7 @@ import dataclasses
 import functools
 from typing import ClassVar, Final
 
+from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import DataFile, Manifest
 from tf2flax._storage.base import Index, Storage
 
@@ -34,6 +35,15 @@ class Candidate:
     def head(self) -> bytes:
         """Its first bytes, at most 4096; none where it cannot be read."""
         return self._file.head()
+
+    def has_at(self, start: int, magic: bytes) -> bool | None:
+        """Tells whether certain bytes stand at a position; None beyond the end."""
+        buffer = bytearray(len(magic))
+        try:
+            self._file.read_into(start, memoryview(buffer), subject="The checkpoint")
+        except CheckpointError:
+            return None
+        return bytes(buffer) == magic
 
     @functools.cached_property
     def tail(self) -> bytes:

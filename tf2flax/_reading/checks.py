@@ -18,7 +18,7 @@ from tf2flax._base.memory import ALIGNMENT, aligned_empty, empty, view_at
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.coding import combine, crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
-from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.foreign import recognise_wrong_file
 
 # NumPy's own limit on axes.
 MAX_ARRAY_RANK: Final = 64

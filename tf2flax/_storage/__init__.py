@@ -11,7 +11,9 @@ Begin with `base.py`, the contracts that everything above uses.
 - `lazy.py`: views of tensors whose chunks are read when they are needed.
 - `writing.py`, `exchanging.py`: one file, and all files of a checkpoint, replaced
   whole or not at all.
-- `faults.py`: errors of systems and stores as errors of ours.
+- `faults.py`: errors of systems and stores as errors of ours; `hosts.py`: hosts that
+  cannot be reached, and redirects.
+- `foreign.py`: the table of files of other programs.
 
 Nothing here knows a format or a tensor, and nothing maps files into memory.
 """

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from tf2flax._base.errors import DamagedError, ReadError
 from tf2flax._base.values import ByteRange
 
-# First bytes of files that are often downloaded instead of a checkpoint's.
-_WRONG_FILES: Final = (
-    (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull`."),
-    (b"<!doctype html", "an HTML page", "Download the file itself."),
-    (b"<html", "an HTML page", "Download the file itself."),
-)
+from .foreign import recognise_wrong_file
 
 
 class OutOfRangeError(Exception):
@@ -50,13 +44,20 @@ def store_error(path: str, error: Exception, where: str = "") -> ReadError:
     return ReadError(f"Cannot read `{path}`: {store_reason(error)}{where}.")
 
 
+def http_status(error: Exception) -> str:
+    """The number with which a server answered; "" where tensorstore names none."""
+    text = str(error)
+    code = re.search(r"http_response_code='(\d+)'|\[HTTP code (\d+)\]", text)
+    return (code[1] or code[2]) if code else ""
+
+
 def store_reason(error: Exception) -> str:
     """What tensorstore says, in one sentence, with the way out if there is one."""
-    code = re.search(r"http_response_code='(\d+)'", str(error))
+    code = http_status(error)
     # Its messages end in details for its developers: ` [source locations='…']`.
     text = re.sub(r"\s*\[[a-z_ ]+='[^']*'\]", "", str(error)).rstrip(". \n")
-    if code and code[1] not in text:
-        text = f"{text} (HTTP {code[1]})"
+    if code and code not in text:
+        text = f"{text} (HTTP {code})"
     if "ignored by server" in text:
         return (
             f"{text}. Its server ignores Range requests: copy the checkpoint's files "
@@ -70,6 +71,14 @@ def missing_file(path: str, subject: str) -> DamagedError:
     return DamagedError(
         f"{subject} cannot be read: its data file is missing - at `{path}`. "
         "Copy it next to its index."
+    )
+
+
+def not_a_file(path: str, subject: str) -> DamagedError:
+    """The error for a directory in the place of a data file."""
+    return DamagedError(
+        f"{subject} cannot be read: its data file is a directory - at `{path}`. "
+        "Copy the file there in its place."
     )
 
 
@@ -97,21 +106,6 @@ def short_file(
         f"{subject} is damaged: expected bytes [{span.start}:{span.stop}], but "
         f"{fact}. {way_out}"
     )
-
-
-def recognise_wrong_file(head: bytes) -> tuple[str, str] | None:
-    """Recognises what is often downloaded instead of a checkpoint's file.
-
-    Args:
-        head: The first bytes of the file.
-
-    Returns:
-        Its kind, and a way out; None where it is none of these.
-    """
-    for magic, kind, way_out in _WRONG_FILES:
-        if head.lstrip()[: len(magic)].lower() == magic:
-            return kind, way_out
-    return None
 
 
 def describe_bytes(subject: str, span: ByteRange) -> str:

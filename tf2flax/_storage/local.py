@@ -23,7 +23,13 @@ from tf2flax._base.manifest import DataFile
 from tf2flax._base.values import ByteRange
 
 from .base import HEAD_NBYTES
-from .faults import describe_bytes, missing_file, short_file, system_error
+from .faults import (
+    describe_bytes,
+    missing_file,
+    not_a_file,
+    short_file,
+    system_error,
+)
 from .snapshots import FileSnapshot, IndexSnapshot, Snapshot
 
 # Indexes and state files are read whole; one of a million tensors takes some 80 MB
@@ -302,6 +308,8 @@ class LocalFile:
             status = os.fstat(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._missing(subject) from error
+        except IsADirectoryError as error:
+            raise not_a_file(self.path, subject) from error
         except OSError as error:
             raise system_error(self.path, error, f" - for {subject}") from error
         if self.snapshot is not None:

@@ -18,7 +18,7 @@ from tf2flax._base.errors import ReadError, UnsupportedError
 from tf2flax._base.threads import is_given_up
 from tf2flax._base.values import decode_name, encode_name
 
-from .faults import OutOfRangeError, store_error
+from .faults import OutOfRangeError, http_status, store_error
 
 if TYPE_CHECKING:
     from tensorstore import Context as Context
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tensorstore import KvStore as KvStore
     from tensorstore import TensorStore as TensorStore
     from tensorstore import VirtualChunkedReadParameters as VirtualChunkedReadParameters
+
+    from .hosts import HostCheck
 
 # One request: small enough to end within the time below on a slow line, large enough
 # that its overhead does not count (bytes) ...
@@ -40,6 +42,11 @@ MAX_REQUESTS: Final = 32
 REQUEST_TIMEOUT_S = 60.0
 # How often a waiting thread looks whether anybody still wants the answer (seconds).
 _LOOK_UP_S: Final = 0.25
+# How long an answer is waited for before its host is looked at, by `hosts`, for less
+# than 7 more (seconds): an unreachable one is named within 10.
+PATIENCE_S = 3.0
+# Answers that name another URL.
+_REDIRECTS: Final = ("301", "302", "303", "307", "308")
 # Retries of a failing request: 0.5 s, 1, 2, 4 and 8 between them, so that it ends
 # within 30 s; tensorstore's own default goes on for many minutes.
 _RETRIES: Final = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
@@ -150,14 +157,19 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
         ReadError: No answer came in time, or the store refuses.
         NotImplementedError: The store cannot do that.
     """
-    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    started = time.monotonic()
+    check: HostCheck | None = None
     try:
         while True:
-            left = deadline - time.monotonic()
+            waited = time.monotonic() - started
+            left = REQUEST_TIMEOUT_S - waited
             try:
                 return future.result(timeout=max(0, min(left, _LOOK_UP_S)))
             except TimeoutError as error:
                 if left > 0 and not is_given_up():
+                    # tensorstore would try an unreachable host for much longer.
+                    if waited > PATIENCE_S:
+                        check = _check_host(check, path, future)
                     continue
                 future.cancel()
                 raise ReadError(
@@ -169,7 +181,37 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
     except Exception as error:
         if str(error).startswith("OUT_OF_RANGE"):
             raise OutOfRangeError(str(error)) from error
+        if http_status(error) in _REDIRECTS:
+            from . import hosts
+
+            trouble = hosts.trouble_at(path) or hosts.describe_redirect(path, "")
+            raise ReadError(f"Cannot read `{path}`: {trouble}.") from error
         raise store_error(path, error, where) from error
+
+
+def _check_host(check: HostCheck | None, url: str, future: Any) -> HostCheck | None:
+    """Looks at the host of a request that is not answered for long.
+
+    Args:
+        check: A look that was begun before; None for none.
+        url: What was asked for.
+        future: The answer.
+
+    Returns:
+        The look.
+
+    Raises:
+        ReadError: No answer is to be expected.
+    """
+    from . import hosts  # imports a client of HTTP, which all others do without
+
+    if check is None:
+        return hosts.HostCheck(url) if hosts.needs_check(url) else None
+    trouble = check.trouble()
+    if trouble and not future.done():
+        future.cancel()
+        raise ReadError(f"Cannot read `{url}`: {trouble}.")
+    return check
 
 
 @functools.cache

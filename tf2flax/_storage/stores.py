@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .requests import Context, KvStore
 
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+# What pathlib makes of a URL: it takes `//` for `/`.
+_PATH_OF_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 # One of several files, as a Saver names them in the state file.
 _ANY_NUMBER: Final = "-?????-of-"
 
@@ -68,6 +70,7 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
     text = os.fsdecode(path)  # pyright: ignore[reportUnknownArgumentType]
     url = _URL.match(text)
     if url is None:
+        _check_not_a_url(text)
         return LOCAL, text
     # With a `|`, it is a pipeline of stores, such as a zip file's.
     if url["scheme"].lower() == "file" and "|" not in text:
@@ -76,6 +79,12 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
     try:
         store = ts.KvStore.open(text, context=context or default_context()).result()
     except Exception as error:
+        scheme = re.search(r'unsupported URL scheme "([^"]*)"', str(error))
+        if scheme and scheme[1] != url["scheme"]:
+            raise UnsupportedError(
+                f"tensorstore opens nothing by `|{scheme[1]}:` - in `{text}`. "
+                "Unpack the file to a local directory."
+            ) from error
         if "unsupported URL scheme" in str(error):
             raise UnsupportedError(
                 f"tensorstore does not know {url[0]} URLs - in `{text}`. "
@@ -83,6 +92,21 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
             ) from error
         raise ReadError(f"Cannot open `{text}`: {store_reason(error)}.") from error
     return _storage_of_kvstore(store)
+
+
+def _check_not_a_url(path: str) -> None:
+    """Refuses what pathlib left of a URL, unless a folder has that name.
+
+    Raises:
+        UnsupportedError: It was a URL.
+    """
+    url = _PATH_OF_URL.match(path)
+    if url and not os.path.lexists(f"{url['scheme']}:"):
+        slashes = ":///" if url["scheme"] == "file" else "://"
+        raise UnsupportedError(
+            f"`{path}` was a URL until pathlib took it for a path, and lost a slash. "
+            f"Give the URL as a str: `{url['scheme']}{slashes}{path[url.end() :]}`."
+        )
 
 
 def _is_kvstore(path: object) -> bool:

@@ -12,7 +12,7 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 - `partitions`, `ties`: parts of partitioned variables; leaves with several names.
 - `problems`: what is wrong, as values; `problem_report`: all of it in one message.
 - `causes`: which problems are one mistake. `missing_tensors`, `missing_names`,
-  `near_scopes`, `missing_leaves`, `mismatches` and `fitting_sizes` explain one kind each.
+  `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes` explain one kind each.
 - `suggestions`: lines that can be pasted into a map. `entry_labels`, `scopes`: entries
   in messages; scopes of names.
 - `unfilled`: entries that reach no leaf.

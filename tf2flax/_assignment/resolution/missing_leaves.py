@@ -10,7 +10,6 @@ from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._base.names import nearest
 
 from .entry_labels import label_of
-from .missing_names import did_you_mean
 from .problems import (
     Cause,
     KeyIsNotScope,
@@ -19,7 +18,7 @@ from .problems import (
     label_of_problems,
 )
 from .scopes import scopes_of, template_of
-from .suggestions import Surroundings, source_of_entry
+from .suggestions import Surroundings, did_you_mean, source_of_entry
 
 # As for tensors: how many causes get suggestions that take a pass over all names.
 _MAX_SUGGESTED: Final = 20

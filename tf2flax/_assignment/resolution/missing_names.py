@@ -22,7 +22,13 @@ from tf2flax._base.names import nearest
 from .entry_labels import fills_scope, key_of, target_of
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
-from .suggestions import Surroundings, change_key, propose_entry, source_of_entry
+from .suggestions import (
+    Surroundings,
+    change_key,
+    did_you_mean,
+    propose_entry,
+    source_of_entry,
+)
 
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
@@ -282,18 +288,6 @@ def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:
     entry = problem.entry
     is_used = isinstance(entry, Rule) and bool(around.claimed.get(entry.number))
     return fills_scope(entry) or is_used
-
-
-def did_you_mean(names: Sequence[str]) -> str:
-    """Suggests names, the best first; "" for no names.
-
-    Examples:
-        >>> did_you_mean(["a", "b"])
-        'Did you mean `a` or `b`?'
-    """
-    if not names:
-        return ""
-    return f"Did you mean {' or '.join(f'`{name}`' for name in names)}?"
 
 
 def _without_suffix(source: str) -> str:

@@ -88,6 +88,18 @@ class NewEntry:
         return f"Add {what} `{self.key}` -> `{self.value}`."
 
 
+def did_you_mean(names: Sequence[str]) -> str:
+    """Suggests names, the best first; "" for no names.
+
+    Examples:
+        >>> did_you_mean(["a", "b"])
+        'Did you mean `a` or `b`?'
+    """
+    if not names:
+        return ""
+    return f"Did you mean {' or '.join(f'`{name}`' for name in names)}?"
+
+
 def propose_entry(
     pairs: Sequence[tuple[Expression, str]], names: NameTable
 ) -> NewEntry:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import posixpath
 from collections.abc import Sequence
 from typing import Final
@@ -20,11 +21,12 @@ from tf2flax._base.errors import (
     DamagedError,
 )
 from tf2flax._base.manifest import Manifest
+from tf2flax._formats.foreign_zip import is_keras_archive
 from tf2flax._formats.format import Candidate, Format, Location
 from tf2flax._storage.base import Storage
-from tf2flax._storage.faults import recognise_wrong_file
+from tf2flax._storage.foreign import recognise_wrong_file
 
-from .archive import CONFIG, HDF5_MAGIC, MEMBER, ZIP_MAGIC
+from .archive import CONFIG, HDF5_MAGIC, MEMBER
 from .config import ConfigFile
 from .file import KerasFile
 from .hdf5 import Hdf5Manifest
@@ -34,8 +36,11 @@ from .shards import ShardedHdf5Manifest, ShardIndex, missing_shard, nbytes_of
 _FOLDER_INDEX: Final = "model.weights.json"
 _INDEX_ENDING: Final = ".weights.json"
 # An HDF5 file may begin with a block of the user's, whose length is a power of two. Of
-# larger ones the beginning of the file, which is all that is looked at, tells nothing.
+# larger ones the beginning of the file tells nothing: where the name is that of HDF5,
+# the file is asked for each, up to the last one here.
 _HDF5_STARTS: Final = (0, 512, 1024, 2048)
+_LARGE_STARTS: Final = tuple(1 << power for power in range(12, 31))
+_HDF5_ENDINGS: Final = (".h5", ".hdf5")
 
 
 class KerasFormat(Format):
@@ -45,10 +50,16 @@ class KerasFormat(Format):
     endings = (".weights.h5", ".keras", ".h5", ".hdf5")
 
     def recognise(self, candidate: Candidate) -> bool:
-        """True for HDF5 and for zip archives; what is in them shows when opened."""
+        """True for HDF5 and archives of Keras; what is in them shows when opened."""
         head = candidate.head
         is_hdf5 = any(head.startswith(HDF5_MAGIC, start) for start in _HDF5_STARTS)
-        return is_hdf5 or head.startswith(ZIP_MAGIC)
+        if is_hdf5 or is_keras_archive(head, candidate.path):
+            return True
+        if not head or not candidate.path.endswith(_HDF5_ENDINGS):
+            return False
+        # None, beyond the end of the file, ends the search.
+        marks = (candidate.has_at(start, HDF5_MAGIC) for start in _LARGE_STARTS)
+        return any(itertools.takewhile(lambda mark: mark is not None, marks))
 
     def files_in_folder(self, storage: Storage, folder: str) -> tuple[str, ...]:
         """Finds the weights of a model that Keras saved as a folder.

@@ -79,7 +79,8 @@ def describe(dataset: Handle, file_nbytes: int) -> Description:
 
     Raises:
         MalformedError: Its elements cannot be there.
-        RefusedError: They lie in another file, or behind an unknown filter.
+        RefusedError: They lie in another file, or behind an unknown filter, or were
+            never written.
     """
     h5py = load_h5py()
     created = dataset.get_create_plist()
@@ -95,6 +96,9 @@ def describe(dataset: Handle, file_nbytes: int) -> Description:
     shape = tuple(int(dim) for dim in space.get_simple_extent_dims())
     dtype, stored = _dtypes(h5py, dataset.get_type())
     nbytes = math.prod(shape) * stored.itemsize
+    if nbytes and dtype.is_readable and not dataset.get_storage_size():
+        fill = _fill_value(created, stored, nbytes, file_nbytes)
+        return Description(TensorSpec(shape, dtype), stored, None, fill)
     # Zero dimensions do not excuse the others: numpy cannot hold such shapes either.
     if math.prod(dim for dim in shape if dim) * stored.itemsize > MAX_ELEMENTS:
         raise MalformedError(f"the size of shape {list(shape)} overflows")
@@ -113,6 +117,32 @@ def describe(dataset: Handle, file_nbytes: int) -> Description:
                 f"its {nbytes} bytes from {where} on are not in a file of {file_nbytes}"
             )
     return Description(TensorSpec(shape, dtype), stored, where)
+
+
+def _fill_value(
+    created: Handle, stored: np.dtype, nbytes: int, file_nbytes: int
+) -> bytes:
+    """The bytes that stand for every element of a dataset that was never written.
+
+    Raises:
+        RefusedError: It has none, or is so large that a small file could fill memory.
+    """
+    h5py = load_h5py()
+    fact = "its values were never written"
+    if nbytes > MAX_EXPANSION * file_nbytes:
+        raise RefusedError(f"{fact}, and would take {nbytes} bytes of memory")
+    is_reference = stored.kind == "V"
+    if created.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED or is_reference:
+        raise RefusedError(f"{fact}, and nothing stands for them")
+    # An opaque type, as that of bfloat16 is, is not converted to numbers.
+    for dtype in (stored, np.dtype(f"V{stored.itemsize}")):
+        value = np.zeros((), dtype)
+        try:
+            created.get_fill_value(value)
+        except (OSError, RuntimeError, TypeError, ValueError):
+            continue
+        return value.tobytes()
+    raise RefusedError(f"{fact}, and what stands for them cannot be read")
 
 
 def _grid(
@@ -165,7 +195,11 @@ def _check_chunks(
     wanted = math.prod(
         -(-dim // step) for dim, step in zip(shape, extents, strict=True)
     )
-    if len(chunks) != wanted:  # HDF5 would make up what is missing
+    if len(chunks) < wanted:  # HDF5 would make up what is missing, or was lost
+        raise RefusedError(
+            f"of its {wanted} chunks only {len(chunks)} were ever written"
+        )
+    if len(chunks) > wanted:
         raise MalformedError(f"expected {wanted} chunks, got {len(chunks)}")
     left = file_nbytes
     seen: set[tuple[int, ...]] = set()

@@ -71,11 +71,13 @@ class Description:
         stored: The dtype of its elements as they are stored: big-endian, as bytes of
             fixed length, or as references to a heap.
         layout: Its first byte in the file, or its chunks; None where it has neither.
+        fill: The bytes of each element, where none was ever written.
     """
 
     spec: TensorSpec
     stored: np.dtype
     layout: int | Grid | None
+    fill: bytes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -99,8 +101,12 @@ def read_elements(stream: FileSlice, description: Description, box: Box) -> np.n
     """
     raw = aligned_empty(box.shape, description.stored)
     where = description.layout
-    if not raw.size or where is None:
+    if not raw.size:
         pass
+    elif where is None:
+        # Never written: HDF5 keeps one value that stands for all.
+        if description.fill is not None:
+            raw[...] = np.frombuffer(description.fill, raw.dtype)[0]
     elif isinstance(where, Grid):
         _read_chunks(stream, where, box, raw)
     else:

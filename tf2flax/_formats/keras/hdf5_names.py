@@ -86,12 +86,14 @@ class _Group:
     Attributes:
         place: Path in the file, with a `/` at its end; empty for the root.
         handle: The group.
+        around: Addresses of the groups around it, and its own.
         named_from: Position in the places of its weights at which their names begin.
         is_listed: True if a group around it lists its weights.
     """
 
     place: bytes
     handle: Handle
+    around: frozenset[int] = frozenset()
     named_from: int = 0
     is_listed: bool = False
 
@@ -119,8 +121,8 @@ def find_weights(root: Handle, stream: FileSlice) -> FoundWeights:
         stream: The file.
 
     Raises:
-        MalformedError: Groups are within themselves, or lack what they list.
-        RefusedError: A link leads elsewhere.
+        MalformedError: Groups lack what they list.
+        RefusedError: A link leads elsewhere, or back to a group that it lies in.
     """
     walk = _GroupWalk(root, stream)
     walk.check_counts()
@@ -145,6 +147,7 @@ class _GroupWalk:
         self._listed: dict[bytes, int] = {}
         self._links_left = stream.nbytes // _MIN_LINK_NBYTES
         self._visited: set[int] = set()
+        self._has_shared: bool = False
         self._groups: list[_Group] = [_Group(b"", root)]
         while self._groups:
             self._walk_group(self._groups.pop())
@@ -168,10 +171,18 @@ class _GroupWalk:
             if kind == h5i.DATASET:
                 self.weights.append(Weight(here, here[named_from:], is_listed))
             elif kind == h5i.GROUP:
-                if address in self._visited:
-                    raise MalformedError(f"`{decode_name(here)}` is linked twice")
+                if address in group.around:
+                    raise RefusedError(
+                        f"`{decode_name(here)}` is a link to a group that it lies in",
+                        fix="Delete this link, or save the weights again.",
+                    )
+                # Another link to a group gives its weights other names as well.
+                self._has_shared |= address in self._visited
                 self._visited.add(address)
-                self._groups.append(_Group(here + b"/", handle, named_from, is_listed))
+                around = group.around | {address}
+                self._groups.append(
+                    _Group(here + b"/", handle, around, named_from, is_listed)
+                )
                 if name == _VARIABLES and place:
                     self._named_at[place[:-1]] = address
 
@@ -200,17 +211,17 @@ class _GroupWalk:
         self, place: bytes, name: bytes, *, is_hard: bool
     ) -> MalformedError | RefusedError | None:
         """Why a link is not followed; None where it is."""
+        if self._links_left < 0 and self._has_shared:
+            return RefusedError("its groups are linked to each other too often")
         if self._links_left < 0:
             return MalformedError("it has more links than its bytes can hold")
         # HDF5 takes such names for paths: "a/b" leads on, "." stays where it is.
         if b"/" in name or name in (b"", b"."):
             return MalformedError(f"`{decode_name(place)}` links to {name[:80]!r}")
         if place.count(b"/") > MAX_DEPTH:
-            return MalformedError(f"it has groups more than {MAX_DEPTH} deep")
+            return RefusedError(f"it has groups more than {MAX_DEPTH} deep")
         if len(place) + len(name) > _MAX_PLACE_NBYTES:
-            return MalformedError(
-                f"it has paths of more than {_MAX_PLACE_NBYTES} bytes"
-            )
+            return RefusedError(f"it has paths of more than {_MAX_PLACE_NBYTES} bytes")
         if not is_hard:
             return RefusedError(
                 f"`{decode_name(place + name)}` is a link to another place or file, "
@@ -371,7 +382,7 @@ def name_weights(
         names they go by instead.
 
     Raises:
-        MalformedError: Some weights cannot be told apart.
+        RefusedError: Some weights cannot be told apart.
     """
     by_short_name: dict[str, list[Weight]] = collections.defaultdict(list)
     for weight in weights:
@@ -388,7 +399,7 @@ def name_weights(
         del places[name]
     for place, name in given.items():
         if name in places:
-            raise MalformedError(f"several weights are called `{name}`")
+            raise RefusedError(f"several weights are called `{name}`")
         places[name] = place
     shared = {
         name: tuple(sorted(given[weight.place] for weight in group))

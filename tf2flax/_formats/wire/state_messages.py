@@ -72,3 +72,26 @@ def parse_checkpoint_state(text: str) -> str | None:
     except (text_format.ParseError, UnicodeError):
         return None
     return state.model_checkpoint_path
+
+
+def checkpoint_state_error(text: str) -> str:
+    """Says where the text of a state file does not parse.
+
+    Args:
+        text: A text.
+
+    Returns:
+        The fact, in one line; "" where it parses.
+
+    Examples:
+        >>> checkpoint_state_error('model_checkpoint_path: "m"')
+        ''
+    """
+    try:
+        text_format.Merge(text, _STATE())
+    except (text_format.ParseError, UnicodeError) as error:
+        where, _, fact = str(error).partition(" : ")
+        line = where.partition(":")[0]
+        fact = " ".join((fact or where)[:200].split())
+        return f"line {line}: {fact}" if fact and line.isdecimal() else fact
+    return ""
