@@ -125,7 +125,9 @@ class _MissingScope:
         """States the cause, and what to do."""
         first = self.missing[0][0]
         if len(self.missing) == 1 and not fills_scope(first.entry):
-            fact = f"{first.fact[:-1]}; nothing lies under `{self.root}`."
+            fact = first.fact
+            if self.moved is None:  # else the advice shows what is wrong
+                fact = f"{fact[:-1]}; nothing lies under `{self.root}`."
         else:
             fact = f"nothing lies under {self._list_roots()}, which {self._needs()}."
         label = label_of_problems(self.problems)
