@@ -190,7 +190,7 @@ def _advise_alias(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     advice = _replace(problems, lambda source: _alias_of(source, around), around)
     # Aliases are for members of scopes only.
     if fills_scope(problems[0].entry):
-        return f"{advice} Or let option aliases stand in for it."
+        return f"{advice} Option aliases can stand in for it too."
     return advice
 
 
