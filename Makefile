@@ -24,7 +24,8 @@ require_python = @test -n "$(PYTHON)" || { \
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-lowest bench examples lint format types layers checks check clean
+.PHONY: help demo test test-slow fuzz test-lowest bench examples docs dist release-check \
+	lint format types layers checks check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,8 +51,30 @@ test-lowest: ## the tests on the oldest versions that pyproject.toml allows
 bench: .venv-bench/.made ## measures and writes docs/benchmarks.md; BENCH_ARGS='--small'
 	.venv-bench/bin/python -m benchmarks $(BENCH_ARGS)
 
-examples: $(VENV)/.run ## every example
-	for f in examples/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+# Model files are imported by the examples that fill them; they have no output.
+examples: $(VENV)/.run ## every example: each compares itself with TensorFlow 1.15
+	@for f in $$(grep -l __main__ examples/*.py); do \
+		echo "== $$f"; $(BIN)/python -W error $$f || exit 1; done
+
+docs: $(VENV)/.docs ## the site, strictly: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+
+dist: $(VENV)/.release ## wheel and sdist in dist/, checked
+	rm -rf dist
+	$(BIN)/python -m build -q
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m checks.dist dist
+
+# Slow: what RELEASE.md asks for before a version is tagged; `.ci/run` does not run it.
+release-check: check examples docs dist ## all checks, and dist in fresh 3.11, 3.12, 3.13
+	@for v in 3.11 3.12 3.13; do \
+		p=$$(command -v python$$v || ls -d $(HOME)/.pyenv/versions/$$v*/bin/python 2>/dev/null | tail -n 1); \
+		test -n "$$p" || { echo "python$$v is needed"; exit 1; }; \
+		echo "== the wheel on $$($$p --version)"; \
+		rm -rf build/fresh && $$p -m venv build/fresh && \
+		build/fresh/bin/python -m pip install -q "$$(ls dist/*.whl)[keras]" && \
+		( cd build && fresh/bin/python -W error ../checks/installed.py ) || exit 1; \
+	done
 
 lint: $(VENV)/.dev ## ruff: lint and format
 	$(BIN)/ruff check .
@@ -77,7 +100,15 @@ checks: $(VENV)/.dev ## names, sizes, comments, the walk of one leaf, the pictur
 check: lint types layers checks test demo ## all of these
 
 clean: ## removes what the commands above made
-	rm -rf .venv .venv-lowest .venv-bench .venv-3.13 .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist .venv .venv-lowest .venv-bench .venv-3.13 .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.made
+	$(call install,$(VENV)) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.release: pyproject.toml | $(VENV)/.made
+	$(call install,$(VENV)) -e '.[release]'
+	@touch $@
 
 # A stamp of its own, so that an environment cut short is made again.
 $(VENV)/.made:

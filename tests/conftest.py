@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
-import shutil
-import tempfile
 
-# Before anything imports JAX. Most programs of the tests run once, on small arrays: to
-# optimise them takes XLA longer than to run them.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
-# The same programs (an `init`, a sum, a copy) are compiled by many tests: each once in
-# a run. JAX does not write these files atomically, so each process of pytest-xdist has
-# a folder.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tf2flax-compiled-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
-# Fresh memory holds NaN and -1, so that what nobody wrote shows.
-os.environ["TF2FLAX_POISON"] = "1"
-
+import environment  # first: what JAX finds when it is imported
 import hypothesis
 import pytest
 from repository import DATA, ROOT
@@ -50,9 +33,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tf2flax")
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what stays until the end out of every later collection of garbage."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_unconfigure() -> None:
-    """Removes what JAX compiled."""
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    """Removes the files of the run."""
+    environment.remove_folders()
 
 
 @pytest.fixture(autouse=True)

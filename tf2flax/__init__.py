@@ -27,6 +27,7 @@ from ._base.errors import (
     UnsupportedError,
 )
 from ._base.progress import Progress
+from ._base.synonyms import missing_attribute
 from ._checkpoint.checkpoint import Checkpoint
 from ._checkpoint.opening import (
     list_variables,
@@ -34,6 +35,7 @@ from ._checkpoint.opening import (
     merge_checkpoints,
     open_checkpoint,
 )
+from ._checkpoint.reader import CheckpointReader, load_checkpoint
 from ._checkpoint.state import checkpoint_exists, latest_checkpoint
 from ._checkpoint.stored_tensor import StoredTensor
 from ._checkpoint.verifying import Damage, VerificationReport
@@ -53,6 +55,7 @@ __version__: Final = "0.1.0"
 __all__ = [
     # Reading
     "Checkpoint",
+    "CheckpointReader",
     "Damage",
     "Progress",
     "StoredTensor",
@@ -61,6 +64,7 @@ __all__ = [
     "checkpoints_iterator",
     "latest_checkpoint",
     "list_variables",
+    "load_checkpoint",
     "load_variable",
     "merge_checkpoints",
     "open_checkpoint",
@@ -122,7 +126,7 @@ _LAZY: Final = {
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used (PEP 562)."""
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise missing_attribute(f"module {__name__!r}", "tf2flax", name, __all__)
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     globals()[name] = value
     return value

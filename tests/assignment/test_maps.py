@@ -605,7 +605,8 @@ def test_plans_add_up_whatever_the_order(
         assert plan.nbytes <= sum(one.nbytes for one in plan.assignments)
         told = plan.to_dict()
         assert [one["leaf"] for one in told["assignments"]] == loaded
-        assert f"{len(loaded)} leaves loaded" in str(plan)
+        noun = "leaf" if len(loaded) == 1 else "leaves"
+        assert f"{len(loaded)} {noun} loaded" in str(plan)
         outcomes.append(sources(plan))
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert outcomes[0] != "an error: False"

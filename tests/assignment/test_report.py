@@ -169,6 +169,31 @@ def test_html(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert "<b>" not in html.replace("<b>Restore plan</b>", "")
 
 
+def test_html_shows_problems_without_a_click(prefix: pathlib.Path) -> None:
+    html = plan_of(prefix)._repr_html_()  # pyright: ignore[reportPrivateUsage]
+    opened = re.findall(r"<details open><summary>(.*?) \(\d+\)<", html)
+    assert opened[0] == "Loaded"
+    assert "Missing in the checkpoint, kept as they are" in opened
+    assert "Mismatched, kept as they are" in opened
+    assert "Unused in the checkpoint" not in opened
+
+
+def test_html_keeps_a_shape_on_one_line(prefix: pathlib.Path) -> None:
+    html = plan_of(prefix)._repr_html_()  # pyright: ignore[reportPrivateUsage]
+    assert '<td class="unbroken"><code>[2, 3]' in html
+    assert ".tf2flax .unbroken code { white-space: nowrap }" in html
+
+
+def test_one_of_a_kind_is_counted_in_the_singular(tmp_path: pathlib.Path) -> None:
+    arrays = {"a": np.ones(2, "f4"), "b": np.ones(2, "f4")}
+    path = tf2flax.save_checkpoint(tmp_path / "m", arrays)
+    plan = tf2flax.plan(path, {"a": "x"}, {"x": np.zeros(2, "f4")})
+    for text in (str(plan), repr(plan), plan._repr_html_()):  # pyright: ignore[reportPrivateUsage]
+        assert "1 leaf loaded" in text
+        assert "1 tensor unused" in text
+    assert "1 tensor from 1 leaf, 1 copied" in str(plan.inverse())
+
+
 # Rows -> what they collapse to.
 COLLAPSED: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
     "nothing": ([], []),

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import re
 import sys
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -453,3 +454,17 @@ def test_100_000_variables(tmp_path: pathlib.Path) -> None:
     )
     done = run_forked(code, tmp_path / "m", check=True)
     assert json.loads(done.stdout) == [1, [], 100_000, 1, 100_000]
+
+
+@pytest.mark.parametrize(
+    ("value", "truth"),
+    [
+        (np.int64(0), False), (np.int64(7), True), (np.array(b"x", object), True),
+        (np.array(b"", object), False), (np.zeros(3), True), (np.zeros((0, 3)), False),
+    ],
+)  # fmt: skip
+def test_truth_of_a_tensor_is_that_of_its_value_or_its_rows(
+    tmp_path: pathlib.Path, value: Any, truth: bool
+) -> None:
+    path = tf2flax.save_checkpoint(tmp_path / "m", {"x": value})
+    assert bool(tf2flax.open_checkpoint(path)["x"]) is truth

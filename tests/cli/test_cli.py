@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
-from forking import run_forked
+from forking import LISTING, run_forked
 from repository import ROOT
 
 import tf2flax
@@ -67,7 +67,10 @@ def test_ls_on_a_terminal() -> None:
     assert printed[0].split() == ["name", "dtype", "shape", "size", "slices"]
     assert len({line.index("float32") for line in printed if "float32" in line}) == 1
     assert printed[-2] == "15 tensors, 3,707 elements, 14.8 kB"
-    assert printed[-1] == "slots left out: 18 tensors, 4,020 elements, 16.1 kB"
+    assert (
+        printed[-1]
+        == "slots and averages left out: 18 tensors, 4,020 elements, 16.1 kB"
+    )
 
 
 def test_ls_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +267,8 @@ def test_no_jax(arguments: list[str]) -> None:
 CLOSING = """
 import json, os, sys
 from tf2flax._cli import main
-kind, commands, report = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+kind, commands = sys.argv[1], json.loads(sys.argv[2])
+report = os.open(sys.argv[3], os.O_WRONLY)
 for command in commands:
     process = os.fork()
     if process:
@@ -291,25 +295,28 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+RUNNING = (*LISTING, "tf2flax._cli")
+
+
 def in_forks(
-    code: str, kind: str, commands: list[list[str]], unbuffered: str
+    code: str,
+    kind: str,
+    commands: list[list[str]],
+    unbuffered: str,
+    report: pathlib.Path,
 ) -> tuple[list[int], subprocess.CompletedProcess[str]]:
     """Exit codes of all, and what they have written."""
-    read, write = os.pipe()
-    with os.fdopen(read) as codes:
-        done = subprocess.run(
-            [sys.executable, "-c", code, kind, json.dumps(commands), str(write)],
-            capture_output=True, text=True, cwd=ROOT, check=False, timeout=600,
-            pass_fds=[write],
-            env={
-                **os.environ,
-                "PYTHONUNBUFFERED": unbuffered,
-                # From 3.12 on, forking warns where libraries have begun threads.
-                "PYTHONWARNINGS": "ignore::DeprecationWarning",
-            },
-        )  # fmt: skip
-        os.close(write)
-        return [*map(int, codes.read().split())], done
+    report.write_text("")
+    done = run_forked(
+        code, kind, json.dumps(commands), report,
+        imports=RUNNING,
+        env={
+            "PYTHONUNBUFFERED": unbuffered,
+            # From 3.12 on, forking warns where libraries have begun threads.
+            "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        },
+    )  # fmt: skip
+    return [*map(int, report.read_text().split())], done
 
 
 @pytest.mark.parametrize(
@@ -319,10 +326,12 @@ def in_forks(
         ("both full", ""), ("both closed", ""), ("both pipe", ""),
     ],
 )  # fmt: skip
-def test_output_that_cannot_be_written(kind: str, unbuffered: str) -> None:
+def test_output_that_cannot_be_written(
+    kind: str, unbuffered: str, tmp_path: pathlib.Path
+) -> None:
     """Exit code 2, also of help, and no traceback; 1 is said of damage alone."""
     commands = COMMANDS if kind in ("full", "closed") else COMMANDS[::3]
-    codes, done = in_forks(CLOSING, kind, commands, unbuffered)
+    codes, done = in_forks(CLOSING, kind, commands, unbuffered, tmp_path / "codes")
     assert codes == [2] * len(commands)
     texts = {
         "full": "tf2flax: Cannot write to standard output: No space left on device.\n",
@@ -350,7 +359,7 @@ def test_messages_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     commands = [["ls", "no"], ["verify", prefix], ["show", prefix, "a"], ["no"], []]
     code = CLOSING.replace('(1, 2) if "both" in kind else (1,)', "(2,)")
     for kind in ("full", "closed", "pipe"):
-        codes, done = in_forks(code, kind, commands, "")
+        codes, done = in_forks(code, kind, commands, "", tmp_path / "codes")
         assert codes == [2, 1, 1, 2, 2]
         # What is an error does not go to the output instead.
         assert "No checkpoint" not in done.stdout

@@ -224,7 +224,9 @@ def test_convert(
     assert main(["verify", f"{tmp_path}/o"]) == 0
 
 
-@pytest.mark.parametrize("command", ["tree", "stats", "diff", "convert"])
+@pytest.mark.parametrize(
+    "command", ["tree", "stats", "diff", "plan", "convert", "completion"]
+)
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -238,6 +240,7 @@ def test_no_command_imports_jax(prefix: str, tmp_path: pathlib.Path) -> None:
         f"main(['convert', {prefix!r}, '{tmp_path}/a.npz'])\n"
         f"main(['diff', {prefix!r}, '{tmp_path}/a.npz'])\n"
         f"main(['tree', {prefix!r}])\nmain(['stats', {prefix!r}])\n"
+        "main(['completion', 'zsh'])\n"
         "import sys; print('modules', *sys.modules)"
     )
     done = run_forked(code, check=True)

@@ -9,8 +9,6 @@ import os
 import pathlib
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from forking import LISTING, run_forked
 from http_server import serving
 from hypothesis import given
 from hypothesis import strategies as st
@@ -742,7 +741,7 @@ def test_a_file_that_was_cut_says_how_many_bytes_are_missing() -> None:
 
 
 FLIP = """
-import random, resource, signal, sys
+import random, resource, signal, sys, warnings
 import tf2flax
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.keras.hdf5 import Hdf5Manifest
@@ -751,6 +750,7 @@ start, count, seed = map(int, sys.argv[2:])
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
 random = random.Random(seed)
+warnings.simplefilter("ignore")
 outcomes = {}
 for number in range(count):
     damaged = bytearray(contents)
@@ -784,14 +784,8 @@ def flip(
     """Damages a file in a process of its own, which must survive."""
     path = tmp_path / "m.h5"
     path.write_bytes(written(small, libver=libver))
-    arguments = [str(path), str(start), str(count), str(seed)]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FLIP, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    imports = (*LISTING, "tf2flax._formats.keras.hdf5", "h5py")
+    done = run_forked(FLIP, path, start, count, seed, imports=imports)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
 
 

@@ -335,3 +335,41 @@ def test_modules_that_many_others_share_are_warm_started(prefix: pathlib.Path) -
     for _ in range(30):
         got = got.b
     assert np.array_equal(got.kernel[...], KERNEL)
+
+
+class Pair(nnx.Module):
+    """Holds one module twice."""
+
+    def __init__(self, inner: nnx.Module) -> None:
+        self.a = inner
+        self.b = inner
+
+
+def shared_module(levels: int) -> nnx.Module:
+    module: nnx.Module = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    for _ in range(levels):
+        module = Pair(module)
+    return module
+
+
+def test_modules_that_are_shared_many_levels_deep_are_entered_once_each(
+    prefix: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = 12  # which have 4096 paths
+    name = "/".join([*["a"] * levels, "kernel"])
+    flatten = jax.tree_util.tree_flatten_with_path
+    calls = 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return flatten(*args, **options)
+
+    monkeypatch.setattr(jax.tree_util, "tree_flatten_with_path", counted)
+    module = shared_module(levels)
+    tf2flax.init_from_checkpoint(prefix, {"kernel": name}, module)
+    tf2flax.init_from_checkpoint(prefix, {"kernel": f"0/{name}"}, [module])
+    init = tf2flax.warm_start(lambda given: shared_module(levels), prefix, {"x": name})
+    with pytest.raises(tf2flax.AssignmentError, match="expected shape"):
+        init(module)
+    assert calls < 40 * levels

@@ -9,11 +9,10 @@ from __future__ import annotations
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 
 import pytest
+from forking import run_forked
 from repository import ROOT
 
 pytest.importorskip("importlinter")
@@ -53,20 +52,22 @@ BREAKS = [
 ]
 
 
+LINT = """
+import os, sys
+os.environ["COLUMNS"] = "200"
+folder = sys.argv.pop(1)
+os.chdir(folder)
+sys.path.insert(0, folder)
+from importlinter.cli import lint_imports_command
+lint_imports_command()
+"""
+
+
 def lint(package: pathlib.Path) -> tuple[int, dict[str, str]]:
     """Checks a copy of the package: the exit code, and KEPT or BROKEN by contract."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from importlinter.cli import lint_imports_command; lint_imports_command()",
-            "--config",
-            str(ROOT / "pyproject.toml"),
-            "--cache-dir",
-            str(package.parent / "cache"),
-        ],
-        cwd=package.parent, capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": str(package.parent), "COLUMNS": "200"},
+    done = run_forked(
+        LINT, package.parent, "--config", ROOT / "pyproject.toml",
+        "--cache-dir", package.parent / "cache", imports=("importlinter.cli",),
     )  # fmt: skip
     states = re.findall(r"^(\S.*) (KEPT|BROKEN)$", done.stdout, re.MULTILINE)
     assert states, done

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 from bundle_writer import write_bundle
+from forking import RESTORING, forking_subprocess
 from repository import ROOT
 
 import tf2flax
@@ -22,6 +23,8 @@ DEMO = ROOT / "examples" / "bert_demo.py"
 BERT = ROOT / "tests" / "data" / "bert"
 # One port of several; tests/ports/test_ports.py runs all of them.
 ARGUMENTS = {"ports_demo": ["bert_linen"]}
+# These start processes of their own.
+STARTING = {"wide_deep_partitioned"}
 OUTPUTS = [
     (kind, output)
     for kind in ("linen", "nnx")
@@ -32,11 +35,14 @@ OUTPUTS = [
 def run(path: pathlib.Path, *arguments: str) -> tuple[int | str, str]:
     """Runs an example in this process: its exit code, and what it prints.
 
-    Warnings are errors here too. One example starts processes itself, and the demo runs
-    in a new one below.
+    Warnings are errors here too. The processes that one example starts itself are
+    forked from one that has imported JAX; the demo runs in a new one below.
     """
     printed, code = io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        if path.stem in STARTING:
+            forking = forking_subprocess(*RESTORING)
+            patch.setattr(subprocess, "Popen", forking.Popen)
         patch.setattr(sys, "argv", [str(path), *arguments])
         patch.syspath_prepend(str(path.parent))
         try:
@@ -56,8 +62,42 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
     "path", [p for p in EXAMPLES if p != DEMO], ids=lambda p: p.stem
 )
 def test_example(path: pathlib.Path) -> None:
-    code, _ = run(path, *ARGUMENTS.get(path.stem, []))
+    code, printed = run(path, *ARGUMENTS.get(path.stem, []))
     assert code == 0
+    if path.stem in {"partitioned", "ports_demo", "warm_start"}:
+        assert "OK: all within 1e-05" in printed
+
+
+@pytest.mark.parametrize(
+    ("stem", "function", "array", "change"),
+    [
+        ("partitioned", "main", "emb_div", 1e-3),
+        ("partitioned", "main", "emb_div", np.nan),
+        ("warm_start", "main", "pooled_output", 1e-3),
+        ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
+    ],
+)
+def test_an_example_can_fail(
+    stem: str,
+    function: str,
+    array: str,
+    change: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = ROOT / "examples" / f"{stem}.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    example = runpy.run_path(str(path), run_name=stem)
+    load = np.load
+
+    def changed(file: pathlib.Path) -> dict[str, np.ndarray]:
+        arrays = dict(load(file))
+        arrays[array] = arrays[array] + np.float32(change)
+        return arrays
+
+    monkeypatch.setattr(np, "load", changed)
+    assert example[function]() == 1
+    assert "FAILED: not all within 1e-05" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

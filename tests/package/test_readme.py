@@ -13,6 +13,9 @@ from repository import ROOT
     ("file", "least"),
     [
         ("README.md", 8),
+        ("docs/index.md", 12),
+        ("docs/coming-from.md", 5),
+        ("docs/pods.md", 10),
         ("docs/guide.md", 16),
         ("docs/formats.md", 18),
         ("docs/maps.md", 30),

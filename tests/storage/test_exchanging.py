@@ -8,15 +8,13 @@ import fcntl
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from forking import run_forked
+from forking import run_forked, run_together
 
 import tf2flax
 from tf2flax._storage import exchanging
@@ -176,13 +174,18 @@ def test_a_directory_that_cannot_be_read(
 ) -> None:
     """It has no lock then, and no list of names; the old index is hidden as always."""
     prefix = save(tmp_path / "m", 100, files[0])
-    original, replace = os.open, os.replace
+    original, replace, listed = os.open, os.replace, os.listdir
     seen: list[int | None] = []
 
     def refuse(path: Any, *arguments: Any, **options: Any) -> int:
         if os.fspath(path) == str(tmp_path):
             raise PermissionError(13, "Permission denied")
         return original(path, *arguments, **options)
+
+    def refuse_names(path: Any = ".") -> list[Any]:
+        if os.fspath(path) == str(tmp_path):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
 
     def watched(source: str, target: str) -> None:
         replace(source, target)
@@ -191,7 +194,7 @@ def test_a_directory_that_cannot_be_read(
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         patch.setattr(os, "replace", watched)
-        patch.setattr(exchanging.glob, "glob", lambda *_, **__: [])
+        patch.setattr(os, "listdir", refuse_names)
         with pytest.raises(tf2flax.ExistsError):
             tf2flax.save_checkpoint(prefix, {"t": np.ones(2)})
         with pytest.raises(tf2flax.ReadError, match="it is written"):
@@ -360,11 +363,8 @@ for _ in range(12):
 
 
 def test_two_processes_that_write_one_prefix(tmp_path: pathlib.Path) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "m"), value])
-        for value in ("100", "500")
-    ]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    writers = run_together(WRITER, [(tmp_path / "m", 100), (tmp_path / "m", 500)])
+    assert [writer.returncode for writer in writers] == [0, 0], writers
     assert value_of(tmp_path / "m") in (100, 500)
     assert not temporary(tmp_path)
 

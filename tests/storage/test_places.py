@@ -213,7 +213,8 @@ def test_failures_that_stay_are_errors(
     if failing not in ("ignores_range", "shifts"):  # an index is read whole
         with pytest.raises(tf2flax.ReadError, match=match):
             tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
-    assert time.monotonic() - started < 60
+    # Some seconds; 240 where each waits as long as a request may.
+    assert time.monotonic() - started < 200
 
 
 def test_the_default_gives_up_within_30_seconds() -> None:
@@ -249,9 +250,11 @@ def test_a_request_that_stalls_ends_after_60_seconds(server: Served) -> None:
 @pytest.mark.parametrize("receiver", ["main thread", "another thread"])
 @pytest.mark.parametrize("way", ["read", "restore"])
 def test_an_interrupt_does_not_wait_for_a_stalled_server(
-    server: Served, way: str, receiver: str
+    server: Served, way: str, receiver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if the system delivers it to a thread that just starts: on busy machines."""
+    # Longer than the busiest machine takes.
+    monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 3600.0)
     checkpoint = tf2flax.open_checkpoint(f"{server.url}/run/model.ckpt")
     names = {name: name for name in ("big", "layer_0/bias")}
     target = {n: jax.ShapeDtypeStruct(checkpoint[n].shape, "float32") for n in names}
@@ -290,7 +293,7 @@ def test_a_thread_that_an_interrupt_finds_starting_is_waited_for(
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
-        begun.wait(60)
+        begun.wait(600)
         raise KeyboardInterrupt
 
     def job() -> None:

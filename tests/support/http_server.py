@@ -131,7 +131,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", tag)
         self.end_headers()
         if served.waits_for and len(body) > 1:
-            served.is_busy.wait(60)
+            served.is_busy.wait(600)
         if (served.stalls or served.truncates) and len(body) > 1:
             body = body[: len(body) // 2]
             self.close_connection = True

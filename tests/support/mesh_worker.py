@@ -32,7 +32,9 @@ def main(process: int, count: int, port: str, prefix: str, short: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8 // count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", count, process)
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", count, process, heartbeat_timeout_seconds=600
+    )
     meshes = device_sets()
     cases = itertools.product(
         meshes.values(), KINDS, meshes.values(), KINDS, SPECS, STRATEGIES, CALLS

@@ -44,7 +44,9 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8 // PROCESSES)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", PROCESSES, process)
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", PROCESSES, process, heartbeat_timeout_seconds=600
+    )
     read = count_reads()
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("d", "m"))
     array = tf2flax.load_variable(prefix, "t")

@@ -148,7 +148,7 @@ def test_the_map_is_shown_backwards(prefix: pathlib.Path) -> None:
     assert inverse.left_out == ("new",)
     assert [one.name for one in inverse.assignments if not one.is_complete] == ["rows"]
     assert str(inverse).splitlines()[0] == (
-        "8 tensors from 5 leaves, 3 copied, 1 leaves left out"
+        "8 tensors from 5 leaves, 3 copied, 1 leaf left out"
     )
     assert inverse.to_dict()["tensors"][4] == {
         "name": "m",

@@ -8,6 +8,7 @@ Begin with `values.py` and `manifest.py`, the neck between formats and everythin
 - `dtypes.py`: casts and kinds of dtypes; `memory.py`: arrays that are not initialised.
 - `errors.py`: the exceptions; `caller.py`: what callers give and see.
 - `text.py`: sizes, lists, columns; `collapsing.py`: rows that differ by numbers.
-- `names.py`: near names; `optimizer_names.py`: slots and steps.
+- `names.py`: near names; `synonyms.py`: names that people try first.
+- `optimizer_names.py`: slots and steps.
 - `progress.py`, `threads.py`, `tuning.py`: what long reads need.
 """

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from .errors import AssignmentError
+from .errors import AssignmentError, escape_lines
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ def warn_caller(message: str) -> None:
     Args:
         message: The text of the UserWarning.
     """
+    message = escape_lines(message)
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

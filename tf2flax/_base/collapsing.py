@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from .names import MAX_DIGITS
-from .text import and_more
+from .text import and_more, printable
 
 # A number with leading zeros is text, and so is one of more digits than Python turns
 # into a number. Ranges that were made in an earlier pass stay as they are.
@@ -76,7 +76,7 @@ def summarise(lines: Sequence[str]) -> str:
         Odd.
     """
     rows = collapse([(line,) for line in lines])
-    text = "\n".join(row.cells[0] for row in rows[:MAX_LINES])
+    text = "\n".join(printable(row.cells[0]) for row in rows[:MAX_LINES])
     num_hidden = sum(len(row.members) for row in rows[MAX_LINES:])
     if not num_hidden:
         return text
@@ -91,7 +91,7 @@ def list_collapsed(names: Collection[str], count: int) -> str:
         '`a_{0..1}`, `b` and 2 more'
     """
     rows = collapse([(name,) for name in names])
-    text = ", ".join(f"`{row.cells[0]}`" for row in rows[:count])
+    text = ", ".join(f"`{printable(row.cells[0])}`" for row in rows[:count])
     return and_more(text, sum(len(row.members) for row in rows[count:]))
 
 

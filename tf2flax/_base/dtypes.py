@@ -21,6 +21,7 @@ import numpy as np
 from .caller import show_value
 from .errors import AssignmentError
 from .memory import empty
+from .names import nearest
 from .values import STORED_DTYPES, StoredDtype
 
 # Option `dtype` for one leaf. None: the leaf's dtype if the cast is safe; "exact": no
@@ -31,6 +32,17 @@ DtypePolicy = None | Literal["exact", "checkpoint"] | np.dtype
 _JAX_DTYPES: Final = frozenset(
     dtype.numpy for dtype in STORED_DTYPES.values() if dtype.numpy.kind != "O"
 )
+# What dtypes are called elsewhere.
+_SHORT_NAMES: Final = {
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "fp16": "float16",
+    "fp32": "float32",
+    "fp64": "float64",
+    "half": "float16",
+}
 # Dtypes that JAX narrows silently while jax_enable_x64 is off.
 WIDE_DTYPES: Final = frozenset(
     map(np.dtype, ("int64", "uint64", "float64", "complex128"))
@@ -55,13 +67,28 @@ def parse_dtype(dtype: object) -> DtypePolicy:
     except Exception as error:  # TypeError, ValueError, or an object's own
         raise AssignmentError(
             f"Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
-            f"{show_value(dtype)}."
+            f"{show_value(dtype)}.{suggest_dtype(dtype)}"
         ) from error
     if kind_of(parsed) is None:
         raise AssignmentError(
             f"Option dtype: expected a dtype of numbers, got {parsed}."
         )
     return parsed.newbyteorder("=")
+
+
+def suggest_dtype(value: object) -> str:
+    """What to write instead of something that is no dtype; begins with a space."""
+    if isinstance(value, Mapping):
+        return ' Write pairs: [("kernel$", "bfloat16")].'
+    if isinstance(value, str):
+        short = _SHORT_NAMES.get(value.lower())
+        close = (
+            (short,)
+            if short
+            else nearest(value, sorted(dtype.name for dtype in _JAX_DTYPES), count=1)
+        )
+        return f" Did you mean {close[0]!r}?" if close else ""
+    return ""
 
 
 def _is_ml_name(dtype: object) -> bool:

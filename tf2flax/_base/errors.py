@@ -6,6 +6,24 @@ A message says what was asked for, what is wrong, where, and what to do about it
 from __future__ import annotations
 
 
+def escape_lines(text: str) -> str:
+    r"""Escapes what would steer a terminal, in a text of several lines.
+
+    Names of tensors and files hold any characters. `text.printable` escapes the ends of
+    lines as well, so that a name cannot look like a line.
+
+    Examples:
+        >>> escape_lines("a\x1b[2J\nb")
+        'a\\x1b[2J\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 class CheckpointError(ValueError):
     """Base of everything tf2flax raises on purpose.
 
@@ -15,7 +33,7 @@ class CheckpointError(ValueError):
     __module__ = "tf2flax"
 
     def __str__(self) -> str:  # KeyError's own would print a repr
-        return str(self.args[0]) if self.args else ""
+        return escape_lines(str(self.args[0])) if self.args else ""
 
 
 class NotFoundError(CheckpointError):
@@ -55,7 +73,8 @@ class TensorNotFoundError(NotFoundError, KeyError):  # KeyError keeps Mapping.ge
         fix = self.hint or "See `list(checkpoint)`."
         if self.close and not self.hint:
             fix = f"Did you mean {' or '.join(f'`{name}`' for name in self.close)}?"
-        return f"Tensor `{self.name}` not found - in `{self.place}`. {fix}"
+        text = f"Tensor `{self.name}` not found - in `{self.place}`. {fix}"
+        return escape_lines(text.replace("\n", "\\n"))
 
 
 class DamagedError(CheckpointError):
@@ -89,7 +108,7 @@ class SharedNameError(TensorNotFoundError, UnsupportedError):
     """
 
     def __str__(self) -> str:
-        return self.hint
+        return escape_lines(self.hint)
 
 
 class ReadError(CheckpointError, OSError):

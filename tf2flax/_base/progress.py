@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .caller import show_value
 from .errors import AssignmentError
+from .text import printable
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,11 +76,12 @@ def reporting(
         yield _Caller(progress, total)
 
 
-def check_progress(progress: object) -> None:
+def check_progress(progress: object, way_out: str = "") -> None:
     """Refuses what is neither a flag nor a function of one argument.
 
     Args:
         progress: The option.
+        way_out: What to do if something else was meant, for the message.
 
     Raises:
         AssignmentError: It is something else.
@@ -96,7 +98,7 @@ def check_progress(progress: object) -> None:
         )
     raise AssignmentError(
         "Option progress: expected True, False, or a function of a tf2flax.Progress, "
-        f"got {show_value(progress)}.{hint}"
+        f"got {show_value(progress)}.{hint} {way_out}".rstrip()
     )
 
 
@@ -170,8 +172,8 @@ def _bar(total: int, what: str) -> Generator[Advance]:
     def advance(nbytes: int, tensor: str) -> None:
         is_long = len(tensor) > _NAME_WIDTH
         name = f"…{tensor[1 - _NAME_WIDTH :]}" if is_long else tensor
-        bar.update(task, advance=nbytes, tensor=escape(name))
+        bar.update(task, advance=nbytes, tensor=escape(printable(name)))
 
     with bar:
-        task = bar.add_task(escape(what), total=total, tensor="")
+        task = bar.add_task(escape(printable(what)), total=total, tensor="")
         yield advance

@@ -34,8 +34,24 @@ def list_names(names: Sequence[str], count: int = 5) -> str:
         '`a`, `b` and 1 more'
     """
     return and_more(
-        ", ".join(f"`{name}`" for name in names[:count]), len(names) - count
+        ", ".join(f"`{printable(name)}`" for name in names[:count]),
+        len(names) - count,
     )
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Writes a number and what it counts.
+
+    Args:
+        number: The number.
+        noun: What one of them is called.
+        plural: What several are called; the noun with an `s` unless given.
+
+    Examples:
+        >>> counted(1, "leaf", "leaves"), counted(1200, "tensor")
+        ('1 leaf', '1,200 tensors')
+    """
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def and_more(text: str, num_hidden: int, *, separator: str = " ") -> str:
@@ -73,7 +89,7 @@ def align_columns(
     """Writes the rows of a table as lines whose columns are aligned.
 
     Args:
-        rows: Cells; all rows have as many. A header is a row like any other.
+        rows: Cells, escaped here; all rows have as many. A header is a row as well.
         right: Numbers of the columns that are aligned to the right.
 
     Returns:
@@ -83,9 +99,10 @@ def align_columns(
         >>> align_columns([["name", "size"], ["a", "5"], ["bcdef", "100"]], right={1})
         ['name   size', 'a         5', 'bcdef   100']
     """
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    escaped = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*escaped, strict=True)]
     lines: list[str] = []
-    for row in rows:
+    for row in escaped:
         cells: list[str] = []
         for number, (cell, width) in enumerate(zip(row, widths, strict=True)):
             padding = " " * (width - _width(cell))

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import ml_dtypes
@@ -170,6 +170,15 @@ STORED_DTYPES: Final[dict[int, StoredDtype]] = {
     31: StoredDtype("int2", np.dtype(ml_dtypes.int2)),
     32: StoredDtype("uint2", np.dtype(ml_dtypes.uint2)),
     33: StoredDtype("float4_e2m1fn", np.dtype(ml_dtypes.float4_e2m1fn)),
+}
+
+STRING: Final = STORED_DTYPES[7]
+# NumPy's dtypes, in native order -> those of TensorFlow. Quantised integers are plain
+# ones to NumPy: only a tensor that comes from a checkpoint keeps its own.
+DTYPES_BY_NUMPY: Final[Mapping[np.dtype, StoredDtype]] = {
+    dtype.numpy: dtype
+    for dtype in STORED_DTYPES.values()
+    if dtype.is_readable and not dtype.name.startswith(("q", "string"))
 }
 
 

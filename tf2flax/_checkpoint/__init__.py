@@ -9,6 +9,7 @@ Begin with `opening`, then `checkpoint`.
 - `opening`: `open_checkpoint`, `merge_checkpoints`, `list_variables`, `load_variable`;
   `locate`: a path -> format and files.
 - `checkpoint`, `stored_tensor`: the mapping, and one tensor of it.
+- `mapping`: arrays as a checkpoint; `reader`: TensorFlow's reader.
 - `indexing`: a numpy index -> boxes to read.
 - `state`: state files of directories.
 - `choosing`: which checkpoints lie in a folder, newest first.

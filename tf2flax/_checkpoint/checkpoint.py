@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from tf2flax._base.caller import check_switch, members, show_value
 from tf2flax._base.errors import (
+    AssignmentError,
     SharedNameError,
     TensorNotFoundError,
 )
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.synonyms import missing_attribute
+from tf2flax._base.text import counted
 from tf2flax._reading import whole
 
+from .not_names import suggest_name
 from .stored_tensor import StoredTensor
 from .verifying import VerificationReport, verify
 
@@ -43,7 +48,16 @@ class Checkpoint(Mapping[str, StoredTensor]):
     __slots__ = ("_manifest",)
 
     def __init__(self, manifest: Manifest) -> None:
-        """Wraps a manifest; made by `open_checkpoint`, not by users."""
+        """Wraps a manifest; made by `open_checkpoint`, not by users.
+
+        Raises:
+            AssignmentError: It is something else, such as a path.
+        """
+        if not isinstance(manifest, Manifest):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"A Checkpoint is not made of {show_value(manifest)}. Write "
+                "tf2flax.open_checkpoint(path)."
+            )
         self._manifest = manifest
 
     @property
@@ -93,6 +107,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
         except TensorNotFoundError:
             raise self._tensor_not_found(name) from None
 
+    def __enter__(self) -> Self:
+        """Itself, for `with`; no file of it stays open."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Does nothing: there is nothing to close."""
+
     def read(
         self,
         names: Iterable[str] | None = None,
@@ -126,6 +147,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """
         verify = check_switch("verify", verify)
         check_progress(progress)
+        if isinstance(names, StoredTensor):  # which iterates over its rows
+            raise self._tensor_not_found(names)
         if names is None:
             wanted = self._manifest.names
         else:
@@ -168,6 +191,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> tf2flax.open_checkpoint("tests/data/bert/model.ckpt").verify().ok
             True
         """
+        check_progress(
+            progress, "Checkpoint.verify checks every tensor, and takes no names."
+        )
         return verify(self._manifest, progress=progress)
 
     def by_variable_name(self) -> Checkpoint:
@@ -233,9 +259,24 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """
         return Checkpoint(self._manifest.by_object_path())
 
+    if not TYPE_CHECKING:  # type checkers are to find such names themselves
+
+        def __getattr__(self, name: str) -> object:
+            """Says what to write instead of a name that does not exist."""
+            owner = type(self)
+            raise missing_attribute(
+                f"{owner.__name__!r} object", "Checkpoint", name, dir(owner)
+            )
+
     def __repr__(self) -> str:
         """Names the checkpoint with its number of tensors."""
-        return f"Checkpoint({self.prefix!r}, {len(self)} tensors)"
+        return f"Checkpoint({self.prefix!r}, {counted(len(self), 'tensor')})"
+
+    def _repr_html_(self) -> str:
+        """The tensors as a table for notebooks."""
+        from .notebook import checkpoint_html
+
+        return checkpoint_html(self)
 
     def __reduce__(self) -> tuple[type[Checkpoint], tuple[Manifest]]:
         """Pickles the manifest, not the path alone."""
@@ -244,6 +285,6 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def _tensor_not_found(self, name: object) -> TensorNotFoundError:
         place = self._manifest.index_path
         if not isinstance(name, str):
-            return TensorNotFoundError(show_value(name), place)
+            return TensorNotFoundError(show_value(name), place, hint=suggest_name(name))
         names, hint = self._manifest.names, self._manifest.hint(name)
         return TensorNotFoundError(name, place, nearest(name, names), hint)

@@ -5,6 +5,8 @@ Also reads what `merge_checkpoints` is given, which may have several forms.
 
 from __future__ import annotations
 
+import os
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -239,8 +241,23 @@ def prefixed(checkpoints: object) -> list[tuple[str, Any]]:
         pair = cast(Sequence[Any], element)
         if len(pair) != 2:
             raise _not_mergeable(f"{len(pair)} elements in place of a pair")
+        is_swapped = isinstance(pair[0], (Mapping, os.PathLike))  # pyright: ignore[reportUnknownArgumentType]
+        if is_swapped and isinstance(pair[1], str):
+            raise _not_mergeable("a pair whose prefix comes second")
         pairs.append((pair[0], pair[1]))
+    if isinstance(checkpoints, tuple) and _is_pair(cast(tuple[Any, ...], checkpoints)):
+        raise _not_mergeable("one pair in place of several")
     return pairs
+
+
+def _is_pair(elements: tuple[Any, ...]) -> bool:
+    """True for a prefix of names and an open checkpoint, which are not two of them."""
+    if len(elements) != 2 or not isinstance(elements[1], Mapping):
+        return False
+    prefix = elements[0]
+    # A checkpoint and the folder of another one are two.
+    is_prefix = isinstance(prefix, str) and prefix.endswith("/") and "://" not in prefix
+    return is_prefix and not pathlib.Path(prefix).is_dir()
 
 
 def _not_mergeable(what: str) -> AssignmentError:

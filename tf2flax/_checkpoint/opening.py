@@ -16,27 +16,32 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tf2flax._base.caller import show_value
+from tf2flax._base.errors import AssignmentError, CheckpointNotFoundError
 from tf2flax._base.manifest import Manifest
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
 from tf2flax._storage.base import Storage
-from tf2flax._storage.stores import storage_of
+from tf2flax._storage.stores import is_context, storage_of
 
 from .checkpoint import Checkpoint
 from .choosing import MEMBER, checkpoints_in
 from .foreign import not_a_checkpoint
 from .interrupted_saves import describe_interrupted_save
+from .mapping import manifest_of_mapping
 from .merging import MergedManifest, prefixed
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .object_based import ObjectBasedManifest
-from .state import PathLike, State, read_state
+from .state import PathLike, State, checkpoint_exists, read_state
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import Context, KvStore
 
 
 def open_checkpoint(
-    path: PathLike | KvStore, *, context: Context | None = None
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
+    *,
+    context: Context | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint: reads its index and none of its tensors.
 
@@ -49,6 +54,8 @@ def open_checkpoint(
             (`model.ckpt-?????-of-00002`); Keras weights (`.h5`, `.keras`, or the index
             of several files, `.weights.json`). Local, or a URL that tensorstore knows
             (`gs://`, `s3://`, `http://`, `file://` …), or a `tensorstore.KvStore`.
+            Also an open checkpoint, which is returned; or a flat mapping of names to
+            arrays or `StoredTensor`s.
         context: tensorstore's, for URLs; the default one gives failing requests up
             within 30 seconds.
 
@@ -60,6 +67,7 @@ def open_checkpoint(
         CheckpointNotFoundError: There is none at `path`.
         DamagedError: The index is not a table, or malformed, or is being replaced.
         UnsupportedError: It is another kind of file, or no tensorstore URL.
+        AssignmentError: `context` is not one.
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
     Examples:
@@ -67,7 +75,26 @@ def open_checkpoint(
         >>> tf2flax.open_checkpoint("tests/data/bert")["global_step"].dtype
         dtype('int64')
     """
-    return Checkpoint(manifest_at(locate(path, context)))
+    if context is not None and not is_context(context):
+        raise AssignmentError(
+            "Option context: expected a tensorstore.Context or None, got "
+            f"{show_value(context)}."
+        )
+    if isinstance(path, Checkpoint):
+        return path
+    return Checkpoint(manifest_of(path, context))
+
+
+def manifest_of(
+    checkpoint: Checkpoint | Mapping[str, Any] | PathLike | KvStore,
+    context: Context | None = None,
+) -> Manifest:
+    """Reads what lists the tensors of a checkpoint; see `open_checkpoint`."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.manifest
+    if isinstance(checkpoint, Mapping):
+        return manifest_of_mapping(checkpoint)
+    return manifest_at(locate(checkpoint, context))
 
 
 def manifest_at(location: Location) -> Manifest:
@@ -125,13 +152,13 @@ def merge_checkpoints(
     """
     manifests: list[tuple[str, Manifest]] = []
     for prefix, source in prefixed(checkpoints):
-        is_open = isinstance(source, Checkpoint)
-        checkpoint = source if is_open else open_checkpoint(source)
-        manifests.append((prefix, checkpoint.manifest))
+        manifests.append((prefix, manifest_of(source)))
     return Checkpoint(MergedManifest(manifests))
 
 
-def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
+def list_variables(
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
+) -> list[tuple[str, list[int]]]:
     """Lists names and shapes, as `tf.train.list_variables`.
 
     Args:
@@ -157,7 +184,9 @@ def list_variables(path: PathLike | KvStore) -> list[tuple[str, list[int]]]:
     )
 
 
-def load_variable(path: PathLike | KvStore, name: str) -> Any:
+def load_variable(
+    path: PathLike | KvStore | Checkpoint | Mapping[str, Any], name: str
+) -> Any:
     """Reads one tensor, as `tf.train.load_variable`.
 
     Args:
@@ -178,7 +207,14 @@ def load_variable(path: PathLike | KvStore, name: str) -> Any:
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    checkpoint = open_checkpoint(path)
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointNotFoundError as error:
+        if isinstance(name, str) and checkpoint_exists(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CheckpointNotFoundError(
+                f"{error} The path comes first, then the name of the tensor."
+            ) from error
+        raise
     # Anything but a string is looked up as it is, and not found.
     key = name.removesuffix(":0") if isinstance(name, str) else name  # pyright: ignore[reportUnnecessaryIsInstance]
     return checkpoint[key].read()[()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tf2flax._base.caller import check_switch
+from tf2flax._base.caller import check_switch, show_value
+from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.values import Box
 from tf2flax._reading import checks, parts, whole
 from tf2flax._storage.lazy import open_view
@@ -38,7 +41,16 @@ class StoredTensor:
     __slots__ = ("_entry",)
 
     def __init__(self, entry: TensorEntry) -> None:
-        """Wraps an entry; made by `Checkpoint`, not by users."""
+        """Wraps an entry; made by `Checkpoint`, not by users.
+
+        Raises:
+            AssignmentError: It is something else, such as a name.
+        """
+        if isinstance(entry, (str, bytes, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"A StoredTensor is not made of {show_value(entry)}. Look a name up: "
+                "tf2flax.open_checkpoint(path)[name]."
+            )
         self._entry = entry
 
     @property
@@ -167,6 +179,10 @@ class StoredTensor:
             raise TypeError("len() of unsized object")
         return self.shape[0]
 
+    def __bool__(self) -> bool:
+        """Whether it has rows, as of a list; a scalar is read, and its value counts."""
+        return bool(len(self)) if self.shape else bool(self.read()[()])
+
     def __iter__(self) -> Iterator[Any]:
         """Iterates over the rows of the tensor, read at once."""
         return iter(self.read())
@@ -182,7 +198,22 @@ class StoredTensor:
         array = self.read()
         return array if dtype is None else array.astype(dtype, copy=False)
 
+    if not TYPE_CHECKING:  # type checkers are to find such names themselves
+
+        def __getattr__(self, name: str) -> object:
+            """Says what to write instead of a name that does not exist."""
+            owner = type(self)
+            raise missing_attribute(
+                f"{owner.__name__!r} object", "StoredTensor", name, dir(owner)
+            )
+
     def __repr__(self) -> str:
         """Names the tensor with shape and dtype."""
         dtype = self._entry.spec.dtype.name
         return f"StoredTensor({self.name!r}, shape={self.shape}, dtype={dtype})"
+
+    def _repr_html_(self) -> str:
+        """The tensor and the places of its bytes for notebooks."""
+        from .notebook import tensor_html
+
+        return tensor_html(self)

@@ -18,6 +18,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
 from tf2flax._base.progress import ProgressFunction, reporting
+from tf2flax._base.text import counted, printable
 from tf2flax._base.values import ByteRange
 from tf2flax._reading.whole import check_many
 
@@ -86,13 +87,21 @@ class VerificationReport:
         """The report as text, a line for each thing that is wrong."""
         result = f"{len(self.damaged)} damaged" if self.damaged else "all well"
         lines = [
-            f"Checkpoint {self.prefix}: {self.num_tensors} tensors, {self.nbytes} "
-            f"bytes checked: {result}"
+            f"Checkpoint {printable(self.prefix)}: "
+            f"{counted(self.num_tensors, 'tensor')}, {self.nbytes} bytes checked: "
+            f"{result}"
         ]
-        lines += [f"  {damage.message}" for damage in self.damaged]
+        lines += [f"  {printable(damage.message)}" for damage in self.damaged]
         if self.unchecked:
-            lines.append(f"  Not checked: {', '.join(self.unchecked)}")
+            names = ", ".join(map(printable, self.unchecked))
+            lines.append(f"  Not checked: {names}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The report for notebooks."""
+        from .notebook import verification_html
+
+        return verification_html(self)
 
 
 def verify(

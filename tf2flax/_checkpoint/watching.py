@@ -6,6 +6,7 @@ tensorflow/python/training/checkpoint_utils.py.
 
 from __future__ import annotations
 
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import Piece
 from tf2flax._storage.base import Storage
+from tf2flax._storage.stores import storage_of
 
 from .opening import locate_in, manifest_at
 from .state import PathLike, latest_in, require_listing
@@ -58,6 +60,7 @@ def checkpoints_iterator(
         The prefix of each new checkpoint, as `latest_checkpoint` gives it.
 
     Raises:
+        AssignmentError: An argument is not valid, or a file in place of a directory.
         UnsupportedError: The store cannot list.
         ReadError: The system or the store refuses.
 
@@ -77,7 +80,25 @@ def checkpoints_iterator(
             f"{show_value(timeout_fn)}."
         )
     require_listing(checkpoint_dir)
+    _refuse_file(checkpoint_dir)
     return _iterate(checkpoint_dir, interval, limit, timeout_fn)
+
+
+def _refuse_file(directory: PathLike | KvStore) -> None:
+    """Refuses a checkpoint or file in place of a directory: nothing ever appears there.
+
+    Raises:
+        AssignmentError: It is one.
+    """
+    storage, text = storage_of(directory)
+    if not storage.is_local or storage.is_directory(text):
+        return
+    if storage.is_file(text) or storage.is_file(f"{text}.index"):
+        raise AssignmentError(
+            f"Expected a directory, got a file or checkpoint - at "
+            f"`{storage.show(text)}`. Give its directory: "
+            f"`{pathlib.Path(text).parent}`."
+        )
 
 
 def _check_seconds(option: str, value: Any) -> float:

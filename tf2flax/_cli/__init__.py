@@ -4,7 +4,7 @@ Begin with `verify.py`, the shortest command; `ls.py` lists the tensors of a che
 `show.py` shows one of them; `selecting.py` has the options of those that take some. A
 command is a module with `add_to`, which adds its parser, and `run`, which gets the
 parsed arguments and returns the exit code. A new command is a file and its name in
-`COMMANDS`.
+`COMMANDS`. `parser.py` says what was meant where something is misspelt.
 
 Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error. Never
 imports JAX, nor tensorstore unless a URL or an Orbax directory needs it.
@@ -24,7 +24,8 @@ from typing import Any, Final, Protocol, TextIO
 
 import tf2flax
 
-from . import convert, diff, ls, show, stats, tree, verify
+from . import completion, convert, diff, ls, plan, show, stats, tree, verify
+from .parser import Parser, Version
 
 
 class Command(Protocol):
@@ -36,7 +37,9 @@ class Command(Protocol):
 
 
 # All commands, in the order in which the help lists them.
-COMMANDS: Final[tuple[Command, ...]] = (ls, tree, show, stats, diff, verify, convert)
+COMMANDS: Final[tuple[Command, ...]] = (
+    ls, tree, show, stats, diff, verify, plan, convert, completion
+)  # fmt: skip
 
 # What shells report of a process that was interrupted.
 _INTERRUPTED: Final = 130
@@ -135,33 +138,19 @@ def _discard_buffer(stream: TextIO) -> None:
         os.close(null)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that writes help like other output; argparse would ignore failures."""
-
-    def print_help(self, file: Any = None) -> None:
-        """Writes the help."""
-        (sys.stdout if file is None else file).write(self.format_help())
-
-
-class _Version(argparse.Action):
-    """Writes the version, and does not ignore failures either."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        sys.stdout.write(f"tf2flax {tf2flax.__version__}\n")
-        parser.exit()
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="tf2flax",
         description="Looks into TensorFlow checkpoints, without TensorFlow.",
         epilog="Exit codes: 0 ok, 1 something is wrong with the checkpoint, 2 usage or "
         "an error.",
     )
     parser.add_argument(
-        "--version", action=_Version, nargs=0, help="show the version and exit"
+        "--version", action=Version, nargs=0, help="show the version and exit"
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", dest="command"
+    )
     for command in COMMANDS:
         command.add_to(commands)
     return parser

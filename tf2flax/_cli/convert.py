@@ -9,12 +9,16 @@ from typing import Any, Final
 
 import tf2flax
 
+from .targets import add_target, load_target
+
 _EXAMPLES: Final = """\
 examples:
   tf2flax convert model.ckpt-1000 model.safetensors
   tf2flax convert model.ckpt-1000 orbax/ --format orbax --no-slots
   tf2flax convert model.ckpt-1000 small.ckpt --format tensorbundle --dtype bfloat16
   tf2flax convert model.ckpt-1000 model.npz --map names.toml
+  tf2flax convert model.ckpt-1000 flax/ --format orbax --map bert.toml \\
+      --target model:make_params
 """
 
 
@@ -42,6 +46,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--map", metavar="FILE", help="map file: what is written, under which names"
     )
+    add_target(parser, required=False)
     _add_options(parser)
     parser.set_defaults(run=run)
 
@@ -84,6 +89,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts the checkpoint; returns the exit code."""
+    if arguments.target:
+        report = _convert_tree(arguments)
+        print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+        return 0
     assignment_map = tf2flax.load_map(arguments.map) if arguments.map else None
     report = tf2flax.convert(
         arguments.checkpoint,
@@ -101,3 +110,25 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
     return 0
+
+
+def _convert_tree(arguments: argparse.Namespace) -> tf2flax.ConversionReport:
+    """Writes the tree of a target, with the leaves that the map fills."""
+    if not arguments.map:
+        raise tf2flax.AssignmentError(
+            "--target: what fills it is said by a map. Give --map FILE too."
+        )
+    from tf2flax._export.trees import convert_tree
+
+    return convert_tree(
+        tf2flax.open_checkpoint(arguments.checkpoint),
+        arguments.out,
+        tf2flax.load_map(arguments.map),
+        load_target(arguments.target),
+        format=arguments.format,
+        dtype=arguments.dtype,
+        options=(arguments.data_files, arguments.flat, arguments.by_reference),
+        overwrite=arguments.overwrite,
+        verify=arguments.verify,
+        progress=sys.stderr.isatty(),
+    )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import gc
 import json
 import sys
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tf2flax
-from tf2flax._base.names import nearest
-from tf2flax._base.optimizer_names import is_slot
-from tf2flax._base.text import align_columns, format_nbytes, printable
+from tf2flax._base.text import align_columns, counted, format_nbytes, printable
+
+from .selecting import add_selection, select
 
 
 def add_to(commands: Any) -> None:
@@ -25,19 +23,7 @@ def add_to(commands: Any) -> None:
         "output is no terminal, one line each, separated by tabs: name, dtype, shape, "
         "bytes, number of slices.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
-    )
-    parser.add_argument(
-        "pattern", metavar="GLOB", nargs="?", help="names to list; * matches / as well"
-    )
-    parser.add_argument(
-        "--no-slots",
-        action="store_true",
-        help="leave out what optimizers keep of other tensors: NAME/Adam_1, "
-        "NAME/adam_m, NAME_slot_vr, beta1_power, .OPTIMIZER_SLOT …",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    add_selection(parser)
     parser.set_defaults(run=run)
 
 
@@ -55,42 +41,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list_tensors(arguments: argparse.Namespace) -> int:
-    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
-    tensors: Iterable[tf2flax.StoredTensor]
-    tensors = _select(checkpoint, arguments.pattern)
-    slots: list[tf2flax.StoredTensor] = []
-    if arguments.no_slots:
-        tensors = list(tensors)
-        names = checkpoint.manifest
-        slots = [tensor for tensor in tensors if is_slot(tensor.name, names)]
-        slot_names = {tensor.name for tensor in slots}
-        tensors = [tensor for tensor in tensors if tensor.name not in slot_names]
-    if arguments.json:
-        _print_json(checkpoint, list(tensors), slots)
-    elif sys.stdout.isatty():
-        _print_table(list(tensors), slots)
+    selected = select(arguments)
+    checkpoint = selected.checkpoint
+    if arguments.json or sys.stdout.isatty():
+        tensors = list(selected.tensors)
+        left_out = [checkpoint[name] for name in selected.left_out]
+        if arguments.json:
+            _print_json(checkpoint, tensors, left_out)
+        else:
+            _print_table(tensors, left_out)
     else:
         # Lines are collected, and tensors are not: a quarter of the time where there
         # are many.
-        lines = ["\t".join(_cells(tensor, str(tensor.nbytes))) for tensor in tensors]
+        lines = [
+            "\t".join(_cells(tensor, str(tensor.nbytes))) for tensor in selected.tensors
+        ]
         sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
-
-
-def _select(
-    checkpoint: tf2flax.Checkpoint, pattern: str | None
-) -> Iterator[tf2flax.StoredTensor]:
-    if pattern is None:
-        return iter(checkpoint.values())
-    names = [name for name in checkpoint if fnmatch.fnmatchcase(name, pattern)]
-    if not names:
-        close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
-        fix = f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
-        raise tf2flax.NotFoundError(
-            f"`{pattern}` matches none of {len(checkpoint)} tensors - in "
-            f"`{checkpoint.manifest.index_path}`. {fix}"
-        )
-    return (checkpoint[name] for name in names)
 
 
 def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, ...]:
@@ -118,14 +85,15 @@ def _print_table(
     print(*align_columns(rows, right={3, 4}), sep="\n")
     print(_describe_total(tensors))
     if slots:
-        print(f"slots left out: {_describe_total(slots)}")
+        print(f"slots and averages left out: {_describe_total(slots)}")
 
 
 def _describe_total(tensors: list[tf2flax.StoredTensor]) -> str:
     num_elements = sum(tensor.size for tensor in tensors)
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return (
-        f"{len(tensors):,} tensors, {num_elements:,} elements, {format_nbytes(nbytes)}"
+        f"{counted(len(tensors), 'tensor')}, {counted(num_elements, 'element')}, "
+        f"{format_nbytes(nbytes)}"
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import tf2flax
 from tf2flax._base.names import nearest
 from tf2flax._base.optimizer_names import is_average, is_slot
+from tf2flax._base.text import counted
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +46,33 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
-def select(
-    arguments: argparse.Namespace,
-) -> tuple[tf2flax.Checkpoint, Sequence[tf2flax.StoredTensor]]:
+class Selected(NamedTuple):
+    """What a command looks at.
+
+    Attributes:
+        checkpoint: The checkpoint, or the view of it.
+        names: Names of the tensors, in their order.
+        left_out: Names of slots and averages that `--no-slots` leaves out.
+    """
+
+    checkpoint: tf2flax.Checkpoint
+    names: Sequence[str]
+    left_out: Sequence[str]
+
+    @property
+    def tensors(self) -> Iterator[tf2flax.StoredTensor]:
+        """The tensors, made one by one."""
+        return (self.checkpoint[name] for name in self.names)
+
+
+def select(arguments: argparse.Namespace) -> Selected:
     """Opens the checkpoint and selects tensors.
 
     Args:
         arguments: Parsed options of `add_selection`.
 
     Returns:
-        The checkpoint, and the tensors in their order.
+        What is selected.
 
     Raises:
         NotFoundError: The pattern matches no name.
@@ -65,17 +84,16 @@ def select(
     elif arguments.names == "objects":
         checkpoint = checkpoint.by_object_path()
     names = match_names(checkpoint, arguments.pattern)
+    left_out: Sequence[str] = ()
     if not arguments.slots:
         manifest = checkpoint.manifest
-        names = [
-            name
-            for name in names
-            if not is_slot(name, manifest) and not is_average(name, manifest)
-        ]
-    tensors = [checkpoint[name] for name in names]
+        left_out = [n for n in names if is_slot(n, manifest) or is_average(n, manifest)]
+        of_training = frozenset(left_out)
+        names = [name for name in names if name not in of_training]
     if arguments.sort == "size":
-        tensors.sort(key=lambda tensor: -tensor.nbytes)
-    return checkpoint, tensors
+        sizes = {name: checkpoint[name].nbytes for name in names}
+        names = sorted(names, key=lambda name: -sizes[name])
+    return Selected(checkpoint, names, left_out)
 
 
 def match_names(checkpoint: tf2flax.Checkpoint, pattern: str | None) -> list[str]:
@@ -95,15 +113,24 @@ def match_names(checkpoint: tf2flax.Checkpoint, pattern: str | None) -> list[str
     if pattern is None:
         return list(checkpoint)
     glob = f"{pattern}*" if pattern.endswith("/") else pattern
-    names = [name for name in checkpoint if fnmatch.fnmatchcase(name, glob)]
-    # A name may have brackets of its own.
-    if not names and pattern in checkpoint:
-        return [pattern]
+    # A name matches itself, also where it would mean others as a pattern: `[x]`.
+    names = [
+        name
+        for name in checkpoint
+        if name == pattern or fnmatch.fnmatchcase(name, glob)
+    ]
     if not names:
-        close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
-        fix = f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
         raise tf2flax.NotFoundError(
-            f"`{pattern}` matches none of {len(checkpoint)} tensors - in "
-            f"`{checkpoint.manifest.index_path}`. {fix}"
+            f"`{pattern}` matches none of {counted(len(checkpoint), 'tensor')} - in "
+            f"`{checkpoint.manifest.index_path}`. {_suggest(checkpoint, pattern)}"
         )
     return names
+
+
+def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
+    """What to write instead of a pattern that matches no name."""
+    scope = f"{pattern.rstrip('/')}/"
+    if any(name.startswith(scope) for name in checkpoint):
+        return f"It is a scope: write '{scope}'."
+    close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
+    return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."

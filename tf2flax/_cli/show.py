@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from typing import Any, Final
 
 import numpy as np
@@ -43,7 +44,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tensor; returns the exit code."""
-    tensor = tf2flax.open_checkpoint(arguments.checkpoint)[arguments.name]
+    tensor = _find(arguments.checkpoint, arguments.name)
     damage = ""
     try:
         array = tensor.read()
@@ -57,6 +58,32 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(tensor, array, facts)
     return 1 if damage else 0
+
+
+def _find(path: str, name: str) -> tf2flax.StoredTensor:
+    """Looks up the tensor; says what to write on a command line where it is not there.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or no such tensor in it.
+    """
+    try:
+        checkpoint = tf2flax.open_checkpoint(path)
+    except tf2flax.CheckpointNotFoundError as error:
+        if not tf2flax.checkpoint_exists(name):
+            raise
+        raise tf2flax.CheckpointNotFoundError(
+            f"{error} The checkpoint comes first: tf2flax show {shlex.quote(name)} "
+            f"{shlex.quote(path)}"
+        ) from error
+    try:
+        return checkpoint[name]
+    except tf2flax.TensorNotFoundError as error:
+        if error.close or error.hint:
+            raise
+        raise tf2flax.NotFoundError(
+            f"Tensor `{printable(name)}` not found - in `{error.place}`. See "
+            f"`tf2flax ls {shlex.quote(path)}`; NAME is one name, and no pattern."
+        ) from error
 
 
 def _facts(
@@ -133,12 +160,12 @@ def _print(
         bounds = ", ".join(f"{start}:{stop}" for start, stop in piece["region"])
         title = "lies at" if number == 0 else ""
         box = f"[{bounds}] " if tensor.slices else ""
-        print(f"  {title:9} {box}{piece['place']}")
+        print(f"  {title:9} {box}{printable(piece['place'])}")
     if len(facts["pieces"]) > _MAX_PIECES:
         print(f"            … and {len(facts['pieces']) - _MAX_PIECES} slices more")
     print(f"  checksum  {facts['checksum']}")
     if facts["damage"]:
-        print(f"            {facts['damage']}")
+        print(f"            {printable(facts['damage'])}")
     for key, value in facts["statistics"].items():
         print(f"  {key:9} {f'{value:.6g}' if isinstance(value, float) else value}")
     if array.size:

@@ -37,9 +37,9 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the statistics; returns the exit code."""
-    checkpoint, tensors = select(arguments)
+    selected = select(arguments)
     facts: list[dict[str, Any]] = []
-    for tensor in tensors:
+    for tensor in selected.tensors:
         fact: dict[str, Any] = {
             "name": tensor.name,
             "dtype": tensor.entry.spec.dtype.name,
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         fact.get("nan") or fact.get("inf") or "error" in fact for fact in facts
     )
     if arguments.json:
-        document = {"checkpoint": checkpoint.prefix, "tensors": facts}
+        document = {"checkpoint": selected.checkpoint.prefix, "tensors": facts}
         print(json.dumps(document, indent=1))
         return 0 if is_well else 1
     rows = [(printable(fact["name"]), *map(_cell, _values(fact))) for fact in facts]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import tf2flax
-from tf2flax._base.text import align_columns, format_nbytes, printable
+from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
 from .selecting import add_selection, select
 
@@ -76,12 +76,14 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tree; returns the exit code."""
-    checkpoint, tensors = select(arguments)
-    root = build_tree(tensors)
+    selected = select(arguments)
+    root = build_tree(selected.tensors)
     if arguments.sort == "size":
         _sort(root)
     if arguments.json:
-        document = {"checkpoint": checkpoint.prefix} | root.to_dict(arguments.depth)
+        document: dict[str, Any] = {
+            "checkpoint": selected.checkpoint.prefix
+        } | root.to_dict(arguments.depth)
         print(json.dumps(document, indent=1))
         return 0
     rows = list(_rows(root, arguments.depth, 0))
@@ -89,12 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
         head = ("parameters", "size", "name")
         print(*align_columns([head, *rows], right={0, 1}), sep="\n")
         print(
-            f"{root.num_tensors:,} tensors, {root.num_elements:,} parameters, "
-            f"{format_nbytes(root.nbytes)}"
+            f"{counted(root.num_tensors, 'tensor')}, "
+            f"{root.num_elements:,} parameters, {format_nbytes(root.nbytes)}"
         )
     else:
         for name, scope in _paths(root, arguments.depth, ""):
-            print(f"{name}\t{scope.num_elements}\t{scope.nbytes}")
+            print(f"{printable(name)}\t{scope.num_elements}\t{scope.nbytes}")
     return 0
 
 

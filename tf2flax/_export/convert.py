@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import posixpath
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +24,8 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.progress import ProgressFunction, check_progress, reporting
-from tf2flax._base.text import format_nbytes, list_names
+from tf2flax._base.progress import Advance, ProgressFunction, check_progress, reporting
+from tf2flax._base.text import counted, format_nbytes, list_names, printable
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
@@ -34,13 +35,15 @@ from tf2flax._storage.stores import storage_of
 
 from . import exporters
 from .by_reference import WAYS
-from .exporter import ExportedTensor, Exporter, ExportOptions
+from .exporter import ExportedTensor, Exporter, ExportOptions, TensorSource
 from .outputs import new_output
 from .selection import Selection, select_all, select_by_map, without_slots
 from .source import CheckpointSource
 
 Format = Literal["orbax", "safetensors", "tensorbundle", "npz"]
 _STEP = "global_step"
+# Gives what reads the tensors that are written.
+SourceMaker = Callable[[list[ExportedTensor], Advance], TensorSource]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class ConversionReport:
     def __str__(self) -> str:
         """The report, in a few lines."""
         lines = [
-            f"{self.path}: {len(self.written)} tensors, {format_nbytes(self.nbytes)}"
+            f"{printable(self.path)}: {counted(len(self.written), 'tensor')}, "
+            f"{format_nbytes(self.nbytes)}"
         ]
         if self.dropped:
             lines.append(f"dropped: {list_names(self.dropped)}")
@@ -92,7 +96,7 @@ class ConversionReport:
 
 
 def convert(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     out: PathLike,
     *,
     format: Format | None = None,
@@ -157,40 +161,114 @@ def convert(
         >>> len(report.written)
         139
     """
+    has_slots = check_switch("slots", slots)
+    output = prepare_output(
+        out,
+        format=format,
+        options=(data_files, flat, by_reference),
+        overwrite=overwrite,
+        verify=verify,
+        progress=progress,
+    )
+    opened = open_checkpoint(checkpoint)
+    frozen = None if assignment_map is None else freeze_map(assignment_map)
+    selection = _select(opened.manifest, frozen, dtype, has_slots=has_slots)
+
+    def make_source(tensors: list[ExportedTensor], advance: Advance) -> TensorSource:
+        return CheckpointSource(
+            opened.manifest,
+            tensors,
+            metadata_of(opened, frozen),
+            verify=output.is_verified,
+            advance=advance,
+        )
+
+    return output.write(opened, selection, make_source)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """Where a conversion writes, and how.
+
+    Attributes:
+        path: The output, absolute.
+        exporter: Writes its format.
+        is_replacing: True if an output that exists is replaced.
+        is_verified: True if checksums are compared.
+        progress: Option `progress`.
+    """
+
+    path: str
+    exporter: Exporter
+    is_replacing: bool
+    is_verified: bool
+    progress: bool | ProgressFunction
+
+    def write(
+        self, checkpoint: Checkpoint, selection: Selection, make_source: SourceMaker
+    ) -> ConversionReport:
+        """Checks all that is selected, and writes it.
+
+        Args:
+            checkpoint: Where the tensors come from.
+            selection: What is written.
+            make_source: Gives what reads the tensors.
+
+        Returns:
+            What was written, dropped and left out.
+        """
+        path, exporter = self.path, self.exporter
+        tensors = [
+            tensor
+            for tensor in selection.tensors
+            if exporter.takes_strings or not tensor.is_string
+        ]
+        if not tensors:
+            raise AssignmentError("There is nothing to write: no arrays are left.")
+        exporter.check(tensors)
+        if not self.is_replacing:
+            _refuse_present(exporter, path)
+        total = sum(tensor.nbytes for tensor in tensors)
+        title = f"Converting {posixpath.basename(checkpoint.prefix)}"
+        with reporting(self.progress, total, title) as advance:
+            _write(exporter, path, make_source(tensors, advance))
+        return _report(path, exporter, selection, tensors, total)
+
+
+def prepare_output(
+    out: PathLike,
+    *,
+    format: object,
+    options: tuple[int, object, object],
+    overwrite: object,
+    verify: object,
+    progress: bool | ProgressFunction,
+) -> Output:
+    """Checks the options of `convert` that say what is written where.
+
+    Args:
+        out: As `convert`.
+        format: As `convert`.
+        options: `data_files`, `flat` and `by_reference` of `convert`.
+        overwrite: As `convert`.
+        verify: As `convert`.
+        progress: As `convert`.
+
+    Raises:
+        AssignmentError: One of them is not valid.
+        UnsupportedError: `out` is a URL.
+    """
+    data_files, flat, by_reference = options
     path = _check_output(out)
     is_replacing = check_switch("overwrite", overwrite)
     is_verified = check_switch("verify", verify)
-    has_slots = check_switch("slots", slots)
     check_progress(progress)
-    options = ExportOptions(
-        data_files, check_switch("flat", flat), _check_reference(by_reference)
-    )
-    exporter = _exporter_for(path, format)(options)
-    opened = _open(checkpoint)
-    frozen = None if assignment_map is None else freeze_map(assignment_map)
-    selection = _select(opened.manifest, frozen, dtype, has_slots=has_slots)
-    tensors = [
-        tensor
-        for tensor in selection.tensors
-        if exporter.takes_strings or not tensor.is_string
-    ]
-    if not tensors:
-        raise AssignmentError("There is nothing to write: no arrays are left.")
-    exporter.check(tensors)
-    if not is_replacing:
-        _refuse_present(exporter, path)
-    total = sum(tensor.nbytes for tensor in tensors)
-    title = f"Converting {posixpath.basename(opened.prefix)}"
-    with reporting(progress, total, title) as advance:
-        source = CheckpointSource(
-            opened.manifest,
-            tensors,
-            _metadata(opened, frozen),
-            verify=is_verified,
-            advance=advance,
+    exporter = _exporter_for(path, format)(
+        ExportOptions(
+            data_files, check_switch("flat", flat), _check_reference(by_reference)
         )
-        _write(exporter, path, source)
-    return _report(path, exporter, selection, tensors, total)
+    )
+    return Output(path, exporter, is_replacing, is_verified, progress)
 
 
 def _check_reference(way: object) -> bool | str:
@@ -244,12 +322,6 @@ def _exporter_for(path: str, name: object) -> type[Exporter]:
     )
 
 
-def _open(checkpoint: PathLike | Checkpoint) -> Checkpoint:
-    if isinstance(checkpoint, Checkpoint):
-        return checkpoint
-    return open_checkpoint(checkpoint)
-
-
 def _refuse_present(exporter: Exporter, path: str) -> None:
     present = exporter.find_present(path)
     if present is not None:
@@ -259,7 +331,7 @@ def _refuse_present(exporter: Exporter, path: str) -> None:
         )
 
 
-def _write(exporter: Exporter, path: str, source: CheckpointSource) -> None:
+def _write(exporter: Exporter, path: str, source: TensorSource) -> None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if exporter.writes_in_place:
@@ -273,7 +345,7 @@ def _write(exporter: Exporter, path: str, source: CheckpointSource) -> None:
         raise write_error(path, error) from error
 
 
-def _metadata(checkpoint: Checkpoint, entries: FrozenMap | None) -> dict[str, str]:
+def metadata_of(checkpoint: Checkpoint, entries: FrozenMap | None) -> dict[str, str]:
     """Where the tensors come from, as text."""
     metadata = {"source": checkpoint.prefix}
     if _STEP in checkpoint:

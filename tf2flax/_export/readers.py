@@ -153,7 +153,7 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 def _npz_reader(path: str, name: str) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(path) as archive:
             array: np.ndarray = archive[name]
         return array.astype(object) if array.dtype.kind == "S" else array
 

@@ -23,6 +23,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
+from tf2flax._base.text import printable
 from tf2flax._base.values import (
     MAX_ELEMENTS,
     Box,
@@ -168,7 +169,7 @@ class BundleManifest(Manifest):
             if not parsed.slices:
                 self._check_place(parsed, wrong_size)
         except MalformedError as error:
-            raise self._damaged(f"Tensor `{name}`", error) from error
+            raise self._damaged(f"Tensor `{printable(name)}`", error) from error
         return self.entry(name).spec if parsed.slices else spec
 
     def entry(self, name: str) -> TensorEntry:
@@ -197,7 +198,7 @@ class BundleManifest(Manifest):
             else:
                 pieces = (self._piece(parsed, whole, wrong_size),)
         except MalformedError as error:
-            raise self._damaged(f"Tensor `{name}`", error) from error
+            raise self._damaged(f"Tensor `{printable(name)}`", error) from error
         return TensorEntry(
             name=name,
             spec=spec,

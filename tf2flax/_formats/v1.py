@@ -25,6 +25,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import DataFile, EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
+from tf2flax._base.text import printable
 from tf2flax._base.values import (
     Box,
     ByteRange,
@@ -129,7 +130,7 @@ class TablePiece(EncodedPiece):
 
     def read(self, box: Box) -> np.ndarray:
         """Reads the whole value and cuts; see `EncodedPiece`."""
-        subject = f"Tensor `{self.name}`"
+        subject = f"Tensor `{printable(self.name)}`"
         self.check(subject=subject)
         key = encode_name(self.name)
         try:
@@ -262,7 +263,7 @@ class V1Manifest(Manifest):
                 box_of_slice(stored.extents, spec.shape) for stored in listed.slices
             ]
         except MalformedError as error:
-            raise _damaged(f"Tensor `{name}`", error, self._path) from error
+            raise _damaged(f"Tensor `{printable(name)}`", error, self._path) from error
         pieces = tuple(
             self._piece(name, listed, stored, box)
             for stored, box in zip(listed.slices, boxes, strict=True)
@@ -305,10 +306,11 @@ class V1Manifest(Manifest):
     def _untiled(self, name: str, fact: MalformedError) -> str:
         part = _PART.fullmatch(self._path)
         if part is None:
-            return str(_damaged(f"Tensor `{name}`", fact, self._path))
+            return str(_damaged(f"Tensor `{printable(name)}`", fact, self._path))
         return (
-            f"Tensor `{name}` is not whole: {fact} - in `{self._path}`, which is one "
-            f"of several files. Give all of them: `{part[1]}-?????-of-{part[2]}`."
+            f"Tensor `{printable(name)}` is not whole: {fact} - in `{self._path}`, "
+            "which is one of several files. Give all of them: "
+            f"`{part[1]}-?????-of-{part[2]}`."
         )
 
     def _add(self, number: int, tensors: Sequence[SavedTensor]) -> None:
@@ -321,8 +323,8 @@ class V1Manifest(Manifest):
             listed = self._listed.get(name)
             if listed is not None and listed.spec != spec:
                 raise MalformedError(
-                    f"tensor `{name}` is listed with shape {list(spec.shape)} and "
-                    f"dtype {spec.dtype.name}, elsewhere with "
+                    f"tensor `{printable(name)}` is listed with shape "
+                    f"{list(spec.shape)} and dtype {spec.dtype.name}, elsewhere with "
                     f"{list(listed.spec.shape)} and {listed.spec.dtype.name}"
                 )
             if listed is None:

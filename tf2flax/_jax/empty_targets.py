@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import jax
 from flax import linen, nnx
 
 from tf2flax._base.errors import AssignmentError
+from tf2flax._checkpoint.checkpoint import Checkpoint
 
 from .targets import Target
 
@@ -40,6 +42,18 @@ def empty_target_error(target: Any, parts: Target, subject: str) -> AssignmentEr
     return AssignmentError(
         f"{subject} has no leaf that a tensor could fill: "
         f"{_described(target, parts)} holds no numbers. {_way_out(values)}"
+        f"{_order_of(values)}"
+    )
+
+
+def _order_of(values: Iterable[object]) -> str:
+    """Says in which order the arguments come where a path or a map may be given."""
+    kinds = (str, bytes, os.PathLike, Checkpoint)
+    if not any(isinstance(value, kinds) for value in values):
+        return ""
+    return (
+        " Arguments come in this order: checkpoint, assignment map, target "
+        "(tf2flax.warm_start: init function, checkpoint, assignment map)."
     )
 
 
@@ -79,6 +93,7 @@ def check_init_function(init_fn: object) -> None:
         )
     raise AssignmentError(
         f"warm_start: expected an init function, got {_kind_of(init_fn)}. {way_out}"
+        f"{_order_of([init_fn])}"
     )
 
 

@@ -10,7 +10,7 @@ initialisation is traced below.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 import jax
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @takes_options
 def init_from_checkpoint(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap,
     target: Any,
     **options: Unpack[RestoreOptions],
@@ -58,7 +58,7 @@ def init_from_checkpoint(
     """Loads tensors of a checkpoint into a target, as TensorFlow's function does.
 
     Args:
-        checkpoint: A path, or an open checkpoint.
+        checkpoint: A path, an open checkpoint, or a flat mapping of names to arrays.
         assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
             target, or lists of the parts of a partitioned leaf. A dict, or pairs;
             plain entries apply in ascending order of their keys. Keys may be
@@ -111,7 +111,7 @@ def init_from_checkpoint(
 @takes_options
 def warm_start(
     init_fn: Callable[P, T],
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap,
     **options: Unpack[RestoreOptions],
 ) -> Callable[P, T]:
@@ -158,11 +158,7 @@ def warm_start(
     """
     check_init_function(init_fn)
     checked = check_options("warm_start", options)
-    opened = (
-        checkpoint
-        if isinstance(checkpoint, Checkpoint)
-        else open_checkpoint(checkpoint)
-    )
+    opened = open_checkpoint(checkpoint)
     frozen = freeze_map(assignment_map)
     check_map(frozen)
 

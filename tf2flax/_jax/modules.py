@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import jax
@@ -48,13 +48,15 @@ class Contents:
 
     Attributes:
         held: Variables other than `nnx.RngState`, and plain arrays.
-        abstract: Names of what stays abstract: states of random numbers, and arrays
-            that `nnx.eval_shape` leaves, traced or as shapes, in attributes that are
-            no Variables, where the state does not list them.
+        abstract: Names of arrays that `nnx.eval_shape` leaves, traced or as shapes, in
+            attributes that are no Variables, where the state does not list them.
+        rng_states: Names of the states of random numbers (`nnx.RngState`); True for
+            the first name of one that is abstract.
     """
 
     held: tuple[Held, ...]
     abstract: tuple[str, ...]
+    rng_states: Mapping[str, bool]
 
 
 def contents_of(module: nnx.Pytree, path: Path) -> Contents:
@@ -75,17 +77,23 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
         else:
             abstract.append(join_path(place))
     held: list[Held] = []
+    rng_states: dict[str, bool] = {}
     for key, holder in nnx.to_flat_state(nnx.state(module)):
         name = join_path((*path, *key))
         if isinstance(holder, nnx.RngState):
-            if isinstance(holder.get_raw_value(), jax.ShapeDtypeStruct):
-                abstract.append(name)
+            rng_states |= dict.fromkeys(other_names.get(id(holder), ()), False)
+            rng_states[name] = holds_shape(holder)
             continue
         names = dict.fromkeys([name, *other_names.get(id(holder), ())])
         held.append(Held(tuple(names), holder))
     listed = {name for entry in held for name in entry.names}
     hidden = dict.fromkeys(name for name in abstract if name not in listed)
-    return Contents(tuple(held), tuple(hidden))
+    return Contents(tuple(held), tuple(hidden), rng_states)
+
+
+def holds_shape(variable: nnx.Variable[Any]) -> bool:
+    """True if a Variable holds a shape instead of an array."""
+    return isinstance(variable.get_raw_value(), jax.ShapeDtypeStruct)
 
 
 def _walk(module: nnx.Pytree, path: Path) -> Iterator[tuple[Path, Any]]:

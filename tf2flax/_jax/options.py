@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict, TypeVar
 
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.resolution.policies import (
@@ -26,6 +26,7 @@ from tf2flax._assignment.resolution.policies import (
 )
 from tf2flax._base.caller import check_switch, is_one_of, show_value
 from tf2flax._base.errors import AssignmentError
+from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress
 
 from .meshes import describe_manual_axes
@@ -79,6 +80,7 @@ def _check_mesh(option: str, mesh: Any) -> object:
     if not isinstance(mesh, (Mesh, AbstractMesh, type(None))):
         raise AssignmentError(
             f"Option {option}: expected a jax.sharding.Mesh, got {show_value(mesh)}."
+            f"{_suggest_mesh(mesh)}"
         )
     if mesh is not None and mesh.empty:
         raise AssignmentError(
@@ -89,6 +91,15 @@ def _check_mesh(option: str, mesh: Any) -> object:
     if problem := describe_manual_axes(mesh):
         raise AssignmentError(f"Option {option}: {problem}")
     return mesh
+
+
+def _suggest_mesh(value: object) -> str:
+    """What to give instead of something that is not a mesh; begins with a space."""
+    if isinstance(value, NamedSharding):
+        return " Give its `.mesh`, or the sharding itself as option sharding."
+    if isinstance(value, PartitionSpec):
+        return " Give it as option sharding, and the mesh here."
+    return ' Make it: jax.make_mesh((jax.device_count(),), ("data",)).'
 
 
 def _check_logical_rules(option: str, rules: object) -> object:
@@ -102,7 +113,8 @@ def _check_logical_rules(option: str, rules: object) -> object:
     if rules is not None and not is_pairs:
         raise AssignmentError(
             f"Option {option}: expected pairs of a logical name and the mesh axis that "
-            f"it means (or None), got {show_value(rules)}."
+            f"it means (or None), got {show_value(rules)}. Write "
+            '[("embed", "data"), ("mlp", None)].'
         )
     return rules
 
@@ -189,7 +201,11 @@ def check_options(function: str, options: RestoreOptions) -> CheckedOptions:
     checked: dict[str, Any] = {}
     for name, value in options.items():
         if name not in fields:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+            close = nearest(name, list(fields), count=1)
+            hint = f". Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}{hint}"
+            )
         checked[name] = check_option(fields[name], value)
     return CheckedOptions(**checked)
 

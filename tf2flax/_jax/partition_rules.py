@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from jax.sharding import PartitionSpec
 
@@ -80,7 +80,7 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
     if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
         raise AssignmentError(
             "partition_rules: expected pairs of a regex and a PartitionSpec, got "
-            f"{type(given).__name__}."
+            f"{type(given).__name__}.{_suggest_rules(given)}"
         )
     parsed: list[tuple[re.Pattern[str], PartitionSpec]] = []
     pair: Any
@@ -93,7 +93,7 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
         ):
             raise AssignmentError(
                 f"partition_rules: expected pairs of a regex and a PartitionSpec, got "
-                f"{show_value(pair)} as number {number}."
+                f"{show_value(pair)} as number {number}.{_RULES}"
             )
         try:
             parsed.append((re.compile(items[0]), items[1]))
@@ -103,6 +103,25 @@ def partition_rules(rules: Iterable[tuple[str, PartitionSpec]]) -> PartitionRule
                 f"expression: {error}."
             ) from error
     return PartitionRules(tuple(parsed))
+
+
+_RULES: Final = ' Write [("kernel$", PartitionSpec(None, "model")), ...].'
+
+
+def _suggest_rules(value: object) -> str:
+    """What to write instead of something that is no rules; begins with a space."""
+    if isinstance(value, ShardedLeaf):  # the function was given, and not called
+        return " Write sharding=tf2flax.partition_rules([(regex, spec), ...])."
+    return _RULES
+
+
+def _suggest_axis(value: object) -> str:
+    """What to write instead of something that is no axis; begins with a space."""
+    if isinstance(value, ShardedLeaf):
+        return ' Write sharding=tf2flax.from_partitions("model").'
+    if isinstance(value, list):
+        return f" Several axes are a tuple: {tuple(value)!r}."
+    return ' Write tf2flax.from_partitions("model"), and give the mesh as option mesh.'
 
 
 def _is_regex(value: object) -> bool:
@@ -149,6 +168,6 @@ def from_partitions(axis: str | tuple[str, ...]) -> PartitionedAxes:
     if not names or not all(isinstance(name, str) for name in names):
         raise AssignmentError(
             f"from_partitions: expected the name of a mesh axis, got "
-            f"{show_value(axis)}."
+            f"{show_value(axis)}.{_suggest_axis(axis)}"
         )
     return PartitionedAxes(axis)

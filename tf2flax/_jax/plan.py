@@ -21,6 +21,7 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
+from tf2flax._base.text import counted
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.state import PathLike
 
@@ -65,7 +66,16 @@ class Plan:
     __slots__ = ("_job",)
 
     def __init__(self, job: Job) -> None:
-        """Wraps a job; made by `tf2flax.plan`, not by users."""
+        """Wraps a job; made by `tf2flax.plan`, not by users.
+
+        Raises:
+            AssignmentError: It is something else, such as a path.
+        """
+        if not isinstance(job, Job):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"A Plan is not made of {show_value(job)}. Write "
+                "tf2flax.plan(checkpoint, assignment_map, target)."
+            )
         self._job = job
 
     @property
@@ -218,7 +228,10 @@ class Plan:
             ReadError: The operating system refuses, or another process failed.
         """
         refuse_tracing()
-        check_progress(progress)
+        check_progress(
+            progress,
+            "A plan has its checkpoint, map and target already: call `restore()`.",
+        )
         job = self._job
         _, arrays = run_job(lambda: job, job.shardings.values, progress)
         return job.target.rebuild(arrays)
@@ -277,14 +290,15 @@ class Plan:
     def __repr__(self) -> str:
         """The plan in one line."""
         return (
-            f"Plan({self._job.plan.prefix!r}, {len(self.assignments)} leaves loaded, "
-            f"{len(self.kept)} kept, {len(self.unused)} tensors unused)"
+            f"Plan({self._job.plan.prefix!r}, "
+            f"{counted(len(self.assignments), 'leaf', 'leaves')} loaded, "
+            f"{len(self.kept)} kept, {counted(len(self.unused), 'tensor')} unused)"
         )
 
 
 @takes_options
 def plan(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap,
     target: Any,
     **options: Unpack[RestoreOptions],
@@ -292,7 +306,7 @@ def plan(
     """Checks a map against a checkpoint and a target; reads no tensor.
 
     Args:
-        checkpoint: A path, or an open checkpoint.
+        checkpoint: A path, an open checkpoint, or a flat mapping of names to arrays.
         assignment_map: Checkpoint names or scopes -> names, scopes or leaves of the
             target, with the semantics of `tf.compat.v1.train.init_from_checkpoint`;
             expressions (`tf2flax.src`) and captures (`layer_{i}`) as docs/maps.md.

@@ -6,7 +6,13 @@ import dataclasses
 import itertools
 from typing import Any
 
-from tf2flax._assignment.plans.sections import GREEN, Section, format_sections
+from tf2flax._assignment.plans.sections import (
+    GREEN,
+    Section,
+    format_sections,
+    html_of,
+)
+from tf2flax._base.html import report_html
 from tf2flax._base.text import format_nbytes
 
 
@@ -54,6 +60,13 @@ class PlanCost:
     def __str__(self) -> str:
         """A table for people."""
         return "\n".join(format_sections([self.section()])[1:])
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks."""
+        name = f"strategy {self.strategy}"
+        summary = f"{format_nbytes(self.read_nbytes)} read by all processes"
+        table = html_of(self.section(), is_open=True)
+        return report_html("Cost of a restore", name, summary, [table])
 
     def section(self) -> Section:
         """The same as a group of a plan's report; equal processes share a row."""

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,15 +28,15 @@ from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.progress import ProgressFunction, reporting
-from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._checkpoint.opening import locate, manifest_at
+from tf2flax._checkpoint.opening import manifest_of
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.reads import ReadPlan
 from tf2flax._restoring.run_reads import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
+from .abstract_leaves import abstract_leaves_error, refuse_rng_states
 from .agreement import all_or_none
 from .costs import count_costs
 from .empty_targets import empty_target_error
@@ -48,10 +48,7 @@ from .read_once import ReadSharding, choose_read_shardings
 from .shardings import Placement, choose_placement
 from .targets import Target, take_apart
 from .transfer import Placer, Transfer, large_leaves, plan_transfer
-from .trees import check_depth
-
-# Leaves that a message names.
-_MAX_NAMED: Final = 20
+from .trees import check_depth, leaves_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +158,7 @@ def take_target(target: Any, subject: str = "The target") -> Target:
 
 
 def make_job(
-    checkpoint: PathLike | Checkpoint,
+    checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap | FrozenMap,
     target: Target,
     options: CheckedOptions,
@@ -183,12 +180,11 @@ def make_job(
     Raises:
         CheckpointError: As `plan`.
     """
-    if isinstance(checkpoint, Checkpoint):
-        manifest = checkpoint.manifest
-    else:
-        manifest = manifest_at(locate(checkpoint))
+    manifest = manifest_of(checkpoint)
     _refuse_tracers(slot.value for slot in target.slots)
     entries = parse_map(assignment_map, target.identify)
+    if target.rng_states:
+        refuse_rng_states(entries, target.rng_states)
     leaves, x64 = target.leaves, is_x64()
     resolution = resolve_map(entries, leaves, manifest, options, x64=x64)
     if any(len(leaf.names) > 1 for leaf in leaves):
@@ -222,23 +218,14 @@ def check_kept(job: Job) -> None:
         AssignmentError: A leaf that no entry fills is a `jax.ShapeDtypeStruct`.
     """
     kept = set(job.plan.resolution.kept)
-    slots = [
-        slot for slot in job.target.slots if slot.is_abstract and slot.leaf.name in kept
+    abstract = [
+        slot.leaf
+        for slot in job.target.slots
+        if slot.is_abstract and slot.leaf.name in kept
     ]
-    abstract = [slot.leaf.name for slot in slots]
-    abstract += job.target.abstract_states
-    if abstract:
-        way_out = "Add entries for them, or initialise"
-        if all(slot.leaf.dtype is None for slot in slots):  # random numbers, say
-            way_out = "Initialise"
-        message = (
-            f"No entry fills these leaves ({len(abstract)}), which would stay "
-            f"jax.ShapeDtypeStruct: {list_names(abstract, _MAX_NAMED)}. {way_out} them "
-            "with tf2flax.warm_start."
-        )
-        if unused := describe_unused(job.plan.resolution, job.target.leaves):
-            message = f"{message} Entries that reach no leaf: {unused}"
-        raise AssignmentError(message)
+    target = job.target
+    if abstract or target.abstract_states or any(target.rng_states.values()):
+        raise abstract_leaves_error(abstract, target, job.plan.resolution)
 
 
 def check_filled(job: Job) -> None:
@@ -275,7 +262,7 @@ def refuse_tracing(*trees: object) -> None:
         raise _tracing_error()
     for tree in trees:
         check_depth(tree, "an argument")
-        _refuse_tracers(jax.tree.leaves(tree))
+        _refuse_tracers(leaves_once(tree))
 
 
 def _refuse_tracers(leaves: Iterable[object]) -> None:

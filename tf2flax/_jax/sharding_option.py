@@ -125,7 +125,8 @@ def _parse_tree(option: Any, names: Sequence[str]) -> Callable[[ShardedLeaf], Op
         raise AssignmentError(
             f"Option sharding: the tree has {list_names(useless, _MAX_NAMED)}, where "
             "the target has no leaf. Give a tree of the target's structure, or of its "
-            "upper levels."
+            "upper levels; rules by regex are tf2flax.partition_rules([(regex, spec), "
+            "...])."
         )
 
     def choose(leaf: ShardedLeaf) -> Opinion:
@@ -145,6 +146,11 @@ def _hint(value: Any) -> str:
     """Proposes what was probably meant."""
     if isinstance(value, (Mesh, AbstractMesh)):
         return " Give it as mesh=, and a PartitionSpec here."
+    if isinstance(value, str):
+        return (
+            f" Write PartitionSpec({value!r}) for a mesh axis; rules by regex are "
+            "tf2flax.partition_rules([(regex, spec), ...])."
+        )
     if isinstance(value, jax.Device):
         return " Give jax.sharding.SingleDeviceSharding(device)."
     return ""

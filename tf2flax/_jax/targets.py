@@ -22,7 +22,7 @@ from flax.core import meta
 from tf2flax._assignment.resolution.assignments import Leaf
 from tf2flax._base.errors import AssignmentError, CheckpointError
 
-from .modules import contents_of
+from .modules import contents_of, holds_shape
 from .trees import Path, Slot, check_depth, is_array, join_path, make_slot, step_of
 from .variables import Change, inner_value, set_all, with_value
 
@@ -34,12 +34,15 @@ class Target:
     Attributes:
         slots: Its leaves, in the target's own order.
         rebuild: Gives the target with new values in place of some leaves, by name.
-        abstract_states: Names of abstract Variables that no map reaches (RngState).
+        abstract_states: Names of abstract arrays that no map reaches.
+        rng_states: Names of the states of random numbers (`nnx.RngState`), which are no
+            leaves; True for the first name of one that is abstract.
     """
 
     slots: tuple[Slot, ...]
     rebuild: Callable[[Mapping[str, Any]], Any]
     abstract_states: tuple[str, ...] = ()
+    rng_states: Mapping[str, bool] = dataclasses.field(default_factory=dict[str, bool])
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -73,12 +76,14 @@ class _Subtree:
             runs of the user's may raise while nothing has changed.
         in_place: Names of leaves that are Variables of modules, with the Variables.
         abstract_states: As of `Target`.
+        rng_states: As of `Target`.
     """
 
     slots: tuple[Slot, ...]
     build: Callable[[Mapping[str, Any], list[Change]], Any]
     in_place: tuple[tuple[str, nnx.Variable[Any]], ...] = ()
     abstract_states: tuple[str, ...] = ()
+    rng_states: Mapping[str, bool] = dataclasses.field(default_factory=dict[str, bool])
 
 
 def take_apart(target: Any) -> Target:
@@ -122,6 +127,7 @@ def take_apart(target: Any) -> Target:
         _without_doubles(subtree.slots, dict(subtree.in_place)),
         rebuild,
         subtree.abstract_states,
+        subtree.rng_states,
     )
 
 
@@ -247,9 +253,8 @@ def _take_leaf(value: Any, path: Path) -> _Subtree:
     """One leaf of a pytree: an array, a box, a Variable, or something kept."""
     name = join_path(path)
     if not is_array(value) and isinstance(value, nnx.RngState):
-        abstract = isinstance(value.get_raw_value(), jax.ShapeDtypeStruct)
-        states = (name,) if abstract else ()
-        return _Subtree((), lambda _, __: value, abstract_states=states)
+        states = {name: holds_shape(value)}
+        return _Subtree((), lambda _, __: value, rng_states=states)
     slot = make_slot((name,), value)
     is_bare = is_array(value)  # neither a Variable nor a box
 
@@ -302,7 +307,13 @@ def _take_module(module: nnx.Pytree, path: Path) -> _Subtree:
         ]
         return module
 
-    return _Subtree(tuple(slots), build, tuple(variables.items()), contents.abstract)
+    return _Subtree(
+        tuple(slots),
+        build,
+        tuple(variables.items()),
+        contents.abstract,
+        contents.rng_states,
+    )
 
 
 def _take_dataclass(value: Any, path: Path, around: tuple[int, ...]) -> _Subtree:
@@ -362,6 +373,11 @@ def _join_subtrees(
         abstract_states=tuple(
             n for subtree in subtrees for n in subtree.abstract_states
         ),
+        rng_states={
+            name: is_shape
+            for subtree in subtrees
+            for name, is_shape in subtree.rng_states.items()
+        },
     )
 
 

@@ -11,10 +11,11 @@ stack back (jax 0.10): every later call may fail.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import numbers
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import jax
@@ -120,22 +121,51 @@ def check_depth(
     limit = _remaining_calls() - _MARGIN
     if limit <= 0:
         raise _error(what, None)
+    # What is shared is entered again only where it lies deeper than before: modules
+    # that hold another one twice, 30 of them, have a thousand million paths.
+    depths: dict[int, tuple[int, Any]] = {}  # the node too: else its id is used again
     stack: list[tuple[Any, int]] = [(tree, 1)]
     while stack:
         node, depth = stack.pop()
-        if type(node) in atoms:
+        if type(node) in atoms or depths.get(id(node), (0,))[0] >= depth:
             continue
         if depth > limit:
             raise _error(what, _first_cycle(tree, is_leaf))
         if isinstance(node, jax.Array):
             atoms.add(type(node))  # asking JAX for each takes longer than all else here
             continue
+        depths[id(node)] = depth, node
         if not is_leaf(node):
             stack += [
                 (child, depth + 1)
                 for _, child in _items(node)
                 if type(child) not in atoms
             ]
+
+
+def leaves_once(tree: Any) -> Iterator[Any]:
+    """Yields the leaves of a tree, those of a module once however often it is there.
+
+    Args:
+        tree: The tree, whose depth has been checked.
+
+    Yields:
+        Its leaves, those below NNX objects as well.
+    """
+    modules: dict[int, nnx.Pytree] = {}
+    queue: list[Any] = [tree]
+
+    def is_below(node: Any, top: Any) -> bool:
+        return isinstance(node, nnx.Pytree) and node is not top
+
+    while queue:
+        top = queue.pop()
+        for leaf in jax.tree.leaves(top, is_leaf=functools.partial(is_below, top=top)):
+            if not isinstance(leaf, nnx.Pytree):
+                yield leaf
+            elif id(leaf) not in modules:
+                modules[id(leaf)] = leaf
+                queue.append(leaf)
 
 
 def _error(what: str, cycle: Path | None) -> AssignmentError:

@@ -15,6 +15,7 @@ import numpy as np
 from tf2flax._base.errors import DamagedError, MalformedError, UnsupportedError
 from tf2flax._base.manifest import DataFile, EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import ALIGNMENT, aligned_empty, empty, view_at
+from tf2flax._base.text import printable
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.coding import combine, crc32c, mask
 from tf2flax._formats.wire.strings import decode_strings
@@ -88,7 +89,8 @@ def are_local(entries: Iterable[TensorEntry]) -> bool:
 
 def subject_of(entry: TensorEntry) -> str:
     """Names a tensor at the beginning of a message."""
-    return f"Tensor `{entry.name}`"
+    name = entry.name
+    return f"Tensor `{name if name.isprintable() else printable(name)}`"
 
 
 def compare_crc(entry: TensorEntry, piece: Piece, crc: int) -> None:

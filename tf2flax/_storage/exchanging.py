@@ -20,7 +20,6 @@ import _thread
 import contextlib
 import dataclasses
 import fcntl
-import glob
 import os
 import re
 import time
@@ -41,6 +40,11 @@ _LOOK_AGAIN_S: Final = 0.001
 # How often a waiting thread looks whether the job has ended, in case a signal made it
 # miss the end (seconds).
 _LOOK_UP_S: Final = 0.1
+# How the names of the files of a checkpoint go on, and those of a save under way.
+_MEMBER: Final = re.compile(r"(\.index|\.data-\d{5}-of-\d{5})?")
+_TEMPORARY: Final = re.compile(
+    r"\.tempstate[0-9a-f]{16}(\.index|(\.old)?(\.data-\d{5}-of-\d{5})?)"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -300,11 +304,10 @@ def existing_files(prefix: str) -> list[str]:
     Returns:
         Paths of its index, its data files, and a V1 file in its place; sorted.
     """
-    member = re.compile(re.escape(prefix) + r"(\.index|\.data-\d{5}-of-\d{5})?")
-    paths = glob.glob(f"{glob.escape(prefix)}*", include_hidden=True)
     # These are found even if the directory cannot be listed.
     by_name = filter(os.path.lexists, (prefix, f"{prefix}.index"))
-    return sorted({*filter(member.fullmatch, paths), *by_name})
+    suffixes = filter(_MEMBER.fullmatch, _suffixes(prefix))
+    return sorted({*(prefix + suffix for suffix in suffixes), *by_name})
 
 
 def remove_stale(prefix: str) -> None:
@@ -313,12 +316,20 @@ def remove_stale(prefix: str) -> None:
     Args:
         prefix: The path of a checkpoint, without suffix.
     """
-    temporary = re.compile(
-        re.escape(prefix) + r"\.tempstate[0-9a-f]{16}"
-        r"(\.index|(\.old)?(\.data-\d{5}-of-\d{5})?)"
-    )
     latest = time.time() - _STALE_S
-    for path in glob.glob(f"{glob.escape(prefix)}.tempstate*", include_hidden=True):
+    for suffix in filter(_TEMPORARY.fullmatch, _suffixes(prefix)):
+        path = prefix + suffix
         with contextlib.suppress(OSError):
-            if temporary.fullmatch(path) and os.lstat(path).st_mtime < latest:
+            if os.lstat(path).st_mtime < latest:
                 os.unlink(path)
+
+
+def _suffixes(prefix: str) -> list[str]:
+    """Lists how the names of files go on that begin like a path; none if it cannot."""
+    # No pattern is made of the prefix: to compile one takes longer than all the rest.
+    folder, name = os.path.split(prefix)
+    try:
+        names = os.listdir(folder or os.curdir)
+    except OSError:
+        return []
+    return [entry[len(name) :] for entry in names if entry.startswith(name)]

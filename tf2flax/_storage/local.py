@@ -40,6 +40,9 @@ MAX_INDEX_NBYTES: Final = 512 << 20
 MAX_OPEN_FILES: Final = 16
 _MAX_OPEN_FRACTION: Final = 1 / 32
 _NO_MORE_FILES: Final = (errno.EMFILE, errno.ENFILE)
+# Where the system lacks `preadv`, bytes are copied once more; not more than so many at
+# a time, so that memory stays bounded (bytes).
+_MAX_COPY_NBYTES: Final = 4 << 20
 # Without O_NONBLOCK, opening a pipe in a data file's place would hang; regular files
 # ignore it.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -136,6 +139,25 @@ class LocalStorage:
             return None
         except OSError as error:
             raise system_error(path, error) from error
+
+
+def read_at(descriptor: int, buffer: memoryview, start: int) -> int:
+    """Reads from a position into a buffer, perhaps less than it holds.
+
+    Args:
+        descriptor: An open file.
+        buffer: Where to; contiguous bytes.
+        start: Position of the first byte in the file.
+
+    Returns:
+        How many bytes were read; 0 at the end of the file.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], start)
+    # Some systems (macOS before 11) have `pread` alone, which makes bytes of its own.
+    contents = os.pread(descriptor, min(len(buffer), _MAX_COPY_NBYTES), start)
+    buffer[: len(contents)] = contents
+    return len(contents)
 
 
 def _literal_folder(pattern: str) -> tuple[str, str]:
@@ -262,9 +284,9 @@ class LocalFile:
             try:
                 for number, start in enumerate(starts):
                     run = buffer[number * nbytes : (number + 1) * nbytes]
-                    done = os.preadv(descriptor, [run], start) if nbytes else 0
+                    done = read_at(descriptor, run, start) if nbytes else 0
                     while done < nbytes:
-                        count = os.preadv(descriptor, [run[done:]], start + done)
+                        count = read_at(descriptor, run[done:], start + done)
                         if count == 0:
                             span = ByteRange(start, start + nbytes)
                             raise self._too_short(descriptor, span, subject)

@@ -20,6 +20,7 @@ from tf2flax._base.errors import CheckpointNotFoundError, ReadError, Unsupported
 
 from .faults import OutOfRangeError, store_reason
 from .local import LOCAL
+from .not_paths import not_a_path
 from .requests import StoreClient, default_context, load_tensorstore
 from .store_files import StoreFile, StoreIndex
 
@@ -62,10 +63,7 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
     """Finds the same as `storage_of`, whatever characters the path has."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         if not _is_kvstore(path):
-            raise UnsupportedError(
-                "Expected the path of a checkpoint (str, bytes, os.PathLike or "
-                f"tensorstore.KvStore), got {type(path).__name__}."
-            )
+            raise not_a_path(path)
         return _storage_of_kvstore(path)
     text = os.fsdecode(path)  # pyright: ignore[reportUnknownArgumentType]
     url = _URL.match(text)
@@ -107,6 +105,12 @@ def _check_not_a_url(path: str) -> None:
             f"`{path}` was a URL until pathlib took it for a path, and lost a slash. "
             f"Give the URL as a str: `{url['scheme']}{slashes}{path[url.end() :]}`."
         )
+
+
+def is_context(value: object) -> bool:
+    """True for a `tensorstore.Context`."""
+    module = sys.modules.get("tensorstore")  # who has a Context has imported it
+    return module is not None and isinstance(value, module.Context)
 
 
 def _is_kvstore(path: object) -> bool:

@@ -13,14 +13,12 @@ import numpy as np
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import empty
-from tf2flax._base.values import STORED_DTYPES, TensorSpec, encode_name
+from tf2flax._base.values import STRING, TensorSpec, encode_name
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .device_arrays import is_jax_array, prepare_jax_array
 from .new_tensors import NewTensor, stored_dtype, whole_tensor
 from .slicing import copy_tensor
-
-_STRING = next(dtype for dtype in STORED_DTYPES.values() if dtype.is_string)
 
 
 def is_flat_mapping(value: Any) -> bool:
@@ -62,10 +60,7 @@ def _prepare_host_array(
     name: str, value: Any
 ) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
     if not _is_array(value):
-        raise AssignmentError(
-            f"Leaf `{name}` is not an array but a {type(value).__name__}. "
-            "Leave it out of the tree."
-        )
+        raise AssignmentError(_describe_no_array(name, value))
     if isinstance(value, np.ma.MaskedArray):
         raise AssignmentError(
             f"Leaf `{name}` is a masked array, and no checkpoint holds masks. Fill it "
@@ -76,8 +71,22 @@ def _prepare_host_array(
     array = np.asarray(value, object if isinstance(value, bytes) else None)
     if array.dtype.kind in "OSU":
         strings = _encode_strings(name, array)
-        return TensorSpec(array.shape, _STRING), lambda: strings
+        return TensorSpec(array.shape, STRING), lambda: strings
     return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array
+
+
+def _describe_no_array(name: str, value: object) -> str:
+    """States what stands in place of an array, and what to give instead."""
+    kind = type(value).__name__
+    if not name:
+        return (
+            f"Expected arrays to save, got a {kind}. Give a mapping of names to "
+            "arrays, a tree of arrays (`variables` of a linen Module) or an nnx.Module."
+        )
+    fix = "Leave it out of the tree."
+    if kind == "ShapeDtypeStruct":
+        fix = "Initialise or restore it first, or leave it out of the tree."
+    return f"Leaf `{name}` is not an array but a {kind}. {fix}"
 
 
 def _encode_strings(name: str, array: np.ndarray) -> np.ndarray:

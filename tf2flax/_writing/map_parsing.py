@@ -20,7 +20,8 @@ from tf2flax._base.collapsing import MAX_LINES
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import and_more
 
-TABLE_KEY: Final = "assignment_map"
+from .toml_errors import TABLE_KEY, describe_toml_error
+
 # JSON has no comments; this key may hold one.
 COMMENT_KEY: Final = "comment"
 # How much of a key and of a value a message shows (characters).
@@ -113,7 +114,9 @@ def _parse_toml(text: str, name: str) -> Any:
         match = _AT_LINE.search(message)
         line = match[2] if match and match[2] else text.count("\n") + 1
         fact = _AT_LINE.sub("", message)
-        raise AssignmentError(f"{name}:{line}: invalid TOML: {fact}.") from error
+        raise AssignmentError(
+            f"{name}:{line}: {describe_toml_error(text, int(line), fact)}"
+        ) from error
     except (RecursionError, ValueError) as error:
         raise AssignmentError(f"{name}: invalid TOML: {error}.") from error
 
@@ -182,8 +185,10 @@ def _pairs_in(table: list[Any], name: str) -> list[tuple[str, Any]]:
 
 def _parse_entry(key_text: str, target: Any) -> tuple[Key, str]:
     if not isinstance(target, str):
+        is_table = isinstance(target, dict)
+        fix = " Put a name that holds dots into quotes." if is_table else ""
         raise AssignmentError(
-            f"expected the name of a leaf or scope, got {_show_json(target)}."
+            f"expected the name of a leaf or scope, got {_show_json(target)}.{fix}"
         )
     key = parse_key(key_text)
     check_entry(key, target)

@@ -9,15 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
-from tf2flax._base.values import STORED_DTYPES, StoredDtype, TensorSpec, encode_name
+from tf2flax._base.values import (
+    DTYPES_BY_NUMPY,
+    STORED_DTYPES,
+    StoredDtype,
+    TensorSpec,
+    encode_name,
+)
 
-# NumPy's dtypes -> those of TensorFlow. Quantised integers are plain ones to NumPy:
-# only a tensor that comes from a checkpoint keeps its own.
-_DTYPES: Final[dict[np.dtype, StoredDtype]] = {
-    dtype.numpy: dtype
-    for dtype in STORED_DTYPES.values()
-    if dtype.is_readable and not dtype.name.startswith(("q", "string"))
-}
 _CODES: Final = {dtype.name: code for code, dtype in STORED_DTYPES.items()}
 
 # Start and length along every axis; a whole axis is (0, -1).
@@ -73,7 +72,10 @@ def stored_key(name: str) -> bytes:
         AssignmentError: A tensor cannot have this name.
     """
     if not name:
-        raise AssignmentError("A tensor needs a name: the tree is a single array.")
+        raise AssignmentError(
+            "A tensor needs a name, and this one has none. Give a mapping of names to "
+            'arrays: {"name": array}.'
+        )
     try:
         return encode_name(name)
     except UnicodeEncodeError as error:
@@ -92,7 +94,7 @@ def stored_dtype(name: str, dtype: np.dtype[Any]) -> StoredDtype:
     Raises:
         UnsupportedError: TensorFlow has no such dtype.
     """
-    stored = _DTYPES.get(dtype.newbyteorder("="))
+    stored = DTYPES_BY_NUMPY.get(dtype.newbyteorder("="))
     if stored is None:
         raise UnsupportedError(
             f"Leaf `{name}` is of dtype {dtype}, which no TensorFlow checkpoint holds. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.text import list_names
@@ -31,7 +31,23 @@ def prepare_tree(value: Any) -> list[NewTensor]:
     if is_flat_mapping(value):
         flat: Mapping[str, Any] = value
         return [prepare_tensor(name, member) for name, member in flat.items()]
+    _refuse_bytes(value)
     return _prepare_leaves(leaves_of(value))
+
+
+def _refuse_bytes(value: object) -> None:
+    """Refuses names that are bytes, which would be written with their `b`.
+
+    Raises:
+        AssignmentError: There is one.
+    """
+    if isinstance(value, Mapping):
+        for key in cast("Mapping[object, object]", value):
+            if isinstance(key, bytes):
+                raise AssignmentError(
+                    f"Expected names of tensors as text, got {key!r}. Write "
+                    f"{key.decode('utf-8', 'backslashreplace')!r}."
+                )
 
 
 def _prepare_leaves(leaves: Mapping[str, Any]) -> list[NewTensor]:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from tf2flax._base.caller import attribute_of, members, show_value
-from tf2flax._base.dtypes import parse_dtype
+from tf2flax._base.dtypes import parse_dtype, suggest_dtype
 from tf2flax._base.errors import AssignmentError
 
 from .literals import IndexItem
@@ -146,9 +146,15 @@ def check_dtype(dtype: object) -> np.dtype:
     """
     # Option `dtype` takes two words, and None, that are not dtypes.
     is_word = isinstance(dtype, str) and dtype in ("exact", "checkpoint")
-    parsed = None if is_word else parse_dtype(dtype)
+    try:
+        parsed = None if is_word else parse_dtype(dtype)
+    except AssignmentError:  # which speaks of the option
+        parsed = None
     if not isinstance(parsed, np.dtype):
-        raise AssignmentError(f"cast: expected a dtype, got {show_value(dtype)}.")
+        raise AssignmentError(
+            f"cast: expected a dtype of numbers, got {show_value(dtype)}."
+            f"{suggest_dtype(dtype)}"
+        )
     return parsed
 
 

@@ -28,8 +28,8 @@ from .arguments import (
 from .literals import IndexItem, quote, write_index, write_integers, write_rows
 from .rearranging import Pattern, parse_pattern
 
-# An expression deeper or larger than this is a mistake, or an attack on the recursion
-# of those who walk it (operations around each other, and all together).
+# What is deeper or larger is a mistake, or an attack on the recursion of those who walk
+# it (operations around each other, and all together).
 MAX_DEPTH: Final = 100
 MAX_SIZE: Final = 10_000
 
@@ -50,6 +50,13 @@ class Expression:
     """
 
     __slots__ = ()
+
+    def __init__(self, *_args: object) -> None:
+        """Refuses to make an expression of no kind; those of a kind have their own."""
+        raise AssignmentError(
+            'An expression begins with tf2flax.src("name"), concat or stack.'
+        )
+
     # Without this, Python would iterate over `expression[0]`, `expression[1]`, ...
     # without end.
     __iter__ = None
@@ -91,6 +98,11 @@ class Expression:
             is_undone = order is None and self.axes is None
             return self.operand if is_undone else self.composed(order)
         return Transposed(self, order)
+
+    @property
+    def T(self) -> Expression:
+        """The axes reversed, as `numpy.ndarray.T`: `src("kernel").T`."""
+        return self.transpose()
 
     def reshape(self, *shape: SupportsIndex | Sequence[SupportsIndex]) -> Expression:
         """Gives the same elements another shape, in row-major order.
@@ -211,8 +223,7 @@ class Expression:
             >>> tf2flax.src("qkv")[0, ..., :64]
             src("qkv")[0, ..., :64]
         """
-        is_tuple = isinstance(index, tuple)
-        items = cast("tuple[Any, ...]", index) if is_tuple else (index,)
+        items = cast("tuple[Any, ...]", index if isinstance(index, tuple) else (index,))
         return Sliced(self, tuple(check_index_item(item) for item in items))
 
     def __repr__(self) -> str:

@@ -19,6 +19,13 @@ from tf2flax._base.errors import AssignmentError
 from .captures import NamePattern, parse_name
 from .entries import MapEntry, PlainEntry, Rule
 from .expressions import Expression, Joined, Source, sources_of
+from .hints import (
+    suggest_key,
+    suggest_map,
+    suggest_pair,
+    suggest_tuple,
+    suggest_value,
+)
 
 # Names of the leaves of the target that are the object; () if there are none.
 Identify = Callable[[object], tuple[str, ...]]
@@ -111,6 +118,7 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
             problems.append(
                 f"Entry {number}: expected the name of a tensor, a scope or an "
                 f"expression (tf2flax.src) as the key, got {_describe(key)}."
+                f"{suggest_key(key)}"
             )
             continue
         try:
@@ -134,13 +142,16 @@ def check_entry(key: str | Expression, target: str) -> None:
 
 def _pairs(assignment_map: object) -> list[tuple[object, object]]:
     if isinstance(assignment_map, Mapping):
-        return list(cast("Mapping[object, object]", assignment_map).items())
-    if isinstance(assignment_map, (str, bytes)) or not isinstance(
+        entries = cast("Mapping[object, object]", assignment_map)
+        if not _is_checkpoint(entries):
+            return list(entries.items())
+    if isinstance(assignment_map, (str, bytes, Mapping)) or not isinstance(
         assignment_map, Iterable
     ):
         raise AssignmentError(
             "Expected an assignment map (a dict, or pairs) of checkpoint names to "
-            f"target names, got {_describe(assignment_map)}."
+            f"target names, got {_describe(cast('object', assignment_map))}."
+            f"{suggest_map(cast('object', assignment_map))}"
         )
     pairs: list[tuple[object, object]] = []
     given = members("assignment map", cast("Iterable[object]", assignment_map))
@@ -149,7 +160,7 @@ def _pairs(assignment_map: object) -> list[tuple[object, object]]:
         if not isinstance(pair, (tuple, list)) or len(items) != 2:
             raise AssignmentError(
                 f"Entry {number}: expected a pair of a checkpoint name and a target, "
-                f"got {_describe(items)}."
+                f"got {_describe(items)}.{suggest_pair(items)}"
             )
         pairs.append((items[0], items[1]))
     if not pairs and isinstance(assignment_map, Iterator):
@@ -295,12 +306,18 @@ def _leaf_name(value: object, identify: Identify) -> str:
     if isinstance(value, tuple):
         raise AssignmentError(
             "expected a name, a leaf of the target or a list of leaves, got a tuple. "
-            "Make it a list."
+            f"{suggest_tuple(cast('tuple[object, ...]', value))}"
         )
     raise AssignmentError(
         "expected a name, a leaf of the target or a list of leaves, got "
-        f"{_describe(value)}, which is not a leaf of the target."
+        f"{_describe(value)}, which is not a leaf of the target.{suggest_value(value)}"
     )
+
+
+def _is_checkpoint(value: object) -> bool:
+    """True for an open checkpoint, which is a mapping as well, of names to tensors."""
+    is_plain = type(value) is dict  # as most maps are
+    return not is_plain and attribute_of(value, "manifest") is not None
 
 
 def _describe(value: object) -> str:

@@ -9,6 +9,7 @@ from tf2flax._base.errors import AssignmentError
 
 from .arguments import check_integer
 from .expressions import Expression, Joined, Source
+from .hints import suggest_key
 
 
 def src(name: str) -> Expression:
@@ -86,10 +87,33 @@ def _source(name: str) -> Source:
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise AssignmentError(
             f"src: expected the name of a tensor or scope, got {show_value(name)}."
+            f"{_suggest_source(name)}"
         )
     if not name:
         raise AssignmentError('src: expected a name, got "". All of it is "/".')
     return Source(name)
+
+
+def _suggest_source(value: object) -> str:
+    """What to write instead of something that is not a name; begins with a space."""
+    if isinstance(value, Expression):
+        return " It is an expression already."
+    return suggest_key(value)
+
+
+def _suggest_operand(verb: str, value: object) -> str:
+    if isinstance(value, (list, tuple, set)):
+        return " Give them one by one, not in a list."
+    if isinstance(value, int):
+        return f" Give the axis by name: {verb}(..., axis={value})."
+    return suggest_key(value)
+
+
+def _suggest_over(value: object) -> str:
+    """The capture that `over` may mean: its name, without braces."""
+    if isinstance(value, str) and value.strip("{}").isidentifier():
+        return f' Write over="{value.strip("{}")}".'
+    return ' Write over="i" for the capture `{i}` of the name.'
 
 
 def _join(
@@ -107,14 +131,14 @@ def _join(
         if not isinstance(source, (str, Expression)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
                 f"{verb}: expected names or expressions, got "
-                f"{type(source).__name__}. Give them one by one, not in a list."
+                f"{type(source).__name__}.{_suggest_operand(verb, source)}"
             )
         operands.append(_source(source) if isinstance(source, str) else source)
     if over is not None:
         if not isinstance(over, str) or not over.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
                 f"{verb}: expected the name of a capture for over, got "
-                f"{show_value(over)}."
+                f"{show_value(over)}.{_suggest_over(over)}"
             )
         if len(operands) != 1:
             raise AssignmentError(

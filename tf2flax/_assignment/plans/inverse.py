@@ -32,6 +32,7 @@ from tf2flax._base.dtypes import kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest, StoredNames
 from tf2flax._base.memory import empty
+from tf2flax._base.text import counted, printable
 from tf2flax._base.values import TensorSpec
 
 from .plan import RestorePlan
@@ -73,9 +74,10 @@ class InverseAssignment:
         """The tensor and what it is written from."""
         if self.expression is None:
             leaves = " and ".join(f"`{leaf}`" for leaf in self.leaves)
-            return f"`{self.name}` <- in parts from {leaves}"
+            return printable(f"`{self.name}` <- in parts from {leaves}")
         is_plain = isinstance(self.expression, Source)
-        return f"`{self.name}` <- `{self.leaves[0] if is_plain else self.expression}`"
+        source = self.leaves[0] if is_plain else self.expression
+        return printable(f"`{self.name}` <- `{source}`")
 
 
 class InversePlan:
@@ -214,8 +216,10 @@ class InversePlan:
     def __str__(self) -> str:
         """The inverse as text: a line for each tensor."""
         lines = [
-            f"{len(self.assignments)} tensors from {len(self.leaves)} leaves, "
-            f"{len(self.copied)} copied, {len(self.left_out)} leaves left out",
+            f"{counted(len(self.assignments), 'tensor')} from "
+            f"{counted(len(self.leaves), 'leaf', 'leaves')}, "
+            f"{len(self.copied)} copied, "
+            f"{counted(len(self.left_out), 'leaf', 'leaves')} left out",
             *(f"  {assignment}" for assignment in self.assignments),
         ]
         return "\n".join(lines)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import html
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,7 +17,8 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._base.collapsing import collapse, in_sequence
-from tf2flax._base.text import and_more, format_nbytes
+from tf2flax._base.html import report_html
+from tf2flax._base.text import and_more, counted, format_nbytes, printable
 
 from .plan import Replicated, RestorePlan
 from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, format_sections, html_of
@@ -88,14 +88,15 @@ def summary(plan: RestorePlan) -> str:
     """The numbers of a plan in one line."""
     resolution = plan.resolution
     counts = [
-        f"{len(plan.assignments)} leaves loaded ({format_nbytes(plan.nbytes)})",
+        f"{counted(len(plan.assignments), 'leaf', 'leaves')} loaded "
+        f"({format_nbytes(plan.nbytes)})",
         f"{len(resolution.unreached)} kept",
     ]
     if resolution.missing:
         counts.append(f"{len(resolution.missing)} missing")
     if resolution.mismatched:
         counts.append(f"{len(resolution.mismatched)} mismatched")
-    return ", ".join([*counts, f"{len(plan.unused)} tensors unused"])
+    return ", ".join([*counts, f"{counted(len(plan.unused), 'tensor')} unused"])
 
 
 def render(
@@ -108,7 +109,7 @@ def render(
         reads: Summary of its reads.
         is_coloured: True to colour headings for a terminal.
     """
-    lines = [f"Restore plan for {plan.prefix}", summary(plan)]
+    lines = [f"Restore plan for {printable(plan.prefix)}", summary(plan)]
     lines += format_sections(sections(plan, reads), is_coloured=is_coloured)
     return "\n".join(lines)
 
@@ -120,14 +121,16 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
         plan: The plan.
         reads: Summary of its reads.
     """
-    lines = [
-        "<div>",
-        f"<p><b>Restore plan</b> for <code>{html.escape(plan.prefix)}</code><br>",
-        f"{html.escape(summary(plan))}</p>",
-    ]
-    for i, section in enumerate(sections(plan, reads)):
-        lines += html_of(section, is_open=i == 0)
-    return "\n".join([*lines, "</div>"])
+    return report_html(
+        "Restore plan",
+        plan.prefix,
+        summary(plan),
+        [
+            # What may be wrong is seen without a click.
+            html_of(section, is_open=i == 0 or section.colour in (RED, YELLOW))
+            for i, section in enumerate(sections(plan, reads))
+        ],
+    )
 
 
 def _loaded(assignments: Sequence[Assignment]) -> Section:
@@ -286,7 +289,7 @@ def _names(title: str, colour: str, names: Sequence[str]) -> Section:
 def _counted(title: str, names: Sequence[str]) -> Section:
     """Slots or averages, counted by the last component of their names."""
     counts = collections.Counter(name.rpartition("/")[2] for name in names)
-    rows = tuple((last, f"{count} tensors") for last, count in counts.items())
+    rows = tuple((last, counted(count, "tensor")) for last, count in counts.items())
     return Section(f"{title} ({len(names)})", GREY, (), rows)
 
 

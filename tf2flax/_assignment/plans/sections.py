@@ -6,12 +6,12 @@ Knows nothing of plans: `report` fills the sections.
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 import sys
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
+from tf2flax._base.html import table_html
 from tf2flax._base.text import align_columns
 
 # Numbers of colours in the escape sequences of terminals.
@@ -24,6 +24,8 @@ GREY: Final = "90"
 _NUMERIC: Final = frozenset(
     {"bytes", "entry", "leaves", "needed", "read", "ratio", "host memory", "on devices"}
 )
+# Headings of columns whose cells hold spaces and are read as one word.
+_UNBROKEN: Final = frozenset({"shape", "dtype"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,19 +80,15 @@ def html_of(section: Section, *, is_open: bool) -> list[str]:
     Returns:
         Lines of HTML.
     """
-    attribute = " open" if is_open else ""
-    title = html.escape(section.title)
-    lines = [f"<details{attribute}><summary>{title}</summary><table>"]
-    if section.columns:
-        cells = "".join(f"<th>{html.escape(name)}</th>" for name in section.columns)
-        lines.append(f"<tr>{cells}</tr>")
-    for row in section.rows:
-        cells = "".join(
-            f'<td style="text-align:left"><code>{html.escape(cell)}</code></td>'
-            for cell in row
-        )
-        lines.append(f"<tr>{cells}</tr>")
-    return [*lines, f"</table>{html.escape(section.note)}</details>"]
+    return table_html(
+        section.title,
+        section.columns,
+        section.rows,
+        note=section.note,
+        is_open=is_open,
+        numbers=_NUMERIC,
+        unbroken=_UNBROKEN,
+    )
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:

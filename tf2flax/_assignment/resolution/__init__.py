@@ -15,6 +15,7 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
   `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes` explain one kind each.
 - `suggestions`: lines that can be pasted into a map. `entry_labels`, `scopes`: entries
   in messages; scopes of names.
-- `unfilled`: entries that reach no leaf.
+- `spellings`: names that were meant as expressions. `unfilled`: entries that reach no
+  leaf.
 - `half_norms`: normalisations of which only the scale is loaded.
 """

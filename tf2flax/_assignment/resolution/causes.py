@@ -26,8 +26,8 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import and_more
 
 from .entry_labels import fills_scope, label_of
-from .mismatches import Reason, find_reason
-from .missing_leaves import explain_missing_leaves, suggest_for_key
+from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
+from .missing_leaves import explain_missing_leaves, explain_wrong_key
 from .missing_tensors import explain_missing_tensors
 from .problems import (
     Cause,
@@ -43,6 +43,11 @@ from .suggestions import Surroundings, propose_entry, source_of_entry, write_key
 
 # Mismatches that differ in the same sizes are one cause from so many on.
 _MIN_OF_ONE_SIZE: Final = 4
+# What to do about a leaf that is meant to have another shape.
+_NEW_HEAD: Final = (
+    'A new head or vocabulary stays as it is with on_mismatch="keep"; '
+    "tf2flax.warm_start initialises it."
+)
 # Lines that say more about one cause.
 _MAX_DETAILS: Final = 8
 
@@ -75,7 +80,7 @@ def find_causes(problems: Sequence[Problem], around: Surroundings) -> list[Cause
 
 def _explain_form(problem: Problem, around: Surroundings) -> Cause:
     if isinstance(problem, KeyIsNotScope):
-        return suggest_for_key(problem, around)
+        return explain_wrong_key(problem, around)
     return Cause(label_of(problem.entry), problem.fact, (problem,))
 
 
@@ -143,6 +148,8 @@ def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
         spec_of = around.manifest.spec
         reason = find_reason(first.shape, first.source_shape, first.expression, spec_of)
     advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
+    if reason and reason.text == ANOTHER_CONFIGURATION:
+        advice = f"{advice} {_NEW_HEAD}"
     return Cause(label_of(first.entry), fact, tuple(group), advice)
 
 

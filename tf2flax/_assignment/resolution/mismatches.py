@@ -15,6 +15,8 @@ from tf2flax._base.values import TensorSpec
 
 from .fitting_sizes import fit_sizes
 
+# The reason where none is more likely.
+ANOTHER_CONFIGURATION: Final = "Was the model built with another configuration?"
 # Shapes of parts that a message lists.
 _MAX_LISTED: Final = 6
 # Axes of which all orders are tried.
@@ -105,7 +107,7 @@ def find_reason(
         )
     if math.prod(leaf) == math.prod(source_shape) and not is_rearranged:
         return _reason_for_grouping(leaf, source_shape)
-    return Reason("Was the model built with another configuration?")
+    return Reason(ANOTHER_CONFIGURATION)
 
 
 def _reason_for_order(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> Reason:

@@ -18,6 +18,7 @@ from .problems import (
     label_of_problems,
 )
 from .scopes import scopes_of, template_of
+from .spellings import suggest_for_target
 from .suggestions import Surroundings, did_you_mean, source_of_entry
 
 # As for tensors: how many causes get suggestions that take a pass over all names.
@@ -52,7 +53,12 @@ def explain_missing_leaves(
                 f"Put `{prefix}` before the values.",
             )
         )
-    roots = [around.leaves.missing_root(problem.target) for problem in problems]
+    roots = [
+        None
+        if suggest_for_target(problem.target)
+        else around.leaves.missing_root(problem.target)
+        for problem in problems
+    ]
     keys = [template_of(r) if r else number for number, r in enumerate(roots)]
     limit = max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(around.leaves), 1)))
     for group in group_by_key(problems, keys):
@@ -106,6 +112,8 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
     target, leaves = problem.target, around.leaves
     if not target:
         return "Write `/` for the whole target."
+    if spelling := suggest_for_target(target):
+        return spelling
     sources = sources_of(source_of_entry(problem.entry))
     if any(source.pattern.endswith("/") for source in sources):
         if f"{target}/" in leaves:
@@ -130,7 +138,7 @@ def _did_you_mean(names: Sequence[str]) -> str:
     return did_you_mean([literal_pattern(name) for name in names])
 
 
-def suggest_for_key(problem: KeyIsNotScope, around: Surroundings) -> Cause:
+def explain_wrong_key(problem: KeyIsNotScope, around: Surroundings) -> Cause:
     """Explains a key that is not a scope, though the value is.
 
     Args:

@@ -18,10 +18,12 @@ from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
+from tf2flax._base.text import counted
 
 from .entry_labels import fills_scope, key_of, target_of
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
+from .spellings import suggest_for_key
 from .suggestions import (
     Surroundings,
     change_key,
@@ -52,6 +54,8 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
     last = template_of(source.rpartition("/")[2])
     if not tensors.names:
         return ("empty",)
+    if problem.leaf is None and suggest_for_key(source):
+        return "spelling", entry
     if source.endswith(":0") and _without_suffix(source) in tensors:
         return ("suffix",)
     if f"{source}/part_0" in tensors:
@@ -102,6 +106,10 @@ def _state(problems: Sequence[SourceNotFound]) -> str:
 
 def _advise_empty(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
     return "The checkpoint has no tensors."
+
+
+def _advise_spelling(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    return suggest_for_key(problems[0].source)
 
 
 def _advise_suffix(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -163,7 +171,7 @@ def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     numbers = around.tensors.range_under(scope)
     names = [around.tensors.names[i] for i in numbers[:_MAX_TENSORS]]
     target = first.leaf or target_of(first.entry)
-    fact = f"`{scope}` is a scope of {len(numbers)} tensors"
+    fact = f"`{scope}` is a scope of {counted(len(numbers), 'tensor')}"
     scores = [(_common_end(name, target), name) for name in names]
     best = max(score for score, _ in scores)
     likely = [name for score, name in scores if score == best]
@@ -250,6 +258,7 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
 
 _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
     "empty": _advise_empty,
+    "spelling": _advise_spelling,
     "suffix": _advise_suffix,
     "parts": _advise_parts,
     "scope": _advise_scope,

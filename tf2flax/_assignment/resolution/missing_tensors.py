@@ -14,13 +14,14 @@ from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import Rule
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.collapsing import collapse, list_collapsed
-from tf2flax._base.text import and_more
+from tf2flax._base.text import and_more, counted
 
 from .entry_labels import fills_scope, target_of
 from .missing_names import explain_name, kind_of_name
 from .near_scopes import find_moved_scope
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
 from .scopes import template_of
+from .spellings import suggest_for_key
 from .suggestions import Surroundings, change_key, propose_entry, transfer
 
 # Near names are looked up for this many causes of one message, or for as many as
@@ -71,6 +72,8 @@ def explain_missing_tensors(
 def _root_of(problem: SourceNotFound, around: Surroundings) -> str | None:
     """The outermost scope of a missing name under which nothing lies; or None."""
     if "{" in problem.source:  # a counted capture without any number
+        return None
+    if problem.leaf is None and suggest_for_key(problem.source):
         return None
     root = around.tensors.missing_root(problem.source)
     # Below a tensor, as below `w` in `w/Adam`, the name is wrong, and not the scope.
@@ -151,8 +154,8 @@ class _MissingScope:
             moved = (transfer(self.root, self.moved, root) for root in roots)
             scopes = list(dict.fromkeys(moved))
         count = sum(map(self._around.tensors.count_under, scopes))
-        lie = "1 tensor lies" if count == 1 else f"{count} tensors lie"
-        return f"{lie} under {list_collapsed(scopes, 2)}"
+        lie = "lies" if count == 1 else "lie"
+        return f"{counted(count, 'tensor')} {lie} under {list_collapsed(scopes, 2)}"
 
     def _list_roots(self) -> str:
         return list_collapsed(list(dict.fromkeys(r for _, r in self.missing)), 2)
@@ -161,7 +164,7 @@ class _MissingScope:
         """Who needs the scopes."""
         leaves = {problem.leaf for problem, _ in self.missing}
         if leaves == {None}:
-            return f"{len(self.missing)} entries name"
+            return f"{counted(len(self.missing), 'entry', 'entries')} name"
         if len(leaves) == 1:
             return f"leaf `{self.missing[0][0].leaf}` needs"
         entry = self.missing[0][0].entry

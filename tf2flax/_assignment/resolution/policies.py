@@ -20,6 +20,8 @@ from tf2flax._base.errors import AssignmentError
 
 Choice = Literal["error", "keep"]
 _CHOICES: Final = ("error", "keep")
+# A choice of each kind, for messages.
+_EXAMPLES: Final = {"policy": "keep", "dtype": "bfloat16"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def parse_policy(option: str, value: object) -> Policy:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise AssignmentError(
             f"Option {option}: expected 'error', 'keep' or a list of (regex, policy), "
-            f"got {show_value(value)}."
+            f'got {show_value(value)}. Write [("^head/", "keep")] for some leaves.'
         )
     rules: list[tuple[re.Pattern[str], Choice]] = []
     for pattern, choice in _parse_pairs(option, cast("object", value), "policy"):
@@ -136,7 +138,8 @@ def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] |
     if not isinstance(value, Mapping):
         raise AssignmentError(
             f"Option {option}: expected a mapping of leaf names to tuples of "
-            f"checkpoint names, or None, got {type(value).__name__}."
+            f"checkpoint names, or None, got {type(value).__name__}. Write "
+            '{"scale": ("gamma",)}.'
         )
     aliases: dict[str, tuple[str, ...]] = {}
     for leaf, names in cast("Mapping[object, object]", value).items():
@@ -145,7 +148,8 @@ def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] |
         if not isinstance(leaf, str) or not is_named:
             raise AssignmentError(
                 f"Option {option}: expected a tuple of names for {show_value(leaf)}, "
-                f"got {show_value(cast('object', names))}."
+                f"got {show_value(cast('object', names))}. Write "
+                '{"scale": ("gamma",)}.'
             )
         aliases[leaf] = tuple(tensors)
     return aliases
@@ -251,7 +255,8 @@ def _parse_pairs(
         if len(items) != 2 or not _is_text_regex(items[0]):
             raise AssignmentError(
                 f"Option {option}: expected pairs of a regex and a {choice}, got "
-                f"{show_value(cast('object', pair))}."
+                f"{show_value(cast('object', pair))}. Write "
+                f'[("^head/", "{_EXAMPLES[choice]}")].'
             )
         try:
             pattern = re.compile(cast("str", items[0]))

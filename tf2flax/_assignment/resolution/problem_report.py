@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tf2flax._base.collapsing import MAX_LINES, collapse
+from tf2flax._base.text import printable
 
 from .causes import find_causes
 from .problems import Cause, Problem
@@ -36,12 +37,12 @@ def describe_problems(problems: Sequence[Problem], around: Surroundings) -> str:
     place = f"in `{around.manifest.index_path}`"
     is_whole = len(problems) <= _MAX_EXPLAINED
     if len(causes) == 1 and not causes[0].details and is_whole:
-        return f"{causes[0].label}: {causes[0].text} - {place}"
+        return printable(f"{causes[0].label}: {causes[0].text}") + f" - {place}"
     visible = _choose_visible(causes)
     lines: list[str] = []
     for cause in visible:
-        lines.append(f"{cause.label}: {cause.text}")
-        lines += [f"  {detail}" for detail in cause.details]
+        lines.append(printable(f"{cause.label}: {cause.text}"))
+        lines += [printable(f"  {detail}") for detail in cause.details]
     del lines[MAX_LINES:]
     if hidden := len(problems) - sum(len(cause.problems) for cause in visible):
         lines.append(f"and {hidden} more. Fix these first.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from tf2flax._base.errors import DamagedError, MalformedError, ReadError
 from tf2flax._base.values import ByteRange
+from tf2flax._storage.local import read_at
 from tf2flax._storage.snapshots import FileSnapshot
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class FileSlice(io.RawIOBase):
         done = 0
         while done < len(target):
             try:
-                count = os.preadv(self._origin, [target[done:]], start + done)
+                count = read_at(self._origin, target[done:], start + done)
             except OSError as error:
                 self.failure = error
                 raise

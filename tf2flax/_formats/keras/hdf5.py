@@ -24,6 +24,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import EncodedPiece, TensorEntry
+from tf2flax._base.text import printable
 from tf2flax._base.values import Box
 
 from .archive import checksum_damage, weights_in
@@ -75,17 +76,19 @@ class Hdf5Piece(EncodedPiece):
         dtype = self.description.spec.dtype
         if not dtype.is_readable:
             raise UnsupportedError(
-                f"Tensor `{self.name}` is of dtype {dtype.name}, which holds no array "
-                f"- in `{self.file.path}`. Leave it out of what is read."
+                f"Tensor `{printable(self.name)}` is of dtype {dtype.name}, which "
+                f"holds no array - in `{self.file.path}`. Leave it out of what is read."
             )
         stream = self.file.open()
         try:
             array = read_elements(stream, self.description, box)
-            stream.check_unchanged(f"Tensor `{self.name}`")
+            stream.check_unchanged(f"Tensor `{printable(self.name)}`")
             return array
         except MalformedError as error:
-            stream.check_unchanged(f"Tensor `{self.name}`")
-            raise damaged(f"Tensor `{self.name}`", error, self.file.path) from error
+            stream.check_unchanged(f"Tensor `{printable(self.name)}`")
+            raise damaged(
+                f"Tensor `{printable(self.name)}`", error, self.file.path
+            ) from error
         except OSError as error:
             raise read_error(self.file.path, error) from error
         finally:
@@ -227,7 +230,7 @@ class Hdf5Manifest(KerasManifest):
         except (RefusedError, MalformedError, *_H5PY_ERRORS) as error:
             if stream.failure is not None:
                 raise
-            return _translated(error, f"Tensor `{name}`", self._path)
+            return _translated(error, f"Tensor `{printable(name)}`", self._path)
         piece = Hdf5Piece(
             box=Box.whole(description.spec.shape),
             path=self._file.path,

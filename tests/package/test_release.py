@@ -1,0 +1,111 @@
+"""What a release says of itself agrees: version, addresses, targets, systems."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import tomllib
+
+import pytest
+import yaml
+from repository import ROOT
+
+import tf2flax
+from checks.dist import sdist_problems, wheel_problems
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_the_version_comes_from_one_place() -> None:
+    assert "version" in PYPROJECT["project"]["dynamic"]
+    version = PYPROJECT["tool"]["hatch"]["version"]
+    source = (ROOT / version["path"]).read_text()
+    found = re.search(version["pattern"], source, re.MULTILINE)
+    assert found
+    assert found["version"] == tf2flax.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == tf2flax.__version__
+    assert f"## [{tf2flax.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_addresses_agree() -> None:
+    address = PYPROJECT["project"]["urls"]["Repository"]
+    for name in ("mkdocs.yml", "CITATION.cff", "RELEASE.md", "SECURITY.md"):
+        assert address in (ROOT / name).read_text(), name
+    files = [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *(ROOT / "docs").glob("*.md")]
+    for path in [*files, ROOT / "mkdocs.yml", ROOT / "pyproject.toml"]:
+        for link in re.findall(
+            r"https://github\.com/[\w-]*tf2flax[\w/-]*", path.read_text()
+        ):
+            assert link.startswith(address), f"{path.name}: {link}"
+
+
+def test_links_of_the_readme_are_absolute_on_pypi() -> None:
+    (substitution,) = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"][
+        "fancy-pypi-readme"
+    ]["substitutions"]
+    readme = re.sub(
+        substitution["pattern"],
+        substitution["replacement"],
+        (ROOT / "README.md").read_text(),
+    )
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert len(links) > 10
+    assert all(link.startswith(("https://", "#")) for link in links)
+
+
+def targets() -> set[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    return set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_call_the_targets_that_are_there(path: pathlib.Path) -> None:
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    runs = [
+        step["run"] for job in jobs.values() for step in job["steps"] if "run" in step
+    ]
+    assert runs
+    for run in runs:
+        program, python, *names = run.split()
+        assert (program, python) == ("make", "PYTHON=python"), run
+        assert set(names) <= targets(), run
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "RELEASE.md", "docs/stability.md"])
+def test_pages_name_targets_that_are_there(name: str) -> None:
+    named = re.findall(r"`?make ([a-z-]+)", (ROOT / name).read_text())
+    assert named
+    assert set(named) <= targets() | {"are"}
+
+
+def test_the_publishing_job_keeps_no_password() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    publish = yaml.safe_load(text)["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"}
+    assert "secrets." not in text
+    assert "password:" not in text
+
+
+def test_pythons_that_are_supported_are_declared() -> None:
+    page = (ROOT / "docs" / "stability.md").read_text()
+    declared = re.findall(r":: (3\.\d+)'", str(PYPROJECT["project"]["classifiers"]))
+    assert f"| {', '.join(declared)} | supported" in page
+    tests = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert all(f'"{version}"' in tests for version in declared)
+
+
+def test_stray_and_missing_files_of_a_distribution() -> None:
+    wheel = ["tf2flax/__init__.py", "tf2flax/py.typed", "tf2flax-1.dist-info/METADATA"]
+    assert wheel_problems(wheel) == []
+    assert wheel_problems([*wheel, "tf2flax/_cli/README.md", "tests/a.py"]) == [
+        "the wheel holds tests/a.py",
+        "the wheel holds tf2flax/_cli/README.md",
+    ]
+    assert wheel_problems(wheel[:1]) == ["the wheel lacks tf2flax/py.typed"]
+    assert sdist_problems(["PKG-INFO", "a.py"], ["a.py"]) == []
+    assert sdist_problems(["b.py"], ["a.py"]) == [
+        "the sdist lacks a.py",
+        "the sdist holds b.py, which git does not track",
+    ]

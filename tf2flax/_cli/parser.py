@@ -1,0 +1,80 @@
+"""The parser of the command line: it names what was probably meant.
+
+Knows no command; `argparse` does the parsing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import tf2flax
+from tf2flax._base.names import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest command or option for one that there is not.
+
+    It also writes help like other output; argparse would ignore failures.
+    """
+
+    _arguments: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parses, and remembers what was given, for messages."""
+        self._arguments = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Writes usage and a message, and exits with 2."""
+        commands = self._commands()
+        command = self._command()
+        if commands and command in commands:
+            # An option of the command: its own parser knows the others.
+            commands[command].error(message)
+        if commands and command is not None:
+            close = nearest(command, list(commands), 1)
+            fix = f"Did you mean `{close[0]}`?" if close else ""
+            fix = fix or f"Commands: {', '.join(commands)}."
+            message = f"there is no command `{command}`. {fix}"
+        else:
+            message = f"{message}{''.join(self._misspelt())}"
+        super().error(message)
+
+    def print_help(self, file: Any = None) -> None:
+        """Writes the help."""
+        (sys.stdout if file is None else file).write(self.format_help())
+
+    def _commands(self) -> dict[str, argparse.ArgumentParser]:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
+                commands: dict[str, argparse.ArgumentParser] = dict(action.choices)  # pyright: ignore[reportUnknownArgumentType]
+                return commands
+        return {}
+
+    def _command(self) -> str | None:
+        """The first argument that is no option; those before a command take none."""
+        names = (name for name in self._arguments if not name.startswith("-"))
+        return next(names, None)
+
+    def _misspelt(self) -> Iterator[str]:
+        """Suggestions for options that there are not."""
+        options = [o for o in self._option_string_actions if o.startswith("--")]
+        for argument in self._arguments:
+            name = argument.partition("=")[0]
+            if name == "--":  # names follow
+                return
+            is_option = name.startswith("--")
+            if is_option and not any(option.startswith(name) for option in options):
+                for close in nearest(name, options, 1):
+                    yield f". Did you mean `{close}` instead of `{name}`?"
+
+
+class Version(argparse.Action):
+    """Writes the version, and does not ignore failures either."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(f"tf2flax {tf2flax.__version__}\n")
+        parser.exit()

@@ -1,0 +1,116 @@
+"""`tf2flax plan`: what a restore would do, as text, JSON or one page of HTML.
+
+Imports JAX only when it runs: a target is made of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import Any, Final
+
+import tf2flax
+from tf2flax._storage.faults import write_error
+
+from .page import render_page
+from .targets import add_target, load_target
+
+_EXAMPLES: Final = """\
+examples:
+  tf2flax plan model.ckpt-1000 --map bert.toml --target model:make_params
+  tf2flax plan model.ckpt-1000 --map bert.toml --target model:Bert --html plan.html
+
+model.py:
+  def make_params():  # linen: its variables, abstract or not
+      return jax.eval_shape(model.init, jax.random.key(0), inputs)
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "plan",
+        help="show what a map fills in a Flax target",
+        description="Checks a map against a checkpoint and a target; reads no tensor. "
+        "Exit code 1 where the restore would fail.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
+    )
+    parser.add_argument(
+        "--map", metavar="FILE", required=True, help="map file: .toml or .json"
+    )
+    add_target(parser, required=True)
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="also write a page that shows the plan in a browser",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Makes the plan; returns the exit code."""
+    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
+    target = load_target(arguments.target)
+    entries: Any = None
+    try:
+        entries = tf2flax.load_map(arguments.map)
+        plan = tf2flax.plan(checkpoint, entries, target)
+        document, error, text = plan.to_dict(), "", str(plan)
+    except tf2flax.AssignmentError as problem:
+        error = str(problem)
+        document: dict[str, Any] = {"checkpoint": checkpoint.prefix}
+        if entries is not None:
+            document = _plan_the_rest(checkpoint, entries, target)
+        text = f"The restore would fail: {error}"
+    if arguments.html:
+        _write_page(arguments.html, document, error, checkpoint)
+    if arguments.json:
+        print(
+            json.dumps({"ok": not error, "error": error or None, **document}, indent=1)
+        )
+    else:
+        print(text)
+    return 1 if error else 0
+
+
+def _plan_the_rest(
+    checkpoint: tf2flax.Checkpoint, entries: Any, target: Any
+) -> dict[str, Any]:
+    """The plan of what fits, where something does not: leaves that lack it are kept."""
+    from tf2flax._jax.options import check_options
+    from tf2flax._jax.restore import make_job, take_target
+
+    options = check_options("plan", {"on_missing": "keep", "on_mismatch": "keep"})
+    try:
+        # Not `tf2flax.plan`, which refuses to keep abstract leaves.
+        job = make_job(checkpoint, entries, take_target(target), options)
+    except tf2flax.AssignmentError:  # an entry is not valid, say
+        return {"checkpoint": checkpoint.prefix}
+    return job.plan.to_dict()
+
+
+def _write_page(
+    path: str,
+    document: dict[str, Any],
+    error: str,
+    checkpoint: tf2flax.Checkpoint,
+) -> None:
+    unused = document.get("unused", {})
+    sizes = {
+        name: checkpoint[name].nbytes
+        for names in unused.values()
+        for name in names
+        if name in checkpoint
+    }
+    page = render_page(document, error=error, sizes=sizes)
+    try:
+        # Names of files need not be text.
+        pathlib.Path(path).write_text(page, "utf-8", errors="xmlcharrefreplace")
+    except OSError as problem:
+        raise write_error(path, problem) from problem
