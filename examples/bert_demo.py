@@ -54,7 +54,7 @@ def load_linen(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Output
     target = jax.eval_shape(model.init, jax.random.key(0), **inputs)
     plan = tf2flax.plan(checkpoint, bert_linen.ASSIGNMENT_MAP, target)
     print(plan, end="\n\n")
-    return model.apply(plan.restore(), **inputs)
+    return jax.jit(model.apply)(plan.restore(), **inputs)
 
 
 def load_nnx(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Outputs:
@@ -62,7 +62,7 @@ def load_nnx(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Outputs:
     config = bert_linen.Config()
     model = nnx.eval_shape(lambda: bert_nnx.Bert(config, rngs=nnx.Rngs(0)))
     tf2flax.init_from_checkpoint(checkpoint, bert_nnx.assignment_map(config), model)
-    return model(**inputs)
+    return nnx.jit(bert_nnx.Bert.__call__)(model, **inputs)
 
 
 def main(path: str) -> int:

@@ -111,11 +111,11 @@ def load(
     if name.endswith("nnx"):
         module: Any = nnx.eval_shape(lambda: port.model(nnx.Rngs(0)))
         plan = tf2flax.plan(checkpoint, assignment_map, module)
-        return plan, lambda: plan.restore()(**inputs)
+        return plan, lambda: nnx.jit(type(module).__call__)(plan.restore(), **inputs)
     model: Any = port.model()
     target = jax.eval_shape(model.init, jax.random.key(0), **inputs)
     plan = tf2flax.plan(checkpoint, assignment_map, target)
-    return plan, lambda: model.apply(plan.restore(), **inputs)
+    return plan, lambda: jax.jit(model.apply)(plan.restore(), **inputs)
 
 
 def compare(name: str) -> dict[str, float]:

@@ -51,7 +51,7 @@ def main() -> int:
     print(f"encoder: {len(jax.tree.leaves(params['bert']))} leaves are loaded")
     print(f"head: kernel {list(head.shape)}, as Classifier().init makes it")
     with jax.default_matmul_precision("highest"):
-        _, pooled = Classifier().apply({"params": params}, *inputs)
+        _, pooled = jax.jit(Classifier().apply)({"params": params}, *inputs)
     return report({"pooled_output": difference(pooled, recorded["pooled_output"])})
 
 

@@ -145,10 +145,14 @@ class ForkedProcess:
         assert text
         if arguments[0] == "-m":
             del arguments[0]
-            run = f"sys.path.insert(0, '')\nrunpy.run_module({arguments[0]!r}"
+            folder, run = "", f"run_module({arguments[0]!r}"
         else:
-            run = f"runpy.run_path({arguments[0]!r}"
-        code = f"import runpy, sys\n{run}, run_name='__main__')"
+            folder = str(pathlib.Path(arguments[0]).parent)
+            run = f"run_path({arguments[0]!r}"
+        code = (
+            f"import runpy, sys\nsys.path.insert(0, {folder!r})\n"
+            f"runpy.{run}, run_name='__main__')"
+        )
         self.args = command
         self.stdin: IO[str] | None = None
         self.stdout: IO[str] | None = None
