@@ -187,10 +187,8 @@ class _MissingScope:
         return f"{fact}."
 
     def _hint(self) -> str:
-        first = self.missing[0][0]
-        return self._around.manifest.hint(first.source) or self._around.manifest.hint(
-            self.root
-        )
+        manifest = self._around.manifest
+        return manifest.hint(self.root) or manifest.hint(self.missing[0][0].source)
 
     def _advise(self) -> str:
         """The key to use instead, or the entry to add."""
