@@ -311,7 +311,7 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "no such scope": (
         {"nothing_{i}/": "p/{i}/"},
         leaves("p/0/w", "p/1/w"),
-        r"none of the \d+ tensors is under `nothing_\{i\}/`, which 2 leaves",
+        r"nothing lies under `nothing_\{0..1\}/`, which 2 leaves",
     ),
     "two aliases": ({"two/{n}/": "{n}/"}, leaves("both/scale"), "could both fill"),
     "a transpose": (
@@ -365,6 +365,51 @@ def test_families_are_filled_by_expressions(prefix: pathlib.Path) -> None:
     parts = {f"rows/part_{i}": part for i, part in enumerate(target.values())}
     tree = tf2flax.init_from_checkpoint(prefix, {"row{s}": "row{s}"}, parts)
     assert tree["rows/part_1"][:, 0].tolist() == [6, 8]
+
+
+@pytest.mark.parametrize("stored", ["one", "two"])
+@pytest.mark.parametrize(
+    "entry", [("m/{n}/w", "{n}/w"), ("m/{n}/", "{n}/"), (src("m/{n}/w")[:], "{n}/w")]
+)
+def test_a_tied_variable_is_found_under_each_name_that_a_capture_matches(
+    tmp_path: pathlib.Path, stored: str, entry: tuple[Any, str]
+) -> None:
+    class Part(nnx.Module):
+        def __init__(self, w: nnx.Param[Any]) -> None:
+            self.w = w
+
+    class Tied(nnx.Module):
+        def __init__(self) -> None:
+            w = nnx.Param(jnp.zeros(2))
+            self.one, self.two = Part(w), Part(w)
+
+    prefix = tf2flax.save_checkpoint(
+        tmp_path / "m", {f"m/{stored}/w": np.ones(2, "f4")}
+    )
+    module = tf2flax.init_from_checkpoint(prefix, [entry], Tied())
+    assert module.one.w is module.two.w
+    assert module.two.w[...].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["net/", src("net/"), "{n}et/", "/"])
+def test_modules_called_part_0_are_modules(tmp_path: pathlib.Path, key: Any) -> None:
+    tensors = {"part_0/kernel": 1, "part_1/part_x/kernel": 2, "part_of/b": 3, "t": 4}
+    scope = "" if key == "/" else "net/"
+    prefix = tf2flax.save_checkpoint(
+        tmp_path / "m",
+        {scope + name: np.full(2, n, "f4") for name, n in tensors.items()},
+    )
+    zero = np.zeros(2, "f4")
+    target = {
+        "part_0": {"kernel": zero}, "part_1": {"part_x": {"kernel": zero}},
+        "part_of": {"b": zero}, "t": {"part_0": zero[:1], "part_1": zero[1:]},
+    }  # fmt: skip
+    value = "{n}et/" if key == "{n}et/" else "net/"
+    tree = tf2flax.init_from_checkpoint(prefix, {key: value}, {"net": target})["net"]
+    assert tree["part_0"]["kernel"].tolist() == [1, 1]
+    assert tree["part_1"]["part_x"]["kernel"].tolist() == [2, 2]
+    assert tree["part_of"]["b"].tolist() == [3, 3]
+    assert tree["t"]["part_1"].tolist() == [4]
 
 
 def test_a_tied_variable_is_one_leaf(prefix: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from map_mistakes import Mistake, check_suggestions
 from repository import DATA, ROOT
 
 import tf2flax
@@ -48,8 +49,8 @@ TABLE = {f"table/part_{i}": f32(40, 32) for i in range(3)}
 TWICE = np.zeros((32, 32), np.float32)
 
 
-def plan(entries: Any, target: Any, **options: Any) -> Callable[[pathlib.Path], Any]:
-    return lambda _: tf2flax.plan(BERT, entries, target, **options)
+def plan(entries: Any, target: Any, **options: Any) -> Mistake:
+    return Mistake(BERT, entries, target, options)
 
 
 def pointer(where: pathlib.Path) -> Any:
@@ -197,6 +198,15 @@ def golden() -> dict[str, str]:
 @pytest.mark.parametrize("name", list(MISTAKES))
 def test_message(name: str, tmp_path: pathlib.Path) -> None:
     assert message_of(name, tmp_path) == golden()[name]
+
+
+MAPS = {name: m for name, m in MISTAKES.items() if isinstance(m, Mistake)}
+del MAPS["no map"]
+
+
+@pytest.mark.parametrize("name", list(MAPS))
+def test_suggestions_paste(name: str, tmp_path: pathlib.Path) -> None:
+    check_suggestions(MAPS[name], tmp_path)
 
 
 def test_there_are_thirty() -> None:

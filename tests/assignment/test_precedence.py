@@ -215,6 +215,26 @@ def test_a_part_that_is_named_plainly_beside_a_captured_scope(
     assert filled(numbers, [("s/", "{p}/"), entry], PARTS_OF_5) == expected
 
 
+@pytest.mark.parametrize("strong", ["s/x", src("s/x"), src("s/x")[:]])
+@pytest.mark.parametrize("weak", ["a/", "z/", "{a}/", src("a/")])
+def test_a_leaf_is_kept_whatever_kind_of_entry_does_not_fit(
+    tmp_path: pathlib.Path, strong: Any, weak: Any
+) -> None:
+    scopes = {f"{scope}/w": np.ones(2, "f4") for scope in "az"}
+    prefix = tf2flax.save_checkpoint(
+        tmp_path / "m", {**scopes, "s/x": np.ones(3, "f4"), "a/n": np.ones(2, "f4")}
+    )
+    value = "{a}/" if weak == "{a}/" else "a/"
+    target = {"a": {"w": np.zeros(2, "f4")}, "o": np.zeros(3, "f4")}
+    entries = [(strong, "a/w"), (weak, value), ("s/x", "o")]
+    # Of plain entries the later key wins, as in TensorFlow.
+    expected = "z/w" if (strong, weak) == ("s/x", "z/") else None
+    plan = tf2flax.plan(prefix, entries, target, on_mismatch="keep")
+    sources = {a.leaf: a.source for a in plan.assignments}
+    assert sources.get("a/w") == expected
+    assert [gap.leaf for gap in plan.mismatched] == ([] if expected else ["a/w"])
+
+
 def test_a_family_and_a_part_of_it_are_named(numbers: tf2flax.Checkpoint) -> None:
     family = {"p/t/part_0": [0, 1, 2], "p/t/part_1": [3, 4]}
     for key in ("rows", src("rows")):
@@ -464,7 +484,7 @@ def test_the_order_is_that_of_a_slower_statement(
     pairs = [entry.pair(target) for entry in entries]
     if expected is None:
         with pytest.raises(
-            tf2flax.AssignmentError, match=r"leaf `|no tensor `|none of"
+            tf2flax.AssignmentError, match=r"leaf `|no tensor `|nothing lies"
         ):
             tf2flax.plan(checkpoint, pairs, target, on_missing=on_missing)
         return

@@ -58,7 +58,7 @@ def test_a_checkpoint() -> None:
     assert row in page.rows
     assert len(page.rows) == 61
     many = Page(tf2flax.open_checkpoint(DATA / "many_vars" / "model.ckpt"))
-    assert "20000 tensors, more than " in many.text
+    assert "20,000 tensors, more than " in many.text
     assert "of the first 5000" in many.text
 
 

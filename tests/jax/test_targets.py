@@ -258,7 +258,9 @@ def test_a_scope_finds_a_tied_variable_by_either_name(
     tf2flax.init_from_checkpoint(tmp_path / "m", {"m/": "/"}, model)
     assert np.array_equal(model.tied[...], W)
     other = Model(nnx.Rngs(0))
-    with pytest.raises(tf2flax.AssignmentError, match="none of the 7 tensors"):
+    with pytest.raises(
+        tf2flax.AssignmentError, match="nothing lies under `m/nowhere/`"
+    ):
         tf2flax.plan(tmp_path / "m", {"m/nowhere/": "layers/0/"}, other)
 
 

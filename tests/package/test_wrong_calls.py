@@ -802,8 +802,8 @@ def run(*arguments: str) -> Output:
 COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("required: COMMAND",),
     ("ls",): ("required: CKPT",),
-    (PATH,): ("invalid choice", "ls"),
-    ("list", PATH): ("invalid choice: 'list'", "ls"),
+    (PATH,): (f"no command `{PATH}`", "Commands: ls"),
+    ("list", PATH): ("no command `list`", "Did you mean `ls`"),
     ("ls", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/'"),
     ("tree", PATH, "bert/pooler"): ("is a scope", "'bert/pooler/'"),
     ("diff", PATH): ("required: ",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import importlib.util
 import mmap
 import os
@@ -19,15 +20,19 @@ MIN_FREE_NBYTES = 4 << 30
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 # Most programs of the tests run once, on small arrays: to optimise them takes XLA
-# longer than to run them. The next two take 57 ms of each program to 20.
+# longer than to run them. The second, and the one of old versions, take 57 ms of each
+# program to 20.
 FLAGS = {
     "xla_backend_optimization_level": "0",
-    "xla_cpu_use_fusion_emitters": "false",
     "xla_cpu_parallel_codegen_split_count": "1",
     # XLA ends a process of which some devices are not there in time (seconds).
     "xla_cpu_collective_call_warn_stuck_timeout_seconds": "300",
     "xla_cpu_collective_call_terminate_timeout_seconds": "600",
 }
+
+# jaxlib 0.12 has the name of this flag in its library, and refuses it.
+OLD_FLAGS = {"xla_cpu_use_fusion_emitters": "false"}
+OLD_VERSIONS = ("0.10.",)
 
 _made: list[str] = []
 
@@ -68,6 +73,8 @@ def _xla_flags() -> list[str]:
     assert package is not None
     assert package.origin is not None
     flags = [DEVICES]
+    if importlib.metadata.version("jaxlib").startswith(OLD_VERSIONS):
+        flags += [f"--{name}={value}" for name, value in OLD_FLAGS.items()]
     libraries = sorted(pathlib.Path(package.origin).parent.glob("*.so"))
     with max(libraries, key=lambda path: path.stat().st_size).open("rb") as file:
         contents = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

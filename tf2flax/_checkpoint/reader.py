@@ -34,7 +34,7 @@ class CheckpointReader:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Wraps a checkpoint."""
-        self.checkpoint = checkpoint
+        self.checkpoint: Checkpoint = checkpoint
 
     def get_tensor(self, tensor_str: str) -> Any:
         """Reads one tensor.

@@ -66,6 +66,7 @@ class ConversionReport:
         ...         "tests/data/bert/model.ckpt",
         ...         f"{folder}/bert.safetensors",
         ...         assignment_map={"bert/pooler/": "pooler/"},
+        ...         slots=False,
         ...     )
         >>> report.written
         ('pooler/dense/bias', 'pooler/dense/kernel')

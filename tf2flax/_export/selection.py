@@ -41,8 +41,8 @@ from tf2flax._assignment.resolution.policies import (
     Policy,
     parse_dtype_choice,
 )
-from tf2flax._assignment.resolution.problems import did_you_mean
-from tf2flax._assignment.resolution.scopes import scope_holds_tensors
+from tf2flax._assignment.resolution.scopes import NameTable
+from tf2flax._assignment.resolution.suggestions import did_you_mean
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
@@ -236,7 +236,7 @@ def _refuse_unused(resolution: Resolution, manifest: Manifest) -> None:
     for entry in entries.values():
         key = entry.source if isinstance(entry, PlainEntry) else entry.key
         hint = did_you_mean(nearest(key, manifest.names))
-        if scope_holds_tensors(f"{key.rstrip('/')}/", manifest.names):
+        if f"{key.rstrip('/')}/" in NameTable(manifest.names):
             hint = "It is a scope: end key and value with `/`."
         problems.append(
             f"Entry {entry.number} {entry}: the checkpoint has no tensor for it. {hint}"

@@ -95,7 +95,8 @@ class Expression:
         order = check_order(axes) if axes else None
         if isinstance(self, Transposed):
             # Two transposes are one, or none.
-            return self.operand if self.undoes(order) else self.composed(order)
+            is_undone = order is None and self.axes is None
+            return self.operand if is_undone else self.composed(order)
         return Transposed(self, order)
 
     @property
@@ -294,21 +295,12 @@ class Transposed(_Unary):
 
     axes: tuple[int, ...] | None
 
-    def undoes(self, axes: tuple[int, ...] | None) -> bool:
-        """True if another transpose brings the operand back."""
-        if self.axes is None or axes is None:
-            # A reversal undoes a reversal, whether it is written out or not.
-            order = axes if self.axes is None else self.axes
-            return order is None or count_from_front(order) == tuple(
-                reversed(range(len(order)))
-            )
-        order, new = count_from_front(self.axes), count_from_front(axes)
-        return len(order) == len(new) and [order[a] for a in new] == list(
-            range(len(order))
-        )
-
     def composed(self, axes: tuple[int, ...] | None) -> Expression:
-        """Another transpose on top, in one where both have as many axes."""
+        """Another transpose on top, in one where both have as many axes.
+
+        Axes that are written out stay, even in their own order: they say how many axes
+        the tensor has, which is checked as in NumPy.
+        """
         written = self.axes if self.axes is not None else axes
         assert written is not None  # two reversals undo each other
         # A reversal has as many axes as the other one, which names them.

@@ -10,7 +10,12 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 - `rules`, `sources`: entries with expressions or captures, and their tensors.
 - `precedence`: which entry gets a leaf.
 - `partitions`, `ties`: parts of partitioned variables; leaves with several names.
-- `problems`, `mismatches`, `problem_report`, `unfilled`: what is wrong, in words.
-- `entry_labels`, `scopes`: entries in messages; scopes of names.
+- `problems`: what is wrong, as values; `problem_report`: all of it in one message.
+- `causes`: which problems are one mistake. `missing_tensors`, `missing_names`,
+  `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes` explain one kind each.
+- `suggestions`: lines that can be pasted into a map. `entry_labels`, `scopes`: entries
+  in messages; scopes of names.
+- `spellings`: names that were meant as expressions. `unfilled`: entries that reach no
+  leaf.
 - `half_norms`: normalisations of which only the scale is loaded.
 """

@@ -24,10 +24,11 @@ from tf2flax._base.values import Box, StoredDtype, TensorSpec
 
 from . import problems
 from .assignments import Assignment, Gap, Leaf, Override, Resolution
-from .mismatches import describe_shape_mismatch, describe_untiled_parts
+from .mismatches import ShapeMismatchError, describe_untiled_parts
 from .partitions import boxes_of_parts, family_of, parts_of
 from .policies import MapOptions
 from .problem_report import describe_problems
+from .suggestions import Surroundings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,7 +113,9 @@ class Claims:
         """
         assignments = self._check_claims()
         if self.problems:
-            raise AssignmentError(describe_problems(self.problems, self.manifest))
+            raise AssignmentError(
+                describe_problems(self.problems, self._surroundings())
+            )
         return Resolution(
             assignments=tuple(
                 assignments[name] for name in self.leaves if name in assignments
@@ -124,6 +127,17 @@ class Claims:
             mismatched=self._unfilled(self._mismatched, assignments),
         )
 
+    def _surroundings(self) -> Surroundings:
+        """What the map was meant for, as problems are explained by it."""
+        claimed: dict[int, list[tuple[Expression, tuple[int, ...]]]] = {}
+        for claim in self._claims.values():
+            leaf = self.leaves[claim.leaf]
+            claimed.setdefault(claim.entry.number, []).append(
+                (claim.source, leaf.shape)
+            )
+        shapes = {name: self.leaves[leaf].shape for name, leaf in self.index.items()}
+        return Surroundings(self.manifest, shapes, claimed)
+
     def _check_claims(self) -> dict[str, Assignment]:
         """Makes assignments of claims; what does not fit is reported."""
         assignments: dict[str, Assignment] = {}
@@ -131,7 +145,7 @@ class Claims:
             try:
                 assignments[claim.leaf] = self._check_claim(claim)
             except AssignmentError as error:
-                self.report_mismatch(claim, str(error))
+                self.report_mismatch(claim, error)
         return assignments
 
     def _unfilled(
@@ -159,7 +173,7 @@ class Claims:
         claim = self._claims.get(leaf)
         return claim.entry if claim else None
 
-    def report_mismatch(self, claim: Claim, fact: str) -> None:
+    def report_mismatch(self, claim: Claim, error: AssignmentError) -> None:
         """Reports that a source does not fit a leaf, or keeps the leaf if it may.
 
         The parts of a family have one problem together.
@@ -175,7 +189,7 @@ class Claims:
                 claim.leaf,
                 source,
                 claim.entry,
-                fact,
+                str(error),
                 expression=None if leaf.dtype is None else claim.source,
                 parts=claim.parts,
                 shape=leaf.shape,
@@ -184,8 +198,18 @@ class Claims:
         name = claim.leaf
         if claim.parts:
             name = claim.parts[0].removesuffix("0") + "*"
-        problem = problems.Mismatch(claim.entry, name, source, fact)
-        if problem not in self.problems:
+        is_shape = isinstance(error, ShapeMismatchError)
+        problem = problems.Mismatch(
+            claim.entry,
+            name,
+            source,
+            error.fact if is_shape else str(error),
+            None if claim.parts else claim.source,
+            self.leaves[claim.leaf].shape,
+            error.source_shape if is_shape else None,
+        )
+        # The search is for families only: a target may have 100,000 leaves.
+        if not claim.parts or problem not in self.problems:
             self.problems.append(problem)
 
     def report_missing(
@@ -295,8 +319,8 @@ class Claims:
             )
         if not claim.parts:
             if layout.shape != leaf.shape:
-                raise AssignmentError(
-                    describe_shape_mismatch(leaf.shape, layout.shape, claim.source)
+                raise ShapeMismatchError(
+                    claim.source, leaf.shape, layout.shape, self.spec_of
                 )
             return None
         parts = [self.leaves[self.index[part]] for part in claim.parts]

@@ -18,6 +18,13 @@ def target_of(entry: MapEntry) -> str:
     return entry.target if isinstance(entry.target, str) else ""
 
 
+def fills_scope(entry: MapEntry) -> bool:
+    """True if an entry fills a scope, member by member; False if it names leaves."""
+    if isinstance(entry, PlainEntry):
+        return isinstance(entry.target, str) and entry.target.endswith("/")
+    return entry.is_scope
+
+
 def label_of(entry: MapEntry) -> str:
     """Number, place and text of an entry, for the beginning of a message.
 

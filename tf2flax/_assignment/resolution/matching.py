@@ -31,11 +31,10 @@ from tf2flax._base.manifest import Manifest
 from . import problems
 from .assignments import Leaf, Resolution
 from .claims import Claim, Claims
-from .partitions import parts_of
+from .partitions import member_of_scope, parts_of
 from .policies import MapOptions
 from .precedence import PlainReach, choose_winners, strength_of_name, strength_of_scope
 from .rules import apply_rules, find_reaches
-from .scopes import scope_holds_tensors
 
 
 def resolve_map(
@@ -160,9 +159,7 @@ class PlainEntries:
         elif entry.target.endswith("/"):
             self._assign_scope(entry, entry.target)
         else:
-            self._claims.problems.append(
-                problems.TargetNotFound(entry, entry.target, tuple(self._index))
-            )
+            self._claims.problems.append(problems.TargetNotFound(entry, entry.target))
 
     def _claimable(self, entry: PlainEntry, leaves: Iterable[str]) -> list[str]:
         """The leaves that `precedence` does not give to another entry."""
@@ -209,12 +206,14 @@ class PlainEntries:
         claim = Claim(leaf, _source_of(entry.source), entry)
         # TensorFlow compares shapes here at once, before a later entry can replace
         # this one; for scopes and parts it only does when variables are initialised.
+        # Where a mismatch is not an error, names alone decide, as for all entries.
         try:
             self._claims.box_of(claim)
         except AssignmentError as error:
-            self._claims.report_mismatch(claim, str(error))
-        else:
-            self._claims.assign(claim)
+            if not self._claims.options.on_mismatch.keeps(leaf):
+                self._claims.report_mismatch(claim, error)
+                return
+        self._claims.assign(claim)
 
     def _assign_list(self, entry: PlainEntry, leaves: tuple[str, ...]) -> None:
         """One tensor to a list of parts, in any order."""
@@ -250,28 +249,20 @@ class PlainEntries:
             return
         # TensorFlow cuts the value at its last `/`, and adds `/` again for members.
         scope = target[: target.rindex("/")]
-        before = len(self._claims.problems)
+        members = self._scope_members(scope)
+        if members and "/part_" in scope:
+            self._claims.problems.append(problems.CutScope(entry))
+            return
         done: set[str] = set()
-        for name in self._scope_members(scope):
+        for name in members:
             self._assign_member(entry, target, scope, name, done)
-        added = self._claims.problems[before:]
-        if (
-            len(added) > 1
-            and all(isinstance(problem, problems.SourceNotFound) for problem in added)
-            and not scope_holds_tensors(entry.source, self._manifest.names)
-        ):
-            # The scope is empty: one sentence, not one for each member.
-            self._claims.problems[before:] = [problems.ScopeNotFound(entry, len(added))]
 
     def _scope_members(self, scope: str) -> list[str]:
-        """Names under a scope, sorted; those of parts are cut to the family's name.
-
-        TensorFlow cuts them with `split("/part_")` as well.
-        """
+        """Names under a scope, sorted; the parts of a family are one member."""
         if scope not in self._members:  # asked for twice in a map with rules
             prefix = f"{scope}/" if scope else ""
             members = {
-                name.partition("/part_")[0]
+                member_of_scope(name, scope, self._index)
                 for name, leaf in self._index.items()
                 if name.startswith(prefix)
                 and self._claims.leaves[leaf].dtype is not None
@@ -296,15 +287,12 @@ class PlainEntries:
             done.add(leaf)
         leaves = self._leaves_of(name)
         free = self._claimable(entry, leaves)
-        if leaves and not free:
+        if not free:
             return
         spellings = self._spellings(entry, target, scope, name)
-        spelling = self._choose_spelling(entry, spellings, free or [name], leaf or name)
+        spelling = self._choose_spelling(entry, spellings, free, leaf or name)
         if spelling is None:
             return
-        # TensorFlow looks for the tensor first, then for the leaf.
-        if not leaves:
-            self._claims.problems.append(problems.CutName(entry, name))
         source, alias = spelling
         expression = _source_of(source)
         parts = () if leaf else parts_of(name, self._index)
@@ -351,7 +339,7 @@ class PlainEntries:
             return None
         source, alias = present[0]
         if alias is not None and len(by_alias := dict(present)) > 1:
-            problem = problems.Ambiguous(entry, member, list(by_alias))
+            problem = problems.Ambiguous(entry, member, tuple(by_alias))
             self._claims.problems.append(problem)
             return None
         return source, alias

@@ -1,60 +1,156 @@
-"""Sentences about shapes that do not fit, each with its likely reason."""
+"""Sentences about shapes that do not fit, each with its likely reason and a way out."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from tf2flax._assignment.language.expressions import Expression, Joined
+from tf2flax._assignment.language.expressions import Expression, Joined, Rearranged
+from tf2flax._assignment.layouts.shapes import axis_groups
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.values import TensorSpec
+
+from .fitting_sizes import fit_sizes
 
 # The reason where none is more likely.
 ANOTHER_CONFIGURATION: Final = "Was the model built with another configuration?"
 # Shapes of parts that a message lists.
 _MAX_LISTED: Final = 6
+# Axes of which all orders are tried.
+_MAX_PERMUTED: Final = 6
 
 
-def describe_shape_mismatch(
-    leaf: tuple[int, ...], source_shape: tuple[int, ...], source: Expression
-) -> str:
-    """States that shapes differ, and the likely reason.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reason:
+    """Why shapes differ.
+
+    Attributes:
+        text: A sentence, without its end.
+        change: What makes the source fit, if that is known: for any expression of the
+            same form, the expression of the key to use instead.
+    """
+
+    text: str
+    change: Callable[[Expression], Expression] | None = None
+
+
+class ShapeMismatchError(AssignmentError):
+    """The shapes of a leaf and its source differ.
+
+    Attributes:
+        fact: Both shapes, as a sentence.
+        source_shape: Shape of the source.
+    """
+
+    def __init__(
+        self,
+        source: Expression,
+        shape: tuple[int, ...],
+        source_shape: tuple[int, ...],
+        spec_of: Callable[[str], TensorSpec],
+    ) -> None:
+        """Looks for the reason only when the message is asked for."""
+        super().__init__(source, shape, source_shape, spec_of)
+        self.fact = f"expected shape {list(shape)}, got {list(source_shape)}."
+        self.source_shape = source_shape
+
+    def __str__(self) -> str:
+        """The fact, and the likely reason."""
+        source, shape, source_shape, spec_of = self.args
+        reason = find_reason(shape, source_shape, source, spec_of)
+        if reason is None:
+            return self.fact
+        if reason.change is None:
+            return f"{self.fact} {reason.text}"
+        return f"{self.fact} {reason.text}: use the key `{reason.change(source)!r}`."
+
+
+def find_reason(
+    leaf: tuple[int, ...],
+    source_shape: tuple[int, ...] | None,
+    source: Expression,
+    spec_of: Callable[[str], TensorSpec],
+) -> Reason | None:
+    """Finds the likely reason why a source does not have the shape of a leaf.
 
     Args:
         leaf: Shape of the leaf.
-        source_shape: Shape of the source.
-        source: The tensor or expression.
+        source_shape: Shape of the source; None if its operations do not fit its
+            tensors.
+        source: The source, with names in place of captures.
+        spec_of: Gives shape and dtype of a tensor.
 
     Returns:
-        One or two sentences.
+        The first reason that applies, the most specific first; None if the operations
+        do not fit and no other sizes would.
     """
-    fact = f"expected shape {list(leaf)}, got {list(source_shape)}."
-    return f"{fact} {_likely_reason(leaf, source_shape, source)}"
-
-
-def _likely_reason(
-    leaf: tuple[int, ...], source_shape: tuple[int, ...], source: Expression
-) -> str:
-    """The first reason that applies, the most specific one first."""
+    # Sizes in the key come first: a wrong number of heads may look like a transpose,
+    # which would give wrong values in the right shape.
+    if fit := fit_sizes(source, leaf, spec_of):
+        return Reason(fit.text, fit.apply)
+    if source_shape is None:
+        return None
     if isinstance(source, Joined) and _differ_in_stacked(leaf, source_shape, source):
         count = source_shape[source.axis % len(source_shape)]
-        return (
+        return Reason(
             f"{count} are stacked: was the model built with another number of layers?"
         )
-    if len(leaf) > 1 and leaf == source_shape[::-1]:
-        return f"The leaf is the transpose: use the key `{source.transpose()!r}`."
-    if len(leaf) == len(source_shape) and sorted(leaf) == sorted(source_shape):
-        return "The axes are in another order: add `.transpose(...)` to the key."
+    is_rearranged = isinstance(source, Rearranged) and bool(source.pattern.sizes)
+    if sorted(leaf) == sorted(source_shape) and len(leaf) > 1:
+        return _reason_for_order(leaf, source_shape)
     if _without_ones(leaf) == _without_ones(source_shape):
-        return (
-            "Shapes are not broadcast or squeezed: use the key "
-            f"`{source.reshape(leaf)!r}`."
+        return Reason(
+            "Shapes are not broadcast or squeezed", lambda source: source.reshape(leaf)
         )
-    if math.prod(leaf) == math.prod(source_shape):
-        return (
-            "The number of elements is the same: the key may need `.rearrange(...)` "
-            "or `.reshape(...)`."
+    if math.prod(leaf) == math.prod(source_shape) and not is_rearranged:
+        return _reason_for_grouping(leaf, source_shape)
+    return Reason(ANOTHER_CONFIGURATION)
+
+
+def _reason_for_order(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> Reason:
+    """The axes are the same, in another order."""
+    if len(leaf) > _MAX_PERMUTED:
+        return Reason("The axes are in another order.")
+    orders = [
+        axes
+        for axes in itertools.permutations(range(len(leaf)))
+        if tuple(source_shape[axis] for axis in axes) == leaf
+    ]
+    if len(leaf) == 2:
+        return Reason("The leaf is the transpose", lambda source: source.transpose())
+    if len(orders) == 1:
+        return Reason(
+            "The axes are in another order",
+            lambda source: source.transpose(orders[0]),
         )
-    return ANOTHER_CONFIGURATION
+    listed = " or ".join(str(axes) for axes in orders[:_MAX_LISTED])
+    return Reason(
+        f"The axes are in another order, and several are equally long: transpose them "
+        f"by {listed}. Only their meaning tells which gives the right values."
+    )
+
+
+def _reason_for_grouping(
+    leaf: tuple[int, ...], source_shape: tuple[int, ...]
+) -> Reason:
+    """The number of elements is the same."""
+    groups = axis_groups(source_shape, leaf) if math.prod(leaf) else []
+    is_split_or_merged = all(
+        len(old) == 1 or len(new) == 1 for old, new in groups if len(old) or len(new)
+    )
+    if groups and is_split_or_merged and len(leaf) != len(source_shape):
+        verb = "split" if len(leaf) > len(source_shape) else "merged"
+        return Reason(
+            f"The leaf has the same elements with axes {verb}",
+            lambda source: source.reshape(leaf),
+        )
+    return Reason(
+        "The number of elements is the same, but no axis is split or merged: is it "
+        "another layout of the same values?"
+    )
 
 
 def _differ_in_stacked(

@@ -48,6 +48,36 @@ def parts_of(family: str, names: Container[str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
+def member_of_scope(name: str, scope: str, names: Container[str]) -> str:
+    """Finds the member of a scope that a leaf belongs to: itself, or its family.
+
+    TensorFlow cuts names at `/part_`, and finds no variable where a module is called
+    `part_0`. Such names are whole here.
+
+    Args:
+        name: Name of a leaf under the scope.
+        scope: The scope, without its last `/`; "" for all leaves.
+        names: Names of all leaves.
+
+    Returns:
+        The name up to the first `/part_` where that names a leaf or a family; else the
+        name.
+
+    Examples:
+        >>> names = ["a/t/part_0", "a/part_0/kernel"]
+        >>> [member_of_scope(name, "a", names) for name in names]
+        ['a/t', 'a/part_0/kernel']
+    """
+    # Not within the scope, but the scope itself may be the family.
+    position = name.find("/part_", len(scope))
+    while position >= 0:
+        member = name[:position]
+        if member in names or f"{member}/part_0" in names:
+            return member
+        position = name.find("/part_", position + 1)
+    return name
+
+
 def boxes_of_parts(
     parts: Sequence[tuple[int, ...]], shape: tuple[int, ...]
 ) -> tuple[Box, ...] | None:

@@ -104,11 +104,24 @@ class PlainReach:
     strength: Strength
 
 
+class Won(NamedTuple):
+    """What a rule gets.
+
+    Attributes:
+        reaches: How it reaches the leaves; several where a tied leaf has several names
+            that the rule's captures match. The tensor of any of them fills the leaf.
+        leaves: Names of the leaves.
+    """
+
+    reaches: tuple[Reach, ...]
+    leaves: list[str]
+
+
 def choose_winners(
     claims: Claims,
     reaches: Sequence[Reach],
     plain: Mapping[str, Sequence[PlainReach]],
-) -> list[tuple[Reach, list[str]]]:
+) -> list[Won]:
     """Decides about every leaf that a rule reaches.
 
     Args:
@@ -119,19 +132,19 @@ def choose_winners(
             TensorFlow's order.
 
     Returns:
-        Each reach that gets leaves, and these leaves.
+        What rules get, in the order of the reaches.
     """
     by_leaf: dict[str, list[int]] = {}
     for number, reach in enumerate(reaches):
         claims.mark_used(reach.rule)
         for leaf in reach.leaves:
             by_leaf.setdefault(leaf, []).append(number)
-    won: dict[int, list[str]] = {}
+    won: dict[tuple[int, ...], list[str]] = {}
     for leaf, numbers in by_leaf.items():
         # A single reach needs no comparison: most leaves of most maps.
         if len(numbers) == 1 and leaf not in plain:
             claims.rule_leaves[leaf] = reaches[numbers[0]].rule
-            won.setdefault(numbers[0], []).append(leaf)
+            won.setdefault((numbers[0],), []).append(leaf)
             continue
         best = max(numbers, key=lambda number: reaches[number].strength)
         rule_reaches = [reaches[number] for number in numbers]
@@ -140,8 +153,13 @@ def choose_winners(
             _record_winner(claims, leaf, rival.entry, losers=rule_reaches)
         # A plain entry of equal strength reports the clash when it is applied.
         elif _give_to_rule(claims, leaf, rule_reaches, reaches[best]):
-            won.setdefault(best, []).append(leaf)
-    return [(reaches[number], won[number]) for number in sorted(won)]
+            rule = reaches[best].rule
+            names = [best, *(n for n in numbers if n != best)]
+            key = tuple(n for n in names if reaches[n].rule is rule)
+            won.setdefault(key, []).append(leaf)
+    return [
+        Won(tuple(reaches[number] for number in key), won[key]) for key in sorted(won)
+    ]
 
 
 def _plain_winner(

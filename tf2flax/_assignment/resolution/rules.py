@@ -7,6 +7,7 @@ and `apply_rules` looks for the tensors of what rules have won.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from tf2flax._assignment.language.aliases import alias_sources
 from tf2flax._assignment.language.captures import NamePattern
@@ -16,13 +17,23 @@ from tf2flax._base.errors import AssignmentError
 
 from . import problems
 from .claims import Claim, Claims, name_of
-from .partitions import family_of, parts_of
-from .precedence import Reach, strength_of_name, strength_of_scope
-from .scopes import rule_scope_holds_tensors
+from .partitions import family_of, member_of_scope, parts_of
+from .precedence import Reach, Won, strength_of_name, strength_of_scope
 from .sources import FoundSource, append_to_scopes, bind_captures, find_source
 
-# A source, and the last component of the leaf's name if an alias replaced it.
-_Spelling = tuple[Expression, str | None]
+
+class _Spelling(NamedTuple):
+    """A source that a leaf may have.
+
+    Attributes:
+        reach: How the rule reaches the leaf under this name.
+        expression: The source.
+        alias: Last component of the leaf's name, if an alias replaced it.
+    """
+
+    reach: Reach
+    expression: Expression
+    alias: str | None
 
 
 def find_reaches(claims: Claims, rules: Sequence[Rule]) -> list[Reach]:
@@ -42,22 +53,22 @@ def find_reaches(claims: Claims, rules: Sequence[Rule]) -> list[Reach]:
     return reaches
 
 
-def apply_rules(claims: Claims, won: Sequence[tuple[Reach, list[str]]]) -> None:
-    """Adds the claims of rules.
+def apply_rules(claims: Claims, won: Sequence[Won]) -> None:
+    """Adds the claims of rules: first those that name leaves, then those of scopes.
 
     Args:
         claims: The state of the resolution, without any claim so far.
-        won: Reaches of rules, each with the leaves of it that the rule gets.
+        won: What rules get.
     """
-    for reach, leaves in won:
-        if reach.scope is None:
-            _assign_leaves(claims, reach, leaves, [(reach.source, None)])
-    first_problem = len(claims.problems)
     scopes = _ScopeRules(claims)
-    for reach, leaves in won:
-        if reach.scope is not None:
-            _assign_leaves(claims, reach, leaves, scopes.spellings(reach, reach.scope))
-    scopes.merge_problems(first_problem)
+    for is_scope in (False, True):
+        for reaches, leaves in won:
+            if (reaches[0].scope is not None) != is_scope:
+                continue
+            spellings = [s for reach in reaches for s in scopes.spellings(reach)]
+            # Exact names of all reaches come before aliases.
+            spellings.sort(key=lambda spelling: spelling.alias is not None)
+            _assign_leaves(claims, leaves, spellings)
 
 
 class _NamingRules:
@@ -88,25 +99,22 @@ class _NamingRules:
         reaches = [reach for reach in named if reach is not None]
         # A pattern may match no leaf; a name that no leaf has is a mistake.
         if not reaches and not target.captures:
-            names = tuple(self._claims.index)
-            problem = problems.TargetNotFound(rule, target.literal, names)
+            problem = problems.TargetNotFound(rule, target.literal)
             self._claims.problems.append(problem)
         return reaches
 
     def _matches(self, target: NamePattern) -> Iterator[tuple[str, dict[str, str]]]:
-        """Leaves and families that a pattern names; a tied leaf under one name only."""
+        """Leaves and families that a pattern names; a tied leaf by all its names."""
         if not target.captures:
             yield target.literal, {}
             return
-        done: set[str] = set()
         for name in sorted(self._families.union(self._claims.index)):
             leaf = self._claims.index.get(name, name)
             # Patterns skip leaves without numbers, as scopes do.
             if leaf in self._claims.leaves and not self._holds_numbers(leaf):
                 continue
             binding = target.matches(name)
-            if binding is not None and leaf not in done:
-                done.add(leaf)
+            if binding is not None:
                 yield name, binding
 
     def _holds_numbers(self, leaf: str) -> bool:
@@ -158,7 +166,7 @@ class _ScopeRules:
             if binding is None:
                 continue
             scope = target.expand(binding).literal
-            member = _cut_at_part(name, scope)
+            member = member_of_scope(name, scope[:-1], self._claims.index)
             # All parts of a family are one member.
             if (scope, member) in reaches:
                 continue
@@ -166,8 +174,6 @@ class _ScopeRules:
                 sources[scope] = bind_captures(rule.source, binding)
             reach = self._make_reach(rule, target, scope, member, sources[scope])
             reaches[scope, member] = reach
-            if not reach.leaves:
-                self._claims.problems.append(problems.CutName(rule, member))
         return [reaches[key] for key in sorted(reaches)]
 
     def _match_scope(self, target: NamePattern, name: str) -> dict[str, str] | None:
@@ -195,44 +201,25 @@ class _ScopeRules:
             strength=strength_of_scope(scope, captured, is_rule=True),
         )
 
-    def spellings(self, reach: Reach, scope: str) -> list[_Spelling]:
-        """Sources that a member may have, exact names first."""
+    def spellings(self, reach: Reach) -> list[_Spelling]:
+        """Sources that a leaf may have; those of a scope's member exact names first."""
+        scope = reach.scope
+        if scope is None:
+            return [_Spelling(reach, reach.source, None)]
         names = self._claims.names_within(reach.member, scope[:-1])
         below_scope = [name_below(name, scope) for name in names]
         spellings: list[_Spelling] = [
-            (append_to_scopes(reach.source, name), None) for name in below_scope
+            _Spelling(reach, append_to_scopes(reach.source, name), None)
+            for name in below_scope
         ]
         aliases = self._claims.options.aliases
         for name, full_name in zip(below_scope, names, strict=True):
             component = full_name.rpartition("/")[2]
             spellings += [
-                (append_to_scopes(reach.source, spelled), component)
+                _Spelling(reach, append_to_scopes(reach.source, spelled), component)
                 for spelled in alias_sources(name, component, aliases)
             ]
         return spellings
-
-    def merge_problems(self, first: int) -> None:
-        """Reports an empty scope of a rule once, and not for each of its members.
-
-        Args:
-            first: Number of the first problem that members of scopes have.
-        """
-        by_rule: dict[int, list[problems.Problem]] = {}
-        for problem in self._claims.problems[first:]:
-            by_rule.setdefault(id(problem.entry), []).append(problem)
-        del self._claims.problems[first:]
-        names = self._claims.manifest.names
-        for of_rule in by_rule.values():
-            rule = of_rule[0].entry
-            if (
-                len(of_rule) > 1
-                and isinstance(rule, Rule)
-                and all(isinstance(p, problems.SourceNotFound) for p in of_rule)
-                and not rule_scope_holds_tensors(rule, names)
-            ):
-                self._claims.problems.append(problems.ScopeNotFound(rule, len(of_rule)))
-            else:
-                self._claims.problems += of_rule
 
 
 def name_below(name: str, scope: str) -> str:
@@ -254,42 +241,32 @@ def name_below(name: str, scope: str) -> str:
     return name if scope == "/" else name[len(scope) :]
 
 
-def _cut_at_part(name: str, scope: str) -> str:
-    """A member's name, cut where a part's number begins, as TensorFlow does."""
-    # Not within the scope itself, but its last `/` may begin `/part_0`.
-    start = 0 if scope == "/" else max(len(scope) - 1, 0)
-    position = name.find("/part_", start)
-    return name if position < 0 else name[:position]
-
-
 def _assign_leaves(
-    claims: Claims,
-    reach: Reach,
-    leaves: Sequence[str],
-    spellings: Sequence[_Spelling],
+    claims: Claims, leaves: Sequence[str], spellings: Sequence[_Spelling]
 ) -> None:
     """Claims leaves for the first spelling of which the checkpoint has all tensors."""
-    rule = reach.rule
-    candidates: list[tuple[FoundSource, str | None]] = []
+    rule = spellings[0].reach.rule
+    candidates: list[tuple[FoundSource, _Spelling]] = []
     try:
-        for expression, alias in spellings:
-            candidates.append((find_source(expression, claims.manifest), alias))
+        for spelling in spellings:
+            source = find_source(spelling.expression, claims.manifest)
+            candidates.append((source, spelling))
     except AssignmentError as error:
-        key = repr(spellings[0][0])
+        key = repr(spellings[0].expression)
         claims.problems.append(problems.Mismatch(rule, leaves[0], key, str(error)))
         return
-    complete = [(source, alias) for source, alias in candidates if not source.missing]
+    complete = [candidate for candidate in candidates if not candidate[0].missing]
     if not complete:
         # A stack that has gaps explains more than names that are not there at all.
         sources = [source for source, _ in candidates]
         counted = [source for source in sources if source.is_counted]
         claims.report_missing(rule, leaves, (counted or sources)[0].missing)
         return
-    first, alias = complete[0]
+    first, (reach, _, alias) = complete[0]
     # If the exact name is not there, only one of its aliases may be.
     distinct = list(dict.fromkeys(source.expression for source, _ in complete))
     if alias is not None and len(distinct) > 1:
-        names = [name_of(expression) for expression in distinct]
+        names = tuple(name_of(expression) for expression in distinct)
         claims.problems.append(problems.Ambiguous(rule, leaves[0], names))
         return
     for leaf in leaves:

@@ -17,13 +17,16 @@ from tf2flax._base.names import nearest
 from .assignments import Leaf, Resolution
 from .entry_labels import key_of, label_of, target_of
 from .scopes import scopes_of
+from .suggestions import with_captures
 
 # Leaves that a message names.
 _MAX_NAMED: Final = 3
 # Nearest names are looked up for this many entries, or for as many as make so many
 # comparisons of names: each entry takes a pass over all names.
 _MAX_SUGGESTED: Final = 20
-_MAX_COMPARED: Final = 1_000_000
+_MAX_COMPARED: Final = 400_000
+# Names that are written with the captures of a value, to be compared with it.
+_MAX_WRITTEN: Final = 20_000
 
 
 def describe_unused(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
@@ -93,13 +96,21 @@ def _describe_entries(
         elif i >= limit:
             yield entry, str(entry)
         else:
-            target = target_of(entry)
-            candidates = scopes if target.endswith("/") else names
-            close = nearest(target, candidates, count=1)
-            yield (
-                entry,
-                f"{entry} (did you mean `{close[0]}`?)" if close else str(entry),
-            )
+            hint = _suggest_target(target_of(entry), names, scopes)
+            yield entry, f"{entry} ({hint})" if hint else str(entry)
+
+
+def _suggest_target(target: str, names: Sequence[str], scopes: frozenset[str]) -> str:
+    """What may have been meant by a value, in its form; "" if nothing is like it."""
+    is_scope = target.endswith("/")
+    if is_scope and target[:-1] in names:
+        return f"`{target[:-1]}` is a leaf: give its name as the value, and a tensor"
+    candidates = list(scopes if is_scope else names)
+    written = (with_captures(target, name) for name in candidates[:_MAX_WRITTEN])
+    if close := nearest(target, {text for text in written if text}, count=1):
+        return f"did you mean `{close[0]}`?"
+    close = nearest(target, candidates, count=1)
+    return f"the target has `{close[0]}`" if close else ""
 
 
 def _reachable_names(leaves: Sequence[Leaf]) -> list[str]:

@@ -1,0 +1,185 @@
+"""Causes of problems: which problems of a map are one mistake, and what it is.
+
+A pure function of problems and names. A scope that is written wrong makes a problem of
+each leaf under it; what is said is one line about the scope.
+
+    found no tensor `MobilenetV2/Conv/weights`
+    found no tensor `MobilenetV2/Conv/biases`       nothing lies under `MobilenetV2/`;
+    159 more                                    ->  161 tensors lie under ...
+
+`missing_tensors` explains tensors that the checkpoint lacks, `missing_leaves` values
+that the target lacks; `mismatches` has the reasons for shapes.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tf2flax._assignment.language.entries import MapEntry
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._base.collapsing import collapse
+from tf2flax._base.errors import AssignmentError
+from tf2flax._base.text import and_more
+
+from .entry_labels import fills_scope, label_of
+from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
+from .missing_leaves import explain_missing_leaves, explain_wrong_key
+from .missing_tensors import explain_missing_tensors
+from .problems import (
+    Cause,
+    KeyIsNotScope,
+    Mismatch,
+    Problem,
+    SourceNotFound,
+    TargetNotFound,
+    group_by_key,
+    label_of_problems,
+)
+from .suggestions import Surroundings, propose_entry, source_of_entry, write_key
+
+# Mismatches that differ in the same sizes are one cause from so many on.
+_MIN_OF_ONE_SIZE: Final = 4
+# What to do about a leaf that is meant to have another shape.
+_NEW_HEAD: Final = (
+    'A new head or vocabulary stays as it is with on_mismatch="keep"; '
+    "tf2flax.warm_start initialises it."
+)
+# Lines that say more about one cause.
+_MAX_DETAILS: Final = 8
+
+
+def find_causes(problems: Sequence[Problem], around: Surroundings) -> list[Cause]:
+    """Finds the causes of the problems of a map.
+
+    Args:
+        problems: All problems.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        Causes, the likely causes of others first: the form of the map itself, then
+        what is not there, then shapes and dtypes.
+    """
+    targets = [p for p in problems if isinstance(p, TargetNotFound)]
+    sources = [p for p in problems if isinstance(p, SourceNotFound)]
+    misfits = [p for p in problems if isinstance(p, Mismatch)]
+    kinds = (TargetNotFound, SourceNotFound, Mismatch)
+    forms = [p for p in problems if not isinstance(p, kinds)]
+    causes = [_explain_form(problem, around) for problem in forms]
+    causes += explain_missing_leaves(targets, around)
+    causes.sort(key=lambda cause: cause.entry.number)
+    return [
+        *causes,
+        *explain_missing_tensors(sources, around),
+        *_explain_mismatches(misfits, around),
+    ]
+
+
+def _explain_form(problem: Problem, around: Surroundings) -> Cause:
+    if isinstance(problem, KeyIsNotScope):
+        return explain_wrong_key(problem, around)
+    return Cause(label_of(problem.entry), problem.fact, (problem,))
+
+
+def _explain_mismatches(
+    problems: Sequence[Mismatch], around: Surroundings
+) -> list[Cause]:
+    """One cause for each entry and pair of shapes; sizes that are wrong everywhere."""
+    groups = [
+        [problems[number] for number in group]
+        for group in group_by_key(
+            problems,
+            [
+                (p.entry.number, p.shape, p.source_shape)
+                if p.source_shape
+                else (p.entry.number, p.reason)
+                for p in problems
+            ],
+        )
+    ]
+    causes = [_explain_group(group, around) for group in groups]
+    pairs = [_differing_sizes(group[0]) for group in groups]
+    counts = collections.Counter(pair for group in pairs for pair in group)
+    if not counts:
+        return causes
+    (size, source_size), count = counts.most_common(1)[0]
+    if count < _MIN_OF_ONE_SIZE:
+        return causes
+    alike = [
+        cause
+        for cause, group in zip(causes, pairs, strict=True)
+        if (size, source_size) in group
+    ]
+    explained = tuple(problem for cause in alike for problem in cause.problems)
+    whole = Cause(
+        label_of_problems(explained),
+        f"{len(explained)} leaves have {size} where the checkpoint has {source_size}: "
+        "was the model built with another configuration?",
+        explained,
+        details=tuple(cause.fact for cause in alike[:_MAX_DETAILS]),
+    )
+    return [whole, *(cause for cause in causes if cause not in alike)]
+
+
+def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
+    """The sizes of leaf and source that differ, in shapes of as many axes."""
+    source_shape = problem.source_shape
+    if source_shape is None or len(source_shape) != len(problem.shape):
+        return set()
+    if sorted(source_shape) == sorted(problem.shape):
+        return set()
+    pairs = zip(problem.shape, source_shape, strict=True)
+    return {pair for pair in pairs if pair[0] != pair[1]}
+
+
+def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
+    """Mismatches of one entry that have the same shapes."""
+    first = group[0]
+    rows = collapse([(p.leaf, p.source) for p in group])
+    leaf, source = rows[0].cells
+    more = len(group) - len(rows[0].members)
+    listed = and_more(f"`{leaf}`", more)
+    fact = f"leaf {listed} cannot take tensor `{source}`: {first.reason}"
+    reason = None
+    if first.expression is not None:
+        spec_of = around.manifest.spec
+        reason = find_reason(first.shape, first.source_shape, first.expression, spec_of)
+    advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
+    if reason and reason.text == ANOTHER_CONFIGURATION:
+        advice = f"{advice} {_NEW_HEAD}"
+    return Cause(label_of(first.entry), fact, tuple(group), advice)
+
+
+def _way_out(reason: Reason, group: Sequence[Mismatch], around: Surroundings) -> str:
+    """The key to use instead, or the entry to add."""
+    change, entry = reason.change, group[0].entry
+    if change is None:
+        return ""
+    if not fills_scope(entry) and _fits_all(change, entry, around):
+        key = write_key(entry, change(source_of_entry(entry)))
+        return f": use the key `{key}`."
+    sources = [(p.expression, p.leaf) for p in group if p.expression is not None]
+    if not fills_scope(entry):
+        sources = sources[:1]  # the entry's own captures say as much of other leaves
+    new = propose_entry(
+        [(change(expression), leaf) for expression, leaf in sources], around.leaves
+    )
+    if len(sources) < len(group):
+        new = dataclasses.replace(new, is_example=True)
+    return f". {new}"
+
+
+def _fits_all(
+    change: Callable[[Expression], Expression], entry: MapEntry, around: Surroundings
+) -> bool:
+    """True if a change of a key fits all leaves that the entry gets."""
+    for expression, shape in around.claimed.get(entry.number, ()):
+        try:
+            if lower(change(expression), around.manifest.spec).shape != shape:
+                return False
+        except AssignmentError:
+            return False
+    return True

@@ -1,0 +1,167 @@
+"""Why the target lacks what values of a map name, and which values it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.expressions import sources_of
+from tf2flax._base.names import nearest
+
+from .entry_labels import label_of
+from .problems import (
+    Cause,
+    KeyIsNotScope,
+    TargetNotFound,
+    group_by_key,
+    label_of_problems,
+)
+from .scopes import scopes_of, template_of
+from .spellings import suggest_for_target
+from .suggestions import Surroundings, did_you_mean, source_of_entry
+
+# As for tensors: how many causes get suggestions that take a pass over all names.
+_MAX_SUGGESTED: Final = 20
+_MAX_COMPARED: Final = 400_000
+_MAX_LEAVES: Final = 1000
+
+
+def explain_missing_leaves(
+    problems: Sequence[TargetNotFound], around: Surroundings
+) -> list[Cause]:
+    """Finds the causes of values that name nothing.
+
+    Args:
+        problems: The problems.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        Causes, in the order of their first entries.
+    """
+    prefix = _common_prefix(problems, around)
+    causes: list[Cause] = []
+    if prefix:
+        lacking = [p for p in problems if prefix + p.target in around.leaves]
+        problems = [p for p in problems if prefix + p.target not in around.leaves]
+        causes.append(
+            Cause(
+                label_of_problems(lacking),
+                f"{lacking[0].fact} {len(lacking)} values lack the same beginning: "
+                f"such leaves lie under `{prefix}`.",
+                tuple(lacking),
+                f"Put `{prefix}` before the values.",
+            )
+        )
+    roots = [
+        None
+        if suggest_for_target(problem.target)
+        else around.leaves.missing_root(problem.target)
+        for problem in problems
+    ]
+    keys = [template_of(r) if r else number for number, r in enumerate(roots)]
+    limit = max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(around.leaves), 1)))
+    for group in group_by_key(problems, keys):
+        members = [problems[number] for number in group]
+        root = roots[group[0]]
+        if root and len(group) > 1:
+            causes.append(_explain_root(members, root, around))
+        else:
+            advice = _suggest_value(members[0], around) if len(causes) < limit else ""
+            causes.append(
+                Cause(
+                    label_of(members[0].entry), members[0].fact, tuple(members), advice
+                )
+            )
+    return causes
+
+
+def _common_prefix(problems: Sequence[TargetNotFound], around: Surroundings) -> str:
+    """The scope under which all that the values name lies, of two at least; or ""."""
+    if len(problems) < 2 or not problems[0].target:
+        return ""
+    ending = f"/{problems[0].target}"
+    for name in around.leaves.names:
+        if name.endswith(ending):
+            prefix = name[: len(name) - len(ending) + 1]
+            lacking = [p for p in problems if prefix + p.target in around.leaves]
+            return prefix if len(lacking) > 1 else ""
+    return ""
+
+
+def _explain_root(
+    problems: Sequence[TargetNotFound], root: str, around: Surroundings
+) -> Cause:
+    """Values under scopes that hold no leaf."""
+    fact = f"no leaf lies under `{root}`, which {len(problems)} entries name"
+    parent, slash, component = root[:-1].rpartition("/")
+    like = around.leaves.like_children(parent + slash, component)
+    advice = ""
+    if like:
+        new = like[0]
+        if all(problem.target.startswith(root) for problem in problems):
+            fact += f"; {around.leaves.count_under(new)} lie under `{new}`"
+        else:  # roots of several numbers: what differs is the last component
+            root, new = f"{component}/", f"{new[:-1].rpartition('/')[2]}/"
+        advice = f"Write `{new}` in place of `{root}`."
+    return Cause(label_of_problems(problems), f"{fact}.", tuple(problems), advice)
+
+
+def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
+    """The value that may be meant: a scope for a scope, a leaf for a tensor."""
+    target, leaves = problem.target, around.leaves
+    if not target:
+        return "Write `/` for the whole target."
+    if spelling := suggest_for_target(target):
+        return spelling
+    sources = sources_of(source_of_entry(problem.entry))
+    if any(source.pattern.endswith("/") for source in sources):
+        if f"{target}/" in leaves:
+            return f"Did you mean the scope `{literal_pattern(target)}/`?"
+        return _did_you_mean(nearest(f"{target}/", scopes_of(leaves.names)))
+    if f"{target}/" in leaves:
+        key = next(sources_of(source_of_entry(problem.entry))).pattern
+        names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
+        return f"`{key}` is one tensor. {_did_you_mean(_ending(names, key))}"
+    below = [name for name in leaves.names if name.endswith(f"/{target}")]
+    return _did_you_mean(below[:3] or nearest(target, leaves.names))
+
+
+def _ending(names: Sequence[str], key: str) -> Sequence[str]:
+    """The names that end as a key does."""
+    last = key.rpartition("/")[2]
+    alike = [name for name in names[:_MAX_LEAVES] if name.rpartition("/")[2] == last]
+    return (alike or names)[:3]
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return did_you_mean([literal_pattern(name) for name in names])
+
+
+def explain_wrong_key(problem: KeyIsNotScope, around: Surroundings) -> Cause:
+    """Explains a key that is not a scope, though the value is.
+
+    Args:
+        problem: The problem.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        The cause.
+    """
+    key, target = problem.entry.source, str(problem.entry.target)
+    label = label_of(problem.entry)
+    if key in around.tensors:
+        fact = f"`{target}` is a scope and `{key}` is one tensor."
+        numbers = around.leaves.range_under("" if target == "/" else target)
+        names = [around.leaves.names[i] for i in numbers]
+        last = key.rpartition("/")[2]
+        alike = [name for name in names if name.rpartition("/")[2] == last]
+        advice = _did_you_mean(alike[:3])
+        if not advice:
+            advice = "Give the name of the leaf that the tensor fills."
+        return Cause(label, fact, (problem,), advice)
+    scope = f"{key}/"
+    close = [scope] if scope in around.tensors else []
+    if not close:
+        close = list(nearest(scope, scopes_of(around.manifest.names)))
+    return Cause(label, problem.fact, (problem,), _did_you_mean(close))

@@ -1,0 +1,322 @@
+"""Why the checkpoint lacks a tensor although it has the scope: what its name should be.
+
+Problems of one kind are one cause: all keys that end in `:0`, all `scale`s that the
+checkpoint calls `gamma`, a tensor that only the first layer has.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.entries import Rule
+from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._base.collapsing import collapse, list_collapsed
+from tf2flax._base.errors import CheckpointError
+from tf2flax._base.names import nearest
+from tf2flax._base.text import counted
+
+from .entry_labels import fills_scope, key_of, target_of
+from .problems import Cause, SourceNotFound, label_of_problems
+from .scopes import template_of
+from .spellings import suggest_for_key
+from .suggestions import (
+    Surroundings,
+    change_key,
+    did_you_mean,
+    propose_entry,
+    source_of_entry,
+)
+
+# Tensors of a scope that are looked at, and components of names.
+_MAX_TENSORS: Final = 1000
+_MAX_DEPTH: Final = 64
+_CAPTURE: Final = re.compile(r"\{\w+\}")
+
+
+def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashable, ...]:
+    """Key of what is wrong with a name; problems of one key are one cause.
+
+    Args:
+        problem: The problem; something lies under every scope of its name.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        The kind of mistake, and what such problems have in common.
+    """
+    source, entry = problem.source, problem.entry.number
+    tensors = around.tensors
+    is_scope_entry = fills_scope(problem.entry)
+    last = template_of(source.rpartition("/")[2])
+    if not tensors.names:
+        return ("empty",)
+    if problem.leaf is None and suggest_for_key(source):
+        return "spelling", entry
+    if source.endswith(":0") and _without_suffix(source) in tensors:
+        return ("suffix",)
+    if f"{source}/part_0" in tensors:
+        return "parts", entry
+    if not is_scope_entry and source.rstrip("/") + "/" in tensors:
+        return "scope", entry
+    if alias := _alias_of(source, around):
+        return "alias", last, alias.rpartition("/")[2], is_scope_entry
+    above = _tensor_above(source, around)
+    is_general = is_scope_entry or isinstance(problem.entry, Rule)
+    if above and f"{above}/" not in tensors:
+        return "below", last, "" if is_general else source
+    if template_of(source) in around.tensors_by_template:
+        return "numbers", template_of(source), entry if is_scope_entry else -1
+    return "name", entry, last if is_general else source
+
+
+def explain_name(
+    problems: Sequence[SourceNotFound], around: Surroundings, *, may_search: bool
+) -> Cause:
+    """States what is wrong with names of one kind, and what to do.
+
+    Args:
+        problems: The problems of one kind.
+        around: Names of the checkpoint and the target.
+        may_search: False if near names are not looked up any more.
+
+    Returns:
+        The cause.
+    """
+    first = problems[0]
+    kind = kind_of_name(first, around)[0]
+    advise = _ADVICE.get(kind, _advise_near)
+    is_search = advise is _advise_near
+    advice = "" if is_search and not may_search else advise(problems, around)
+    return Cause(label_of_problems(problems), _state(problems), tuple(problems), advice)
+
+
+def _state(problems: Sequence[SourceNotFound]) -> str:
+    """Names the tensors that are missing, and the leaves that need them."""
+    rows = collapse([(p.source, p.leaf or "") for p in problems])
+    source, leaf = rows[0].cells
+    needs = f", which leaf `{leaf}` needs" if leaf else ""
+    more = len(problems) - len(rows[0].members)
+    others = f", and {more} more like it" if more else ""
+    return f"found no tensor `{source}`{needs}{others}."
+
+
+def _advise_empty(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    return "The checkpoint has no tensors."
+
+
+def _advise_spelling(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    return suggest_for_key(problems[0].source)
+
+
+def _advise_suffix(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    if len({problem.entry.number for problem in problems}) > 1:
+        return "Write the keys without `:0`: names of tensors have no such end."
+    return _replace(problems, _without_suffix, around)
+
+
+def _advise_parts(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The parts of a partitioned variable that were stored as tensors."""
+    first = problems[0]
+    count = 0
+    while f"{first.source}/part_{count}" in around.tensors:
+        count += 1
+    leaf = first.leaf or target_of(first.entry)
+    axis = _axis_of_parts(first.source, count, around.shapes.get(leaf), around)
+    fact = f"Its parts are {count} tensors"
+    if axis is None:
+        return f"{fact}, which do not add up to the shape of the leaf."
+    written = source_of_entry(first.entry)
+    if fills_scope(first.entry):
+        key = _join_parts(literal_pattern(first.source), axis)
+        if first.leaf is None:
+            return f"{fact}."
+        return f"{fact}. {propose_entry([(key, first.leaf)], around.leaves)}"
+    if not isinstance(written, Source):
+        return f"{fact}: join them with concat."
+    return f"{fact}: use the key `{_join_parts(written.pattern, axis)!r}`."
+
+
+def _join_parts(pattern: str, axis: int) -> Expression:
+    return Joined((Source(f"{pattern}/part_{{part}}"),), axis, False, "part")
+
+
+def _axis_of_parts(
+    family: str, count: int, shape: tuple[int, ...] | None, around: Surroundings
+) -> int | None:
+    """The axis along which parts make up a leaf; the first if its shape is unknown."""
+    spec_of = around.manifest.spec
+    try:
+        shapes = [spec_of(f"{family}/part_{i}").shape for i in range(count)]
+    except CheckpointError:  # damaged entries: reading them says so
+        return 0
+    rank = len(shapes[0])
+    if not rank or any(len(part) != rank for part in shapes):
+        return None
+    for axis in range(rank):
+        total = sum(part[axis] for part in shapes)
+        joined = (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
+        if shape is None or joined == shape:
+            return axis
+    return None
+
+
+def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The name is a scope: which of its tensors is meant."""
+    first = problems[0]
+    scope = first.source.rstrip("/") + "/"
+    numbers = around.tensors.range_under(scope)
+    names = [around.tensors.names[i] for i in numbers[:_MAX_TENSORS]]
+    target = first.leaf or target_of(first.entry)
+    fact = f"`{scope}` is a scope of {counted(len(numbers), 'tensor')}"
+    scores = [(_common_end(name, target), name) for name in names]
+    best = max(score for score, _ in scores)
+    likely = [name for score, name in scores if score == best]
+    if len(likely) > 1 and (not best or len(likely) > 3):
+        return f"{fact}: name the one that fills the leaf."
+    keys = [change_key(first.entry, first.source, name) for name in likely]
+    return f"{fact}. {did_you_mean([key for key in keys if key])}".rstrip()
+
+
+def _common_end(tensor: str, leaf: str) -> int:
+    """Number of components that two names end in alike, with aliases."""
+    last = leaf.rpartition("/")[2]
+    spelled = (leaf, *alias_sources(leaf, last, FLAX_ALIASES))
+    backwards = tensor.split("/")[::-1]
+    counts: list[int] = []
+    for name in spelled:
+        pairs = zip(backwards, name.split("/")[::-1], strict=False)
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        counts.append(sum(1 for _ in alike))
+    return max(counts)
+
+
+def _advise_alias(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    advice = _replace(problems, lambda source: _alias_of(source, around), around)
+    # Aliases are for members of scopes only.
+    if fills_scope(problems[0].entry):
+        return f"{advice} Option aliases can stand in for it too."
+    return advice
+
+
+def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    return _replace(problems, lambda source: _tensor_above(source, around), around)
+
+
+def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """Tensors of the same name, but for a number, are there."""
+    source = problems[0].source
+    there = around.tensors_by_template[template_of(source)]
+    components = source.split("/")
+    # The component in which most of them differ says which layers have it.
+    places = [
+        [i for i, c in enumerate(name.split("/")) if c != components[i]]
+        for name in there
+    ]
+    single = [
+        (place[0], name)
+        for place, name in zip(places, there, strict=True)
+        if len(place) == 1
+    ]
+    if not single:
+        return did_you_mean(nearest(source, there))
+    place = single[0][0]
+    present = [name.split("/")[place] for i, name in single if i == place]
+    fact = f"The checkpoint has it for {list_collapsed(present, 2)} only."
+    if place == len(components) - 1:
+        return fact
+    return (
+        f"{fact} Keep leaves that it lacks with on_missing='keep', or leave them out "
+        "of the target."
+    )
+
+
+def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """Names that are like it."""
+    source = problems[0].source
+    if hint := around.manifest.hint(source):
+        return hint
+    close = nearest(source, around.manifest.names)
+    if not close:
+        return ""
+    scope, slash, last = close[0].rpartition("/")
+    if _gets_entries(problems[0], around):
+        if scope == source.rpartition("/")[0]:  # the others lack the same component
+            return _replace(
+                problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
+            )
+        return _replace(problems[:1], lambda _: close[0], around)
+    keys = [change_key(problems[0].entry, source, name) for name in close]
+    captures = _CAPTURE.findall(key_of(problems[0].entry))
+    # What names one tensor is no help for an entry of many.
+    alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
+    return did_you_mean(list(dict.fromkeys(alike)))
+
+
+_ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
+    "empty": _advise_empty,
+    "spelling": _advise_spelling,
+    "suffix": _advise_suffix,
+    "parts": _advise_parts,
+    "scope": _advise_scope,
+    "alias": _advise_alias,
+    "below": _advise_below,
+    "numbers": _advise_numbers,
+}
+
+
+def _replace(
+    problems: Sequence[SourceNotFound],
+    rename: Callable[[str], str],
+    around: Surroundings,
+) -> str:
+    """Suggests other names: in the key, or for members of scopes as a new entry."""
+    first = problems[0]
+    new = rename(first.source)
+    if not _gets_entries(first, around):
+        key = change_key(first.entry, first.source, new)
+        is_one = len({problem.entry.number for problem in problems}) == 1
+        where = "" if is_one else f"In entry {first.entry.number}: "
+        return where + did_you_mean([key] if key else [])
+    pairs = [
+        (Source(literal_pattern(rename(problem.source))), problem.leaf)
+        for problem in problems
+        if problem.leaf is not None
+    ]
+    if not isinstance(source_of_entry(first.entry), Source) or not pairs:
+        return f"The checkpoint has `{new}`."
+    entry = propose_entry([(s, leaf) for s, leaf in pairs if leaf], around.leaves)
+    return f"If `{new}` is meant, a{str(entry)[1:]}"
+
+
+def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:
+    """True if a leaf needs an entry of its own, since the key is right for others."""
+    entry = problem.entry
+    is_used = isinstance(entry, Rule) and bool(around.claimed.get(entry.number))
+    return fills_scope(entry) or is_used
+
+
+def _without_suffix(source: str) -> str:
+    return source[:-2] if source.endswith(":0") else source
+
+
+def _alias_of(source: str, around: Surroundings) -> str:
+    """The name with an alias that the checkpoint has; "" if it has none."""
+    last = source.rpartition("/")[2]
+    spelled = alias_sources(source, last, FLAX_ALIASES)
+    return next((name for name in spelled if name in around.tensors), "")
+
+
+def _tensor_above(source: str, around: Surroundings) -> str:
+    """The longest scope of a name that is itself a tensor; "" if none is."""
+    position = source.rfind("/")
+    for _ in range(_MAX_DEPTH):
+        if position <= 0:
+            break
+        if source[:position] in around.tensors:
+            return source[:position]
+        position = source.rfind("/", 0, position)
+    return ""

@@ -1,0 +1,294 @@
+"""Why the checkpoint lacks tensors: a wrong scope, a missing level, layers, names.
+
+Problems with one root are one cause: the outermost scope of a name under which nothing
+lies. Where all scopes are there, the name itself is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.entries import Rule
+from tf2flax._assignment.language.expressions import Source
+from tf2flax._base.collapsing import collapse, list_collapsed
+from tf2flax._base.text import and_more, counted
+
+from .entry_labels import fills_scope, target_of
+from .missing_names import explain_name, kind_of_name
+from .near_scopes import find_moved_scope
+from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
+from .scopes import template_of
+from .spellings import suggest_for_key
+from .suggestions import Surroundings, change_key, propose_entry, transfer
+
+# Near names are looked up for this many causes of one message, or for as many as
+# compare so many names: a look-up takes a pass over all names.
+_MAX_SUGGESTED: Final = 20
+_MAX_COMPARED: Final = 400_000
+# Roots that a line names, and from how many on the roots of one entry share a line.
+_MAX_ROOTS: Final = 3
+_NUMBER: Final = re.compile(r"\d+")
+
+
+def explain_missing_tensors(
+    problems: Sequence[SourceNotFound], around: Surroundings
+) -> list[Cause]:
+    """Finds the causes of tensors that the checkpoint lacks.
+
+    Args:
+        problems: The problems.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        Causes: scopes that are missing first, then single tensors.
+    """
+    roots = [_root_of(problem, around) for problem in problems]
+    groups = group_by_key(
+        problems,
+        [
+            ("scope", template_of(root))
+            if root
+            else ("name", *kind_of_name(problem, around))
+            for problem, root in zip(problems, roots, strict=True)
+        ],
+    )
+    limit = max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(around.tensors), 1)))
+    scopes: list[_MissingScope] = []
+    names: list[Cause] = []
+    for group in groups:
+        members = [problems[number] for number in group]
+        may_search = len(scopes) + len(names) < limit
+        if roots[group[0]]:
+            missing = [(problems[number], roots[number] or "") for number in group]
+            scopes.append(_MissingScope(missing, around, may_search=may_search))
+        else:
+            names.append(explain_name(members, around, may_search=may_search))
+    return [*_join_scopes(scopes, around), *names]
+
+
+def _root_of(problem: SourceNotFound, around: Surroundings) -> str | None:
+    """The outermost scope of a missing name under which nothing lies; or None."""
+    if "{" in problem.source:  # a counted capture without any number
+        return None
+    if problem.leaf is None and suggest_for_key(problem.source):
+        return None
+    root = around.tensors.missing_root(problem.source)
+    # Below a tensor, as below `w` in `w/Adam`, the name is wrong, and not the scope.
+    return None if root is None or root[:-1] in around.tensors else root
+
+
+class _MissingScope:
+    """Scopes under which nothing lies, and which differ by numbers alone."""
+
+    def __init__(
+        self,
+        missing: Sequence[tuple[SourceNotFound, str]],
+        around: Surroundings,
+        *,
+        may_search: bool,
+    ) -> None:
+        """Looks for the scopes that may have been meant.
+
+        Args:
+            missing: Problems, and the scope that each lacks.
+            around: Names of the checkpoint and the target.
+            may_search: False if there have been enough searches.
+        """
+        self.missing = missing
+        self._around = around
+        self.root = missing[0][1]
+        parent, component = _split(self.root)
+        self.parent = parent
+        self.beside = around.tensors.numbers_beside(parent, component)
+        entry = missing[0][0].entry
+        if len(self.beside) == 1 and change_key(entry, self.root, self.root):
+            self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
+        self.moved: str | None = None
+        self.is_moved = False
+        if may_search and not self.beside:
+            names = [(problem.source, root) for problem, root in missing]
+            self.moved, self.is_moved = find_moved_scope(names, around.tensors)
+
+    @property
+    def problems(self) -> tuple[SourceNotFound, ...]:
+        """The problems."""
+        return tuple(problem for problem, _ in self.missing)
+
+    @property
+    def relation(self) -> tuple[str, str] | None:
+        """What stands before the names, and what should; None if that is not known."""
+        if self.moved is None or not self.is_moved:
+            return None
+        return _without_common_end(self.root, self.moved)
+
+    def explain(self) -> Cause:
+        """States the cause, and what to do."""
+        first = self.missing[0][0]
+        if len(self.missing) == 1 and not fills_scope(first.entry):
+            fact = first.fact
+            if self.moved is None:  # else the advice shows what is wrong
+                fact = f"{fact[:-1]}; nothing lies under `{self.root}`."
+        else:
+            fact = f"nothing lies under {self._list_roots()}, which {self._needs()}."
+        label = label_of_problems(self.problems)
+        if self.beside:
+            return Cause(label, fact, self.problems, self._describe_layers())
+        if self.moved is None:
+            return Cause(label, fact, self.problems, self._hint())
+        where = self._where_they_lie()
+        if len(self.missing) > 1 or fills_scope(first.entry):
+            fact = f"{fact[:-1]}; {where}."
+        return Cause(label, fact, self.problems, self._hint() or self._advise())
+
+    def _where_they_lie(self) -> str:
+        """What lies under the scope that may have been meant."""
+        if not self.moved:
+            return "the same names are there without it"
+        old, new = self.relation or (self.root, self.moved)
+        scopes = [new]
+        if old:
+            roots = dict.fromkeys(root for _, root in self.missing)
+            moved = (transfer(self.root, self.moved, root) for root in roots)
+            scopes = list(dict.fromkeys(moved))
+        count = sum(map(self._around.tensors.count_under, scopes))
+        lie = "lies" if count == 1 else "lie"
+        return f"{counted(count, 'tensor')} {lie} under {list_collapsed(scopes, 2)}"
+
+    def _list_roots(self) -> str:
+        return list_collapsed(list(dict.fromkeys(r for _, r in self.missing)), 2)
+
+    def _needs(self) -> str:
+        """Who needs the scopes."""
+        leaves = {problem.leaf for problem, _ in self.missing}
+        if leaves == {None}:
+            return f"{counted(len(self.missing), 'entry', 'entries')} name"
+        if len(leaves) == 1:
+            return f"leaf `{self.missing[0][0].leaf}` needs"
+        entry = self.missing[0][0].entry
+        numbers = {problem.entry.number for problem, _ in self.missing}
+        target = target_of(entry) if len(numbers) == 1 and fills_scope(entry) else ""
+        return f"{len(leaves)} leaves{f' of `{target}`' if target else ''} need"
+
+    def _describe_layers(self) -> str:
+        """Which numbers there are, where scopes have others."""
+        first, last = self.beside[0], self.beside[-1]
+        present = f"`{first}` to `{last}`" if len(self.beside) > 1 else f"`{first}`"
+        fact = f"The checkpoint has {present} there"
+        numbers = [[int(n) for n in _NUMBER.findall(c)[-1:]] for c in self.beside]
+        lowest = min(
+            [int(n) for n in _NUMBER.findall(_split(root)[1])[-1:]]
+            for _, root in self.missing
+        )
+        if lowest > max(numbers) and len(numbers) > 1:
+            return f"{fact}: was the model built with another number of layers?"
+        return f"{fact}."
+
+    def _hint(self) -> str:
+        manifest = self._around.manifest
+        return manifest.hint(self.root) or manifest.hint(self.missing[0][0].source)
+
+    def _advise(self) -> str:
+        """The key to use instead, or the entry to add."""
+        assert self.moved is not None
+        entries = {problem.entry.number for problem, _ in self.missing}
+        old, new = self.relation or (self.root, self.moved)
+        if len(entries) > 1 and not new:
+            return f"Leave `{old}` out of the keys."
+        if len(entries) > 1 and not old:
+            return f"Put `{new}` before the keys."
+        if len(entries) > 1:
+            if len({root for _, root in self.missing}) > 1:
+                old, new = _without_common_start(old, new)
+            return f"Write `{new}` in place of `{old}`."
+        entry = self.missing[0][0].entry
+        is_unused = not self._around.claimed.get(entry.number)
+        if not old and is_unused and (key := change_key(entry, "/", new)):
+            return f"Did you mean `{key}`?"
+        # Roots of other numbers are covered by the captures of the key.
+        if key := change_key(entry, self.root, self.moved):
+            return f"Did you mean `{key}`?"
+        source = entry.source if isinstance(entry, Rule) else Source("")
+        if not self.is_moved or not isinstance(source, Source):
+            return ""
+        pairs: dict[str, tuple[Source, str]] = {}
+        for problem, root in self.missing:
+            below = problem.source[len(root) :]
+            leaf = problem.leaf or ""
+            if below and leaf.endswith(f"/{below}"):
+                new = transfer(self.root, self.moved, root)
+                scope = leaf[: -len(below)]
+                pairs[root] = (Source(literal_pattern(new) or "/"), scope)
+        if not pairs:
+            return ""
+        return str(propose_entry(list(pairs.values()), self._around.leaves))
+
+
+def _join_scopes(scopes: Sequence[_MissingScope], around: Surroundings) -> list[Cause]:
+    """Joins scopes that are missing for the same reason."""
+    keys = [
+        ("moved", scope.relation)
+        if scope.relation is not None and scope.relation[0] == ""
+        else ("entry", scope.problems[0].entry.number, scope.parent)
+        for scope in scopes
+    ]
+    causes: list[Cause] = []
+    for key in dict.fromkeys(keys):
+        members = [s for s, k in zip(scopes, keys, strict=True) if k == key]
+        if key[0] == "moved" and len(members) > 1:
+            causes.append(_explain_level(members))
+        elif len(members) > _MAX_ROOTS and not members[0].beside:
+            missing = [pair for scope in members for pair in scope.missing]
+            missing.sort(key=lambda pair: pair[1] != members[0].root)
+            joined = _MissingScope(missing, around, may_search=True)
+            causes.append(joined.explain())
+        else:
+            causes += [scope.explain() for scope in members]
+    return causes
+
+
+def _explain_level(scopes: Sequence[_MissingScope]) -> Cause:
+    """Scopes of which all names lack the same beginning."""
+    relation = scopes[0].relation
+    assert relation is not None
+    problems = tuple(problem for scope in scopes for problem in scope.problems)
+    rows = collapse([(root,) for scope in scopes for _, root in scope.missing])
+    roots = list(dict.fromkeys(row.cells[0] for row in rows))
+    listed = ", ".join(f"`{root}`" for root in roots[:_MAX_ROOTS])
+    listed = and_more(listed, len(roots) - _MAX_ROOTS)
+    fact = (
+        f"nothing lies under {listed}, which {len(problems)} leaves need; the same "
+        f"names lie under `{relation[1]}`."
+    )
+    entries = {problem.entry.number for problem in problems}
+    advice = f"Put `{relation[1]}` before the keys." if len(entries) > 1 else ""
+    if len(entries) == 1:
+        entry = problems[0].entry
+        key = change_key(entry, "/", relation[1])
+        advice = f"Did you mean `{key}`?" if key else scopes[0].explain().advice
+    return Cause(label_of_problems(problems), fact, problems, advice)
+
+
+def _split(root: str) -> tuple[str, str]:
+    """The scope around a scope, and its name without `/`."""
+    parent, slash, component = root[:-1].rpartition("/")
+    return parent + slash, component
+
+
+def _without_common_start(old: str, new: str) -> tuple[str, str]:
+    """Two scopes without the components that both begin with."""
+    olds, news = old.split("/"), new.split("/")
+    while len(olds) > 2 and len(news) > 2 and olds[0] == news[0]:
+        del olds[0], news[0]
+    return "/".join(olds), "/".join(news)
+
+
+def _without_common_end(old: str, new: str) -> tuple[str, str]:
+    """Two scopes without the components that both end in."""
+    olds, news = old.split("/")[:-1], new.split("/")[:-1]
+    while olds and news and olds[-1] == news[-1]:
+        olds.pop()
+        news.pop()
+    return tuple("".join(f"{c}/" for c in components) for components in (olds, news))  # pyright: ignore[reportReturnType]

@@ -1,0 +1,314 @@
+"""Lines that can be pasted into a map: other keys and values, and entries to add.
+
+A suggestion is written as it stands in a map: braces of names are doubled, and what an
+entry writes with captures (`layer_{i}`) is suggested with captures. An entry to add is
+written with `src(...)`, which wins over the scopes around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Source,
+    map_sources,
+    sources_of,
+)
+from tf2flax._base.manifest import Manifest
+
+from .scopes import NameTable, template_of
+
+# What stands for another thing in each layer: numbers, and captures of a pattern.
+_VARYING: Final = re.compile(r"(\d+|\{[A-Za-z_]\w*\})")
+_NUMBER: Final = re.compile(r"(\d+)")
+_CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*\}")
+_CAPTURES: Final = "ijklmn"
+# Components of names that are compared with each other.
+_MAX_DEPTH: Final = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a map was meant for: names, and shapes of leaves.
+
+    Attributes:
+        manifest: The checkpoint.
+        shapes: Shape of every leaf, by all its names.
+        claimed: For each entry, by number, the sources that it gives to leaves, and
+            the shapes of these leaves.
+    """
+
+    manifest: Manifest
+    shapes: Mapping[str, tuple[int, ...]]
+    claimed: Mapping[int, Sequence[tuple[Expression, tuple[int, ...]]]]
+
+    @functools.cached_property
+    def tensors(self) -> NameTable:
+        """Names of the checkpoint."""
+        return NameTable(self.manifest.names)
+
+    @functools.cached_property
+    def tensors_by_template(self) -> Mapping[str, Sequence[str]]:
+        """Names of the checkpoint, by what they are without their numbers."""
+        names: dict[str, list[str]] = {}
+        for name in self.manifest.names:
+            names.setdefault(template_of(name), []).append(name)
+        return names
+
+    @functools.cached_property
+    def leaves(self) -> NameTable:
+        """Names of the target."""
+        return NameTable(sorted(self.shapes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An entry that is suggested, as it is written in a map.
+
+    Attributes:
+        key: The key: an expression.
+        value: The value.
+        is_example: True if it stands for several.
+    """
+
+    key: str
+    value: str
+    is_example: bool = False
+
+    def __str__(self) -> str:
+        """The entry, as a sentence."""
+        what = "entries such as" if self.is_example else "the entry"
+        return f"Add {what} `{self.key}` -> `{self.value}`."
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Suggests names, the best first; "" for no names.
+
+    Examples:
+        >>> did_you_mean(["a", "b"])
+        'Did you mean `a` or `b`?'
+    """
+    if not names:
+        return ""
+    return f"Did you mean {' or '.join(f'`{name}`' for name in names)}?"
+
+
+def propose_entry(
+    pairs: Sequence[tuple[Expression, str]], names: NameTable
+) -> NewEntry:
+    """Proposes an entry for leaves, with captures where there are several.
+
+    Args:
+        pairs: The source of each leaf, without captures, and the leaf; or scopes.
+        names: All names of leaves.
+
+    Returns:
+        The entry. Of sources that no captures show, that of the first.
+    """
+    texts = [(repr(source), literal_pattern(leaf)) for source, leaf in pairs]
+    if len(texts) > 1 and (general := generalise(texts)):
+        key, value = general
+        reached = parse_name(value)
+        is_scope = value.endswith("/")
+        expected = {leaf for _, leaf in pairs}
+        matched = (
+            reached.expand(binding).literal
+            for name in names.names
+            if (binding := reached.matches(name, is_scope=is_scope)) is not None
+        )
+        if all(name in expected for name in matched):
+            return NewEntry(key, value)
+    return NewEntry(*texts[0], is_example=len(texts) > 1)
+
+
+def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Writes pairs of texts that differ by numbers alone as one, with captures.
+
+    Args:
+        pairs: Key and value of each.
+
+    Returns:
+        Key and value; None if the numbers of the values do not give those of the keys.
+
+    Examples:
+        >>> generalise([("a_0/w", "b/0/w"), ("a_1/w", "b/1/w")])
+        ('a_{i}/w', 'b/{i}/w')
+    """
+    keys = [_NUMBER.split(key) for key, _ in pairs]
+    values = [_NUMBER.split(value) for _, value in pairs]
+    captures: dict[tuple[str, ...], str] = {}
+    value = _write_captures(values, captures, is_value=True)
+    key = _write_captures(keys, captures, is_value=False)
+    return None if key is None or value is None else (key, value)
+
+
+def _write_captures(
+    rows: Sequence[Sequence[str]],
+    captures: dict[tuple[str, ...], str],
+    *,
+    is_value: bool,
+) -> str | None:
+    """Joins split texts, with captures for numbers that differ.
+
+    Args:
+        rows: Literal text and numbers in turn, of each text.
+        captures: Numbers of all texts at one place -> the capture; of values, captures
+            are added.
+        is_value: True for the texts of values, which give captures their meaning.
+
+    Returns:
+        The text; None if the texts differ by more, or a capture is not there.
+    """
+    if len({len(row) for row in rows}) > 1:
+        return None
+    written: list[str] = []
+    for place, column in enumerate(zip(*rows, strict=True)):
+        if len(set(column)) == 1:
+            written.append(column[0])
+        elif place % 2 == 0 or (column not in captures and not is_value):
+            return None
+        else:
+            if column not in captures and len(captures) == len(_CAPTURES):
+                return None
+            name = captures.setdefault(column, _CAPTURES[len(captures) % 6])
+            written.append(f"{{{name}}}")
+    return "".join(written)
+
+
+def transfer(old: str, new: str, pattern: str) -> str:
+    """Changes a pattern as a name that it stands for is changed.
+
+    Args:
+        old: A name that the pattern stands for, or another one of the same form.
+        new: What the name should be instead.
+        pattern: The pattern, of as many components as the name.
+
+    Returns:
+        The pattern for the new name: components that the names share come from the
+        pattern, and so do numbers and captures in components that are alike.
+
+    Examples:
+        >>> transfer("a/layer_0/w", "enc/layers_0/w", "a/layer_{i}/w")
+        'enc/layers_{i}/w'
+    """
+    olds, patterns = old.split("/"), pattern.split("/")
+    if old == pattern or len(olds) > _MAX_DEPTH:
+        return new
+    news = new.split("/")
+    written: list[str] = []
+    for place, component in enumerate(news):
+        same = [k for k, text in enumerate(olds) if text == component]
+        if same and len(olds) == len(patterns):
+            written.append(patterns[same[-1]])
+            continue
+        varying = _VARYING.findall(component)
+        like = [
+            k
+            for k, text in enumerate(olds[: len(patterns)])
+            if varying and _VARYING.findall(text) == varying
+        ]
+        # The component at the same place from the end, or else the last one.
+        aligned = place - len(news) + len(olds)
+        k = aligned if aligned in like else like[-1] if like else 0
+        replacing = _VARYING.findall(patterns[k])
+        if like and len(replacing) == len(varying):
+            parts = _VARYING.split(component)
+            parts[1::2] = replacing
+            written.append("".join(parts))
+        else:
+            written.append(component)
+    return "/".join(written)
+
+
+def with_captures(pattern: str, name: str) -> str | None:
+    """Writes a name that there is with the captures of a pattern that is like it.
+
+    Args:
+        pattern: A name or scope as it is written in a map.
+        name: The name.
+
+    Returns:
+        The pattern for the name; None if its captures have no place there.
+
+    Examples:
+        >>> with_captures("params/layer_{i}/{part}", "params/layers_0/query")
+        'params/layers_{i}/{part}'
+    """
+    patterns, components = pattern.split("/"), name.split("/")
+    if not _CAPTURE.search(pattern):
+        return literal_pattern(name)
+    if len(patterns) != len(components):
+        return None
+    written: list[str] = []
+    for like, component in zip(patterns, components, strict=True):
+        captures = _VARYING.findall(like)
+        parts = _VARYING.split(component)
+        if _CAPTURE.fullmatch(like):
+            written.append(like)
+        elif not _CAPTURE.search(like):
+            written.append(literal_pattern(component))
+        elif len(captures) == len(parts) // 2:
+            parts[1::2] = captures
+            written.append("".join(parts))
+        else:
+            return None
+    return "/".join(written)
+
+
+def change_key(entry: MapEntry, old: str, new: str) -> str | None:
+    """Writes the key of an entry with another name, or the beginning of one.
+
+    Args:
+        entry: The entry.
+        old: Scope or name that the key has now, with text in place of captures.
+        new: What it should have instead.
+
+    Returns:
+        The key as it is written in a map; None if it does not begin with the old one.
+    """
+    count = old.count("/") + 1
+    is_changed = False
+
+    def change(source: Source) -> Source:
+        nonlocal is_changed
+        components = source.pattern.split("/")
+        beginning = "/".join(components[: count - 1]) + "/"
+        if not old.endswith("/"):
+            beginning = source.pattern
+        if parse_name(beginning).matches(old) is None:
+            return source
+        is_changed = True
+        below = source.pattern[len(beginning) :]
+        return Source(transfer(old, literal_pattern(new), beginning) + below or "/")
+
+    plain = isinstance(entry, PlainEntry)
+    source = Source(literal_pattern(entry.source)) if plain else entry.source
+    changed = map_sources(source, change)
+    return write_key(entry, changed) if is_changed else None
+
+
+def write_key(entry: MapEntry, source: Expression) -> str:
+    """Writes a key in the form in which that of an entry is written."""
+    is_text = isinstance(entry, PlainEntry) or entry.key != repr(entry.source)
+    if is_text and isinstance(source, Source):
+        return source.pattern
+    return repr(source)
+
+
+def source_of_entry(entry: MapEntry) -> Expression:
+    """The source of an entry as it is written, with its captures."""
+    if isinstance(entry, PlainEntry):
+        return Source(literal_pattern(entry.source))
+    return entry.source
+
+
+def scopes_named(entry: MapEntry) -> list[str]:
+    """The names or scopes that the key of an entry holds, as they are written."""
+    return [source.pattern for source in sources_of(source_of_entry(entry))]
