@@ -233,7 +233,21 @@ def test_wrong_calls(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("names", [["a", "a/b"], ["a//b"], ["/a"], ["a/"]])
+@pytest.mark.parametrize("names", [["a//b"], ["/a"], ["a/"]])
+def test_names_that_orbax_never_finds(names: list[str], tmp_path: pathlib.Path) -> None:
+    tensors = {name: np.float32([i]) for i, name in enumerate(names)}
+    for flat in (False, True):
+        with pytest.raises(tf2flax.AssignmentError, match="assignment_map"):
+            tf2flax.convert(tensors, tmp_path / "o", format="orbax", flat=flat)
+
+
+def test_names_that_npz_would_change(tmp_path: pathlib.Path) -> None:
+    for name in ("a.npy", "x" * 70_000):
+        with pytest.raises(tf2flax.AssignmentError, match="assignment_map"):
+            tf2flax.convert({name: np.ones(1)}, tmp_path / "o.npz")
+
+
+@pytest.mark.parametrize("names", [["a", "a/b"]])
 def test_names_that_cannot_nest(names: Sequence[str], tmp_path: pathlib.Path) -> None:
     tensors = {name: np.float32([i]) for i, name in enumerate(names)}
     prefix = tf2flax.save_checkpoint(tmp_path / "m", tensors)
@@ -278,12 +292,37 @@ def test_outputs_that_exist(name: Any, prefix: str, tmp_path: pathlib.Path) -> N
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     tf2flax.convert(prefix, out, **options, overwrite=True)
     assert sorted(tmp_path.rglob("*")) == sorted(before)
-    # A file in place of a directory, and the other way round.
-    if name != "tensorbundle":
-        other: Any = "npz" if name == "orbax" else "orbax"
-        tf2flax.convert(prefix, out, **{**options, "format": other}, overwrite=True)
-        assert out.is_dir() == (other == "orbax")
+    if name in ("safetensors", "npz"):  # a file may become a directory
+        tf2flax.convert(prefix, out, **{**options, "format": "orbax"}, overwrite=True)
+        assert out.is_dir()
         assert sorted(tmp_path.iterdir()) == [out, tmp_path / "tf"]
+
+
+@pytest.mark.parametrize("name", ["safetensors", "npz", "orbax"])
+def test_nothing_else_is_replaced(
+    name: Any, prefix: str, tmp_path: pathlib.Path
+) -> None:
+    """Overwriting deletes no folder of other files, and no checkpoint."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("x")
+    options: Any = {"format": name, "slots": False, "overwrite": True}
+    for out in (tmp_path / "home", tmp_path / "tf", tmp_path):
+        with pytest.raises(tf2flax.ExistsError, match="another path"):
+            tf2flax.convert(prefix, out, **options)
+    with pytest.raises(tf2flax.ExistsError, match="checkpoint itself"):
+        tf2flax.convert(prefix, f"{prefix}.index", **options)
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "x"
+    assert tf2flax.open_checkpoint(prefix).verify().ok
+
+
+def test_a_damaged_step_stops_nothing(tmp_path: pathlib.Path) -> None:
+    tensors = {"a": np.ones(16, np.float32), "global_step": np.int64(3)}
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", tensors)
+    data = pathlib.Path(f"{prefix}.data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[:-3] + b"abc")
+    report = tf2flax.convert(prefix, tmp_path / "o.npz", assignment_map={"a": "b"})
+    assert report.written == ("b",)
+    tf2flax.convert(prefix, tmp_path / "p.npz", verify=False)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -349,6 +349,29 @@ def test_references_to_what_lies_in_other_orders(
     assert not (tmp_path / "x.orbax").exists()
 
 
+def test_a_square_in_slices_is_not_transposed_by_reference(
+    tmp_path: pathlib.Path,
+) -> None:
+    square = np.arange(16, dtype=np.float32).reshape(4, 4)
+    rows = [(slice(0, 2), slice(None)), (slice(2, 4), slice(None))]
+    write_bundle(tmp_path / "m", {"t": Tensor(square, rows)})
+    options: Any = {
+        "format": "orbax",
+        "assignment_map": [(tf2flax.src("t").transpose(), "t")],
+    }
+    with pytest.raises(tf2flax.UnsupportedError, match="reshaped or transposed"):
+        tf2flax.convert(tmp_path / "m", tmp_path / "o", by_reference=True, **options)
+    tf2flax.convert(tmp_path / "m", tmp_path / "o", **options)
+    assert same(ocp.StandardCheckpointer().restore(tmp_path / "o")["t"], square.T)
+
+
+def test_names_that_orbax_encodes(tmp_path: pathlib.Path) -> None:
+    """Their base64 has characters in which its two alphabets differ."""
+    expected = {name: np.ones(2, np.float32) for name in ("ab>", "ab?", "uniné世😀")}
+    tf2flax.convert(expected, tmp_path / "o", format="orbax")
+    check(ocp.StandardCheckpointer().restore(tmp_path / "o"), expected)
+
+
 def test_references_beside_the_checkpoint(tmp_path: pathlib.Path) -> None:
     expected = {"a/w": np.arange(6, dtype=np.float32)}
     prefix = saved(tmp_path / "tf", expected)

@@ -128,6 +128,11 @@ def _entry_of(name: object, value: Any) -> TensorEntry:
             f"A mapping in place of a checkpoint is flat; `{name}` holds a mapping. "
             "Join names by '/': flax.traverse_util.flatten_dict(tree, sep='/')."
         )
+    if isinstance(value, np.ma.MaskedArray):
+        raise AssignmentError(
+            f"`{name}` is a masked array, and no checkpoint holds masks. Fill it "
+            "first, with `filled()`."
+        )
     if isinstance(value, (bool, int, float, complex, bytes, str)):
         value = np.asarray(value, object if isinstance(value, bytes) else None)
     shape, dtype = attribute_of(value, "shape"), attribute_of(value, "dtype")
@@ -139,6 +144,12 @@ def _entry_of(name: object, value: Any) -> TensorEntry:
     if attribute_of(value, "__array__") is None:
         raise AssignmentError(
             f"`{name}` is {show_value(value)}, which has no values. Give arrays."
+        )
+    if dtype.kind == "O" and not all(
+        isinstance(element, (bytes, str)) for element in np.asarray(value).reshape(-1)
+    ):
+        raise AssignmentError(
+            f"`{name}` is an array of objects. Only bytes and text can be taken."
         )
     if dtype.kind in "OSU":
         stored = STRING

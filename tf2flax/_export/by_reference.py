@@ -134,7 +134,7 @@ def refer_to_data_files(
         fact = "more is done to it than to move, reshape or transpose it"
         if isinstance(layout, StridedView) and _is_free(tensor, layout):
             entry = source.stored(layout.source)
-            pieces, fact = _raw_pieces(tensor, entry)
+            pieces, fact = _raw_pieces(tensor, entry, layout)
             if pieces:
                 placed.append((tensor, layout, pieces, entry))
                 continue
@@ -188,7 +188,9 @@ def _is_reversed(layout: StridedView) -> bool:
     return layout.offset == 0 and is_all and layout.strides == reversed_strides
 
 
-def _raw_pieces(tensor: ExportedTensor, entry: TensorEntry) -> tuple[list[Piece], str]:
+def _raw_pieces(
+    tensor: ExportedTensor, entry: TensorEntry, layout: StridedView
+) -> tuple[list[Piece], str]:
     """The pieces of a tensor, in order; () and why if they are no chunks of it."""
     pieces = [piece for piece in entry.pieces if isinstance(piece, Piece)]
     if len(pieces) < len(entry.pieces):
@@ -197,8 +199,9 @@ def _raw_pieces(tensor: ExportedTensor, entry: TensorEntry) -> tuple[list[Piece]
         return [], "its data file is not a local file"
     if not entry.is_sliced:
         return pieces, ""
-    if tensor.shape != entry.spec.shape:
-        return [], "it is stored in slices, and has another shape"
+    # A transpose of a square has the same shape.
+    if tensor.shape != entry.spec.shape or not layout.is_whole:
+        return [], "it is stored in slices, and is reshaped or transposed"
     # Chunks of one shape: rows of equal number, one slice after the other.
     pieces.sort(key=lambda piece: piece.box)
     rows = {piece.box.shape[0] for piece in pieces[:-1] or pieces}

@@ -6,6 +6,7 @@ nothing lies at the output. Imports no JAX.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,6 +20,7 @@ from tf2flax._assignment.language.grammar import FrozenMap, freeze_map
 from tf2flax._base.caller import check_switch, show_value
 from tf2flax._base.errors import (
     AssignmentError,
+    DamagedError,
     ExistsError,
     ReadError,
     UnsupportedError,
@@ -29,6 +31,7 @@ from tf2flax._base.text import counted, format_nbytes, list_names, printable
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
+from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
@@ -227,7 +230,9 @@ class Output:
         if not tensors:
             raise AssignmentError("There is nothing to write: no arrays are left.")
         exporter.check(tensors)
-        if not self.is_replacing:
+        if self.is_replacing:
+            _refuse_loss(exporter, path, checkpoint.manifest)
+        else:
             _refuse_present(exporter, path)
         total = sum(tensor.nbytes for tensor in tensors)
         title = f"Converting {posixpath.basename(checkpoint.prefix)}"
@@ -332,6 +337,31 @@ def _refuse_present(exporter: Exporter, path: str) -> None:
         )
 
 
+def _refuse_loss(exporter: Exporter, path: str, manifest: Manifest) -> None:
+    """Refuses to replace what is no earlier output, or holds the checkpoint itself.
+
+    Raises:
+        ExistsError: It would be lost.
+    """
+    if exporter.writes_in_place:
+        return
+    if not exporter.may_replace(path):
+        raise ExistsError(
+            f"A folder of something else lies at the output - at `{path}`. Choose "
+            "another path: overwrite replaces outputs alone."
+        )
+    target = os.path.realpath(path)
+    prefix = manifest.index_path.removesuffix(".index")
+    for file in {manifest.index_path, *existing_files(prefix)}:
+        place = os.path.realpath(file)
+        # Links of an earlier output by reference lead out of it.
+        if place == target or place.startswith(f"{target}/"):
+            raise ExistsError(
+                f"The checkpoint itself lies at the output - at `{file}`. Choose "
+                "another path."
+            )
+
+
 def _write(exporter: Exporter, path: str, source: TensorSource) -> None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -348,11 +378,14 @@ def _write(exporter: Exporter, path: str, source: TensorSource) -> None:
 
 def metadata_of(checkpoint: Checkpoint, entries: FrozenMap | None) -> dict[str, str]:
     """Where the tensors come from, as text."""
-    metadata = {"source": checkpoint.prefix}
+    source = checkpoint.prefix.encode("utf-8", "backslashreplace").decode()
+    metadata = {"source": source}
     if _STEP in checkpoint:
         step = checkpoint[_STEP]
         if not step.shape and step.dtype.kind in "iu":
-            metadata["step"] = str(int(np.asarray(step.read())))
+            # A damaged step is left out here, and refused where it is converted.
+            with contextlib.suppress(DamagedError):
+                metadata["step"] = str(int(np.asarray(step.read())))
     if entries is not None:
         pairs = [[str(key), str(value)] for key, value, _ in entries.entries]
         metadata["assignment_map"] = json.dumps(pairs)

@@ -142,6 +142,10 @@ class Exporter(abc.ABC):
         """
         return path if os.path.lexists(path) else None
 
+    def may_replace(self, path: str) -> bool:
+        """True unless something else lies at an output, such as a folder of files."""
+        return not os.path.isdir(path)
+
     @abc.abstractmethod
     def check(self, tensors: Sequence[ExportedTensor]) -> None:
         """Refuses names, shapes and dtypes that the format does not hold.

@@ -27,6 +27,8 @@ _DTYPES: Final = frozenset(
     )
 )  # fmt: skip
 
+_MAX_NAME_NBYTES: Final = 65_531  # with `.npy`, all that a zip file has room for
+
 
 class Npz(Exporter):
     """One `.npz` file; strings become arrays of bytes."""
@@ -41,6 +43,17 @@ class Npz(Exporter):
         refuse_dtypes(arrays, _DTYPES, self.name)
         for tensor in tensors:
             refuse_invalid_text(tensor.name)
+            if len(tensor.name.encode()) > _MAX_NAME_NBYTES:
+                raise AssignmentError(
+                    f"Name `{tensor.name[:40]}…` has more than {_MAX_NAME_NBYTES} "
+                    "bytes, and no zip file holds it. Move the tensor with "
+                    "assignment_map."
+                )
+            if tensor.name.endswith(".npy"):
+                raise AssignmentError(
+                    f"Name `{tensor.name}` loses its ending when numpy.load reads it. "
+                    "Move the tensor with assignment_map."
+                )
             if "\0" in tensor.name:
                 raise AssignmentError(
                     f"Name {tensor.name!r} has a NUL, which no zip file holds. Move "

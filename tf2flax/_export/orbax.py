@@ -77,7 +77,9 @@ class Orbax(Exporter):
         for tensor in tensors:
             refuse_invalid_text(tensor.name)
         paths = {tensor.name: self._path(tensor.name) for tensor in tensors}
-        if not self.options.flat:
+        if self.options.flat:
+            _refuse_names_that_are_scopes(paths)
+        else:
             _refuse_names_that_do_not_nest(paths)
         _refuse_equal_parameters(paths)
 
@@ -94,6 +96,13 @@ class Orbax(Exporter):
             target = os.path.join(path, name)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             write_atomically(target, contents)
+
+    def may_replace(self, path: str) -> bool:
+        """True for what an earlier conversion, or Orbax itself, has written."""
+        if not os.path.isdir(path):
+            return True
+        names = os.listdir(path)
+        return not names or "_METADATA" in names
 
     @property
     def writes_in_place(self) -> bool:
@@ -145,7 +154,7 @@ class Orbax(Exporter):
             "_sharding",
             _json(
                 {
-                    base64.b64encode(
+                    base64.urlsafe_b64encode(
                         self._parameter(t.name).encode()
                     ).decode(): _ONE_DEVICE
                     for t in source.tensors
@@ -220,6 +229,16 @@ def _leaf(tensor: ExportedTensor, path: Sequence[str]) -> dict[str, Any]:
             "write_shape": tensor.shape,
         },
     }
+
+
+def _refuse_names_that_are_scopes(names: Iterable[str]) -> None:
+    """Refuses names that tensorstore, which takes them for folders, would change."""
+    changed = [n for n in names if n.endswith("/") or n.startswith("/") or "//" in n]
+    if changed:
+        raise AssignmentError(
+            f"Orbax cannot find arrays under these names: {list_names(changed)}. Move "
+            "them with assignment_map."
+        )
 
 
 def _refuse_names_that_do_not_nest(paths: Mapping[str, tuple[str, ...]]) -> None:
