@@ -91,6 +91,7 @@ def test_chosen_tensors_are_a_checkpoint(tmp_path: pathlib.Path) -> None:
         ({"": np.zeros(1)}, tf2flax.AssignmentError, "has names"),
         ({"a": np.zeros(1, "M8[s]")}, tf2flax.UnsupportedError, "datetime64"),
         ({"a": None}, tf2flax.AssignmentError, "not an array"),
+        ({"a": "\ud800"}, tf2flax.AssignmentError, "not valid text"),
         ({"a": 1 << 70}, tf2flax.AssignmentError, "objects"),
         ({"a": np.array(["x", None], object)}, tf2flax.AssignmentError, "objects"),
         ({"a": np.ma.array([1, 2], mask=[0, 1])}, tf2flax.AssignmentError, "masked"),

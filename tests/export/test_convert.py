@@ -315,6 +315,16 @@ def test_nothing_else_is_replaced(
     assert tf2flax.open_checkpoint(prefix).verify().ok
 
 
+def test_parts_of_a_merged_checkpoint_are_not_replaced(tmp_path: pathlib.Path) -> None:
+    tf2flax.save_checkpoint(tmp_path / "a", {"w": np.ones(3)})
+    tf2flax.save_checkpoint(tmp_path / "b", {"v": np.ones(3)})
+    merged = tf2flax.merge_checkpoints([tmp_path / "a", tmp_path / "b"])
+    data = tmp_path / "b.data-00000-of-00001"
+    with pytest.raises(tf2flax.ExistsError, match="checkpoint itself"):
+        tf2flax.convert(merged, data, format="npz", overwrite=True)
+    assert tf2flax.open_checkpoint(tmp_path / "b").verify().ok
+
+
 def test_a_damaged_step_stops_nothing(tmp_path: pathlib.Path) -> None:
     tensors = {"a": np.ones(16, np.float32), "global_step": np.int64(3)}
     prefix = tf2flax.save_checkpoint(tmp_path / "m", tensors)

@@ -50,8 +50,6 @@ class ArrayPiece(EncodedPiece):
     def read(self, box: Box) -> np.ndarray:
         """Copies a box of the array."""
         array = np.asarray(self.array)
-        if self.array.dtype.kind in "OSU":
-            array = _encode_strings(array)
         native = array.dtype.newbyteorder("=")
         return np.array(
             view_at(array, box.within(Box.whole(array.shape))),
@@ -128,11 +126,7 @@ def _entry_of(name: object, value: Any) -> TensorEntry:
             f"A mapping in place of a checkpoint is flat; `{name}` holds a mapping. "
             "Join names by '/': flax.traverse_util.flatten_dict(tree, sep='/')."
         )
-    if isinstance(value, np.ma.MaskedArray):
-        raise AssignmentError(
-            f"`{name}` is a masked array, and no checkpoint holds masks. Fill it "
-            "first, with `filled()`."
-        )
+    refuse_masked(f"`{name}`", value)
     if isinstance(value, (bool, int, float, complex, bytes, str)):
         value = np.asarray(value, object if isinstance(value, bytes) else None)
     shape, dtype = attribute_of(value, "shape"), attribute_of(value, "dtype")
@@ -145,14 +139,8 @@ def _entry_of(name: object, value: Any) -> TensorEntry:
         raise AssignmentError(
             f"`{name}` is {show_value(value)}, which has no values. Give arrays."
         )
-    if dtype.kind == "O" and not all(
-        isinstance(element, (bytes, str)) for element in np.asarray(value).reshape(-1)
-    ):
-        raise AssignmentError(
-            f"`{name}` is an array of objects. Only bytes and text can be taken."
-        )
     if dtype.kind in "OSU":
-        stored = STRING
+        value, stored = strings_as_bytes(f"`{name}`", np.asarray(value)), STRING
     elif dtype.newbyteorder("=") in DTYPES_BY_NUMPY:
         stored = DTYPES_BY_NUMPY[dtype.newbyteorder("=")]
     else:
@@ -166,9 +154,40 @@ def _entry_of(name: object, value: Any) -> TensorEntry:
     return TensorEntry(name, spec, (piece,), is_sliced=False, is_big_endian=False)
 
 
-def _encode_strings(array: np.ndarray) -> np.ndarray:
+def strings_as_bytes(subject: str, array: np.ndarray) -> np.ndarray:
     """The same array with elements of `bytes`; text becomes UTF-8."""
     out = empty(array.size, object)
-    for number, element in enumerate(array.reshape(-1).tolist()):
-        out[number] = encode_name(element) if isinstance(element, str) else element
+    for i, element in enumerate(array.reshape(-1).tolist()):
+        if isinstance(element, str):
+            try:
+                out[i] = encode_name(element)
+            except UnicodeEncodeError as error:
+                raise AssignmentError(
+                    f"{subject} holds {show_value(element)}, which is not valid "
+                    f"text: {error.reason}. Give bytes."
+                ) from error
+        elif isinstance(element, bytes):
+            out[i] = element
+        else:
+            raise AssignmentError(
+                f"{subject} is an array of objects, one of which is a "
+                f"{type(element).__name__}. Only bytes and text can be saved."
+            )
     return out.reshape(array.shape)
+
+
+def refuse_masked(subject: str, value: object) -> None:
+    """Refuses masked arrays.
+
+    Args:
+        subject: What has the value, for the message.
+        value: The value.
+
+    Raises:
+        AssignmentError: It is one.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise AssignmentError(
+            f"{subject} is a masked array, and no checkpoint holds masks. Fill it "
+            "first, with `filled()`."
+        )

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import tf2flax
 
+from .selecting import add_checkpoint
 from .targets import add_target, load_target
 
 _EXAMPLES: Final = """\
@@ -32,9 +33,7 @@ def add_to(commands: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "out", metavar="OUT", help="file, directory (orbax) or prefix (tensorbundle)"
     )

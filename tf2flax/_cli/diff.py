@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fnmatch
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,8 @@ import numpy as np
 
 from tf2flax._base.text import align_columns, printable
 from tf2flax._export.readers import ReadableArray, open_arrays
+
+from .selecting import matches
 
 _EXAMPLES: Final = """\
 examples:
@@ -71,7 +72,9 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compares both; returns the exit code."""
     first, second = open_arrays(arguments.first), open_arrays(arguments.second)
-    names = sorted(_select({*first, *second}, arguments.pattern))
+    names = sorted({*first, *second})
+    if arguments.pattern is not None:
+        names = [name for name in names if matches(name, arguments.pattern)]
     differences = list(
         _differences(names, first, second, arguments.rtol, arguments.atol)
     )
@@ -87,14 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(differences, count)
     return 1 if differences else 0
-
-
-def _select(names: set[str], pattern: str | None) -> Iterator[str]:
-    if pattern is None:
-        yield from names
-        return
-    glob = f"{pattern}*" if pattern.endswith("/") else pattern
-    yield from (name for name in names if fnmatch.fnmatchcase(name, glob))
 
 
 def _differences(

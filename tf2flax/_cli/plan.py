@@ -14,6 +14,7 @@ import tf2flax
 from tf2flax._storage.faults import write_error
 
 from .page import render_page
+from .selecting import add_checkpoint
 from .targets import add_target, load_target
 
 _EXAMPLES: Final = """\
@@ -37,9 +38,7 @@ def add_to(commands: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--map", metavar="FILE", required=True, help="map file: .toml or .json"
     )

@@ -13,15 +13,20 @@ from tf2flax._base.optimizer_names import is_average, is_slot
 from tf2flax._base.text import counted
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds the checkpoint that a command looks at, its first argument."""
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
+    )
+
+
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Adds the options.
 
     Args:
         parser: Parser of a command.
     """
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "pattern",
         metavar="GLOB",
@@ -112,19 +117,22 @@ def match_names(checkpoint: tf2flax.Checkpoint, pattern: str | None) -> list[str
     """
     if pattern is None:
         return list(checkpoint)
-    glob = f"{pattern}*" if pattern.endswith("/") else pattern
-    # A name matches itself, also where it would mean others as a pattern: `[x]`.
-    names = [
-        name
-        for name in checkpoint
-        if name == pattern or fnmatch.fnmatchcase(name, glob)
-    ]
+    names = [name for name in checkpoint if matches(name, pattern)]
     if not names:
         raise tf2flax.NotFoundError(
             f"`{pattern}` matches none of {counted(len(checkpoint), 'tensor')} - in "
             f"`{checkpoint.manifest.index_path}`. {_suggest(checkpoint, pattern)}"
         )
     return names
+
+
+def matches(name: str, pattern: str) -> bool:
+    """True if a glob, or a scope that ends in `/`, matches a name.
+
+    A name matches itself, also where it would mean others as a pattern: `[x]`.
+    """
+    glob = f"{pattern}*" if pattern.endswith("/") else pattern
+    return name == pattern or fnmatch.fnmatchcase(name, glob)
 
 
 def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:

@@ -14,6 +14,7 @@ import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
+from .selecting import add_checkpoint
 from .statistics import describe_values
 
 # The corner that is shown: rows and columns of the last two axes.
@@ -34,9 +35,7 @@ def add_to(commands: Any) -> None:
         "fits (exit code 1 where it does not), statistics of the finite values, and a "
         "corner of them.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
-    )
+    add_checkpoint(parser)
     parser.add_argument("name", metavar="NAME", help="name of the tensor")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)

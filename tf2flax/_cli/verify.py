@@ -9,6 +9,8 @@ from typing import Any
 
 import tf2flax
 
+from .selecting import add_checkpoint
+
 
 def add_to(commands: Any) -> None:
     """Adds the command to a parser."""
@@ -19,9 +21,7 @@ def add_to(commands: Any) -> None:
         "every tensor, coverage of slices, sizes of files. Exit code 1 where anything "
         "is damaged.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
 

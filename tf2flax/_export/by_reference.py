@@ -192,7 +192,7 @@ def _raw_pieces(
     tensor: ExportedTensor, entry: TensorEntry, layout: StridedView
 ) -> tuple[list[Piece], str]:
     """The pieces of a tensor, in order; () and why if they are no chunks of it."""
-    pieces = [piece for piece in entry.pieces if isinstance(piece, Piece)]
+    pieces = [piece for piece in entry.pieces if piece.data_file is not None]
     if len(pieces) < len(entry.pieces):
         return [], "its bytes are encoded"
     if not all(piece.is_local for piece in pieces):

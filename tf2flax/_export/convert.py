@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,6 @@ from tf2flax._base.text import counted, format_nbytes, list_names, printable
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
-from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
@@ -343,7 +342,7 @@ def _refuse_loss(exporter: Exporter, path: str, manifest: Manifest) -> None:
     Raises:
         ExistsError: It would be lost.
     """
-    if exporter.writes_in_place:
+    if exporter.writes_in_place or not os.path.lexists(path):
         return
     if not exporter.may_replace(path):
         raise ExistsError(
@@ -351,8 +350,7 @@ def _refuse_loss(exporter: Exporter, path: str, manifest: Manifest) -> None:
             "another path: overwrite replaces outputs alone."
         )
     target = os.path.realpath(path)
-    prefix = manifest.index_path.removesuffix(".index")
-    for file in {manifest.index_path, *existing_files(prefix)}:
+    for file in sorted({manifest.index_path, *_data_paths(manifest)}):
         place = os.path.realpath(file)
         # Links of an earlier output by reference lead out of it.
         if place == target or place.startswith(f"{target}/"):
@@ -360,6 +358,14 @@ def _refuse_loss(exporter: Exporter, path: str, manifest: Manifest) -> None:
                 f"The checkpoint itself lies at the output - at `{file}`. Choose "
                 "another path."
             )
+
+
+def _data_paths(manifest: Manifest) -> Iterator[str]:
+    """Yields the files of all tensors, of any format; some more than once."""
+    for name in manifest.names:
+        # What is damaged is refused where it is converted.
+        with contextlib.suppress(DamagedError):
+            yield from (piece.path for piece in manifest.entry(name).pieces)
 
 
 def _write(exporter: Exporter, path: str, source: TensorSource) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from tf2flax._base.memory import bytes_of
 from tf2flax._base.values import Box
 from tf2flax._storage.exchanging import uninterrupted
-from tf2flax._storage.writing import sync_directory, temporary_name
+from tf2flax._storage.writing import sync_directory, temporary_name, write_at
 
 from .exporter import ExportedTensor
 
@@ -97,10 +97,3 @@ class RawFile:
             row_nbytes = Box.whole(tensor.shape[1:]).size * tensor.dtype.itemsize
             start += box.starts[0] * row_nbytes
         write_at(self._descriptor, bytes_of(np.ascontiguousarray(array)).data, start)
-
-
-def write_at(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Writes a buffer at a place of a file; one system call may write only some."""
-    while len(buffer):
-        count = os.pwrite(descriptor, buffer, offset)
-        buffer, offset = buffer[count:], offset + count

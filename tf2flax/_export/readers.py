@@ -23,11 +23,9 @@ from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._storage.requests import load_tensorstore
 
 from .orbax import MANIFEST
-from .safetensors import DTYPES
+from .safetensors import DTYPES, MAX_HEADER_NBYTES
 
 _METADATA: Final = "_METADATA"
-# Readers refuse longer headers of safetensors (bytes).
-_MAX_HEADER_NBYTES: Final = 100_000_000
 
 
 class ReadableArray(NamedTuple):
@@ -79,7 +77,7 @@ def _open_safetensors(path: str) -> Mapping[str, ReadableArray]:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MAX_HEADER_NBYTES, size - 8):
+            if not 2 <= length <= min(MAX_HEADER_NBYTES, size - 8):
                 raise ValueError(f"its header has {length} bytes")
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)

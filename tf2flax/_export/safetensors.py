@@ -47,7 +47,7 @@ DTYPES: Final = {
 # Names that mean something else in a header.
 _RESERVED: Final = "__metadata__"
 # Readers refuse longer headers (`MAX_HEADER_SIZE`, tensor.rs).
-_MAX_HEADER_NBYTES: Final = 100_000_000
+MAX_HEADER_NBYTES: Final = 100_000_000
 # Elements begin at multiples of it (bytes).
 _ALIGNMENT: Final = 8
 
@@ -99,10 +99,10 @@ def _layout(source: TensorSource) -> tuple[bytes, list[tuple[str, int]], int]:
         }
         offset = end
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(text) > _MAX_HEADER_NBYTES:
+    if len(text) > MAX_HEADER_NBYTES:
         raise UnsupportedError(
             f"{len(tensors)} tensors need a header of {len(text)} bytes, and readers "
-            f"of safetensors refuse more than {_MAX_HEADER_NBYTES}. Convert a part of "
+            f"of safetensors refuse more than {MAX_HEADER_NBYTES}. Convert a part of "
             "the checkpoint at a time, with assignment_map."
         )
     text += b" " * (-len(text) % _ALIGNMENT)

@@ -12,7 +12,6 @@ The names become leaves, and the rules for restores decide between entries.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,12 +24,10 @@ from tf2flax._assignment.language.captures import (
 )
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import (
-    Expression,
-    Joined,
     Source,
     sources_of,
 )
-from tf2flax._assignment.language.grammar import FrozenMap, parse_map
+from tf2flax._assignment.language.grammar import FrozenMap, counted_captures, parse_map
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout, whole_view
 from tf2flax._assignment.resolution.assignments import Assignment, Leaf, Resolution
@@ -272,21 +269,13 @@ def _names_of_entries(entries: Sequence[MapEntry], manifest: Manifest) -> Iterat
                 yield entry.target
                 continue
             scope = _prefix(entry.source)
-            for name in _names_under(scope, manifest.names):
-                yield _prefix(entry.target) + name[len(scope) :]
+            for number in NameTable(manifest.names).range_under(scope):
+                yield _prefix(entry.target) + manifest.names[number][len(scope) :]
 
 
 def _prefix(scope: str) -> str:
     """What names in a scope begin with; `/` is the scope of all names."""
     return "" if scope == "/" else scope
-
-
-def _names_under(scope: str, names: Sequence[str]) -> Iterator[str]:
-    """Yields the names that begin with a scope; `names` are sorted."""
-    for number in range(bisect.bisect_left(names, scope), len(names)):
-        if not names[number].startswith(scope):
-            return
-        yield names[number]
 
 
 def _names_of_rule(rule: Rule, manifest: Manifest) -> Iterator[str]:
@@ -299,7 +288,7 @@ def _names_of_rule(rule: Rule, manifest: Manifest) -> Iterator[str]:
             f"Entry {rule.number} {rule}: only a target says what {{{alone[0]}}} "
             "stands for. Use it in the key too."
         )
-    counted = frozenset(_counted_captures(rule.source))
+    counted = frozenset(name for name, _ in counted_captures(rule.source))
     if rule.is_scope:
         scope = sources[0]
         for name in manifest.names:
@@ -338,11 +327,3 @@ def _bindings(
                 extended[tuple(sorted(merged.items()))] = merged
         bindings = list(extended.values())
     return bindings
-
-
-def _counted_captures(expression: Expression) -> Iterator[str]:
-    """Yields the captures that an `over` counts."""
-    if isinstance(expression, Joined) and expression.over is not None:
-        yield expression.over
-    for child in expression.children:
-        yield from _counted_captures(child)

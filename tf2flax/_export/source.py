@@ -11,7 +11,7 @@ from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.progress import Advance
 from tf2flax._base.values import Box
 from tf2flax._checkpoint.stored_tensor import StoredTensor
-from tf2flax._reading.scheduling import Wait
+from tf2flax._reading.scheduling import Wait, wait_for_nothing
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.run_reads import HostLeaves, run_reads
 
@@ -114,7 +114,7 @@ class CheckpointSource:
             for name, arrays in leaves.items():
                 for box, array in arrays.items():
                     take(by_name[name], box, array)
-            return _wait_for_nothing
+            return wait_for_nothing
 
         # Boxes of other layouts would not be whole rows.
         limits = {
@@ -135,7 +135,3 @@ class CheckpointSource:
             max_in_flight_bytes=IN_FLIGHT_NBYTES,
             advance=self._advance,
         )
-
-
-def _wait_for_nothing() -> None:
-    """Waits for memory that was written already."""

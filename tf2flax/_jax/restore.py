@@ -31,6 +31,7 @@ from tf2flax._base.progress import ProgressFunction, reporting
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import manifest_of
 from tf2flax._checkpoint.state import PathLike
+from tf2flax._reading.scheduling import report_nothing
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.reads import ReadPlan
 from tf2flax._restoring.run_reads import run_reads
@@ -335,7 +336,7 @@ def _read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
     with (
         reporting(progress, job.reads.nbytes, title)
         if progress
-        else contextlib.nullcontext(_say_nothing)
+        else contextlib.nullcontext(report_nothing)
     ) as advance:
         run_reads(
             job.reads,
@@ -345,10 +346,6 @@ def _read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
             advance=advance,
         )
     return placer
-
-
-def _say_nothing(_nbytes: int, _tensor: str) -> None:
-    """Reports no progress."""
 
 
 def _check_width(job: Job) -> None:

@@ -27,6 +27,15 @@ from .targets import TargetT
 # Waits until the host memory of what was handed on is free again.
 Wait = Callable[[], object]
 
+
+def wait_for_nothing() -> None:
+    """Waits for memory that nobody uses any more; see `Wait`."""
+
+
+def report_nothing(_nbytes: int, _tensor: str) -> None:
+    """Reports no progress; see `Advance`."""
+
+
 # How long an interrupt may go unheard while no group is ready (seconds).
 _WAKE_UP_S: Final = 0.1
 

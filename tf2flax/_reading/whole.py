@@ -20,7 +20,7 @@ from tf2flax._base.values import Box
 from .checks import are_local, check_readable, check_whole, empty_for, read_piece
 from .destinations import Destination
 from .groups import GroupReader, ReadOptions
-from .scheduling import count_workers, run_groups
+from .scheduling import count_workers, report_nothing, run_groups, wait_for_nothing
 from .strides import strides_of
 from .targets import SmallRead, UnitReceiver, ViewReceiver
 from .units import ReadUnit, ViewRead, box_units_of
@@ -46,7 +46,7 @@ def read_entry(entry: TensorEntry, *, verify: bool = True) -> np.ndarray:
         return read_piece(entry, entry.pieces[0], verify=verify)
     check_readable(entry)
     tensors = _WholeTensors((entry,))
-    reader = GroupReader(tensors, ReadOptions(verify=verify, advance=_ignore))
+    reader = GroupReader(tensors, ReadOptions(verify=verify, advance=report_nothing))
     for job in reader.open():
         job()
     return tensors.arrays[entry.name]
@@ -81,7 +81,7 @@ def read_many(
     def collect(tensors: Sequence[_WholeTensors]) -> Callable[[], None]:
         for target in tensors:
             arrays.update(target.arrays)
-        return _wait_for_nothing
+        return wait_for_nothing
 
     is_local = are_local(entries)
     large, small, nbytes = _split_by_size(entries, tuning)
@@ -98,7 +98,7 @@ def read_many(
         ),
         is_local=is_local,
         verify=verify,
-        advance=advance or _ignore,
+        advance=advance or report_nothing,
         tuning=tuning,
     )
     return {entry.name: arrays[entry.name] for entry in entries}
@@ -152,7 +152,7 @@ def check_many(
         targets.append(_CheckedTensors((), small))
     run_groups(
         targets,
-        lambda _: _wait_for_nothing,
+        lambda _: wait_for_nothing,
         workers=count_workers(
             nbytes, groups=len(targets), is_local=is_local, tuning=tuning
         ),
@@ -164,14 +164,6 @@ def check_many(
     )
     errors.update((name, error) for name, (_, error) in damages.items())
     return errors
-
-
-def _ignore(_nbytes: int, _name: str) -> None:
-    """Reports no progress."""
-
-
-def _wait_for_nothing() -> None:
-    """Waits for host memory that nobody uses any more."""
 
 
 def _split_by_size(

@@ -27,7 +27,12 @@ from tf2flax._base.values import Box
 from tf2flax._reading.checks import check_readable
 from tf2flax._reading.destinations import Destination
 from tf2flax._reading.parts import count_read_nbytes, read_view_into
-from tf2flax._reading.scheduling import Wait, count_workers, run_groups
+from tf2flax._reading.scheduling import (
+    Wait,
+    count_workers,
+    run_groups,
+    wait_for_nothing,
+)
 from tf2flax._reading.strides import strided, strides_of
 from tf2flax._reading.targets import SmallRead, UnitReceiver, ViewReceiver
 from tf2flax._reading.units import ReadUnit, ViewRead
@@ -78,7 +83,7 @@ def run_reads(
             for leaf, arrays in group.arrays.items():
                 leaves.setdefault(leaf, {}).update(arrays)
         # Once a value does not fit, all that is left to do is to find the others.
-        return _wait_for_nothing if misfits else put(leaves)
+        return wait_for_nothing if misfits else put(leaves)
 
     run_groups(
         (LeafArrays(group, advance, plan.tuning) for group in plan.groups),
@@ -112,10 +117,6 @@ def _describe_misfits(plan: ReadPlan, misfits: Mapping[str, Misfits]) -> Iterato
     for leaf, assignment in assignments.items():
         what = misfits[leaf].describe(sizes[leaf], assignment.dtype)
         yield f"Leaf `{leaf}` cannot take tensor `{assignment.source}`: {what}"
-
-
-def _wait_for_nothing() -> None:
-    """Waits for host memory that was not handed on."""
 
 
 class LeafArrays:

@@ -44,6 +44,13 @@ def write_all(descriptor: int, buffer: memoryview) -> None:
         buffer = buffer[os.write(descriptor, buffer) :]
 
 
+def write_at(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Writes a buffer at a place of a file; one system call may write only some."""
+    while len(buffer):
+        count = os.pwrite(descriptor, buffer, offset)
+        buffer, offset = buffer[count:], offset + count
+
+
 def sync_directory(path: str) -> None:
     """Makes renames in the directory of a path last through a crash of the machine."""
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)

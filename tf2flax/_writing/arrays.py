@@ -10,10 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.memory import empty
-from tf2flax._base.values import STRING, TensorSpec, encode_name
+from tf2flax._base.values import STRING, TensorSpec
+from tf2flax._checkpoint.mapping import refuse_masked, strings_as_bytes
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .device_arrays import is_jax_array, prepare_jax_array
@@ -61,16 +60,12 @@ def _prepare_host_array(
 ) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
     if not _is_array(value):
         raise AssignmentError(_describe_no_array(name, value))
-    if isinstance(value, np.ma.MaskedArray):
-        raise AssignmentError(
-            f"Leaf `{name}` is a masked array, and no checkpoint holds masks. Fill it "
-            "first, with `filled()`."
-        )
+    refuse_masked(f"Leaf `{name}`", value)
     array: np.ndarray[Any, np.dtype[Any]]
     # As `object`, since NumPy would cut zero bytes off the end of a byte string.
     array = np.asarray(value, object if isinstance(value, bytes) else None)
     if array.dtype.kind in "OSU":
-        strings = _encode_strings(name, array)
+        strings = strings_as_bytes(f"Leaf `{name}`", array)
         return TensorSpec(array.shape, STRING), lambda: strings
     return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array
 
@@ -87,28 +82,6 @@ def _describe_no_array(name: str, value: object) -> str:
     if kind == "ShapeDtypeStruct":
         fix = "Initialise or restore it first, or leave it out of the tree."
     return f"Leaf `{name}` is not an array but a {kind}. {fix}"
-
-
-def _encode_strings(name: str, array: np.ndarray) -> np.ndarray:
-    """The same array with elements of `bytes`; text becomes UTF-8."""
-    out = empty(array.size, object)
-    for i, element in enumerate(array.reshape(-1).tolist()):
-        if isinstance(element, str):
-            try:
-                out[i] = encode_name(element)
-            except UnicodeEncodeError as error:
-                raise AssignmentError(
-                    f"Leaf `{name}` holds {show_value(element)}, which is not valid "
-                    f"text: {error.reason}. Give bytes."
-                ) from error
-        elif isinstance(element, bytes):
-            out[i] = element
-        else:
-            raise AssignmentError(
-                f"Leaf `{name}` is an array of objects, one of which is a "
-                f"{type(element).__name__}. Only bytes and text can be saved."
-            )
-    return out.reshape(array.shape)
 
 
 def array_of_scalar(

@@ -176,7 +176,7 @@ def _parse_entry(
     number: int, key: str | Expression, value: object, identify: Identify, place: str
 ) -> MapEntry:
     # Most entries of most maps: two names that have no braces to be read.
-    if isinstance(key, str) and isinstance(value, str) and not _has_braces(key, value):
+    if isinstance(key, str) and isinstance(value, str) and not has_braces(key, value):
         return PlainEntry(number, key, value, place=place)
     target, is_list = _parse_target(value, identify)
     if isinstance(key, str):
@@ -197,7 +197,8 @@ def _parse_entry(
     return rule
 
 
-def _has_braces(*names: str) -> bool:
+def has_braces(*names: str) -> bool:
+    """True if names have braces, as most have not: these stand for themselves."""
     return any("{" in name or "}" in name for name in names)
 
 
@@ -258,7 +259,7 @@ def _check_captures(rule: Rule) -> None:
                 f"capture {{{name}}} of the key is missing in the value, which gives "
                 f'it its meaning. Put it there, or use stack(..., over="{name}").'
             )
-    for name, operand in _counted_captures(rule.source):
+    for name, operand in counted_captures(rule.source):
         if name in given:
             raise AssignmentError(
                 f'{{{name}}} is counted by over="{name}" and stands in the value as '
@@ -279,12 +280,12 @@ def _free_captures(expression: Expression) -> Iterator[str]:
         yield from (name for name in _free_captures(child) if name != counted)
 
 
-def _counted_captures(expression: Expression) -> Iterator[tuple[str, Expression]]:
+def counted_captures(expression: Expression) -> Iterator[tuple[str, Expression]]:
     """Yields the captures that an `over` counts, and the operand that it repeats."""
     if isinstance(expression, Joined) and expression.over is not None:
         yield expression.over, expression.operands[0]
     for child in expression.children:
-        yield from _counted_captures(child)
+        yield from counted_captures(child)
 
 
 def _leaf_name(value: object, identify: Identify) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
+from tf2flax._assignment.language.grammar import has_braces
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout, views_of, whole_view
 from tf2flax._assignment.layouts.operations import slice_layout
@@ -390,10 +391,7 @@ def name_of(expression: Expression) -> str:
     if not isinstance(expression, Source):
         return repr(expression)
     pattern = expression.pattern
-    # Most names have no braces, and stand for themselves.
-    if "{" not in pattern and "}" not in pattern:
-        return pattern
-    return parse_name(pattern).literal
+    return parse_name(pattern).literal if has_braces(pattern) else pattern
 
 
 def _family_name(leaves: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from tf2flax._assignment.language.aliases import alias_sources
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import Source
+from tf2flax._assignment.language.grammar import has_braces
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
@@ -347,8 +348,7 @@ class PlainEntries:
 
 def _source_of(name: str) -> Source:
     """The source that a tensor is."""
-    has_braces = "{" in name or "}" in name
-    return Source(literal_pattern(name) if has_braces else name)
+    return Source(literal_pattern(name) if has_braces(name) else name)
 
 
 def _member_source(key: str, target: str, scope: str, name: str) -> str:

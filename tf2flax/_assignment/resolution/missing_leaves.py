@@ -19,11 +19,8 @@ from .problems import (
 )
 from .scopes import scopes_of, template_of
 from .spellings import suggest_for_target
-from .suggestions import Surroundings, did_you_mean, source_of_entry
+from .suggestions import Surroundings, did_you_mean, max_searches, source_of_entry
 
-# As for tensors: how many causes get suggestions that take a pass over all names.
-_MAX_SUGGESTED: Final = 20
-_MAX_COMPARED: Final = 400_000
 _MAX_LEAVES: Final = 1000
 
 
@@ -60,7 +57,7 @@ def explain_missing_leaves(
         for problem in problems
     ]
     keys = [template_of(r) if r else number for number, r in enumerate(roots)]
-    limit = max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(around.leaves), 1)))
+    limit = max_searches(around.leaves)
     for group in group_by_key(problems, keys):
         members = [problems[number] for number in group]
         root = roots[group[0]]

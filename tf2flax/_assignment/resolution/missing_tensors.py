@@ -22,12 +22,8 @@ from .near_scopes import find_moved_scope
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
-from .suggestions import Surroundings, change_key, propose_entry, transfer
+from .suggestions import Surroundings, change_key, max_searches, propose_entry, transfer
 
-# Near names are looked up for this many causes of one message, or for as many as
-# compare so many names: a look-up takes a pass over all names.
-_MAX_SUGGESTED: Final = 20
-_MAX_COMPARED: Final = 400_000
 # Roots that a line names, and from how many on the roots of one entry share a line.
 _MAX_ROOTS: Final = 3
 _NUMBER: Final = re.compile(r"\d+")
@@ -55,7 +51,7 @@ def explain_missing_tensors(
             for problem, root in zip(problems, roots, strict=True)
         ],
     )
-    limit = max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(around.tensors), 1)))
+    limit = max_searches(around.tensors)
     scopes: list[_MissingScope] = []
     names: list[Cause] = []
     for group in groups:

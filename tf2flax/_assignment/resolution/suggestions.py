@@ -30,6 +30,9 @@ _VARYING: Final = re.compile(r"(\d+|\{[A-Za-z_]\w*\})")
 _NUMBER: Final = re.compile(r"(\d+)")
 _CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*\}")
 _CAPTURES: Final = "ijklmn"
+# Causes of one message that get suggestions, and names that are compared for all.
+_MAX_SUGGESTED: Final = 20
+_MAX_COMPARED: Final = 400_000
 # Components of names that are compared with each other.
 _MAX_DEPTH: Final = 64
 
@@ -86,6 +89,14 @@ class NewEntry:
         """The entry, as a sentence."""
         what = "entries such as" if self.is_example else "the entry"
         return f"Add {what} `{self.key}` -> `{self.value}`."
+
+
+def max_searches(names: NameTable) -> int:
+    """Number of causes in one message for which near names are looked up.
+
+    A look-up takes a pass over all names.
+    """
+    return max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(names), 1)))
 
 
 def did_you_mean(names: Sequence[str]) -> str:
