@@ -13,7 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tf2flax._assignment.layouts.filling import views_in_box
-from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
+from tf2flax._assignment.layouts.nodes import (
+    ConstantLayout,
+    JoinedLayout,
+    Layout,
+    StridedView,
+)
 from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
@@ -378,13 +383,13 @@ def _with_coverage(
 
 
 def is_streamed(layout: Layout) -> bool:
-    """Tells whether a layout is made of views alone.
+    """Tells whether a layout is made of views alone, and of constants.
 
     Then elements go straight into it while their tensors are read.
     """
     if isinstance(layout, JoinedLayout):
         return all(is_streamed(operand) for _, operand in layout.operands)
-    return isinstance(layout, StridedView)
+    return isinstance(layout, StridedView | ConstantLayout)
 
 
 def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
@@ -397,7 +402,7 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
                   +-----+---------+            +-----+---------+
 
     Args:
-        layout: Views and joined views alone.
+        layout: Views, constants and joined ones alone.
         box: The box.
 
     Yields:
@@ -412,6 +417,8 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
                 in_operand = shared.relative_to(operand_box)
                 for view, inner in views_within(operand, in_operand):
                     yield view, inner.moved(operand_box.starts)
+        return
+    if isinstance(layout, ConstantLayout):  # nothing is read for it
         return
     # A box of a strided view is a strided view.
     bounds = zip(box.starts, box.stops, strict=True)

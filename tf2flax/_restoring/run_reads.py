@@ -14,10 +14,11 @@ import numpy as np
 
 from tf2flax._assignment.layouts.filling import fill_array
 from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._assignment.layouts.steps import ValueRangeError
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import distance
 from tf2flax._base.collapsing import summarise
-from tf2flax._base.dtypes import MisfitCounter, Misfits, cast_into, forced_cast
+from tf2flax._base.dtypes import MisfitCounter, Misfits
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, view_at
@@ -37,7 +38,7 @@ from tf2flax._reading.strides import strided, strides_of
 from tf2flax._reading.targets import SmallRead, UnitReceiver, ViewReceiver
 from tf2flax._reading.units import ReadUnit, ViewRead
 
-from .destinations import LeafDestination, within_piece
+from .destinations import LeafBox, LeafDestination, fill_constants, within_piece
 from .reads import Copy, LeafReads, PartRead, ReadGroup, ReadPlan, WholeRead
 
 # Arrays by box, of each leaf of a group.
@@ -72,6 +73,7 @@ def run_reads(
         ReadError: The operating system refuses.
     """
     misfits: dict[str, Misfits] = {}
+    refusals: dict[str, str] = {}
 
     def hand_on(groups: Sequence[LeafArrays]) -> Wait:
         leaves: dict[str, dict[Box, np.ndarray]] = {}
@@ -82,8 +84,9 @@ def run_reads(
                 misfits[leaf] = leaf_misfits.joined(before) if before else leaf_misfits
             for leaf, arrays in group.arrays.items():
                 leaves.setdefault(leaf, {}).update(arrays)
+            refusals.update(group.refusals)
         # Once a value does not fit, all that is left to do is to find the others.
-        return wait_for_nothing if misfits else put(leaves)
+        return wait_for_nothing if misfits or refusals else put(leaves)
 
     run_groups(
         (LeafArrays(group, advance, plan.tuning) for group in plan.groups),
@@ -100,22 +103,27 @@ def run_reads(
         max_in_flight_bytes=max_in_flight_bytes,
         tuning=plan.tuning,
     )
-    if misfits:
-        raise AssignmentError(summarise(sorted(_describe_misfits(plan, misfits))))
+    if misfits or refusals:
+        problems = _describe_misfits(plan, misfits, refusals)
+        raise AssignmentError(summarise(sorted(problems)))
 
 
-def _describe_misfits(plan: ReadPlan, misfits: Mapping[str, Misfits]) -> Iterator[str]:
+def _describe_misfits(
+    plan: ReadPlan, misfits: Mapping[str, Misfits], refusals: Mapping[str, str]
+) -> Iterator[str]:
     """Says which leaves have values that do not fit their dtypes."""
     sizes = collections.Counter[str]()
     assignments: dict[str, Assignment] = {}
     # A leaf in portions stands in several groups.
     for leaf_reads in itertools.chain.from_iterable(g.leaves for g in plan.groups):
         assignment = leaf_reads.assignment
-        if assignment.leaf in misfits:
+        if assignment.leaf in misfits or assignment.leaf in refusals:
             assignments[assignment.leaf] = assignment
             sizes[assignment.leaf] += sum(box.size for box in leaf_reads.boxes)
     for leaf, assignment in assignments.items():
-        what = misfits[leaf].describe(sizes[leaf], assignment.dtype)
+        what = refusals.get(leaf)
+        if what is None:
+            what = misfits[leaf].describe(sizes[leaf], assignment.dtype)
         yield f"Leaf `{leaf}` cannot take tensor `{assignment.source}`: {what}"
 
 
@@ -128,6 +136,8 @@ class LeafArrays:
         self._advance = advance
         self._tuning = tuning
         self._misfits = MisfitCounter()
+        # Why arithmetic has no result for a leaf: integers that leave their dtype.
+        self.refusals: dict[str, str] = {}
         # By leaf: a portioned leaf has one group for each portion.
         self._boxes: dict[str, list[LeafBox]] = {}
         # Tensors that are kept until leaves are put together from them.
@@ -187,15 +197,16 @@ class LeafArrays:
             assignment = leaf_reads.assignment
             boxes = self._boxes.setdefault(assignment.leaf, [])
             for box in leaf_reads.boxes:
-                boxes.append(
-                    LeafBox(
-                        assignment.leaf,
-                        box,
-                        aligned_empty(box.shape, assignment.dtype),
-                        self._misfits,
-                        is_forced=assignment.is_forced,
-                    )
+                leaf_box = LeafBox(
+                    assignment.leaf,
+                    box,
+                    aligned_empty(box.shape, assignment.dtype),
+                    self._misfits,
+                    is_forced=assignment.is_forced,
                 )
+                boxes.append(leaf_box)
+                if leaf_reads.is_streamed:
+                    fill_constants(assignment.layout, leaf_box)
         for read in self._group.wholes:
             spec = read.unit.entry.spec
             # Of a tensor in several units, they share one array.
@@ -212,7 +223,10 @@ class LeafArrays:
         """
         for leaf_reads in self._group.leaves:
             if not leaf_reads.is_streamed:
-                self._put_together(leaf_reads)
+                try:
+                    self._put_together(leaf_reads)
+                except ValueRangeError as error:
+                    self.refusals[leaf_reads.assignment.leaf] = str(error)
         # The group may wait until devices have taken others over.
         self._held.clear()
 
@@ -266,72 +280,6 @@ class LeafArrays:
             entry, view.offset, view.shape, view.strides, self._tuning
         )
         self._advance(nbytes, entry.name)
-
-
-class LeafBox:
-    """A box of a leaf, and the array that holds it.
-
-    Attributes:
-        leaf: Name of the leaf.
-        box: The box.
-        array: Array of its shape and the leaf's dtype.
-    """
-
-    __slots__ = ("_is_forced", "_misfits", "array", "box", "leaf")
-
-    def __init__(
-        self,
-        leaf: str,
-        box: Box,
-        array: np.ndarray,
-        misfits: MisfitCounter,
-        *,
-        is_forced: bool,
-    ) -> None:
-        """Takes an array.
-
-        Args:
-            leaf: Name of the leaf.
-            box: The box.
-            array: Array of its shape.
-            misfits: Takes values that do not fit.
-            is_forced: True if the last cast may change values.
-        """
-        self.leaf = leaf
-        self.box = box
-        self.array = array
-        self._misfits = misfits
-        self._is_forced = is_forced
-
-    def part(self, box: Box) -> np.ndarray:
-        """Views the part of the array that holds a box of the leaf, within this one."""
-        if box == self.box:  # as for most leaves; an index takes longer
-            return self.array
-        return view_at(self.array, box.within(self.box))
-
-    def put(
-        self,
-        elements: np.ndarray,
-        part: np.ndarray,
-        *,
-        casts: tuple[np.dtype, ...],
-        origin: tuple[int, ...],
-    ) -> None:
-        """Casts elements into a part of the array.
-
-        Args:
-            elements: What was read.
-            part: A view of the array, of the same shape.
-            casts: Dtypes that the elements go through before the leaf's own.
-            origin: Position of the part's first element in the leaf.
-        """
-        # The casts that a map asks for change values by intention; only the last one,
-        # to the leaf's dtype, is checked.
-        for dtype in casts:
-            elements = forced_cast(elements, dtype)
-        misfits = cast_into(elements, part, is_forced=self._is_forced, origin=origin)
-        if misfits:
-            self._misfits.add(self.leaf, misfits)
 
 
 class _UnitCopies:

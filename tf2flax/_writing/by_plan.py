@@ -175,4 +175,6 @@ def _watch_copies(
         with contextlib.suppress(CheckpointError):
             copies = manifest.unwritten_copies({*written, *renewed})
             slots = manifest.slots_of_lists()
-    return StaleCopies(manifest, written, copied, renewed, copies, slots)
+    return StaleCopies(
+        manifest, written, copied, renewed, copies, slots, inverse.alternatives()
+    )

@@ -15,6 +15,7 @@ from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
 from tf2flax._base.optimizer_names import is_slot, is_step, variable_of
+from tf2flax._base.text import counted
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.coding import crc32c, mask
 from tf2flax._reading.whole import read_entry
@@ -39,6 +40,7 @@ class StaleCopies:
         renewed: Collection[str] = (),
         copies: Mapping[str, Sequence[str]] | None = None,
         slots: Mapping[str, str] | None = None,
+        alternatives: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Sorts tensors by the variables that they belong to.
 
@@ -49,7 +51,14 @@ class StaleCopies:
             renewed: Those of the written ones that get another shape or dtype.
             copies: Written tensors -> copied ones that may hold the same variable.
             slots: Slots that their names do not reveal -> their variables.
+            alternatives: Written tensors -> those that `first_of` did not choose.
         """
+        copied = tuple(copied)
+        self._alternatives = {
+            name: others
+            for name, names in (alternatives or {}).items()
+            if (others := [other for other in names if other in copied])
+        }
         self._manifest = manifest
         self._copies = copies or {}
         # A slot or a step that has changed makes nothing else stale.
@@ -58,6 +67,8 @@ class StaleCopies:
             for name in (*written, *renewed)
             if not is_slot(name, manifest) and not is_step(name, manifest)
         }
+        # Where a slot is loaded by `first_of`, it makes the other ones stale.
+        root_of |= {name: name for name in self._alternatives if name not in root_of}
         renewed_roots = {root_of[name] for name in renewed if name in root_of}
         roots = set(root_of.values())
         self._root_of = root_of
@@ -92,7 +103,9 @@ class StaleCopies:
         root = self._root_of.get(name)
         if root is None:
             return read
-        has_members = root in self._members or name in self._copies
+        has_members = (
+            root in self._members or name in self._copies or name in self._alternatives
+        )
         if not self._steps and not has_members:
             return read
 
@@ -129,6 +142,12 @@ class StaleCopies:
                 "variable under `variables/` and again under `_all_variables/`: load "
                 "both, or make the plan for `by_variable_name()`, which writes both."
             )
+        if others := self._stale_alternatives():
+            sentences.append(
+                f"{counted(len(others), 'tensor')} copied as before, although first_of "
+                "chose another one, which has changed: "
+                f"{list_collapsed(others, _MAX_NAMES)}."
+            )
         if self.dropped:
             sentences.append(
                 "Slots and averages of tensors that now have another shape or dtype "
@@ -139,13 +158,26 @@ class StaleCopies:
 
     def _stale_names(self) -> list[str]:
         """Slots, averages and steps that belong to what has changed."""
+        # What `first_of` did not choose has a sentence of its own.
+        others = {name for names in self._alternatives.values() for name in names}
         names = [
             name
             for root, members in self._members.items()
             if root in self._changed
             for name in members
+            if name not in others
         ]
         return sorted([*names, *(self._steps if self._changed else ())])
+
+    def _stale_alternatives(self) -> list[str]:
+        """Copies that `first_of` did not choose, of what has changed."""
+        names = (
+            other
+            for name, others in self._alternatives.items()
+            if self._root_of.get(name) in self._changed
+            for other in others
+        )
+        return sorted(set(names))
 
     def _stale_doubles(self) -> list[str]:
         """Copies that may hold a variable that has changed in another tensor."""

@@ -1,4 +1,4 @@
-"""Casts backwards: values of leaves -> stored elements that load as these values.
+"""Casts and arithmetic backwards: values of leaves -> stored elements that load so.
 
 A cast loses digits, so several stored values may load as the same one:
 
@@ -25,6 +25,18 @@ import numpy as np
 
 from tf2flax._base.dtypes import forced_cast, kind_of
 
+from .steps import (
+    NumberStep,
+    Step,
+    dtype_after,
+    follow_steps,
+    has_numbers,
+    moved_by,
+    nearest_integers,
+    neighbours,
+    step_back,
+)
+
 # Elements that are compared at once: temporary arrays stay within a few MiB.
 _CHUNK_SIZE: Final = 1 << 18
 # Integers that take a byte each, of which only the low bits count.
@@ -42,8 +54,8 @@ class LeafValue:
         leaf: Name of the leaf.
         value: Array of the tensor's shape, in the leaf's dtype.
         mask: True for the elements that the leaf covers; None if it covers all.
-        casts: Dtypes that elements go through when they are loaded, from the stored
-            one to the value's.
+        casts: What elements go through when they are loaded, from the stored dtype to
+            the value's: dtypes, and arithmetic with numbers.
         is_widened: True if the leaf has been given a wider dtype since it was loaded:
             values may then have digits that loading would not give.
     """
@@ -51,8 +63,13 @@ class LeafValue:
     leaf: str
     value: np.ndarray
     mask: np.ndarray | None
-    casts: tuple[np.dtype, ...]
+    casts: tuple[Step, ...]
     is_widened: bool = False
+
+    @property
+    def stored(self) -> np.dtype:
+        """The stored dtype."""
+        return dtype_after(self.casts[:1], self.value.dtype)
 
     @property
     def is_plain(self) -> bool:
@@ -64,7 +81,11 @@ class LeafValue:
         """True if every element can come from one stored value only."""
         if self.is_plain:
             return True
-        if not all(itertools.starmap(is_one_to_one, itertools.pairwise(self.casts))):
+        dtypes = [step for step in self.casts if isinstance(step, np.dtype)]
+        # Arithmetic is taken back element by element, and has to be tried.
+        if has_numbers(self.casts) or not all(
+            itertools.starmap(is_one_to_one, itertools.pairwise(dtypes))
+        ):
             return False
         value = self.value if self.mask is None else self.value[self.mask]
         # Loading, or the way back, may change the payload of a NaN.
@@ -86,15 +107,13 @@ class LeafValue:
 
     def is_as_loaded(self, stored: np.ndarray) -> np.ndarray:
         """True for the elements that the leaf has as loading gives them."""
-        loaded = stored
-        for step in self.casts[1:]:
-            loaded = forced_cast(loaded, step)
-        return equal_elements(loaded, self.value)
+        loaded, outside = follow_steps(stored, self.casts[1:])
+        return equal_elements(loaded, self.value) & ~outside
 
     def fits(self, stored: np.ndarray) -> np.ndarray:
         """True for the stored elements that the leaf accepts."""
         result = self.is_as_loaded(stored)
-        if self.is_widened and not result.all():
+        if self.is_widened and not result.all() and not has_numbers(self.casts):
             # Digits that loading would cut off: the stored value may have them too.
             result |= equal_elements(forced_cast(stored, self.value.dtype), self.value)
         return result
@@ -104,11 +123,13 @@ class LeafValue:
 
         The caller checks them with `fits`, element by element.
         """
-        dtype = self.casts[0]
+        dtype = self.stored
+        has_real = any(
+            isinstance(step, np.dtype) and kind_of(step) != "complex"
+            for step in self.casts
+        )
         for candidate in self._casts_back():
-            if kind_of(dtype) == "complex" and any(
-                kind_of(step) != "complex" for step in self.casts
-            ):
+            if kind_of(dtype) == "complex" and has_real:
                 # The imaginary part was never loaded, so it stays as it is stored.
                 combined = stored.copy()
                 combined.real = np.real(candidate)
@@ -125,16 +146,21 @@ class LeafValue:
 
     def _casts_back(self) -> Iterator[np.ndarray]:
         """Yields the value cast to the stored dtype, in several ways."""
-        dtype, value = self.casts[0], self.value
+        dtype, value = self.stored, self.value
+        if has_numbers(self.casts):
+            nearest = self._steps_back()
+            yield nearest
+            # The opposite of a rounded operation may miss by a little.
+            for count in neighbours(dtype):
+                yield moved_by(nearest, count)
+            return
         yield forced_cast(value, dtype)
         if len(self.casts) > 2:
             # Step by step, which wraps and rounds where one cast would not.
-            for step in reversed(self.casts[:-1]):
-                value = forced_cast(value, step)
-            yield value
+            yield self._steps_back()
         is_float = kind_of(self.value.dtype) in ("float", "complex")
         if kind_of(dtype) == "int" and is_float:
-            yield _nearest_integers(self.value, dtype)
+            yield nearest_integers(self.value, dtype)
         if self.value.dtype.kind == "u" and any(
             kind_of(step) in ("float", "complex") for step in self.casts
         ):
@@ -142,6 +168,20 @@ class LeafValue:
             # digits a float lacks; as a signed number it has few.
             signed = self.value.view(f"i{self.value.dtype.itemsize}")
             yield forced_cast(signed, dtype)
+
+    def _steps_back(self) -> np.ndarray:
+        """The value with every step taken back, from last to first."""
+        value = self.value
+        for i in range(len(self.casts) - 1, 0, -1):
+            step = self.casts[i]
+            before = dtype_after(self.casts[:i], value.dtype)
+            if isinstance(step, NumberStep):
+                value = step_back(value, step)
+            elif has_numbers(self.casts) and kind_of(before) == "int" != kind_of(step):
+                value = nearest_integers(value, before)
+            else:
+                value = forced_cast(value, before)
+        return value
 
 
 @dataclasses.dataclass(slots=True)
@@ -174,7 +214,7 @@ def settle_values(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict |
     flat = stored.reshape(-1)
     # The leaf whose casts lose least comes first: its digits decide.
     ordered = sorted(
-        values, key=lambda value: (len(value.casts), -value.casts[-1].itemsize)
+        values, key=lambda value: (len(value.casts), -value.value.dtype.itemsize)
     )
     flat_values = [value.flat() for value in ordered]
     conflict: Conflict | None = None
@@ -252,7 +292,7 @@ def uncast_value(value: LeafValue) -> np.ndarray | None:
     """
     if value.is_plain:
         return value.value
-    result = forced_cast(value.value, value.casts[0])
+    result = forced_cast(value.value, value.stored)
     is_right = value.fits(result) | value.is_uncovered()
     return result if bool(np.all(is_right)) else None
 
@@ -370,44 +410,33 @@ def _comparable(array: np.ndarray) -> np.ndarray:
     return bits & 15 if array.dtype == _FLOAT4 else bits
 
 
-def _nearest_integers(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Integers near floats; the greatest or the smallest one outside their range.
-
-    For NaN it is the greatest one: floats without infinities make NaN of large numbers.
-    """
-    info = ml_dtypes.iinfo(dtype)
-    low, high = int(info.min), int(info.max)
-    wide = forced_cast(value, np.dtype(np.float64))
-    inside = (wide > low) & (wide < high)  # false for NaN
-    wanted = np.where(inside, wide, 0.0).astype(np.int64 if low else np.uint64)
-    wanted[(wide >= high) | np.isnan(wide)] = high
-    wanted[wide <= low] = low
-    return forced_cast(wanted, dtype)
-
-
-def _look_up(value: np.ndarray, casts: tuple[np.dtype, ...]) -> np.ndarray:
+def _look_up(value: np.ndarray, casts: tuple[Step, ...]) -> np.ndarray:
     """Finds stored values that load as elements, in a table of all values.
 
     Where there is none, the result is any value; `fits` then refuses it.
     """
     every, keys = _every_loaded(casts)
     wanted = _comparable(_with_one_nan(value))
+    if not keys.size:
+        return np.zeros(value.shape, every.dtype)
     return every[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)]
 
 
 @functools.lru_cache(maxsize=64)
-def _every_loaded(casts: tuple[np.dtype, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _every_loaded(casts: tuple[Step, ...]) -> tuple[np.ndarray, np.ndarray]:
     """All values of a narrow dtype and what they load as, sorted by the latter.
 
     Returns:
         The values, and the bits of what each loads as, as `_comparable` gives them.
     """
-    every = _every_value(casts[0])
-    if _has_nan(casts[0]):
-        every = np.concatenate([every, forced_cast(np.array([np.nan]), casts[0])])
-    result = every
-    for step in casts[1:]:
-        result = forced_cast(result, step)
+    stored = casts[0]
+    assert isinstance(stored, np.dtype)
+    every = _every_value(stored)
+    if _has_nan(stored):
+        every = np.concatenate([every, forced_cast(np.array([np.nan]), stored)])
+    result, outside = follow_steps(every, casts[1:])
+    if outside.any():  # what loading refuses is no candidate
+        every, result = every[~outside], result[~outside]
     keys = _comparable(_with_one_nan(result))
     order = np.argsort(keys, kind="stable")
     return every[order], keys[order]
