@@ -1,6 +1,6 @@
-"""Arrays of leaves, and the parts that views of tensors fill while chunks come in.
+"""Parts of leaves that views of tensors fill while chunks of them come in.
 
-Scattering itself is `_reading.destinations`.
+Scattering itself is `_reading.destinations`; casts are made by whoever has the array.
 """
 
 from __future__ import annotations
@@ -9,11 +9,6 @@ from typing import Protocol
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import constants_within
-from tf2flax._assignment.layouts.nodes import Layout
-from tf2flax._base.dtypes import MisfitCounter, cast_into, forced_cast
-from tf2flax._base.memory import view_at
-from tf2flax._base.values import Box
 from tf2flax._reading.destinations import Destination
 from tf2flax._reading.strides import along_axes
 from tf2flax._reading.units import ReadUnit
@@ -89,76 +84,3 @@ def within_piece(
     assert axes is not None
     assert unit.piece is not None
     return axes.within(unit.piece.box)
-
-
-class LeafBox:
-    """A box of a leaf, and the array that holds it.
-
-    Attributes:
-        leaf: Name of the leaf.
-        box: The box.
-        array: Array of its shape and the leaf's dtype.
-    """
-
-    __slots__ = ("_is_forced", "_misfits", "array", "box", "leaf")
-
-    def __init__(
-        self,
-        leaf: str,
-        box: Box,
-        array: np.ndarray,
-        misfits: MisfitCounter,
-        *,
-        is_forced: bool,
-    ) -> None:
-        """Takes an array.
-
-        Args:
-            leaf: Name of the leaf.
-            box: The box.
-            array: Array of its shape.
-            misfits: Takes values that do not fit.
-            is_forced: True if the last cast may change values.
-        """
-        self.leaf = leaf
-        self.box = box
-        self.array = array
-        self._misfits = misfits
-        self._is_forced = is_forced
-
-    def part(self, box: Box) -> np.ndarray:
-        """Views the part of the array that holds a box of the leaf, within this one."""
-        if box == self.box:  # as for most leaves; an index takes longer
-            return self.array
-        return view_at(self.array, box.within(self.box))
-
-    def put(
-        self,
-        elements: np.ndarray,
-        part: np.ndarray,
-        *,
-        casts: tuple[np.dtype, ...],
-        origin: tuple[int, ...],
-    ) -> None:
-        """Casts elements into a part of the array.
-
-        Args:
-            elements: What was read.
-            part: A view of the array, of the same shape.
-            casts: Dtypes that the elements go through before the leaf's own.
-            origin: Position of the part's first element in the leaf.
-        """
-        # The casts that a map asks for change values by intention; only the last one,
-        # to the leaf's dtype, is checked.
-        for dtype in casts:
-            elements = forced_cast(elements, dtype)
-        misfits = cast_into(elements, part, is_forced=self._is_forced, origin=origin)
-        if misfits:
-            self._misfits.add(self.leaf, misfits)
-
-
-def fill_constants(layout: Layout, leaf_box: LeafBox) -> None:
-    """Fills what no tensor fills while it is read."""
-    for constant, box in constants_within(layout, leaf_box.box):
-        elements = np.broadcast_to(constant.value, box.shape)
-        leaf_box.put(elements, leaf_box.part(box), casts=(), origin=box.starts)

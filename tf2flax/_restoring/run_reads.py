@@ -5,20 +5,17 @@ Knows no device; threads, files and checksums are `_reading`'s.
 
 from __future__ import annotations
 
-import collections
-import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import fill_array
-from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._assignment.layouts.filling import constants_within, fill_array
+from tf2flax._assignment.layouts.nodes import Layout, StridedView
 from tf2flax._assignment.layouts.steps import ValueRangeError
-from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import distance
 from tf2flax._base.collapsing import summarise
-from tf2flax._base.dtypes import MisfitCounter, Misfits
+from tf2flax._base.dtypes import MisfitCounter, Misfits, cast_into, forced_cast
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, view_at
@@ -38,7 +35,8 @@ from tf2flax._reading.strides import strided, strides_of
 from tf2flax._reading.targets import SmallRead, UnitReceiver, ViewReceiver
 from tf2flax._reading.units import ReadUnit, ViewRead
 
-from .destinations import LeafBox, LeafDestination, fill_constants, within_piece
+from .destinations import LeafDestination, within_piece
+from .misfits import describe_misfits
 from .reads import Copy, LeafReads, PartRead, ReadGroup, ReadPlan, WholeRead
 
 # Arrays by box, of each leaf of a group.
@@ -104,27 +102,8 @@ def run_reads(
         tuning=plan.tuning,
     )
     if misfits or refusals:
-        problems = _describe_misfits(plan, misfits, refusals)
+        problems = describe_misfits(plan, misfits, refusals)
         raise AssignmentError(summarise(sorted(problems)))
-
-
-def _describe_misfits(
-    plan: ReadPlan, misfits: Mapping[str, Misfits], refusals: Mapping[str, str]
-) -> Iterator[str]:
-    """Says which leaves have values that do not fit their dtypes."""
-    sizes = collections.Counter[str]()
-    assignments: dict[str, Assignment] = {}
-    # A leaf in portions stands in several groups.
-    for leaf_reads in itertools.chain.from_iterable(g.leaves for g in plan.groups):
-        assignment = leaf_reads.assignment
-        if assignment.leaf in misfits or assignment.leaf in refusals:
-            assignments[assignment.leaf] = assignment
-            sizes[assignment.leaf] += sum(box.size for box in leaf_reads.boxes)
-    for leaf, assignment in assignments.items():
-        what = refusals.get(leaf)
-        if what is None:
-            what = misfits[leaf].describe(sizes[leaf], assignment.dtype)
-        yield f"Leaf `{leaf}` cannot take tensor `{assignment.source}`: {what}"
 
 
 class LeafArrays:
@@ -205,8 +184,10 @@ class LeafArrays:
                     is_forced=assignment.is_forced,
                 )
                 boxes.append(leaf_box)
-                if leaf_reads.is_streamed:
-                    fill_constants(assignment.layout, leaf_box)
+                # A view alone, as most leaves are, fills all of it.
+                is_view = isinstance(assignment.layout, StridedView)
+                if leaf_reads.is_streamed and not is_view:
+                    _fill_constants(assignment.layout, leaf_box)
         for read in self._group.wholes:
             spec = read.unit.entry.spec
             # Of a tensor in several units, they share one array.
@@ -280,6 +261,79 @@ class LeafArrays:
             entry, view.offset, view.shape, view.strides, self._tuning
         )
         self._advance(nbytes, entry.name)
+
+
+def _fill_constants(layout: Layout, leaf_box: LeafBox) -> None:
+    """Fills what no tensor fills while it is read."""
+    for constant, box in constants_within(layout, leaf_box.box):
+        elements = np.broadcast_to(constant.value, box.shape)
+        leaf_box.put(elements, leaf_box.part(box), casts=(), origin=box.starts)
+
+
+class LeafBox:
+    """A box of a leaf, and the array that holds it.
+
+    Attributes:
+        leaf: Name of the leaf.
+        box: The box.
+        array: Array of its shape and the leaf's dtype.
+    """
+
+    __slots__ = ("_is_forced", "_misfits", "array", "box", "leaf")
+
+    def __init__(
+        self,
+        leaf: str,
+        box: Box,
+        array: np.ndarray,
+        misfits: MisfitCounter,
+        *,
+        is_forced: bool,
+    ) -> None:
+        """Takes an array.
+
+        Args:
+            leaf: Name of the leaf.
+            box: The box.
+            array: Array of its shape.
+            misfits: Takes values that do not fit.
+            is_forced: True if the last cast may change values.
+        """
+        self.leaf = leaf
+        self.box = box
+        self.array = array
+        self._misfits = misfits
+        self._is_forced = is_forced
+
+    def part(self, box: Box) -> np.ndarray:
+        """Views the part of the array that holds a box of the leaf, within this one."""
+        if box == self.box:  # as for most leaves; an index takes longer
+            return self.array
+        return view_at(self.array, box.within(self.box))
+
+    def put(
+        self,
+        elements: np.ndarray,
+        part: np.ndarray,
+        *,
+        casts: tuple[np.dtype, ...],
+        origin: tuple[int, ...],
+    ) -> None:
+        """Casts elements into a part of the array.
+
+        Args:
+            elements: What was read.
+            part: A view of the array, of the same shape.
+            casts: Dtypes that the elements go through before the leaf's own.
+            origin: Position of the part's first element in the leaf.
+        """
+        # The casts that a map asks for change values by intention; only the last one,
+        # to the leaf's dtype, is checked.
+        for dtype in casts:
+            elements = forced_cast(elements, dtype)
+        misfits = cast_into(elements, part, is_forced=self._is_forced, origin=origin)
+        if misfits:
+            self._misfits.add(self.leaf, misfits)
 
 
 class _UnitCopies:

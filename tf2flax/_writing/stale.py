@@ -57,7 +57,7 @@ class StaleCopies:
         self._alternatives = {
             name: others
             for name, names in (alternatives or {}).items()
-            if (others := [other for other in names if other in copied])
+            if (others := [candidate for candidate in names if candidate in copied])
         }
         self._manifest = manifest
         self._copies = copies or {}
@@ -172,10 +172,10 @@ class StaleCopies:
     def _stale_alternatives(self) -> list[str]:
         """Copies that `first_of` did not choose, of what has changed."""
         names = (
-            other
+            candidate
             for name, others in self._alternatives.items()
             if self._root_of.get(name) in self._changed
-            for other in others
+            for candidate in others
         )
         return sorted(set(names))
 

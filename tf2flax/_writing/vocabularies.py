@@ -18,6 +18,7 @@ from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.faults import system_error
+from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
 
 # Tables have fewer words, and words are short.
@@ -71,6 +72,12 @@ def vocabulary(
         num_oov_buckets=num_oov_buckets,
     )
     return _read_rows(rows, os.getcwd())
+
+
+def folder_of(path: str) -> str:
+    """The absolute path of the folder that a map file lies in."""
+    storage, text = storage_of(path)
+    return os.path.dirname(LOCAL.show(text) if storage.is_local else path)
 
 
 def read_vocabularies(expression: Expression, folder: str) -> Expression:
@@ -151,8 +158,8 @@ def _read_rows(rows: Rows, folder: str) -> Rows:
     # TensorFlow reads all of this file, whatever its size is said to be.
     _refuse_empty(new_words, new_path)
     taken = [numbers.get(w, -1) for w in _sized(new_words, rows.new_size, new_path)]
-    found = (*taken, *[-1] * rows.num_oov_buckets)
-    return dataclasses.replace(rows, folder=folder, found=found)
+    row_numbers = (*taken, *[-1] * rows.num_oov_buckets)
+    return dataclasses.replace(rows, folder=folder, row_numbers=row_numbers)
 
 
 def _sized(words: Sequence[bytes], size: int | None, path: str) -> Sequence[bytes]:

@@ -165,7 +165,7 @@ def check_widths(widths: object) -> tuple[tuple[int, int], ...]:
         AssignmentError: They are something else.
     """
     # Arrays of NumPy are what `numpy.pad` is given as well.
-    given = widths.tolist() if isinstance(widths, np.ndarray) else widths
+    given = np.asarray(widths).tolist() if _is_array(widths) else widths
     axes = cast("Sequence[Any]", given) if isinstance(given, (tuple, list)) else None
     if axes is None or any(not isinstance(axis, (tuple, list)) for axis in axes):
         raise AssignmentError(
@@ -179,6 +179,10 @@ def check_widths(widths: object) -> tuple[tuple[int, int], ...]:
                 f"pad: expected widths before and after, from 0 on, got {pair}."
             )
     return tuple((before, after) for before, after in pairs)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def check_rows(rows: object, *, is_filled: bool) -> tuple[int, ...]:

@@ -273,7 +273,9 @@ class Expression(Arithmetic):
     def _combine(
         self, operator: str, value: object, *, is_value_first: bool
     ) -> Expression:
-        return nodes.combine(operator, self, value, is_value_first=is_value_first)
+        return nodes.combine_values(
+            operator, self, value, is_value_first=is_value_first
+        )
 
     def _negate(self) -> Expression:
         return nodes.Negated(self)

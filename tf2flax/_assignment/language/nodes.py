@@ -277,7 +277,7 @@ class FirstOf(Expression):
         return f"first_of({operands})"
 
 
-def combine(
+def combine_values(
     operator: str, expression: Expression, value: object, *, is_value_first: bool
 ) -> Expression:
     """Combines an expression with another one, or with a number.

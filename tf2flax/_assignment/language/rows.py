@@ -28,8 +28,8 @@ class Rows:
         new_size: Number of words that count in the new file; None for all.
         num_oov_buckets: Number of rows after the words, for words of neither.
         folder: Absolute path of the folder from which the paths are counted.
-        found: For each row of the leaf the row of the table, or -1; None before the
-            files have been read.
+        row_numbers: For each row of the leaf the row of the table, or -1; None before
+            the files have been read.
 
     Examples:
         >>> import tf2flax
@@ -46,17 +46,17 @@ class Rows:
     new_size: int | None = None
     num_oov_buckets: int = 0
     folder: str = dataclasses.field(default="", compare=False)
-    found: tuple[int, ...] | None = None
+    row_numbers: tuple[int, ...] | None = None
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """For each row of the leaf the row of the table; -1 where it has none."""
-        if self.found is None:
+        if self.row_numbers is None:
             raise AssignmentError(
                 f"{self!r}: the files have not been read. Make it with "
                 "tf2flax.vocabulary or tf2flax.load_map."
             )
-        return self.found
+        return self.row_numbers
 
     def __repr__(self) -> str:
         """The call that makes it."""

@@ -10,7 +10,8 @@ import ast
 import operator
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from tf2flax._base.errors import AssignmentError
@@ -20,6 +21,7 @@ from .expressions import Expression
 from .literals import is_range, read_literal, show_node
 from .making import concat, first_of, src, stack
 from .rows import Rows, check_vocabulary
+from .variables import fill_variables
 
 T = TypeVar("T")
 
@@ -42,16 +44,20 @@ _BEGINNING: Final = re.compile(
     r"(?:[-+*()\s]|\d[\d._]*(?:[eE][-+]?\d+)?j?\b)*(?:src|concat|stack|first_of)\s*\("
     r"|\s*[A-Za-z_.]+\(\s*[\"']"
 )
+_NO_PARAMETERS: Final[Mapping[str, int | float | str]] = MappingProxyType({})
 # Nobody wrote a text that is longer or deeper (characters; brackets that are opened).
 _MAX_LENGTH: Final = 1 << 20
 _MAX_BRACKETS: Final = 4000
 
 
-def parse_key(text: str) -> str | Expression:
+def parse_key(
+    text: str, parameters: Mapping[str, int | float | str] = _NO_PARAMETERS
+) -> str | Expression:
     """Reads a key of a map file: an expression, or a name as it stands.
 
     Args:
         text: The key.
+        parameters: Values of the variables in an expression, by name.
 
     Returns:
         The expression if the text begins like one, else the text itself.
@@ -65,7 +71,7 @@ def parse_key(text: str) -> str | Expression:
         >>> parse_key("src('w').transpose()")
         src("w").transpose()
     """
-    return parse_expression(text) if is_expression(text) else text
+    return parse_expression(text, parameters) if is_expression(text) else text
 
 
 def is_expression(text: str) -> bool:
@@ -73,11 +79,14 @@ def is_expression(text: str) -> bool:
     return _BEGINNING.match(text) is not None
 
 
-def parse_expression(text: str) -> Expression:
+def parse_expression(
+    text: str, parameters: Mapping[str, int | float | str] = _NO_PARAMETERS
+) -> Expression:
     """Reads an expression.
 
     Args:
         text: The text that `repr` of an expression writes.
+        parameters: Values of its variables, by name.
 
     Raises:
         AssignmentError: The text is not a valid expression.
@@ -89,11 +98,13 @@ def parse_expression(text: str) -> Expression:
         with warnings.catch_warnings():
             # About escapes that Python does not know, in names with backslashes.
             warnings.simplefilter("ignore", SyntaxWarning)
-            tree = ast.parse(text.strip(), mode="eval")
-        value = _read_value(tree.body)
+            body = ast.parse(text.strip(), mode="eval").body
+        if parameters:
+            body = fill_variables(body, parameters)
+        value = _read_value(body)
         if isinstance(value, Expression):
             return value
-        raise _not_an_expression(tree.body)
+        raise _not_an_expression(body)
     except AssignmentError:
         raise
     except SyntaxError as error:

@@ -14,7 +14,7 @@ from tf2flax._assignment.language import nodes
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.literals import IndexItem, Slice, write_index
 from tf2flax._assignment.language.rearranging import steps_for
-from tf2flax._base.dtypes import kind_of
+from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
@@ -76,7 +76,7 @@ def lower(expression: ex.Expression, spec_of: Callable[[str], TensorSpec]) -> La
             return cast_layout(lower(expression.operand, spec_of), expression.dtype)
         case nodes.Negated() | nodes.WithNumber():
             node = lower(expression.operand, spec_of)
-            return step_layout(node, step_of(expression, node.dtype))
+            return step_layout(node, number_step_of(expression, node.dtype))
         case nodes.Combined():
             left = lower(expression.left, spec_of)
             right = lower(expression.right, spec_of)
@@ -185,7 +185,8 @@ def _lower_rows(node: Layout, expression: nodes.TakenRows) -> Layout:
         raise AssignmentError(
             f"take: row {outside[0]} is out of bounds of {count} rows."
         )
-    if expression.fill is None and -1 in rows:  # of vocabularies: others are checked
+    # Rows that a vocabulary gives; others were checked when they were written.
+    if expression.fill is None and -1 in rows:
         raise AssignmentError(
             f"take: {rows.count(-1)} of {len(rows)} rows are not in the old "
             f"vocabulary, the first is row {rows.index(-1)}. Say what they hold with "
@@ -210,20 +211,23 @@ def fill_of(verb: str, fill: nodes.Fill | None, dtype: np.dtype) -> bytes:
 
     Args:
         verb: The operation, for messages.
-        fill: What it is given; elements that a leaf keeps are zero bytes until then.
+        fill: What it is given; elements that a leaf keeps are 1 until then, which
+            every dtype holds.
         dtype: Dtype of the operand.
 
     Raises:
         AssignmentError: The dtype does not hold it.
     """
-    if fill is None or fill == "keep":
-        return bytes(dtype.itemsize)
+    if fill is None:
+        return b""
     if kind_of(dtype) is None:
         raise AssignmentError(f"{verb}: the operand holds no numbers.")
+    if fill == "keep":
+        return forced_cast(np.ones(()), dtype).tobytes()
     return element_of(fill, dtype, verb).tobytes()
 
 
-def step_of(
+def number_step_of(
     expression: nodes.Negated | nodes.WithNumber, dtype: np.dtype
 ) -> NumberStep:
     """The step that an operation with a number is, for elements of a dtype.

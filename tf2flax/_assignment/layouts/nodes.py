@@ -350,6 +350,7 @@ def is_exact(node: Layout) -> bool:
         case StridedView() | ConstantLayout():
             return True
         case CombinedLayout():
+            # Elements are combined one by one.
             return is_exact(node.left) and is_exact(node.right)
         case JoinedLayout():
             return all(is_exact(operand) for _, operand in node.operands)

@@ -294,7 +294,7 @@ def take_rows(
     """
     if axis:
         # Rows of the array with this axis in front, and back again.
-        order = (axis, *(other for other in range(len(node.shape)) if other != axis))
+        order = (axis, *(i for i in range(len(node.shape)) if i != axis))
         taken = take_rows(transpose_layout(node, order), rows, 0, fill)
         back = tuple(order.index(i) for i in range(len(order)))
         return transpose_layout(taken, back)
@@ -339,6 +339,7 @@ def pad_layout(node: Layout, widths: Sequence[tuple[int, int]], fill: bytes) -> 
     Returns:
         The layout, joined with `ConstantLayout`s.
     """
+    # Each axis goes around what those before it have made, also around its corners.
     for axis, (before, after) in enumerate(widths):
         left, right = node.shape[:axis], node.shape[axis + 1 :]
         parts: list[Layout] = [node]
@@ -393,6 +394,7 @@ def cast_layout(node: Layout, dtype: np.dtype) -> Layout:
             )
             return dataclasses.replace(node, operands=operands)
         case ConstantLayout():
+            # What fills a place is cast like everything beside it.
             fill = forced_cast(node.value, dtype).tobytes()
             like = dataclasses.replace(node.like, casts=(*node.like.casts, dtype))
             return ConstantLayout(node.shape, fill, like)

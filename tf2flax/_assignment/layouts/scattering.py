@@ -32,7 +32,7 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import shape_only, view_at
 from tf2flax._base.values import TensorSpec
 
-from .lowering import fill_of, lower, operand_indices, step_of
+from .lowering import fill_of, lower, number_step_of, operand_indices
 from .nodes import Layout
 from .steps import Step, apply_steps
 from .uncasting import equal_elements
@@ -189,14 +189,18 @@ def _without_fill(
         AssignmentError: Some of it has changed; or two rows that were one differ.
     """
     shape = operand.shape
+    places: tuple[Any, ...] | None = None
     if isinstance(expression, nodes.Padded):
         pairs = zip(expression.widths, shape, strict=True)
-        index = tuple(slice(before, before + n) for (before, _), n in pairs)
+        index: tuple[Any, ...] = tuple(
+            slice(before, before + n) for (before, _), n in pairs
+        )
         verb = "pad"
     else:
         numbers = np.array(expression.numbers, np.int64)
-        axis = expression.axis % len(shape)
-        index = (slice(None),) * axis + (numbers >= 0,)
+        before_axis = (slice(None),) * (expression.axis % len(shape))
+        index = (*before_axis, numbers >= 0)
+        places = (*before_axis, numbers[numbers >= 0])
         verb = "take"
     if expression.fill is not None and masked.value is not None:
         filled = np.ones(masked.shape, bool)
@@ -206,11 +210,8 @@ def _without_fill(
         fill = fill_of(verb, expression.fill, operand.dtype)
         element = np.frombuffer(fill, operand.dtype).reshape(())
         _check_filled(verb, masked.value, filled, apply_steps(element, casts))
-    if isinstance(expression, nodes.Padded):
-        return masked.changed(functools.partial(view_at, index=index))
-    taken = masked.changed(lambda array: array[index])
-    places = numbers[numbers >= 0]
-    return taken.placed_at((slice(None),) * axis + (places,), shape)
+    inner = masked.changed(functools.partial(view_at, index=index))
+    return inner if places is None else inner.placed_at(places, shape)
 
 
 def _check_filled(
@@ -249,7 +250,7 @@ def _scatter(
         case nodes.Negated() | nodes.WithNumber():
             # Left for later, as casts are.
             dtype = lower(expression.operand, spec_of).dtype
-            steps = (step_of(expression, dtype), *casts)
+            steps = (number_step_of(expression, dtype), *casts)
             return _scatter(expression.operand, masked, spec_of, steps)
         case nodes.Padded() | nodes.TakenRows():
             layout = lower(expression.operand, spec_of)
@@ -261,13 +262,7 @@ def _scatter(
             # Left for later: how a cast is undone depends on all leaves of a tensor.
             casts = (expression.dtype, *casts)
             return _scatter(expression.operand, masked, spec_of, casts)
-        case (
-            nodes.Transposed()
-            | nodes.Reshaped()
-            | ex.Rearranged()
-            | nodes.Sliced()
-            | nodes.TakenRows()
-        ):
+        case nodes.Transposed() | nodes.Reshaped() | ex.Rearranged() | nodes.Sliced():
             shape = lower(expression.operand, spec_of).shape
             below = _undone(expression, masked, shape)
             return _scatter(expression.operand, below, spec_of, casts)
@@ -276,11 +271,7 @@ def _scatter(
 
 
 def _undone(
-    expression: nodes.Transposed
-    | nodes.Reshaped
-    | ex.Rearranged
-    | nodes.Sliced
-    | nodes.TakenRows,
+    expression: nodes.Transposed | nodes.Reshaped | ex.Rearranged | nodes.Sliced,
     masked: _MaskedValue,
     shape: tuple[int, ...],
 ) -> _MaskedValue:

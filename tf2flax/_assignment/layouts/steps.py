@@ -99,7 +99,7 @@ def check_arithmetic(verb: str, dtype: np.dtype) -> None:
         AssignmentError: The dtype is one of strings, or of truths that are subtracted.
     """
     kind = kind_of(dtype)
-    if kind is None:
+    if kind is None:  # strings
         raise AssignmentError(f"{verb}: the operand holds no numbers.")
     if kind == "bool" and verb in ("-", "-x"):
         raise AssignmentError(
@@ -123,6 +123,7 @@ def element_of(number: Number, dtype: np.dtype, verb: str) -> np.ndarray:
         AssignmentError: A float for integers or bools, a complex number for anything
             else than complex ones, or a number out of range. Rounding is allowed.
     """
+    # As a number without a type does in NumPy and in JAX: the tensor's dtype decides.
     value, kind = number.value, kind_of(dtype)
     problem = AssignmentError(
         f"{verb}: {dtype} does not hold {number.text}, and an operation keeps the "
@@ -132,6 +133,7 @@ def element_of(number: Number, dtype: np.dtype, verb: str) -> np.ndarray:
     if kind in ("bool", "int"):
         info = None if kind == "bool" else ml_dtypes.iinfo(dtype)
         low, high = (0, 1) if info is None else (int(info.min), int(info.max))
+        # Integers are never rounded, so that a float is a mistake even if it is whole.
         if not isinstance(value, int) or not low <= value <= high:
             raise problem
         return forced_cast(np.array(value, np.int64 if low else np.uint64), dtype)
@@ -139,6 +141,7 @@ def element_of(number: Number, dtype: np.dtype, verb: str) -> np.ndarray:
         wide = np.array(value, np.complex128 if kind == "complex" else np.float64)
     except (TypeError, OverflowError) as error:  # complex, or an integer too large
         raise problem from error
+    # Too large is refused here as it is where leaves are cast; rounding is not.
     out = np.empty((), dtype)
     if cast_into(wide, out, is_forced=False, origin=()):
         raise problem
@@ -221,6 +224,7 @@ def take_step(array: np.ndarray, step: NumberStep) -> tuple[np.ndarray, np.ndarr
     """
     if step.operator == "neg":
         if kind_of(step.dtype) == "int":
+            # The minimum has no opposite, and without signs nothing but 0 has one.
             zero = np.zeros((), step.dtype)
             return _combine_integers("-", zero, array, step.dtype)
         with np.errstate(all="ignore"):
@@ -342,15 +346,17 @@ def step_back(array: np.ndarray, step: NumberStep) -> np.ndarray:
     number = step.value
     if sign in _OPPOSITES:
         if step.is_number_first and sign == "-":
+            # y = c - x, so that x = c - y.
             return combine_elements("-", np.asarray(number), array)[0]
         return combine_elements(_OPPOSITES[sign], array, number)[0]
     if kind_of(step.dtype) == "bool":
-        return array
+        return array  # times 1, or 0, which only 0 comes from
     with np.errstate(all="ignore"):
         if kind_of(step.dtype) == "int":
             wide = step.dtype if step.dtype.itemsize == 8 else np.dtype(np.int64)
             divisor = forced_cast(number, wide)
             if not divisor:
+                # Everything becomes 0, which 0 does as well.
                 return np.zeros_like(array)
             return forced_cast(forced_cast(array, wide) // divisor, step.dtype)
         if not number:

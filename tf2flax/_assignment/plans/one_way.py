@@ -39,7 +39,9 @@ def find_ways_back(assignments: Sequence[Assignment]) -> WaysBack:
         # Most leaves are a tensor as it is: no walk.
         if not assignment.expression.children:
             inverted.append(assignment)
-        elif sums := [n for n in _nodes(assignment.expression) if _is_sum(n)]:
+        elif sums := [
+            node for node in _nodes(assignment.expression) if isinstance(node, Combined)
+        ]:
             problem = sum_problem(sums[0])
             problems[assignment.leaf] = (
                 f"Leaf `{assignment.leaf}` cannot be written: {problem}"
@@ -49,10 +51,6 @@ def find_ways_back(assignments: Sequence[Assignment]) -> WaysBack:
         else:
             inverted.append(assignment)
     return WaysBack(tuple(inverted), tuple(map(_gap_of, grown)), problems)
-
-
-def _is_sum(node: Expression) -> bool:
-    return isinstance(node, Combined)
 
 
 def _nodes(expression: Expression) -> Iterator[Expression]:
