@@ -142,7 +142,7 @@ def _path_of(path: object) -> str:
 def _read_rows(rows: Rows, folder: str) -> Rows:
     """Reads both files."""
     folder = os.path.abspath(folder)
-    old_path, new_path = (os.path.join(folder, path) for path in (rows.old, rows.new))
+    old_path, new_path = (_located(path, folder) for path in (rows.old, rows.new))
     old_words = _sized(_read_lines(old_path), rows.old_size, old_path)
     _refuse_empty(old_words, old_path)
     numbers: dict[bytes, int] = {}
@@ -160,6 +160,16 @@ def _read_rows(rows: Rows, folder: str) -> Rows:
     taken = [numbers.get(w, -1) for w in _sized(new_words, rows.new_size, new_path)]
     row_numbers = (*taken, *[-1] * rows.num_oov_buckets)
     return dataclasses.replace(rows, folder=folder, row_numbers=row_numbers)
+
+
+def _located(path: str, folder: str) -> str:
+    """The path of a vocabulary, from the folder in which it was named."""
+    storage, text = storage_of(path)
+    if not storage.is_local:
+        raise AssignmentError(
+            f"`{path}`: vocabularies are local files. Download it first."
+        )
+    return os.path.join(folder, text)
 
 
 def _sized(words: Sequence[bytes], size: int | None, path: str) -> Sequence[bytes]:
@@ -183,11 +193,6 @@ def _refuse_empty(words: Sequence[bytes], path: str) -> None:
 
 def _read_lines(path: str) -> list[bytes]:
     """The lines of a file, without what ends them."""
-    storage, _ = storage_of(path)
-    if not storage.is_local:
-        raise AssignmentError(
-            f"`{path}`: vocabularies are local files. Download it first."
-        )
     try:
         with open(path, "rb") as file:
             content = file.read(_MAX_NBYTES + 1)
