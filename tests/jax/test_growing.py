@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from bundle_writer import Tensor, rows_in, write_bundle
 from flax import linen as nn
 from flax import nnx
 from hypothesis import given, settings
@@ -254,3 +255,44 @@ def test_the_pad_that_an_error_proposes_fits(prefix: str) -> None:
     )["x"]
     assert got.sharding.spec == P(None, "b")
     assert np.array_equal(got, grown(np.ones((9, 4), "f4"), slice(0, 6)))
+
+
+def test_messages_propose_no_key_for_what_keeps_elements(prefix: str) -> None:
+    key = src("w").pad(((0, 2), (0, 0)), fill="keep")
+    for shape in ((4, 8), (8, 4, 1), (32,), (9, 4)):
+        with pytest.raises(tf2flax.AssignmentError) as caught:
+            tf2flax.plan(prefix, {key: "x"}, {"x": np.zeros(shape, "f4")})
+        assert f"expected shape {list(shape)}, got [8, 4]." in str(caught.value)
+        assert "use the key" not in str(caught.value)
+
+
+def test_a_conversion_has_nothing_to_keep(prefix: str, tmp_path: pathlib.Path) -> None:
+    key = src("w").pad(((0, 2), (0, 0)), fill="keep")
+    with pytest.raises(tf2flax.AssignmentError, match="a conversion has no leaves"):
+        tf2flax.convert(prefix, tmp_path / "x.npz", assignment_map={key: "x"})
+    key = 2.0 * src("w").pad(((0, 2), (0, 0)), fill=1.0)
+    tf2flax.convert(prefix, tmp_path / "x.npz", assignment_map={key: "x"})
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert np.array_equal(arrays["x"], 2 * grown(np.ones((8, 4)), slice(0, 6)))
+
+
+def test_partitions_are_seen_through_pads_and_arithmetic(
+    tmp_path: pathlib.Path,
+) -> None:
+    write_bundle(tmp_path / "m", {"w": Tensor(ARRAY, rows_in(ARRAY, 2))})
+    entries = {
+        src("w").pad(((0, 2), (0, 0)), fill="keep"): "x",
+        (src("w") * 2.0 + src("w")).T.pad(((0, 0), (1, 1)), fill=1.0): "y",
+    }
+    target = {"x": np.ones((8, 4), "f4"), "y": np.ones((4, 8), "f4")}
+    tree = tf2flax.init_from_checkpoint(
+        tmp_path / "m",
+        entries,
+        target,
+        sharding=tf2flax.from_partitions("a"),
+        mesh=mesh_of(),
+    )
+    assert tree["x"].sharding.spec == P("a")
+    assert tree["y"].sharding.spec == P(None, "a")
+    wanted = grown(np.ones((4, 8), "f4"), (slice(None), slice(1, 7)), 3 * ARRAY.T)
+    assert np.array_equal(tree["y"], wanted)
