@@ -258,7 +258,7 @@ NUMBERS: dict[str, tuple[Callable[[], object], str]] = {
     "no number": (lambda: A + float("nan"), "finite number, got nan"),
     "infinity": (lambda: float("-inf") + A, "finite number, got -inf"),
     "an endless integer": (lambda: A + (1 << 2000), "2001 bits"),
-    "a fill of text": (lambda: A.pad(((0, 1),), fill="zero"), "got 'zero'"),
+    "a fill of text": (lambda: A.pad(((0, 1),), fill="zero"), "got 'zero'"),  # pyright: ignore[reportArgumentType]
     "no fill": (lambda: A.pad(((0, 1),), fill=None), "got None"),  # pyright: ignore[reportArgumentType]
     "widths of one number": (lambda: A.pad(3), "a pair of widths"),  # pyright: ignore[reportArgumentType]
     "widths that are no pairs": (lambda: A.pad(((1, 2, 3),)), "before and after"),

@@ -296,3 +296,17 @@ def test_partitions_are_seen_through_pads_and_arithmetic(
     assert tree["y"].sharding.spec == P(None, "a")
     wanted = grown(np.ones((4, 8), "f4"), (slice(None), slice(1, 7)), 3 * ARRAY.T)
     assert np.array_equal(tree["y"], wanted)
+
+
+def test_switches_of_the_caller_change_nothing(prefix: str) -> None:
+    key = src("w").pad(((0, 2), (0, 0)), fill="keep")
+    fresh = np.full((8, 4), np.nan, "f4")
+    for place in (None, NamedSharding(mesh_of(), P("a"))):
+        leaf = jax.device_put(fresh, place)
+        with (
+            jax.transfer_guard("disallow"),
+            jax.debug_nans(True),
+            jax.disable_jit(True),
+        ):
+            got = tf2flax.init_from_checkpoint(prefix, {key: "x"}, {"x": leaf})["x"]
+        assert np.asarray(got).tobytes() == grown(fresh, slice(0, 6)).tobytes()

@@ -347,11 +347,12 @@ def _mixed_sources(
     mixed: set[str] = set()
     for assignment in assignments:
         for view in assignment.views:
-            if not entry_of(view.source).is_sliced:
+            # Of a view without elements, as beside a constant, nothing is read.
+            if 0 in view.shape or not entry_of(view.source).is_sliced:
                 continue
             # A leaf that is put together holds the tensor as a whole.
             axes = None
-            if 0 not in view.shape and is_streamed(assignment.layout):
+            if is_streamed(assignment.layout):
                 axes = along_axes(
                     view.base.shape, view.offset, view.shape, view.strides
                 )

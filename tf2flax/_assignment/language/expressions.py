@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, SupportsIndex, cast, overload
+from typing import Any, Literal, SupportsIndex, cast, overload
 
 from tf2flax._base.errors import AssignmentError
 
@@ -34,9 +34,10 @@ from .writing import ATOM, FULL, Style, write_expression, write_operand
 class Expression(Arithmetic):
     """Source of a leaf: tensors of a checkpoint, and what is done to them.
 
-    Made by `tf2flax.src`, `tf2flax.concat` and `tf2flax.stack`; used as a key of an
-    assignment map. Every method returns a new expression and reads nothing. Methods do
-    what they do in NumPy; `rearrange` does what it does in einops.
+    Made by `tf2flax.src`, `tf2flax.concat`, `tf2flax.stack` and `tf2flax.first_of`;
+    used as a key of an assignment map. Every method returns a new expression and reads
+    nothing. Methods, and `+`, `-` and `*`, do what they do in NumPy; `rearrange` does
+    what it does in einops.
 
     Examples:
         >>> import tf2flax
@@ -166,7 +167,7 @@ class Expression(Arithmetic):
         rows: Iterable[SupportsIndex] | Rows,
         axis: SupportsIndex | None = None,
         *,
-        fill: float | complex | str | None = None,
+        fill: float | complex | Literal["keep"] | None = None,
     ) -> Expression:
         """Picks rows by number, in the order given, as `numpy.take`.
 
@@ -206,7 +207,7 @@ class Expression(Arithmetic):
         self,
         widths: Sequence[Sequence[SupportsIndex]],
         *,
-        fill: float | complex | str = 0,
+        fill: float | complex | Literal["keep"] = 0,
     ) -> Expression:
         """Adds elements before and after those of the tensor, as `numpy.pad`.
 

@@ -8,8 +8,9 @@ Begin with `nodes`, whose docstring has a tree with its shapes, then `filling`.
 
 Forwards, from expressions to arrays:
 
-- `nodes`        the six nodes of a layout
-- `operations`   slices, transposes, joins, rows, casts of layouts
+- `nodes`        the nodes of a layout
+- `steps`        casts and arithmetic with numbers, element by element, and back
+- `operations`   slices, transposes, joins, rows, pads, casts of layouts
 - `reshaping`    reshapes of layouts
 - `shapes`       index arithmetic of reshapes
 - `lowering`     expressions -> layouts
