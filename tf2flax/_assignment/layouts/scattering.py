@@ -32,10 +32,10 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import shape_only, view_at
 from tf2flax._base.values import TensorSpec
 
+from .comparing import equal_elements
 from .lowering import fill_of, lower, number_step_of, operand_indices
 from .nodes import Layout
 from .steps import Step, apply_steps
-from .uncasting import equal_elements
 
 SpecOf = Callable[[str], TensorSpec]
 

@@ -16,15 +16,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import ml_dtypes
 import numpy as np
 
 from tf2flax._base.dtypes import forced_cast, kind_of
 
+from .comparing import (
+    FLOAT4,
+    NARROW,
+    comparable,
+    equal_elements,
+    has_nan,
+    is_nan,
+)
 from .steps import (
     NumberStep,
     Step,
@@ -39,11 +46,6 @@ from .steps import (
 
 # Elements that are compared at once: temporary arrays stay within a few MiB.
 _CHUNK_SIZE: Final = 1 << 18
-# Integers that take a byte each, of which only the low bits count.
-_NARROW: Final = frozenset(
-    map(np.dtype, (ml_dtypes.int2, ml_dtypes.uint2, ml_dtypes.int4, ml_dtypes.uint4))
-)
-_FLOAT4: Final = np.dtype(ml_dtypes.float4_e2m1fn)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class LeafValue:
             return False
         value = self.value if self.mask is None else self.value[self.mask]
         # Loading, or the way back, may change the payload of a NaN.
-        return not (_has_nan(value.dtype) and bool(_is_nan(value).any()))
+        return not (has_nan(value.dtype) and bool(is_nan(value).any()))
 
     def at(self, index: slice | np.ndarray) -> LeafValue:
         """Some elements of flat arrays."""
@@ -148,11 +150,13 @@ class LeafValue:
         """Yields the value cast to the stored dtype, in several ways."""
         dtype, value = self.stored, self.value
         if has_numbers(self.casts):
-            nearest = self._steps_back()
-            yield nearest
-            # The opposite of a rounded operation may miss by a little.
-            for count in neighbours(dtype):
-                yield moved_by(nearest, count)
+            yield self._steps_back()
+            # The opposite of a rounded operation may miss by a little: of the stored
+            # value, or of what some later step is done to.
+            for i, step in enumerate(self.casts):
+                if isinstance(step, NumberStep):
+                    for count in neighbours(step.dtype):
+                        yield self._steps_back(i, count)
             return
         yield forced_cast(value, dtype)
         if len(self.casts) > 2:
@@ -169,14 +173,20 @@ class LeafValue:
             signed = self.value.view(f"i{self.value.dtype.itemsize}")
             yield forced_cast(signed, dtype)
 
-    def _steps_back(self) -> np.ndarray:
-        """The value with every step taken back, from last to first."""
+    def _steps_back(self, moved: int = 0, count: int = 0) -> np.ndarray:
+        """The value with every step taken back, from last to first.
+
+        Args:
+            moved: Number of a step; what it is done to is moved ...
+            count: ... by so many values.
+        """
         value = self.value
         for i in range(len(self.casts) - 1, 0, -1):
             step = self.casts[i]
             before = dtype_after(self.casts[:i], value.dtype)
             if isinstance(step, NumberStep):
                 value = step_back(value, step)
+                value = moved_by(value, count) if i == moved else value
             elif has_numbers(self.casts) and kind_of(before) == "int" != kind_of(step):
                 value = nearest_integers(value, before)
             else:
@@ -342,72 +352,26 @@ def _is_tried_one_to_one(before: np.dtype, after: np.dtype) -> bool:
     """The same for a dtype of few values: all of them are cast."""
     every = _every_value(before)
     result = forced_cast(every, after)
-    if _has_nan(after) and _is_nan(result).any():
+    if has_nan(after) and is_nan(result).any():
         return False  # a number has become NaN
     if after.kind == "c":
         result = np.real(result)
-    return len(np.unique(_comparable(result))) == len(np.unique(_comparable(every)))
+    return len(np.unique(comparable(result))) == len(np.unique(comparable(every)))
 
 
 def _every_value(dtype: np.dtype) -> np.ndarray:
     """All values of a dtype of at most two bytes, NaN apart, by their bits."""
     if kind_of(dtype) == "bool":
         return np.array([False, True])
-    if dtype in _NARROW:
+    if dtype in NARROW:
         info = ml_dtypes.iinfo(dtype)
         every = np.arange(int(info.min), int(info.max) + 1)
         return every.astype(np.int8).astype(dtype)
-    if dtype == _FLOAT4:
+    if dtype == FLOAT4:
         return np.arange(16, dtype=np.uint8).view(dtype)
     count = 1 << (8 * dtype.itemsize)
     every = np.arange(count, dtype=f"u{dtype.itemsize}").view(dtype)
-    return every[~_is_nan(every)] if _has_nan(dtype) else every
-
-
-def _is_nan(array: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # of NaNs that signal
-        return np.asarray(np.isnan(array))
-
-
-def _has_nan(dtype: np.dtype) -> bool:
-    return kind_of(dtype) in ("float", "complex")
-
-
-def equal_elements(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compares element by element: the same bits, or both NaN.
-
-    Args:
-        first: An array.
-        second: The array to compare with, of the same shape and dtype.
-
-    Returns:
-        True for the elements that are equal; 0.0 and -0.0 are not.
-    """
-    if first.dtype.kind == "c":
-        first, second = _parts(first), _parts(second)
-        return np.asarray(equal_elements(first, second).all(axis=-1))
-    result = np.asarray(_comparable(first) == _comparable(second))
-    if _has_nan(first.dtype) and not result.all():
-        result |= _is_nan(first) & _is_nan(second)
-    return result
-
-
-def _parts(array: np.ndarray) -> np.ndarray:
-    """Real and imaginary parts, along a new last axis."""
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    parts = array.reshape(*array.shape, 1).view(f"f{array.dtype.itemsize // 2}")
-    return typing.cast("np.ndarray[Any, np.dtype[Any]]", parts)
-
-
-def _comparable(array: np.ndarray) -> np.ndarray:
-    """Elements as integers, equal where all bits are equal that belong to the value."""
-    if array.dtype in _NARROW:
-        return array.astype(np.int8)
-    if array.dtype.kind == "c":
-        array = _parts(array)
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    bits = array.view(f"u{array.dtype.itemsize}")
-    return bits & 15 if array.dtype == _FLOAT4 else bits
+    return every[~is_nan(every)] if has_nan(dtype) else every
 
 
 def _look_up(value: np.ndarray, casts: tuple[Step, ...]) -> np.ndarray:
@@ -416,7 +380,7 @@ def _look_up(value: np.ndarray, casts: tuple[Step, ...]) -> np.ndarray:
     Where there is none, the result is any value; `fits` then refuses it.
     """
     every, keys = _every_loaded(casts)
-    wanted = _comparable(_with_one_nan(value))
+    wanted = comparable(_with_one_nan(value))
     if not keys.size:
         return np.zeros(value.shape, every.dtype)
     return every[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)]
@@ -427,24 +391,24 @@ def _every_loaded(casts: tuple[Step, ...]) -> tuple[np.ndarray, np.ndarray]:
     """All values of a narrow dtype and what they load as, sorted by the latter.
 
     Returns:
-        The values, and the bits of what each loads as, as `_comparable` gives them.
+        The values, and the bits of what each loads as, as `comparable` gives them.
     """
     stored = casts[0]
     assert isinstance(stored, np.dtype)
     every = _every_value(stored)
-    if _has_nan(stored):
+    if has_nan(stored):
         every = np.concatenate([every, forced_cast(np.array([np.nan]), stored)])
     result, outside = follow_steps(every, casts[1:])
     if outside.any():  # what loading refuses is no candidate
         every, result = every[~outside], result[~outside]
-    keys = _comparable(_with_one_nan(result))
+    keys = comparable(_with_one_nan(result))
     order = np.argsort(keys, kind="stable")
     return every[order], keys[order]
 
 
 def _with_one_nan(array: np.ndarray) -> np.ndarray:
     """Gives every NaN the same bits, so that a table has one entry for them."""
-    if not _has_nan(array.dtype):
+    if not has_nan(array.dtype):
         return array
     nan = forced_cast(np.array(np.nan), array.dtype)
-    return np.where(_is_nan(array), nan, array)
+    return np.where(is_nan(array), nan, array)
