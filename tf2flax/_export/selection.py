@@ -44,7 +44,6 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
-from tf2flax._base.optimizer_names import is_average, is_slot
 from tf2flax._base.text import list_names
 from tf2flax._base.values import TensorSpec
 
@@ -119,12 +118,12 @@ def without_slots(selection: Selection, manifest: Manifest) -> Selection:
     Returns:
         The selection without them.
     """
-    names = frozenset(manifest.names)
+    roles = manifest.roles()
     kept: list[ExportedTensor] = []
     slots: list[str] = []
     for tensor in selection.tensors:
         sources = tensor.assignment.sources
-        if all(is_slot(s, names) or is_average(s, names) for s in sources):
+        if all(map(roles.is_of_training, sources)):
             slots += sources
         else:
             kept.append(tensor)

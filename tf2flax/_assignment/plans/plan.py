@@ -21,7 +21,6 @@ from tf2flax._assignment.resolution.entry_labels import key_of, target_of
 from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
-from tf2flax._base.optimizer_names import is_average, is_slot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,8 +164,7 @@ def make_plan(
     """
     views = [view for assignment in resolution.assignments for view in assignment.views]
     unused = _find_unused({view.source for view in views}, manifest)
-    slots = tuple(name for name in unused if is_slot(name, manifest))
-    averages = tuple(name for name in unused if is_average(name, manifest))
+    slots, averages = _of_training(unused, manifest)
     return RestorePlan(
         prefix=manifest.prefix,
         resolution=resolution,
@@ -179,6 +177,18 @@ def make_plan(
         if resolution.kept
         else (),
     )
+
+
+def _of_training(
+    names: tuple[str, ...], manifest: Manifest
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of names that optimizers keep, and those of moving averages."""
+    if not names:
+        return (), ()
+    roles = manifest.roles()
+    kinds = {name: roles.of(name).kind for name in names}
+    slots = tuple(name for name in names if kinds[name] in ("slot", "optimizer"))
+    return slots, tuple(name for name in names if kinds[name] == "average")
 
 
 def _find_unused(used: set[str], manifest: Manifest) -> tuple[str, ...]:

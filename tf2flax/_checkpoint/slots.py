@@ -1,0 +1,110 @@
+"""The slots of optimizers: what they are called, and of which variables they are.
+
+Names and roles alone; nothing is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from tf2flax._base.errors import NotFoundError
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import nearest
+from tf2flax._base.roles import Role
+from tf2flax._base.text import list_names
+
+# What stands for a variable's name between the scope of an optimizer and a slot.
+ANY_VARIABLE: Final = "…"
+# Variables -> what stands for them.
+Sources = Mapping[str, str]
+
+
+class Slots(NamedTuple):
+    """Slots of the optimizers of a checkpoint.
+
+    Attributes:
+        place: The file, for messages.
+        by_label: Slots -> variables -> names of the tensors. A slot is its name, with
+            the scope of the optimizer (`training/…/Adam`) where several share one.
+        scoped: The same, each with its scope.
+        unassigned: Names of slots -> tensors of which the variable cannot be told.
+    """
+
+    place: str
+    by_label: Mapping[str, Sources]
+    scoped: Mapping[str, Sources]
+    unassigned: Mapping[str, tuple[str, ...]]
+
+    def sources(self, slot: str) -> Sources | None:
+        """Variables -> the tensors that are their slots; None where there are none.
+
+        Args:
+            slot: A slot, with or without the scope of the optimizer.
+        """
+        sources = self.by_label.get(slot)
+        return self.scoped.get(slot) if sources is None else sources
+
+    def unassigned_of(self, slot: str) -> tuple[str, ...]:
+        """Tensors that are such slots, and nobody knows of what.
+
+        Args:
+            slot: A slot, with or without the scope of the optimizer.
+        """
+        return self.unassigned.get(slot.rpartition(f"/{ANY_VARIABLE}/")[2], ())
+
+    def not_found(self, slot: str) -> NotFoundError:
+        """The error that there are no such slots, or that they cannot be used."""
+        unassigned = self.unassigned_of(slot)
+        if unassigned:
+            return NotFoundError(
+                f"To which variables the slots `{slot}` belong, their names do not "
+                f"tell - in `{self.place}`: {list_names(unassigned)}. Read them by "
+                "their stored names."
+            )
+        labels = sorted(self.by_label)
+        shared = [name for name in labels if name.endswith(f"/{ANY_VARIABLE}/{slot}")]
+        if shared:
+            fix = f"Several optimizers have it: use {list_names(shared, 20)}."
+        elif labels:
+            close = nearest(slot, labels)
+            fix = f"Did you mean `{close[0]}`? " if close else ""
+            fix += f"There are {list_names(labels, 20)}."
+        else:
+            fix = "It holds no slots whose variables are known."
+        return NotFoundError(f"No slot `{slot}` found - in `{self.place}`. {fix}")
+
+
+def find_slots(manifest: Manifest) -> Slots:
+    """Finds the slots of a checkpoint.
+
+    Args:
+        manifest: The checkpoint.
+    """
+    roles = manifest.roles()
+    listed = frozenset(manifest.names)
+    by_name: dict[str, dict[str, dict[str, str]]] = {}
+    unassigned: dict[str, list[str]] = {}
+    for name in manifest.names:
+        role = roles.of(name)
+        if role.kind != "slot":
+            continue
+        if role.variable not in listed:
+            unassigned.setdefault(role.name, []).append(name)
+            continue
+        scopes = by_name.setdefault(role.name, {})
+        scopes.setdefault(role.scope, {})[role.variable] = name
+    by_label: dict[str, Sources] = {}
+    scoped: dict[str, Sources] = {}
+    for name, scopes in sorted(by_name.items()):
+        for scope, sources in sorted(scopes.items()):
+            label = label_of(Role("slot", None, name, scope))
+            scoped[label] = sources
+            by_label[label if len(scopes) > 1 else name] = sources
+    left = {name: tuple(tensors) for name, tensors in unassigned.items()}
+    return Slots(manifest.index_path, by_label, scoped, left)
+
+
+def label_of(role: Role) -> str:
+    """The name of a slot or an average, with the scope that it is in."""
+    return f"{role.scope}/{ANY_VARIABLE}/{role.name}" if role.scope else role.name
