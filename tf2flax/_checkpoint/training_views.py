@@ -326,10 +326,10 @@ def _no_averages(
 ) -> NotFoundError:
     """The error that no variable has a moving average of some name."""
     names = sorted({label_of(roles.of(name)) for name in others})
-    if names:
-        fix = f"There are {list_names(names)}."
-    elif average in find_slots(base).by_label:
+    if average in find_slots(base).by_label:
         fix = f'These are slots: use by_slot("{average}").'
+    elif names:
+        fix = f"There are {list_names(names)}."
     else:
         fix = "It holds no moving averages: use the checkpoint itself, not this view."
     return NotFoundError(
