@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bundle_writer import Tensor, write_bundle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_graphs import SUFFIX, graph_bytes, write_object_based
 from repository import DATA
@@ -335,6 +335,19 @@ def test_nothing_is_read() -> None:
     assert checkpoint.by_moving_average().averaged == ("w",)
 
 
+def test_a_plan_reads_no_graph(tmp_path: pathlib.Path) -> None:
+    variables = {"a": ("w", F4), "b": ("w/Adam", F4), "o/iter": ("i", np.int64(1))}
+    stored = write_object_based(tmp_path, variables)
+    slot = f"a/.OPTIMIZER_SLOT/o/m{SUFFIX}"
+    write_bundle(tmp_path / "m", {**{n: stored[n].read() for n in stored}, slot: F4})
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    (tmp_path / "m.data-00000-of-00001").unlink()
+    plan = tf2flax.plan(checkpoint, {f"a{SUFFIX}": "w"}, {"w": F4})
+    assert plan.to_dict()["unused"]["optimizer_slots"] == [slot]
+    # With nothing to read, views take what keys say.
+    assert dict(checkpoint.slots) == {"m": (f"a{SUFFIX}",)}
+
+
 # --- random trees --------------------------------------------------------------------
 
 DTYPES = [
@@ -368,6 +381,7 @@ def array_of(draw: Callable[[Any], Any], number: int) -> np.ndarray[Any, Any]:
     return np.arange(np.prod(chosen, dtype=int)).reshape(chosen).astype(dtype)
 
 
+@settings(max_examples=60)
 @given(data=st.data())
 def test_random_trees(data: st.DataObject) -> None:
     variables = data.draw(st.lists(NAMES, unique=True, min_size=1, max_size=6))

@@ -160,13 +160,13 @@ def find_slots(manifest: Manifest) -> Slots:
                 unassigned.setdefault(name, []).extend(doubles)
             if not sources:
                 continue
-            label = label_of(Role("slot", None, name, scope))
+            label = slot_label(Role("slot", None, name, scope))
             scoped[label] = sources
             labelled[label if len(scopes) > 1 else name] = sources
     left = {name: tuple(tensors) for name, tensors in unassigned.items()}
     return Slots(manifest.index_path, dict(sorted(labelled.items())), scoped, left)
 
 
-def label_of(role: Role) -> str:
+def slot_label(role: Role) -> str:
     """The name of a slot or an average, with the scope that it is in."""
     return f"{role.scope}/{ANY_VARIABLE}/{role.name}" if role.scope else role.name
