@@ -347,8 +347,13 @@ class Manifest(abc.ABC):
             DamagedError: Its entry is malformed or impossible.
         """
 
-    def roles(self) -> Roles:
-        """What its tensors are to a training: variables, slots, averages, counters."""
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to a training: variables, slots, averages, counters.
+
+        Args:
+            may_read: False takes what names tell, and reads no object graph and no
+                config: kinds are the same, but for averages that only a graph names.
+        """
         return NamedRoles(frozenset(self.names), self.shape_of)
 
     def shape_of(self, name: str) -> tuple[int, ...] | None:

@@ -308,16 +308,17 @@ class NamedRoles(Roles):
     def _is_optimizer(self, scope: str, name: str) -> bool:
         """True for a scope that holds an optimizer's counter, or slots."""
         suffix = VARIABLE_SUFFIX if name.endswith(VARIABLE_SUFFIX) else ""
-        if any(f"{scope}/{counter}{suffix}" in self._names for counter in _ITERATIONS):
-            return True
-        return scope in self._scopes
+        return self._has_counter(scope, suffix) or scope in self._scopes
+
+    def _has_counter(self, scope: str, suffix: str = "") -> bool:
+        counters = (f"{scope}/{counter}{suffix}" for counter in _ITERATIONS)
+        return any(c in self._names and self._has_rank_0(c) for c in counters)
 
     def _is_below_counter(self, scope: str) -> bool:
         """True below a scope that holds an optimizer's counter."""
         end = len(scope)
         while end > 0:
-            above = scope[:end]
-            if any(f"{above}/{counter}" in self._names for counter in _ITERATIONS):
+            if self._has_counter(scope[:end]):
                 return True
             end = scope.rfind("/", 0, end)
         return False

@@ -6,7 +6,6 @@ Knows a manifest, and no format. Never imports JAX.
 from __future__ import annotations
 
 import posixpath
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Self
 
@@ -287,7 +286,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> path = "tests/data/resnet_slim/model.ckpt"
             >>> averages = tf2flax.open_checkpoint(path).by_moving_average()
             >>> len(averages.averaged), averages.averaged[-1]
-            (77, 'resnet_v1_26/logits/weights')
+            (77, 'resnet_v1_8/logits/weights')
 
         Source: tensorflow/python/training/moving_averages.py.
         """
@@ -311,7 +310,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         `adam_m`, `slot_vr`), or as TF2 calls it (`m`). Where several optimizers share a
         name, the scope of each stands before it: `training/…/Adam`. What the spellings
         mean is in docs/views.md. Slots are left out of which nobody can tell the
-        variable: names that the writer has cut off, or numbers.
+        variable (names that the writer has cut off, or numbers); printed, it says so.
 
         Examples:
             >>> import tf2flax
@@ -319,14 +318,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> list(slots), slots["adam_m"][0]
             (['adam_m', 'adam_v'], 'bert/embeddings/LayerNorm/beta')
         """
-        from .slots import find_slots
+        from .slots import SlotNames, find_slots
 
-        return types.MappingProxyType(
-            {
-                slot: tuple(sorted(variables))
-                for slot, variables in find_slots(self._manifest).by_label.items()
-            }
-        )
+        return SlotNames(find_slots(self._manifest))
 
     def by_slot(self, name: str) -> Checkpoint:
         """The slots of one name, each under the name of its variable.

@@ -98,9 +98,12 @@ class MergedManifest(Manifest):
             for number, base_name in origins
         )
 
-    def roles(self) -> Roles:
+    def roles(self, *, may_read: bool = True) -> Roles:
         """What its tensors are to the trainings that they come from."""
-        roles = [(added, manifest.roles()) for added, manifest in self._checkpoints]
+        roles = [
+            (added, manifest.roles(may_read=may_read))
+            for added, manifest in self._checkpoints
+        ]
         return _MergedRoles(self, roles)
 
     @property

@@ -136,14 +136,16 @@ class ObjectBasedManifest(Manifest):
                     copies |= {key: left for key in these if key in written}
         return copies
 
-    def roles(self) -> Roles:
+    def roles(self, *, may_read: bool = True) -> Roles:
         """What its tensors are to a training, as names, keys and the graph say.
 
-        What a damaged graph would say is left out.
+        What a damaged graph would say is left out; see `Manifest`.
         """
         try:
-            graph = self._object_graph()
+            graph = self._object_graph() if may_read else None
         except CheckpointError:
+            graph = None
+        if graph is None:
             return super().roles()
         keys = names_by_variable(graph, _Stored(self._base))
         return ObjectRoles(self, keys, slots_of_graph(graph))

@@ -21,7 +21,7 @@ from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
 from tf2flax._base.roles import VARIABLE, Role, Roles
 from tf2flax._base.text import list_names
 
-from .slots import ANY_VARIABLE, Sources, find_slots, label_of
+from .slots import ANY_VARIABLE, Sources, find_slots, slot_label
 
 
 class _TrainingView(Manifest):
@@ -194,7 +194,7 @@ class AveragedManifest(_TrainingView):
             return "It is a moving average: use the checkpoint itself, not this view."
         return self._base.hint(name)
 
-    def roles(self) -> Roles:
+    def roles(self, *, may_read: bool = True) -> Roles:
         """Roles of the tensors below; what stands for an average is a variable."""
         return self._roles
 
@@ -255,7 +255,7 @@ class SlotManifest(_TrainingView):
             )
         return f"This is a view: `{name}` has no slot `{self._slot}`."
 
-    def roles(self) -> Roles:
+    def roles(self, *, may_read: bool = True) -> Roles:
         """All of them have the names of variables."""
         return _SlotRoles()
 
@@ -316,7 +316,7 @@ def _find_averages(base: Manifest, roles: Roles, average: str) -> _Averages:
         raise _no_averages(base, roles, average, others)
     for variable, averages in by_variable.items():
         if len(averages) > 1:
-            labels = [label_of(roles.average(name, last)) for name in averages]
+            labels = [slot_label(roles.average(name, last)) for name in averages]
             raise AssignmentError(
                 f"by_moving_average: `{variable}` has {len(averages)} averages {last}: "
                 f"{list_names(averages)} - in `{base.index_path}`. Ask for one of "
@@ -330,11 +330,11 @@ def _no_averages(
     base: Manifest, roles: Roles, average: str, others: list[str]
 ) -> NotFoundError:
     """The error that no variable has a moving average of some name."""
-    names = sorted({label_of(roles.of(name)) for name in others})
-    if names:
-        fix = f"There are {list_names(names)}."
-    elif average in find_slots(base).by_label:
+    names = sorted({slot_label(roles.of(name)) for name in others})
+    if average in find_slots(base).by_label:
         fix = f'These are slots: use by_slot("{average}").'
+    elif names:
+        fix = f"There are {list_names(names)}."
     else:
         fix = "It holds no moving averages: use the checkpoint itself, not this view."
     return NotFoundError(

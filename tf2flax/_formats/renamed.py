@@ -98,8 +98,11 @@ class RenamedManifest(Manifest):
             return "It is a stored name: use the checkpoint itself, not a view of it."
         return ""
 
-    def roles(self) -> Roles:
-        """What its tensors are to a training: what those below are."""
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to a training: what those below are.
+
+        What names are made of has been read already.
+        """
         return _RenamedRoles(self, self._base.roles())
 
     @property

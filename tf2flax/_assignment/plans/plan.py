@@ -208,7 +208,7 @@ def _of_training(
     """Those of names that optimizers keep, and those of moving averages."""
     if not names:
         return (), ()
-    roles = manifest.roles()
+    roles = manifest.roles(may_read=False)  # a plan reads no tensors
     kinds = {name: roles.of(name).kind for name in names}
     slots = tuple(name for name in names if kinds[name] in ("slot", "optimizer"))
     return slots, tuple(name for name in names if kinds[name] == "average")

@@ -36,9 +36,9 @@ class KerasManifest(Manifest):
             where += " `checkpoint.by_variable_name()` goes by the names of layers."
         return where
 
-    def roles(self) -> Roles:
+    def roles(self, *, may_read: bool = True) -> Roles:
         """What its tensors are to a training; see `Manifest`."""
-        return _KerasRoles(self)
+        return _KerasRoles(self) if may_read else super().roles()
 
     def variable_names(self) -> VariableNames:
         """The names of variables; reads `config.json` where there is one.
