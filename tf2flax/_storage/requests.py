@@ -44,7 +44,7 @@ REQUEST_TIMEOUT_S = 60.0
 _LOOK_UP_S: Final = 0.25
 # How long an answer is waited for before its host is looked at, by `hosts`, for less
 # than 7 more (seconds): an unreachable one is named within 10.
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
 # Answers that name another URL.
 _REDIRECTS: Final = ("301", "302", "303", "307", "308")
 # Retries of a failing request: 0.5 s, 1, 2, 4 and 8 between them, so that it ends

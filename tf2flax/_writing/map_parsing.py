@@ -16,14 +16,20 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import Placed, check_entry
 from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import parse_key
-from tf2flax._base.collapsing import MAX_LINES
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import and_more
 
+from .json_errors import (
+    describe_json_error,
+    describe_missing_table,
+    describe_repeated_key,
+)
 from .toml_errors import TABLE_KEY, describe_toml_error
 
 # JSON has no comments; this key may hold one.
 COMMENT_KEY: Final = "comment"
+# So many lines that are wrong are listed.
+_MAX_PROBLEMS: Final = 20
 # How much of a key and of a value a message shows (characters).
 _MAX_KEY: Final = 160
 _MAX_VALUE: Final = 60
@@ -73,7 +79,7 @@ def parse_map_text(text: str, name: str, *, is_json: bool) -> MapTable | MapPair
         AssignmentError: The text or an entry is malformed; all such lines are named.
     """
     contents = _parse_json(text, name) if is_json else _parse_toml(text, name)
-    table = _table_in(contents, name)
+    table = _table_in(contents, name, is_json=is_json)
     is_table = isinstance(table, dict)
     pairs = list(table.items()) if is_table else _pairs_in(table, name)
     lines = find_lines(text, [key for key, _ in pairs], is_json=is_json)
@@ -84,7 +90,7 @@ def parse_map_text(text: str, name: str, *, is_json: bool) -> MapTable | MapPair
     for (key_text, target), line in zip(pairs, lines, strict=True):
         place = f"{name}:{line}" if line else name
         try:
-            entry = _parse_entry(key_text, target)
+            entry = _parse_entry(key_text, target, is_json=is_json)
         except AssignmentError as error:
             problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
         else:
@@ -99,8 +105,8 @@ def parse_map_text(text: str, name: str, *, is_json: bool) -> MapTable | MapPair
 
 def _join_problems(problems: Sequence[str], name: str) -> str:
     """A screen of lines, each of which begins with the file."""
-    text = "\n".join(problems[:MAX_LINES])
-    num_hidden = len(problems) - MAX_LINES
+    text = "\n".join(problems[:_MAX_PROBLEMS])
+    num_hidden = len(problems) - _MAX_PROBLEMS
     if num_hidden <= 0:
         return text
     return and_more(text, num_hidden, separator=f"\n{name}: ") + "."
@@ -122,13 +128,14 @@ def _parse_toml(text: str, name: str) -> Any:
 
 
 def _parse_json(text: str, name: str) -> Any:
-    repeated: list[str] = []
+    repeated: list[tuple[str, list[Any]]] = []
 
     def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
         for key, value in pairs:
             if key in members:
-                repeated.append(key)
+                values = [member for name, member in pairs if name == key]
+                repeated.append((key, values))
             members[key] = value
         return members
 
@@ -136,27 +143,27 @@ def _parse_json(text: str, name: str) -> Any:
         contents = json.loads(text, object_pairs_hook=check_keys)
     except json.JSONDecodeError as error:
         raise AssignmentError(
-            f"{name}:{error.lineno}: invalid JSON: {error.msg}."
+            f"{name}:{error.lineno}: {describe_json_error(text, error)}"
         ) from error
     except (RecursionError, ValueError) as error:
         raise AssignmentError(f"{name}: invalid JSON: {error}.") from error
     if repeated:
-        key = repeated[0]
+        key, values = repeated[0]
         line = find_lines(text, [key, key], is_json=True)[-1]
-        raise AssignmentError(
-            f"{name}:{line}: key {quote(key)} occurs twice. Write the map as a list "
-            "of pairs."
-        )
+        raise AssignmentError(f"{name}:{line}: {describe_repeated_key(key, values)}")
     return contents
 
 
-def _table_in(contents: Any, name: str) -> dict[str, Any] | list[Any]:
+def _table_in(contents: Any, name: str, *, is_json: bool) -> dict[str, Any] | list[Any]:
     """The table or list under the one key that a map file has."""
     members = cast("dict[str, Any]", contents) if isinstance(contents, dict) else {}
     table = members.get(TABLE_KEY)
+    kind = "an object" if is_json else "a table"
     if table is None:
+        fix = f"Begin it with [{TABLE_KEY}]."
         raise AssignmentError(
-            f"`{name}`: expected a table `{TABLE_KEY}`. Begin it with [{TABLE_KEY}]."
+            f"`{name}`: expected {kind} `{TABLE_KEY}`. "
+            f"{describe_missing_table(contents) if is_json else fix}"
         )
     for key in members:
         if key not in (TABLE_KEY, COMMENT_KEY):
@@ -165,7 +172,8 @@ def _table_in(contents: Any, name: str) -> dict[str, Any] | list[Any]:
             )
     if not isinstance(table, (dict, list)):
         raise AssignmentError(
-            f"`{name}`: expected a table, or a list of pairs, as `{TABLE_KEY}`."
+            f"`{name}`: expected {kind}, or a list of pairs, as `{TABLE_KEY}`, got "
+            f"{_show_json(table)}."
         )
     return cast("dict[str, Any] | list[Any]", table)
 
@@ -183,10 +191,13 @@ def _pairs_in(table: list[Any], name: str) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _parse_entry(key_text: str, target: Any) -> tuple[Key, str]:
+def _parse_entry(key_text: str, target: Any, *, is_json: bool) -> tuple[Key, str]:
     if not isinstance(target, str):
-        is_table = isinstance(target, dict)
-        fix = " Put a name that holds dots into quotes." if is_table else ""
+        fix = ""
+        if isinstance(target, dict):
+            fix = " Put a name that holds dots into quotes."
+        if is_json and isinstance(target, dict):
+            fix = " Maps are flat: write whole names, joined with `/`."
         raise AssignmentError(
             f"expected the name of a leaf or scope, got {_show_json(target)}.{fix}"
         )
@@ -216,7 +227,8 @@ def _shorten_key(key: str) -> str:
 
 
 def _show_json(value: Any) -> str:
-    return json.dumps(value, default=str)[:_MAX_VALUE]
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def find_lines(text: str, keys: Sequence[str], *, is_json: bool) -> list[int]:

@@ -14,6 +14,8 @@ from typing import Final
 
 from tf2flax._base.errors import AssignmentError
 
+from .capture_hints import suggest_capture
+
 _TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 # Between two `/`. With n captures there, matching a name may take as many steps as its
 # length to the power of n.
@@ -149,7 +151,8 @@ def parse_name(text: str) -> NamePattern:
             if not _NAME.fullmatch(name):
                 raise AssignmentError(
                     f"`{text}`: `{{{name}}}` is not a valid capture: expected a name "
-                    "in the braces. Write {{ and }} for braces in a name."
+                    f"in the braces.{suggest_capture(text, name)} Braces in a name "
+                    "are doubled: {{ and }}."
                 )
             segments += [name, ""]
         elif token in ("{", "}"):
