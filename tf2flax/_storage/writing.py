@@ -22,6 +22,9 @@ def new_folders(path: str) -> Generator[None]:
     Raises:
         OSError: The system refuses.
     """
+    # A path that is too long is refused before folders are made for it.
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
     folder = os.path.dirname(path)
     made: list[str] = []
     while not os.path.lexists(folder) and folder != os.path.dirname(folder):
