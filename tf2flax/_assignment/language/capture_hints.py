@@ -11,8 +11,8 @@ from typing import Final
 
 from tf2flax._base.names import nearest
 
-# A number added to a capture; these messages end where such captures are read.
-_SUM: Final = re.compile(r"\s*([A-Za-z_]\w*)\s*([+-])\s*(\d{1,6})\s*", re.A)
+# A number, words, or a format as `str.format` takes them; nothing else can be guessed.
+_GUESSED: Final = re.compile(r"(?P<words>[\w\s-]*)([:!].*)?", re.A | re.S)
 _NAME: Final = re.compile(r"[A-Za-z_]\w*", re.A)
 
 
@@ -24,33 +24,16 @@ def suggest_capture(text: str, braces: str) -> str:
         braces: What stands in the braces.
 
     Returns:
-        A sentence; begins with a space.
+        A sentence; begins with a space, or is "".
 
     Examples:
         >>> suggest_capture("layers_{ i }/", " i ")
         ' Write `layers_{i}/`.'
     """
-    if match := _SUM.fullmatch(braces):
-        name, sign, digits = match.groups()
-        added = int(f"{sign}{digits}")
-        numbers = [str(number + max(0, added)) for number in (0, 1)]
-        first, second = (
-            text.replace(f"{{{braces}}}", number).replace(
-                f"{{{name}}}", str(int(number) - added)
-            )
-            for number in numbers
-        )
-        return (
-            f" Sums are not supported: write an entry for each number, `{first}`, "
-            f"`{second}` and so on."
-        )
-    if braces.endswith("..."):
-        return (
-            " A capture stands for one component: write an entry for each number of "
-            "components, `{a}`, `{a}/{b}` and so on."
-        )
-    # A number, spaces, or a format as `str.format` takes them.
-    name = re.sub(r"\W+", "_", re.split("[:!]", braces)[0].strip(), flags=re.A)
+    match = _GUESSED.fullmatch(braces)
+    if match is None:
+        return ""
+    name = re.sub(r"\W+", "_", match["words"].strip(), flags=re.A)
     if not _NAME.fullmatch(name) or not name.strip("_"):
         name = "i"
     written = text.replace(f"{{{braces}}}", f"{{{name}}}")
@@ -77,7 +60,8 @@ def suggest_value_capture(
         return f'Put it there, or use stack(..., over="{name}").'
     close = nearest(name, strange, 1)
     misspelt = close[0] if close else strange[0]
-    fixed = text.replace(f"{{{misspelt}}}", f"{{{name}}}")
+    # `{j}`, and `{j+1}` and `{j...}` as well.
+    fixed = re.sub(rf"\{{{misspelt}(?=[}}+.-])", f"{{{name}", text)
     return f"The value has {{{misspelt}}} instead: write `{fixed}`."
 
 
