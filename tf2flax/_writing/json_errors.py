@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tf2flax._assignment.language.syntax import is_expression, parse_expression
 from tf2flax._base.errors import AssignmentError
@@ -84,8 +84,10 @@ def describe_repeated_key(key: str, values: Iterable[Any]) -> str:
 
 def describe_missing_table(contents: object) -> str:
     """What to write where a file lacks the one key that it must have."""
-    entries = contents if isinstance(contents, Mapping) else {}
-    if any(isinstance(value, str) for value in entries.values()):
+    members: list[object] = []
+    if isinstance(contents, Mapping):
+        members = [*cast("Mapping[object, object]", contents).values()]
+    if any(isinstance(member, str) for member in members):
         return f'Put its entries into {{"{TABLE_KEY}": {{...}}}}.'
     return f'Write {{"{TABLE_KEY}": {{"checkpoint/scope/": "target/scope/"}}}}.'
 

@@ -234,7 +234,7 @@ def _check_sections(contents: Any, name: str, *, is_json: bool) -> None:
         fix = f"Begin it with [{TABLE_KEY}]."
         raise AssignmentError(
             f"`{name}`: expected {kind} `{TABLE_KEY}`. "
-            f"{describe_missing_table(contents) if is_json else fix}"
+            f"{describe_missing_table(members) if is_json else fix}"
         )
     for key, section in members.items():
         if key == COMMENT_KEY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from tf2flax._base.caller import show_value
@@ -58,7 +58,9 @@ def _refuse_names(value: object) -> None:
     Raises:
         AssignmentError: It is one.
     """
-    members = list(value) if isinstance(value, (list, tuple, set, frozenset)) else []
+    members: list[object] = []
+    if isinstance(value, (list, tuple, set, frozenset)):
+        members = [*cast("Collection[object]", value)]
     if members and all(isinstance(member, str) for member in members):
         raise AssignmentError(
             f"Expected arrays to save, got names alone, {show_value(members)}. Give a "
