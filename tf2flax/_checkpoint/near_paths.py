@@ -72,6 +72,7 @@ def suggest_folder(storage: Storage, path: str) -> str:
         missing.insert(0, part)
     if there and not os.path.isdir(there):
         return f"`{storage.show(there)}` is a file, not a folder."
+    # Folders first: the name is looked for in the one that is meant.
     corrected = _corrected(storage, there, missing)
     if corrected == there:
         place = storage.show(there).rstrip("/") or "/"

@@ -246,6 +246,7 @@ def _check_sections(contents: Any, name: str, *, is_json: bool) -> None:
                 f"`{name}`: expected the tables {', '.join(_SECTIONS)}, got "
                 f"{quote(key)} as well.{fix}"
             )
+        # Only entries may be pairs: where a key occurs twice, a table cannot hold them.
         is_entries = key in _TABLES
         if isinstance(section, dict) or (isinstance(section, list) and is_entries):
             continue
