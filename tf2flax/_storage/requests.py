@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tf2flax._base.errors import ReadError, UnsupportedError
+from tf2flax._base.errors import ReadError, RedirectedError, UnsupportedError
 from tf2flax._base.threads import is_given_up
 from tf2flax._base.values import decode_name, encode_name
 
@@ -184,8 +184,7 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
         if http_status(error) in _REDIRECTS:
             from . import hosts
 
-            trouble = hosts.trouble_at(path) or hosts.describe_redirect(path, "")
-            raise ReadError(f"Cannot read `{path}`: {trouble}.") from error
+            raise hosts.redirected(path) from error
         raise store_error(path, error, where) from error
 
 
@@ -210,7 +209,7 @@ def _check_host(check: HostCheck | None, url: str, future: Any) -> HostCheck | N
     trouble = check.trouble()
     if trouble and not future.done():
         future.cancel()
-        raise ReadError(f"Cannot read `{url}`: {trouble}.")
+        raise RedirectedError(f"Cannot read `{url}`: {trouble}.", check.path)
     return check
 
 
