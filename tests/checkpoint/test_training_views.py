@@ -212,7 +212,9 @@ def test_averages_by_every_path(tmp_path: pathlib.Path) -> None:
     arrays = {f"a{SUFFIX}": F4, f"ema{SUFFIX}": F4 + 1}
     write_bundle(tmp_path / "m", {**arrays, GRAPH_KEY: np.array(graph, object)})
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    copied = pickle.loads(pickle.dumps(checkpoint.by_moving_average()))
     for view, name in (
+        (copied, f"a{SUFFIX}"),
         (checkpoint.by_moving_average(), f"a{SUFFIX}"),
         (checkpoint.by_object_path().by_moving_average(), "a"),
         (checkpoint.by_object_path().by_moving_average(), "b"),
@@ -250,6 +252,11 @@ def test_several_optimizers_have_scopes(several: tf2flax.Checkpoint) -> None:
     assert same(merged.by_slot("a/train/…/Adam")["a/w"], several["train/w/Adam"])
     with pytest.raises(tf2flax.NotFoundError, match=r"Several optimizers.*`b/…/Adam`"):
         merged.by_slot("Adam")
+    # A slot may be written as it stands behind the variable's name.
+    assert list(several.by_slot("/Adam_1")) == ["b", "w"]
+    adafactor = tf2flax.open_checkpoint({"w": F4, "w_slot_v": F4 + 1})
+    assert dict(adafactor.slots) == {"slot_v": ("w",)}
+    assert list(adafactor.by_slot("_slot_v")) == ["w"]
     # A scope may be written where it is not needed.
     alone = tf2flax.open_checkpoint({"w": F4, "t/w/Adam": F4 + 1})
     assert dict(alone.slots) == {"Adam": ("w",)}
