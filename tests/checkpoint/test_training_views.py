@@ -173,7 +173,7 @@ def test_references_of_the_graph_count(tmp_path: pathlib.Path) -> None:
     """Slots are those of `slot_variables`, whatever their keys; bad numbers are not."""
     graph = graph_bytes([([], [("a", f"a{SUFFIX}")]), ([], [("s", f"s{SUFFIX}")])])
     # An optimizer: original variable, name, slot variable.
-    for variable, name, slot in ((0, b"m", 1), (0, b"x", 9), (-1, b"y", 1)):
+    for variable, name, slot in ((0, b"m", 1), (0, b"x", 9), (-5, b"y", 1)):
         reference = b"\x08" + _varint(variable) + b"\x12\x01" + name
         reference += b"\x18" + _varint(slot)
         node = b"\x1a" + _varint(len(reference)) + reference
