@@ -173,7 +173,7 @@ def test_references_of_the_graph_count(tmp_path: pathlib.Path) -> None:
     """Slots are those of `slot_variables`, whatever their keys; bad numbers are not."""
     graph = graph_bytes([([], [("a", f"a{SUFFIX}")]), ([], [("s", f"s{SUFFIX}")])])
     # An optimizer: original variable, name, slot variable.
-    for variable, name, slot in ((0, b"m", 1), (0, b"x", 9), (-1, b"y", 1)):
+    for variable, name, slot in ((0, b"m", 1), (0, b"x", 9), (-5, b"y", 1)):
         reference = b"\x08" + _varint(variable) + b"\x12\x01" + name
         reference += b"\x18" + _varint(slot)
         node = b"\x1a" + _varint(len(reference)) + reference
@@ -212,7 +212,9 @@ def test_averages_by_every_path(tmp_path: pathlib.Path) -> None:
     arrays = {f"a{SUFFIX}": F4, f"ema{SUFFIX}": F4 + 1}
     write_bundle(tmp_path / "m", {**arrays, GRAPH_KEY: np.array(graph, object)})
     checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    copied = pickle.loads(pickle.dumps(checkpoint.by_moving_average()))
     for view, name in (
+        (copied, f"a{SUFFIX}"),
         (checkpoint.by_moving_average(), f"a{SUFFIX}"),
         (checkpoint.by_object_path().by_moving_average(), "a"),
         (checkpoint.by_object_path().by_moving_average(), "b"),
@@ -250,6 +252,11 @@ def test_several_optimizers_have_scopes(several: tf2flax.Checkpoint) -> None:
     assert same(merged.by_slot("a/train/…/Adam")["a/w"], several["train/w/Adam"])
     with pytest.raises(tf2flax.NotFoundError, match=r"Several optimizers.*`b/…/Adam`"):
         merged.by_slot("Adam")
+    # A slot may be written as it stands behind the variable's name.
+    assert list(several.by_slot("/Adam_1")) == ["b", "w"]
+    adafactor = tf2flax.open_checkpoint({"w": F4, "w_slot_v": F4 + 1})
+    assert dict(adafactor.slots) == {"slot_v": ("w",)}
+    assert list(adafactor.by_slot("_slot_v")) == ["w"]
     # A scope may be written where it is not needed.
     alone = tf2flax.open_checkpoint({"w": F4, "t/w/Adam": F4 + 1})
     assert dict(alone.slots) == {"Adam": ("w",)}

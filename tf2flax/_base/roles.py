@@ -162,7 +162,8 @@ class NamedRoles(Roles):
             shape_of: Shapes; asked for only where a name could be that of a slot.
         """
         self._names = names
-        self._shape_of = shape_of
+        # Several slots have one variable, whose entry is decoded once.
+        self._shape_of = functools.cache(shape_of)
         self._roles: dict[str, Role] = {}
 
     def of(self, name: str) -> Role:
@@ -193,16 +194,13 @@ class NamedRoles(Roles):
 
     def _belonging(self, name: str, scope: str, last: str) -> Role | None:
         """The role of what belongs to one variable; None for all else."""
-        suffixed = _SLOT_SUFFIX.fullmatch(name)
+        suffixed = _SLOT_SUFFIX.fullmatch(name) if "_slot_" in last else None
         if suffixed and suffixed["variable"] in self._names:
             variable, slot = suffixed["variable"], suffixed["slot"]
             if self._fits(name, variable, slot):
                 return Role("slot", variable, slot)
-        if _AVERAGE.fullmatch(last):
-            kind: Kind = "average"
-        elif _SLOT.fullmatch(last):
-            kind = "slot"
-        else:
+        kind = _kind_of_child(last)
+        if kind is None:
             return None
         role = self._child(kind, name, scope, last)
         if role is None and self._is_cut_off(name, scope, last):
@@ -275,6 +273,12 @@ class NamedRoles(Roles):
     ) -> Role | None:
         """The role of what belongs to no variable, or nobody knows to which."""
         is_scalar = self._has_rank_0
+        if (
+            _kind_alone(last) is None
+            and "training" not in plain
+            and ("optimizer" not in plain and "/_variables/" not in plain)
+        ):
+            return None  # as nearly always: the patterns below take time
         if _COUNTER.fullmatch(last) and is_scalar(name):
             return Role("counter", name=last)
         if _POWER.fullmatch(last) and is_scalar(name):
@@ -331,10 +335,29 @@ class NamedRoles(Roles):
             scope, _, last = name.rpartition("/")
             if SLOT_MARKER in name:
                 scopes.add(self._marked(name).scope)
-            elif _SLOT.fullmatch(last):
+            elif _kind_of_child(last) == "slot":
                 role = self._child("slot", name, scope, last)
                 scopes.update({role.scope} if role else ())
         return frozenset(scopes)
+
+
+# There are many names, and few last components.
+@functools.lru_cache(maxsize=1024)
+def _kind_of_child(last: str) -> Kind | None:
+    """What a child of a variable would be, by the last component of its name."""
+    if _AVERAGE.fullmatch(last):
+        return "average"
+    return "slot" if _SLOT.fullmatch(last) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_alone(last: str) -> Kind | None:
+    """What a tensor that belongs to no variable could be, by the same."""
+    if _COUNTER.fullmatch(last):
+        return "counter"
+    if _POWER.fullmatch(last) or _SETTING.fullmatch(last):
+        return "optimizer"
+    return "slot" if _SLOT.fullmatch(last) else None
 
 
 def is_of_optimizer_list(name: str, names: Collection[str]) -> bool:

@@ -46,10 +46,14 @@ class Slots(NamedTuple):
         """Variables -> the tensors that are their slots; None where there are none.
 
         Args:
-            slot: A slot, with or without the scope of the optimizer.
+            slot: A slot, with or without the scope of the optimizer; also as it stands
+                behind the variable's name: `/Adam`, `_slot_vr`.
         """
-        sources = self.by_label.get(slot)
-        return self.scoped.get(slot) if sources is None else sources
+        for spelled in (slot, slot[1:] if slot[:1] in ("/", "_") else slot):
+            for sources in (self.by_label.get(spelled), self.scoped.get(spelled)):
+                if sources is not None:
+                    return sources
+        return None
 
     def unassigned_of(self, slot: str) -> tuple[str, ...]:
         """Tensors that are such slots, and nobody knows of what.

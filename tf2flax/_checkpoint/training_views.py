@@ -150,8 +150,7 @@ class AveragedManifest(_TrainingView):
                 f"{show_value(average)}."
             )
         self._average = average
-        self._roles = base.roles()
-        averages = _find_averages(base, self._roles, average)
+        averages = _find_averages(base, base.roles(), average)
         super().__init__(base, averages.sources)
         self._hidden = frozenset({*averages.sources.values(), *averages.others})
         self._names = tuple(name for name in base.names if name not in self._hidden)
@@ -196,7 +195,7 @@ class AveragedManifest(_TrainingView):
 
     def roles(self, *, may_read: bool = True) -> Roles:
         """Roles of the tensors below; what stands for an average is a variable."""
-        return self._roles
+        return self._base.roles(may_read=may_read)
 
     def by_variable_name(self) -> Manifest:
         """The averages of the view under the variables' own names."""
