@@ -175,7 +175,7 @@ def test_saving_through_the_view_writes_stored_names(tmp_path: pathlib.Path) -> 
     plan = tf2flax.plan(checkpoint.by_variable_name(), {"conv1/": "/"}, target)
     assert np.array_equal(plan.restore()["bias"], checkpoint["layers/conv1d/vars/1"])
     new = {"bias": np.arange(4, dtype="f4")}
-    with pytest.warns(UserWarning, match=r"29 tensors are copied .*`optimizer/vars/"):
+    with pytest.warns(UserWarning, match=r"3 tensors are copied .*`optimizer/vars/3`"):
         prefix = tf2flax.save_checkpoint(tmp_path / "m", new, plan=plan)
     saved = tf2flax.open_checkpoint(prefix)
     assert list(saved) == list(checkpoint)

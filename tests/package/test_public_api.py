@@ -29,7 +29,7 @@ NAMES = {
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
     "logical_axis_rules=None, strategy='auto', on_missing='error', "
-    "on_mismatch='error', on_uneven='error', verify=True, "
+    "on_mismatch='error', on_unused='ignore', on_uneven='error', verify=True, "
     "max_in_flight_bytes=1073741824, progress=False"
 )
 SIGNATURES = {
@@ -40,8 +40,8 @@ SIGNATURES = {
     "load_checkpoint": "ckpt_dir_or_file",
     "merge_checkpoints": "checkpoints",
     "save_checkpoint": (
-        "prefix, tree_or_mapping, *, plan=None, unused='copy', data_files=1, "
-        "overwrite=False"
+        "prefix, tree_or_mapping, *, plan=None, unused='copy', averages='follow', "
+        "data_files=1, overwrite=False"
     ),
     "convert": (
         "checkpoint, out, *, format=None, assignment_map=None, dtype=None, "

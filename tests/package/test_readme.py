@@ -19,6 +19,7 @@ from repository import ROOT
         ("docs/guide.md", 16),
         ("docs/formats.md", 18),
         ("docs/maps.md", 30),
+        ("docs/views.md", 10),
     ],
 )
 def test_examples_run_as_pasted(file: str, least: int) -> None:

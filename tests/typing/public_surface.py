@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, assert_type
 
 import jax
@@ -40,6 +40,10 @@ def read(path: pathlib.Path) -> None:
     assert_type(tf2flax.latest_checkpoint(path), str | None)
     assert_type(tf2flax.checkpoint_exists(path), bool)
     assert_type(checkpoint.by_variable_name(), tf2flax.Checkpoint)
+    assert_type(checkpoint.by_moving_average(), tf2flax.Checkpoint)
+    assert_type(checkpoint.by_slot("Adam"), tf2flax.Checkpoint)
+    assert_type(checkpoint.averaged, tuple[str, ...])
+    assert_type(checkpoint.slots, Mapping[str, tuple[str, ...]])
     assert_type(checkpoint.by_object_path(), tf2flax.Checkpoint)
     report = checkpoint.verify(progress=lambda progress: print(progress.eta))
     checkpoint.verify(progress=report_bytes)  # pyright: ignore[reportArgumentType]

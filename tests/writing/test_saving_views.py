@@ -513,7 +513,7 @@ def test_slots_of_a_keras_3_optimizer(tmp_path: pathlib.Path) -> None:
     }  # fmt: skip
     keys = {path: f"{path}{SUFFIX}" for path in named}
     graph = graph_bytes([([], [(name, keys[path])]) for path, name in named.items()])
-    arrays = dict.fromkeys(keys.values(), F4)
+    arrays = {**dict.fromkeys(keys.values(), F4), keys["opt/_iterations"]: np.int64(3)}
     write_bundle(tmp_path / "a", {**arrays, GRAPH_KEY: np.array(graph, object)})
     steps = ["`opt/_iterations/", "`opt/_variables/7/"]
     for path, array, stale in (

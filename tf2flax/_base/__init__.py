@@ -9,6 +9,6 @@ Begin with `values.py` and `manifest.py`, the neck between formats and everythin
 - `errors.py`: the exceptions; `caller.py`: what callers give and see.
 - `text.py`: sizes, lists, columns; `collapsing.py`: rows that differ by numbers.
 - `names.py`: near names; `synonyms.py`: names that people try first.
-- `optimizer_names.py`: slots and steps.
+- `roles.py`: which tensors are slots, averages and counters, and of what.
 - `progress.py`, `threads.py`, `tuning.py`: what long reads need.
 """

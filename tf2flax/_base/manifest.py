@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from .errors import UnsupportedError
+from .errors import CheckpointError, UnsupportedError
+from .roles import NamedRoles, Roles
 from .values import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -346,6 +347,27 @@ class Manifest(abc.ABC):
             DamagedError: Its entry is malformed or impossible.
         """
 
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to a training: variables, slots, averages, counters.
+
+        Args:
+            may_read: False takes what names tell, and reads no object graph and no
+                config: kinds are the same, but for averages that only a graph names.
+        """
+        return NamedRoles(frozenset(self.names), self.shape_of)
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor; None if its entry is damaged or its name is shared."""
+        try:
+            return self.spec(name).shape
+        except CheckpointError:
+            return None
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Names that stand for moving averages, sorted; only views have such."""
+        return ()
+
     @property
     def has_object_graph(self) -> bool:
         """True if an object graph names its tensors, and nothing else may."""
@@ -397,8 +419,20 @@ class StoredNames:
             Several where an export of Keras 3 holds it twice. `SharedNameError` and
             `TensorNotFoundError` as `Manifest.entry`.
         is_view: True if names may differ.
+        averages: Stored names of moving averages that a view shows under the names of
+            their variables -> those of the variables.
     """
 
     manifest: Manifest
     places: Callable[[str], tuple[str, ...]]
     is_view: bool = True
+    averages: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+    def prefixed_averages(self, added: str) -> Iterable[tuple[str, str]]:
+        """Stored names of averages and of their variables, with a prefix before both.
+
+        Args:
+            added: The prefix.
+        """
+        for average, variable in self.averages.items():
+            yield added + average, added + variable

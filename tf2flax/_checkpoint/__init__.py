@@ -15,6 +15,9 @@ Begin with `opening`, then `checkpoint`.
 - `choosing`: which checkpoints lie in a folder, newest first.
 - `not_found`, `interrupted_saves`, `state_faults`: what to do if there is no checkpoint
   at a path; `foreign`, `foreign_folders`: if something else is there.
-- `object_based`: checkpoints of TF2, and their views; `merging`: several as one.
+- `object_based`: checkpoints of TF2, and their views; `object_roles`: what their
+  tensors are to a training; `merging`: several as one.
+- `training_views`: averages and slots under the names of their variables; `slots`:
+  which there are.
 - `verifying`: every byte checked; `watching`: new checkpoints of a running training.
 """

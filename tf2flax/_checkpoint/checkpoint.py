@@ -20,6 +20,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
+from tf2flax._base.roles import AVERAGE
 from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.text import counted
 from tf2flax._reading import whole
@@ -258,6 +259,95 @@ class Checkpoint(Mapping[str, StoredTensor]):
             ['layer_with_weights-0/bias', 'layer_with_weights-0/kernel']
         """
         return Checkpoint(self._manifest.by_object_path())
+
+    def by_moving_average(self, name: str = AVERAGE) -> Checkpoint:
+        """The variables, each from its moving average where it has one.
+
+        So that the assignment map of the weights fills their averages. An average is
+        the tensor `<variable>/<name>`, in any scope that an optimizer repeats the
+        variable's name in: `train/dense/kernel/ExponentialMovingAverage`. Averages are
+        no names of their own here; all other tensors are themselves.
+
+        Args:
+            name: Name of the averages, as given to `tf.train.ExponentialMovingAverage`;
+                `train/…/<name>` takes those in a scope alone.
+
+        Returns:
+            A view; nothing is read or copied. Its `averaged` are the variables that
+            stand for averages. `save_checkpoint(..., plan=plan)` writes averages, not
+            the variables.
+
+        Raises:
+            NotFoundError: No variable has such an average.
+            AssignmentError: A variable has several of them, or `name` is not a name.
+
+        Examples:
+            >>> import tf2flax
+            >>> path = "tests/data/resnet_slim/model.ckpt"
+            >>> averages = tf2flax.open_checkpoint(path).by_moving_average()
+            >>> len(averages.averaged), averages.averaged[-1]
+            (77, 'resnet_v1_8/logits/weights')
+
+        Source: tensorflow/python/training/moving_averages.py.
+        """
+        from .training_views import AveragedManifest
+
+        return Checkpoint(AveragedManifest(self._manifest, name))
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Names that stand for moving averages, sorted: those of `by_moving_average`.
+
+        Empty for a checkpoint that is not such a view.
+        """
+        return self._manifest.averaged
+
+    @property
+    def slots(self) -> Mapping[str, tuple[str, ...]]:
+        """Slots of optimizers -> names of the variables that have them, sorted.
+
+        A slot is called as its tensors are, below the variable (`Adam`, `Adam_1`,
+        `adam_m`, `slot_vr`), or as TF2 calls it (`m`). Where several optimizers share a
+        name, the scope of each stands before it: `training/…/Adam`. What the spellings
+        mean is in docs/views.md. Slots are left out of which nobody can tell the
+        variable (names that the writer has cut off, or numbers); printed, it says so.
+
+        Examples:
+            >>> import tf2flax
+            >>> slots = tf2flax.open_checkpoint("tests/data/bert/model.ckpt").slots
+            >>> list(slots), slots["adam_m"][0]
+            (['adam_m', 'adam_v'], 'bert/embeddings/LayerNorm/beta')
+        """
+        from .slots import SlotNames, find_slots
+
+        return SlotNames(find_slots(self._manifest))
+
+    def by_slot(self, name: str) -> Checkpoint:
+        """The slots of one name, each under the name of its variable.
+
+        So that the assignment map of the weights fills the state of an optimizer.
+
+        Args:
+            name: One of `slots`.
+
+        Returns:
+            A view, of the variables that have the slot; nothing is read or copied.
+            `save_checkpoint(..., plan=plan)` writes the slots.
+
+        Raises:
+            NotFoundError: There is no such slot: the nearest, and all, are named. Or no
+                name tells what the slots belong to: these are named.
+            AssignmentError: `name` is not a name.
+
+        Examples:
+            >>> import tf2flax
+            >>> checkpoint = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
+            >>> checkpoint.by_slot("adam_m")["bert/pooler/dense/bias"].shape
+            (32,)
+        """
+        from .training_views import SlotManifest
+
+        return Checkpoint(SlotManifest(self._manifest, name))
 
     if not TYPE_CHECKING:  # type checkers are to find such names themselves
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from tf2flax._base.caller import members, show_value
 from tf2flax._base.errors import AssignmentError, SharedNameError, TensorNotFoundError
 from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
+from tf2flax._base.roles import VARIABLE, Role, Roles
 
 from .stored_tensor import StoredTensor
 
@@ -95,6 +96,25 @@ class MergedManifest(Manifest):
         return len(origins) > 1 or any(
             self._checkpoints[number][1].is_shared(base_name)
             for number, base_name in origins
+        )
+
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to the trainings that they come from."""
+        roles = [
+            (added, manifest.roles(may_read=may_read))
+            for added, manifest in self._checkpoints
+        ]
+        return _MergedRoles(self, roles)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Names that stand for moving averages in one of the checkpoints, sorted."""
+        return tuple(
+            sorted(
+                added + name
+                for added, manifest in self._checkpoints
+                for name in manifest.averaged
+            )
         )
 
     def hint(self, name: str) -> str:
@@ -189,12 +209,60 @@ class MergedManifest(Manifest):
                 return stored_names
             return tuple(prefixes[number] + place for place in stored_names)
 
+        averages = {
+            name: variable
+            for added, stored in zip(prefixes, below, strict=True)
+            for name, variable in stored.prefixed_averages("" if graphs else added)
+        }
         if graphs:
-            return StoredNames(graphs[0], places)
+            return StoredNames(graphs[0], places, averages=averages)
         manifests = (stored.manifest for stored in below)
         return StoredNames(
-            MergedManifest(zip(prefixes, manifests, strict=True)), places
+            MergedManifest(zip(prefixes, manifests, strict=True)),
+            places,
+            averages=averages,
         )
+
+
+class _MergedRoles(Roles):
+    """Roles in several checkpoints: nothing belongs to a tensor of another one."""
+
+    def __init__(
+        self, merged: MergedManifest, roles: Sequence[tuple[str, Roles]]
+    ) -> None:
+        self._merged = merged
+        self._roles = roles
+
+    def of(self, name: str) -> Role:
+        """The role of a tensor; see `Roles`."""
+        return self._in_its_checkpoint(name, lambda roles, base: roles.of(base))
+
+    def average(self, name: str, average: str) -> Role:
+        """The role of a tensor where averages have a certain name; see `Roles`."""
+        return self._in_its_checkpoint(
+            name, lambda roles, base: roles.average(base, average)
+        )
+
+    def stands_for_slot(self, name: str) -> bool:
+        """True where a view of slots is one of the checkpoints; see `Roles`."""
+        try:
+            number, base_name = self._merged.origin(name)
+        except TensorNotFoundError:
+            return False
+        return self._roles[number][1].stands_for_slot(base_name)
+
+    def _in_its_checkpoint(self, name: str, find: Callable[[Roles, str], Role]) -> Role:
+        try:
+            number, base_name = self._merged.origin(name)
+        except TensorNotFoundError:
+            return VARIABLE
+        added, roles = self._roles[number]
+        role = find(roles, base_name)
+        variable = None if role.variable is None else added + role.variable
+        # The optimizers of two checkpoints are two, though neither is in a scope.
+        is_scoped = role.scope or role.kind == "slot"
+        scope = f"{added}{role.scope}".rstrip("/") if is_scoped else ""
+        return role._replace(variable=variable, scope=scope)
 
 
 def _check_one_file(below: Sequence[StoredNames], graph: Manifest) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tf2flax._base.errors import CheckpointError, DamagedError, MalformedError
 from tf2flax._base.manifest import Manifest, TensorEntry, have_equal_checksums
-from tf2flax._base.optimizer_names import is_of_optimizer_list
+from tf2flax._base.roles import Roles
 from tf2flax._base.values import TensorSpec
 from tf2flax._formats.object_graph import (
     GRAPH_KEY,
@@ -21,10 +21,13 @@ from tf2flax._formats.object_graph import (
     names_by_path,
     names_by_variable,
     places_of_export,
+    slots_of_graph,
     without_tensors,
 )
 from tf2flax._formats.renamed import RenamedManifest
 from tf2flax._reading.whole import read_entry
+
+from .object_roles import ObjectRoles
 
 
 class ObjectBasedManifest(Manifest):
@@ -133,35 +136,19 @@ class ObjectBasedManifest(Manifest):
                     copies |= {key: left for key in these if key in written}
         return copies
 
-    def slots_of_lists(self) -> dict[str, str]:
-        """Finds what Keras 3 optimizers, which keep lists of variables, have slots of.
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to a training, as names, keys and the graph say.
 
-        Names tell it: `adam/outer_head_kernel_momentum` is a slot of
-        `outer/head/kernel`.
-
-        Returns:
-            Key of a slot -> key of the variable.
-
-        Raises:
-            DamagedError: The object graph is malformed.
-            ReadError: The system or the store refuses.
+        What a damaged graph would say is left out; see `Manifest`.
         """
-        variables: dict[str, str] = {}
-        listed: list[tuple[str, str]] = []
-        for name, keys in self._keys_by_variable().items():
-            if len(keys) == 1:
-                flat = name.replace("/", "_")
-                variables[flat] = "" if flat in variables else keys[0]
-            listed += [(name, key) for key in keys if is_of_optimizer_list(key, self)]
-        slots: dict[str, str] = {}
-        for name, key in listed:
-            words = name.partition("/")[2].split("_")
-            # The longest that fits: `head` may be a variable beside `head/kernel`.
-            for end in range(len(words) - 1, 0, -1):
-                if variable := variables.get("_".join(words[:end])):
-                    slots[key] = variable
-                    break
-        return slots
+        try:
+            graph = self._object_graph() if may_read else None
+        except CheckpointError:
+            graph = None
+        if graph is None:
+            return super().roles()
+        keys = names_by_variable(graph, _Stored(self._base))
+        return ObjectRoles(self, keys, slots_of_graph(graph))
 
     def graph_of(self, dropped: Collection[str]) -> bytes:
         """The object graph of a copy that holds fewer tensors.

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import tf2flax
 from tf2flax._base.names import nearest
-from tf2flax._base.optimizer_names import is_average, is_slot
 from tf2flax._base.text import counted
 
 
@@ -91,8 +90,8 @@ def select(arguments: argparse.Namespace) -> Selected:
     names = match_names(checkpoint, arguments.pattern)
     left_out: Sequence[str] = ()
     if not arguments.slots:
-        manifest = checkpoint.manifest
-        left_out = [n for n in names if is_slot(n, manifest) or is_average(n, manifest)]
+        roles = checkpoint.manifest.roles()
+        left_out = [name for name in names if roles.is_of_training(name)]
         of_training = frozenset(left_out)
         names = [name for name in names if name not in of_training]
     if arguments.sort == "size":

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from tf2flax._base.optimizer_names import SLOT_MARKER, VARIABLE_SUFFIX
+from tf2flax._base.roles import SLOT_MARKER, VARIABLE_SUFFIX
 
 from .wire.graph_messages import TrackableObject, parse_object_graph, prune_object_graph
 
@@ -114,7 +114,7 @@ class ObjectGraph:
         while todo:
             node_id, start = todo.pop()
             if start > len(path):
-                keys.update(dict.fromkeys(self._values_of(node_id)))
+                keys.update(dict.fromkeys(self.values_of(node_id)))
                 continue
             first = bisect.bisect_left(ends, start)
             last = bisect.bisect_right(ends, start + self._longest)
@@ -129,10 +129,17 @@ class ObjectGraph:
                         todo.append((child, end + 1))
         return tuple(keys)
 
-    def _values_of(self, node_id: int) -> Iterator[str]:
-        for attribute in self.nodes[node_id].attributes:
-            if attribute.name == _VARIABLE_ATTRIBUTE:
-                yield attribute.checkpoint_key
+    def values_of(self, node_id: int) -> tuple[str, ...]:
+        """Keys of the values of an object that is a variable.
+
+        Args:
+            node_id: Number of the object.
+        """
+        return tuple(
+            attribute.checkpoint_key
+            for attribute in self.nodes[node_id].attributes
+            if attribute.name == _VARIABLE_ATTRIBUTE
+        )
 
 
 def names_by_variable(graph: ObjectGraph, stored: Collection[str]) -> Names:
@@ -152,6 +159,28 @@ def names_by_variable(graph: ObjectGraph, stored: Collection[str]) -> Names:
         for attribute in node.attributes
         if attribute.full_name and attribute.checkpoint_key in stored
     )
+
+
+def slots_of_graph(graph: ObjectGraph) -> dict[str, tuple[str, str]]:
+    """Finds the slots that optimizers keep for variables.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        Key of a slot -> key of the variable, and the name of the slot. References to
+        objects that are not there, or hold no value, are left out.
+    """
+    slots: dict[str, tuple[str, str]] = {}
+    count = len(graph.nodes)
+    for node in graph.nodes:
+        for slot in node.slots:
+            if not (0 <= slot.variable_id < count and 0 <= slot.slot_id < count):
+                continue
+            variables = graph.values_of(slot.variable_id)
+            for key in graph.values_of(slot.slot_id) if variables else ():
+                slots[key] = (variables[0], slot.name)
+    return slots
 
 
 def places_of_export(keys: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 from tf2flax._base.errors import SharedNameError, TensorNotFoundError
 from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
+from tf2flax._base.roles import VARIABLE, Role, Roles
 from tf2flax._base.text import list_names
 from tf2flax._formats.object_graph import Names
 
@@ -96,6 +98,24 @@ class RenamedManifest(Manifest):
             return "It is a stored name: use the checkpoint itself, not a view of it."
         return ""
 
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to a training: what those below are.
+
+        What names are made of has been read already.
+        """
+        return _RenamedRoles(self, self._base.roles())
+
+    @property
+    def names_by_key(self) -> dict[str, str]:
+        """Keys in the checkpoint below -> the names of this view."""
+        names = (*self._names, *self._shared_names)
+        return {
+            place: name
+            for name in names
+            for places in self._variables(self._keys[name])
+            for place in places
+        }
+
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Checks the index of the checkpoint below; see `Manifest`."""
         return self._base.index_damage()
@@ -176,4 +196,39 @@ class RenamedManifest(Manifest):
             keys = self.places(name)
             return tuple(place for key in keys for place in below.places(key))
 
-        return StoredNames(below.manifest, places)
+        return StoredNames(below.manifest, places, averages=below.averages)
+
+
+class _RenamedRoles(Roles):
+    """Roles of the tensors below a view, under its names."""
+
+    def __init__(self, view: RenamedManifest, below: Roles) -> None:
+        self._view = view
+        self._below = below
+
+    def of(self, name: str) -> Role:
+        """The role of a tensor; see `Roles`."""
+        return (
+            self._renamed(self._below.of(key)) if (key := self._key(name)) else VARIABLE
+        )
+
+    def average(self, name: str, average: str) -> Role:
+        """The role of a tensor where averages have a certain name; see `Roles`."""
+        key = self._key(name)
+        return self._renamed(self._below.average(key, average)) if key else VARIABLE
+
+    def _key(self, name: str) -> str:
+        """The key of a name; "" where it has none, or several."""
+        try:
+            return self._view.places(name)[0]
+        except TensorNotFoundError:
+            return ""
+
+    def _renamed(self, role: Role) -> Role:
+        if role.variable is None:
+            return role
+        return role._replace(variable=self._names.get(role.variable))
+
+    @functools.cached_property
+    def _names(self) -> dict[str, str]:
+        return self._view.names_by_key

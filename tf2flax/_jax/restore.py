@@ -19,6 +19,8 @@ from jax.core import Tracer
 
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
+from tf2flax._assignment.plans.leftovers import describe_leftovers, find_leftovers
+from tf2flax._assignment.plans.misplaced import describe_misplaced
 from tf2flax._assignment.plans.plan import RestorePlan, make_plan
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
@@ -228,8 +230,15 @@ def make_job(
             options,
             initialised=resolution.kept if is_initialised else (),
         )
+    plan = make_plan(resolution, manifest, placement.report, options.aliases)
+    policy = options.on_unused
+    if policy.rules or policy.default != "ignore":
+        leftovers = find_leftovers(resolution, plan.unused, entries, manifest)
+        if message := describe_leftovers(leftovers, policy, "error"):
+            raise AssignmentError(f"Option on_unused: {message}")
+        plan = dataclasses.replace(plan, leftovers=leftovers)
     return Job(
-        plan=make_plan(resolution, manifest, placement.report, options.aliases),
+        plan=plan,
         target=target,
         manifest=manifest,
         shardings=placement.shardings,
@@ -253,6 +262,7 @@ def check_kept(job: Job) -> None:
         if slot.is_abstract and slot.leaf.name in kept
     ]
     target = job.target
+    # Leaves that are loaded keep something as well, if they have grown.
     grown = {assignment.leaf for assignment in job.grown}
     shapes = [
         slot.leaf.name
@@ -422,6 +432,12 @@ def _warn_of_leftovers(job: Job, differing: str) -> None:
         warn_caller(
             f"Entries of the assignment map reach no leaf of the target: {unused}"
         )
+    if leftovers := job.plan.leftovers:
+        text = describe_leftovers(leftovers, job.options.on_unused, "warn")
+        if text:
+            warn_caller(text)
+    if job.plan.misplaced:
+        warn_caller(describe_misplaced(job.plan.misplaced))
     if job.plan.half_norms:
         norms = without_statistics(job.plan.half_norms, job.target.slots, job.manifest)
         if norms:

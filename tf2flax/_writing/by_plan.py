@@ -25,6 +25,7 @@ from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._formats.object_graph import GRAPH_KEY
 
 from .arrays import prepare_tensor
+from .averages import write_both
 from .backwards import TensorWriter
 from .new_tensors import NewTensor, whole_tensor
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
@@ -45,7 +46,7 @@ class Invertible(Protocol):
 
 
 def prepare_by_plan(
-    tree: Any, plan: Invertible, *, is_copying: bool
+    tree: Any, plan: Invertible, *, is_copying: bool, has_averages: bool = False
 ) -> tuple[list[NewTensor], StaleCopies]:
     """Names and checks the tensors that a plan's leaves came from.
 
@@ -53,6 +54,8 @@ def prepare_by_plan(
         tree: The tree.
         plan: The plan that loaded it.
         is_copying: Whether other tensors of the checkpoint are copied.
+        has_averages: Whether averages are written with their variables, and variables
+            with their averages.
 
     Returns:
         The tensors, and what watches the copies while they are written.
@@ -62,6 +65,8 @@ def prepare_by_plan(
             plan.
     """
     inverse = _inverse_of(plan)
+    if has_averages:
+        inverse = write_both(inverse)
     arrays = _prepare_leaves(inverse, leaves_of(tree), is_copying=is_copying)
     writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
@@ -183,12 +188,11 @@ def _watch_copies(
     """Begins to watch what is copied, by names and by what the object graph knows."""
     manifest = inverse.manifest
     copies: Mapping[str, Sequence[str]] = {}
-    slots: Mapping[str, str] = {}
     if copied and isinstance(manifest, ObjectBasedManifest):
         # A damaged graph is copied as it is.
         with contextlib.suppress(CheckpointError):
             copies = manifest.unwritten_copies({*written, *renewed})
-            slots = manifest.slots_of_lists()
+    averages, alternatives = inverse.stored.averages, inverse.alternatives()
     return StaleCopies(
-        manifest, written, copied, renewed, copies, slots, inverse.alternatives()
+        manifest, written, copied, renewed, copies, averages, alternatives
     )

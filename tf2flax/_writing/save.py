@@ -22,6 +22,7 @@ from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
+from tf2flax._storage.writing import new_folders
 
 from .bundle import MAX_DATA_FILES, write_bundle
 from .by_plan import Invertible, prepare_by_plan
@@ -32,6 +33,8 @@ from .trees import prepare_tree
 
 # What happens to tensors that a plan did not load.
 _UNUSED: Final = ("copy", "drop")
+# What happens to variables and their moving averages.
+_AVERAGES: Final = ("follow", "both")
 
 
 def save_checkpoint(
@@ -40,6 +43,7 @@ def save_checkpoint(
     *,
     plan: Invertible | None = None,
     unused: Literal["copy", "drop"] = "copy",
+    averages: Literal["follow", "both"] = "follow",
     data_files: int = 1,
     overwrite: bool = False,
 ) -> str:
@@ -76,6 +80,10 @@ def save_checkpoint(
             did not load: "copy" copies them from the checkpoint, also those that a view
             hides; "drop" leaves them out, also out of the object graph. Slots and
             averages of tensors of a new shape are dropped in any case.
+        averages: With a plan, which of a variable and its moving averages are written:
+            "follow", what the leaf was loaded from, so that a plan for
+            `by_moving_average()` writes averages, and a warning names the variables
+            that stay as they were; "both", the leaf is written to either.
         data_files: Number of data files, between which the bytes are balanced.
         overwrite: Whether files of this prefix that exist already are replaced, once
             the new ones are complete; an interrupt waits until all of them are. A
@@ -107,13 +115,16 @@ def save_checkpoint(
     """
     path = _check_prefix(prefix)
     is_replacing = check_switch("overwrite", overwrite)
-    _check_options(unused, data_files)
+    _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
     if plan is None:
         tensors = prepare_tree(tree_or_mapping)
     else:
         tensors, stale = prepare_by_plan(
-            tree_or_mapping, plan, is_copying=unused == "copy"
+            tree_or_mapping,
+            plan,
+            is_copying=unused == "copy",
+            has_averages=averages == "both",
         )
     if not tensors:
         raise AssignmentError("There is nothing to save: the tree holds no arrays.")
@@ -124,7 +135,7 @@ def save_checkpoint(
     return path
 
 
-def _check_options(unused: object, data_files: object) -> None:
+def _check_options(unused: object, averages: object, data_files: object) -> None:
     if isinstance(data_files, bool) or not isinstance(data_files, int):
         raise AssignmentError(
             f"Expected a number of data files, got {show_value(data_files)}."
@@ -137,6 +148,10 @@ def _check_options(unused: object, data_files: object) -> None:
         raise AssignmentError(
             f"Expected unused 'copy' or 'drop', got {show_value(unused)}."
         )
+    if not is_one_of(averages, _AVERAGES):
+        raise AssignmentError(
+            f"Expected averages 'follow' or 'both', got {show_value(averages)}."
+        )
 
 
 def _write_files(
@@ -144,15 +159,15 @@ def _write_files(
 ) -> None:
     """Writes the checkpoint, then the state file."""
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        present = existing_files(path)
-        if present and not is_replacing:
-            raise ExistsError(
-                f"A checkpoint is there already - at `{present[0]}`. Choose another "
-                "prefix, or give overwrite=True."
-            )
-        write_bundle(path, tensors, num_data_files=data_files)
-        update_state(path)
+        with new_folders(path):
+            present = existing_files(path)
+            if present and not is_replacing:
+                raise ExistsError(
+                    f"A checkpoint is there already - at `{present[0]}`. Choose "
+                    "another prefix, or give overwrite=True."
+                )
+            write_bundle(path, tensors, num_data_files=data_files)
+            update_state(path)
     except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong
         raise
     except OSError as error:

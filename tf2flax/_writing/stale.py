@@ -1,7 +1,7 @@
 """Copies of tensors that belong to variables with new values: to warn about them.
 
-Averages and slots belong to one variable, steps to all. A variable is compared with the
-stored one when it is written: by its checksum, or by reading the stored one again.
+Averages and slots belong to one variable, counters to all. A variable is compared with
+the stored one when it is written: by its checksum, or by reading the stored one again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
-from tf2flax._base.optimizer_names import is_slot, is_step, variable_of
 from tf2flax._base.text import counted
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.coding import crc32c, mask
@@ -39,7 +38,7 @@ class StaleCopies:
         copied: Iterable[str],
         renewed: Collection[str] = (),
         copies: Mapping[str, Sequence[str]] | None = None,
-        slots: Mapping[str, str] | None = None,
+        averages: Mapping[str, str] | None = None,
         alternatives: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Sorts tensors by the variables that they belong to.
@@ -50,43 +49,46 @@ class StaleCopies:
             copied: Names of those that are copied as they are.
             renewed: Those of the written ones that get another shape or dtype.
             copies: Written tensors -> copied ones that may hold the same variable.
-            slots: Slots that their names do not reveal -> their variables.
+            averages: Averages that only a view knows -> their variables.
             alternatives: Written tensors -> those that `first_of` did not choose.
         """
-        copied = tuple(copied)
-        self._alternatives = {
-            name: others
-            for name, names in (alternatives or {}).items()
-            if (others := [candidate for candidate in names if candidate in copied])
-        }
         self._manifest = manifest
         self._copies = copies or {}
-        # A slot or a step that has changed makes nothing else stale.
-        root_of = {
-            name: variable_of(name, manifest)
+        roles = manifest.roles()
+        # A slot or a counter that has changed makes nothing else stale.
+        self._sources = {
+            name
             for name in (*written, *renewed)
-            if not is_slot(name, manifest) and not is_step(name, manifest)
+            if roles.of(name).kind in ("variable", "average")
         }
-        # Where a slot is loaded by `first_of`, it makes the other ones stale.
-        root_of |= {name: name for name in self._alternatives if name not in root_of}
-        renewed_roots = {root_of[name] for name in renewed if name in root_of}
-        roots = set(root_of.values())
-        self._root_of = root_of
+        self._alternatives = alternatives or {}
+        # A slot that `first_of` chose makes the other ones stale.
+        self._sources.update(self._alternatives)
+        self._changed: set[str] = self._sources & set(renewed)
+        # By what is written: copies that belong to it, and the variable that it is a
+        # moving average of.
         self._members: dict[str, list[str]] = {}
+        self._variables: dict[str, str] = {}
         self._steps: list[str] = []
-        self._changed: set[str] = set(renewed_roots)
         dropped: list[str] = []
-        slots = slots or {}
+        left = set(copied)
         for name in copied:
-            if name not in slots and _is_step(name, manifest):
+            lineage = list(roles.lineage(name))
+            if roles.counts_steps(name):
                 self._steps.append(name)
-                continue
-            root = slots.get(name) or variable_of(name, manifest)
-            if root in renewed_roots and root != name:
+            elif any(variable in self._changed for variable in lineage):
                 dropped.append(name)
-            elif root in roots:
-                self._members.setdefault(root, []).append(name)
+            else:
+                for variable in self._sources.intersection(lineage):
+                    self._members.setdefault(variable, []).append(name)
+        for name in self._sources:
+            role = roles.of(name)
+            of_average = role.variable if role.kind == "average" else None
+            variable = (averages or {}).get(name) or of_average
+            if variable in left:
+                self._variables[name] = variable
         self.dropped: tuple[str, ...] = tuple(dropped)
+        self._left = left.difference(dropped)
 
     def watched(
         self, name: str, read: Callable[[], np.ndarray]
@@ -100,21 +102,25 @@ class StaleCopies:
         Returns:
             What gives the array; `read` itself where nothing depends on the tensor.
         """
-        root = self._root_of.get(name)
-        if root is None:
+        if name not in self._sources:
             return read
-        has_members = (
-            root in self._members or name in self._copies or name in self._alternatives
+        dependents = (
+            self._members,
+            self._variables,
+            self._copies,
+            self._alternatives,
         )
+        has_members = any(name in members for members in dependents)
         if not self._steps and not has_members:
             return read
 
         def compared() -> np.ndarray:
             array = read()
             # Steps belong to all variables: one that has changed is enough.
-            matters = root not in self._changed if has_members else not self._changed
-            if matters and _differs(self._manifest.entry(name), array):
-                self._changed.add(root)
+            if (has_members or not self._changed) and _differs(
+                self._manifest.entry(name), array
+            ):
+                self._changed.add(name)
             return array
 
         return compared
@@ -134,6 +140,24 @@ class StaleCopies:
                 f"{fact}: {list_collapsed(stale, _MAX_NAMES)}. "
                 'unused="drop" leaves out what the plan did not load.'
             )
+        if variables := self._stale_variables():
+            fact = (
+                "1 variable is copied as it was, although its moving average has "
+                "changed"
+                if len(variables) == 1
+                else f"{len(variables)} variables are copied as they were, although "
+                "their moving averages have changed"
+            )
+            sentences.append(
+                f"{fact}: {list_collapsed(variables, _MAX_NAMES)}. "
+                'averages="both" writes both.'
+            )
+        if others := self._stale_alternatives():
+            sentences.append(
+                f"{counted(len(others), 'tensor')} copied as before, although first_of "
+                "chose another one, which has changed: "
+                f"{list_collapsed(others, _MAX_NAMES)}."
+            )
         if doubles := self._stale_doubles():
             sentences.append(
                 f"{len(doubles)} tensors are copied as they are, though they may hold "
@@ -141,12 +165,6 @@ class StaleCopies:
                 f"{list_collapsed(doubles, _MAX_NAMES)}. A Keras 3 export stores each "
                 "variable under `variables/` and again under `_all_variables/`: load "
                 "both, or make the plan for `by_variable_name()`, which writes both."
-            )
-        if others := self._stale_alternatives():
-            sentences.append(
-                f"{counted(len(others), 'tensor')} copied as before, although first_of "
-                "chose another one, which has changed: "
-                f"{list_collapsed(others, _MAX_NAMES)}."
             )
         if self.dropped:
             sentences.append(
@@ -157,44 +175,45 @@ class StaleCopies:
         return " ".join(sentences)
 
     def _stale_names(self) -> list[str]:
-        """Slots, averages and steps that belong to what has changed."""
-        # What `first_of` did not choose has a sentence of its own.
-        others = {name for names in self._alternatives.values() for name in names}
-        names = [
+        """Slots, averages and counters that belong to what has changed."""
+        names = {
             name
-            for root, members in self._members.items()
-            if root in self._changed
+            for variable, members in self._members.items()
+            if variable in self._changed
             for name in members
-            if name not in others
-        ]
+        }
+        names.difference_update(self._stale_alternatives())
         return sorted([*names, *(self._steps if self._changed else ())])
+
+    def _stale_variables(self) -> list[str]:
+        """Variables of which the moving average alone has changed."""
+        return sorted(
+            {
+                variable
+                for average, variable in self._variables.items()
+                if average in self._changed
+            }.difference(self._stale_alternatives())
+        )
 
     def _stale_alternatives(self) -> list[str]:
         """Copies that `first_of` did not choose, of what has changed."""
-        names = (
-            candidate
-            for name, others in self._alternatives.items()
-            if self._root_of.get(name) in self._changed
-            for candidate in others
-        )
-        return sorted(set(names))
+        names = {
+            alternative
+            for name, alternatives in self._alternatives.items()
+            if name in self._changed
+            for alternative in alternatives
+        }
+        return sorted(names & self._left)
 
     def _stale_doubles(self) -> list[str]:
         """Copies that may hold a variable that has changed in another tensor."""
         copies = (
             copy
             for name, names in self._copies.items()
-            if self._root_of.get(name) in self._changed
+            if name in self._changed
             for copy in names
         )
         return sorted(set(copies))
-
-
-def _is_step(name: str, manifest: Manifest) -> bool:
-    """True if a tensor belongs to no variable, but to the training of all."""
-    if variable_of(name, manifest) != name:
-        return False
-    return is_step(name, manifest) or is_slot(name, manifest)
 
 
 def _differs(entry: TensorEntry, array: np.ndarray) -> bool:

@@ -91,6 +91,7 @@ def check_vocabulary(
             raise AssignmentError(
                 f"vocabulary: expected the path of a file, got {show_value(value)}."
             )
+    # None is all of a file, whose lines are not counted yet.
     sizes = {
         name: None if size is None else check_integer("vocabulary", name, size)
         for name, size in (("old_size", old_size), ("new_size", new_size))

@@ -106,6 +106,7 @@ class InversePlan:
     __slots__ = (
         "_groups",
         "_manifest",
+        "_plan",
         "_problems",
         "_stored",
         "_unwritable",
@@ -121,19 +122,23 @@ class InversePlan:
     left_out: tuple[str, ...]
     renewals: tuple[Renewal, ...]
 
-    def __init__(self, plan: RestorePlan, manifest: Manifest) -> None:
+    def __init__(
+        self, plan: RestorePlan, manifest: Manifest, stored: StoredNames | None = None
+    ) -> None:
         """Inverts a plan; called by `Plan.inverse`, not by users.
 
         Args:
             plan: The plan.
             manifest: The checkpoint, or the view of it, that the plan was made for.
+            stored: Where its tensors are written; None for where they were read.
 
         Raises:
             AssignmentError: The view merges several checkpoints.
             DamagedError: The entry of a tensor is malformed.
         """
+        self._plan = plan
         self._manifest = manifest
-        self._stored = manifest.stored()
+        self._stored = manifest.stored() if stored is None else stored
         resolution = plan.resolution
         # A tied leaf is written to the tensors of all its names.
         twins = [twin for tie in resolution.ties for twin in tie.twins]
@@ -204,6 +209,10 @@ class InversePlan:
                 for place in self._stored.places(source):
                     result.setdefault(place, []).extend(names)
         return result
+
+    def stored_elsewhere(self, stored: StoredNames) -> InversePlan:
+        """The same plan backwards, which writes tensors under other stored names."""
+        return InversePlan(self._plan, self._manifest, stored)
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse as plain values, ready for `json.dumps`."""

@@ -7,6 +7,7 @@ Values alone: reads no tensor and places nothing. `to_dict` gives them as plain 
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Final
 
 from tf2flax._assignment.language.entries import MapEntry
@@ -21,7 +22,8 @@ from tf2flax._assignment.resolution.entry_labels import key_of, target_of
 from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
-from tf2flax._base.optimizer_names import is_average, is_slot
+
+from .misplaced import find_misplaced
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +79,9 @@ class PlacementReport:
     unused_rules: tuple[str, ...] = ()
 
 
+_STATE: Final = re.compile(
+    r"(^|/)(opt_state|mu|nu|trace|sum_of_squares|e_g|e_x|v_row|v_col)/"
+)
 _NOTHING_TO_REPORT: Final = PlacementReport()
 
 
@@ -94,6 +99,9 @@ class RestorePlan:
         nbytes: Bytes of the checkpoint that a restore needs.
         placement: Unexpected facts about the shardings of leaves.
         half_norms: Normalisations of which only scale or bias are loaded.
+        leftovers: Weights among the unused that nobody answers for; () where
+            `on_unused` ignores all.
+        misplaced: Leaves of an optimizer's state that weights fill.
     """
 
     prefix: str
@@ -104,6 +112,8 @@ class RestorePlan:
     nbytes: int
     placement: PlacementReport = _NOTHING_TO_REPORT
     half_norms: tuple[HalfNorm, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    misplaced: tuple[Assignment, ...] = ()
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
@@ -131,6 +141,7 @@ class RestorePlan:
                 "optimizer_slots": list(self.slots),
             },
             "unused_rules": list(self.unused_rules),
+            "misplaced": [assignment.leaf for assignment in self.misplaced],
             "half_normalised": [dataclasses.asdict(norm) for norm in self.half_norms],
             "placement": {
                 "replicated": list(map(dataclasses.asdict, self.placement.replicated)),
@@ -163,10 +174,10 @@ def make_plan(
         placement: Unexpected facts about the shardings of leaves.
         aliases: Option `aliases`: last components of leaves -> those of tensors.
     """
+    in_states = [a for a in resolution.assignments if _is_of_state(a.leaf)]
     views = [view for assignment in resolution.assignments for view in assignment.views]
     unused = _find_unused({view.source for view in views}, manifest)
-    slots = tuple(name for name in unused if is_slot(name, manifest))
-    averages = tuple(name for name in unused if is_average(name, manifest))
+    slots, averages = _of_training(unused, manifest)
     return RestorePlan(
         prefix=manifest.prefix,
         resolution=resolution,
@@ -178,7 +189,29 @@ def make_plan(
         half_norms=find_half_norms(resolution, manifest, aliases)
         if resolution.kept
         else (),
+        misplaced=find_misplaced(in_states, manifest) if in_states else (),
     )
+
+
+def _is_of_state(leaf: str) -> bool:
+    """True for leaves of an optimizer's state that have the shapes of parameters.
+
+    They lie in the `opt_state` of a TrainState or an nnx.Optimizer, or in a state of
+    optax.
+    """
+    return _STATE.search(leaf) is not None
+
+
+def _of_training(
+    names: tuple[str, ...], manifest: Manifest
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of names that optimizers keep, and those of moving averages."""
+    if not names:
+        return (), ()
+    roles = manifest.roles(may_read=False)  # a plan reads no tensors
+    kinds = {name: roles.of(name).kind for name in names}
+    slots = tuple(name for name in names if kinds[name] in ("slot", "optimizer"))
+    return slots, tuple(name for name in names if kinds[name] == "average")
 
 
 def _find_unused(used: set[str], manifest: Manifest) -> tuple[str, ...]:

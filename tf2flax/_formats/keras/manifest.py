@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
+import functools
+from collections.abc import Mapping
 
 from tf2flax._base.caller import warn_caller
-from tf2flax._base.errors import UnsupportedError
+from tf2flax._base.errors import CheckpointError, UnsupportedError
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.roles import NamedRoles, Role, Roles
 from tf2flax._formats.renamed import RenamedManifest
 
-from .config import ConfigFile
+from .config import OPTIMIZER, ConfigFile
 from .hdf5_names import layer_hint
 from .names import VariableNames, Weights, variable_names
 
@@ -32,6 +35,10 @@ class KerasManifest(Manifest):
         if where and weights.is_keras_3:
             where += " `checkpoint.by_variable_name()` goes by the names of layers."
         return where
+
+    def roles(self, *, may_read: bool = True) -> Roles:
+        """What its tensors are to a training; see `Manifest`."""
+        return _KerasRoles(self) if may_read else super().roles()
 
     def variable_names(self) -> VariableNames:
         """The names of variables; reads `config.json` where there is one.
@@ -66,3 +73,27 @@ class KerasManifest(Manifest):
             "under the paths of objects. Use the checkpoint as it is, or "
             "by_variable_name()."
         )
+
+
+class _KerasRoles(NamedRoles):
+    """Roles of Keras weights: what slots belong to, the config of the model tells."""
+
+    def __init__(self, manifest: KerasManifest) -> None:
+        super().__init__(frozenset(manifest.names), manifest.shape_of)
+        self._manifest = manifest
+
+    def of(self, name: str) -> Role:
+        """The role of a tensor; see `Roles`."""
+        role = super().of(name)
+        if role.kind == "slot" and role.variable is None and name in self._slots:
+            variable, slot = self._slots[name]
+            return Role("slot", variable, slot, OPTIMIZER)
+        return role
+
+    @functools.cached_property
+    def _slots(self) -> Mapping[str, tuple[str, str]]:
+        """Stored names of slots -> variable and slot, as far as the config tells."""
+        try:
+            return self._manifest.variable_names().slots
+        except CheckpointError:  # a damaged config, or weights of Keras 2
+            return {}

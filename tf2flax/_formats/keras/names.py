@@ -64,10 +64,13 @@ class VariableNames:
         keys: Names -> the stored names that bear them: several where names clash. What
             belongs to no named layer keeps its stored name.
         has_layers: True if the name of any layer is known.
+        slots: Stored names of an optimizer's slots -> that of the variable, and what
+            the slot is called. None of an optimizer whose order is not certain.
     """
 
     keys: dict[str, tuple[str, ...]]
     has_layers: bool
+    slots: dict[str, tuple[str, str]]
 
 
 def variable_names(
@@ -96,11 +99,12 @@ def variable_names(
     described = config.read() if config is not None else None
     nodes = nodes_of(described, weights.groups()) if described is not None else {}
     names: dict[str, list[str]] = collections.defaultdict(list)
-    for stored, name in sorted(_Namer(weights, nodes).names().items()):
+    namer = _Namer(weights, nodes)
+    for stored, name in sorted(namer.names().items()):
         names[name].append(stored)
     keys = {name: tuple(stored) for name, stored in names.items()}
     is_named = any(stored != (name,) for name, stored in keys.items())
-    return VariableNames(keys, is_named)
+    return VariableNames(keys, is_named, namer.slots)
 
 
 class _Namer:
@@ -114,6 +118,8 @@ class _Namer:
             for place, node in nodes.items()
             if not node.name or weights.layers.get(place, node.name) == node.name
         }
+        # Filled by `names`; see `VariableNames`.
+        self.slots: dict[str, tuple[str, str]] = {}
         self._keys: dict[str, dict[str, str]] = collections.defaultdict(dict)
         for stored in weights.specs:
             match = _STORED.fullmatch(stored)
@@ -228,20 +234,45 @@ class _Namer:
         if groups is None or trained is None or len(keys) == len(first):
             return [*first, *keys[len(first) :]]
         slots = [
-            (f"{names[stored].replace('/', '_')}_{slot}", self._shape(stored))
+            (stored, slot)
             for together in groups
             for stored in trained
             for slot in together
         ]
-        expected = [*((name, ()) for name in first), *slots]
+        expected: list[str | tuple[str, str]] = [*first, *slots]
         # Nadam keeps a product besides, before the slots or behind them.
-        for at in (len(first), len(expected)) if node.class_name == "Nadam" else ():
-            more = [*expected[:at], (str(at), ()), *expected[at:]]
-            if [shape for _, shape in more] == shapes:
-                return [name for name, _ in more]
-        if [shape for _, shape in expected] == shapes:
-            return [name for name, _ in expected]
+        ends = (len(first), len(expected)) if node.class_name == "Nadam" else ()
+        more = [[*expected[:at], str(at), *expected[at:]] for at in ends]
+        for order in (*more, expected):
+            expected_shapes = [
+                () if isinstance(k, str) else self._shape(k[0]) for k in order
+            ]
+            if expected_shapes == shapes:
+                return self._note_slots(group, order, names)
         return [*first, *keys[len(first) :]]
+
+    def _note_slots(
+        self,
+        group: str,
+        order: Sequence[str | tuple[str, str]],
+        names: Mapping[str, str],
+    ) -> list[str]:
+        """Notes what an optimizer's slots belong to, and names its variables.
+
+        Args:
+            group: Group of the optimizer.
+            order: For each number, the name, or stored name of a variable and slot.
+            names: Stored names -> names of variables.
+        """
+        result: list[str] = []
+        for number, variable in enumerate(order):
+            if isinstance(variable, str):
+                result.append(variable)
+                continue
+            self.slots[self._keys[group][str(number)]] = variable
+            stored, slot = variable
+            result.append(f"{names[stored].replace('/', '_')}_{slot}")
+        return result
 
     def _shape(self, stored: str) -> tuple[int, ...]:
         spec = self._weights.specs[stored]

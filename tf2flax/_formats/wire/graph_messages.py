@@ -46,16 +46,33 @@ class SerializedTensor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SlotReference:
+    """A slot that an optimizer keeps for a variable.
+
+    Attributes:
+        variable_id: Number of the variable; any number, as `slot_id`.
+        name: Name of the slot: `m`.
+        slot_id: Number of the slot.
+    """
+
+    variable_id: int
+    name: str
+    slot_id: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TrackableObject:
     """One object of an object graph.
 
     Attributes:
         children: The objects it refers to.
         attributes: The values that it has stored.
+        slots: Those that it keeps, if it is an optimizer.
     """
 
     children: tuple[ObjectReference, ...]
     attributes: tuple[SerializedTensor, ...]
+    slots: tuple[SlotReference, ...] = ()
 
 
 def parse_object_graph(data: bytes) -> tuple[TrackableObject, ...]:
@@ -91,7 +108,15 @@ def parse_object_graph(data: bytes) -> tuple[TrackableObject, ...]:
             )
             for attribute in node.attributes
         ]
-        nodes.append(TrackableObject(tuple(children), tuple(attributes)))
+        slots = [
+            SlotReference(
+                slot.original_variable_node_id,
+                decode_name(slot.slot_name),
+                slot.slot_variable_node_id,
+            )
+            for slot in node.slot_variables
+        ]
+        nodes.append(TrackableObject(tuple(children), tuple(attributes), tuple(slots)))
     return tuple(nodes)
 
 

@@ -1,0 +1,133 @@
+"""Roles of the tensors of an object-based checkpoint, under their stored keys.
+
+The object graph says which slots optimizers of TF2 keep for which variables, and what
+all variables are called. Optimizers of Keras 3, and of tf.keras since 2.11, keep a list
+of variables: of what they are slots, their names tell.
+
+Source: keras/src/optimizers/base_optimizer.py, `add_variable_from_reference`
+(`adam/dense_kernel_momentum`); the same of tf.keras 2.11 (`Adam/m/dense/kernel`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Final
+
+from tf2flax._base.manifest import Manifest
+from tf2flax._base.roles import (
+    SLOT_MARKER,
+    VARIABLE,
+    VARIABLE_SUFFIX,
+    NamedRoles,
+    Role,
+    Roles,
+    is_of_optimizer_list,
+)
+from tf2flax._formats.object_graph import Names
+
+# Slots of the optimizers of Keras 3 and tf.keras, as their variables' names have them.
+# Source: keras/src/optimizers/*.py.
+_SLOTS: Final = frozenset(
+    (
+        *("momentum", "velocity", "velocity_hat", "average", "gradient_accumulator"),
+        *("average_gradient", "accumulator", "accumulated_grad", "norm", "linear"),
+        *("accumulated_delta_var", "m", "v", "vhat", "u", "r", "c", "moment"),
+        *("accum_grad", "accum_var"),
+    )
+)
+
+
+class ObjectRoles(Roles):
+    """Roles of the tensors of a checkpoint that has an object graph."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        keys: Names,
+        slots: Mapping[str, tuple[str, str]],
+    ) -> None:
+        """Takes what the object graph says.
+
+        Args:
+            manifest: The checkpoint, under its stored keys.
+            keys: Names of variables -> keys.
+            slots: Keys of slots -> key of the variable, and name of the slot.
+        """
+        self._names = frozenset(manifest.names)
+        self._shape_of = manifest.shape_of
+        self._slots = slots
+        self._by_key = NamedRoles(self._names, self._shape_of)
+        # A name that several variables share says of none what it is.
+        self._keys = {name: key[0] for name, key in keys.items() if len(key) == 1}
+        self._name_of = {key: name for name in keys for key in keys[name]}
+        self._by_name = NamedRoles(
+            self._keys.keys(), lambda name: manifest.shape_of(self._keys[name])
+        )
+
+    def of(self, name: str) -> Role:
+        """The role of a tensor; see `Roles`."""
+        role = self._by_key.of(name)
+        if name in self._slots:
+            variable, slot = self._slots[name]
+            is_stored = variable in self._names
+            return Role("slot", variable if is_stored else None, slot, role.scope)
+        if SLOT_MARKER in name:
+            return role
+        if role.kind == "slot" and role.variable is None:
+            return self._in_list(name) or role
+        if role.kind == "variable" and self._is_named(name):
+            return self._translated(self._by_name.of(self._name_of[name]))
+        return role
+
+    def average(self, name: str, average: str) -> Role:
+        """The role of a tensor where averages have a certain name; see `Roles`."""
+        if self.of(name).kind in ("variable", "average") and self._is_named(name):
+            role = self._by_name.average(self._name_of[name], average)
+            return self._translated(role)
+        return VARIABLE
+
+    def _is_named(self, key: str) -> bool:
+        return self._keys.get(self._name_of.get(key, "")) == key
+
+    def _translated(self, role: Role) -> Role:
+        """The role of a name of a variable, with keys."""
+        if role.variable is None:
+            return role
+        return role._replace(variable=self._keys[role.variable])
+
+    def _in_list(self, key: str) -> Role | None:
+        """The role of a slot in the list of an optimizer; None if names do not tell."""
+        name = self._name_of.get(key, "")
+        if not is_of_optimizer_list(key, self._names):
+            return None
+        readings: set[tuple[str, str]] = set()
+        # With the optimizer's own name before it, which Keras leaves out at times.
+        for candidate in dict.fromkeys((name, name.partition("/")[2])):
+            words = candidate.split("_")
+            for start in range(1, len(words)):
+                variable = self._flat.get("_".join(words[:start]), "")
+                readings.add((variable, "_".join(words[start:])))
+            slot, _, variable = candidate.partition("/")
+            readings.add((self._keys.get(variable, ""), slot))
+        fitting = {
+            (variable, slot)
+            for variable, slot in readings
+            if variable
+            and slot in _SLOTS
+            and self._shape_of(variable) == self._shape_of(key)
+        }
+        if len(fitting) != 1:  # never a guess
+            return None
+        ((variable, slot),) = fitting
+        scope = key.removesuffix(VARIABLE_SUFFIX).rpartition("/_variables/")[0]
+        return Role("slot", variable, slot, scope)
+
+    @functools.cached_property
+    def _flat(self) -> Mapping[str, str]:
+        """Names of variables as Keras 3 puts them into those of slots -> keys."""
+        flat: dict[str, str] = {}
+        for name, key in self._keys.items():
+            joined = name.replace("/", "_")
+            flat[joined] = "" if joined in flat else key
+        return flat
