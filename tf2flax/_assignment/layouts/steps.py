@@ -21,6 +21,7 @@ import numpy as np
 from tf2flax._assignment.language.numbers import Number
 from tf2flax._base.dtypes import cast_into, forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
+from tf2flax._base.memory import empty
 
 _FUNCTIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "+": operator.add,
@@ -142,7 +143,7 @@ def element_of(number: Number, dtype: np.dtype, verb: str) -> np.ndarray:
     except (TypeError, OverflowError) as error:  # complex, or an integer too large
         raise problem from error
     # Too large is refused here as it is where leaves are cast; rounding is not.
-    out = np.empty((), dtype)
+    out = empty((), dtype)
     if cast_into(wide, out, is_forced=False, origin=()):
         raise problem
     return out
