@@ -173,7 +173,9 @@ def test_partitions_are_cut_again(
         tf2flax.plan(prefix, {"/": "/"}, target, **options)
     assert str(caught.value) == (
         "Leaf `odd`: shape [101, 8] does not fit P('d'): dimension 0, of 101, is not "
-        "a multiple of mesh axis `d` of size 4. Give on_uneven='replicate'."
+        "a multiple of mesh axis `d` of size 4. A leaf of shape [104, 8] fits, with "
+        'the key `src("odd").pad(((0, 3), (0, 0)), fill="keep")`. '
+        "Give on_uneven='replicate'."
     )
     plan = tf2flax.plan(prefix, {"/": "/"}, target, **options, on_uneven="replicate")
     (replicated,) = plan.placement.replicated
