@@ -100,6 +100,7 @@ def _explain_mismatches(
             ],
         )
     ]
+    groups = _join_groups(groups, around)
     causes = [_explain_group(group, around) for group in groups]
     pairs = [_differing_sizes(group[0]) for group in groups]
     counts = collections.Counter(pair for group in pairs for pair in group)
@@ -124,6 +125,27 @@ def _explain_mismatches(
     return [whole, *(cause for cause in causes if cause not in alike)]
 
 
+def _join_groups(
+    groups: Sequence[list[Mismatch]], around: Surroundings
+) -> list[list[Mismatch]]:
+    """Joins mismatches of other shapes that one change of the key mends."""
+    joined: dict[object, list[Mismatch]] = {}
+    for number, group in enumerate(groups):
+        reason, entry = _reason_of(group[0], around), group[0].entry
+        key: object = number
+        if reason and reason.change and reason.is_of_key:
+            key = entry.number, reason.change(source_of_entry(entry))
+        joined.setdefault(key, []).extend(group)
+    return list(joined.values())
+
+
+def _reason_of(problem: Mismatch, around: Surroundings) -> Reason | None:
+    if problem.expression is None:
+        return None
+    spec_of = around.manifest.spec
+    return find_reason(problem.shape, problem.source_shape, problem.expression, spec_of)
+
+
 def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
     """The sizes of leaf and source that differ, in shapes of as many axes."""
     source_shape = problem.source_shape
@@ -143,10 +165,7 @@ def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
     more = len(group) - len(rows[0].members)
     listed = and_more(f"`{leaf}`", more)
     fact = f"leaf {listed} cannot take tensor `{source}`: {first.reason}"
-    reason = None
-    if first.expression is not None:
-        spec_of = around.manifest.spec
-        reason = find_reason(first.shape, first.source_shape, first.expression, spec_of)
+    reason = _reason_of(first, around)
     advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
     if reason and reason.text == ANOTHER_CONFIGURATION:
         advice = f"{advice} {_NEW_HEAD}"
@@ -158,7 +177,8 @@ def _way_out(reason: Reason, group: Sequence[Mismatch], around: Surroundings) ->
     change, entry = reason.change, group[0].entry
     if change is None:
         return ""
-    if not fills_scope(entry) and _fits_all(change, entry, around):
+    is_of_key = reason.is_of_key or not fills_scope(entry)
+    if is_of_key and _fits_all(change, entry, around):
         key = write_key(entry, change(source_of_entry(entry)))
         return f": use the key `{key}`."
     sources = [(p.expression, p.leaf) for p in group if p.expression is not None]

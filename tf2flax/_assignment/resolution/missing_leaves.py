@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._base.names import nearest
 
@@ -17,10 +18,21 @@ from .problems import (
     group_by_key,
     label_of_problems,
 )
-from .scopes import scopes_of, template_of
+from .scopes import other_beginnings, scopes_of, template_of
 from .spellings import suggest_for_target
-from .suggestions import Surroundings, did_you_mean, max_searches, source_of_entry
+from .suggestions import (
+    Surroundings,
+    change_key,
+    describe_numbers,
+    did_you_mean,
+    max_searches,
+    source_of_entry,
+    write_line,
+)
 
+# Names that a message suggests, and like ones of which those that fit are chosen.
+_MAX_NAMED: Final = 3
+_MAX_NEAR: Final = 10
 _MAX_LEAVES: Final = 1000
 
 
@@ -101,6 +113,8 @@ def _explain_root(
         else:  # roots of several numbers: what differs is the last component
             root, new = f"{component}/", f"{new[:-1].rpartition('/')[2]}/"
         advice = f"Write `{new}` in place of `{root}`."
+    elif all(p.target[len(root) :] in around.leaves for p in problems):
+        advice = f"Leave `{root}` out of the values."
     return Cause(label_of_problems(problems), f"{fact}.", tuple(problems), advice)
 
 
@@ -111,17 +125,43 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
         return "Write `/` for the whole target."
     if spelling := suggest_for_target(target):
         return spelling
-    sources = sources_of(source_of_entry(problem.entry))
-    if any(source.pattern.endswith("/") for source in sources):
+    if text := describe_numbers(target, around):
+        return text
+    entry = problem.entry
+    keys = [source.pattern for source in sources_of(source_of_entry(entry))]
+    if any(key.endswith("/") for key in keys):
         if f"{target}/" in leaves:
             return f"Did you mean the scope `{literal_pattern(target)}/`?"
-        return _did_you_mean(nearest(f"{target}/", scopes_of(leaves.names)))
+        others = other_beginnings(f"{target}/", leaves)[:_MAX_NAMED]
+        return _did_you_mean(others or nearest(f"{target}/", scopes_of(leaves.names)))
     if f"{target}/" in leaves:
-        key = next(sources_of(source_of_entry(problem.entry))).pattern
-        names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
-        return f"`{key}` is one tensor. {_did_you_mean(_ending(names, key))}"
-    below = [name for name in leaves.names if name.endswith(f"/{target}")]
-    return _did_you_mean(below[:3] or nearest(target, leaves.names))
+        return _suggest_below(entry, keys[0], target, around)
+    key = parse_name(keys[0]).literal
+    near = other_beginnings(target, leaves) or nearest(target, leaves.names, _MAX_NEAR)
+    fitting = [name for name in near if around.fits(entry, key, name)]
+    return _did_you_mean((fitting or near)[:_MAX_NAMED])
+
+
+def _suggest_below(entry: MapEntry, key: str, target: str, around: Surroundings) -> str:
+    """What to write where the value is a scope without its `/`, and the key no scope.
+
+    Args:
+        entry: The entry.
+        key: What its key names.
+        target: Its value.
+        around: Names of the checkpoint and the target.
+    """
+    name = parse_name(key).literal
+    if name not in around.tensors and f"{name}/" in around.tensors:
+        written = change_key(entry, name, f"{name}/") or f"{key}/"
+        line = write_line(entry, written, f"{literal_pattern(target)}/")
+        return f"Both are scopes, and these end in `/`: write `{line}`."
+    leaves = around.leaves
+    names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
+    if name not in around.tensors:
+        return _did_you_mean(_ending(names, key))
+    fitting = [leaf for leaf in names if around.fits(entry, name, leaf)]
+    return f"`{key}` is one tensor. {_did_you_mean(_ending(fitting, key))}".rstrip()
 
 
 def _ending(names: Sequence[str], key: str) -> Sequence[str]:
@@ -152,6 +192,7 @@ def explain_wrong_key(problem: KeyIsNotScope, around: Surroundings) -> Cause:
         numbers = around.leaves.range_under("" if target == "/" else target)
         names = [around.leaves.names[i] for i in numbers]
         last = key.rpartition("/")[2]
+        names = [name for name in names if around.fits(problem.entry, key, name)]
         alike = [name for name in names if name.rpartition("/")[2] == last]
         advice = _did_you_mean(alike[:3])
         if not advice:

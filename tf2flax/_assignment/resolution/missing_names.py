@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
-from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.entries import Rule
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._base.collapsing import collapse, list_collapsed
@@ -25,8 +25,10 @@ from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
 from .suggestions import (
+    NewEntry,
     Surroundings,
     change_key,
+    describe_numbers,
     did_you_mean,
     propose_entry,
     source_of_entry,
@@ -35,6 +37,12 @@ from .suggestions import (
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
 _MAX_DEPTH: Final = 64
+# Names like a missing one of which the first that may fill the leaf are suggested.
+_MAX_NEAR: Final = 10
+_KEEP: Final = (
+    "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out of "
+    "the target."
+)
 _CAPTURE: Final = re.compile(r"\{\w+\}")
 
 
@@ -60,8 +68,11 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return ("suffix",)
     if f"{source}/part_0" in tensors:
         return "parts", entry
-    if not is_scope_entry and source.rstrip("/") + "/" in tensors:
-        return "scope", entry
+    if source.rstrip("/") + "/" in tensors:
+        if not is_scope_entry:
+            return "scope", entry
+        if below := _only_below(problem, around):
+            return "level", entry, below.removeprefix(source)
     if alias := _alias_of(source, around):
         return "alias", last, alias.rpartition("/")[2], is_scope_entry
     above = _tensor_above(source, around)
@@ -172,13 +183,84 @@ def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     names = [around.tensors.names[i] for i in numbers[:_MAX_TENSORS]]
     target = first.leaf or target_of(first.entry)
     fact = f"`{scope}` is a scope of {counted(len(numbers), 'tensor')}"
-    scores = [(_common_end(name, target), name) for name in names]
+    scores = [
+        (_common_end(name, target), name)
+        for name in names
+        if around.may_fill(first.entry, name, first.leaf)
+    ]
+    if not scores:
+        return f"{fact}, none of which has the size of the leaf."
     best = max(score for score, _ in scores)
     likely = [name for score, name in scores if score == best]
-    if len(likely) > 1 and (not best or len(likely) > 3):
+    if not best:  # slots and averages lie below the variables
+        likely = [name for name in likely if "/" not in name[len(scope) :]] or likely
+    if len(likely) > 3:
         return f"{fact}: name the one that fills the leaf."
     keys = [change_key(first.entry, first.source, name) for name in likely]
     return f"{fact}. {did_you_mean([key for key in keys if key])}".rstrip()
+
+
+def _only_below(problem: SourceNotFound, around: Surroundings) -> str:
+    """The only tensor directly under a name that may fill the leaf; "" if not one."""
+    scope = f"{problem.source}/"
+    below = itertools.islice(around.tensors.children_of(scope), _MAX_TENSORS)
+    names = [
+        scope + name
+        for name in below
+        if not name.endswith("/")
+        and around.may_fill(problem.entry, scope + name, problem.leaf)
+    ]
+    return names[0] if len(names) == 1 else ""
+
+
+def _advise_level(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The tensors lie a level below their names: `w/ExponentialMovingAverage`."""
+    first = problems[0]
+    pairs = [(p, _only_below(p, around)) for p in problems if p.leaf]
+    entry = propose_entry(
+        [(Source(literal_pattern(name)), p.leaf or "") for p, name in pairs],
+        around.leaves,
+    )
+    ending = pairs[0][1].removeprefix(first.source)
+    if entry.is_example:
+        names = [(p.source, p.leaf or "") for p, _ in pairs]
+        entry = _capture_components(names, ending, around) or entry
+    return f"`{first.source}/` holds `{ending[1:]}`. {entry}"
+
+
+def _capture_components(
+    names: Sequence[tuple[str, str]], ending: str, around: Surroundings
+) -> NewEntry | None:
+    """Writes entries for names that differ in components as one, with captures.
+
+        net/a/w/EMA -> params/a/w
+        net/b/w/EMA -> params/b/w      net/{i}/{j}/EMA -> params/{i}/{j}
+
+    Args:
+        names: Tensors without the ending, and the leaf of each.
+        ending: What the names of the tensors end in.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        The entry; None if it would reach other leaves, or does not fit all.
+    """
+    source, leaf = names[0]
+    same = _common_end(source, leaf)
+    captures = [f"{{{name}}}" for name in "ijklmn"[:same]]
+    if not same or len(captures) < same:
+        return None
+    key, value = (
+        "/".join([*map(literal_pattern, name.split("/")[:-same]), *captures])
+        for name in (source, leaf)
+    )
+    pattern, expected = parse_name(value), {b: a for a, b in names}
+    for name in around.leaves.names:
+        if (binding := pattern.matches(name)) is not None and (
+            expected.pop(name, None) != parse_name(key).expand(binding).literal
+        ):
+            return None
+    written = Source(key + literal_pattern(ending))
+    return None if expected else NewEntry(repr(written), value)
 
 
 def _common_end(tensor: str, leaf: str) -> int:
@@ -203,6 +285,9 @@ def _advise_alias(problems: Sequence[SourceNotFound], around: Surroundings) -> s
 
 
 def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    leaf = problems[0].leaf or ""
+    if text := describe_numbers(leaf.rpartition("/")[0], around):
+        return text
     return _replace(problems, lambda source: _tensor_above(source, around), around)
 
 
@@ -228,10 +313,7 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     fact = f"The checkpoint has it for {list_collapsed(present, 2)} only."
     if place == len(components) - 1:
         return fact
-    return (
-        f"{fact} Keep leaves that it lacks with on_missing='keep', or leave them out "
-        "of the target."
-    )
+    return f"{fact} {_KEEP}"
 
 
 def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -239,11 +321,17 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
     source = problems[0].source
     if hint := around.manifest.hint(source):
         return hint
-    close = nearest(source, around.manifest.names)
-    if not close:
-        return ""
+    first, needs_entry = problems[0], _gets_entries(problems[0], around)
+    near = nearest(source, around.manifest.names, count=_MAX_NEAR)
+    close = [name for name in near if around.fits(first.entry, name, first.leaf)]
+    if not needs_entry:  # the name was written so: its shape is the next question
+        close = close or list(near)
+    # What is less like it than a tensor of another leaf is hardly meant.
+    if not close or around.is_taken(first.entry, close[0]):
+        return _KEEP if fills_scope(first.entry) else ""
+    close = close[:3]
     scope, slash, last = close[0].rpartition("/")
-    if _gets_entries(problems[0], around):
+    if needs_entry:
         if scope == source.rpartition("/")[0]:  # the others lack the same component
             return _replace(
                 problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
@@ -262,6 +350,7 @@ _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
     "suffix": _advise_suffix,
     "parts": _advise_parts,
     "scope": _advise_scope,
+    "level": _advise_level,
     "alias": _advise_alias,
     "below": _advise_below,
     "numbers": _advise_numbers,
@@ -281,15 +370,20 @@ def _replace(
         is_one = len({problem.entry.number for problem in problems}) == 1
         where = "" if is_one else f"In entry {first.entry.number}: "
         return where + did_you_mean([key] if key else [])
-    pairs = [
-        (Source(literal_pattern(rename(problem.source))), problem.leaf)
-        for problem in problems
-        if problem.leaf is not None
-    ]
-    if not isinstance(source_of_entry(first.entry), Source) or not pairs:
+    if not isinstance(source_of_entry(first.entry), Source):
         return f"The checkpoint has `{new}`."
-    entry = propose_entry([(s, leaf) for s, leaf in pairs if leaf], around.leaves)
-    return f"If `{new}` is meant, a{str(entry)[1:]}"
+    renamed = [(rename(problem.source), problem.leaf or "") for problem in problems]
+    pairs = [
+        (name, leaf)
+        for name, leaf in renamed
+        if leaf and around.may_fill(first.entry, name, leaf)
+    ]
+    if not pairs:
+        return _KEEP
+    entry = propose_entry(
+        [(Source(literal_pattern(name)), leaf) for name, leaf in pairs], around.leaves
+    )
+    return f"If `{pairs[0][0]}` is meant, a{str(entry)[1:]}"
 
 
 def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:

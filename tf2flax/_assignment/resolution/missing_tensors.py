@@ -17,12 +17,20 @@ from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.text import and_more, counted
 
 from .entry_labels import fills_scope, target_of
+from .missing_levels import explain_missing_levels
 from .missing_names import explain_name, kind_of_name
 from .near_scopes import find_moved_scope
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
-from .suggestions import Surroundings, change_key, max_searches, propose_entry, transfer
+from .suggestions import (
+    Surroundings,
+    change_key,
+    max_searches,
+    propose_entry,
+    scopes_named,
+    transfer,
+)
 
 # Roots that a line names, and from how many on the roots of one entry share a line.
 _MAX_ROOTS: Final = 3
@@ -41,6 +49,7 @@ def explain_missing_tensors(
     Returns:
         Causes: scopes that are missing first, then single tensors.
     """
+    levels, problems = explain_missing_levels(problems, around)
     roots = [_root_of(problem, around) for problem in problems]
     groups = group_by_key(
         problems,
@@ -62,7 +71,7 @@ def explain_missing_tensors(
             scopes.append(_MissingScope(missing, around, may_search=may_search))
         else:
             names.append(explain_name(members, around, may_search=may_search))
-    return [*_join_scopes(scopes, around), *names]
+    return [*levels, *_join_scopes(scopes, around), *names]
 
 
 def _root_of(problem: SourceNotFound, around: Surroundings) -> str | None:
@@ -100,13 +109,20 @@ class _MissingScope:
         self.parent = parent
         self.beside = around.tensors.numbers_beside(parent, component)
         entry = missing[0][0].entry
-        if len(self.beside) == 1 and change_key(entry, self.root, self.root):
+        is_named = change_key(entry, self.root, self.root) is not None
+        is_literal = any(
+            pattern.startswith(literal_pattern(self.root))
+            for pattern in scopes_named(entry)
+        )
+        if len(self.beside) == 1 and is_literal:
             self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
+        self.is_captured = is_named and not is_literal
         self.moved: str | None = None
         self.is_moved = False
         if may_search and not self.beside:
             names = [(problem.source, root) for problem, root in missing]
-            self.moved, self.is_moved = find_moved_scope(names, around.tensors)
+            taken = around.taken.get(entry.number, ())
+            self.moved, self.is_moved = find_moved_scope(names, around.tensors, taken)
 
     @property
     def problems(self) -> tuple[SourceNotFound, ...]:
@@ -178,7 +194,7 @@ class _MissingScope:
             [int(n) for n in _NUMBER.findall(_split(root)[1])[-1:]]
             for _, root in self.missing
         )
-        if lowest > max(numbers) and len(numbers) > 1:
+        if lowest > max(numbers) and (len(numbers) > 1 or self.is_captured):
             return f"{fact}: was the model built with another number of layers?"
         return f"{fact}."
 
@@ -205,6 +221,8 @@ class _MissingScope:
             return f"Did you mean `{key}`?"
         # Roots of other numbers are covered by the captures of the key.
         if key := change_key(entry, self.root, self.moved):
+            return f"Did you mean `{key}`?"
+        if old and is_unused and (key := change_key(entry, old, new or "/")):
             return f"Did you mean `{key}`?"
         source = entry.source if isinstance(entry, Rule) else Source("")
         if not self.is_moved or not isinstance(source, Source):

@@ -7,7 +7,7 @@ there are `bert/encoder/layer_0/q/kernel` ...            -> `bert/encoder/layer_
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
@@ -19,13 +19,17 @@ from .suggestions import transfer
 # Names that are looked for everywhere, and names that are tried under a candidate.
 _MAX_SEARCHED: Final = 3
 _MAX_SAMPLED: Final = 20
+# Components of a scope of which each is left out once.
+_MAX_DEPTH: Final = 64
 # Candidates that are tried.
 _MAX_CANDIDATES: Final = 20
 _NUMBER: Final = re.compile(r"(\d+)")
 
 
 def find_moved_scope(
-    missing: Sequence[tuple[str, str]], tensors: NameTable
+    missing: Sequence[tuple[str, str]],
+    tensors: NameTable,
+    taken: Collection[str] = (),
 ) -> tuple[str | None, bool]:
     """Finds the scope that holds what another one should.
 
@@ -33,6 +37,7 @@ def find_moved_scope(
         missing: Names of tensors that are missing, and the scope of each under which
             nothing lies. These scopes differ by numbers alone.
         tensors: Names of the checkpoint.
+        taken: Those that fill other leaves already.
 
     Returns:
         The scope in place of the first one, "" for the outermost; and True if names of
@@ -55,10 +60,12 @@ def find_moved_scope(
     best: tuple[int, str | None] = (0, None)
     step = max(1, len(missing) // _MAX_SAMPLED)
     sample = list(zip(missing, below, strict=True))[::step]
-    for candidate in dict.fromkeys([*like, *candidates]):
+    shorter = _without_a_component(root, tensors)
+    for candidate in dict.fromkeys([*like, *shorter, *candidates]):
         hits = sum(
             any(
                 transfer(root, candidate, scope) + spelled in tensors
+                and transfer(root, candidate, scope) + spelled not in taken
                 for spelled in _spellings(rest_of_name)
             )
             for (_, scope), rest_of_name in sample
@@ -68,7 +75,58 @@ def find_moved_scope(
             best = (hits, candidate)
     if best[1] is not None:
         return best[1], True
-    return (like[0], False) if like else (None, False)
+    free = [scope for scope in like if not _is_taken(scope, tensors, taken)]
+    return (free[0], False) if free else (None, False)
+
+
+def _is_taken(scope: str, tensors: NameTable, taken: Collection[str]) -> bool:
+    """True if something under a scope fills leaves already."""
+    if not taken:
+        return False
+    return any(tensors.names[i] in taken for i in tensors.range_under(scope))
+
+
+def _without_a_component(root: str, tensors: NameTable) -> list[str]:
+    """The scopes that a scope is without one of its components."""
+    components = root[:-1].split("/")[:_MAX_DEPTH]
+    shorter = [
+        "/".join([*components[:k], *components[k + 1 :]]) + "/"
+        for k in range(len(components) - 1)
+    ]
+    return [scope for scope in shorter if scope in tensors]
+
+
+def find_deeper_scopes(
+    scope: str, below: Sequence[str], tensors: NameTable
+) -> list[str]:
+    """Finds the scopes further down under which names lie.
+
+    Args:
+        scope: The scope.
+        below: Names without the scope, at least one; none of them lies under it.
+        tensors: Names of the checkpoint.
+
+    Returns:
+        Scopes that hold all of a sample of the names, in the order of the checkpoint.
+    """
+    step = max(1, len(below) // _MAX_SAMPLED)
+    sample = below[::step]
+    endings = tuple(f"/{spelled}" for spelled in _spellings(below[0]))
+    deeper: dict[str, None] = {}
+    for i in tensors.range_under(scope):
+        name = tensors.names[i]
+        if name.endswith(endings):
+            ending = next(e for e in endings if name.endswith(e))
+            deeper[name[: len(name) - len(ending) + 1]] = None
+    return [
+        candidate
+        for candidate in deeper
+        if len(candidate) > len(scope)
+        and all(
+            any(candidate + spelled in tensors for spelled in _spellings(name))
+            for name in sample
+        )
+    ]
 
 
 def _with_numbers_of(component: str, scope: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
@@ -21,8 +22,11 @@ from tf2flax._assignment.language.expressions import (
     map_sources,
     sources_of,
 )
+from tf2flax._assignment.language.literals import quote
+from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import Manifest
 
+from .entry_labels import target_of
 from .scopes import NameTable, template_of
 
 # What stands for another thing in each layer: numbers, and captures of a pattern.
@@ -33,6 +37,8 @@ _CAPTURES: Final = "ijklmn"
 # Causes of one message that get suggestions, and names that are compared for all.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 400_000
+# Numbers of a tuple that may be a shape: NumPy's arrays have at most 64 axes.
+_MAX_RANK: Final = 64
 # Components of names that are compared with each other.
 _MAX_DEPTH: Final = 64
 
@@ -70,6 +76,47 @@ class Surroundings:
         """Names of the target."""
         return NameTable(sorted(self.shapes))
 
+    @functools.cached_property
+    def taken(self) -> Mapping[int, Set[str]]:
+        """For each entry, by number, names of tensors that it gives to leaves."""
+        return {
+            number: {
+                parse_name(source.pattern).literal
+                for expression, _ in claims
+                for source in sources_of(expression)
+            }
+            for number, claims in self.claimed.items()
+        }
+
+    def is_taken(self, entry: MapEntry, tensor: str) -> bool:
+        """True if an entry gives a tensor to a leaf."""
+        return tensor in self.taken.get(entry.number, ())
+
+    def fits(self, entry: MapEntry, tensor: str, leaf: str | None) -> bool:
+        """True if a tensor may be meant for a leaf of an entry, by its size.
+
+        Args:
+            entry: The entry.
+            tensor: Name of the tensor.
+            leaf: Name of the leaf; None for that which the entry names.
+
+        Returns:
+            False if the tensor has another number of elements than the leaf, and the
+            key is no expression.
+        """
+        if not isinstance(source_of_entry(entry), Source):
+            return True
+        shape = self.shapes.get(leaf or target_of(entry))
+        try:
+            stored = self.manifest.spec(tensor).shape
+        except CheckpointError:  # shared or damaged: reading it says so
+            return True
+        return shape is None or math.prod(shape) == math.prod(stored)
+
+    def may_fill(self, entry: MapEntry, tensor: str, leaf: str | None) -> bool:
+        """True if a tensor fits a leaf, and its entry does not give it to another."""
+        return not self.is_taken(entry, tensor) and self.fits(entry, tensor, leaf)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NewEntry:
@@ -89,6 +136,40 @@ class NewEntry:
         """The entry, as a sentence."""
         what = "entries such as" if self.is_example else "the entry"
         return f"Add {what} `{self.key}` -> `{self.value}`."
+
+
+def describe_numbers(name: str, around: Surroundings) -> str:
+    """Says that a tuple of numbers stands where a leaf was meant; "" if none does.
+
+    `{"w": (3, 4)}` is a tree of two leaves `w/0` and `w/1`, of shape () each.
+    """
+    numbers = around.leaves.range_under(f"{name}/")[:_MAX_RANK]
+    names = [around.leaves.names[i] for i in numbers]
+    if not names or sorted(names) != sorted(f"{name}/{i}" for i in range(len(names))):
+        return ""
+    if any(around.shapes[leaf] for leaf in names):
+        return ""
+    listed = " and ".join(f"`{leaf}`" for leaf in (names[0], names[-1])[: len(names)])
+    return (
+        f"`{name}` is a tuple or list of numbers, each of which is a leaf: {listed}. "
+        "Where they are the shape of a leaf, write "
+        'jax.ShapeDtypeStruct(shape, "float32") in the target.'
+    )
+
+
+def write_line(entry: MapEntry, key: str, value: str) -> str:
+    """Writes an entry with another key and value, as a line of a map.
+
+    Args:
+        entry: The entry.
+        key: The key, as `write_key` writes it.
+        value: The value.
+
+    Returns:
+        A dict of one entry: `{"a/": "params/"}`.
+    """
+    is_text = isinstance(entry, PlainEntry) or entry.key != repr(entry.source)
+    return f"{{{quote(key) if is_text else key}: {quote(value)}}}"
 
 
 def max_searches(names: NameTable) -> int:
@@ -282,13 +363,14 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
         new: What it should have instead.
 
     Returns:
-        The key as it is written in a map; None if it does not begin with the old one.
+        The key as it is written in a map; None if it does not begin with the old one,
+        or if a capture would have no place in it: every leaf would get one tensor.
     """
     count = old.count("/") + 1
-    is_changed = False
+    is_changed, is_lost = False, False
 
     def change(source: Source) -> Source:
-        nonlocal is_changed
+        nonlocal is_changed, is_lost
         components = source.pattern.split("/")
         beginning = "/".join(components[: count - 1]) + "/"
         if not old.endswith("/"):
@@ -297,12 +379,19 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
             return source
         is_changed = True
         below = source.pattern[len(beginning) :]
-        return Source(transfer(old, literal_pattern(new), beginning) + below or "/")
+        changed = transfer(old, literal_pattern(new), beginning) + below or "/"
+        is_lost |= not captures_of(source.pattern) <= captures_of(changed)
+        return Source(changed)
 
     plain = isinstance(entry, PlainEntry)
     source = Source(literal_pattern(entry.source)) if plain else entry.source
     changed = map_sources(source, change)
-    return write_key(entry, changed) if is_changed else None
+    return write_key(entry, changed) if is_changed and not is_lost else None
+
+
+def captures_of(pattern: str) -> set[str]:
+    """The captures of a name or scope as it is written in a map."""
+    return set(parse_name(pattern).captures)
 
 
 def write_key(entry: MapEntry, source: Expression) -> str:
