@@ -6,6 +6,7 @@ Small checkpoints that look like those in the wild, made by `save_checkpoint`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -317,6 +318,10 @@ def suggestions_in(message: str, pairs: Sequence[Pair]) -> Iterator[Suggestion]:
         for match in re.finditer(added, line):
             new = (parse_key(match[1]), match[2])
             yield Suggestion(match[0], [*pairs, new])
+        for match in re.finditer(r"[Ww]rite ((?:`\{[^`]+\}`(?: or )?)+)", line):
+            for text in _QUOTED.findall(match[1]):
+                new = _read_line(text)
+                yield Suggestion(match[0], _with_entry(pairs, number, new))
         for pattern, change in _EVERYWHERE.items():
             for match in re.finditer(pattern, line):
                 changed = [change(match, *pair) for pair in pairs]
@@ -332,6 +337,25 @@ def _replaced(pairs: Sequence[Pair], number: int, text: str, line: str) -> list[
     return [*pairs[:number], new, *pairs[number + 1 :]]
 
 
+def _read_line(text: str) -> Pair:
+    """Reads a dict of one entry, as it stands in a message."""
+    match = re.fullmatch(r"\{(.+): (\"[^\"]*\")\}", text)
+    assert match, text
+    key = match[1]
+    return parse_key(json.loads(key) if key.startswith('"') else key), json.loads(
+        match[2]
+    )
+
+
+def _with_entry(pairs: Sequence[Pair], number: int, new: Pair) -> list[Pair]:
+    """The map with another entry in the place of the one that has its key or value."""
+    places = [
+        i for i, (key, value) in enumerate(pairs) if key == new[0] or value == new[1]
+    ]
+    number = places[0] if len(places) == 1 else number
+    return [*pairs[:number], new, *pairs[number + 1 :]]
+
+
 def _swap(text: str, old: str, new: str) -> str:
     if text.startswith(old):
         return new + text[len(old) :]
@@ -344,6 +368,7 @@ _EVERYWHERE: dict[str, Callable[[re.Match[str], Any, Any], Pair]] = {
     ),
     r"Put `([^`]+)` before the keys": lambda m, k, v: (m[1] + k, v),
     r"Put `([^`]+)` before the values": lambda m, k, v: (k, m[1] + v),
+    r"Leave `([^`]+)` out of the values": lambda m, k, v: (k, _swap(v, m[1], "")),
     r"Leave `([^`]+)` out of the keys": lambda m, k, v: (_swap(k, m[1], ""), v),
     r"Write the keys without `:0`": lambda m, k, v: (k.removesuffix(":0"), v),
 }  # fmt: skip

@@ -29,6 +29,7 @@ from .entry_labels import fills_scope, label_of
 from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
 from .missing_leaves import explain_missing_leaves, explain_wrong_key
 from .missing_tensors import explain_missing_tensors
+from .new_entries import propose_entry
 from .problems import (
     Cause,
     KeyIsNotScope,
@@ -39,7 +40,7 @@ from .problems import (
     group_by_key,
     label_of_problems,
 )
-from .suggestions import Surroundings, propose_entry, source_of_entry, write_key
+from .suggestions import Surroundings, source_of_entry, write_key
 
 # Mismatches that differ in the same sizes are one cause from so many on.
 _MIN_OF_ONE_SIZE: Final = 4

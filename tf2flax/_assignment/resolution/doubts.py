@@ -55,25 +55,33 @@ def find_doubt(
     """
     if source.depth_and_size[1] > _MAX_SIZE:
         return ""
-    operations = itertools.islice(_operations_of(source), _MAX_OPERATIONS)
-    for node, change in operations:
-        if isinstance(node, Reshaped):
-            return describe_reshape(node, spec_of)
-        if isinstance(node, Rearranged) and node is source and axes is not None:
-            if _separates(node, axes, spec_of):
-                return (
-                    "The sizes of the pattern do not fit, or its axes are in another "
-                    f"order. {_ONLY_MEANING}."
-                )
-            continue
+    if (reshape := find_reshape(source)) is not None:
+        return describe_reshape(reshape, spec_of)
+    is_split = isinstance(source, Rearranged) and axes is not None
+    if is_split and _separates(source, axes):
+        return (
+            "The sizes of the pattern do not fit, or its axes are in another order. "
+            f"{_ONLY_MEANING}."
+        )
+    if other := find_other_reading(source, leaf, spec_of):
+        return (
+            f"`{other}` would give its shape, and so would a transpose. "
+            f"{_ONLY_MEANING}."
+        )
+    return ""
+
+
+def find_other_reading(
+    source: Expression, leaf: tuple[int, ...], spec_of: Callable[[str], TensorSpec]
+) -> str:
+    """Numbers of a key at other axes that give the shape of a leaf; "" for none."""
+    if source.depth_and_size[1] > _MAX_SIZE:
+        return ""
+    for node, change in itertools.islice(_operations_of(source), _MAX_OPERATIONS):
         for other in _other_readings(node, spec_of):
             if _shape_of(change(other), spec_of) == leaf:
                 text = repr(other).removeprefix(repr(node.children[0]))
-                what = f"axis={other.axis}" if isinstance(other, Joined) else text
-                return (
-                    f"`{what}` would give its shape, and so would a transpose. "
-                    f"{_ONLY_MEANING}."
-                )
+                return f"axis={other.axis}" if isinstance(other, Joined) else text
     return ""
 
 
@@ -141,9 +149,7 @@ def _other_readings(
                     yield dataclasses.replace(node, index=items)
 
 
-def _separates(
-    node: Rearranged, axes: tuple[int, ...], spec_of: Callable[[str], TensorSpec]
-) -> bool:
+def _separates(node: Rearranged, axes: tuple[int, ...]) -> bool:
     """True if a transpose puts parts of a split axis in another order.
 
     With "d (h k) -> d h k", k would then come before h: more likely the sizes of both

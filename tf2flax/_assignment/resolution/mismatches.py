@@ -13,7 +13,7 @@ from tf2flax._assignment.layouts.shapes import axis_groups
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
-from .doubts import describe_reshape, find_doubt, find_reshape
+from .doubts import describe_reshape, find_doubt, find_other_reading, find_reshape
 from .fitting_sizes import fit_sizes
 
 # The reason where none is more likely.
@@ -110,6 +110,8 @@ def find_reason(
         )
     if math.prod(leaf) == math.prod(source_shape) and not is_rearranged:
         return _reason_for_grouping(leaf, source_shape, source, spec_of)
+    if other := find_other_reading(source, leaf, spec_of):
+        return Reason(f"`{other}` would give the shape of the leaf.")
     return Reason(ANOTHER_CONFIGURATION)
 
 

@@ -11,6 +11,7 @@ from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._base.names import nearest
 
 from .entry_labels import label_of
+from .likeness import closest_names
 from .problems import (
     Cause,
     KeyIsNotScope,
@@ -30,9 +31,8 @@ from .suggestions import (
     write_line,
 )
 
-# Names that a message suggests, and like ones of which those that fit are chosen.
+# Names that a message suggests.
 _MAX_NAMED: Final = 3
-_MAX_NEAR: Final = 10
 _MAX_LEAVES: Final = 1000
 
 
@@ -115,7 +115,25 @@ def _explain_root(
         advice = f"Write `{new}` in place of `{root}`."
     elif all(p.target[len(root) :] in around.leaves for p in problems):
         advice = f"Leave `{root}` out of the values."
+    elif new := _scope_with(problems, root, around):
+        advice = f"Write `{new}` in place of `{root}`."
     return Cause(label_of_problems(problems), f"{fact}.", tuple(problems), advice)
+
+
+def _scope_with(
+    problems: Sequence[TargetNotFound], root: str, around: Surroundings
+) -> str:
+    """The only scope under which the leaves lie that another one lacks; or ""."""
+    if not all(problem.target.startswith(root) for problem in problems):
+        return ""
+    below = [problem.target[len(root) :] for problem in problems]
+    scopes = [
+        name[: len(name) - len(below[0])]
+        for name in around.leaves.names
+        if name.endswith(f"/{below[0]}")
+    ]
+    alike = [s for s in scopes if all(s + name in around.leaves for name in below)]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
@@ -137,7 +155,7 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
     if f"{target}/" in leaves:
         return _suggest_below(entry, keys[0], target, around)
     key = parse_name(keys[0]).literal
-    near = other_beginnings(target, leaves) or nearest(target, leaves.names, _MAX_NEAR)
+    near = other_beginnings(target, leaves) or closest_names(target, leaves.names)[0]
     fitting = [name for name in near if around.fits(entry, key, name)]
     return _did_you_mean((fitting or near)[:_MAX_NAMED])
 
@@ -159,7 +177,10 @@ def _suggest_below(entry: MapEntry, key: str, target: str, around: Surroundings)
     leaves = around.leaves
     names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
     if name not in around.tensors:
-        return _did_you_mean(_ending(names, key))
+        close = nearest(f"{name}/", scopes_of(around.manifest.names), count=1)
+        written = close and change_key(entry, name, close[0])
+        line = write_line(entry, written or f"{key}/", f"{literal_pattern(target)}/")
+        return f"Are both scopes? These end in `/`: write `{line}`."
     fitting = [leaf for leaf in names if around.fits(entry, name, leaf)]
     return f"`{key}` is one tensor. {_did_you_mean(_ending(fitting, key))}".rstrip()
 

@@ -11,13 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.captures import parse_name
-from tf2flax._base.text import counted
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.expressions import Source, map_sources
+from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, target_of
 from .near_scopes import find_deeper_scopes
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
-from .suggestions import Surroundings, change_key, did_you_mean, scopes_named
+from .suggestions import (
+    Surroundings,
+    did_you_mean,
+    scopes_named,
+    source_of_entry,
+    write_key,
+)
 
 # Scopes of one entry that are searched, and scopes further down that are suggested.
 _MAX_SCOPES: Final = 20
@@ -74,15 +81,26 @@ def _explain_entry(
     ]
     if not fitting:
         return None
-    keys = [change_key(entry, scope, scope + level) for level in fitting]
+    source = source_of_entry(entry)
+    keys = [
+        write_key(entry, map_sources(source, lambda s, level=level: _deeper(s, level)))
+        for level in fitting
+    ]
     count = around.tensors.count_under(scope + fitting[0])
     fact = (
         f"what {counted(len(problems), 'leaf', 'leaves')} of `{target_of(entry)}` "
         f"{'needs' if len(problems) == 1 else 'need'} does not lie directly under "
         f"`{scope}`; {counted(count, 'tensor')} lie under `{scope}{fitting[0]}`."
     )
-    advice = did_you_mean([key for key in keys if key][:_MAX_SUGGESTED])
+    advice = did_you_mean(keys)
+    if len(keys) > 1:
+        listed = list_names([scope + level for level in fitting], _MAX_SUGGESTED)
+        advice = f"Name the scope that is meant: {listed} have what is needed."
     return Cause(label_of_problems(problems), fact, tuple(problems), advice)
+
+
+def _deeper(source: Source, level: str) -> Source:
+    return Source(source.pattern + literal_pattern(level))
 
 
 def _names_below(

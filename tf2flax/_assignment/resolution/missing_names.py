@@ -12,36 +12,38 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
-from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import Rule
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
-from tf2flax._base.text import counted
+from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, key_of, target_of
+from .likeness import closest_names, like_components
+from .new_entries import propose_entry, propose_sources
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
 from .suggestions import (
-    NewEntry,
     Surroundings,
     change_key,
     describe_numbers,
     did_you_mean,
-    propose_entry,
+    list_below,
     source_of_entry,
 )
 
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
 _MAX_DEPTH: Final = 64
-# Names like a missing one of which the first that may fill the leaf are suggested.
-_MAX_NEAR: Final = 10
-_KEEP: Final = (
-    "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out of "
-    "the target."
+# Names that are suggested for one.
+_MAX_SUGGESTED: Final = 3
+# What to do about leaves of which nothing is there.
+KEEP_MISSING: Final = (
+    "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out "
+    "of the target."
 )
 _CAPTURE: Final = re.compile(r"\{\w+\}")
 
@@ -215,52 +217,10 @@ def _only_below(problem: SourceNotFound, around: Surroundings) -> str:
 
 def _advise_level(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
     """The tensors lie a level below their names: `w/ExponentialMovingAverage`."""
-    first = problems[0]
-    pairs = [(p, _only_below(p, around)) for p in problems if p.leaf]
-    entry = propose_entry(
-        [(Source(literal_pattern(name)), p.leaf or "") for p, name in pairs],
-        around.leaves,
-    )
-    ending = pairs[0][1].removeprefix(first.source)
-    if entry.is_example:
-        names = [(p.source, p.leaf or "") for p, _ in pairs]
-        entry = _capture_components(names, ending, around) or entry
-    return f"`{first.source}/` holds `{ending[1:]}`. {entry}"
-
-
-def _capture_components(
-    names: Sequence[tuple[str, str]], ending: str, around: Surroundings
-) -> NewEntry | None:
-    """Writes entries for names that differ in components as one, with captures.
-
-        net/a/w/EMA -> params/a/w
-        net/b/w/EMA -> params/b/w      net/{i}/{j}/EMA -> params/{i}/{j}
-
-    Args:
-        names: Tensors without the ending, and the leaf of each.
-        ending: What the names of the tensors end in.
-        around: Names of the checkpoint and the target.
-
-    Returns:
-        The entry; None if it would reach other leaves, or does not fit all.
-    """
-    source, leaf = names[0]
-    same = _common_end(source, leaf)
-    captures = [f"{{{name}}}" for name in "ijklmn"[:same]]
-    if not same or len(captures) < same:
-        return None
-    key, value = (
-        "/".join([*map(literal_pattern, name.split("/")[:-same]), *captures])
-        for name in (source, leaf)
-    )
-    pattern, expected = parse_name(value), {b: a for a, b in names}
-    for name in around.leaves.names:
-        if (binding := pattern.matches(name)) is not None and (
-            expected.pop(name, None) != parse_name(key).expand(binding).literal
-        ):
-            return None
-    written = Source(key + literal_pattern(ending))
-    return None if expected else NewEntry(repr(written), value)
+    pairs = [(_only_below(p, around), p.leaf) for p in problems]
+    ending = pairs[0][0].removeprefix(f"{problems[0].source}/")
+    entry = propose_sources([(t, leaf) for t, leaf in pairs if leaf], around.leaves)
+    return f"`{problems[0].source}/` holds `{ending}`. {entry}"
 
 
 def _common_end(tensor: str, leaf: str) -> int:
@@ -313,35 +273,48 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     fact = f"The checkpoint has it for {list_collapsed(present, 2)} only."
     if place == len(components) - 1:
         return fact
-    return f"{fact} {_KEEP}"
+    return f"{fact} {KEEP_MISSING}"
 
 
 def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
     """Names that are like it."""
-    source = problems[0].source
+    first, source = problems[0], problems[0].source
     if hint := around.manifest.hint(source):
         return hint
-    first, needs_entry = problems[0], _gets_entries(problems[0], around)
-    near = nearest(source, around.manifest.names, count=_MAX_NEAR)
+    needs_entry = _gets_entries(first, around)
+    near, is_sure = _names_like(source, around)
     close = [name for name in near if around.fits(first.entry, name, first.leaf)]
     if not needs_entry:  # the name was written so: its shape is the next question
-        close = close or list(near)
+        close = (close or near)[:_MAX_SUGGESTED]
+        keys = [change_key(first.entry, source, name) for name in close]
+        captures = _CAPTURE.findall(key_of(first.entry))
+        # What names one tensor is no help for an entry of many.
+        alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
+        return did_you_mean(list(dict.fromkeys(alike))) or list_below(source, around)
+    above = source.rpartition("/")[0]
+    if above in around.tensors and around.may_fill(first.entry, above, first.leaf):
+        return _replace(problems, lambda s: s.rpartition("/")[0], around)
     # What is less like it than a tensor of another leaf is hardly meant.
-    if not close or around.is_taken(first.entry, close[0]):
-        return _KEEP if fills_scope(first.entry) else ""
-    close = close[:3]
+    if not close or not is_sure or around.is_taken(first.entry, close[0]):
+        return KEEP_MISSING if fills_scope(first.entry) else ""
+    if len(close) > 1:
+        return f"The checkpoint has {list_names(close, _MAX_SUGGESTED)}."
     scope, slash, last = close[0].rpartition("/")
-    if needs_entry:
-        if scope == source.rpartition("/")[0]:  # the others lack the same component
-            return _replace(
-                problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
-            )
-        return _replace(problems[:1], lambda _: close[0], around)
-    keys = [change_key(problems[0].entry, source, name) for name in close]
-    captures = _CAPTURE.findall(key_of(problems[0].entry))
-    # What names one tensor is no help for an entry of many.
-    alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
-    return did_you_mean(list(dict.fromkeys(alike)))
+    if scope == source.rpartition("/")[0]:  # the others lack the same component
+        return _replace(
+            problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
+        )
+    return _replace(problems[:1], lambda _: close[0], around)
+
+
+def _names_like(source: str, around: Surroundings) -> tuple[list[str], bool]:
+    """Tensors that may be meant by a name; True if they are surely like it."""
+    scope, slash, last = source.rpartition("/")
+    beside = itertools.islice(around.tensors.children_of(scope + slash), _MAX_TENSORS)
+    names = [name for name in beside if not name.endswith("/")]
+    if alike := like_components(last, names):
+        return [f"{scope}{slash}{name}" for name in alike], True
+    return closest_names(source, around.manifest.names)
 
 
 _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
@@ -376,13 +349,11 @@ def _replace(
     pairs = [
         (name, leaf)
         for name, leaf in renamed
-        if leaf and around.may_fill(first.entry, name, leaf)
+        if leaf and name in around.tensors and around.may_fill(first.entry, name, leaf)
     ]
     if not pairs:
-        return _KEEP
-    entry = propose_entry(
-        [(Source(literal_pattern(name)), leaf) for name, leaf in pairs], around.leaves
-    )
+        return KEEP_MISSING
+    entry = propose_sources(pairs, around.leaves)
     return f"If `{pairs[0][0]}` is meant, a{str(entry)[1:]}"
 
 

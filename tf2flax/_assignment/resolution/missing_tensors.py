@@ -14,20 +14,21 @@ from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import Rule
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.collapsing import collapse, list_collapsed
-from tf2flax._base.text import and_more, counted
+from tf2flax._base.text import and_more, counted, list_names
 
 from .entry_labels import fills_scope, target_of
 from .missing_levels import explain_missing_levels
-from .missing_names import explain_name, kind_of_name
-from .near_scopes import find_moved_scope
+from .missing_names import KEEP_MISSING, explain_name, kind_of_name
+from .near_scopes import MovedScope, find_moved_scope
+from .new_entries import propose_entry
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
 from .suggestions import (
     Surroundings,
     change_key,
+    list_below,
     max_searches,
-    propose_entry,
     scopes_named,
     transfer,
 )
@@ -117,12 +118,10 @@ class _MissingScope:
         if len(self.beside) == 1 and is_literal:
             self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
         self.is_captured = is_named and not is_literal
-        self.moved: str | None = None
-        self.is_moved = False
+        found = MovedScope(None)
         if may_search and not self.beside:
-            names = [(problem.source, root) for problem, root in missing]
-            taken = around.taken.get(entry.number, ())
-            self.moved, self.is_moved = find_moved_scope(names, around.tensors, taken)
+            found = find_moved_scope(missing, around)
+        self.moved, self.is_moved, self._rivals = found
 
     @property
     def problems(self) -> tuple[SourceNotFound, ...]:
@@ -149,7 +148,7 @@ class _MissingScope:
         if self.beside:
             return Cause(label, fact, self.problems, self._describe_layers())
         if self.moved is None:
-            return Cause(label, fact, self.problems, self._hint())
+            return Cause(label, fact, self.problems, self._hint() or self._list())
         where = self._where_they_lie()
         if len(self.missing) > 1 or fills_scope(first.entry):
             fact = f"{fact[:-1]}; {where}."
@@ -164,7 +163,7 @@ class _MissingScope:
         if old:
             roots = dict.fromkeys(root for _, root in self.missing)
             moved = (transfer(self.root, self.moved, root) for root in roots)
-            scopes = list(dict.fromkeys(moved))
+            scopes = [s for s in dict.fromkeys(moved) if s in self._around.tensors]
         count = sum(map(self._around.tensors.count_under, scopes))
         lie = "lies" if count == 1 else "lie"
         return f"{counted(count, 'tensor')} {lie} under {list_collapsed(scopes, 2)}"
@@ -197,6 +196,15 @@ class _MissingScope:
         if lowest > max(numbers) and (len(numbers) > 1 or self.is_captured):
             return f"{fact}: was the model built with another number of layers?"
         return f"{fact}."
+
+    def _list(self) -> str:
+        """What there is, where nothing is like the scope."""
+        if self._rivals:
+            listed = list_names(self._rivals, _MAX_ROOTS)
+            return f"Such names lie under {listed}: only their meaning tells which."
+        entry = self.missing[0][0].entry
+        keep = KEEP_MISSING if fills_scope(entry) else ""
+        return f"{list_below(self.root, self._around)} {keep}".strip()
 
     def _hint(self) -> str:
         manifest = self._around.manifest

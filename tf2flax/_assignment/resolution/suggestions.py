@@ -1,14 +1,15 @@
-"""Lines that can be pasted into a map: other keys and values, and entries to add.
+"""Lines that can be pasted into a map: other keys and values.
 
 A suggestion is written as it stands in a map: braces of names are doubled, and what an
-entry writes with captures (`layer_{i}`) is suggested with captures. An entry to add is
-written with `src(...)`, which wins over the scopes around it.
+entry writes with captures (`layer_{i}`) is suggested with captures. `new_entries` has
+entries to add.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -23,22 +24,27 @@ from tf2flax._assignment.language.expressions import (
     sources_of,
 )
 from tf2flax._assignment.language.literals import quote
+from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import Manifest
 
 from .entry_labels import target_of
+from .likeness import likeness
 from .scopes import NameTable, template_of
 
 # What stands for another thing in each layer: numbers, and captures of a pattern.
 _VARYING: Final = re.compile(r"(\d+|\{[A-Za-z_]\w*\})")
-_NUMBER: Final = re.compile(r"(\d+)")
 _CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*\}")
-_CAPTURES: Final = "ijklmn"
 # Causes of one message that get suggestions, and names that are compared for all.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 400_000
+# What lies under a scope: so many are looked at, and so many are named.
+_MAX_CHILDREN: Final = 1000
+_MAX_LISTED: Final = 5
 # Numbers of a tuple that may be a shape: NumPy's arrays have at most 64 axes.
 _MAX_RANK: Final = 64
+# Components with the same number are the same from this likeness on.
+_MIN_ALIKE: Final = 0.6
 # Components of names that are compared with each other.
 _MAX_DEPTH: Final = 64
 
@@ -118,26 +124,6 @@ class Surroundings:
         return not self.is_taken(entry, tensor) and self.fits(entry, tensor, leaf)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class NewEntry:
-    """An entry that is suggested, as it is written in a map.
-
-    Attributes:
-        key: The key: an expression.
-        value: The value.
-        is_example: True if it stands for several.
-    """
-
-    key: str
-    value: str
-    is_example: bool = False
-
-    def __str__(self) -> str:
-        """The entry, as a sentence."""
-        what = "entries such as" if self.is_example else "the entry"
-        return f"Add {what} `{self.key}` -> `{self.value}`."
-
-
 def describe_numbers(name: str, around: Surroundings) -> str:
     """Says that a tuple of numbers stands where a leaf was meant; "" if none does.
 
@@ -155,6 +141,18 @@ def describe_numbers(name: str, around: Surroundings) -> str:
         "Where they are the shape of a leaf, write "
         'jax.ShapeDtypeStruct(shape, "float32") in the target.'
     )
+
+
+def list_below(name: str, around: Surroundings) -> str:
+    """Says what lies under the innermost scope of a name that is there, if anything."""
+    root = around.tensors.missing_root(name) or name
+    scope = root[:-1].rpartition("/")[0] + "/"
+    scope = "" if scope == "/" else scope
+    children = list(itertools.islice(around.tensors.children_of(scope), _MAX_CHILDREN))
+    if not children:
+        return ""
+    what = f"`{scope}`" if scope else "The checkpoint"
+    return f"{what} holds {list_collapsed(children, _MAX_LISTED)}."
 
 
 def write_line(entry: MapEntry, key: str, value: str) -> str:
@@ -192,88 +190,6 @@ def did_you_mean(names: Sequence[str]) -> str:
     return f"Did you mean {' or '.join(f'`{name}`' for name in names)}?"
 
 
-def propose_entry(
-    pairs: Sequence[tuple[Expression, str]], names: NameTable
-) -> NewEntry:
-    """Proposes an entry for leaves, with captures where there are several.
-
-    Args:
-        pairs: The source of each leaf, without captures, and the leaf; or scopes.
-        names: All names of leaves.
-
-    Returns:
-        The entry. Of sources that no captures show, that of the first.
-    """
-    texts = [(repr(source), literal_pattern(leaf)) for source, leaf in pairs]
-    if len(texts) > 1 and (general := generalise(texts)):
-        key, value = general
-        reached = parse_name(value)
-        is_scope = value.endswith("/")
-        expected = {leaf for _, leaf in pairs}
-        matched = (
-            reached.expand(binding).literal
-            for name in names.names
-            if (binding := reached.matches(name, is_scope=is_scope)) is not None
-        )
-        if all(name in expected for name in matched):
-            return NewEntry(key, value)
-    return NewEntry(*texts[0], is_example=len(texts) > 1)
-
-
-def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """Writes pairs of texts that differ by numbers alone as one, with captures.
-
-    Args:
-        pairs: Key and value of each.
-
-    Returns:
-        Key and value; None if the numbers of the values do not give those of the keys.
-
-    Examples:
-        >>> generalise([("a_0/w", "b/0/w"), ("a_1/w", "b/1/w")])
-        ('a_{i}/w', 'b/{i}/w')
-    """
-    keys = [_NUMBER.split(key) for key, _ in pairs]
-    values = [_NUMBER.split(value) for _, value in pairs]
-    captures: dict[tuple[str, ...], str] = {}
-    value = _write_captures(values, captures, is_value=True)
-    key = _write_captures(keys, captures, is_value=False)
-    return None if key is None or value is None else (key, value)
-
-
-def _write_captures(
-    rows: Sequence[Sequence[str]],
-    captures: dict[tuple[str, ...], str],
-    *,
-    is_value: bool,
-) -> str | None:
-    """Joins split texts, with captures for numbers that differ.
-
-    Args:
-        rows: Literal text and numbers in turn, of each text.
-        captures: Numbers of all texts at one place -> the capture; of values, captures
-            are added.
-        is_value: True for the texts of values, which give captures their meaning.
-
-    Returns:
-        The text; None if the texts differ by more, or a capture is not there.
-    """
-    if len({len(row) for row in rows}) > 1:
-        return None
-    written: list[str] = []
-    for place, column in enumerate(zip(*rows, strict=True)):
-        if len(set(column)) == 1:
-            written.append(column[0])
-        elif place % 2 == 0 or (column not in captures and not is_value):
-            return None
-        else:
-            if column not in captures and len(captures) == len(_CAPTURES):
-                return None
-            name = captures.setdefault(column, _CAPTURES[len(captures) % 6])
-            written.append(f"{{{name}}}")
-    return "".join(written)
-
-
 def transfer(old: str, new: str, pattern: str) -> str:
     """Changes a pattern as a name that it stands for is changed.
 
@@ -304,7 +220,13 @@ def transfer(old: str, new: str, pattern: str) -> str:
         like = [
             k
             for k, text in enumerate(olds[: len(patterns)])
-            if varying and _VARYING.findall(text) == varying
+            if varying
+            and _VARYING.findall(text) == varying
+            # `bottleneck_v1` is not `unit_1` with another name, where both stand.
+            and (
+                (len(news) == len(olds) and k == place)
+                or likeness(template_of(text), template_of(component)) >= _MIN_ALIKE
+            )
         ]
         # The component at the same place from the end, or else the last one.
         aligned = place - len(news) + len(olds)

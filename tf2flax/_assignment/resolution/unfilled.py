@@ -140,17 +140,23 @@ def _other_beginnings(entry: MapEntry, names: Sequence[str]) -> list[str]:
     if not pattern.captures:
         found = other_beginnings(pattern.literal, table)
         return [literal_pattern(name) for name in found[:_MAX_NAMED]]
-    roots = [child for child in table.children_of("") if child.endswith("/")]
-    written = [target.partition("/")[2], *(f"{root}{target}" for root in roots)]
-    return [value for value in written[:_MAX_NAMED] if _reaches(value, names)]
-
-
-def _reaches(value: str, names: Sequence[str]) -> bool:
-    """True if a value with captures reaches a leaf."""
-    if not value.strip("/"):
-        return False
-    pattern, is_scope = parse_name(value), value.endswith("/")
-    return any(pattern.matches(name, is_scope=is_scope) is not None for name in names)
+    # What stands before the end of a name that the value matches, each once.
+    is_scope, before = target.endswith("/"), dict[str, None]()
+    for name in table.names:
+        position = name.find("/") + 1
+        while position and len(before) < _MAX_NAMED:
+            if pattern.matches(name[position:], is_scope=is_scope) is not None:
+                before[name[:position]] = None
+            position = name.find("/", position) + 1
+    written = [f"{literal_pattern(beginning)}{target}" for beginning in before]
+    shorter = target.partition("/")[2]
+    if shorter.strip("/") and any(
+        parse_name(shorter).matches(name, is_scope=is_scope) for name in table.names
+    ):
+        return [shorter]
+    # Scopes as near to the root as possible: others lie further down by accident.
+    fewest = min((value.count("/") for value in written), default=0)
+    return [value for value in written if value.count("/") == fewest][:_MAX_NAMED]
 
 
 def _reachable_names(leaves: Sequence[Leaf]) -> list[str]:
