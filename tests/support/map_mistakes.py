@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,15 +51,11 @@ class Mistake:
         """Plans another map for the same checkpoint and target."""
         prefix = self.tensors
         if isinstance(prefix, dict):
-            arrays = {name: np.zeros(shape, "f4") for name, shape in prefix.items()}
+            arrays = {name: _values_of(name, s) for name, s in prefix.items()}
             prefix = where / "m"
             if not (where / "m.index").exists():
                 tf2flax.save_checkpoint(prefix, arrays)
-        target = {
-            name: f32(*leaf) if isinstance(leaf, tuple) else leaf
-            for name, leaf in self.target.items()
-        }
-        return tf2flax.plan(prefix, entries, target, **self.options)
+        return tf2flax.plan(prefix, entries, self.tree, **self.options)
 
     def error(self, where: pathlib.Path, entries: Any) -> str:
         """What is wrong with a map; "" if nothing is."""
@@ -72,6 +69,35 @@ class Mistake:
         """The entries, as pairs."""
         entries = self.entries
         return [*(entries.items() if isinstance(entries, dict) else entries)]
+
+    def values(self, where: pathlib.Path, entries: Any) -> dict[str, np.ndarray]:
+        """What a map fills, leaf by leaf; other leaves are kept."""
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.tree)
+        keep: dict[str, Any] = {"on_missing": "keep", "on_mismatch": "keep"}
+        lenient = dataclasses.replace(
+            self, target=target, options={**self.options, **keep}
+        )
+        try:
+            plan = lenient.plan(where, entries)
+        except tf2flax.CheckpointError:
+            return {}
+        tree: Any = plan.restore()
+        return {a.leaf: np.asarray(tree[a.leaf]) for a in plan.assignments}
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The target: leaves by name."""
+        return {
+            name: f32(*leaf) if isinstance(leaf, tuple) else leaf
+            for name, leaf in self.target.items()
+        }
+
+
+def _values_of(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values that no other tensor has, none of them twice."""
+    first = zlib.crc32(name.encode()) % 10_000 * 100
+    count = int(np.prod(shape))
+    return np.arange(first, first + count, dtype="f4").reshape(shape)
 
 
 def layers(count: int, **shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

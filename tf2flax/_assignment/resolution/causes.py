@@ -49,6 +49,8 @@ _NEW_HEAD: Final = (
     'A new head or vocabulary stays as it is with on_mismatch="keep"; '
     "tf2flax.warm_start initialises it."
 )
+# Mismatches of different shapes of which reasons are sought, the first ones.
+_MAX_REASONS: Final = 200
 # Lines that say more about one cause.
 _MAX_DETAILS: Final = 8
 
@@ -101,8 +103,12 @@ def _explain_mismatches(
             ],
         )
     ]
-    groups = _join_groups(groups, around)
-    causes = [_explain_group(group, around) for group in groups]
+    explained = _join_groups(groups[:_MAX_REASONS], around)
+    causes = [_explain_group(group, reason, around) for group, reason in explained]
+    groups = [group for group, _ in explained] + groups[_MAX_REASONS:]
+    causes += [
+        _explain_group(group, None, around) for group in groups[len(explained) :]
+    ]
     pairs = [_differing_sizes(group[0]) for group in groups]
     counts = collections.Counter(pair for group in pairs for pair in group)
     if not counts:
@@ -115,28 +121,33 @@ def _explain_mismatches(
         for cause, group in zip(causes, pairs, strict=True)
         if (size, source_size) in group
     ]
-    explained = tuple(problem for cause in alike for problem in cause.problems)
+    members = tuple(problem for cause in alike for problem in cause.problems)
     whole = Cause(
-        label_of_problems(explained),
-        f"{len(explained)} leaves have {size} where the checkpoint has {source_size}: "
+        label_of_problems(members),
+        f"{len(members)} leaves have {size} where the checkpoint has {source_size}: "
         "was the model built with another configuration?",
-        explained,
+        members,
         details=tuple(cause.fact for cause in alike[:_MAX_DETAILS]),
     )
-    return [whole, *(cause for cause in causes if cause not in alike)]
+    others = zip(causes, pairs, strict=True)
+    return [whole, *(c for c, group in others if (size, source_size) not in group)]
 
 
 def _join_groups(
     groups: Sequence[list[Mismatch]], around: Surroundings
-) -> list[list[Mismatch]]:
-    """Joins mismatches of other shapes that one change of the key mends."""
-    joined: dict[object, list[Mismatch]] = {}
+) -> list[tuple[list[Mismatch], Reason | None]]:
+    """Joins mismatches of other shapes that one change of the key mends.
+
+    Returns:
+        Groups, each with the likely reason.
+    """
+    joined: dict[object, tuple[list[Mismatch], Reason | None]] = {}
     for number, group in enumerate(groups):
         reason, entry = _reason_of(group[0], around), group[0].entry
         key: object = number
         if reason and reason.change and reason.is_of_key:
             key = entry.number, reason.change(source_of_entry(entry))
-        joined.setdefault(key, []).extend(group)
+        joined.setdefault(key, ([], reason))[0].extend(group)
     return list(joined.values())
 
 
@@ -158,7 +169,9 @@ def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
     return {pair for pair in pairs if pair[0] != pair[1]}
 
 
-def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
+def _explain_group(
+    group: Sequence[Mismatch], reason: Reason | None, around: Surroundings
+) -> Cause:
     """Mismatches of one entry that have the same shapes."""
     first = group[0]
     rows = collapse([(p.leaf, p.source) for p in group])
@@ -166,7 +179,6 @@ def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
     more = len(group) - len(rows[0].members)
     listed = and_more(f"`{leaf}`", more)
     fact = f"leaf {listed} cannot take tensor `{source}`: {first.reason}"
-    reason = _reason_of(first, around)
     advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
     if reason and reason.text == ANOTHER_CONFIGURATION:
         advice = f"{advice} {_NEW_HEAD}"

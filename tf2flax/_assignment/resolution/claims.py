@@ -187,8 +187,9 @@ class Claims:
         source = name_of(claim.source)
         # A name that several tensors share does not say which tensor is meant. That is
         # an error of the map, which on_mismatch="keep" must not hide.
-        is_shared = any(map(self.manifest.is_shared, _names_of(claim.source)))
-        if self.options.on_mismatch.keeps(claim.leaf) and not is_shared:
+        if self.options.on_mismatch.keeps(claim.leaf) and not any(
+            map(self.manifest.is_shared, _names_of(claim.source))
+        ):
             leaf = self.leaves[claim.leaf]
             self._mismatched[claim.leaf] = Gap(
                 claim.leaf,

@@ -57,8 +57,7 @@ def find_doubt(
         return ""
     if (reshape := find_reshape(source)) is not None:
         return describe_reshape(reshape, spec_of)
-    is_split = isinstance(source, Rearranged) and axes is not None
-    if is_split and _separates(source, axes):
+    if isinstance(source, Rearranged) and axes and _separates(source, axes):
         return (
             "The sizes of the pattern do not fit, or its axes are in another order. "
             f"{_ONLY_MEANING}."

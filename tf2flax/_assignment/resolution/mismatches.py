@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tf2flax._assignment.language.expressions import Expression, Joined, Rearranged
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Joined,
+    Rearranged,
+    Source,
+)
 from tf2flax._assignment.layouts.shapes import axis_groups
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
@@ -90,6 +96,10 @@ def find_reason(
         The first reason that applies, the most specific first; None if the operations
         do not fit and no other sizes would.
     """
+    if isinstance(source, Source):  # as of most leaves, thousands of which may fail
+        if source_shape is None:
+            return None
+        return _reason_for_tensor(leaf, source_shape)
     # Sizes in the key come first: a wrong number of heads may look like a transpose,
     # which would give wrong values in the right shape.
     if fit := fit_sizes(source, leaf, spec_of):
@@ -101,6 +111,26 @@ def find_reason(
         return Reason(
             f"{count} are stacked: was the model built with another number of layers?"
         )
+    return _reason_for_shapes(leaf, source_shape, source, spec_of)
+
+
+@functools.lru_cache(maxsize=1024)
+def _reason_for_tensor(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> Reason:
+    """The reason for a tensor as it is: shapes alone decide."""
+
+    def no_spec(name: str) -> TensorSpec:
+        raise AssertionError(name)
+
+    return _reason_for_shapes(leaf, source_shape, Source("any"), no_spec)
+
+
+def _reason_for_shapes(
+    leaf: tuple[int, ...],
+    source_shape: tuple[int, ...],
+    source: Expression,
+    spec_of: Callable[[str], TensorSpec],
+) -> Reason:
+    """The likely reason, where sizes in the key are not it."""
     is_rearranged = isinstance(source, Rearranged) and bool(source.pattern.sizes)
     if sorted(leaf) == sorted(source_shape) and len(leaf) > 1:
         return _reason_for_order(leaf, source_shape, source, spec_of)

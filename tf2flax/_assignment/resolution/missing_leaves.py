@@ -178,7 +178,7 @@ def _suggest_below(entry: MapEntry, key: str, target: str, around: Surroundings)
     names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
     if name not in around.tensors:
         close = nearest(f"{name}/", scopes_of(around.manifest.names), count=1)
-        written = close and change_key(entry, name, close[0])
+        written = change_key(entry, name, close[0]) if close else None
         line = write_line(entry, written or f"{key}/", f"{literal_pattern(target)}/")
         return f"Are both scopes? These end in `/`: write `{line}`."
     fitting = [leaf for leaf in names if around.fits(entry, name, leaf)]

@@ -18,6 +18,7 @@ from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
+from tf2flax._base.optimizer_names import is_slot
 from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, key_of, target_of
@@ -248,6 +249,10 @@ def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     leaf = problems[0].leaf or ""
     if text := describe_numbers(leaf.rpartition("/")[0], around):
         return text
+    source = problems[0].source
+    if is_slot(source, around.tensors):  # its variable would be another value
+        above = _tensor_above(source, around)
+        return f"The checkpoint has `{above}`, and no such slot of it."
     return _replace(problems, lambda source: _tensor_above(source, around), around)
 
 
@@ -292,7 +297,8 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
         return did_you_mean(list(dict.fromkeys(alike))) or list_below(source, around)
     above = source.rpartition("/")[0]
-    if above in around.tensors and around.may_fill(first.entry, above, first.leaf):
+    is_above = above in around.tensors and not is_slot(source, around.tensors)
+    if not is_sure and is_above and around.may_fill(first.entry, above, first.leaf):
         return _replace(problems, lambda s: s.rpartition("/")[0], around)
     # What is less like it than a tensor of another leaf is hardly meant.
     if not close or not is_sure or around.is_taken(first.entry, close[0]):

@@ -96,7 +96,7 @@ def _describe_entries(
     resolution: Resolution, names: Sequence[str]
 ) -> Iterator[tuple[MapEntry, str]]:
     """Entries that reach no leaf, each with its text and what may have been meant."""
-    limit = max(_MAX_SUGGESTED, _MAX_COMPARED // max(len(names), 1))
+    limit = max(3, min(_MAX_SUGGESTED, _MAX_COMPARED // max(len(names), 1)))
     scopes = scopes_of(names) if resolution.unused_entries else frozenset[str]()
     for i, entry in enumerate(resolution.unused_entries):
         if isinstance(entry.target, tuple):
