@@ -142,6 +142,16 @@ ADVICE: dict[str, Advice] = {
         BERT, {"bert/encoder/layers_{i}/": "params/encoder/layer_{i}/"},
         ENCODER | THIRD, ENC, "Did you mean `bert/encoder/layer_{i}/`?", solved=False,
     ),
+    "a typo beside the next number": advice(
+        BERT, {"bert/encoder/layr_{i-1}/": "params/encoder/layer_{i}/"},
+        renamed(ENCODER, ("layer_1", "layer_2"), ("layer_0", "layer_1")),
+        {"bert/encoder/layer_{i-1}/": "params/encoder/layer_{i}/"},
+        "Did you mean `bert/encoder/layer_{i-1}/`?",
+    ),
+    "a typo beside several components": advice(
+        BERT, {"brt/{path...}/kernel": "params/{path...}/kernel"},
+        having(ENCODER, "kernel"), ENC, "Did you mean `bert/{path...}/kernel`?",
+    ),
     # Heads and other numbers in keys
     "heads of kernels and biases": advice(
         BERT, {SELF_SCOPE.rearrange(DOTS, h=8): "params/l_{i}/"}, HEADS,

@@ -305,7 +305,7 @@ CAUSES: dict[str, Mistake] = {
 }  # fmt: skip
 
 _NAMES = r"((?:`[^`]+`(?: or )?)+)"
-_CAPTURE = re.compile(r"\{\w+\}")
+_CAPTURE = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 _VALUE_IS_WRONG = re.compile("has no leaf|reach(es)? no leaf|and `[^`]*` is one tensor")
 _QUOTED = re.compile(r"`([^`]+)`")
 

@@ -46,7 +46,7 @@ KEEP_MISSING: Final = (
     "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out "
     "of the target."
 )
-_CAPTURE: Final = re.compile(r"\{\w+\}")
+_CAPTURE: Final = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 
 
 def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashable, ...]:

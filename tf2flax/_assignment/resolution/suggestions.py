@@ -33,8 +33,8 @@ from .likeness import likeness
 from .scopes import NameTable, template_of
 
 # What stands for another thing in each layer: numbers, and captures of a pattern.
-_VARYING: Final = re.compile(r"(\d+|\{[A-Za-z_]\w*\})")
-_CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*\}")
+_VARYING: Final = re.compile(r"(\{[A-Za-z_]\w*(?:\.\.\.|[+-]\d+)?\}|\d+)")
+_CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*(?:\.\.\.|[+-]\d+)?\}")
 # Causes of one message that get suggestions, and names that are compared for all.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 400_000
