@@ -62,9 +62,9 @@ def find_doubt(
             "The sizes of the pattern do not fit, or its axes are in another order. "
             f"{_ONLY_MEANING}."
         )
-    if other := find_other_reading(source, leaf, spec_of):
+    if reading := find_other_reading(source, leaf, spec_of):
         return (
-            f"`{other}` would give its shape, and so would a transpose. "
+            f"`{reading}` would give its shape, and so would a transpose. "
             f"{_ONLY_MEANING}."
         )
     return ""
@@ -77,10 +77,11 @@ def find_other_reading(
     if source.depth_and_size[1] > _MAX_SIZE:
         return ""
     for node, change in itertools.islice(_operations_of(source), _MAX_OPERATIONS):
-        for other in _other_readings(node, spec_of):
-            if _shape_of(change(other), spec_of) == leaf:
-                text = repr(other).removeprefix(repr(node.children[0]))
-                return f"axis={other.axis}" if isinstance(other, Joined) else text
+        for reading in _other_readings(node, spec_of):
+            if _shape_of(change(reading), spec_of) == leaf:
+                if isinstance(reading, Joined):
+                    return f"axis={reading.axis}"
+                return repr(reading).removeprefix(repr(node.children[0]))
     return ""
 
 
@@ -111,7 +112,7 @@ def _operations_of(
     expression: Expression,
 ) -> Iterator[tuple[Expression, Callable[[Expression], Expression]]]:
     """Yields operations, outermost first, and what puts another one in their place."""
-    yield expression, lambda other: other
+    yield expression, lambda replacement: replacement
     for number, child in enumerate(expression.children):
         for node, change in _operations_of(child):
             yield node, _in_child(expression, number, change)
@@ -120,9 +121,9 @@ def _operations_of(
 def _in_child(
     expression: Expression, number: int, change: Callable[[Expression], Expression]
 ) -> Callable[[Expression], Expression]:
-    def change_child(other: Expression) -> Expression:
+    def change_child(replacement: Expression) -> Expression:
         children = list(expression.children)
-        children[number] = change(other)
+        children[number] = change(replacement)
         return expression.with_children(children)
 
     return change_child

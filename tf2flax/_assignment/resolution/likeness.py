@@ -46,18 +46,18 @@ def likeness(first: str, second: str) -> float:
         >>> likeness("weight", "beta") < 0.5
         True
     """
-    one_word, another = (
+    word, another = (
         first[:_MAX_LETTERS].casefold(),
         second[:_MAX_LETTERS].casefold(),
     )
-    if one_word == another:
+    if word == another:
         return 1.0
-    ratio = difflib.SequenceMatcher(None, one_word, another, autojunk=False).ratio()
+    ratio = difflib.SequenceMatcher(None, word, another, autojunk=False).ratio()
     is_related = (
-        any({one_word, another} <= words for words in _SYNONYMS)
-        or one_word.startswith(another)
-        or another.startswith(one_word)
-        or one_word == _initials(second)
+        any({word, another} <= words for words in _SYNONYMS)
+        or word.startswith(another)
+        or another.startswith(word)
+        or word == _initials(second)
         or another == _initials(first)
     )
     return max(ratio, _RELATED) if is_related else ratio
@@ -72,10 +72,10 @@ def _initials(component: str) -> str:
 
 def like_components(component: str, components: Collection[str]) -> list[str]:
     """The components that may be meant by another one, best first."""
-    scored = [(likeness(component, other), other) for other in components]
-    alike = [(score, other) for score, other in scored if score >= _MIN_LIKENESS]
+    scored = [(likeness(component, word), word) for word in components]
+    alike = [(score, word) for score, word in scored if score >= _MIN_LIKENESS]
     alike.sort(key=lambda pair: (-pair[0], pair[1]))
-    return [other for score, other in alike if score >= alike[0][0] - _MARGIN]
+    return [word for score, word in alike if score >= alike[0][0] - _MARGIN]
 
 
 def closest_names(name: str, names: Collection[str]) -> tuple[list[str], bool]:

@@ -140,8 +140,8 @@ def _reason_for_shapes(
         )
     if math.prod(leaf) == math.prod(source_shape) and not is_rearranged:
         return _reason_for_grouping(leaf, source_shape, source, spec_of)
-    if other := find_other_reading(source, leaf, spec_of):
-        return Reason(f"`{other}` would give the shape of the leaf.")
+    if reading := find_other_reading(source, leaf, spec_of):
+        return Reason(f"`{reading}` would give the shape of the leaf.")
     return Reason(ANOTHER_CONFIGURATION)
 
 

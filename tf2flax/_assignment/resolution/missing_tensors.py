@@ -118,10 +118,10 @@ class _MissingScope:
         if len(self.beside) == 1 and is_literal:
             self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
         self.is_captured = is_named and not is_literal
-        found = MovedScope(None)
+        instead = MovedScope(None)
         if may_search and not self.beside:
-            found = find_moved_scope(missing, around)
-        self.moved, self.is_moved, self._rivals = found
+            instead = find_moved_scope(missing, around)
+        self.moved, self.is_moved, self._rivals = instead
 
     @property
     def problems(self) -> tuple[SourceNotFound, ...]:

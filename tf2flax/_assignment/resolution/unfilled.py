@@ -144,8 +144,8 @@ def _other_beginnings(entry: MapEntry, names: Sequence[str]) -> list[str]:
     table, target = NameTable(sorted(names)), target_of(entry)
     pattern = parse_name(target)
     if not pattern.captures:
-        found = other_beginnings(pattern.literal, table)
-        return [literal_pattern(name) for name in found[:_MAX_NAMED]]
+        values = other_beginnings(pattern.literal, table)[:_MAX_NAMED]
+        return [literal_pattern(name) for name in values]
     # What stands before the end of a name that the value matches, each once.
     is_scope, before = target.endswith("/"), dict[str, None]()
     for name in table.names:
