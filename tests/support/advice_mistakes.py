@@ -272,6 +272,20 @@ ADVICE: dict[str, Advice] = {
         LSTM, {CELL.replace("basic_", ""): "params/cell_{i}/"}, CELLS,
         {CELL: "params/cell_{i}/"}, f"Did you mean `{CELL}`?",
     ),
+    "a scope that is as much like two": no_key(
+        under("encoder/", SQUARE) | under("decoder/", SQUARE), {"ecoder/": "params/"},
+        TARGET, {"encoder/": "params/"}, "`decoder/`, `encoder/`",
+    ),
+    "a value that ends as two scopes do": no_key(
+        BERT, {"bert/pooler/dense/": "dense/"},
+        {"params/a/dense/kernel": (32, 32), "params/b/dense/kernel": (32, 32)}, {},
+        "which is meant: `params/a/dense/`, `params/b/dense/`?",
+    ),
+    "a value that ends as two leaves do": no_key(
+        BERT, {"bert/pooler/dense/kernel": "dense/kernel"},
+        {"params/a/dense/kernel": (32, 32), "params/b/dense/kernel": (32, 32)}, {},
+        "Name the leaf that is meant",
+    ),
     # Names
     "averages of a scope": advice(
         AVERAGES, {"net/": "params/"}, MEANS, AVERAGE,
@@ -302,6 +316,10 @@ ADVICE: dict[str, Advice] = {
     "kernels by another name": advice(
         SQ, {"enc/": "params/"}, renamed(TARGET, ("kernel", "weight")),
         [("enc/{l}/{m}/kernel", "params/{l}/{m}/weight"), ("enc/", "params/")],
+    ),
+    "an abbreviation of one of two": advice(
+        RESNET, {"resnet_v1_8/conv1/BatchNorm/": "bn/"}, {"bn/moving_var": (64,)},
+        {"resnet_v1_8/conv1/BatchNorm/moving_variance": "bn/moving_var"},
     ),
     "names of PyTorch": advice(
         BERT, {"bert/embeddings/LayerNorm/": "params/ln/"}, {"params/ln/weight": (32,)},

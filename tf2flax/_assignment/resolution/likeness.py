@@ -25,7 +25,7 @@ _MIN_LIKENESS: Final = 0.5
 # Components whose likeness differs by less are equally likely.
 _MARGIN: Final = 0.15
 # Likeness of a word and its abbreviation, or another word for the same parameter.
-_RELATED: Final = 0.8
+_RELATED: Final = 0.92
 # Words for one parameter, in Flax, TensorFlow, Keras and PyTorch.
 _SYNONYMS: Final = (
     frozenset({"kernel", "weight", "weights", "w"}),
@@ -42,7 +42,7 @@ def likeness(first: str, second: str) -> float:
 
     Examples:
         >>> likeness("EMA", "ExponentialMovingAverage"), likeness("weight", "gamma")
-        (0.8, 0.8)
+        (0.92, 0.92)
         >>> likeness("weight", "beta") < 0.5
         True
     """

@@ -9,6 +9,7 @@ from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._base.names import nearest
+from tf2flax._base.text import list_names
 
 from .entry_labels import label_of
 from .likeness import closest_names
@@ -155,8 +156,11 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
     if f"{target}/" in leaves:
         return _suggest_below(entry, keys[0], target, around)
     key = parse_name(keys[0]).literal
-    near = other_beginnings(target, leaves) or closest_names(target, leaves.names)[0]
+    beginnings = other_beginnings(target, leaves)
+    near = beginnings or closest_names(target, leaves.names)[0]
     fitting = [name for name in near if around.fits(entry, key, name)]
+    if beginnings and len(fitting) > 1:  # as likely, and of one size
+        return f"Name the leaf that is meant: {list_names(fitting, _MAX_NAMED)}."
     return _did_you_mean((fitting or near)[:_MAX_NAMED])
 
 

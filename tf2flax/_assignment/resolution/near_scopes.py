@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._base.names import nearest
 
+from .likeness import likeness
 from .problems import SourceNotFound
 from .scopes import NameTable
 from .suggestions import Surroundings, transfer
@@ -83,12 +84,20 @@ def find_moved_scope(
     if best:
         first = max(best.values())
         equal = [scope for scope, rank in best.items() if rank == first]
-        if len(equal) == 1 or first[1] == 2:
+        if first[1] == 2:
+            equal = _most_like(component, equal)
+        if len(equal) == 1:
             return MovedScope(equal[0], holds_names=True)
         return MovedScope(None, rivals=tuple(equal))
     taken = around.taken.get(missing[0][0].entry.number, ())
     free = [scope for scope in like if not _is_taken(scope, tensors, taken)]
     return MovedScope(free[0]) if free else MovedScope(None)
+
+
+def _most_like(component: str, scopes: Sequence[str]) -> list[str]:
+    """Of some scopes those whose own names are most like a name."""
+    scores = [likeness(component, s[:-1].rpartition("/")[2]) for s in scopes]
+    return [s for s, score in zip(scopes, scores, strict=True) if score == max(scores)]
 
 
 def _has_name(

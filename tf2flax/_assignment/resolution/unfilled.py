@@ -14,7 +14,7 @@ from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._base.collapsing import collapse, summarise
 from tf2flax._base.names import nearest
-from tf2flax._base.text import and_more
+from tf2flax._base.text import and_more, list_names
 
 from .assignments import Gap, Leaf, Resolution
 from .entry_labels import key_of, label_of, target_of
@@ -127,8 +127,9 @@ def _suggest_target(
         return f"`{target[:-1]}` is a leaf: give its name as the value, and a tensor"
     if others := _other_beginnings(entry, names):
         key = write_key(entry, source_of_entry(entry))
-        lines = [f"`{write_line(entry, key, value)}`" for value in others]
-        return f"write {' or '.join(lines)}"
+        if len(others) > 1:
+            return f"which is meant: {list_names(others, _MAX_NAMED)}?"
+        return f"write `{write_line(entry, key, others[0])}`"
     candidates = list(scopes if is_scope else names)
     written = (with_captures(target, name) for name in candidates[:_MAX_WRITTEN])
     close = nearest(target, {text for text in written if text}, count=1)
@@ -155,9 +156,15 @@ def _other_beginnings(entry: MapEntry, names: Sequence[str]) -> list[str]:
                 before[name[:position]] = None
             position = name.find("/", position) + 1
     written = [f"{literal_pattern(beginning)}{target}" for beginning in before]
-    shorter = target.partition("/")[2]
-    if shorter.strip("/") and any(
-        parse_name(shorter).matches(name, is_scope=is_scope) for name in table.names
+    root, _, shorter = target.partition("/")
+    # A root that the target has is not too many.
+    is_root = f"{root}/" in table
+    if (
+        not is_root
+        and shorter.strip("/")
+        and any(
+            parse_name(shorter).matches(name, is_scope=is_scope) for name in table.names
+        )
     ):
         return [shorter]
     # Scopes as near to the root as possible: others lie further down by accident.
