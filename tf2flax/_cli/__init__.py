@@ -19,6 +19,7 @@ import io
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TextIO
 
@@ -96,8 +97,16 @@ def _run(argv: Sequence[str] | None) -> int:
         # Names need not be ASCII, nor UTF-8, where the stream's encoding is.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code: int = arguments.run(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        code: int = arguments.run(arguments)
     return code
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Writes a warning as other messages, without a line of Python."""
+    _complain(f"warning: {message}")
 
 
 def _is_closed(stream: TextIO | None) -> bool:

@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._base.text import align_columns, printable
+from tf2flax._base.progress import Advance, reporting
+from tf2flax._base.text import printable
 from tf2flax._export.readers import ReadableArray, open_arrays
 
 from .selecting import matches
+from .terminals import print_table, wants_bar
 
 _EXAMPLES: Final = """\
 examples:
@@ -49,7 +51,6 @@ def add_to(commands: Any) -> None:
         description="Compares names, shapes, dtypes and values. Exit code 1 where "
         "anything differs.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("first", metavar="A", help="checkpoint, or what it became")
     parser.add_argument("second", metavar="B", help="the other one")
@@ -75,9 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
     names = sorted({*first, *second})
     if arguments.pattern is not None:
         names = [name for name in names if matches(name, arguments.pattern)]
-    differences = list(
-        _differences(names, first, second, arguments.rtol, arguments.atol)
-    )
+    shared = [name for name in names if _is_compared(name, first, second)]
+    total = sum(first[name].nbytes + second[name].nbytes for name in shared)
+    accepted = (arguments.rtol, arguments.atol)
+    with reporting(wants_bar(total), total, "Comparing") as advance:
+        differences = list(_differences(names, first, second, accepted, advance))
     count = len(names) - len(differences)
     if arguments.json:
         document = {
@@ -92,24 +95,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if differences else 0
 
 
+def _is_compared(
+    name: str,
+    first: Mapping[str, ReadableArray],
+    second: Mapping[str, ReadableArray],
+) -> bool:
+    """True if the values of both are compared: both are there, of one shape."""
+    return name in first and name in second and first[name].shape == second[name].shape
+
+
 def _differences(
     names: list[str],
     first: Mapping[str, ReadableArray],
     second: Mapping[str, ReadableArray],
-    rtol: float,
-    atol: float,
+    accepted: tuple[float, float],
+    advance: Advance,
 ) -> Iterator[Difference]:
     for name in names:
         if name not in first or name not in second:
             yield Difference(name, f"only in {'B' if name in second else 'A'}")
             continue
         a, b = first[name], second[name]
-        if a.shape != b.shape:
+        if not _is_compared(name, first, second):
             yield Difference(name, f"shape {list(a.shape)} and {list(b.shape)}")
             continue
         is_cast = a.dtype != b.dtype
         fact = f"dtype {a.dtype} and {b.dtype}" if is_cast else ""
-        values = _compare(a.read(), b.read(), rtol, atol)
+        values = _compare(a.read(), b.read(), *accepted)
+        advance(a.nbytes + b.nbytes, name)
         if values is None:
             if is_cast:
                 yield Difference(name, fact, 0.0, 0.0)
@@ -168,7 +181,7 @@ def _print(differences: list[Difference], equal: int) -> None:
         rows.append((printable(row.name), row.fact, numbers[0], numbers[1]))
     if sys.stdout.isatty():
         if differences:
-            print(*align_columns(rows, right={2, 3}), sep="\n")
+            print_table(rows, right={2, 3})
         print(f"{len(differences)} differ, {equal} are equal")
     else:
         for row in rows[1:]:

@@ -14,6 +14,15 @@ import tf2flax
 from tf2flax._base.names import nearest
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of examples, and wraps what is one paragraph."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # pyright: ignore[reportPrivateUsage]
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that names the nearest command or option for one that there is not.
 
@@ -21,6 +30,11 @@ class Parser(argparse.ArgumentParser):
     """
 
     _arguments: Sequence[str] = ()
+
+    def __init__(self, **options: Any) -> None:
+        """Takes the options of argparse."""
+        options.setdefault("formatter_class", HelpFormatter)
+        super().__init__(**options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parses, and remembers what was given, for messages."""

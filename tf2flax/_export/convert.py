@@ -60,6 +60,8 @@ class ConversionReport:
             that `slots=False` drops.
         left_out: Names of tensors of strings, which the format does not hold.
         nbytes: Bytes of the elements that were written.
+        kept: Names of the leaves that were written as a target has them, where there is
+            one (`tf2flax convert --target`): no entry of the map fills them.
 
     Examples:
         >>> import tempfile, tf2flax
@@ -80,6 +82,7 @@ class ConversionReport:
     dropped: tuple[str, ...]
     left_out: tuple[str, ...]
     nbytes: int
+    kept: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for `json.dumps`."""
@@ -91,6 +94,8 @@ class ConversionReport:
             f"{printable(self.path)}: {counted(len(self.written), 'tensor')}, "
             f"{format_nbytes(self.nbytes)}"
         ]
+        if self.kept:
+            lines.append(f"as in the target, not filled: {list_names(self.kept)}")
         if self.dropped:
             lines.append(f"dropped: {list_names(self.dropped)}")
         if self.left_out:
@@ -115,8 +120,9 @@ def convert(
 ) -> ConversionReport:
     """Writes a checkpoint in another format, or in TensorFlow's own, changed.
 
-    Tensors are streamed: besides 256 MiB, memory holds one tensor of `npz` or
-    `tensorbundle` at a time, and none of the other formats.
+    Tensors are streamed: memory holds 256 MiB of reads, and the largest tensor where
+    it is needed whole: in "npz" and "tensorbundle", or where it is cast or changed by
+    an expression.
 
     Args:
         checkpoint: A path, or an open checkpoint or view.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import pathlib
 import zipfile
@@ -34,11 +35,13 @@ class ReadableArray(NamedTuple):
     Attributes:
         shape: Its shape.
         dtype: Its dtype, as messages name it.
+        nbytes: How many bytes are read for it; of strings, what is known before.
         read: Reads all of it; strings as an object array of bytes.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    nbytes: int
     read: Callable[[], np.ndarray]
 
 
@@ -66,7 +69,9 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
 
 def _open_checkpoint(checkpoint: Checkpoint) -> Mapping[str, ReadableArray]:
     return {
-        name: ReadableArray(tensor.shape, tensor.entry.spec.dtype.name, tensor.read)
+        name: ReadableArray(
+            tensor.shape, tensor.entry.spec.dtype.name, tensor.nbytes, tensor.read
+        )
         for name, tensor in checkpoint.items()
     }
 
@@ -93,7 +98,7 @@ def _open_safetensors(path: str) -> Mapping[str, ReadableArray]:
                     raise ValueError(f"`{name}` has offsets {start} and {stop}")
                 place = start + 8 + length
                 arrays[name] = ReadableArray(
-                    shape, str(dtype), _range_reader(path, place, shape, dtype)
+                    shape, str(dtype), nbytes, _range_reader(path, place, shape, dtype)
                 )
     except OSError as error:
         raise ReadError(f"Cannot read `{path}`: {error.strerror}.") from error
@@ -127,9 +132,11 @@ def _open_npz(path: str) -> Mapping[str, ReadableArray]:
                 with archive.open(member) as file:
                     shape, dtype = _npy_header(file)
                 name = member.removesuffix(".npy")
-                is_text = dtype.kind == "S"
                 arrays[name] = ReadableArray(
-                    shape, "string" if is_text else str(dtype), _npz_reader(path, name)
+                    shape,
+                    "string" if dtype.kind == "S" else str(dtype),
+                    math.prod(shape) * dtype.itemsize,
+                    _npz_reader(path, name),
                 )
     except OSError as error:
         raise ReadError(f"Cannot read `{path}`: {error.strerror}.") from error
@@ -209,4 +216,6 @@ def _orbax_array(folder: str, driver: str, name: str) -> ReadableArray:
     def read() -> np.ndarray:
         return np.asarray(store.read().result())
 
-    return ReadableArray(tuple(store.shape), str(store.dtype.numpy_dtype), read)
+    dtype: np.dtype = store.dtype.numpy_dtype
+    nbytes = int(store.size) * dtype.itemsize
+    return ReadableArray(tuple(store.shape), str(dtype), nbytes, read)
