@@ -103,6 +103,17 @@ def test_conversions_are_equal(
     assert run(capsys, "diff", out, out, "--json")[0] == 0
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_outputs_are_known_by_what_is_in_them(
+    name: Any, prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only `--format` says what they are, and no ending."""
+    out = f"{tmp_path}/out"
+    given = ["convert", prefix, out, "--format", name, "--no-slots"]
+    assert run(capsys, *given)[0] == 0
+    assert run(capsys, "diff", prefix, out, "enc/layer_1/") == (0, "")
+
+
 def test_what_other_libraries_wrote(
     prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

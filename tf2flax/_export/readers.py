@@ -49,7 +49,7 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
     """Opens a checkpoint, or what one was converted to.
 
     Args:
-        path: A checkpoint of any kind; a `.safetensors` or `.npz` file; or an Orbax
+        path: A checkpoint of any kind; a file of safetensors, or an npz; or an Orbax
             directory, of a step or of the items in it.
 
     Returns:
@@ -58,13 +58,35 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
     Raises:
         CheckpointError: It is neither, or it is damaged.
     """
-    if path.endswith(".safetensors") and os.path.isfile(path):
-        return _open_safetensors(path)
-    if path.endswith(".npz") and os.path.isfile(path):
-        return _open_npz(path)
+    if os.path.isfile(path):
+        if path.endswith(".safetensors") or _begins_as_safetensors(path):
+            return _open_safetensors(path)
+        if path.endswith(".npz") or _holds_npy(path):
+            return _open_npz(path)
     if orbax := _find_orbax(path):
         return _open_orbax(orbax)
     return _open_checkpoint(open_checkpoint(path))
+
+
+def _begins_as_safetensors(path: str) -> bool:
+    """True if a file begins with the length of a header, and the header follows."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:  # whoever opens it says why
+        return False
+    length = int.from_bytes(head[:8], "little")
+    return head[8:] == b"{" and length <= min(MAX_HEADER_NBYTES, os.path.getsize(path))
+
+
+def _holds_npy(path: str) -> bool:
+    """True if a file is a zip of arrays and nothing else; Keras writes zips too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def _open_checkpoint(checkpoint: Checkpoint) -> Mapping[str, ReadableArray]:
