@@ -50,7 +50,7 @@ SIGNATURES = {
     "src": "name",
     "concat": "sources, *, axis=0, over=None",
     "stack": "sources, *, axis=0, over=None",
-    "load_map": "path",
+    "load_map": "path, parameters",
     "save_map": "path, assignment_map, *, overwrite=False",
     "checkpoints_iterator": (
         "checkpoint_dir, min_interval_secs=0, timeout=None, timeout_fn=None"

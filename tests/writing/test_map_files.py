@@ -88,7 +88,7 @@ def test_a_file_by_hand(tmp_path: pathlib.Path) -> None:
     path.write_text(BY_HAND)
     found = tf2flax.load_map(path)
     assert found == {"a/": "b/", src("q#").transpose(): "z#", "multi": "m", "bare": "x"}
-    assert list(found.places.values()) == [f"{path}:{n}" for n in (6, 9, 10, 11)]
+    assert list(found.facts.places.values()) == [f"{path}:{n}" for n in (6, 9, 10, 11)]
 
 
 def test_comments_stay(tmp_path: pathlib.Path) -> None:

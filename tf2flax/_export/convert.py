@@ -399,7 +399,7 @@ def metadata_of(checkpoint: Checkpoint, entries: FrozenMap | None) -> dict[str, 
             with contextlib.suppress(DamagedError):
                 metadata["step"] = str(int(np.asarray(step.read())))
     if entries is not None:
-        pairs = [[str(key), str(value)] for key, value, _ in entries.entries]
+        pairs = [[str(key), str(value)] for key, value, *_ in entries.entries]
         metadata["assignment_map"] = json.dumps(pairs)
     return metadata
 

@@ -13,7 +13,7 @@ The names become leaves, and the rules for restores decide between entries.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -289,19 +289,20 @@ def _names_of_rule(rule: Rule, manifest: Manifest) -> Iterator[str]:
             "stands for. Use it in the key too."
         )
     counted = frozenset(name for name, _ in counted_captures(rule.source))
+    lowest = rule.lowest()
     if rule.is_scope:
         scope = sources[0]
         for name in manifest.names:
             binding = (
                 {}
                 if scope.text == "/"
-                else scope.matches(name, is_scope=True, digits=counted)
+                else scope.matches(name, is_scope=True, digits=counted, lowest=lowest)
             )
             if binding is not None:
                 prefix = _prefix(scope.expand(binding).literal)
                 yield _prefix(_bound(target, binding)) + name[len(prefix) :]
         return
-    for binding in _bindings(sources, counted, manifest.names):
+    for binding in _bindings(sources, counted, lowest, manifest.names):
         yield _bound(target, binding)
 
 
@@ -310,7 +311,10 @@ def _bound(target: NamePattern, binding: dict[str, str]) -> str:
 
 
 def _bindings(
-    sources: Sequence[NamePattern], counted: frozenset[str], names: Sequence[str]
+    sources: Sequence[NamePattern],
+    counted: frozenset[str],
+    lowest: Mapping[str, int],
+    names: Sequence[str],
 ) -> list[dict[str, str]]:
     """What the captures of several names can stand for, together."""
     bindings: list[dict[str, str]] = [{}]
@@ -320,7 +324,7 @@ def _bindings(
             pattern = source.expand(binding)
             matches: Iterable[dict[str, str]] = [{}]
             if pattern.captures:
-                matches = pattern.among(names, counted)
+                matches = pattern.among(names, counted, lowest)
             for match in matches:
                 free = {k: v for k, v in match.items() if k not in counted}
                 merged = binding | free

@@ -95,7 +95,7 @@ def init_from_checkpoint(
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
     refuse_tracing()
-    checked = check_options("init_from_checkpoint", options)
+    checked = check_options("init_from_checkpoint", options, assignment_map)
     parts = take_target(target)
 
     def make() -> Job:
@@ -157,7 +157,7 @@ def warm_start(
         ['bias', 'kernel']
     """
     check_init_function(init_fn)
-    checked = check_options("warm_start", options)
+    checked = check_options("warm_start", options, assignment_map)
     opened = open_checkpoint(checkpoint)
     frozen = freeze_map(assignment_map)
     check_map(frozen)

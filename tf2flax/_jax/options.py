@@ -15,16 +15,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict, TypeVar
 
-import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.grammar import facts_of
+from tf2flax._assignment.resolution.option_checks import (
+    check_logical_rules,
+    check_nbytes,
+    check_strategy,
+    check_uneven,
+)
 from tf2flax._assignment.resolution.policies import (
     MapOptions,
     check_option,
     option_field,
 )
-from tf2flax._base.caller import check_switch, is_one_of, show_value
+from tf2flax._base.caller import check_switch, show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress
@@ -102,71 +108,9 @@ def _suggest_mesh(value: object) -> str:
     return ' Make it: jax.make_mesh((jax.device_count(),), ("data",)).'
 
 
-def _check_logical_rules(option: str, rules: object) -> object:
-    is_pairs = isinstance(rules, (tuple, list)) and all(
-        isinstance(rule, (tuple, list))
-        and len(rule) == 2
-        and isinstance(rule[0], str)
-        and isinstance(rule[1], (str, tuple, type(None)))
-        for rule in rules
-    )
-    if rules is not None and not is_pairs:
-        raise AssignmentError(
-            f"Option {option}: expected pairs of a logical name and the mesh axis that "
-            f"it means (or None), got {show_value(rules)}. Write "
-            '[("embed", "data"), ("mlp", None)].'
-        )
-    return rules
-
-
-def check_strategy(option: str, strategy: object) -> object:
-    """Refuses what is not the name of a strategy.
-
-    Args:
-        option: Name of the option, for the message.
-        strategy: What the caller gave.
-
-    Returns:
-        The same.
-
-    Raises:
-        AssignmentError: It is none.
-    """
-    if not is_one_of(strategy, ("auto", "local", "read-once")):
-        raise AssignmentError(
-            f"Option {option}: expected 'auto', 'local' or 'read-once', got "
-            f"{show_value(strategy)}."
-        )
-    return strategy
-
-
-def _check_uneven(option: str, policy: object) -> object:
-    if not is_one_of(policy, ("error", "replicate")):
-        raise AssignmentError(
-            f"Option {option}: expected 'error' or 'replicate', got "
-            f"{show_value(policy)}."
-        )
-    return policy
-
-
-def _check_nbytes(option: str, nbytes: object) -> object:
-    if not is_count(nbytes):
-        raise AssignmentError(
-            f"Option {option}: expected a positive whole number of bytes, got "
-            f"{show_value(nbytes)}."
-        )
-    return nbytes
-
-
 def _check_progress(_option: str, progress: object) -> object:
     check_progress(progress)
     return progress
-
-
-def is_count(value: Any) -> bool:
-    """True for whole numbers above 0, also NumPy's, but no bools."""
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_whole and bool(value > 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,19 +120,22 @@ class CheckedOptions(MapOptions):
     verify: bool = option_field(True, check_switch)
     progress: bool | ProgressFunction = option_field(False, _check_progress)
     strategy: Strategy = option_field("auto", check_strategy)
-    max_in_flight_bytes: int = option_field(MAX_IN_FLIGHT_BYTES, _check_nbytes)
+    max_in_flight_bytes: int = option_field(MAX_IN_FLIGHT_BYTES, check_nbytes)
     sharding: ShardingOption = option_field(None)
     mesh: Mesh | AbstractMesh | None = option_field(None, _check_mesh)
-    on_uneven: Literal["error", "replicate"] = option_field("error", _check_uneven)
-    logical_axis_rules: LogicalRules | None = option_field(None, _check_logical_rules)
+    on_uneven: Literal["error", "replicate"] = option_field("error", check_uneven)
+    logical_axis_rules: LogicalRules | None = option_field(None, check_logical_rules)
 
 
-def check_options(function: str, options: RestoreOptions) -> CheckedOptions:
-    """Checks the options of a call, and adds the defaults of the others.
+def check_options(
+    function: str, options: RestoreOptions, assignment_map: object = None
+) -> CheckedOptions:
+    """Checks the options of a call, and adds those of the map and the defaults.
 
     Args:
         function: Name of the function that was called, for the message.
-        options: What the caller gave.
+        options: What the caller gave: it wins, also where it is the default.
+        assignment_map: The map, which may come from a file that gives options.
 
     Returns:
         All options.
@@ -199,6 +146,14 @@ def check_options(function: str, options: RestoreOptions) -> CheckedOptions:
     """
     fields = {field.name: field for field in dataclasses.fields(CheckedOptions)}
     checked: dict[str, Any] = {}
+    facts = facts_of(assignment_map)
+    for name, value in facts.options.items():
+        if name not in options:
+            try:
+                checked[name] = check_option(fields[name], value)
+            except AssignmentError as error:
+                place = facts.option_places.get(name, "")
+                raise AssignmentError(f"{place}: {error}") from error
     for name, value in options.items():
         if name not in fields:
             close = nearest(name, list(fields), count=1)

@@ -18,6 +18,7 @@ from tf2flax._assignment.plans.plan import PlacementReport
 from tf2flax._assignment.plans.report import ReadSummary, render, render_html
 from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._assignment.resolution.assignments import Assignment, Gap
+from tf2flax._assignment.resolution.option_checks import check_strategy, is_count
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
@@ -29,8 +30,6 @@ from .options import (
     AssignmentMap,
     RestoreOptions,
     check_options,
-    check_strategy,
-    is_count,
     takes_options,
 )
 from .plan_cost import PlanCost
@@ -370,7 +369,7 @@ def plan(
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
-    checked = check_options("plan", options)
+    checked = check_options("plan", options, assignment_map)
     job = make_job(checkpoint, assignment_map, take_target(target), checked)
     check_kept(job)
     check_filled(job)

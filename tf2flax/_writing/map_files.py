@@ -16,35 +16,54 @@ from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
 from tf2flax._storage.writing import write_atomically
 
-from .map_formatting import check_entries, format_json, format_toml
-from .map_parsing import MapPairs, MapTable, parse_map_text
+from .loaded_maps import MapPairs, MapTable
+from .map_formatting import check_map_to_write, format_json, format_toml
+from .map_parsing import parse_map_text
 
 # A map of a million entries would have some 100 MB; no map has (bytes).
 _MAX_NBYTES: Final = 64 << 20
 
 
-def load_map(path: PathLike) -> MapTable | MapPairs:
-    """Reads an assignment map from a TOML or JSON file, and checks its grammar.
+def load_map(path: PathLike, **parameters: int | float | str) -> MapTable | MapPairs:
+    r"""Reads an assignment map from a TOML or JSON file, and checks its grammar.
 
     Args:
-        path: The file: `.toml` or `.json`.
+        path: The file: `.toml` or `.json`. Its tables: `assignment_map`; `optional`,
+            entries that may reach no leaf or find no tensor; `parameters`, which stand
+            in names as `{name}` and in expressions as variables; `options` of
+            `tf2flax.plan`, where the call does not give them.
+        **parameters: Values in place of those of the file.
 
     Returns:
         A dict of names, scopes and expressions to names and scopes, or a list of pairs
-        if the file holds pairs. Messages about its entries name file and line.
+        if the file holds pairs. Messages about its entries name file and line, also of
+        a copy or of a map made of it by `|`.
 
     Raises:
-        AssignmentError: The file or an entry is malformed; all such lines are named.
+        AssignmentError: The file, an entry, an option or a parameter is malformed, or
+            the file has no such parameter; all such lines are named.
         ReadError: The file cannot be read.
 
     Examples:
         >>> import tf2flax
         >>> tf2flax.load_map("examples/maps/bert_linen.toml")["bert/pooler/dense/"]
         'params/pooler/'
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "map.toml"
+        ...     lines = [
+        ...         "[parameters]",
+        ...         "heads = 12",
+        ...         "[assignment_map]",
+        ...         '"src(\'q\').reshape(heads, -1)" = "q/kernel"',
+        ...     ]
+        ...     _ = path.write_text("\n".join(lines))
+        ...     tf2flax.load_map(path, heads=16)
+        {src("q").reshape(16, -1): 'q/kernel'}
     """
     name = _name_of(path)
     is_json = _is_json(name)
-    return parse_map_text(_read(path, name), name, is_json=is_json)
+    return parse_map_text(_read(path, name), name, parameters, is_json=is_json)
 
 
 def save_map(
@@ -58,7 +77,8 @@ def save_map(
     Args:
         path: The file: `.toml` or `.json`.
         assignment_map: A dict, or pairs, of names, scopes and expressions to names and
-            scopes.
+            scopes. Of a map that was loaded, the values of its parameters stand in the
+            entries; its options and optional entries are written too.
         overwrite: Whether a file that exists already is replaced. Its comments stay:
             those at the top, and those at entries that are written again.
 
@@ -81,9 +101,8 @@ def save_map(
     if isinstance(path, (Mapping, list, tuple)):
         raise AssignmentError("Expected the path first, then the map.")
     name = _name_of(path)
-    format_entries = format_json if _is_json(name) else format_toml
-    is_table = isinstance(assignment_map, Mapping)
-    entries = check_entries(assignment_map)
+    format_map = format_json if _is_json(name) else format_toml
+    contents = check_map_to_write(assignment_map)
     exists = os.path.exists(name)
     if exists and not overwrite:
         raise ExistsError(
@@ -91,7 +110,7 @@ def save_map(
             "overwrite=True."
         )
     old_text = _read(path, name) if exists else ""
-    _write(name, format_entries(entries, old_text, is_table=is_table))
+    _write(name, format_map(contents, old_text))
 
 
 def _name_of(path: object) -> str:

@@ -5,13 +5,14 @@ Opens no file.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from tf2flax._assignment.language.expressions import Expression
-from tf2flax._assignment.language.grammar import check_entry
+from tf2flax._assignment.language.grammar import check_entry, facts_of
 from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import is_expression
 from tf2flax._base.caller import show_value
@@ -22,12 +23,37 @@ from .map_parsing import COMMENT_KEY, STRING, TABLE_KEY, find_strings
 
 # A pair of strings, as `json.dumps` writes it: on four lines.
 _PAIR: Final = re.compile(r'\[\s+("(?:[^"\\]|\\.)*"),\s+("(?:[^"\\]|\\.)*")\s+\]')
-_TABLE_START: Final = re.compile(rf"\[{TABLE_KEY}\]|{TABLE_KEY}\s*=")
+_SECTION_START: Final = re.compile(
+    rf"\[?({TABLE_KEY}|optional|parameters|options)\s*(?:\]|=\s*\[)"
+)
 
 
-def check_entries(
+@dataclasses.dataclass(frozen=True, slots=True)
+class MapText:
+    """What is written of a map: text, in the order of its entries.
+
+    Attributes:
+        entries: Keys and targets.
+        optional: Keys and targets of optional entries.
+        options: Options of `plan`, by name.
+        is_table: Whether entries are tables; else they are pairs.
+    """
+
+    entries: list[tuple[str, str]]
+    optional: list[tuple[str, str]]
+    options: Mapping[str, Any]
+    is_table: bool
+
+    @property
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """The lists of entries that are written, by name."""
+        sections = {TABLE_KEY: self.entries, "optional": self.optional}
+        return {k: v for k, v in sections.items() if v or k == TABLE_KEY}
+
+
+def check_map_to_write(
     assignment_map: Mapping[Any, str] | Sequence[tuple[Any, str]],
-) -> list[tuple[str, str]]:
+) -> MapText:
     """Turns keys and values into text.
 
     Raises:
@@ -44,16 +70,22 @@ def check_entries(
         )
     else:
         pairs = list(assignment_map)
+    facts = facts_of(assignment_map)
     entries: list[tuple[str, str]] = []
+    optional: list[tuple[str, str]] = []
     problems: list[str] = []
     for number, pair in enumerate(pairs, start=1):
         try:
-            entries.append(_check_pair(pair))
+            entry = _check_pair(pair)
         except AssignmentError as error:
             problems.append(f"Entry {number}: {error}")
+        else:
+            is_optional = tuple(pair) in facts.optional
+            (optional if is_optional else entries).append(entry)
     if problems:
         raise AssignmentError(summarise(problems))
-    return entries
+    is_table = isinstance(assignment_map, Mapping)
+    return MapText(entries, optional, facts.options, is_table)
 
 
 def _check_pair(pair: Any) -> tuple[str, str]:
@@ -81,38 +113,52 @@ def _check_pair(pair: Any) -> tuple[str, str]:
     return (key if isinstance(key, str) else repr(key)), target
 
 
-def format_toml(
-    entries: Sequence[tuple[str, str]], old_text: str, *, is_table: bool
-) -> str:
-    """Writes entries as TOML, with the comments of an old text.
+def format_toml(contents: MapText, old_text: str) -> str:
+    """Writes a map as TOML, with the comments of an old text.
 
     Args:
-        entries: Keys and targets.
+        contents: What is written.
         old_text: Text of the file that is replaced; "" where there is none.
-        is_table: Whether they are a table; else they are pairs.
     """
     comments = _Comments(old_text)
-    lines = [*comments.header, f"[{TABLE_KEY}]" if is_table else f"{TABLE_KEY} = ["]
-    indent = "" if is_table else "    "
-    for key, target in entries:
-        lines += [f"{indent}{line}".rstrip() for line in comments.above.get(key, ())]
-        left, right = _toml_string(key), _toml_string(target)
-        entry = f"{left} = {right}" if is_table else f"{indent}[{left}, {right}],"
-        lines.append(f"{entry}  {comments.behind.get(key, '')}".rstrip())
-    lines += comments.footer
-    if not is_table:
-        lines.append("]")
+    is_table = contents.is_table
+    lines = [*comments.header]
+    for section, entries in contents.sections.items():
+        before = comments.before.get(section, [""] if section != TABLE_KEY else [])
+        lines += [*before, f"[{section}]" if is_table else f"{section} = ["]
+        indent = "" if is_table else "    "
+        for key, target in entries:
+            above = comments.above.get((section, key), ())
+            lines += [f"{indent}{line}".rstrip() for line in above]
+            left, right = _toml_string(key), _toml_string(target)
+            entry = f"{left} = {right}" if is_table else f"{indent}[{left}, {right}],"
+            behind = comments.behind.get((section, key), "")
+            lines.append(f"{entry}  {behind}".rstrip())
+        if section == comments.last:
+            lines += comments.footer
+        if not is_table:
+            lines.append("]")
+    if contents.options:
+        lines += [*comments.before.get("options", [""]), "[options]"]
+        for key, value in contents.options.items():
+            lines += comments.above.get(("options", key), ())
+            behind = comments.behind.get(("options", key), "")
+            lines.append(f"{key} = {_toml_value(value)}  {behind}".rstrip())
+        if comments.last == "options":
+            lines += comments.footer
     return "\n".join(lines) + "\n"
 
 
-def format_json(
-    entries: Sequence[tuple[str, str]], old_text: str, *, is_table: bool
-) -> str:
-    """Writes entries as JSON, with the comment of an old text; see `format_toml`."""
+def format_json(contents: MapText, old_text: str) -> str:
+    """Writes a map as JSON, with the comment of an old text; see `format_toml`."""
     comment = _json_comment(old_text)
-    head = {} if comment is None else {COMMENT_KEY: comment}
-    table: Any = dict(entries) if is_table else [list(entry) for entry in entries]
-    text = json.dumps({**head, TABLE_KEY: table}, indent=2, ensure_ascii=False)
+    document: dict[str, Any] = {} if comment is None else {COMMENT_KEY: comment}
+    for section, entries in contents.sections.items():
+        pairs = [list(entry) for entry in entries]
+        document[section] = dict(entries) if contents.is_table else pairs
+    if contents.options:
+        document["options"] = dict(contents.options)
+    text = json.dumps(document, indent=2, ensure_ascii=False)
     return _PAIR.sub(r"[\1, \2]", text) + "\n"  # each pair on one line
 
 
@@ -120,31 +166,38 @@ class _Comments:
     """Comments and empty lines of a TOML file.
 
     Attributes:
-        header: Lines before the table.
-        above: Lines above an entry, by its key.
-        behind: The comment at the end of an entry's line, by its key.
-        footer: Lines after the last entry.
+        header: Lines before the first section.
+        before: Lines before another section, by its name.
+        above: Lines above an entry, by its section and key.
+        behind: The comment at the end of an entry's line, likewise.
+        last: Name of the last section.
+        footer: Lines after its last entry.
     """
 
     def __init__(self, text: str) -> None:
         self.header: list[str] = []
-        self.above: dict[str, list[str]] = {}
-        self.behind: dict[str, str] = {}
+        self.before: dict[str, list[str]] = {}
+        self.above: dict[tuple[str, str], list[str]] = {}
+        self.behind: dict[tuple[str, str], str] = {}
+        self.last = ""
         # Lines that belong to whatever follows them.
         waiting: list[str] = []
-        is_header = True
         for line in map(str.strip, text.split("\n")):
-            if _TABLE_START.match(line):
-                self.header, waiting, is_header = waiting, [], False
+            if section := _SECTION_START.match(line):
+                if self.last:
+                    self.before[section[1]] = waiting
+                else:
+                    self.header = waiting
+                self.last, waiting = section[1], []
             elif not line or line.startswith("#"):
                 waiting.append(line)
-            elif not is_header and (key_and_comment := _split_entry(line)):
+            elif self.last and (key_and_comment := _split_entry(line)):
                 key, comment = key_and_comment
-                self.above[key] = waiting
+                self.above[self.last, key] = waiting
                 if comment:
-                    self.behind[key] = comment
+                    self.behind[self.last, key] = comment
                 waiting = []
-        self.footer: list[str] = [] if is_header else waiting
+        self.footer: list[str] = waiting if self.last else []
         while self.footer and not self.footer[-1]:
             self.footer.pop()
 
@@ -168,6 +221,26 @@ def _toml_string(text: str) -> str:
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
     return quote(text)
+
+
+def _toml_value(value: Any) -> str:
+    """Writes the value of an option, which came from a file."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return _toml_string(value)
+        case list() | tuple():
+            members = cast("Sequence[Any]", value)
+            return f"[{', '.join(map(_toml_value, members))}]"
+        case dict():
+            members = cast("dict[str, Any]", value).items()
+            pairs = (f"{_toml_string(k)} = {_toml_value(v)}" for k, v in members)
+            return f"{{{', '.join(pairs)}}}"
+        case None:
+            return "{}"  # of JSON: no aliases
+        case _:
+            return repr(value)
 
 
 def _json_comment(text: str) -> Any:

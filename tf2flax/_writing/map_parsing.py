@@ -1,7 +1,8 @@
 """Text in TOML or JSON -> assignment map, with the line of every entry.
 
-A file has one key, `assignment_map`: a table, or a list of pairs if a key occurs twice.
-Keys are names, scopes, or the text of an expression. Opens no file.
+A file has a table `assignment_map`, or a list of pairs if a key occurs twice; perhaps
+the same as `optional`, and tables `parameters` and `options`. Keys of entries are
+names, scopes, or the text of an expression. Opens no file.
 """
 
 from __future__ import annotations
@@ -9,17 +10,27 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from tf2flax._assignment.language.expressions import Expression
-from tf2flax._assignment.language.grammar import Placed, check_entry
+from tf2flax._assignment.language.grammar import MapFacts, check_entry
 from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import parse_key
 from tf2flax._base.collapsing import MAX_LINES
 from tf2flax._base.errors import AssignmentError
+from tf2flax._base.names import nearest
 from tf2flax._base.text import and_more
 
+from .loaded_maps import Key, MapPairs, MapTable
+from .map_options import (
+    Parameter,
+    check_file_option,
+    check_parameter,
+    fill_key,
+    fill_name,
+    hint_at_parameter,
+    override,
+)
 from .toml_errors import TABLE_KEY, describe_toml_error
 
 # JSON has no comments; this key may hold one.
@@ -36,65 +47,124 @@ STRING: Final = re.compile(
 # Where `tomllib` says that a text is wrong.
 _AT_LINE: Final = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)")
 
-Key = str | Expression
+_TABLES: Final = (TABLE_KEY, "optional")
+_SECTIONS: Final = (*_TABLES, "parameters", "options")
 
 
-class MapTable(dict[Key, str], Placed):
-    """A map from a file in which every key occurs once: a dict that knows its lines."""
-
-    def __init__(
-        self, entries: Iterable[tuple[Key, str]], places: Mapping[object, str]
-    ) -> None:
-        """Makes it; `load_map` does."""
-        super().__init__(entries)
-        self.places = places
-
-
-class MapPairs(list[tuple[Key, str]], Placed):
-    """A map from a file that holds pairs: a list that knows its lines."""
-
-    def __init__(
-        self, entries: Iterable[tuple[Key, str]], places: Mapping[object, str]
-    ) -> None:
-        """Makes it; `load_map` does."""
-        super().__init__(entries)
-        self.places = places
-
-
-def parse_map_text(text: str, name: str, *, is_json: bool) -> MapTable | MapPairs:
+def parse_map_text(
+    text: str, name: str, given: Mapping[str, object], *, is_json: bool
+) -> MapTable | MapPairs:
     """Parses the text of a map file, and checks its grammar.
 
     Args:
         text: All of the file.
         name: The file, for messages.
+        given: Values for its parameters, by name.
         is_json: Whether it is JSON; else it is TOML.
 
     Raises:
         AssignmentError: The text or an entry is malformed; all such lines are named.
     """
     contents = _parse_json(text, name) if is_json else _parse_toml(text, name)
-    table = _table_in(contents, name)
-    is_table = isinstance(table, dict)
-    pairs = list(table.items()) if is_table else _pairs_in(table, name)
-    lines = find_lines(text, [key for key, _ in pairs], is_json=is_json)
-    entries: list[tuple[Key, str]] = []
-    places: dict[object, str] = {}
-    # Collected, so that one attempt names every line that is wrong.
-    problems: list[str] = []
-    for (key_text, target), line in zip(pairs, lines, strict=True):
-        place = f"{name}:{line}" if line else name
-        try:
-            entry = _parse_entry(key_text, target)
-        except AssignmentError as error:
-            problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
-        else:
-            entries.append(entry)
-            places[entry] = place
+    _check_sections(contents, name)
+    reader = _Reader(text, name, is_json=is_json)
+    parameters = reader.read_parameters(contents.get("parameters", {}), given)
+    options = reader.read_options(contents.get("options", {}))
+    tables = {key: contents[key] for key in _TABLES if key in contents}
+    for key, table in tables.items():
+        reader.read_entries(key, table, parameters)
+    is_table = all(isinstance(table, dict) for table in tables.values())
     if is_table:
-        problems += _find_equal_keys(entries, places)
-    if problems:
-        raise AssignmentError(_join_problems(problems, name))
-    return MapTable(entries, places) if is_table else MapPairs(entries, places)
+        reader.problems += _find_equal_keys(reader.entries, reader.places)
+    if reader.problems:
+        raise AssignmentError(_join_problems(reader.problems, name))
+    facts = MapFacts(
+        reader.places, reader.optional, options, reader.option_places, parameters
+    )
+    kind = MapTable if is_table else MapPairs
+    return kind(reader.entries, facts)
+
+
+class _Reader:
+    """Reads the sections of one file; problems are collected.
+
+    One attempt shall name every line that is wrong.
+
+    Attributes:
+        entries: Entries so far.
+        places: File and line of each.
+        optional: Those of the table `optional`.
+        option_places: File and line of each option.
+        problems: What is wrong, each with file and line.
+    """
+
+    def __init__(self, text: str, name: str, *, is_json: bool) -> None:
+        self._text = text
+        self._name = name
+        self._is_json = is_json
+        self.entries: list[tuple[Key, str]] = []
+        self.places: dict[object, str] = {}
+        self.optional: set[object] = set()
+        self.option_places: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def read_entries(
+        self,
+        section: str,
+        table: dict[str, Any] | list[Any],
+        parameters: Mapping[str, Parameter],
+    ) -> None:
+        """Reads a table of entries."""
+        is_table = isinstance(table, dict)
+        pairs = list(table.items()) if is_table else _pairs_in(table, self._name)
+        places = self._places(section, [key for key, _ in pairs])
+        for (key_text, target), place in zip(pairs, places, strict=True):
+            try:
+                entry = _parse_entry(key_text, target, parameters)
+            except AssignmentError as error:
+                self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
+                continue
+            self.entries.append(entry)
+            if entry in self.places and is_table:  # the same in both tables
+                self.problems.append(
+                    f"{place}: {_shorten_key(key_text)}: this entry stands in "
+                    f"{self.places[entry]} as well."
+                )
+            self.places[entry] = place
+            if section == "optional":
+                self.optional.add(entry)
+
+    def read_parameters(
+        self, table: dict[str, Any], given: Mapping[str, object]
+    ) -> dict[str, Parameter]:
+        """Reads the table of parameters, and puts values of the call into it."""
+        parameters: dict[str, Parameter] = {}
+        places = self._places("parameters", list(table))
+        for (key, value), place in zip(table.items(), places, strict=True):
+            try:
+                parameters[key] = check_parameter(key, value)
+            except AssignmentError as error:
+                self.problems.append(f"{place}: {error}")
+        try:
+            return override(parameters, given)
+        except AssignmentError as error:
+            raise AssignmentError(f"`{self._name}`: {error}") from error
+
+    def read_options(self, table: dict[str, Any]) -> dict[str, Any]:
+        """Reads the table of options."""
+        places = self._places("options", list(table))
+        for (key, value), place in zip(table.items(), places, strict=True):
+            self.option_places[key] = place
+            try:
+                check_file_option(key, value)
+            except AssignmentError as error:
+                self.problems.append(f"{place}: {error}")
+        return dict(table)
+
+    def _places(self, section: str, keys: list[str]) -> list[str]:
+        """File and line of each key of a section."""
+        lines = find_lines(self._text, keys, is_json=self._is_json, section=section)
+        return [f"{self._name}:{line}" if line else self._name for line in lines]
 
 
 def _join_problems(problems: Sequence[str], name: str) -> str:
@@ -150,24 +220,30 @@ def _parse_json(text: str, name: str) -> Any:
     return contents
 
 
-def _table_in(contents: Any, name: str) -> dict[str, Any] | list[Any]:
-    """The table or list under the one key that a map file has."""
+def _check_sections(contents: Any, name: str) -> None:
+    """Checks the keys of a file: tables of entries, parameters, options, a comment."""
     members = cast("dict[str, Any]", contents) if isinstance(contents, dict) else {}
-    table = members.get(TABLE_KEY)
-    if table is None:
+    if not any(key in members for key in _TABLES):
         raise AssignmentError(
             f"`{name}`: expected a table `{TABLE_KEY}`. Begin it with [{TABLE_KEY}]."
         )
-    for key in members:
-        if key not in (TABLE_KEY, COMMENT_KEY):
+    for key, section in members.items():
+        if key == COMMENT_KEY:
+            continue
+        if key not in _SECTIONS:
+            close = nearest(key, _SECTIONS, count=1)
+            fix = f" Did you mean `{close[0]}`?" if close else ""
             raise AssignmentError(
-                f"`{name}`: expected `{TABLE_KEY}` alone, got {quote(key)} as well."
+                f"`{name}`: expected the tables {', '.join(_SECTIONS)}, got "
+                f"{quote(key)} as well.{fix}"
             )
-    if not isinstance(table, (dict, list)):
+        is_entries = key in _TABLES
+        if isinstance(section, dict) or (isinstance(section, list) and is_entries):
+            continue
         raise AssignmentError(
-            f"`{name}`: expected a table, or a list of pairs, as `{TABLE_KEY}`."
+            f"`{name}`: expected a table{', or a list of pairs,' * is_entries} as "
+            f"`{key}`."
         )
-    return cast("dict[str, Any] | list[Any]", table)
 
 
 def _pairs_in(table: list[Any], name: str) -> list[tuple[str, Any]]:
@@ -183,15 +259,22 @@ def _pairs_in(table: list[Any], name: str) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _parse_entry(key_text: str, target: Any) -> tuple[Key, str]:
+def _parse_entry(
+    key_text: str, target: Any, parameters: Mapping[str, Parameter]
+) -> tuple[Key, str]:
     if not isinstance(target, str):
         is_table = isinstance(target, dict)
         fix = " Put a name that holds dots into quotes." if is_table else ""
         raise AssignmentError(
             f"expected the name of a leaf or scope, got {_show_json(target)}.{fix}"
         )
-    key = parse_key(key_text)
-    check_entry(key, target)
+    try:
+        key = fill_key(parse_key(key_text, parameters), parameters)
+        target = fill_name(target, parameters)
+        check_entry(key, target)
+    except AssignmentError as error:
+        hint = hint_at_parameter([key_text, target], parameters)
+        raise AssignmentError(f"{error}{hint}") from error
     return key, target
 
 
@@ -205,7 +288,7 @@ def _find_equal_keys(
         if key in places_by_key:
             yield (
                 f"{place}: {key!r} is the same key as in {places_by_key[key]}, spelled "
-                "differently."
+                "differently or in another table."
             )
         places_by_key[key] = place
 
@@ -219,12 +302,16 @@ def _show_json(value: Any) -> str:
     return json.dumps(value, default=str)[:_MAX_VALUE]
 
 
-def find_lines(text: str, keys: Sequence[str], *, is_json: bool) -> list[int]:
+def find_lines(
+    text: str, keys: Sequence[str], *, is_json: bool, section: str = ""
+) -> list[int]:
     """The line of each key, which are in the order of the file; 0 if it is not found.
 
-    The parsers do not give lines, so the strings of the text are searched for the keys.
+    The parsers do not give lines, so the strings of the text are searched for the keys,
+    from the beginning of the section on.
     """
-    strings = list(find_strings(text, is_json=is_json))
+    start = _start_of(text, section, is_json=is_json) if section else 0
+    strings = [s for s in find_strings(text, is_json=is_json) if s[1] >= start]
     lines: list[int] = []
     position = 0
     for key in keys:
@@ -234,6 +321,16 @@ def find_lines(text: str, keys: Sequence[str], *, is_json: bool) -> list[int]:
         # A key that is not found (a dotted one of TOML, say) skips nothing.
         position = position if index is None else index + 1
     return lines
+
+
+def _start_of(text: str, section: str, *, is_json: bool) -> int:
+    """The line on which a section begins; 0 if it is not found."""
+    if not is_json:
+        header = re.compile(rf"(?m)^[ \t]*(\[[ \t]*)?[\"']?{section}[\"']?[ \t]*[\]=]")
+        match = header.search(text)
+        return text.count("\n", 0, match.start()) + 1 if match else 0
+    strings = find_strings(text, is_json=True)
+    return next((line for string, line in strings if string == section), 0)
 
 
 def find_strings(text: str, *, is_json: bool) -> Iterator[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """Captures: `layer_{i}` in names and scopes; `{{` and `}}` are literal braces.
 
+`{path...}` stands for several components; `{i+1}` for the number after that of `{i}`.
 The one place that writes and reads such patterns: `parse_name` and `literal_pattern`.
 """
 
@@ -9,8 +10,9 @@ import bisect
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from tf2flax._base.errors import AssignmentError
 
@@ -18,7 +20,50 @@ _TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 # Between two `/`. With n captures there, matching a name may take as many steps as its
 # length to the power of n.
 _MAX_CAPTURES: Final = 4
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# A name; perhaps `...` behind it, or a sign and a number of at most as many digits as
+# those that Python turns into integers without a limit.
+_CAPTURE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\.\.\.|[+-][0-9]{1,18})?")
+_MAX_DIGITS: Final = 1000
+_NUMBER: Final = f"0|[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}"
+# Longer runs of digits are no numbers of layers (digits).
+_MAX_RUN: Final = 40
+_NONE: Final = frozenset[str]()
+_NO_NUMBERS: Final[Mapping[str, int]] = MappingProxyType({})
+
+
+class Capture(NamedTuple):
+    """A capture as it is written in a name.
+
+    Attributes:
+        name: Its name.
+        offset: N of `{i+N}`, what its text is more than `{i}`; None for `{i}` itself.
+        is_path: True for `{path...}`: one or more components.
+    """
+
+    name: str
+    offset: int | None = None
+    is_path: bool = False
+
+    def __str__(self) -> str:
+        """The capture with its braces."""
+        offset = "" if self.offset is None else f"{self.offset:+d}"
+        return f"{{{self.name}{'...' if self.is_path else offset}}}"
+
+    def fill(self, text: str) -> str:
+        """What stands in its place, where the text of the capture is known.
+
+        Raises:
+            AssignmentError: The text is not a number and there is an offset, or the sum
+                is below 0.
+        """
+        if self.offset is None:
+            return text
+        is_number = text.isdecimal() and len(text) <= _MAX_DIGITS
+        if not is_number or int(text) + self.offset < 0:
+            raise AssignmentError(
+                f"{self} is no number from 0 on, where {{{self.name}}} is `{text}`."
+            )
+        return str(int(text) + self.offset)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,40 +72,46 @@ class NamePattern:
 
     Attributes:
         text: The pattern as it was written.
-        segments: Literal text and names of captures in turn; literals stand at even
-            places.
+        literals: Texts around the captures, which may be empty: one more than captures.
+        written: The captures between them; the same name may occur again.
     """
 
     text: str
-    segments: tuple[str, ...]
+    literals: tuple[str, ...]
+    written: tuple[Capture, ...] = ()
 
     @property
     def captures(self) -> tuple[str, ...]:
         """Names of the captures, each once."""
-        return tuple(dict.fromkeys(self.segments[1::2]))
+        return tuple(dict.fromkeys(capture.name for capture in self.written))
 
-    @property
-    def captured_components(self) -> int:
-        """Number of components, between two `/`, that have captures.
+    def count_captured(self, binding: Mapping[str, str]) -> int:
+        """Counts the components, between two `/`, that have captures.
+
+        Args:
+            binding: Text by name of the capture. A `{path...}` counts as many
+                components as it took.
 
         Examples:
-            >>> parse_name("layers_{i}/{a}_{b}/kernel").captured_components
+            >>> parse_name("layers_{i}/{a}_{b}/kernel").count_captured({})
             2
+            >>> parse_name("{path...}/kernel").count_captured({"path": "a/b/c"})
+            3
         """
-        component = 0
+        component = extra = 0
         captured: set[int] = set()
-        for i, segment in enumerate(self.segments):
-            if i % 2:
-                captured.add(component)
-            else:
-                component += segment.count("/")
-        return len(captured)
+        for literal, capture in zip(self.literals, self.written, strict=False):
+            component += literal.count("/")
+            captured.add(component)
+            if capture.is_path:
+                extra += binding.get(capture.name, "").count("/")
+        return len(captured) + extra
 
     @property
     def literal(self) -> str:
         """Name that a pattern without captures stands for."""
-        assert len(self.segments) == 1
-        return self.segments[0]
+        assert not self.written
+        return self.literals[0]
 
     def expand(self, binding: Mapping[str, str]) -> NamePattern:
         """Puts text in place of some captures.
@@ -71,22 +122,30 @@ class NamePattern:
         Returns:
             The pattern with the captures that are left.
 
+        Raises:
+            AssignmentError: A capture with an offset gives no number from 0 on.
+
         Examples:
             >>> parse_name("l_{i}/{part}").expand({"i": "{0}"}).text
             'l_{{0}}/{part}'
+            >>> parse_name("l_{i+1}/w").expand({"i": "9"}).text
+            'l_10/w'
         """
-        written: list[str] = []
-        for i, segment in enumerate(self.segments):
-            if i % 2 == 0:
-                written.append(literal_pattern(segment))
-            elif segment in binding:
-                written.append(literal_pattern(binding[segment]))
-            else:
-                written.append(f"{{{segment}}}")
-        return parse_name("".join(written))
+        texts = [literal_pattern(self.literals[0])]
+        for capture, literal in zip(self.written, self.literals[1:], strict=True):
+            text = binding.get(capture.name)
+            filled = str(capture) if text is None else capture.fill(text)
+            texts.append(filled if text is None else literal_pattern(filled))
+            texts.append(literal_pattern(literal))
+        return parse_name("".join(texts))
 
     def matches(
-        self, name: str, *, is_scope: bool = False, digits: Set[str] = frozenset()
+        self,
+        name: str,
+        *,
+        is_scope: bool = False,
+        digits: Set[str] = frozenset(),
+        lowest: Mapping[str, int] = _NO_NUMBERS,
     ) -> dict[str, str] | None:
         """Matches a name.
 
@@ -94,6 +153,8 @@ class NamePattern:
             name: The name.
             is_scope: True if the name may go on after the pattern.
             digits: Captures that match decimal digits only.
+            lowest: Captures that match numbers without leading zeros -> the lowest of
+                these; for those that have an offset here, 0 at least.
 
         Returns:
             Text by name of the capture; None if the name does not match.
@@ -101,31 +162,110 @@ class NamePattern:
         Examples:
             >>> parse_name("layer_{i}/{part}").matches("layer_10/w")
             {'i': '10', 'part': 'w'}
+            >>> parse_name("layer_{i-1}/w").matches("layer_9/w")
+            {'i': '10'}
         """
-        regex = _compile(self.segments, frozenset(digits))
+        if lowest or any(capture.offset is not None for capture in self.written):
+            return self._match_numbers(name, is_scope, digits, lowest)
+        regex = _compile(self.literals, self.written, frozenset(digits), _NONE)
         match = regex.match(name) if is_scope else regex.fullmatch(name)
         return match.groupdict() if match else None
 
+    def _match_numbers(
+        self, name: str, is_scope: bool, digits: Set[str], lowest: Mapping[str, int]
+    ) -> dict[str, str] | None:
+        """`matches`, where some captures are numbers."""
+        lowest = lowest_numbers((self,), lowest)
+        offsets = dict[str, int]()
+        for capture in self.written:
+            offset = capture.offset or 0
+            # `{i}` beside `{i+1}`: no regular expression can count.
+            if offsets.setdefault(capture.name, offset) != offset:
+                return self._match_steps(name, is_scope, digits, lowest, capture.name)
+        numeric = frozenset(lowest)
+        regex = _compile(self.literals, self.written, frozenset(digits), numeric)
+        match = regex.match(name) if is_scope else regex.fullmatch(name)
+        if match is None:
+            return None
+        binding = match.groupdict()
+        for key in binding.keys() & numeric:
+            number = int(binding[key]) - offsets[key]
+            if number < lowest[key]:
+                return None
+            binding[key] = str(number)
+        return binding
+
+    def _match_steps(
+        self,
+        name: str,
+        is_scope: bool,
+        digits: Set[str],
+        lowest: Mapping[str, int],
+        counted: str,
+    ) -> dict[str, str] | None:
+        """`matches`, where a capture occurs with several offsets: tries its numbers."""
+        first = next(c.offset or 0 for c in self.written if c.name == counted)
+        for text in _numbers_in(name):
+            number = int(text) - first
+            if number < lowest[counted]:
+                continue
+            pattern = self.expand({counted: str(number)})
+            binding = pattern.matches(
+                name, is_scope=is_scope, digits=digits, lowest=lowest
+            )
+            if binding is not None:
+                return {counted: str(number), **binding}
+        return None
+
     def among(
-        self, names: Sequence[str], digits: Set[str] = frozenset()
+        self,
+        names: Sequence[str],
+        digits: Set[str] = frozenset(),
+        lowest: Mapping[str, int] = _NO_NUMBERS,
     ) -> Iterator[dict[str, str]]:
         """Finds all names that match.
 
         Args:
             names: Names, sorted.
             digits: Captures that match decimal digits only.
+            lowest: As for `matches`.
 
         Yields:
             Text by name of the capture.
         """
         # Sorted names with the same beginning follow each other.
-        prefix = self.segments[0]
+        prefix = self.literals[0]
         for i in range(bisect.bisect_left(names, prefix), len(names)):
             if not names[i].startswith(prefix):
                 return
-            binding = self.matches(names[i], digits=digits)
+            binding = self.matches(names[i], digits=digits, lowest=lowest)
             if binding is not None:
                 yield binding
+
+
+def lowest_numbers(
+    patterns: Iterable[NamePattern], lowest: Mapping[str, int] = _NO_NUMBERS
+) -> dict[str, int]:
+    """Finds the captures that are numbers, since they have an offset somewhere.
+
+    Args:
+        patterns: All names of an entry, or of an expression.
+        lowest: Captures that are known to be numbers.
+
+    Returns:
+        Name of the capture -> the lowest number for which no sum is below 0.
+
+    Examples:
+        >>> lowest_numbers([parse_name("a_{i-2}/{j}"), parse_name("b_{i}")])
+        {'i': 2}
+    """
+    numbers = dict(lowest)
+    for pattern in patterns:
+        for capture in pattern.written:
+            if capture.offset is not None:
+                least = max(0, -capture.offset)
+                numbers[capture.name] = max(numbers.get(capture.name, 0), least)
+    return numbers
 
 
 @functools.lru_cache(maxsize=4096)
@@ -136,36 +276,79 @@ def parse_name(text: str) -> NamePattern:
         text: The pattern as the user wrote it.
 
     Raises:
-        AssignmentError: A brace is not closed or opened, or a capture has no name.
+        AssignmentError: A brace is not closed or opened, a capture has no name, or
+            `{path...}` stands where it cannot.
 
     Examples:
-        >>> parse_name("layer_{i}/w{{0}}").segments
-        ('layer_', 'i', '/w{0}')
+        >>> parse_name("layer_{i}/w{{0}}").literals
+        ('layer_', '/w{0}')
     """
-    segments = [""]
+    literals = [""]
+    written: list[Capture] = []
     for match in _TOKEN.finditer(text):
-        token, name = match[0], match[1]
-        if name is not None:
-            if not _NAME.fullmatch(name):
-                raise AssignmentError(
-                    f"`{text}`: `{{{name}}}` is not a valid capture: expected a name "
-                    "in the braces. Write {{ and }} for braces in a name."
-                )
-            segments += [name, ""]
+        token, inner = match[0], match[1]
+        if inner is not None:
+            written.append(_read_capture(text, inner))
+            literals.append("")
         elif token in ("{", "}"):
             raise AssignmentError(
                 f"`{text}`: a single `{token}`. Write {{{{ and }}}} for braces in a "
                 "name."
             )
         else:
-            segments[-1] += token.replace("{{", "{").replace("}}", "}")
-    # Every capture stands between two literals, which may be empty: each adds two \0.
-    for component in "\0".join(segments).split("/"):
-        if component.count("\0") > 2 * _MAX_CAPTURES:
+            literals[-1] += token.replace("{{", "{").replace("}}", "}")
+    # Every capture stands between two literals, which may be empty: each adds a \0.
+    for component in "\0".join(literals).split("/"):
+        if component.count("\0") > _MAX_CAPTURES:
             raise AssignmentError(
                 f"`{text}`: expected at most {_MAX_CAPTURES} captures between two `/`."
             )
-    return NamePattern(text, tuple(segments))
+    _check_paths(text, literals, written)
+    return NamePattern(text, tuple(literals), tuple(written))
+
+
+def _read_capture(text: str, inner: str) -> Capture:
+    """Reads what stands in braces."""
+    match = _CAPTURE.fullmatch(inner)
+    if match is None:
+        raise AssignmentError(
+            f"`{text}`: `{{{inner}}}` is not a valid capture: expected a name in the "
+            f"braces{_suggest_capture(inner)}. Write {{{{ and }}}} for braces in a "
+            "name."
+        )
+    name, more = match[1], match[2]
+    if more is None or more == "...":
+        return Capture(name, is_path=more is not None)
+    return Capture(name, int(more))
+
+
+def _suggest_capture(inner: str) -> str:
+    """What may have been meant by the text in braces."""
+    without = inner.replace(" ", "")
+    if without != inner and _CAPTURE.fullmatch(without):
+        return f", without spaces: {{{without}}}"
+    if without.strip(".") != without and _CAPTURE.fullmatch(without.strip(".")):
+        return f", {{{without.strip('.')}...}} for several components"
+    return ", as {i}, {i+1} or {path...}"
+
+
+def _check_paths(text: str, literals: list[str], written: list[Capture]) -> None:
+    """Checks that there is one `{path...}` at most, alone between two `/`."""
+    paths = [number for number, capture in enumerate(written) if capture.is_path]
+    if len(paths) > 1:
+        raise AssignmentError(
+            f"`{text}`: expected at most one capture of several components, got "
+            f"{written[paths[0]]} and {written[paths[1]]}."
+        )
+    for number in paths:
+        before, behind = literals[number], literals[number + 1]
+        is_first, is_last = number == 0, number == len(written) - 1
+        starts = before.endswith("/") or (is_first and not before)
+        if not starts or not (behind.startswith("/") or (is_last and not behind)):
+            raise AssignmentError(
+                f"`{text}`: {written[number]} stands for whole components: expected "
+                "nothing but `/` beside it."
+            )
 
 
 def literal_pattern(name: str) -> str:
@@ -173,18 +356,33 @@ def literal_pattern(name: str) -> str:
     return name.replace("{", "{{").replace("}", "}}")
 
 
+def _numbers_in(name: str) -> list[str]:
+    """Numbers without leading zeros that stand anywhere in a name, shortest first."""
+    numbers: dict[str, None] = {}
+    for run in re.findall(rf"(?<![0-9])[0-9]{{1,{_MAX_RUN}}}(?![0-9])", name):
+        for start in range(len(run)):
+            stops = [start + 1] if run[start] == "0" else range(start + 1, len(run) + 1)
+            numbers.update(dict.fromkeys(run[start:stop] for stop in stops))
+    return sorted(numbers, key=len)
+
+
 @functools.lru_cache(maxsize=4096)
-def _compile(segments: tuple[str, ...], digits: frozenset[str]) -> re.Pattern[str]:
-    regex: list[str] = []
+def _compile(
+    literals: tuple[str, ...],
+    written: tuple[Capture, ...],
+    digits: frozenset[str],
+    numeric: frozenset[str],
+) -> re.Pattern[str]:
+    regex = [re.escape(literals[0])]
     seen: set[str] = set()
-    for i, segment in enumerate(segments):
-        if i % 2 == 0:
-            regex.append(re.escape(segment))
-        elif segment in seen:
+    for (name, _, is_path), literal in zip(written, literals[1:], strict=True):
+        if name in seen:
             # The same capture again stands for the same text.
-            regex.append(f"(?P={segment})")
+            regex.append(f"(?P={name})")
         else:
-            seen.add(segment)
-            text = "[0-9]+" if segment in digits else "[^/]+?"
-            regex.append(f"(?P<{segment}>{text})")
+            seen.add(name)
+            text = "[^/]+?(?:/[^/]+?)*?" if is_path else "[^/]+?"
+            text = "[0-9]+" if name in digits else text
+            regex.append(f"(?P<{name}>{_NUMBER if name in numeric else text})")
+        regex.append(re.escape(literal))
     return re.compile("".join(regex), re.S)

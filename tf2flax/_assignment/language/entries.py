@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from .captures import NamePattern
-from .expressions import Expression
+from .captures import NamePattern, lowest_numbers, parse_name
+from .expressions import Expression, sources_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class PlainEntry:
             objects.
         is_list: True if the value was a list of leaves: partitions of one tensor.
         place: File and line, if the map comes from a file; else "".
+        is_optional: True if it may reach no leaf, or find no tensor, without a word.
     """
 
     number: int
@@ -26,6 +27,7 @@ class PlainEntry:
     target: str | tuple[str, ...]
     is_list: bool = False
     place: str = ""
+    is_optional: bool = False
 
     def __str__(self) -> str:
         """The entry as it reads in the map."""
@@ -44,6 +46,7 @@ class Rule:
         key: The key as it reads in the map.
         is_list: True if the value was a list of leaves: partitions of one tensor.
         place: File and line, if the map comes from a file; else "".
+        is_optional: True if it may reach no leaf, or find no tensor, without a word.
     """
 
     number: int
@@ -52,6 +55,7 @@ class Rule:
     key: str
     is_list: bool = False
     place: str = ""
+    is_optional: bool = False
 
     @property
     def is_scope(self) -> bool:
@@ -64,6 +68,13 @@ class Rule:
         target = self.target
         is_pattern = isinstance(target, NamePattern)
         return not (self.is_scope or (is_pattern and target.captures))
+
+    def lowest(self) -> dict[str, int]:
+        """The captures that are numbers -> the lowest number that each can be."""
+        patterns = [parse_name(source.pattern) for source in sources_of(self.source)]
+        if isinstance(self.target, NamePattern):
+            patterns.append(self.target)
+        return lowest_numbers(patterns)
 
     def __str__(self) -> str:
         """The rule as it reads in the map."""

@@ -9,8 +9,8 @@ is given. Nothing here looks into a checkpoint.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, Final, NamedTuple, cast
 
 from tf2flax._base.caller import attribute_of, members, show_value
 from tf2flax._base.collapsing import summarise
@@ -31,14 +31,64 @@ from .hints import (
 Identify = Callable[[object], tuple[str, ...]]
 
 
-class Placed:
-    """A map that was loaded from a file, and knows the lines of its entries.
+@dataclasses.dataclass(frozen=True, slots=True)
+class MapFacts:
+    """What a map that was loaded from a file knows besides its entries.
 
     Attributes:
         places: File and line of every entry, by its key and value.
+        optional: Entries of `[optional]`: their keys and values.
+        options: Options of `plan` that the file gives, by name.
+        option_places: File and line of each of these options.
+        parameters: Values of the file's parameters, by name.
     """
 
-    places: Mapping[object, str]
+    places: Mapping[object, str] = dataclasses.field(default_factory=dict[object, str])
+    optional: Set[object] = frozenset()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    option_places: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    parameters: Mapping[str, int | float | str] = dataclasses.field(
+        default_factory=dict[str, "int | float | str"]
+    )
+
+    def joined(self, after: MapFacts) -> MapFacts:
+        """Both together; what `after` knows of an option or parameter counts."""
+        return MapFacts(
+            {**self.places, **after.places},
+            {*self.optional, *after.optional},
+            {**self.options, **after.options},
+            {**self.option_places, **after.option_places},
+            {**self.parameters, **after.parameters},
+        )
+
+
+class LoadedMap:
+    """A map that was loaded from a file; `tf2flax.load_map` makes its two kinds.
+
+    Attributes:
+        facts: What it knows besides its entries.
+    """
+
+    facts: MapFacts
+
+
+_NO_FACTS: Final = MapFacts()
+
+
+class FrozenEntry(NamedTuple):
+    """An entry as it was given, unchecked.
+
+    Attributes:
+        key: Its key.
+        value: Its value; lists are copied.
+        place: The file and line that it comes from, else "".
+        is_optional: True if it comes from the table `[optional]` of a file.
+    """
+
+    key: object
+    value: object
+    place: str
+    is_optional: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,11 +96,18 @@ class FrozenMap:
     """A map as it was when it was given: iterators are read, containers are copied.
 
     Attributes:
-        entries: Key and value of every entry, unchecked, and the file and line that it
-            comes from, else "".
+        entries: Its entries.
+        facts: What it knows besides.
     """
 
-    entries: tuple[tuple[object, object, str], ...]
+    entries: tuple[FrozenEntry, ...]
+    facts: MapFacts = _NO_FACTS
+
+
+def facts_of(assignment_map: object) -> MapFacts:
+    """What a map of any kind knows besides its entries."""
+    is_known = isinstance(assignment_map, (LoadedMap, FrozenMap))
+    return assignment_map.facts if is_known else _NO_FACTS
 
 
 def freeze_map(assignment_map: object) -> FrozenMap:
@@ -68,15 +125,16 @@ def freeze_map(assignment_map: object) -> FrozenMap:
     """
     if isinstance(assignment_map, FrozenMap):
         return assignment_map
-    is_placed = isinstance(assignment_map, Placed)
-    places: Mapping[object, str] = assignment_map.places if is_placed else {}
-    entries: list[tuple[object, object, str]] = []
+    facts = facts_of(assignment_map)
+    entries: list[FrozenEntry] = []
     for key, value in _pairs(assignment_map):
         is_name = isinstance(key, (str, Expression)) and isinstance(value, str)
-        place = places.get((key, value), "") if is_name else ""
-        leaves = [*cast("list[object]", value)] if isinstance(value, list) else []
-        entries.append((key, leaves if isinstance(value, list) else value, place))
-    return FrozenMap(tuple(entries))
+        place = facts.places.get((key, value), "") if is_name else ""
+        is_optional = is_name and (key, value) in facts.optional
+        if isinstance(value, list):
+            value = [*cast("list[object]", value)]
+        entries.append(FrozenEntry(key, value, place, is_optional))
+    return FrozenMap(tuple(entries), facts)
 
 
 def check_map(assignment_map: FrozenMap) -> None:
@@ -113,7 +171,8 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
     entries: list[MapEntry] = []
     problems: list[str] = []
     frozen = freeze_map(assignment_map)
-    for number, (key, value, place) in enumerate(frozen.entries, start=1):
+    for number, entry in enumerate(frozen.entries, start=1):
+        key, value, place, is_optional = entry
         if not isinstance(key, (str, Expression)):
             problems.append(
                 f"Entry {number}: expected the name of a tensor, a scope or an "
@@ -122,7 +181,10 @@ def parse_map(assignment_map: object, identify: Identify) -> tuple[MapEntry, ...
             )
             continue
         try:
-            entries.append(_parse_entry(number, key, value, identify, place))
+            parsed = _parse_entry(number, key, value, identify, place)
+            entries.append(
+                dataclasses.replace(parsed, is_optional=True) if is_optional else parsed
+            )
         except AssignmentError as error:
             where = f" ({place})" if place else ""
             problems.append(f"Entry {number}{where} `{key}`: {error}")
@@ -253,6 +315,7 @@ def _check_captures(rule: Rule) -> None:
     """
     target = rule.target
     given = set(target.captures) if isinstance(target, NamePattern) else set[str]()
+    paths = _check_kinds(rule)
     for name in dict.fromkeys(_free_captures(rule.source)):
         if name not in given:
             raise AssignmentError(
@@ -260,6 +323,11 @@ def _check_captures(rule: Rule) -> None:
                 f'it its meaning. Put it there, or use stack(..., over="{name}").'
             )
     for name, operand in counted_captures(rule.source):
+        if name in paths:
+            raise AssignmentError(
+                f'over="{name}" counts numbers, and {{{name}...}} stands for whole '
+                "components. Give one of them another name."
+            )
         if name in given:
             raise AssignmentError(
                 f'{{{name}}} is counted by over="{name}" and stands in the value as '
@@ -269,6 +337,30 @@ def _check_captures(rule: Rule) -> None:
             raise AssignmentError(
                 f'over="{name}": there is no capture {{{name}}} in {operand!r}.'
             )
+
+
+def _check_kinds(rule: Rule) -> set[str]:
+    """Names of the captures of several components, each alike in the whole entry."""
+    patterns = [parse_name(source.pattern) for source in sources_of(rule.source)]
+    target = rule.target
+    if isinstance(target, NamePattern):
+        patterns.append(target)
+        last = target.written[-1] if target.written else None
+        if last and last.is_path and target.literals[-1] == "/":
+            raise AssignmentError(
+                f"the scope `{target.text}` ends in {last}, so that nothing says where "
+                "the scope ends. Let a name follow it, or name leaves: "
+                f"`{target.text}kernel`."
+            )
+    written = [capture for pattern in patterns for capture in pattern.written]
+    paths = {capture.name for capture in written if capture.is_path}
+    for capture in written:
+        if capture.name in paths and not capture.is_path:
+            raise AssignmentError(
+                f"{{{capture.name}...}} and {capture} stand in one entry. Write it in "
+                "the same way everywhere, or give one of them another name."
+            )
+    return paths
 
 
 def _free_captures(expression: Expression) -> Iterator[str]:

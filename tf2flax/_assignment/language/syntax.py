@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from tf2flax._base.errors import AssignmentError
@@ -18,6 +19,7 @@ from tf2flax._base.names import nearest
 from .expressions import Expression
 from .literals import is_range, read_literal, show_node
 from .making import concat, src, stack
+from .variables import fill_variables
 
 _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
     "src": src,
@@ -28,16 +30,20 @@ _METHODS: Final = ("transpose", "reshape", "rearrange", "take", "cast")
 # A text that begins like this is meant as an expression: a call of one of our
 # functions, or a call of anything with a string, which is a typing error of one.
 _BEGINNING: Final = re.compile(r"\s*((src|concat|stack)\s*\(|[A-Za-z_.]+\(\s*[\"'])")
+_NO_PARAMETERS: Final[Mapping[str, int | float | str]] = MappingProxyType({})
 # Nobody wrote a text that is longer or deeper (characters; brackets that are opened).
 _MAX_LENGTH: Final = 1 << 20
 _MAX_BRACKETS: Final = 4000
 
 
-def parse_key(text: str) -> str | Expression:
+def parse_key(
+    text: str, parameters: Mapping[str, int | float | str] = _NO_PARAMETERS
+) -> str | Expression:
     """Reads a key of a map file: an expression, or a name as it stands.
 
     Args:
         text: The key.
+        parameters: Values of the variables in an expression, by name.
 
     Returns:
         The expression if the text begins like one, else the text itself.
@@ -51,7 +57,7 @@ def parse_key(text: str) -> str | Expression:
         >>> parse_key("src('w').transpose()")
         src("w").transpose()
     """
-    return parse_expression(text) if is_expression(text) else text
+    return parse_expression(text, parameters) if is_expression(text) else text
 
 
 def is_expression(text: str) -> bool:
@@ -59,11 +65,14 @@ def is_expression(text: str) -> bool:
     return _BEGINNING.match(text) is not None
 
 
-def parse_expression(text: str) -> Expression:
+def parse_expression(
+    text: str, parameters: Mapping[str, int | float | str] = _NO_PARAMETERS
+) -> Expression:
     """Reads an expression.
 
     Args:
         text: The text that `repr` of an expression writes.
+        parameters: Values of its variables, by name.
 
     Raises:
         AssignmentError: The text is not a valid expression.
@@ -75,8 +84,10 @@ def parse_expression(text: str) -> Expression:
         with warnings.catch_warnings():
             # About escapes that Python does not know, in names with backslashes.
             warnings.simplefilter("ignore", SyntaxWarning)
-            tree = ast.parse(text.strip(), mode="eval")
-        return _read_expression(tree.body)
+            body = ast.parse(text.strip(), mode="eval").body
+        if parameters:
+            body = fill_variables(body, parameters)
+        return _read_expression(body)
     except AssignmentError:
         raise
     except SyntaxError as error:

@@ -123,7 +123,9 @@ class Claims:
             ),
             kept=tuple(name for name in self.leaves if name not in assignments),
             overridden=tuple(self._overridden),
-            unused_entries=tuple(e for e in entries if id(e) not in self._used),
+            unused_entries=tuple(
+                e for e in entries if id(e) not in self._used and not e.is_optional
+            ),
             missing=self._unfilled(self._missing, assignments),
             mismatched=self._unfilled(self._mismatched, assignments),
         )
@@ -226,7 +228,7 @@ class Claims:
         self.mark_used(entry)
         strict: list[str] = []
         for leaf in leaves:
-            if self.options.on_missing.keeps(leaf):
+            if entry.is_optional or self.options.on_missing.keeps(leaf):
                 fact = "not in the checkpoint"
                 self._missing[leaf] = Gap(leaf, ", ".join(missing), entry, fact)
             else:

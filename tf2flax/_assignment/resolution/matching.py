@@ -159,7 +159,7 @@ class PlainEntries:
             self._assign_parts(entry, parts)
         elif entry.target.endswith("/"):
             self._assign_scope(entry, entry.target)
-        else:
+        elif not entry.is_optional:
             self._claims.problems.append(problems.TargetNotFound(entry, entry.target))
 
     def _claimable(self, entry: PlainEntry, leaves: Iterable[str]) -> list[str]:
@@ -190,7 +190,7 @@ class PlainEntries:
         if entry.source in self._manifest:
             return True
         keeps = self._claims.options.on_missing.keeps
-        if leaves and all(keeps(leaf) for leaf in leaves):
+        if entry.is_optional or (leaves and all(keeps(leaf) for leaf in leaves)):
             self._claims.report_missing(entry, leaves, [entry.source])
         else:
             self._claims.problems.append(

@@ -6,7 +6,7 @@ and `apply_rules` looks for the tensors of what rules have won.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tf2flax._assignment.language.aliases import alias_sources
@@ -85,25 +85,30 @@ class _NamingRules:
         if isinstance(target, NamePattern):
             return self._match_leaves(rule, target)
         if not rule.is_list:
-            reach = self._reach_name(rule, target[0], rule.source)
+            reach = self._reach_name(rule, target[0], rule.source, 0)
             return [] if reach is None else [reach]
         parts = self._claims.find_family(rule, target) if target else ()
-        return [self._make_reach(rule, target, parts, rule.source)] if parts else []
+        return [self._make_reach(rule, target, parts, rule.source, 0)] if parts else []
 
     def _match_leaves(self, rule: Rule, target: NamePattern) -> list[Reach]:
         """Reaches of a rule whose value is a name, with captures or without."""
-        named = (
-            self._reach_name(rule, name, bind_captures(rule.source, binding))
-            for name, binding in self._matches(target)
-        )
-        reaches = [reach for reach in named if reach is not None]
+        lowest = rule.lowest()
+        reaches: list[Reach] = []
+        for name, binding in self._matches(target, lowest):
+            source = bind_captures(rule.source, binding)
+            captured = target.count_captured(binding)
+            reach = self._reach_name(rule, name, source, captured)
+            if reach is not None:
+                reaches.append(reach)
         # A pattern may match no leaf; a name that no leaf has is a mistake.
-        if not reaches and not target.captures:
+        if not reaches and not target.captures and not rule.is_optional:
             problem = problems.TargetNotFound(rule, target.literal)
             self._claims.problems.append(problem)
         return reaches
 
-    def _matches(self, target: NamePattern) -> Iterator[tuple[str, dict[str, str]]]:
+    def _matches(
+        self, target: NamePattern, lowest: Mapping[str, int]
+    ) -> Iterator[tuple[str, dict[str, str]]]:
         """Leaves and families that a pattern names; a tied leaf by all its names."""
         if not target.captures:
             yield target.literal, {}
@@ -113,20 +118,24 @@ class _NamingRules:
             # Patterns skip leaves without numbers, as scopes do.
             if leaf in self._claims.leaves and not self._holds_numbers(leaf):
                 continue
-            binding = target.matches(name)
+            binding = target.matches(name, lowest=lowest)
             if binding is not None:
                 yield name, binding
 
     def _holds_numbers(self, leaf: str) -> bool:
         return self._claims.leaves[leaf].dtype is not None
 
-    def _reach_name(self, rule: Rule, name: str, source: Expression) -> Reach | None:
+    def _reach_name(
+        self, rule: Rule, name: str, source: Expression, captured: int
+    ) -> Reach | None:
         """The leaf, or the parts of the family, of a name; None if it has neither."""
         index = self._claims.index
         if name in index:
-            return self._make_reach(rule, (name,), (), source)
+            return self._make_reach(rule, (name,), (), source, captured)
         parts = parts_of(name, index)
-        return self._make_reach(rule, parts, parts, source) if parts else None
+        if not parts:
+            return None
+        return self._make_reach(rule, parts, parts, source, captured)
 
     def _make_reach(
         self,
@@ -134,8 +143,8 @@ class _NamingRules:
         names: Sequence[str],
         parts: tuple[str, ...],
         source: Expression,
+        captured: int,
     ) -> Reach:
-        pattern = rule.target if isinstance(rule.target, NamePattern) else None
         return Reach(
             rule=rule,
             source=source,
@@ -143,7 +152,7 @@ class _NamingRules:
             member=names[0],
             leaves=tuple(self._claims.index[name] for name in names),
             parts=parts,
-            strength=strength_of_name(pattern.captured_components if pattern else 0),
+            strength=strength_of_name(captured),
         )
 
 
@@ -159,10 +168,11 @@ class _ScopeRules:
         assert isinstance(target, NamePattern)
         reaches: dict[tuple[str, str], Reach] = {}
         sources: dict[str, Expression] = {}
+        lowest = rule.lowest()
         for name, leaf in self._claims.index.items():
             if self._claims.leaves[leaf].dtype is None:
                 continue
-            binding = self._match_scope(target, name)
+            binding = self._match_scope(target, name, lowest)
             if binding is None:
                 continue
             scope = target.expand(binding).literal
@@ -172,25 +182,29 @@ class _ScopeRules:
                 continue
             if scope not in sources:  # of all its members
                 sources[scope] = bind_captures(rule.source, binding)
-            reach = self._make_reach(rule, target, scope, member, sources[scope])
+            captured = target.count_captured(binding)
+            reach = self._make_reach(rule, scope, member, sources[scope], captured)
             reaches[scope, member] = reach
         return [reaches[key] for key in sorted(reaches)]
 
-    def _match_scope(self, target: NamePattern, name: str) -> dict[str, str] | None:
+    def _match_scope(
+        self, target: NamePattern, name: str, lowest: Mapping[str, int]
+    ) -> dict[str, str] | None:
         """Texts of the captures of a scope; None if a name is not below it."""
-        return {} if target.text == "/" else target.matches(name, is_scope=True)
+        if target.text == "/":
+            return {}
+        return target.matches(name, is_scope=True, lowest=lowest)
 
     def _make_reach(
         self,
         rule: Rule,
-        target: NamePattern,
         scope: str,
         member: str,
         source: Expression,
+        captured: int,
     ) -> Reach:
         index = self._claims.index
         parts = () if member in index else parts_of(member, index)
-        captured = target.captured_components
         return Reach(
             rule=rule,
             source=source,

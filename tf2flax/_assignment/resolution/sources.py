@@ -9,7 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.captures import (
+    literal_pattern,
+    lowest_numbers,
+    parse_name,
+)
 from tf2flax._assignment.language.expressions import (
     Expression,
     Joined,
@@ -109,15 +113,16 @@ def _texts_by_number(
 ) -> dict[int, str]:
     """The texts that a counted capture stands for in any source, by number."""
     texts: dict[int, str] = {}
-    for source in sources_of(operand):
-        pattern = parse_name(source.pattern)
+    patterns = [parse_name(source.pattern) for source in sources_of(operand)]
+    lowest = lowest_numbers(patterns)
+    for pattern in patterns:
         if over not in pattern.captures:
             continue
         # Names that several tensors share count too: such a name is refused later, but
         # a stack that silently lacks a layer would not be.
         for binding in itertools.chain(
-            pattern.among(manifest.names, frozenset(pattern.captures)),
-            pattern.among(manifest.shared_names, frozenset(pattern.captures)),
+            pattern.among(manifest.names, frozenset(pattern.captures), lowest),
+            pattern.among(manifest.shared_names, frozenset(pattern.captures), lowest),
         ):
             text = binding[over]
             if len(text) > MAX_DIGITS:

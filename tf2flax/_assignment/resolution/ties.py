@@ -102,7 +102,7 @@ def _find_tie(
         The tie, which may be empty.
     """
     seen: set[Expression | None] = {chosen.expression} if chosen else set()
-    max_weakness = _SCOPE if chosen is None else _weakness_of(chosen.entry)
+    max_weakness = _SCOPE if chosen is None else _weakness_of(chosen.entry, leaf.names)
     twins: list[Assignment] = []
     mismatches: list[Gap] = []
     for name in leaf.names:
@@ -110,7 +110,7 @@ def _find_tie(
         if candidate is None or candidate.expression in seen:
             continue
         # Another entry names the leaf, and so overrides this one on purpose.
-        if _weakness_of(candidate.entry) > max_weakness:
+        if _weakness_of(candidate.entry, (name,)) > max_weakness:
             continue
         seen.add(candidate.expression)
         if isinstance(candidate, Assignment):
@@ -120,11 +120,20 @@ def _find_tie(
     return Tie(leaf.name, tuple(twins), tuple(mismatches))
 
 
-def _weakness_of(entry: MapEntry) -> int:
-    """How little of a leaf's name an entry says: captures, or that it is a scope."""
+def _weakness_of(entry: MapEntry, names: Sequence[str]) -> int:
+    """How little of a leaf's name an entry says: captures, or that it is a scope.
+
+    Args:
+        entry: The entry.
+        names: Names of the leaf; that counts of which the entry says most.
+    """
     target = entry.target
     if isinstance(target, tuple):
         return 0
     if isinstance(target, str):
         return _SCOPE if target.endswith("/") else 0
-    return _SCOPE if target.text.endswith("/") else target.captured_components
+    if target.text.endswith("/"):
+        return _SCOPE
+    bindings = (target.matches(name) for name in names)
+    counts = (target.count_captured(b) for b in bindings if b is not None)
+    return min(counts, default=_SCOPE)

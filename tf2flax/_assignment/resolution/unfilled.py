@@ -53,7 +53,11 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     Returns:
         Lines of a message; "" if a leaf is filled, or if the map is empty.
     """
-    gaps = (*resolution.missing, *resolution.mismatched)
+    gaps = [
+        gap
+        for gap in (*resolution.missing, *resolution.mismatched)
+        if not gap.entry.is_optional
+    ]
     if resolution.assignments or not (resolution.unused_entries or gaps):
         return ""
     names = _reachable_names(leaves)
@@ -107,7 +111,9 @@ def _suggest_target(target: str, names: Sequence[str], scopes: frozenset[str]) -
         return f"`{target[:-1]}` is a leaf: give its name as the value, and a tensor"
     candidates = list(scopes if is_scope else names)
     written = (with_captures(target, name) for name in candidates[:_MAX_WRITTEN])
-    if close := nearest(target, {text for text in written if text}, count=1):
+    close = nearest(target, {text for text in written if text}, count=1)
+    # The same where no number makes it a name of the target.
+    if close and close[0] != target:
         return f"did you mean `{close[0]}`?"
     close = nearest(target, candidates, count=1)
     return f"the target has `{close[0]}`" if close else ""

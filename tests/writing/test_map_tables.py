@@ -1,0 +1,320 @@
+"""Tables of map files: parameters, optional entries and options of a plan."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pathlib
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from bundle_writer import Tensor, write_bundle
+
+import tf2flax
+from tf2flax import src
+from tf2flax._jax.options import check_options
+
+HEADS = """
+[parameters]
+heads = 4
+last = 3
+scale = 0.5
+part = "enc{x}"
+minus = -1
+
+[options]
+on_missing = "keep"
+dtype = [["^step", "int32"], ["", "float32"]]
+
+[assignment_map]
+'src("q").reshape(heads, minus)' = "q{heads}"
+'layer_{last-1}/w' = "last"
+"{part}/w" = "w"
+
+[optional]
+"none/" = "none/"
+'src("absent")' = "here"
+"""
+
+
+def write(folder: pathlib.Path, text: str, name: str = "map.toml") -> pathlib.Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def prefix(tmp_path: pathlib.Path) -> pathlib.Path:
+    names = ("q", "layer_2/w", "layer_4/w", "enc{x}/w", "other/w")
+    tensors = {name: Tensor(np.arange(8, dtype="f4")) for name in names}
+    write_bundle(tmp_path / "m", tensors)
+    return tmp_path / "m"
+
+
+def leaves(**shapes: tuple[int, ...]) -> dict[str, Any]:
+    return {name: np.full(shape, 7, "f4") for name, shape in shapes.items()}
+
+
+def test_parameters_stand_in_names_and_expressions(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, HEADS)
+    loaded = tf2flax.load_map(path)
+    assert list(loaded) == [
+        src("q").reshape(4, -1), "layer_2/w", "enc{{x}}/w", "none/", src("absent"),
+    ]  # fmt: skip
+    assert loaded[src("q").reshape(4, -1)] == "q4"
+    loaded = tf2flax.load_map(path, heads=np.int64(2), last=5, part="other")
+    assert list(loaded)[:3] == [src("q").reshape(2, -1), "layer_4/w", "other/w"]
+    assert loaded.parameters == {
+        "heads": 2, "last": 5, "scale": 0.5, "part": "other", "minus": -1,
+    }  # fmt: skip
+
+
+# Parameters of the call, or another line of the file, and what is said.
+WRONG: dict[str, tuple[dict[str, Any], tuple[str, str], str]] = {
+    "unknown": ({"head": 3}, ("", ""), "has no parameter `head`. Did you mean `heads`"),
+    "a kind": ({"heads": [3]}, ("", ""), r"`heads`: expected an integer, .*got \[3\]"),
+    "a switch": ({"heads": True}, ("", ""), "`heads`: expected an integer"),
+    "below zero": ({"last": 0}, ("", ""), r"map.toml:15: .*\{last-1\} is no number"),
+    "not a number": ({"last": "x"}, ("", ""), r"map.toml:15: .*`x`"),
+    "a variable": (
+        {}, ("reshape(heads,", "reshape(haeds,"),
+        "map.toml:14: .*no parameter `haeds`. Did you mean `heads`",
+    ),
+    "a capture": (
+        {}, ('"{part}/w"', '"{parts}/w"'),
+        r"map.toml:16: .*capture \{parts\} .*Did you mean the parameter \{part\}",
+    ),
+    "a table": ({}, ("heads = 4", "heads = {a = 1}"), "map.toml:3: parameter `heads`"),
+    "a date": ({}, ("heads = 4", "heads = 1979-05-27"), "map.toml:3: parameter"),
+    "a name": ({}, ("heads = 4", "'a b' = 4"), "map.toml:3: parameter 'a b'"),
+    "path": ({}, ("heads = 4", "path = 4"), "map.toml:3: .*argument of tf2flax.load"),
+    "an option": (
+        {}, ("on_missing =", "on_mising ="),
+        "map.toml:10: plan has no option `on_mising`. Did you mean `on_missing`",
+    ),
+    "an option's value": (
+        {}, ('"keep"', '"kept"'), "map.toml:10: Option on_missing: expected 'error'"
+    ),
+    "what a call alone can say": (
+        {}, ('on_missing = "keep"', "mesh = 3"), "map.toml:10: .*Give it in the call"
+    ),
+    "another table": ({}, ("[optional]", "[optionals]"), "Did you mean `optional`"),
+    "one key in two tables": (
+        {}, ('"none/" =', '"layer_{last-1}/w" ='), "map.toml:19: .*or in another table"
+    ),
+    "one entry in two tables": (
+        {}, ('"none/" = "none/"', '"layer_{last-1}/w" = "last"'), "map.toml:15 as well"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(WRONG))
+def test_what_is_wrong_names_file_and_line(name: str, tmp_path: pathlib.Path) -> None:
+    given, (old, new), message = WRONG[name]
+    assert not old or HEADS.count(old) == 1
+    path = write(tmp_path, HEADS.replace(old, new))
+    with pytest.raises(tf2flax.AssignmentError, match=message):
+        tf2flax.load_map(path, **given)
+
+
+def test_optional_entries_reach_nothing_without_a_word(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    loaded = tf2flax.load_map(write(tmp_path, HEADS.replace('"keep"', '"error"')))
+    target = leaves(q4=(4, 2), last=(8,), w=(8,), here=(8,))
+    plan = tf2flax.plan(prefix, loaded, target)
+    assert plan.kept == ("here",)
+    assert plan.unused_rules == ()
+    tree = plan.restore()
+    assert tree["here"] is target["here"]
+    assert tree["q4"].tolist() == np.arange(8.0).reshape(4, 2).tolist()
+
+
+def test_a_map_of_optional_entries_may_fill_nothing(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    path = write(tmp_path, '[optional]\n"none/" = "none/"\n"absent" = "w"\n')
+    target = leaves(w=(8,))
+    tree = tf2flax.init_from_checkpoint(prefix, tf2flax.load_map(path), target)
+    assert tree["w"] is target["w"]
+    # The same entries without the file are mistakes.
+    with pytest.raises(tf2flax.AssignmentError, match="absent"):
+        tf2flax.init_from_checkpoint(prefix, dict(tf2flax.load_map(path)), target)
+
+
+def test_an_optional_entry_keeps_its_leaf_from_weaker_ones(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text = '[assignment_map]\n"other/" = "p/"\n[optional]\n\'src("no")\' = "p/w"\n'
+    target = {"p": leaves(w=(8,))}
+    plan = tf2flax.plan(prefix, tf2flax.load_map(write(tmp_path, text)), target)
+    assert plan.kept == ("p/w",)
+
+
+@pytest.mark.parametrize("call", ["plan", "init_from_checkpoint", "warm_start"])
+def test_options_of_a_file_count_unless_the_call_gives_them(
+    call: str, prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text = '[options]\non_missing = "keep"\ndtype = "bfloat16"\n' + (
+        '[assignment_map]\n"q" = "q"\n"absent" = "w"\n'
+    )
+    loaded = tf2flax.load_map(write(tmp_path, text))
+    target = leaves(q=(8,), w=(8,))
+
+    def restore(**options: Any) -> Mapping[str, Any]:
+        if call == "plan":
+            return tf2flax.plan(prefix, loaded, target, **options).restore()
+        if call == "warm_start":
+            init = tf2flax.warm_start(lambda: target, prefix, loaded, **options)
+            return init()
+        return tf2flax.init_from_checkpoint(prefix, loaded, target, **options)
+
+    tree = restore()
+    assert tree["q"].dtype == "bfloat16"
+    assert tree["w"].tolist() == [7] * 8
+    # Values of the call win, also those that are the defaults.
+    assert restore(dtype=None)["q"].dtype == "float32"
+    with pytest.raises(tf2flax.AssignmentError, match="absent"):
+        restore(on_missing="error")
+
+
+def test_what_a_map_knows_stays_when_it_is_copied_or_joined(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    loaded = tf2flax.load_map(write(tmp_path, HEADS))
+    joined = loaded | {"other/w": "more"}
+    added = {"other/w": "more"} | loaded
+    grown = loaded.copy()
+    grown |= {"other/w": "more"}
+    assert "other/w" not in loaded
+    target = leaves(q4=(4, 2), last=(8,), w=(8,), more=(8,))
+    for one in (
+        joined,
+        added,
+        grown,
+        copy.copy(joined),
+        pickle.loads(pickle.dumps(joined)),
+    ):
+        assert one.options == loaded.options
+        assert one.parameters == loaded.parameters
+        plan = tf2flax.plan(prefix, one, target)
+        assert len(plan.assignments) == 4
+        places = {a.leaf: a.entry.place for a in plan.assignments}
+        assert places["last"].endswith("map.toml:15")
+        assert places["more"] == ""
+    assert not hasattr(dict(loaded), "options")
+    with pytest.raises(tf2flax.AssignmentError, match="no leaf `here`"):
+        tf2flax.plan(prefix, dict(loaded) | {"other/w": "no"}, target)
+
+
+def test_pairs_know_as_much(prefix: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = """
+optional = [["absent", "w"]]
+assignment_map = [
+    ["q", "a{n}"],
+    ["q", "b"],
+]
+[parameters]
+n = 1
+[options]
+dtype = "bfloat16"
+"""
+    loaded = tf2flax.load_map(write(tmp_path, text))
+    target = leaves(a1=(8,), b=(8,), w=(8,), c=(8,))
+    more = [("q", "c")]
+    for one in (loaded + more, more + loaded, loaded.copy()):
+        tree = tf2flax.init_from_checkpoint(prefix, one, target)
+        assert tree["b"].dtype == "bfloat16"
+        assert tree["w"] is target["w"]
+    path = tmp_path / "saved.toml"
+    tf2flax.save_map(path, loaded)
+    again = tf2flax.load_map(path)
+    assert again == [("q", "a1"), ("q", "b"), ("absent", "w")]
+    assert again.facts.optional == {("absent", "w")}
+    assert again.options == {"dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_saved_maps_have_values_in_place_of_parameters(
+    suffix: str, tmp_path: pathlib.Path
+) -> None:
+    loaded = tf2flax.load_map(write(tmp_path, HEADS), heads=2)
+    path = tmp_path / f"saved{suffix}"
+    tf2flax.save_map(path, loaded)
+    assert "heads" not in path.read_text()
+    again = tf2flax.load_map(path)
+    assert again == loaded
+    assert again.options == loaded.options
+    assert again.facts.optional == loaded.facts.optional
+    assert again.parameters == {}
+
+
+def test_options_of_every_kind_are_written(tmp_path: pathlib.Path) -> None:
+    options = {
+        "aliases": {"scale": ["gamma", "g a"], "bias": []}, "verify": False,
+        "on_mismatch": [["^head/", "keep"]], "max_in_flight_bytes": 1 << 20,
+        "strategy": "local", "on_uneven": "replicate",
+        "logical_axis_rules": [["embed", "data"], ["mlp", ["a", "b"]]],
+    }  # fmt: skip
+    text = json.dumps({"assignment_map": {"a": "b"}, "options": options})
+    loaded = tf2flax.load_map(write(tmp_path, text, "map.json"))
+    tf2flax.save_map(tmp_path / "saved.toml", loaded)
+    again = tf2flax.load_map(tmp_path / "saved.toml")
+    assert again.options == options
+    checked = check_options("plan", {}, again)
+    assert checked.logical_axis_rules == (("embed", "data"), ("mlp", ("a", "b")))
+
+
+def test_null_in_json_means_no_aliases(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text = '{"options": {"aliases": null}, "assignment_map": {"other/": "p/"}}'
+    loaded = tf2flax.load_map(write(tmp_path, text, "map.json"))
+    for one in (loaded, None):
+        if one is None:
+            tf2flax.save_map(tmp_path / "saved.toml", loaded)
+            one = tf2flax.load_map(tmp_path / "saved.toml")
+        assert tf2flax.plan(prefix, one, {"p": leaves(w=(8,))}).nbytes == 32
+
+
+def test_comments_of_every_table_stay(tmp_path: pathlib.Path) -> None:
+    text = """# About the map.
+
+# About the parameters.
+[parameters]
+n = 1  # gone with the table
+
+# About the entries.
+[assignment_map]
+# About a.
+"a{n}" = "b"  # behind a
+
+# About the rest.
+[optional]
+"c" = "d"  # behind c
+
+[options]
+# About the dtype.
+dtype = "bfloat16"  # behind it
+# The end.
+"""
+    path = write(tmp_path, text)
+    tf2flax.save_map(path, tf2flax.load_map(path), overwrite=True)
+    expected = text.replace("[parameters]\nn = 1  # gone with the table\n", "")
+    expected = expected.replace('# About a.\n"a{n}" = "b"  # behind a', '"a1" = "b"')
+    assert path.read_text() == expected
+
+
+def test_options_that_become_wrong_later_name_their_place(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text = '[options]\ndtype = "bfloat16"\n[assignment_map]\n"q" = "q"\n'
+    loaded = tf2flax.load_map(write(tmp_path, text))
+    options: Any = loaded.options
+    options["dtype"] = 3
+    with pytest.raises(tf2flax.AssignmentError, match=r"map.toml:2: "):
+        tf2flax.plan(prefix, loaded, {"q": jax.ShapeDtypeStruct((8,), "float32")})

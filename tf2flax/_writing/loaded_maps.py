@@ -1,0 +1,121 @@
+"""Maps as `load_map` gives them: a dict or a list that knows more than its entries.
+
+Lines, options, parameters and optional entries stay when such a map is copied or joined
+with another one. `dict(loaded)` and `list(loaded)` have the entries only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Self, cast
+
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.grammar import LoadedMap, MapFacts, facts_of
+
+Key = str | Expression
+_NO_FACTS: Final = MapFacts()
+
+
+class MapTable(dict[Key, str], LoadedMap):
+    """A map from a file in which every key occurs once: a dict that knows its lines.
+
+    Joined with another map by `|`, the entries, options and parameters of the right one
+    count.
+
+    Examples:
+        >>> import tf2flax
+        >>> loaded = tf2flax.load_map("examples/maps/gpt2_linen.toml")
+        >>> type(loaded | {"global_step": "step"}).__name__
+        'MapTable'
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[Key, str] | Iterable[tuple[Key, str]] = (),
+        facts: MapFacts = _NO_FACTS,
+    ) -> None:
+        """Makes it; `load_map` does."""
+        super().__init__(entries)
+        self.facts = facts
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of `plan` that the file gives; those of a call win."""
+        return self.facts.options
+
+    @property
+    def parameters(self) -> Mapping[str, int | float | str]:
+        """Values of the file's parameters, which stand in the entries already."""
+        return self.facts.parameters
+
+    def copy(self) -> Self:
+        """A copy that knows as much."""
+        return type(self)(self, self.facts)
+
+    def __or__(self, after: Any) -> Any:
+        """Both maps as one."""
+        if not isinstance(after, dict):
+            return NotImplemented
+        after = cast("dict[Key, str]", after)
+        return type(self)({**self, **after}, self.facts.joined(facts_of(after)))
+
+    def __ror__(self, before: Any) -> Any:
+        """Both maps as one; what this one knows stays."""
+        if not isinstance(before, dict):
+            return NotImplemented
+        before = cast("dict[Key, str]", before)
+        return type(self)({**before, **self}, facts_of(before).joined(self.facts))
+
+    def __ior__(self, after: Any) -> Self:
+        """Adds the entries of another map, and what it knows."""
+        self.facts = self.facts.joined(facts_of(after))
+        self.update(after)
+        return self
+
+
+class MapPairs(list[tuple[Key, str]], LoadedMap):
+    """A map from a file that holds pairs: a list that knows its lines.
+
+    Joined with other pairs by `+`, the options and parameters of the right one count.
+    """
+
+    def __init__(
+        self, entries: Iterable[tuple[Key, str]] = (), facts: MapFacts = _NO_FACTS
+    ) -> None:
+        """Makes it; `load_map` does."""
+        super().__init__(entries)
+        self.facts = facts
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of `plan` that the file gives; those of a call win."""
+        return self.facts.options
+
+    @property
+    def parameters(self) -> Mapping[str, int | float | str]:
+        """Values of the file's parameters, which stand in the entries already."""
+        return self.facts.parameters
+
+    def copy(self) -> Self:
+        """A copy that knows as much."""
+        return type(self)(self, self.facts)
+
+    def __add__(self, after: Any) -> Any:
+        """Both maps as one."""
+        if not isinstance(after, list):
+            return NotImplemented
+        after = cast("list[tuple[Key, str]]", after)
+        return type(self)([*self, *after], self.facts.joined(facts_of(after)))
+
+    def __radd__(self, before: Any) -> Any:
+        """Both maps as one; what this one knows stays."""
+        if not isinstance(before, list):
+            return NotImplemented
+        before = cast("list[tuple[Key, str]]", before)
+        return type(self)([*before, *self], facts_of(before).joined(self.facts))
+
+    def __iadd__(self, after: Any) -> Self:
+        """Adds the pairs of another map, and what it knows."""
+        self.facts = self.facts.joined(facts_of(after))
+        self.extend(after)
+        return self
