@@ -138,7 +138,7 @@ def draw_histogram(
 
     Examples:
         >>> histogram = count_values(np.array([1, 1, 2]))
-        >>> draw_histogram(histogram, [("nan", 3)], width=20, ascii=True)
+        >>> draw_histogram(histogram, [("nan", 3)], width=18, ascii=True)
         ['  1  2  ##########', '  2  1  #####', 'nan  3']
     """
     labels = [*_labels(histogram), *(word for word, _ in beside)]

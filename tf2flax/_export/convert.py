@@ -64,16 +64,16 @@ class ConversionReport:
             one (`tf2flax convert --target`): no entry of the map fills them.
 
     Examples:
-        >>> import tempfile, tf2flax
+        >>> import tempfile, numpy as np, tf2flax
+        >>> checkpoint = {"bert/pooler/bias": np.zeros(2), "global_step": np.int64(7)}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = tf2flax.convert(
-        ...         "tests/data/bert/model.ckpt",
+        ...         checkpoint,
         ...         f"{folder}/bert.safetensors",
         ...         assignment_map={"bert/pooler/": "pooler/"},
-        ...         slots=False,
         ...     )
-        >>> report.written
-        ('pooler/dense/bias', 'pooler/dense/kernel')
+        >>> report.written, report.dropped
+        (('pooler/bias',), ('global_step',))
     """
 
     path: str
@@ -162,13 +162,14 @@ def convert(
         ReadError: The system refuses, as when the disk is full; nothing is left then.
 
     Examples:
-        >>> import tempfile, tf2flax
+        >>> import tempfile, numpy as np, tf2flax
+        >>> checkpoint = tf2flax.open_checkpoint({"kernel": np.ones((3, 2)), "step": 7})
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report = tf2flax.convert(
-        ...         "tests/data/bert/model.ckpt", f"{folder}/bert.npz"
-        ...     )
-        >>> len(report.written)
-        139
+        ...     report = tf2flax.convert(checkpoint, f"{folder}/model.npz")
+        ...     np.load(report.path)["kernel"].shape
+        (3, 2)
+        >>> report.written
+        ('kernel', 'step')
     """
     has_slots = check_switch("slots", slots)
     output = prepare_output(
