@@ -7,6 +7,7 @@ What was there is replaced only then.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from tf2flax._base.memory import bytes_of
-from tf2flax._base.values import Box
+from tf2flax._base.values import Box, row_major
 from tf2flax._storage.exchanging import uninterrupted
 from tf2flax._storage.writing import (
     sync_directory,
@@ -84,7 +85,7 @@ def _remove(path: str) -> None:
 class RawFile:
     """A file that holds elements of tensors as they are, at places known before.
 
-    Tensors come in any order, in boxes of whole rows::
+    Tensors come in any order, in boxes that are runs of elements, such as whole rows::
 
         file    |header|aaaa|bbbbbbbbbbbb|cc|
         boxes                 ^^^^ rows 1 and 2 of b
@@ -107,11 +108,10 @@ class RawFile:
         self._failures: list[OSError] = []
 
     def take(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
-        """Writes a box of whole rows of a tensor."""
-        start = self._offsets[tensor.name]
-        if box.starts:
-            row_nbytes = Box.whole(tensor.shape[1:]).size * tensor.dtype.itemsize
-            start += box.starts[0] * row_nbytes
+        """Writes a box of a tensor, which is one run of its elements."""
+        # Of a tensor of one row, boxes are parts of that row; and so on.
+        elements = sum(map(operator.mul, box.starts, row_major(tensor.shape)))
+        start = self._offsets[tensor.name] + elements * tensor.dtype.itemsize
         write_at(self._descriptor, bytes_of(np.ascontiguousarray(array)).data, start)
         self._unsynced_nbytes += array.nbytes
         is_syncing = self._syncing is not None and self._syncing.is_alive()
