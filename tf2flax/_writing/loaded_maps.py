@@ -38,7 +38,7 @@ class MapTable(dict[Key, str], LoadedMap):
     ) -> None:
         """Makes it; `load_map` does."""
         super().__init__(entries)
-        self.facts = facts
+        self.facts: MapFacts = facts
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ class MapPairs(list[tuple[Key, str]], LoadedMap):
     ) -> None:
         """Makes it; `load_map` does."""
         super().__init__(entries)
-        self.facts = facts
+        self.facts: MapFacts = facts
 
     @property
     def options(self) -> Mapping[str, Any]:
