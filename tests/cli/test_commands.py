@@ -135,9 +135,14 @@ def test_what_other_libraries_wrote(
             assert (code, text) == (0, ""), out
 
 
+@pytest.mark.parametrize("chunk", [1 << 20, 1])
 def test_differences(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    chunk: int,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("tf2flax._cli.diff._CHUNK", chunk)
     a = {
         "cast": np.float32([1, 2]),
         "close": np.float32([1, 0]),

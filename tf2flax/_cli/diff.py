@@ -24,6 +24,8 @@ examples:
   tf2flax diff model.ckpt model.safetensors
   tf2flax diff model.ckpt orbax/ 'bert/*' --rtol 1e-2
 """
+# How many elements are compared at once.
+_CHUNK: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,6 +143,29 @@ def _compare(
     """
     if a.dtype == object or b.dtype == object:
         return None if np.array_equal(a, b) else (None, None)
+    first, second = a.reshape(-1), b.reshape(-1)
+    differences = [
+        difference
+        for start in range(0, first.size, _CHUNK)
+        if (
+            difference := _compare_chunk(
+                first[start : start + _CHUNK],
+                second[start : start + _CHUNK],
+                rtol,
+                atol,
+            )
+        )
+    ]
+    if not any(is_far for *_, is_far in differences):
+        return None
+    gaps, relative, _ = zip(*differences, strict=True)
+    return max(gaps), max(relative)
+
+
+def _compare_chunk(
+    a: np.ndarray, b: np.ndarray, rtol: float, atol: float
+) -> tuple[float, float, bool] | None:
+    """The largest differences, and whether one is not accepted; None for equal."""
     if a.dtype == b.dtype and a.tobytes() == b.tobytes():
         return None
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
@@ -148,20 +173,19 @@ def _compare(
     # float64 does not hold all integers of 64 bits.
     if integers and np.array_equal(a, b):
         return None
-    x, y = a.astype(wide), b.astype(wide)
     with np.errstate(all="ignore"):
+        x, y = a.astype(wide), b.astype(wide)
         is_equal = (x == y) | (np.isnan(x) & np.isnan(y))
         gap = np.where(is_equal, 0, np.abs(x - y))
         if integers and a.dtype.kind == b.dtype.kind:
             gap = _gap_of_integers(a, b)
         gap = np.where(np.isnan(gap), np.inf, gap)
         is_near = (gap <= atol + rtol * np.abs(y)).all()
-        # Integers that float64 takes for equal differ all the same.
-        if is_near and (not integers or rtol or atol):
-            return None
         scale = np.maximum(np.abs(x), np.abs(y))
         relative = np.where(gap > 0, gap / np.where(scale > 0, scale, 1), 0)
-    return float(gap.max(initial=0)), float(relative.max(initial=0))
+    # Integers that float64 takes for equal differ all the same.
+    is_far = not is_near or (integers and not rtol and not atol)
+    return float(gap.max(initial=0)), float(relative.max(initial=0)), bool(is_far)
 
 
 def _gap_of_integers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
