@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import shutil
@@ -16,6 +15,7 @@ import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
+from .documents import print_json
 from .histogram import Histogram, count_values, draw_histogram, is_ascii_only
 from .selecting import add_checkpoint
 from .statistics import describe_values
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts["histogram"] = histogram and histogram.to_dict()
     facts["output"] = _write(path, tensor, array, damage) if path else None
     if arguments.json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
     else:
         _print(tensor, array, facts, histogram)
     return 1 if damage else 0

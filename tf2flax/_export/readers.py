@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Final, NamedTuple
 
@@ -154,6 +155,11 @@ def _open_npz(path: str) -> Mapping[str, ReadableArray]:
                 with archive.open(member) as file:
                     shape, dtype = _npy_header(file)
                 name = member.removesuffix(".npy")
+                if dtype.hasobject:
+                    raise UnsupportedError(
+                        f"`{name}` holds objects of Python, which only pickle reads - "
+                        f"in `{path}`. Save it as an array of numbers or bytes."
+                    )
                 arrays[name] = ReadableArray(
                     shape,
                     "string" if dtype.kind == "S" else str(dtype),
@@ -180,8 +186,13 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 def _npz_reader(path: str, name: str) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        with np.load(path) as archive:
-            array: np.ndarray = archive[name]
+        try:
+            with np.load(path) as archive:
+                array: np.ndarray = archive[name]
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DamagedError(
+                f"`{name}` is damaged: {error} - in `{path}`. Copy the file again."
+            ) from error
         return array.astype(object) if array.dtype.kind == "S" else array
 
     return read
@@ -236,7 +247,12 @@ def _orbax_array(folder: str, driver: str, name: str) -> ReadableArray:
         ) from error
 
     def read() -> np.ndarray:
-        return np.asarray(store.read().result())
+        try:
+            return np.asarray(store.read().result())
+        except ValueError as error:
+            raise DamagedError(
+                f"`{name}` is damaged - in `{folder}`: {str(error)[:200]}."
+            ) from error
 
     dtype: np.dtype = store.dtype.numpy_dtype
     nbytes = int(store.size) * dtype.itemsize
