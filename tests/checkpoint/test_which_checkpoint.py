@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from collections.abc import Callable
@@ -203,6 +204,69 @@ def test_a_path_says_which(
 ) -> None:
     monkeypatch.chdir(run.parent)
     assert step_meant(message_of(path.replace("{run}", str(run)))) == PATHS[path]
+
+
+# what is given instead of `{run}/model.ckpt-7`, where a folder is misspelt
+FOLDERS = {
+    "rnu/model.ckpt-7": 7,
+    "{parent}/rnu/model.ckpt-7": 7,
+    "rnu/model.ckpt-8": 100,
+    "deep/folder/rn/model.ckpt-7": 1,
+    "dep/foldr/run/model.ckpt": 1,
+    "run/model.ckpt-7/": 7,
+    "run/model.ckpt-7.index/": 7,
+    "run/modl.ckpt-7/": 7,
+    "run/model.ckpt/": 100,
+}
+
+
+@pytest.mark.parametrize("path", FOLDERS)
+def test_a_misspelt_folder(
+    path: str, run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    inner = run.parent / "deep" / "folder" / "run" / "model.ckpt-7"
+    write_bundle(inner, {"w": np.float32(1)})
+    text = message_of(path.replace("{parent}", str(run.parent)))
+    assert step_meant(text) == FOLDERS[path]
+
+
+def test_the_nearest_folder_that_is_there(run: pathlib.Path) -> None:
+    where = run.parent
+    text = message_of(where / "zzz" / "yyy" / "m.ckpt")
+    assert text.endswith(f"The nearest folder that is there is `{where}`.")
+    (where / "file").touch()
+    text = message_of(where / "file" / "m.ckpt")
+    assert text.endswith(f"`{where}/file` is a file, not a folder.")
+    assert message_of(where / "rnu" / "zzz").endswith(f"Did you mean `{where}/run`?")
+
+
+def test_an_empty_path() -> None:
+    assert message_of("").startswith("The path is empty. Give the prefix")
+
+
+@pytest.mark.parametrize("path", ["~/model.ckpt-7", "~/", "~"])
+def test_a_home_directory_is_said(
+    path: str, run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(run))
+    monkeypatch.chdir(run)
+    with pytest.raises(tf2flax.UnsupportedError) as caught:
+        tf2flax.open_checkpoint(path)
+    given = re.findall(r"Give `(.*)`\.", str(caught.value))
+    assert given == [str(run) + path[1:]]
+    # A folder that is called so is a folder, and other names begin so as well.
+    write_bundle(run / "~" / "model.ckpt-7", {"w": np.float32(1)})
+    write_bundle(run / "~model", {"w": np.float32(2)})
+    assert tf2flax.open_checkpoint("~/model.ckpt-7")["w"].read() == 1
+    assert tf2flax.open_checkpoint("~model")["w"].read() == 2
+
+
+def test_pipes_and_devices(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        assert f"`{path}`, a pipe or device, cannot be read" in message_of(path)
+    assert message_of("-").startswith("Standard input cannot be read")
 
 
 def test_only_the_graph_is_there(run: pathlib.Path) -> None:

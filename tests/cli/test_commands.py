@@ -218,7 +218,7 @@ def test_convert(
     assert report["dropped"][-2:] == ["step", "words"]
     assert safetensors.numpy.load_file(tmp_path / "m.safetensors")["l1/b"].dtype == "f2"
     assert main(["convert", prefix, f"{tmp_path}/m.safetensors"]) == 2
-    assert "overwrite=True" in capsys.readouterr().err
+    assert "give --overwrite." in capsys.readouterr().err
     by_reference = ["convert", prefix, f"{tmp_path}/o", "--format", "orbax"]
     assert main([*by_reference, "--by-reference", "--no-slots"]) == 0
     assert main(["verify", f"{tmp_path}/o"]) == 0

@@ -392,6 +392,44 @@ def test_failures_leave_nothing(
     tf2flax.convert(prefix, out, **options, overwrite=is_there)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_failures_leave_no_folders(
+    name: Any, prefix: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were made for the output go again; those that were there stay."""
+
+    def failing(_: int) -> None:
+        raise OSError(28, "No space left")
+
+    (tmp_path / "there").mkdir()
+    options: Any = {"format": name, "assignment_map": {"bert/pooler/": "a/"}}
+    monkeypatch.setattr(os, "fsync", failing)
+    for out in ("new/deep/out", "there/new/out"):
+        with pytest.raises(tf2flax.ReadError):
+            tf2flax.convert(prefix, tmp_path / out, **options)
+    with pytest.raises(tf2flax.ReadError):
+        tf2flax.save_checkpoint(tmp_path / "new" / "m", {"a": np.ones(2)})
+    assert not (tmp_path / "new").exists()
+    assert [*(tmp_path / "there").iterdir()] == []
+    monkeypatch.undo()
+    tf2flax.convert(prefix, tmp_path / "new/deep/out", **options)
+
+
+def test_a_dtype_that_no_tensor_gets(tmp_path: pathlib.Path) -> None:
+    floats, step = {"w": np.float32([1.5, 2])}, {"step": np.int64(3)}
+    out = tmp_path / "o.npz"
+    with pytest.raises(tf2flax.AssignmentError, match=r"int32 is for tensors of its k"):
+        tf2flax.convert(floats, out, dtype="int32")
+    assert not out.exists()
+    tf2flax.convert(floats, out, dtype=[("", "int32")])
+    assert np.load(out)["w"].dtype == np.int32
+    tf2flax.convert(floats | step, out, dtype="int32", overwrite=True)
+    kinds = {name: array.dtype.name for name, array in np.load(out).items()}
+    assert kinds == {"w": "float32", "step": "int32"}
+    with pytest.raises(tf2flax.AssignmentError, match="float16"):
+        tf2flax.convert(step, out, dtype="float16", overwrite=True)
+
+
 def test_damage_leaves_nothing(prefix: str, tmp_path: pathlib.Path) -> None:
     data = pathlib.Path(f"{prefix}.data-00000-of-00001")
     stored = bytearray(data.read_bytes())

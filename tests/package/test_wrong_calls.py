@@ -143,10 +143,22 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
         call(tf2flax.open_checkpoint, io.StringIO("x")),
         (NOT_A_PATH, "got StringIO"),
     ),
-    "open nothing": (call(tf2flax.open_checkpoint, ""), ("No checkpoint at", "prefix")),
+    "open nothing": (call(tf2flax.open_checkpoint, ""), ("path is empty", "prefix")),
     "open a home": (
         call(tf2flax.open_checkpoint, "~/model.ckpt"),
-        ("No checkpoint at", "~/model.ckpt", "no directory `~`"),
+        ("`~/model.ckpt`", f"Give `{pathlib.Path.home()}/model.ckpt`"),
+    ),
+    "save into a home": (
+        call(tf2flax.save_checkpoint, "~/model.ckpt", ARRAYS),
+        (f"Give `{pathlib.Path.home()}/model.ckpt`",),
+    ),
+    "save a map into a home": (
+        call(tf2flax.save_map, "~/map.toml", {"a": "b"}),
+        (f"Give `{pathlib.Path.home()}/map.toml`",),
+    ),
+    "save names": (
+        call(tf2flax.save_checkpoint, "model.ckpt", ["a", "b"]),
+        ("names alone, ['a', 'b']", "{'a': array, ...}"),
     ),
     "open a URL that pathlib ate": (
         call(tf2flax.open_checkpoint, pathlib.Path("gs://bucket/model.ckpt")),

@@ -45,14 +45,39 @@ def message_of(url: str) -> str:
 def test_where_a_redirect_leads(
     server: Served, status: int, path: str, is_relative: bool
 ) -> None:
-    """As GitHub sends on from `/raw/`: what the message says to give opens."""
+    """As GitHub sends on from `/raw/`: it is followed."""
     server.redirects = {"/old/*": (status, f"{'' if is_relative else server.url}/run/")}
-    text = message_of(f"{server.url}/old/{path}")
-    assert f"its server redirects to `{server.url}/run/" in text
-    given = re.search("Give `(.*)`", text)
+    checkpoint = tf2flax.open_checkpoint(f"{server.url}/old/{path}")
+    assert checkpoint.prefix == f"{server.url}/run/model.ckpt"
+    assert checkpoint["w"].read() == 7
+    # Where a folder is watched, what to give is said, and it is right.
+    with pytest.raises(tf2flax.ReadError) as caught:
+        tf2flax.latest_checkpoint(f"{server.url}/old/")
+    given = re.search("Give `(.*)`", str(caught.value))
     assert given
-    assert given[1] == f"{server.url}/run/{path}"
-    assert tf2flax.open_checkpoint(given[1])["w"].read() == 7
+    assert tf2flax.latest_checkpoint(given[1]) == checkpoint.prefix
+
+
+def test_redirects_end(server: Served) -> None:
+    server.redirects = {f"/{n}/*": (302, f"/{n + 1}/") for n in range(5)}
+    server.redirects["/5/*"] = (302, "/run/")
+    assert tf2flax.open_checkpoint(f"{server.url}/1/model.ckpt")["w"].read() == 7
+    text = message_of(f"{server.url}/0/model.ckpt")  # the sixth
+    assert f"Give `{server.url}/run/model.ckpt`" in text
+    server.redirects = {"/a/*": (302, "/b/"), "/b/*": (302, "/a/")}
+    assert "its server redirects to" in message_of(f"{server.url}/a/model.ckpt")
+
+
+def test_only_to_a_scheme_that_is_as_safe() -> None:
+    for url, target, path in (
+        ("http://a/m.index", "https://a/m.index", "https://a/m"),
+        ("https://a/m.index", "http://a/m.index", ""),
+        ("http://a/m.index", "ftp://a/m.index", ""),
+        ("http://a/m.index", "file:///etc/m.index", ""),
+        ("http://a/m.index", "http://a/m.index?signed", ""),
+        ("http://a/m.index", "http://a/m", ""),
+    ):
+        assert hosts.path_after(url, target) == path
 
 
 def test_a_redirect_to_a_signed_url(server: Served) -> None:
@@ -67,7 +92,7 @@ def test_a_redirect_to_a_signed_url(server: Served) -> None:
 def test_a_redirect_to_nowhere(server: Served) -> None:
     server.redirects = {"/old/*": (302, "")}
     text = message_of(f"{server.url}/old/model.ckpt")
-    assert "redirects are not followed. Download each of its files" in text
+    assert ", which is not followed. Download each of its files" in text
 
 
 def test_hugging_face() -> None:
@@ -114,7 +139,12 @@ def test_a_host_that_does_not_answer() -> None:
 
 def test_a_name_that_resolves_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "HOST_TIMEOUT_S", -1.0)
-    monkeypatch.setattr(hosts, "trouble_at", lambda _: time.sleep(2))
+
+    def look_for_long(_: str) -> tuple[str, str]:
+        time.sleep(2)
+        return "", ""
+
+    monkeypatch.setattr(hosts, "look_at", look_for_long)
     text = message_of(f"http://127.0.0.1:{closed_port()}/model.ckpt")
     assert "its name is not resolved" in text
 
@@ -132,7 +162,7 @@ def test_a_host_behind_a_proxy_is_not_looked_at(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert hosts.trouble_at("http://no-such-host.invalid/m") == ""
+    assert hosts.look_at("http://no-such-host.invalid/m") == ("", "")
     assert not hosts.needs_check("http://no-such-host.invalid/m")
     assert not hosts.needs_check("memory://run/m")
 

@@ -205,7 +205,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     ),
     "deep JSON": (b"[" * 100_000, "json", "invalid JSON"),
     "deep TOML": (b"a = " + b"[" * 100_000, "toml", "invalid TOML"),
-    "a list": (b"[]", "json", "expected a table"),
+    "a list": (b"[]", "json", "expected an object"),
     "empty JSON": (b"", "json", "@:1: invalid JSON"),
     "another suffix": (b"", "yaml", "`.toml` or `.json`"),
 }  # fmt: skip

@@ -117,6 +117,20 @@ class ReadError(CheckpointError, OSError):
     __module__ = "tf2flax"
 
 
+class RedirectedError(ReadError):
+    """A server sends on to another URL; whoever opens a checkpoint may go there.
+
+    Not public; a `ReadError` for all others.
+
+    Attributes:
+        target: The path of the checkpoint there; "" where it cannot be followed.
+    """
+
+    def __init__(self, text: str, target: str = "") -> None:
+        super().__init__(text)  # of two arguments, OSError would make a number
+        self.target: str = target
+
+
 class ExistsError(CheckpointError, FileExistsError):
     """A file that should be written exists already."""
 

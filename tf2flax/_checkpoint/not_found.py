@@ -10,35 +10,25 @@ import os
 import re
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import quote
 
 from tf2flax._base.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.names import nearest
 from tf2flax._storage.base import Storage
+from tf2flax._storage.not_paths import unpack_tar
 
-from .choosing import (
-    INDEX,
-    V1_FILE,
-    checkpoints_in,
-    files_in,
-    is_checkpoint,
-    listed_names,
-    newest_first,
-    prefixes_in,
-    stem_of,
-)
+from .choosing import INDEX, V1_FILE, checkpoints_in, listed_names
 from .foreign_folders import describe_contents, kind_of_folder
 from .interrupted_saves import describe_interrupted_save
+from .near_paths import close_to, is_there, suggest_folder
 from .state import State
 from .state_faults import paths_meant, why_unparsed
 
 # So many checkpoints of a folder are listed.
 _MAX_LISTED: Final = 8
-# Longer names than these are no file's (letters).
-_MAX_NAME: Final = 255
 # What a state file lists is tried so often.
 _MAX_TRIED: Final = 8
 _SEPARATOR: Final = re.compile(r"[/\\]")
@@ -47,8 +37,19 @@ _SEPARATOR: Final = re.compile(r"[/\\]")
 def no_checkpoint_in(storage: Storage, directory: str, state: State) -> CheckpointError:
     """The error for a directory that leads to no checkpoint, or to several."""
     full_path = storage.show(directory)
+    prefix = directory.rstrip("/")
+    if prefix != directory and prefix and is_there(storage, prefix):
+        return CheckpointNotFoundError(
+            f"No directory at `{full_path}`: only folders end in a slash. Did you mean "
+            f"`{storage.show(prefix)}`?"
+        )
     if storage.is_local and not os.path.isdir(directory):
-        return CheckpointNotFoundError(f"No directory at `{full_path}`.")
+        fix = suggest_folder(storage, directory)
+        if prefix and os.path.isdir(os.path.dirname(prefix) or "."):
+            # A prefix with a slash, perhaps.
+            close = close_to(storage, prefix)
+            fix = f"Did you mean `{storage.show(close)}`?" if close else fix
+        return CheckpointNotFoundError(f"No directory at `{full_path}`. {fix}")
     checkpoints = checkpoints_in(storage, directory)
     interrupted = describe_interrupted_save(storage, directory)
     meant = [] if not state.is_present else _meant_by(storage, directory, state)
@@ -105,22 +106,37 @@ def _meant_by(storage: Storage, directory: str, state: State) -> list[str]:
         beside = os.path.join(directory, _SEPARATOR.split(path)[-1])
         translated = storage.join_state(directory, path.replace("\\", "/"))
         for prefix in (translated, beside):
-            if prefix and _is_there(storage, prefix):
+            if prefix and is_there(storage, prefix):
                 return [prefix]
     return []
 
 
 def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
     """The error for a prefix, file or pattern that means no checkpoint."""
+    if not path:
+        return CheckpointNotFoundError(
+            "The path is empty. Give the prefix of a checkpoint (its files without "
+            "`.index`) or its directory; the current one is `.`."
+        )
     full_path = storage.show(path)
     folder, name = os.path.split(path)
+    is_pipe = storage.is_local and os.path.exists(path) and not os.path.isdir(path)
+    if path == "-" or is_pipe:
+        # A file would have been opened.
+        kind = "Standard input" if path == "-" else f"`{full_path}`, a pipe or device,"
+        return CheckpointNotFoundError(
+            f"{kind} cannot be read as a checkpoint. Give the prefix of files (without "
+            "`.index`) or their directory."
+        )
     moved = _in_another_spelling(storage, path)
     if moved:
         fix = f"Did you mean `{storage.show(moved)}`?"
         return CheckpointNotFoundError(f"No checkpoint at `{full_path}`. {fix}")
     if storage.is_local and not os.path.isdir(folder or "."):
+        fix = _suggest_url(storage, path) or suggest_folder(storage, path)
         return CheckpointNotFoundError(
-            f"No checkpoint at `{full_path}`: there is no directory `{folder or '.'}`."
+            f"No checkpoint at `{full_path}`: there is no directory `{folder or '.'}`. "
+            f"{fix}"
         )
     patterns = _v1_patterns(storage, path)
     interrupted = describe_interrupted_save(storage, folder, name)
@@ -133,7 +149,9 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
         fix = f"Did you mean the pattern {which}?"
     elif interrupted:
         fix = interrupted
-    elif close := _close_to(storage, path):
+    elif url := _suggest_url(storage, path):
+        fix = url
+    elif close := close_to(storage, path):
         fix = f"Did you mean `{storage.show(close)}`?"
     else:
         fix = "" if missing else describe_contents(storage, folder)
@@ -141,6 +159,15 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
         fix = fix or "Give its prefix (its files without `.index`) or its directory."
     reason = missing or f"there is no `{full_path}.index`"
     return CheckpointNotFoundError(f"No checkpoint at `{full_path}`: {reason}. {fix}")
+
+
+def _suggest_url(storage: Storage, path: str) -> str:
+    """What to write for a member of a local archive; "" where none is meant."""
+    archive, _, member = path.partition("|")
+    if not storage.is_local or ":" not in member or not storage.is_file(archive):
+        return ""
+    url = f"file://{quote(storage.show(archive))}|{member}"
+    return unpack_tar(url) or f"What is in an archive has a URL: `{url}`."
 
 
 def _missing_files(storage: Storage, path: str) -> str:
@@ -170,39 +197,9 @@ def _in_another_spelling(storage: Storage, path: str) -> str:
     parts = _SEPARATOR.split(path)
     for first in range(len(parts)):
         candidate = "/".join(parts[first:])
-        if candidate and _is_there(storage, candidate):
+        if candidate and is_there(storage, candidate):
             return candidate
     return ""
-
-
-def _close_to(storage: Storage, path: str) -> str:
-    """The checkpoint beside a path that is most like it; "" for none.
-
-    Of one run, which differ by their steps alone, the newest.
-    """
-    folder, name = os.path.split(path)
-    prefixes = prefixes_in(storage, folder)
-    near = {os.path.basename(p): p for p in [*prefixes, *files_in(storage, folder)]}
-    # Keras, too, takes the index for a file of weights that was saved as several.
-    index = f"{name.removesuffix('.h5')}.json"
-    if index in near:
-        return near[index]
-    same_run = [path for path in prefixes if stem_of(path) == stem_of(name)]
-    if same_run:
-        return newest_first(same_run)[0]
-    # By its name alone a file may be anything.
-    for close in nearest(name[:_MAX_NAME], near):
-        if near[close] in prefixes or is_checkpoint(storage, near[close]):
-            return near[close]
-    return ""
-
-
-def _is_there(storage: Storage, path: str) -> bool:
-    """Tells whether a checkpoint lies at a path, by its names."""
-    try:
-        return storage.is_file(f"{path}{INDEX}") or storage.is_file(path)
-    except CheckpointError:
-        return False
 
 
 def _listed(storage: Storage, paths: Sequence[str]) -> str:

@@ -14,10 +14,14 @@ import glob
 import operator
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tf2flax._base.caller import show_value
-from tf2flax._base.errors import AssignmentError, CheckpointNotFoundError
+from tf2flax._base.errors import (
+    AssignmentError,
+    CheckpointNotFoundError,
+    RedirectedError,
+)
 from tf2flax._base.manifest import Manifest
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
@@ -36,6 +40,9 @@ from .state import PathLike, State, checkpoint_exists, read_state
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import Context, KvStore
+
+# A server sends on so often; more would be a circle.
+_MAX_REDIRECTS: Final = 5
 
 
 def open_checkpoint(
@@ -94,6 +101,13 @@ def manifest_of(
         return checkpoint.manifest
     if isinstance(checkpoint, Mapping):
         return manifest_of_mapping(checkpoint)
+    for _ in range(_MAX_REDIRECTS):
+        try:
+            return manifest_at(locate(checkpoint, context))
+        except RedirectedError as error:
+            if not error.target:
+                raise
+            checkpoint = error.target
     return manifest_at(locate(checkpoint, context))
 
 

@@ -12,7 +12,6 @@ imports JAX, nor tensorstore unless a URL or an Orbax directory needs it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import io
@@ -26,6 +25,7 @@ import tf2flax
 
 from . import completion, convert, diff, ls, plan, show, stats, tree, verify
 from .parser import Parser, Version
+from .wording import in_options, shorten_words
 
 
 class Command(Protocol):
@@ -71,8 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _run(argv)
         finally:  # also flushes what argparse has written before it exits
             sys.stdout.flush()
-    except tf2flax.CheckpointError as error:
-        _complain(str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
@@ -91,12 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         # Names need not be ASCII, nor UTF-8, where the stream's encoding is.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except tf2flax.CheckpointError as error:
+        _complain(in_options(str(error), parser.options_of(arguments.command)))
+        return _ERROR
     return code
 
 
@@ -120,7 +123,7 @@ def _open_null() -> TextIO:
 def _complain(text: str) -> None:
     """Writes a message to standard error, if that can be written."""
     with contextlib.suppress(OSError):
-        print(f"tf2flax: {text}", file=sys.stderr)
+        print(f"tf2flax: {shorten_words(text)}", file=sys.stderr)
 
 
 def _flush_messages() -> None:
@@ -138,7 +141,7 @@ def _discard_buffer(stream: TextIO) -> None:
         os.close(null)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="tf2flax",
         description="Looks into TensorFlow checkpoints, without TensorFlow.",

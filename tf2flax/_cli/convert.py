@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any, Final
 
 import tf2flax
 
+from .documents import print_json
+from .numbers import whole_number
 from .selecting import add_checkpoint
 from .targets import add_target, load_target
 
@@ -51,9 +52,15 @@ def add_to(commands: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", help="dtype of floating-point tensors")
     parser.add_argument(
-        "--data-files", type=int, default=1, metavar="N", help="of a tensorbundle"
+        "--dtype", help="dtype of the tensors of its kind: float16, of floats"
+    )
+    parser.add_argument(
+        "--data-files",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="of a tensorbundle",
     )
     parser.add_argument(
         "--slots",
@@ -90,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Converts the checkpoint; returns the exit code."""
     if arguments.target:
         report = _convert_tree(arguments)
-        print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+        _print(report, as_json=arguments.json)
         return 0
     assignment_map = tf2flax.load_map(arguments.map) if arguments.map else None
     report = tf2flax.convert(
@@ -107,8 +114,15 @@ def run(arguments: argparse.Namespace) -> int:
         by_reference=arguments.by_reference,
         progress=sys.stderr.isatty(),
     )
-    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+    _print(report, as_json=arguments.json)
     return 0
+
+
+def _print(report: tf2flax.ConversionReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
 
 
 def _convert_tree(arguments: argparse.Namespace) -> tf2flax.ConversionReport:
@@ -119,10 +133,12 @@ def _convert_tree(arguments: argparse.Namespace) -> tf2flax.ConversionReport:
         )
     from tf2flax._export.trees import convert_tree
 
+    # The map first: a mistake in it needs neither the checkpoint nor the target.
+    assignment_map = tf2flax.load_map(arguments.map)
     return convert_tree(
         tf2flax.open_checkpoint(arguments.checkpoint),
         arguments.out,
-        tf2flax.load_map(arguments.map),
+        assignment_map,
         load_target(arguments.target),
         format=arguments.format,
         dtype=arguments.dtype,

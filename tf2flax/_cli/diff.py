@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -14,6 +13,8 @@ import numpy as np
 from tf2flax._base.text import align_columns, printable
 from tf2flax._export.readers import ReadableArray, open_arrays
 
+from .documents import print_json
+from .numbers import tolerance
 from .selecting import matches
 
 _EXAMPLES: Final = """\
@@ -60,10 +61,16 @@ def add_to(commands: Any) -> None:
         help="names to compare; scope/ for all in it",
     )
     parser.add_argument(
-        "--rtol", type=float, default=0.0, help="relative difference that is accepted"
+        "--rtol",
+        type=tolerance,
+        default=0.0,
+        help="relative difference that is accepted",
     )
     parser.add_argument(
-        "--atol", type=float, default=0.0, help="absolute difference that is accepted"
+        "--atol",
+        type=tolerance,
+        default=0.0,
+        help="absolute difference that is accepted",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
@@ -86,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             "equal": count,
             "differences": [dataclasses.asdict(row) for row in differences],
         }
-        print(json.dumps(document, indent=1))
+        print_json(document)
     else:
         _print(differences, count)
     return 1 if differences else 0
@@ -148,6 +155,8 @@ def _compare(
             return None
         scale = np.maximum(np.abs(x), np.abs(y))
         relative = np.where(gap > 0, gap / np.where(scale > 0, scale, 1), 0)
+        # An infinity beside a number, or beside another one.
+        relative = np.where(np.isnan(relative), np.inf, relative)
     return float(gap.max(initial=0)), float(relative.max(initial=0))
 
 

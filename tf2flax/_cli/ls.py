@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from typing import Any
 
 import tf2flax
 from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
+from .documents import print_json
 from .selecting import add_selection, select
 
 
@@ -121,4 +121,4 @@ def _print_json(
         "nbytes": sum(tensor.nbytes for tensor in tensors),
         "slots_left_out": [tensor.name for tensor in slots],
     }
-    print(json.dumps(document, indent=1))
+    print_json(document)

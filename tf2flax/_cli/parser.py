@@ -11,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import tf2flax
+from tf2flax._base.errors import escape_lines
 from tf2flax._base.names import nearest
+
+from .wording import shorten_words
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +44,16 @@ class Parser(argparse.ArgumentParser):
             message = f"there is no command `{command}`. {fix}"
         else:
             message = f"{message}{''.join(self._misspelt())}"
-        super().error(message)
+        super().error(shorten_words(escape_lines(message)))
+
+    def options_of(self, command: str) -> dict[str, list[str]]:
+        """Spellings of the options of a command, by the names of its parameters."""
+        actions = self._commands()[command]._actions
+        return {
+            action.dest: [*action.option_strings]
+            for action in actions
+            if action.option_strings
+        }
 
     def print_help(self, file: Any = None) -> None:
         """Writes the help."""

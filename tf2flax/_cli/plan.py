@@ -6,13 +6,13 @@ Imports JAX only when it runs: a target is made of it.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 from typing import Any, Final
 
 import tf2flax
 from tf2flax._storage.faults import write_error
 
+from .documents import print_json
 from .page import render_page
 from .selecting import add_checkpoint
 from .targets import add_target, load_target
@@ -54,25 +54,29 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Makes the plan; returns the exit code."""
-    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
-    target = load_target(arguments.target)
     entries: Any = None
+    error = ""
+    # The map first: a mistake in it needs neither the checkpoint nor the target.
     try:
         entries = tf2flax.load_map(arguments.map)
-        plan = tf2flax.plan(checkpoint, entries, target)
-        document, error, text = plan.to_dict(), "", str(plan)
     except tf2flax.AssignmentError as problem:
         error = str(problem)
-        document: dict[str, Any] = {"checkpoint": checkpoint.prefix}
-        if entries is not None:
+    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
+    document: dict[str, Any] = {"checkpoint": checkpoint.prefix}
+    text = ""
+    if not error:
+        target = load_target(arguments.target)
+        try:
+            plan = tf2flax.plan(checkpoint, entries, target)
+            document, text = plan.to_dict(), str(plan)
+        except tf2flax.AssignmentError as problem:
+            error = str(problem)
             document = _plan_the_rest(checkpoint, entries, target)
-        text = f"The restore would fail: {error}"
+    text = text or f"The restore would fail: {error}"
     if arguments.html:
         _write_page(arguments.html, document, error, checkpoint)
     if arguments.json:
-        print(
-            json.dumps({"ok": not error, "error": error or None, **document}, indent=1)
-        )
+        print_json({"ok": not error, "error": error or None, **document})
     else:
         print(text)
     return 1 if error else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 from typing import Any, Final
@@ -14,6 +13,7 @@ import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
+from .documents import print_json
 from .selecting import add_checkpoint
 from .statistics import describe_values
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         array = tensor.read(verify=False)
     facts = _facts(tensor, array, damage)
     if arguments.json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
     else:
         _print(tensor, array, facts)
     return 1 if damage else 0

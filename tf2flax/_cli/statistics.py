@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from tf2flax._base.dtypes import kind_of
+
 # How much of a tensor is turned into float64 at once (elements).
 _CHUNK: Final = 1 << 20
 
@@ -47,8 +49,8 @@ class _Moments:
         self._shift = 0.0
         self._sum = 0.0
         self._sum_of_squares = 0.0
-        self._min = math.inf
-        self._max = -math.inf
+        self._min: int | float = math.inf
+        self._max: int | float = -math.inf
 
     def add(self, chunk: np.ndarray) -> None:
         magnitudes = np.abs(chunk) if chunk.dtype.kind == "c" else chunk
@@ -65,8 +67,13 @@ class _Moments:
         with np.errstate(over="ignore", invalid="ignore"):
             self._sum += float((values - self._shift).sum())
             self._sum_of_squares += float(((values - self._shift) ** 2).sum())
-        self._min = min(self._min, float(values.min()))
-        self._max = max(self._max, float(values.max()))
+        extremes = float(values.min()), float(values.max())
+        if kind_of(chunk.dtype) in ("bool", "int"):
+            # float64 does not hold all integers of 64 bits; those of ml_dtypes are few.
+            whole = chunk if chunk.dtype.kind in "iub" else values
+            extremes = int(whole.min()), int(whole.max())
+        self._min = min(self._min, extremes[0])
+        self._max = max(self._max, extremes[1])
 
     def summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = {

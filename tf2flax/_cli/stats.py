@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any, Final
 
 import tf2flax
 from tf2flax._base.text import align_columns, printable
 
+from .documents import print_json
 from .selecting import add_selection, select
 from .statistics import describe_values
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json:
         document = {"checkpoint": selected.checkpoint.prefix, "tensors": facts}
-        print(json.dumps(document, indent=1))
+        print_json(document)
         return 0 if is_well else 1
     rows = [(printable(fact["name"]), *map(_cell, _values(fact))) for fact in facts]
     if sys.stdout.isatty():

@@ -23,6 +23,8 @@ import tf2flax
 from tf2flax._base.names import nearest
 
 _FORM: Final = "Write `model:make_params` for `make_params` in model.py, say."
+# Lines of an error of the user's code that are shown.
+_MAX_LINES: Final = 8
 _HELP: Final = (
     "what is filled, as module:attribute: a tree, a Module, or a function without "
     "arguments that gives one; the current directory can be imported from"
@@ -88,7 +90,9 @@ def _import(name: str) -> ModuleType:
             "PYTHONPATH. Run the command in the folder of the module, or add the "
             "folder to PYTHONPATH."
         ) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit`, too
         raise _raised(f"importing `{name}`", error) from error
 
 
@@ -128,7 +132,9 @@ def _target_of(value: Any, text: str) -> Any:
         pass
     try:
         result = _call(value)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit`, too
         raise _raised(f"`{text}`", error) from error
     _refuse_linen(result, text)
     return result
@@ -153,7 +159,7 @@ def _call(function: Callable[[], Any]) -> Any:
 
     try:
         result = nnx.eval_shape(probe)
-    except Exception:  # the second call says it, or needs no tracing
+    except (Exception, SystemExit):  # the second call says it, or needs no tracing
         is_module, result = False, None
     if not is_module:
         return function()
@@ -188,11 +194,14 @@ def _refuse_linen(value: Any, text: str) -> None:
         )
 
 
-def _raised(what: str, error: Exception) -> tf2flax.CheckpointError:
+def _raised(what: str, error: BaseException) -> tf2flax.CheckpointError:
     """An error of the user's code, with its place."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" - at `{frames[-1].filename}`:{frames[-1].lineno}" if frames else ""
     reason = str(error).rstrip(".") or "no message"
+    lines = reason.split("\n")
+    if len(lines) > _MAX_LINES:
+        reason = "\n".join([*lines[:_MAX_LINES], "…"])
     return tf2flax.UnsupportedError(
         f"--target: {what} raised {type(error).__name__}: {reason}{place}. Run it in "
         "Python to see all of the error."

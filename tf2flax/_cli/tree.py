@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -12,6 +11,8 @@ from typing import Any, Final
 import tf2flax
 from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
+from .documents import print_json
+from .numbers import whole_number
 from .selecting import add_selection, select
 
 _EXAMPLES: Final = """\
@@ -70,7 +71,9 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_selection(parser)
-    parser.add_argument("--depth", type=int, metavar="N", help="levels that are shown")
+    parser.add_argument(
+        "--depth", type=whole_number, metavar="N", help="levels that are shown"
+    )
     parser.set_defaults(run=run)
 
 
@@ -84,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         document: dict[str, Any] = {
             "checkpoint": selected.checkpoint.prefix
         } | root.to_dict(arguments.depth)
-        print(json.dumps(document, indent=1))
+        print_json(document)
         return 0
     rows = list(_rows(root, arguments.depth, 0))
     if sys.stdout.isatty():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 import tf2flax
 
+from .documents import print_json
 from .selecting import add_checkpoint
 
 
@@ -30,5 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Verifies the checkpoint; returns the exit code."""
     checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
     report = checkpoint.verify(progress=sys.stderr.isatty())
-    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+    if arguments.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
     return 0 if report.ok else 1

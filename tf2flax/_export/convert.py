@@ -34,6 +34,7 @@ from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
+from tf2flax._storage.writing import new_folders
 
 from . import exporters
 from .by_reference import WAYS
@@ -128,8 +129,9 @@ def convert(
             captures or expressions -> names. A scope moves every tensor under it;
             tensors that no entry names are dropped. None writes all of them under their
             names.
-        dtype: A dtype for floating-point tensors, or pairs of a regex of names and a
-            dtype; None keeps every dtype.
+        dtype: A dtype for the tensors of its own kind (a float dtype for those of
+            floating point), of which there must be one; or pairs of a regex of names
+            and a dtype, for tensors of any kind. None keeps every dtype.
         data_files: Number of data files of "tensorbundle".
         slots: False drops what training adds: optimizer slots and moving averages.
         flat: True keeps names whole in "orbax"; False nests them at "/".
@@ -370,10 +372,10 @@ def _data_paths(manifest: Manifest) -> Iterator[str]:
 
 def _write(exporter: Exporter, path: str, source: TensorSource) -> None:
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        if exporter.writes_in_place:
-            exporter.write(path, source)
-        else:
+        with new_folders(path):
+            if exporter.writes_in_place:
+                exporter.write(path, source)
+                return
             with new_output(path) as temporary:
                 exporter.write(temporary, source)
     except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong

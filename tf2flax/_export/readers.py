@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Final, NamedTuple
 
@@ -127,6 +128,11 @@ def _open_npz(path: str) -> Mapping[str, ReadableArray]:
                 with archive.open(member) as file:
                     shape, dtype = _npy_header(file)
                 name = member.removesuffix(".npy")
+                if dtype.hasobject:
+                    raise UnsupportedError(
+                        f"`{name}` holds objects of Python, which only pickle reads - "
+                        f"in `{path}`. Save it as an array of numbers or bytes."
+                    )
                 is_text = dtype.kind == "S"
                 arrays[name] = ReadableArray(
                     shape, "string" if is_text else str(dtype), _npz_reader(path, name)
@@ -151,8 +157,13 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 def _npz_reader(path: str, name: str) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        with np.load(path) as archive:
-            array: np.ndarray = archive[name]
+        try:
+            with np.load(path) as archive:
+                array: np.ndarray = archive[name]
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DamagedError(
+                f"`{name}` is damaged: {error} - in `{path}`. Copy the file again."
+            ) from error
         return array.astype(object) if array.dtype.kind == "S" else array
 
     return read
@@ -207,6 +218,11 @@ def _orbax_array(folder: str, driver: str, name: str) -> ReadableArray:
         ) from error
 
     def read() -> np.ndarray:
-        return np.asarray(store.read().result())
+        try:
+            return np.asarray(store.read().result())
+        except ValueError as error:
+            raise DamagedError(
+                f"`{name}` is damaged - in `{folder}`: {str(error)[:200]}."
+            ) from error
 
     return ReadableArray(tuple(store.shape), str(store.dtype.numpy_dtype), read)

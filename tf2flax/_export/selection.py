@@ -41,6 +41,7 @@ from tf2flax._assignment.resolution.policies import (
 from tf2flax._assignment.resolution.scopes import NameTable
 from tf2flax._assignment.resolution.suggestions import did_you_mean
 from tf2flax._base.collapsing import summarise
+from tf2flax._base.dtypes import DtypePolicy, kind_of
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
@@ -138,9 +139,11 @@ def _select(
     leaves = [
         Leaf((name,), layout.shape, layout.dtype) for name, layout in layouts.items()
     ]
+    choice = parse_dtype_choice("dtype", dtype)
+    _refuse_idle_dtype(choice.default, leaves)
     options = MapOptions(
         aliases=None,
-        dtype=parse_dtype_choice("dtype", dtype),
+        dtype=choice,
         # Several scopes may move tensors into one: none of them has all of its names.
         on_missing=Policy(default="keep"),
     )
@@ -159,6 +162,19 @@ def _select(
         tuple(sorted(tensors, key=lambda tensor: tensor.name)),
         tuple(name for name in manifest.names if name not in used),
     )
+
+
+def _refuse_idle_dtype(dtype: DtypePolicy, leaves: Sequence[Leaf]) -> None:
+    """Refuses a dtype that no tensor would get, as int32 where all are floats."""
+    if not isinstance(dtype, np.dtype):
+        return
+    kinds = {kind_of(leaf.dtype) or "" for leaf in leaves if leaf.dtype is not None}
+    if kinds and kind_of(dtype) not in kinds:
+        raise AssignmentError(
+            f"Option dtype: {dtype.name} is for tensors of its kind, and all that are "
+            f"written are of other kinds ({', '.join(sorted(kinds))}). To cast these, "
+            f'give pairs of a regex and a dtype, dtype=[("", "{dtype.name}")].'
+        )
 
 
 def _find_layouts(

@@ -16,6 +16,8 @@ import urllib.request
 from typing import Final
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from tf2flax._base.errors import RedirectedError
+
 # How long a host may take to answer (seconds).
 HOST_TIMEOUT_S = 5.0
 # A host that answered is not looked at again for so long (seconds).
@@ -37,7 +39,8 @@ class HostCheck:
 
     def __init__(self, url: str) -> None:
         """Begins to look."""
-        self._reason: str | None = None
+        self._reason: str = ""
+        self._path: str = ""
         self._deadline: float = time.monotonic() + HOST_TIMEOUT_S
         self._host: str = _address_of(urlsplit(url))[0]
         self._thread = threading.Thread(target=self._look, args=(url,), daemon=True)
@@ -49,10 +52,15 @@ class HostCheck:
             if time.monotonic() < self._deadline + 1:
                 return ""
             return f"`{self._host}` cannot be reached: its name is not resolved"
-        return self._reason or ""
+        return self._reason
+
+    @property
+    def path(self) -> str:
+        """The path that a server sends on to, once there is trouble; "" for none."""
+        return self._path
 
     def _look(self, url: str) -> None:
-        self._reason = trouble_at(url)
+        self._reason, self._path = look_at(url)
 
 
 _GOOD: Final[dict[str, float]] = {}
@@ -65,7 +73,7 @@ def needs_check(url: str) -> bool:
     return bool(host) and not is_good
 
 
-def trouble_at(url: str) -> str:
+def look_at(url: str) -> tuple[str, str]:
     """Looks at the host of a URL.
 
     Args:
@@ -73,12 +81,12 @@ def trouble_at(url: str) -> str:
 
     Returns:
         Why it gives no answer, or that it sends on elsewhere, and what to do; "" where
-        nothing is wrong, or nothing can be said.
+        nothing is wrong, or nothing can be said. And the path of the checkpoint there.
     """
     parts = urlsplit(url.partition("|")[0])
     host, port = _address_of(parts)
     if not host:
-        return ""
+        return "", ""
     try:
         connection = socket.create_connection((host, port), timeout=HOST_TIMEOUT_S)
     except OSError as error:
@@ -86,13 +94,44 @@ def trouble_at(url: str) -> str:
         return (
             f"`{host}` cannot be reached ({reason}). Check the URL and the network, or "
             "copy the checkpoint's files to a local directory"
-        )
+        ), ""
     connection.close()
     if parts.scheme in ("http", "https"):
         target = _target_of(parts, host, port)
         if target:
-            return describe_redirect(url, target)
+            return describe_redirect(url, target), path_after(url, target)
     _GOOD[host] = time.monotonic()
+    return "", ""
+
+
+def redirected(url: str) -> RedirectedError:
+    """The error for a URL from which a server sends on."""
+    parts = urlsplit(url.partition("|")[0])
+    host, port = _address_of(parts)
+    target = _target_of(parts, host, port) if host else ""
+    fact = f"Cannot read `{url}`: {describe_redirect(url, target)}."
+    return RedirectedError(fact, path_after(url, target))
+
+
+def path_after(url: str, target: str) -> str:
+    """The path of a checkpoint whose files are all sent on alike; "" for none.
+
+    Args:
+        url: What was asked for beside the path: an index, a state file.
+        target: Where the server sends.
+
+    Examples:
+        >>> path_after("http://a/m.ckpt.index", "https://b/dir/m.ckpt.index")
+        'https://b/dir/m.ckpt'
+        >>> path_after("https://a/m.ckpt.index", "http://a/m.ckpt.index")
+        ''
+    """
+    # A signed URL is that of one file, and one that leads to itself leads nowhere.
+    is_prefix = "?" not in target and target != url
+    is_as_safe = target.startswith(("https://", f"{urlsplit(url).scheme}://"))
+    for added in _ADDED:
+        if is_prefix and is_as_safe and url.endswith(added) and target.endswith(added):
+            return target.removesuffix(added)
     return ""
 
 
@@ -109,12 +148,9 @@ def describe_redirect(url: str, target: str) -> str:
     fact = "its server redirects"
     if target:
         fact = f"its server redirects to `{target.partition('?')[0]}`"
-    fact = f"{fact}, and redirects are not followed"
-    # A signed URL is that of one file, and one that leads to itself leads nowhere.
-    is_prefix = "?" not in target and target != url
-    for added in _ADDED:
-        if is_prefix and url.endswith(added) and target.endswith(added):
-            return f"{fact}. Give `{target.removesuffix(added)}`"
+    fact = f"{fact}, which is not followed"
+    if path := path_after(url, target):
+        return f"{fact}. Give `{path}`"
     repository = _HUGGING_FACE.match(url)
     if repository:
         path = repository["path"].removesuffix(".index")

@@ -5,11 +5,20 @@ Only for messages: knows no checkpoint, and asks values for attributes alone.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
 from tf2flax._base.caller import attribute_of
 from tf2flax._base.errors import UnsupportedError
+from tf2flax._base.names import nearest
+
+# Schemes as others spell them, and as tensorstore does.
+_SPELLINGS: Final = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
+_SCHEMES: Final = ("gs", "s3", "http", "https", "file", "memory")
+_TAR: Final = re.compile(r"\|(tar|tgz|tar\.gz):")
 
 
 def not_a_path(value: object) -> UnsupportedError:
@@ -18,6 +27,60 @@ def not_a_path(value: object) -> UnsupportedError:
         "Expected the path of a checkpoint (str, bytes, os.PathLike or "
         f"tensorstore.KvStore), got {type(value).__name__}.{_suggest(value)}"
     )
+
+
+def refuse_home(path: str) -> None:
+    """Refuses `~` for the home directory, unless a folder has that name.
+
+    Raises:
+        UnsupportedError: It is one.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded != path and not os.path.lexists(path.partition("/")[0]):
+        raise UnsupportedError(
+            f"`{path}`: only shells take `~` for the home directory. Give `{expanded}`."
+        )
+
+
+def unknown_scheme(text: str, url: re.Match[str], scheme: str) -> UnsupportedError:
+    """The error for a URL that tensorstore does not know.
+
+    Args:
+        text: The URL.
+        url: Its beginning, `gcs://`.
+        scheme: What tensorstore does not know of it: of a pipeline of stores perhaps a
+            later one; "" where it does not say.
+    """
+    if scheme and scheme != url["scheme"]:
+        fix = unpack_tar(text) or "Unpack the file to a local directory."
+        return UnsupportedError(
+            f"tensorstore opens nothing by `|{scheme}:` - in `{text}`. {fix}"
+        )
+    close = [_SPELLINGS.get(url["scheme"].lower(), "")]
+    close = [*filter(None, close), *nearest(url["scheme"], _SCHEMES, 1)]
+    fix = "Copy the checkpoint's files to a local directory."
+    if close:
+        fix = f"Did you mean `{close[0]}://{text[url.end() :]}`?"
+    return UnsupportedError(
+        f"tensorstore does not know {url[0]} URLs - in `{text}`. {fix}"
+    )
+
+
+def unpack_tar(url: str) -> str:
+    """What to do about a file in a tar archive; "" where a URL has none.
+
+    Examples:
+        >>> unpack_tar("file:///a/bert.tar|tar:bert/model.ckpt")
+        "Unpack it, `tar -xf 'bert.tar'`, and give `bert/model.ckpt`."
+    """
+    tar = _TAR.search(url)
+    if tar is None:
+        return ""
+    archive = unquote(url[: tar.start()].rpartition("/")[2])
+    inside = url[tar.end() :] or "the prefix of the checkpoint in it"
+    fix = f"Unpack it, `tar -xf {archive!r}`, and give `{inside}`."
+    is_here = url.lower().startswith("file:")
+    return fix if is_here else f"Download it first. {fix}"
 
 
 def _suggest(value: Any) -> str:

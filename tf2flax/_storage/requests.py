@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tf2flax._base.errors import ReadError, UnsupportedError
+from tf2flax._base.errors import ReadError, RedirectedError, UnsupportedError
 from tf2flax._base.threads import is_given_up
 from tf2flax._base.values import decode_name, encode_name
 
@@ -44,7 +44,7 @@ REQUEST_TIMEOUT_S = 60.0
 _LOOK_UP_S: Final = 0.25
 # How long an answer is waited for before its host is looked at, by `hosts`, for less
 # than 7 more (seconds): an unreachable one is named within 10.
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
 # Answers that name another URL.
 _REDIRECTS: Final = ("301", "302", "303", "307", "308")
 # Retries of a failing request: 0.5 s, 1, 2, 4 and 8 between them, so that it ends
@@ -184,8 +184,7 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
         if http_status(error) in _REDIRECTS:
             from . import hosts
 
-            trouble = hosts.trouble_at(path) or hosts.describe_redirect(path, "")
-            raise ReadError(f"Cannot read `{path}`: {trouble}.") from error
+            raise hosts.redirected(path) from error
         raise store_error(path, error, where) from error
 
 
@@ -210,7 +209,7 @@ def _check_host(check: HostCheck | None, url: str, future: Any) -> HostCheck | N
     trouble = check.trouble()
     if trouble and not future.done():
         future.cancel()
-        raise ReadError(f"Cannot read `{url}`: {trouble}.")
+        raise RedirectedError(f"Cannot read `{url}`: {trouble}.", check.path)
     return check
 
 

@@ -20,7 +20,8 @@ from tf2flax._base.errors import CheckpointNotFoundError, ReadError, Unsupported
 
 from .faults import OutOfRangeError, store_reason
 from .local import LOCAL
-from .not_paths import not_a_path
+from .not_paths import not_a_path, refuse_home, unknown_scheme
+from .pages import refuse_page
 from .requests import StoreClient, default_context, load_tensorstore
 from .store_files import StoreFile, StoreIndex
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 # What pathlib makes of a URL: it takes `//` for `/`.
 _PATH_OF_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+# URLs of these stores name a host or a bucket after `//`.
+_WITH_HOST: Final = ("http", "https", "gs", "s3")
 # One of several files, as a Saver names them in the state file.
 _ANY_NUMBER: Final = "-?????-of-"
 
@@ -69,25 +72,25 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
     url = _URL.match(text)
     if url is None:
         _check_not_a_url(text)
+        if text.startswith("~"):
+            refuse_home(text)
         return LOCAL, text
     # With a `|`, it is a pipeline of stores, such as a zip file's.
     if url["scheme"].lower() == "file" and "|" not in text:
         return LOCAL, _path_of_file_url(text)
+    refuse_page(text)
+    host = text[url.end() :].partition("/")[0]
+    if url["scheme"].lower() in _WITH_HOST and not host:
+        raise UnsupportedError(
+            f"`{text}` names no host or bucket. Write `{url[0]}host/path`."
+        )
     ts = load_tensorstore()
     try:
         store = ts.KvStore.open(text, context=context or default_context()).result()
     except Exception as error:
         scheme = re.search(r'unsupported URL scheme "([^"]*)"', str(error))
-        if scheme and scheme[1] != url["scheme"]:
-            raise UnsupportedError(
-                f"tensorstore opens nothing by `|{scheme[1]}:` - in `{text}`. "
-                "Unpack the file to a local directory."
-            ) from error
-        if "unsupported URL scheme" in str(error):
-            raise UnsupportedError(
-                f"tensorstore does not know {url[0]} URLs - in `{text}`. "
-                "Copy the checkpoint's files to a local directory."
-            ) from error
+        if scheme or "unsupported URL scheme" in str(error):
+            raise unknown_scheme(text, url, scheme[1] if scheme else "") from error
         raise ReadError(f"Cannot open `{text}`: {store_reason(error)}.") from error
     return _storage_of_kvstore(store)
 

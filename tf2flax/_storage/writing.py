@@ -9,6 +9,39 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Generator
+
+
+@contextlib.contextmanager
+def new_folders(path: str) -> Generator[None]:
+    """Makes the folder of a file; a block that fails leaves none that was made for it.
+
+    Args:
+        path: The file, absolute.
+
+    Raises:
+        OSError: The system refuses.
+    """
+    # A path that is too long is refused before folders are made for it.
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
+    folder = os.path.dirname(path)
+    made: list[str] = []
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
+    try:
+        # Not `os.makedirs`, which calls itself for each folder above.
+        for folder in reversed(made):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+        yield
+    except BaseException:
+        # The deepest first; what others have put into one stays, with its folders.
+        for folder in made:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
 
 
 def write_atomically(path: str, contents: bytes) -> None:

@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from tf2flax._base.errors import AssignmentError, ExistsError
+from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
+from tf2flax._base.names import nearest
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.faults import system_error, write_error
 from tf2flax._storage.local import LOCAL
+from tf2flax._storage.not_paths import refuse_home
 from tf2flax._storage.stores import storage_of
 from tf2flax._storage.writing import write_atomically
 
@@ -22,6 +24,9 @@ from .map_parsing import parse_map_text
 
 # A map of a million entries would have some 100 MB; no map has (bytes).
 _MAX_NBYTES: Final = 64 << 20
+_ENDINGS: Final = (".toml", ".json")
+# Longer names than these are no file's (letters).
+_MAX_NAME: Final = 255
 
 
 def load_map(path: PathLike, **parameters: int | float | str) -> MapTable | MapPairs:
@@ -124,14 +129,16 @@ def _name_of(path: object) -> str:
         ) from error
     if "\0" in name:
         raise AssignmentError(f"{name!r} is not a valid file name: it has a NUL.")
+    refuse_home(name)
     return name
 
 
 def _is_json(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
-    if suffix not in (".toml", ".json"):
+    if suffix not in _ENDINGS:
+        ending = f"`{suffix}`" if suffix else "a name without such an ending"
         raise AssignmentError(
-            f"`{name}`: expected a map file, `.toml` or `.json`, got `{suffix}`."
+            f"`{name}`: expected a map file, `.toml` or `.json`, got {ending}."
         )
     return suffix == ".json"
 
@@ -142,11 +149,20 @@ def _read(path: PathLike, name: str) -> str:
         raise AssignmentError(
             f"`{name}`: map files are local files. Download it first."
         )
+    path_of_file = LOCAL.show(text)
     try:
-        with open(LOCAL.show(text), "rb") as file:
+        # A pipe would be waited for, and a device has no end.
+        if os.path.exists(path_of_file) and not os.path.isfile(path_of_file):
+            kind = "a folder" if os.path.isdir(path_of_file) else "not a regular file"
+            raise AssignmentError(f"`{name}`: expected a map file, and this is {kind}.")
+        with open(path_of_file, "rb") as file:
             contents = file.read(_MAX_NBYTES + 1)
     except OSError as error:
-        raise system_error(name, error) from error
+        fact = system_error(name, error)
+        close = _close_to(text) if isinstance(error, FileNotFoundError) else ""
+        raise (
+            ReadError(f"{fact} Did you mean `{close}`?") if close else fact
+        ) from error
     if len(contents) > _MAX_NBYTES:
         raise AssignmentError(f"`{name}`: expected a map file, got more than 64 MiB.")
     try:
@@ -154,6 +170,17 @@ def _read(path: PathLike, name: str) -> str:
     except UnicodeDecodeError as error:
         line = contents[: error.start].count(b"\n") + 1
         raise AssignmentError(f"{name}:{line}: expected text in UTF-8.") from error
+
+
+def _close_to(path: str) -> str:
+    """The map file beside a path that is most like it; "" for none."""
+    folder, name = os.path.split(path)
+    try:
+        names = [n for n in os.listdir(folder or ".") if n.endswith(_ENDINGS)]
+    except OSError:
+        return ""
+    close = nearest(name[:_MAX_NAME], names, 1)
+    return os.path.join(folder, close[0]) if close else ""
 
 
 def _write(name: str, text: str) -> None:

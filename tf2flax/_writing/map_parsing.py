@@ -16,11 +16,15 @@ from typing import Any, Final, cast
 from tf2flax._assignment.language.grammar import MapFacts, check_entry
 from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import parse_key
-from tf2flax._base.collapsing import MAX_LINES
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
 from tf2flax._base.text import and_more
 
+from .json_errors import (
+    describe_json_error,
+    describe_missing_table,
+    describe_repeated_key,
+)
 from .loaded_maps import Key, MapPairs, MapTable
 from .map_options import (
     Parameter,
@@ -35,6 +39,8 @@ from .toml_errors import TABLE_KEY, describe_toml_error
 
 # JSON has no comments; this key may hold one.
 COMMENT_KEY: Final = "comment"
+# So many lines that are wrong are listed.
+_MAX_PROBLEMS: Final = 20
 # How much of a key and of a value a message shows (characters).
 _MAX_KEY: Final = 160
 _MAX_VALUE: Final = 60
@@ -66,7 +72,7 @@ def parse_map_text(
         AssignmentError: The text or an entry is malformed; all such lines are named.
     """
     contents = _parse_json(text, name) if is_json else _parse_toml(text, name)
-    _check_sections(contents, name)
+    _check_sections(contents, name, is_json=is_json)
     reader = _Reader(text, name, is_json=is_json)
     parameters = reader.read_parameters(contents.get("parameters", {}), given)
     options = reader.read_options(contents.get("options", {}))
@@ -120,7 +126,9 @@ class _Reader:
         places = self._places(section, [key for key, _ in pairs])
         for (key_text, target), place in zip(pairs, places, strict=True):
             try:
-                entry = _parse_entry(key_text, target, parameters)
+                entry = _parse_entry(
+                    key_text, target, parameters, is_json=self._is_json
+                )
             except AssignmentError as error:
                 self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
                 continue
@@ -169,8 +177,8 @@ class _Reader:
 
 def _join_problems(problems: Sequence[str], name: str) -> str:
     """A screen of lines, each of which begins with the file."""
-    text = "\n".join(problems[:MAX_LINES])
-    num_hidden = len(problems) - MAX_LINES
+    text = "\n".join(problems[:_MAX_PROBLEMS])
+    num_hidden = len(problems) - _MAX_PROBLEMS
     if num_hidden <= 0:
         return text
     return and_more(text, num_hidden, separator=f"\n{name}: ") + "."
@@ -192,13 +200,14 @@ def _parse_toml(text: str, name: str) -> Any:
 
 
 def _parse_json(text: str, name: str) -> Any:
-    repeated: list[str] = []
+    repeated: list[tuple[str, list[Any]]] = []
 
     def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
         for key, value in pairs:
             if key in members:
-                repeated.append(key)
+                values = [member for name, member in pairs if name == key]
+                repeated.append((key, values))
             members[key] = value
         return members
 
@@ -206,26 +215,26 @@ def _parse_json(text: str, name: str) -> Any:
         contents = json.loads(text, object_pairs_hook=check_keys)
     except json.JSONDecodeError as error:
         raise AssignmentError(
-            f"{name}:{error.lineno}: invalid JSON: {error.msg}."
+            f"{name}:{error.lineno}: {describe_json_error(text, error)}"
         ) from error
     except (RecursionError, ValueError) as error:
         raise AssignmentError(f"{name}: invalid JSON: {error}.") from error
     if repeated:
-        key = repeated[0]
+        key, values = repeated[0]
         line = find_lines(text, [key, key], is_json=True)[-1]
-        raise AssignmentError(
-            f"{name}:{line}: key {quote(key)} occurs twice. Write the map as a list "
-            "of pairs."
-        )
+        raise AssignmentError(f"{name}:{line}: {describe_repeated_key(key, values)}")
     return contents
 
 
-def _check_sections(contents: Any, name: str) -> None:
+def _check_sections(contents: Any, name: str, *, is_json: bool) -> None:
     """Checks the keys of a file: tables of entries, parameters, options, a comment."""
     members = cast("dict[str, Any]", contents) if isinstance(contents, dict) else {}
+    kind = "an object" if is_json else "a table"
     if not any(key in members for key in _TABLES):
+        fix = f"Begin it with [{TABLE_KEY}]."
         raise AssignmentError(
-            f"`{name}`: expected a table `{TABLE_KEY}`. Begin it with [{TABLE_KEY}]."
+            f"`{name}`: expected {kind} `{TABLE_KEY}`. "
+            f"{describe_missing_table(members) if is_json else fix}"
         )
     for key, section in members.items():
         if key == COMMENT_KEY:
@@ -237,12 +246,13 @@ def _check_sections(contents: Any, name: str) -> None:
                 f"`{name}`: expected the tables {', '.join(_SECTIONS)}, got "
                 f"{quote(key)} as well.{fix}"
             )
+        # Only entries may be pairs: where a key occurs twice, a table cannot hold them.
         is_entries = key in _TABLES
         if isinstance(section, dict) or (isinstance(section, list) and is_entries):
             continue
         raise AssignmentError(
-            f"`{name}`: expected a table{', or a list of pairs,' * is_entries} as "
-            f"`{key}`."
+            f"`{name}`: expected {kind}{', or a list of pairs,' * is_entries} as "
+            f"`{key}`, got {_show_json(section)}."
         )
 
 
@@ -260,11 +270,14 @@ def _pairs_in(table: list[Any], name: str) -> list[tuple[str, Any]]:
 
 
 def _parse_entry(
-    key_text: str, target: Any, parameters: Mapping[str, Parameter]
+    key_text: str, target: Any, parameters: Mapping[str, Parameter], *, is_json: bool
 ) -> tuple[Key, str]:
     if not isinstance(target, str):
-        is_table = isinstance(target, dict)
-        fix = " Put a name that holds dots into quotes." if is_table else ""
+        fix = ""
+        if isinstance(target, dict):
+            fix = " Put a name that holds dots into quotes."
+        if is_json and isinstance(target, dict):
+            fix = " Maps are flat: write whole names, joined with `/`."
         raise AssignmentError(
             f"expected the name of a leaf or scope, got {_show_json(target)}.{fix}"
         )
@@ -299,7 +312,8 @@ def _shorten_key(key: str) -> str:
 
 
 def _show_json(value: Any) -> str:
-    return json.dumps(value, default=str)[:_MAX_VALUE]
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def find_lines(

@@ -22,6 +22,7 @@ from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
+from tf2flax._storage.writing import new_folders
 
 from .bundle import MAX_DATA_FILES, write_bundle
 from .by_plan import Invertible, prepare_by_plan
@@ -158,15 +159,15 @@ def _write_files(
 ) -> None:
     """Writes the checkpoint, then the state file."""
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        present = existing_files(path)
-        if present and not is_replacing:
-            raise ExistsError(
-                f"A checkpoint is there already - at `{present[0]}`. Choose another "
-                "prefix, or give overwrite=True."
-            )
-        write_bundle(path, tensors, num_data_files=data_files)
-        update_state(path)
+        with new_folders(path):
+            present = existing_files(path)
+            if present and not is_replacing:
+                raise ExistsError(
+                    f"A checkpoint is there already - at `{present[0]}`. Choose "
+                    "another prefix, or give overwrite=True."
+                )
+            write_bundle(path, tensors, num_data_files=data_files)
+            update_state(path)
     except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong
         raise
     except OSError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ def prepare_tree(value: Any) -> list[NewTensor]:
         flat: Mapping[str, Any] = value
         return [prepare_tensor(name, member) for name, member in flat.items()]
     _refuse_bytes(value)
+    _refuse_names(value)
     return _prepare_leaves(leaves_of(value))
 
 
@@ -48,6 +50,22 @@ def _refuse_bytes(value: object) -> None:
                     f"Expected names of tensors as text, got {key!r}. Write "
                     f"{key.decode('utf-8', 'backslashreplace')!r}."
                 )
+
+
+def _refuse_names(value: object) -> None:
+    """Refuses a list of names, of which strings would be written, called 0 and 1.
+
+    Raises:
+        AssignmentError: It is one.
+    """
+    members: list[object] = []
+    if isinstance(value, (list, tuple, set, frozenset)):
+        members = [*cast("Collection[object]", value)]
+    if members and all(isinstance(member, str) for member in members):
+        raise AssignmentError(
+            f"Expected arrays to save, got names alone, {show_value(members)}. Give a "
+            f"mapping of names to arrays: {{{show_value(members[0])}: array, ...}}."
+        )
 
 
 def _prepare_leaves(leaves: Mapping[str, Any]) -> list[NewTensor]:

@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 
 from tf2flax._base.errors import AssignmentError
 
+from .capture_hints import suggest_capture
+
 _TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 # Between two `/`. With n captures there, matching a name may take as many steps as its
 # length to the power of n.
@@ -313,8 +315,8 @@ def _read_capture(text: str, inner: str) -> Capture:
     if match is None:
         raise AssignmentError(
             f"`{text}`: `{{{inner}}}` is not a valid capture: expected a name in the "
-            f"braces{_suggest_capture(inner)}. Write {{{{ and }}}} for braces in a "
-            "name."
+            f"braces{_suggest_capture(inner)}.{suggest_capture(text, inner)} Braces in "
+            "a name are doubled: {{ and }}."
         )
     name, more = match[1], match[2]
     if more is None or more == "...":

@@ -16,6 +16,7 @@ from tf2flax._base.caller import attribute_of, members, show_value
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 
+from .capture_hints import suggest_over, suggest_value_capture
 from .captures import NamePattern, parse_name
 from .entries import MapEntry, PlainEntry, Rule
 from .expressions import Expression, Joined, Source, sources_of
@@ -314,15 +315,10 @@ def _check_captures(rule: Rule) -> None:
     becomes the name of one tensor.
     """
     target = rule.target
-    given = set(target.captures) if isinstance(target, NamePattern) else set[str]()
+    given = target.captures if isinstance(target, NamePattern) else ()
     paths = _check_kinds(rule)
-    for name in dict.fromkeys(_free_captures(rule.source)):
-        if name not in given:
-            raise AssignmentError(
-                f"capture {{{name}}} of the key is missing in the value, which gives "
-                f'it its meaning. Put it there, or use stack(..., over="{name}").'
-            )
     for name, operand in counted_captures(rule.source):
+        inside = [*dict.fromkeys(_free_captures(operand))]
         if name in paths:
             raise AssignmentError(
                 f'over="{name}" counts numbers, and {{{name}...}} stands for whole '
@@ -333,9 +329,20 @@ def _check_captures(rule: Rule) -> None:
                 f'{{{name}}} is counted by over="{name}" and stands in the value as '
                 "well. Give one of them another name."
             )
-        if name not in _free_captures(operand):
+        if name not in inside:
+            # What the value has is not what is meant to be counted.
+            free = [capture for capture in inside if capture not in given] or inside
             raise AssignmentError(
-                f'over="{name}": there is no capture {{{name}}} in {operand!r}.'
+                f'over="{name}": there is no capture {{{name}}} in {operand!r}. '
+                f"{suggest_over(name, free)}"
+            )
+    in_key = [*dict.fromkeys(_free_captures(rule.source))]
+    for name in in_key:
+        if name not in given:
+            text = target.text if isinstance(target, NamePattern) else ""
+            raise AssignmentError(
+                f"capture {{{name}}} of the key is missing in the value, which gives "
+                f"it its meaning. {suggest_value_capture(in_key, given, name, text)}"
             )
 
 
