@@ -67,6 +67,14 @@ Entries that fill them (2):
   1 `enc/layer_{i}/kernel` -> `layers_{i}/w` 24
   2 `src("enc/layer_0/kernel").transpose()` -> `t` 1
 
+Casts (1):
+  dtype by leaves
+  float32 -> float16 the leaf 1
+
+Tensors that fill several leaves (1):
+  source leaf
+  enc/layer_0/kernel layers_0/w, t
+
 Missing in the checkpoint, kept as they are (1):
   leaf source reason entry of the map
   gone none not in the checkpoint Entry 3 `none` -> `gone`

@@ -28,7 +28,7 @@ NAMES = {
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
     "logical_axis_rules=None, strategy='auto', on_missing='error', "
-    "on_mismatch='error', on_uneven='error', verify=True, "
+    "on_mismatch='error', on_unused='ignore', on_uneven='error', verify=True, "
     "max_in_flight_bytes=1073741824, progress=False"
 )
 SIGNATURES = {

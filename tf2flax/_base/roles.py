@@ -119,6 +119,11 @@ class Roles(abc.ABC):
             A role of kind "average", or `VARIABLE` for everything else.
         """
 
+    def stands_for_slot(self, name: str) -> bool:
+        """True for a name of a variable under which a view shows its slot."""
+        del name
+        return False
+
     def is_of_training(self, name: str) -> bool:
         """True for slots, averages, and what else optimizers keep; counters stay."""
         return self.of(name).kind in ("slot", "average", "optimizer")

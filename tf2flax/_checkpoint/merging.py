@@ -243,6 +243,14 @@ class _MergedRoles(Roles):
             name, lambda roles, base: roles.average(base, average)
         )
 
+    def stands_for_slot(self, name: str) -> bool:
+        """True where a view of slots is one of the checkpoints; see `Roles`."""
+        try:
+            number, base_name = self._merged.origin(name)
+        except TensorNotFoundError:
+            return False
+        return self._roles[number][1].stands_for_slot(base_name)
+
     def _in_its_checkpoint(self, name: str, find: Callable[[Roles, str], Role]) -> Role:
         try:
             number, base_name = self._merged.origin(name)

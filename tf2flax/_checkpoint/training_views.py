@@ -255,8 +255,8 @@ class SlotManifest(_TrainingView):
         return f"This is a view: `{name}` has no slot `{self._slot}`."
 
     def roles(self, *, may_read: bool = True) -> Roles:
-        """All of them stand for variables."""
-        return _NoRoles()
+        """All of them have the names of variables."""
+        return _SlotRoles()
 
     def by_variable_name(self) -> Manifest:
         """The slots of the view under the variables' own names."""
@@ -267,8 +267,13 @@ class SlotManifest(_TrainingView):
         return SlotManifest(self._base.by_object_path(), self._slot)
 
 
-class _NoRoles(Roles):
-    """Roles where all names stand for variables."""
+class _SlotRoles(Roles):
+    """Roles where all names are those of variables, and stand for their slots."""
+
+    def stands_for_slot(self, name: str) -> bool:
+        """True: the view shows slots alone; see `Roles`."""
+        del name
+        return True
 
     def of(self, name: str) -> Role:
         """The role of a tensor; see `Roles`."""

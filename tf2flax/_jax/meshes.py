@@ -313,3 +313,17 @@ def participants(shardings: Iterable[Sharding]) -> Mapping[int, Device]:
             if earlier is None or device.id < earlier.id:
                 first[device.process_index] = device
     return dict(sorted(first.items())) if len(first) > 1 else {}
+
+
+def show_sharding(sharding: Sharding) -> str:
+    """A sharding in one cell of a table.
+
+    Examples:
+        >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+        >>> mesh = AbstractMesh((2,), ("data",))
+        >>> show_sharding(NamedSharding(mesh, PartitionSpec("data", None)))
+        "P('data', None)"
+    """
+    if isinstance(sharding, NamedSharding):
+        return show_spec(sharding.spec)
+    return type(sharding).__name__

@@ -53,6 +53,11 @@ PolicyOption = (
 )
 # A name of a mesh axis, several, or None, as entries of a PartitionSpec are.
 AxisNames = str | tuple[str, ...] | None
+# What `on_unused` takes.
+UnusedOption = (
+    Literal["ignore", "warn", "error"]
+    | Sequence[tuple[str | re.Pattern[str], Literal["ignore", "warn", "error"]]]
+)
 # Pairs of a logical name and the mesh axes that it means.
 LogicalRules = Sequence[tuple[str, AxisNames]]
 # What the option `sharding` takes: one for all leaves, a tree, or a function.
@@ -76,6 +81,7 @@ class RestoreOptions(TypedDict, total=False):
     strategy: Strategy
     on_missing: PolicyOption
     on_mismatch: PolicyOption
+    on_unused: UnusedOption
     on_uneven: Literal["error", "replicate"]
     verify: bool
     max_in_flight_bytes: int

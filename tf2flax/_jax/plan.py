@@ -8,6 +8,7 @@ Decides nothing itself: jobs are made, counted and run below.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NoReturn, Unpack
 
@@ -26,6 +27,7 @@ from tf2flax._base.text import counted
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.state import PathLike
 
+from .meshes import show_sharding
 from .options import (
     AssignmentMap,
     RestoreOptions,
@@ -279,12 +281,21 @@ class Plan:
 
     def _read_summary(self) -> ReadSummary:
         """Collects what the report says about reading, where that is any news."""
+        shardings = self._job.shardings
+        is_sharded = any(sharding.num_devices > 1 for sharding in shardings.values())
+        summary = ReadSummary(
+            shardings={leaf: show_sharding(s) for leaf, s in shardings.items()}
+            if is_sharded
+            else {},
+            dtypes=self._job.options.dtype,
+        )
         if self._job.is_abstract:
-            return ReadSummary()
-        shardings = self._job.shardings.values()
-        is_sharded = any(sharding.num_devices > 1 for sharding in shardings)
-        by_process = self.cost().section() if is_sharded else None
-        return ReadSummary(by_process, self.unverified)
+            return summary
+        return dataclasses.replace(
+            summary,
+            by_process=self.cost().section() if is_sharded else None,
+            unverified=self.unverified,
+        )
 
     def __repr__(self) -> str:
         """The plan in one line."""
@@ -336,6 +347,12 @@ def plan(
             leaf's name, and one of these; the first that matches counts, else "error".
         on_mismatch: The same for a source of another shape, or a dtype that cannot be
             cast.
+        on_unused: What happens to weights of the checkpoint that fill no leaf:
+            "ignore", "warn" (when restored), "error", or pairs of a regex, searched in
+            the tensor's name, and one of these; the first that matches counts, else
+            "ignore". Slots, averages, counters, strings, tensors of which a part is
+            used, and sources of leaves that `on_missing` or `on_mismatch` keep are
+            never meant, nor are tensors of entries in `[optional]` of a map file.
         on_uneven: What happens to a dimension that its mesh axes do not divide:
             "error", or "replicate", that dimension alone.
         verify: Whether a restore compares CRC-32C checksums.

@@ -18,6 +18,8 @@ import numpy as np
 from jax.core import Tracer
 
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
+from tf2flax._assignment.plans.leftovers import describe_leftovers, find_leftovers
+from tf2flax._assignment.plans.misplaced import describe_misplaced
 from tf2flax._assignment.plans.plan import RestorePlan, make_plan
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
 from tf2flax._assignment.resolution.matching import resolve_map
@@ -200,8 +202,15 @@ def make_job(
             options,
             initialised=resolution.kept if is_initialised else (),
         )
+    plan = make_plan(resolution, manifest, placement.report, options.aliases)
+    policy = options.on_unused
+    if policy.rules or policy.default != "ignore":
+        leftovers = find_leftovers(resolution, plan.unused, entries, manifest)
+        if message := describe_leftovers(leftovers, policy, "error"):
+            raise AssignmentError(f"Option on_unused: {message}")
+        plan = dataclasses.replace(plan, leftovers=leftovers)
     return Job(
-        plan=make_plan(resolution, manifest, placement.report, options.aliases),
+        plan=plan,
         target=target,
         manifest=manifest,
         shardings=placement.shardings,
@@ -386,6 +395,12 @@ def _warn_of_leftovers(job: Job, differing: str) -> None:
         warn_caller(
             f"Entries of the assignment map reach no leaf of the target: {unused}"
         )
+    if leftovers := job.plan.leftovers:
+        text = describe_leftovers(leftovers, job.options.on_unused, "warn")
+        if text:
+            warn_caller(text)
+    if job.plan.misplaced:
+        warn_caller(describe_misplaced(job.plan.misplaced))
     if job.plan.half_norms:
         norms = without_statistics(job.plan.half_norms, job.target.slots, job.manifest)
         if norms:

@@ -7,6 +7,7 @@ Values alone: reads no tensor and places nothing. `to_dict` gives them as plain 
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Final
 
 from tf2flax._assignment.language.entries import MapEntry
@@ -21,6 +22,8 @@ from tf2flax._assignment.resolution.entry_labels import key_of, target_of
 from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
+
+from .misplaced import find_misplaced
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +79,9 @@ class PlacementReport:
     unused_rules: tuple[str, ...] = ()
 
 
+_STATE: Final = re.compile(
+    r"(^|/)(opt_state|mu|nu|trace|sum_of_squares|e_g|e_x|v_row|v_col)/"
+)
 _NOTHING_TO_REPORT: Final = PlacementReport()
 
 
@@ -93,6 +99,9 @@ class RestorePlan:
         nbytes: Bytes of the checkpoint that a restore needs.
         placement: Unexpected facts about the shardings of leaves.
         half_norms: Normalisations of which only scale or bias are loaded.
+        leftovers: Weights among the unused that nobody answers for; () where
+            `on_unused` ignores all.
+        misplaced: Leaves of an optimizer's state that weights fill.
     """
 
     prefix: str
@@ -103,6 +112,8 @@ class RestorePlan:
     nbytes: int
     placement: PlacementReport = _NOTHING_TO_REPORT
     half_norms: tuple[HalfNorm, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    misplaced: tuple[Assignment, ...] = ()
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
@@ -130,6 +141,7 @@ class RestorePlan:
                 "optimizer_slots": list(self.slots),
             },
             "unused_rules": list(self.unused_rules),
+            "misplaced": [assignment.leaf for assignment in self.misplaced],
             "half_normalised": [dataclasses.asdict(norm) for norm in self.half_norms],
             "placement": {
                 "replicated": list(map(dataclasses.asdict, self.placement.replicated)),
@@ -162,6 +174,7 @@ def make_plan(
         placement: Unexpected facts about the shardings of leaves.
         aliases: Option `aliases`: last components of leaves -> those of tensors.
     """
+    in_states = [a for a in resolution.assignments if _is_of_state(a.leaf)]
     views = [view for assignment in resolution.assignments for view in assignment.views]
     unused = _find_unused({view.source for view in views}, manifest)
     slots, averages = _of_training(unused, manifest)
@@ -176,7 +189,17 @@ def make_plan(
         half_norms=find_half_norms(resolution, manifest, aliases)
         if resolution.kept
         else (),
+        misplaced=find_misplaced(in_states, manifest) if in_states else (),
     )
+
+
+def _is_of_state(leaf: str) -> bool:
+    """True for leaves of an optimizer's state that have the shapes of parameters.
+
+    They lie in the `opt_state` of a TrainState or an nnx.Optimizer, or in a state of
+    optax.
+    """
+    return _STATE.search(leaf) is not None
 
 
 def _of_training(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.entries import MapEntry
@@ -16,10 +16,12 @@ from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
+from tf2flax._assignment.resolution.policies import DtypeChoice
 from tf2flax._base.collapsing import collapse, in_sequence
 from tf2flax._base.html import report_html
 from tf2flax._base.text import and_more, counted, format_nbytes, printable
 
+from .feeding import casts_section, shared_section
 from .plan import Replicated, RestorePlan
 from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, format_sections, html_of
 
@@ -31,15 +33,19 @@ _MARK: Final = " *"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReadSummary:
-    """What a restore reads, as the report of its plan shows it.
+    """What a restore reads, and where to, as the report of its plan shows it.
 
     Attributes:
         by_process: What it costs each process; None where that is no news.
         unverified: Tensors that this process reads in part.
+        shardings: Shardings of leaves, as text; {} where that is no news.
+        dtypes: The option that says which dtypes leaves get.
     """
 
     by_process: Section | None = None
     unverified: tuple[str, ...] = ()
+    shardings: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    dtypes: DtypeChoice = dataclasses.field(default_factory=DtypeChoice)
 
 
 _NOTHING_READ: Final = ReadSummary()
@@ -56,8 +62,10 @@ def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Sect
     of_training = {*plan.slots, *plan.averages}
     unused = [name for name in plan.unused if name not in of_training]
     candidates = [
-        _loaded(plan.assignments),
+        _loaded(plan.assignments, reads.shardings),
         _entries(plan.assignments),
+        casts_section(plan.assignments, reads.dtypes),
+        shared_section(plan.assignments),
         _gaps("Missing in the checkpoint, kept as they are", resolution.missing),
         _gaps("Mismatched, kept as they are", resolution.mismatched),
         _names("Kept as they are", BLUE, resolution.unreached),
@@ -66,6 +74,7 @@ def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Sect
         _counted("Unused optimizer slots", plan.slots),
         _names("Entries that matched nothing", YELLOW, plan.unused_rules),
         _overrides(resolution.overridden),
+        _misplaced(plan.misplaced),
         _half_norms(plan.half_norms),
         _replicated(plan.placement.replicated),
         _names(
@@ -133,7 +142,7 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
     )
 
 
-def _loaded(assignments: Sequence[Assignment]) -> Section:
+def _loaded(assignments: Sequence[Assignment], shardings: Mapping[str, str]) -> Section:
     """All assignments; those that differ by running numbers share a row."""
     cells = [
         (
@@ -143,6 +152,7 @@ def _loaded(assignments: Sequence[Assignment]) -> Section:
             " -> ".join(dtype.name for dtype in assignment.casts),
             str(assignment.entry.number),
             "" if assignment.is_exact else _MARK,
+            shardings.get(assignment.leaf, ""),
         )
         for assignment in assignments
     ]
@@ -155,15 +165,17 @@ def _loaded(assignments: Sequence[Assignment]) -> Section:
             dtype,
             format_nbytes(sum(assignments[i].nbytes for i in row.members)),
             entry,
+            *([sharding] if shardings else []),
         )
         for row in collapse(cells)
-        for leaf, source, shape, dtype, entry, mark in [row.cells]
+        for leaf, source, shape, dtype, entry, mark, sharding in [row.cells]
     ]
+    columns = ("leaf", "source", "shape", "dtype", "bytes", "entry")
     is_marked = not all(assignment.is_exact for assignment in assignments)
     return Section(
         title=f"Loaded ({len(assignments)})",
         colour=GREEN,
-        columns=("leaf", "source", "shape", "dtype", "bytes", "entry"),
+        columns=(*columns, "sharding") if shardings else columns,
         rows=tuple(rows),
         note="* any shard of it takes reading whole tensors" if is_marked else "",
     )
@@ -254,6 +266,17 @@ def _half_norms(norms: Sequence[HalfNorm]) -> Section:
         title=f"Half-loaded normalisations ({len(norms)})",
         colour=YELLOW,
         columns=("scale or bias of", "kept as it is", "in the checkpoint"),
+        rows=tuple(row.cells for row in collapse(cells)),
+    )
+
+
+def _misplaced(assignments: Sequence[Assignment]) -> Section:
+    """Leaves of an optimizer's state that weights fill."""
+    cells = [(a.leaf, a.source, label_of(a.entry)) for a in assignments]
+    return Section(
+        title=f"Weights in place of optimizer slots ({len(assignments)})",
+        colour=RED,
+        columns=("leaf", "source", "entry of the map"),
         rows=tuple(row.cells for row in collapse(cells)),
     )
 

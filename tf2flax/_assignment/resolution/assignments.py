@@ -183,6 +183,8 @@ class Gap:
         parts: Names of all leaves that are parts of the same partitioned variable; ()
             for a leaf that is not a part of one.
         shape: Shape of the leaf.
+        present: Names of those of its tensors that the checkpoint has, where it lacks
+            others.
 
     Examples:
         >>> import jax, tf2flax
@@ -205,6 +207,7 @@ class Gap:
     expression: Expression | None = None
     parts: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    present: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

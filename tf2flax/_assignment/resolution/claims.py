@@ -216,7 +216,11 @@ class Claims:
             self.problems.append(problem)
 
     def report_missing(
-        self, entry: MapEntry, leaves: Sequence[str], missing: Sequence[str]
+        self,
+        entry: MapEntry,
+        leaves: Sequence[str],
+        missing: Sequence[str],
+        present: tuple[str, ...] = (),
     ) -> None:
         """Reports tensors that the checkpoint lacks, or keeps the leaves that may be.
 
@@ -224,13 +228,16 @@ class Claims:
             entry: The entry that names the tensors.
             leaves: Names of the leaves that need them.
             missing: Names of the tensors.
+            present: Names of tensors of the same source that the checkpoint has.
         """
         self.mark_used(entry)
         strict: list[str] = []
         for leaf in leaves:
             if entry.is_optional or self.options.on_missing.keeps(leaf):
                 fact = "not in the checkpoint"
-                self._missing[leaf] = Gap(leaf, ", ".join(missing), entry, fact)
+                self._missing[leaf] = Gap(
+                    leaf, ", ".join(missing), entry, fact, present=present
+                )
             else:
                 strict.append(leaf)
         if strict:

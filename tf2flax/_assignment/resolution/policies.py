@@ -14,12 +14,14 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES
-from tf2flax._base.caller import show_value
+from tf2flax._base.caller import is_one_of, show_value
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
 
 Choice = Literal["error", "keep"]
 _CHOICES: Final = ("error", "keep")
+UnusedChoice = Literal["ignore", "warn", "error"]
+_UNUSED_CHOICES: Final = ("ignore", "warn", "error")
 # A choice of each kind, for messages.
 _EXAMPLES: Final = {"policy": "keep", "dtype": "bfloat16"}
 
@@ -40,6 +42,26 @@ class Policy:
         """True if a leaf stays as it is; False if it is an error."""
         choices = (choice for pattern, choice in self.rules if pattern.search(leaf))
         return next(choices, self.default) == "keep"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnusedPolicy:
+    """What happens to tensors that fill no leaf, by their names.
+
+    Attributes:
+        rules: Patterns and their choices; the first pattern found in a name counts.
+        default: The choice for names in which no pattern is found.
+    """
+
+    rules: tuple[tuple[re.Pattern[str], UnusedChoice], ...] = ()
+    default: UnusedChoice = "ignore"
+
+    def choice_of(self, name: str) -> UnusedChoice:
+        """The choice for a tensor."""
+        for pattern, choice in self.rules:
+            if pattern.search(name):
+                return choice
+        return self.default
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,6 +142,35 @@ def parse_policy(option: str, value: object) -> Policy:
     return Policy(tuple(rules))
 
 
+def parse_unused(option: str, value: object) -> UnusedPolicy:
+    """Checks the option `on_unused`.
+
+    Args:
+        option: Its name, for messages.
+        value: "ignore", "warn", "error", or a sequence of `(regex, one of these)`.
+
+    Raises:
+        AssignmentError: It is something else.
+    """
+    if is_one_of(value, _UNUSED_CHOICES):
+        return UnusedPolicy(default=cast("UnusedChoice", value))
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise AssignmentError(
+            f"Option {option}: expected 'ignore', 'warn', 'error' or a list of (regex, "
+            f'policy), got {show_value(value)}. Write [("^head/", "ignore"), ("", '
+            '"error")] for some tensors.'
+        )
+    rules: list[tuple[re.Pattern[str], UnusedChoice]] = []
+    for pattern, choice in _parse_pairs(option, cast("object", value), "policy"):
+        if not is_one_of(choice, _UNUSED_CHOICES):
+            raise AssignmentError(
+                f"Option {option}: expected 'ignore', 'warn' or 'error' for "
+                f"{pattern.pattern!r}, got {show_value(choice)}."
+            )
+        rules.append((pattern, cast("UnusedChoice", choice)))
+    return UnusedPolicy(tuple(rules))
+
+
 def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] | None:
     """Checks the option `aliases`.
 
@@ -190,6 +241,7 @@ class MapOptions:
         dtype: Which dtype a leaf gets.
         on_missing: What happens to leaves whose source is not in the checkpoint.
         on_mismatch: What happens to leaves whose source does not fit.
+        on_unused: What happens to tensors that fill no leaf.
     """
 
     aliases: Mapping[str, tuple[str, ...]] | None = option_field(
@@ -198,6 +250,7 @@ class MapOptions:
     dtype: DtypeChoice = option_field(None, parse_dtype_choice)
     on_missing: Policy = option_field("error", parse_policy)
     on_mismatch: Policy = option_field("error", parse_policy)
+    on_unused: UnusedPolicy = option_field("ignore", parse_unused)
 
 
 def check_option(field: dataclasses.Field[Any], value: Any) -> object:

@@ -274,7 +274,9 @@ def _assign_leaves(
         # A stack that has gaps explains more than names that are not there at all.
         sources = [source for source, _ in candidates]
         counted = [source for source in sources if source.is_counted]
-        claims.report_missing(rule, leaves, (counted or sources)[0].missing)
+        chosen = (counted or sources)[0]
+        present = chosen.names.difference(chosen.missing)
+        claims.report_missing(rule, leaves, chosen.missing, tuple(sorted(present)))
         return
     first, (reach, _, alias) = complete[0]
     # If the exact name is not there, only one of its aliases may be.

@@ -40,6 +40,14 @@ class FoundSource:
     missing: tuple[str, ...]
     is_counted: bool = True
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that it needs; those with captures that are still open are left out."""
+        patterns = (
+            parse_name(source.pattern) for source in sources_of(self.expression)
+        )
+        return frozenset(p.literal for p in patterns if not p.captures)
+
 
 def find_source(expression: Expression, manifest: Manifest) -> FoundSource:
     """Finds the tensors of an expression.
