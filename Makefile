@@ -91,11 +91,12 @@ types: $(VENV)/.dev ## basedpyright: strict, and complete public types
 layers: $(VENV)/.dev ## import-linter: imports point downwards
 	$(BIN)/lint-imports
 
-checks: $(VENV)/.dev ## names, sizes, comments, the walk of one leaf, the picture
+checks: $(VENV)/.dev ## names, sizes, comments, the walk of one leaf, the pictures
 	$(BIN)/python -m checks.names
 	$(BIN)/python -m checks.sizes
 	$(BIN)/python -m checks.walk
 	$(BIN)/python -m checks.picture --check
+	$(BIN)/python -m checks.plan_pictures --check
 
 check: lint types layers checks test demo ## all of these
 

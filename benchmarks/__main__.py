@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from . import growth, listing, remote, restores
+from . import converting, growth, listing, remote, restores
 from .measuring import machine
 from .processes import NEEDS, ROOT, is_there
 from .report import Goal, Section, Table, draw, goal_rows
@@ -43,6 +43,7 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
             folder, megabytes, tensors, devices, rounds
         ),
         "warm-start": lambda folder: restores.missing_head(folder, scale),
+        "converting": lambda folder: converting.converting(folder, scale),
     }
 
 

@@ -14,6 +14,13 @@ from collections.abc import Iterable, Sequence
 
 # What the build adds to the files of the repository.
 ADDED = {"PKG-INFO"}
+# What a wheel must have. Besides these it has Python's files, and no others.
+NEEDED = {
+    "tf2flax/__init__.py",
+    "tf2flax/_cli/page.css",
+    "tf2flax/_cli/page.js",
+    "tf2flax/py.typed",
+}
 
 
 def wheel_problems(names: Iterable[str]) -> list[str]:
@@ -30,13 +37,11 @@ def wheel_problems(names: Iterable[str]) -> list[str]:
         f"the wheel holds {name}"
         for name in sorted(files)
         if not (
-            name.startswith("tf2flax/")
-            and (name.endswith(".py") or name == "tf2flax/py.typed")
+            name.startswith("tf2flax/") and (name.endswith(".py") or name in NEEDED)
         )
         and ".dist-info/" not in name
     ]
-    needed = {"tf2flax/__init__.py", "tf2flax/py.typed"}
-    return problems + [f"the wheel lacks {name}" for name in sorted(needed - files)]
+    return problems + [f"the wheel lacks {name}" for name in sorted(NEEDED - files)]
 
 
 def sdist_problems(names: Iterable[str], tracked: Iterable[str]) -> list[str]:

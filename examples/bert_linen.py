@@ -6,6 +6,7 @@ Needs: jax, flax. A model file: `bert_demo.py` runs it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,3 +155,9 @@ class Bert(nn.Module):
         x = Embeddings(self.config, name="embeddings")(ids, token_types)
         x = Encoder(self.config, name="encoder")(x, mask)
         return x, Pooler(name="pooler")(x)
+
+
+def make_params() -> dict[str, Any]:
+    """The variables, abstract: `tf2flax plan … --target bert_linen:make_params`."""
+    ids = jnp.ones((1, 8), "int32")
+    return jax.eval_shape(Bert(Config()).init, jax.random.key(0), ids, ids, ids)

@@ -87,9 +87,6 @@ PORTS: dict[str, Port] = {
     "resnet_linen": Port(
         "resnet_slim", resnet_linen.ResNet, {"x_odd": "x"}, ("logits_odd",)
     ),
-    "resnet_linen_ema": Port(
-        "resnet_slim", resnet_linen.ResNet, {"x_even": "x"}, ("ema_logits_even",)
-    ),
 }
 
 

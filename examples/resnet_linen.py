@@ -1,7 +1,7 @@
 """A bottleneck ResNet in linen, padded as slim pads.
 
-Needs: jax, flax. A model file: `ports_demo.py` runs it; maps/resnet_linen.toml and
-maps/resnet_linen_ema.toml fill it from slim's checkpoints.
+Needs: jax, flax. A model file: `ports_demo.py` and `moving_averages.py` run it;
+maps/resnet_linen.toml fills it from slim's checkpoints.
 """
 
 from __future__ import annotations

@@ -174,6 +174,42 @@ def test_a_name_whose_tensor_does_not_fit_is_not_replaced_by_a_scope(
     assert kept == {"l_0/w": [10], "l_1/w": [1]}
 
 
+# The stronger entry, whose tensor is not there, and a weaker one.
+GONE: list[tuple[tuple[Any, str], tuple[Any, str]]] = [
+    (("z/gone", "x/b"), ("m/l_1/", "x/")),
+    (("z/gone", "x/b"), ("m/l_1/b", "x/b")),
+    (("z/gone", "x/b"), (src("m/l_1/"), "x/")),
+    (("z/gone", "x/b"), ("m/l_1/", "{x}/")),
+    ((src("z/gone"), "x/b"), ("m/l_1/", "x/")),
+    (("z/", "x/"), ("m/l_1/", "x/")),
+    (("z/", "x/"), ("m/l_1/b", "x/b")),
+    (("z/", "x/"), ("m/l_1/", "{x}/")),
+]
+
+
+@pytest.mark.parametrize(("strong", "weak"), GONE)
+def test_a_leaf_whose_tensor_is_missing_is_not_filled_by_a_weaker_entry(
+    numbers: tf2flax.Checkpoint, strong: tuple[Any, str], weak: tuple[Any, str]
+) -> None:
+    for order in itertools.permutations([weak, strong, ("two", "y")]):
+        target = {"x/b": np.ones(1, "f4"), "y": np.zeros((2, 2), "f4")}
+        plan = tf2flax.plan(numbers, order, target, on_missing="keep")
+        assert [(gap.leaf, gap.entry.number) for gap in plan.missing] == [
+            ("x/b", 1 + order.index(strong))
+        ]
+        (lost,) = plan._job.plan.resolution.overridden
+        assert (lost.leaf, lost.entry.number) == ("x/b", 1 + order.index(weak))
+
+
+def test_a_later_key_fills_a_leaf_whose_tensor_an_earlier_one_lacks(
+    numbers: tf2flax.Checkpoint,
+) -> None:
+    entries = {"a/": "x/", "m/l_1/b": "x/b"}
+    plan = tf2flax.plan(numbers, entries, ones("x/b"), on_missing="keep")
+    assert not plan.missing
+    assert plan.restore()["x/b"].tolist() == [21]
+
+
 def test_a_deeper_plain_scope_wins_over_a_rule_of_scopes(
     numbers: tf2flax.Checkpoint,
 ) -> None:
@@ -410,9 +446,8 @@ def winning_entry(entries: Sequence[Drawn], leaf: str) -> int | None:
     plain = [i for i in reaching if not entries[i].is_rule]
     plain.sort(key=lambda i: entries[i].text)  # stable
     if not rules:
-        there = [i for i in plain if not entries[i].is_missing]
-        winner = (there or plain or [None])[-1]
-        before = plain[: plain.index(winner)] if there else []
+        winner = (plain or [None])[-1]
+        before = plain[:-1]
         is_refused = any(entry.is_rule for entry in entries)
     else:
         winner = plain[-1] if plain else None

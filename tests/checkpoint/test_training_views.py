@@ -282,6 +282,20 @@ def test_averages_by_name_and_scope(several: tf2flax.Checkpoint) -> None:
     assert len(tf2flax.merge_checkpoints({"a/": RESNET}).by_moving_average().averaged)
 
 
+def test_averages_that_were_cut_off() -> None:
+    """The variables stand for themselves, which is said."""
+    name = f"dnn/table/able/part_0/{EMA}"
+    arrays = {"dnn/table": F4, name: F4 + 1}
+    with pytest.raises(tf2flax.NotFoundError, match=f"is not known: `{name}`"):
+        tf2flax.open_checkpoint(arrays).by_moving_average()
+    checkpoint = tf2flax.open_checkpoint({**arrays, "w": F4, f"w/{EMA}": F4 + 2})
+    with pytest.warns(UserWarning, match=f"stand for themselves: `{name}`"):
+        view = checkpoint.by_moving_average()
+    assert view.averaged == ("w",)
+    assert view["dnn/table"].read()[0] == 0
+    assert name not in view
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [

@@ -103,6 +103,17 @@ def test_conversions_are_equal(
     assert run(capsys, "diff", out, out, "--json")[0] == 0
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_outputs_are_known_by_what_is_in_them(
+    name: Any, prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only `--format` says what they are, and no ending."""
+    out = f"{tmp_path}/out"
+    given = ["convert", prefix, out, "--format", name, "--no-slots"]
+    assert run(capsys, *given)[0] == 0
+    assert run(capsys, "diff", prefix, out, "enc/layer_1/") == (0, "")
+
+
 def test_what_other_libraries_wrote(
     prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,9 +135,14 @@ def test_what_other_libraries_wrote(
             assert (code, text) == (0, ""), out
 
 
+@pytest.mark.parametrize("chunk", [1 << 20, 1])
 def test_differences(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    chunk: int,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("tf2flax._cli.diff._CHUNK", chunk)
     a = {
         "cast": np.float32([1, 2]),
         "close": np.float32([1, 0]),
@@ -225,13 +241,58 @@ def test_convert(
 
 
 @pytest.mark.parametrize(
-    "command", ["tree", "stats", "diff", "plan", "convert", "completion"]
+    "command",
+    ["ls", "tree", "show", "stats", "diff", "verify", "plan", "convert", "completion"],
 )
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert f"\n  tf2flax {command} " in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"\n  tf2flax {command} " in text
+    # The description is wrapped, and the examples are not.
+    description = text.partition("\n\n")[2].partition("\n\n")[0]
+    assert max(map(len, description.splitlines())) < 80
+
+
+def test_tables_on_narrow_terminals(
+    prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names stay whole; what does not fit beside them comes below."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    _, out = run(capsys, "ls", prefix, "enc/layer_0/")
+    assert out.splitlines()[:4] == [
+        "name                         dtype    shape   size",
+        "enc/layer_0/w                float32  [2, 3]  24 B",
+        "enc/layer_0/w/Adam           float32  [2, 3]  24 B",
+        "enc/layer_0/w/ExponentialMovingAverage",
+    ]
+    assert out.splitlines()[4] == f"{'float32  [2, 3]  24 B':>50}"
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out = run(capsys, "stats", prefix, "enc/layer_1/b")
+    assert out.splitlines()[0] == "enc/layer_1/b"
+    assert "mean 1, std 0, min 1, max 1" in out
+    other = {**TENSORS, "enc/layer_1/b": np.zeros(4)}
+    second = tf2flax.save_checkpoint(f"{prefix}.2", other)
+    _, out = run(capsys, "diff", prefix, second)
+    assert out.splitlines()[:2] == [
+        "enc/layer_1/b", "    difference values, max abs 1, max rel 1"
+    ]  # fmt: skip
+
+
+def test_a_bar_where_reading_takes_long(
+    prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    commands = (["stats", prefix], ["diff", prefix, prefix], ["show", prefix, "step"])
+    for limit, has_bar in ((16 << 20, False), (1, True)):
+        monkeypatch.setattr("tf2flax._cli.terminals._LONG_NBYTES", limit)
+        for command in commands:
+            assert main(command) == 0
+            printed = capsys.readouterr()
+            assert (len(printed.err) > 0) == has_bar
+            assert "Reading" not in printed.out
 
 
 def test_no_command_imports_jax(prefix: str, tmp_path: pathlib.Path) -> None:

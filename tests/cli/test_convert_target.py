@@ -93,6 +93,47 @@ def test_safetensors(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert file.metadata()["source"] == prefix
 
 
+def test_what_is_left_out_is_said(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Leaves of the target, tensors that fill none, entries that reach none."""
+    source = tf2flax.src("enc/q").transpose()
+    entries = {source: "params/q/w", "enc/": "params/nothing/"}
+    tf2flax.save_map("m.toml", entries, overwrite=True)
+    assert convert(prefix, "m.safetensors", "with_values") == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1:] == [
+        "as in the target, not filled: `count`, `params/head/b`, `params/head/w`",
+        "dropped: `enc/q/Adam`, `kept/x`, `step`",
+    ]
+    assert printed.err == (
+        "tf2flax: warning: Entries of the assignment map reach no leaf of the target: "
+        "`enc/` -> `params/nothing/` (did you mean `params/head/`?)\n"
+    )
+    assert convert(prefix, "m.npz", "abstract", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == []
+
+
+def test_half_loaded_normalisations(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a restore warns of, a conversion to the same tree warns of."""
+    names = ("gamma", "moving_mean", "moving_variance")
+    tensors = {f"bn/{name}": np.full(2, 5, "f4") for name in names}
+    tf2flax.save_checkpoint("bn.ckpt", tensors)
+    pathlib.Path(f"{MODULE}.py").write_text(
+        "import numpy as np\none = np.ones(2, 'f4')\n"
+        "tree = {'params': {'bn': {'scale': one}}, "
+        "'batch_stats': {'bn': {'mean': one, 'var': one}}}\n"
+    )
+    tf2flax.save_map("m.toml", {"bn/": "params/bn/"}, overwrite=True)
+    assert convert("bn.ckpt", "m.npz", "tree") == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("tf2flax: warning: ")
+    assert "batch_stats/bn/mean" in printed.err
+    assert "as in the target, not filled: `batch_stats/bn/mean`" in printed.out
+
+
 def test_orbax(prefix: str, tmp_path: pathlib.Path) -> None:
     assert convert(prefix, "orbax", "with_values", "--format", "orbax") == 0
     tree = ocp.StandardCheckpointer().restore(tmp_path / "orbax")

@@ -15,6 +15,8 @@ from forking import run_forked
 
 import tf2flax
 from tf2flax import src
+from tf2flax._cli import main
+from tf2flax._export import outputs
 
 TENSORS: Mapping[str, Any] = {
     "bert/layer_0/q": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -390,6 +392,30 @@ def test_failures_leave_nothing(
         assert after == before, fails_at
     monkeypatch.undo()
     tf2flax.convert(prefix, out, **options, overwrite=is_there)
+
+
+@pytest.mark.parametrize("name", ["safetensors", "orbax"])
+def test_a_disk_that_fails_while_more_is_read(
+    name: Any, prefix: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may tell the thread alone, which waits for the disk meanwhile."""
+    monkeypatch.setattr(outputs, "_SYNC_NBYTES", 1)
+    calls: list[int] = []
+
+    def failing(descriptor: int) -> None:
+        calls.append(descriptor)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    options: Any = {"format": name, "slots": False}
+    with pytest.raises(tf2flax.ReadError, match="Input/output error"):
+        tf2flax.convert(prefix, tmp_path / "out", **options)
+    assert calls
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "tf"]
+    monkeypatch.undo()
+    monkeypatch.setattr(outputs, "_SYNC_NBYTES", 1)
+    tf2flax.convert(prefix, tmp_path / "out", **options)
+    assert main(["diff", prefix, str(tmp_path / "out"), "bert/pooler/"]) == 0
 
 
 @pytest.mark.parametrize("name", FORMATS)

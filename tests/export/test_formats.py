@@ -17,6 +17,7 @@ from bundle_writer import Tensor, write_bundle
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
+from tf2flax._export import outputs, source
 
 # Dtypes that TensorFlow and all formats hold.
 COMMON = [
@@ -279,6 +280,38 @@ def test_big_endian_and_sliced_sources(tmp_path: pathlib.Path, x64: None) -> Non
             tf2flax.open_checkpoint(tmp_path / f"{number}.tensorbundle").read(),
             expected,
         )
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_large_tensors_come_in_runs(
+    tmp_path: pathlib.Path, big_endian: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of one row: a run is then a part of it."""
+    monkeypatch.setattr(source, "IN_FLIGHT_NBYTES", 1 << 12)
+    monkeypatch.setattr("tf2flax._export.outputs._SYNC_NBYTES", 1 << 12)
+    shapes = [(5000,), (1, 5000), (1, 1, 70, 70), (1, 1000, 5), (70, 70), (5000, 1)]
+    expected = {
+        "x".join(map(str, shape)): np.arange(np.prod(shape), dtype="i8").reshape(shape)
+        for shape in shapes
+    }
+    tensors = {name: Tensor(array) for name, array in expected.items()}
+    halves = [(slice(0, 30), slice(None)), (slice(30, 70), slice(None))]
+    tensors["70x70"] = Tensor(expected["70x70"], halves)
+    write_bundle(tmp_path / "m", tensors, big_endian=big_endian)
+    boxes: list[Any] = []
+    take = outputs.RawFile.take
+
+    def counting(file: Any, tensor: Any, box: Any, array: Any) -> None:
+        boxes.append(box)
+        take(file, tensor, box, array)
+
+    monkeypatch.setattr(outputs.RawFile, "take", counting)
+    tf2flax.convert(tmp_path / "m", tmp_path / "s.safetensors")
+    assert len(boxes) > 2 * len(expected)  # they were cut
+    check(safetensors.numpy.load_file(tmp_path / "s.safetensors"), expected)
+    tf2flax.convert(tmp_path / "m", tmp_path / "o", format="orbax")
+    with jax.enable_x64(True):
+        check(ocp.StandardCheckpointer().restore(tmp_path / "o"), expected)
 
 
 def test_references_to_what_lies_in_other_orders(

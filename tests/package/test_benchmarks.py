@@ -34,7 +34,7 @@ def test_restores_are_measured_side_by_side(
     for name in ("benchmarks.processes", "benchmarks.remote"):
         monkeypatch.setattr(importlib.import_module(name), "subprocess", forking)
     arguments = ["--small", "--output", str(tmp_path)]
-    arguments += ["--only", "one-device", "--only", "http"]
+    arguments += ["--only", "one-device", "--only", "http", "--only", "converting"]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     assert importlib.import_module("benchmarks.__main__").main() == 0
     page = (tmp_path / "benchmarks.md").read_text()
@@ -42,9 +42,10 @@ def test_restores_are_measured_side_by_side(
     assert "| raw preadv |" in page
     assert "| time of Orbax / time of tf2flax |" in page
     assert "| one row shard: bytes served / needed | 1.00 | ≤ 1.05 | met |" in page
+    assert "| speed of Orbax / speed of copying |" in page
 
 
 @pytest.mark.slow
 def test_every_benchmark_runs(tmp_path: pathlib.Path) -> None:
     page = run(tmp_path)
-    assert [n for n in range(1, 7) if f"\n## {n}. " in page] == [1, 2, 3, 4, 5, 6]
+    assert [n for n in range(1, 8) if f"\n## {n}. " in page] == [1, 2, 3, 4, 5, 6, 7]

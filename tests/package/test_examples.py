@@ -64,7 +64,7 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
 def test_example(path: pathlib.Path) -> None:
     code, printed = run(path, *ARGUMENTS.get(path.stem, []))
     assert code == 0
-    if path.stem in {"partitioned", "ports_demo", "warm_start"}:
+    if path.stem in {"moving_averages", "partitioned", "ports_demo", "warm_start"}:
         assert "OK: all within 1e-05" in printed
 
 
@@ -74,6 +74,7 @@ def test_example(path: pathlib.Path) -> None:
         ("partitioned", "main", "emb_div", 1e-3),
         ("partitioned", "main", "emb_div", np.nan),
         ("warm_start", "main", "pooled_output", 1e-3),
+        ("moving_averages", "main", "ema_logits_even", 1e-3),
         ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
     ],
 )

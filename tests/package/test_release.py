@@ -11,7 +11,7 @@ import yaml
 from repository import ROOT
 
 import tf2flax
-from checks.dist import sdist_problems, wheel_problems
+from checks.dist import NEEDED, sdist_problems, wheel_problems
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -42,17 +42,19 @@ def test_addresses_agree() -> None:
 
 
 def test_links_of_the_readme_are_absolute_on_pypi() -> None:
-    (substitution,) = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"][
-        "fancy-pypi-readme"
-    ]["substitutions"]
-    readme = re.sub(
-        substitution["pattern"],
-        substitution["replacement"],
-        (ROOT / "README.md").read_text(),
-    )
+    hook = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    readme = (ROOT / "README.md").read_text()
+    for substitution in hook["substitutions"]:
+        pattern, replacement = substitution["pattern"], substitution["replacement"]
+        readme = re.sub(pattern, replacement, readme)
     links = re.findall(r"\]\(([^)]+)\)", readme)
     assert len(links) > 10
     assert all(link.startswith(("https://", "#")) for link in links)
+    # A page of GitHub around a picture is no picture.
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme)
+    assert len(pictures) == 2
+    assert all(p.startswith("https://raw.githubusercontent.com/") for p in pictures)
+    assert all((ROOT / "docs" / p.rpartition("/")[2]).is_file() for p in pictures)
 
 
 def targets() -> set[str]:
@@ -97,13 +99,19 @@ def test_pythons_that_are_supported_are_declared() -> None:
 
 
 def test_stray_and_missing_files_of_a_distribution() -> None:
-    wheel = ["tf2flax/__init__.py", "tf2flax/py.typed", "tf2flax-1.dist-info/METADATA"]
+    wheel = ["tf2flax-1.dist-info/METADATA", *sorted(NEEDED)]
     assert wheel_problems(wheel) == []
     assert wheel_problems([*wheel, "tf2flax/_cli/README.md", "tests/a.py"]) == [
         "the wheel holds tests/a.py",
         "the wheel holds tf2flax/_cli/README.md",
     ]
-    assert wheel_problems(wheel[:1]) == ["the wheel lacks tf2flax/py.typed"]
+    assert wheel_problems(wheel[:-1]) == ["the wheel lacks tf2flax/py.typed"]
+    resources = (ROOT / "tf2flax").rglob("*.*")
+    assert {
+        str(path.relative_to(ROOT))
+        for path in resources
+        if path.suffix not in (".py", ".pyc")
+    } <= NEEDED
     assert sdist_problems(["PKG-INFO", "a.py"], ["a.py"]) == []
     assert sdist_problems(["b.py"], ["a.py"]) == [
         "the sdist lacks a.py",

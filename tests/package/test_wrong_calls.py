@@ -421,15 +421,15 @@ ROWS: dict[str, tuple[Call, tuple[str, ...]]] = {
     ),
     "a slash before a value": (
         entry("bert/pooler/", "/params/pooler/"),
-        ("did you mean `params/pooler/`",),
+        ('write `{"bert/pooler/": "params/pooler/"}`',),
     ),
     "a map with params, a target without": (
         lambda _: tf2flax.plan(PATH, MAP, target()["params"]),
-        ("did you mean `pooler/`",),
+        ('write `{"bert/pooler/": "pooler/"}`',),
     ),
     "a target with params, a map without": (
         entry("bert/pooler/", "pooler/"),
-        ("did you mean `params/pooler/`",),
+        ('write `{"bert/pooler/": "params/pooler/"}`',),
     ),
     # Targets
     "no target": (

@@ -6,8 +6,10 @@ Small checkpoints that look like those in the wild, made by `save_checkpoint`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -49,15 +51,11 @@ class Mistake:
         """Plans another map for the same checkpoint and target."""
         prefix = self.tensors
         if isinstance(prefix, dict):
-            arrays = {name: np.zeros(shape, "f4") for name, shape in prefix.items()}
+            arrays = {name: _values_of(name, s) for name, s in prefix.items()}
             prefix = where / "m"
             if not (where / "m.index").exists():
                 tf2flax.save_checkpoint(prefix, arrays)
-        target = {
-            name: f32(*leaf) if isinstance(leaf, tuple) else leaf
-            for name, leaf in self.target.items()
-        }
-        return tf2flax.plan(prefix, entries, target, **self.options)
+        return tf2flax.plan(prefix, entries, self.tree, **self.options)
 
     def error(self, where: pathlib.Path, entries: Any) -> str:
         """What is wrong with a map; "" if nothing is."""
@@ -71,6 +69,35 @@ class Mistake:
         """The entries, as pairs."""
         entries = self.entries
         return [*(entries.items() if isinstance(entries, dict) else entries)]
+
+    def values(self, where: pathlib.Path, entries: Any) -> dict[str, np.ndarray]:
+        """What a map fills, leaf by leaf; other leaves are kept."""
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self.tree)
+        keep: dict[str, Any] = {"on_missing": "keep", "on_mismatch": "keep"}
+        lenient = dataclasses.replace(
+            self, target=target, options={**self.options, **keep}
+        )
+        try:
+            plan = lenient.plan(where, entries)
+        except tf2flax.CheckpointError:
+            return {}
+        tree: Any = plan.restore()
+        return {a.leaf: np.asarray(tree[a.leaf]) for a in plan.assignments}
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The target: leaves by name."""
+        return {
+            name: f32(*leaf) if isinstance(leaf, tuple) else leaf
+            for name, leaf in self.target.items()
+        }
+
+
+def _values_of(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values that no other tensor has, none of them twice."""
+    first = zlib.crc32(name.encode()) % 10_000 * 100
+    count = int(np.prod(shape))
+    return np.arange(first, first + count, dtype="f4").reshape(shape)
 
 
 def layers(count: int, **shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -278,7 +305,7 @@ CAUSES: dict[str, Mistake] = {
 }  # fmt: skip
 
 _NAMES = r"((?:`[^`]+`(?: or )?)+)"
-_CAPTURE = re.compile(r"\{\w+\}")
+_CAPTURE = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 _VALUE_IS_WRONG = re.compile("has no leaf|reach(es)? no leaf|and `[^`]*` is one tensor")
 _QUOTED = re.compile(r"`([^`]+)`")
 
@@ -317,6 +344,10 @@ def suggestions_in(message: str, pairs: Sequence[Pair]) -> Iterator[Suggestion]:
         for match in re.finditer(added, line):
             new = (parse_key(match[1]), match[2])
             yield Suggestion(match[0], [*pairs, new])
+        for match in re.finditer(r"[Ww]rite ((?:`\{[^`]+\}`(?: or )?)+)", line):
+            for text in _QUOTED.findall(match[1]):
+                new = _read_line(text)
+                yield Suggestion(match[0], _with_entry(pairs, number, new))
         for pattern, change in _EVERYWHERE.items():
             for match in re.finditer(pattern, line):
                 changed = [change(match, *pair) for pair in pairs]
@@ -332,6 +363,25 @@ def _replaced(pairs: Sequence[Pair], number: int, text: str, line: str) -> list[
     return [*pairs[:number], new, *pairs[number + 1 :]]
 
 
+def _read_line(text: str) -> Pair:
+    """Reads a dict of one entry, as it stands in a message."""
+    match = re.fullmatch(r"\{(.+): (\"[^\"]*\")\}", text)
+    assert match, text
+    key = match[1]
+    return parse_key(json.loads(key) if key.startswith('"') else key), json.loads(
+        match[2]
+    )
+
+
+def _with_entry(pairs: Sequence[Pair], number: int, new: Pair) -> list[Pair]:
+    """The map with another entry in the place of the one that has its key or value."""
+    places = [
+        i for i, (key, value) in enumerate(pairs) if key == new[0] or value == new[1]
+    ]
+    number = places[0] if len(places) == 1 else number
+    return [*pairs[:number], new, *pairs[number + 1 :]]
+
+
 def _swap(text: str, old: str, new: str) -> str:
     if text.startswith(old):
         return new + text[len(old) :]
@@ -344,6 +394,7 @@ _EVERYWHERE: dict[str, Callable[[re.Match[str], Any, Any], Pair]] = {
     ),
     r"Put `([^`]+)` before the keys": lambda m, k, v: (m[1] + k, v),
     r"Put `([^`]+)` before the values": lambda m, k, v: (k, m[1] + v),
+    r"Leave `([^`]+)` out of the values": lambda m, k, v: (k, _swap(v, m[1], "")),
     r"Leave `([^`]+)` out of the keys": lambda m, k, v: (_swap(k, m[1], ""), v),
     r"Write the keys without `:0`": lambda m, k, v: (k.removesuffix(":0"), v),
 }  # fmt: skip

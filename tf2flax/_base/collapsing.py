@@ -64,11 +64,15 @@ def collapse(rows: Sequence[tuple[str, ...]]) -> list[Row]:
     return result
 
 
-def summarise(lines: Sequence[str]) -> str:
+def summarise(lines: Sequence[str], count: int = MAX_LINES) -> str:
     """Joins the lines of a message, collapsed, and at most a screen of them.
 
+    Args:
+        lines: The lines.
+        count: How many are shown.
+
     Returns:
-        At most 59 lines.
+        At most so many lines, and one that counts the others.
 
     Examples:
         >>> print(summarise(["Leaf `a_0` is odd.", "Leaf `a_1` is odd.", "Odd."]))
@@ -76,8 +80,8 @@ def summarise(lines: Sequence[str]) -> str:
         Odd.
     """
     rows = collapse([(line,) for line in lines])
-    text = "\n".join(printable(row.cells[0]) for row in rows[:MAX_LINES])
-    num_hidden = sum(len(row.members) for row in rows[MAX_LINES:])
+    text = "\n".join(printable(row.cells[0]) for row in rows[:count])
+    num_hidden = sum(len(row.members) for row in rows[count:])
     if not num_hidden:
         return text
     return and_more(text, num_hidden, separator="\n") + "."

@@ -78,8 +78,9 @@ def open_checkpoint(
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
     Examples:
-        >>> import tf2flax
-        >>> tf2flax.open_checkpoint("tests/data/bert")["global_step"].dtype
+        >>> import numpy as np, tf2flax
+        >>> checkpoint = tf2flax.open_checkpoint({"global_step": np.int64(7)})
+        >>> checkpoint["global_step"].dtype
         dtype('int64')
     """
     if context is not None and not is_context(context):
@@ -154,15 +155,14 @@ def merge_checkpoints(
         CheckpointError: As `open_checkpoint`.
 
     Examples:
-        >>> import tf2flax
-        >>> bert = tf2flax.open_checkpoint("tests/data/bert/model.ckpt")
-        >>> merged = tf2flax.merge_checkpoints({"a/": bert, "b/": bert})
-        >>> len(merged), "b/global_step" in merged
-        (278, True)
-        >>> len(tf2flax.merge_checkpoints([("", bert), ("b/", bert)]))
-        278
-        >>> len(tf2flax.merge_checkpoints([bert]))
-        139
+        >>> import numpy as np, tf2flax
+        >>> bert = tf2flax.open_checkpoint({"kernel": np.ones((3, 2)), "step": 7})
+        >>> list(tf2flax.merge_checkpoints({"a/": bert, "b/": bert}))
+        ['a/kernel', 'a/step', 'b/kernel', 'b/step']
+        >>> list(tf2flax.merge_checkpoints([("", bert), ("b/", bert)]))
+        ['b/kernel', 'b/step', 'kernel', 'step']
+        >>> list(tf2flax.merge_checkpoints([bert]))
+        ['kernel', 'step']
     """
     manifests: list[tuple[str, Manifest]] = []
     for prefix, source in prefixed(checkpoints):
@@ -185,9 +185,9 @@ def list_variables(
         CheckpointError: As `open_checkpoint`.
 
     Examples:
-        >>> import tf2flax
-        >>> tf2flax.list_variables("tests/data/bert/model.ckpt")[0]
-        ('bert/embeddings/LayerNorm/beta', [32])
+        >>> import numpy as np, tf2flax
+        >>> tf2flax.list_variables({"kernel": np.ones((3, 2)), "step": 7})
+        [('kernel', [3, 2]), ('step', [])]
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """
@@ -215,9 +215,9 @@ def load_variable(
         CheckpointError: As `open_checkpoint` and `StoredTensor.read`.
 
     Examples:
-        >>> import tf2flax
-        >>> tf2flax.load_variable("tests/data/bert/model.ckpt", "global_step:0")
-        np.int64(123456)
+        >>> import numpy as np, tf2flax
+        >>> tf2flax.load_variable({"global_step": np.int64(7)}, "global_step:0")
+        np.int64(7)
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """

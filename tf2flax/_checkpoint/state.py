@@ -61,9 +61,11 @@ def latest_checkpoint(directory: PathLike | KvStore) -> str | None:
         ReadError: The store refuses.
 
     Examples:
-        >>> import tf2flax
-        >>> tf2flax.latest_checkpoint("tests/data/bert")
-        'tests/data/bert/model.ckpt'
+        >>> import pathlib, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = tf2flax.save_checkpoint(f"{folder}/model.ckpt-7", {"step": 7})
+        ...     pathlib.Path(tf2flax.latest_checkpoint(folder)).name
+        'model.ckpt-7'
 
     Source: `latest_checkpoint`, tensorflow/python/training/checkpoint_management.py.
     """
@@ -113,11 +115,11 @@ def checkpoint_exists(path: PathLike | KvStore) -> bool:
         ReadError: The store refuses.
 
     Examples:
-        >>> import tf2flax
-        >>> tf2flax.checkpoint_exists("tests/data/bert/model.ckpt")
-        True
-        >>> tf2flax.checkpoint_exists("tests/data/bert/model.ckpt-1")
-        False
+        >>> import tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = tf2flax.save_checkpoint(f"{folder}/model.ckpt-7", {"step": 7})
+        ...     [tf2flax.checkpoint_exists(f"{folder}/model.ckpt-{i}") for i in (7, 8)]
+        [True, False]
 
     Source: `checkpoint_exists`, tensorflow/python/training/checkpoint_management.py.
     """

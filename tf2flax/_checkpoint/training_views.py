@@ -10,7 +10,7 @@ import abc
 import functools
 from typing import NamedTuple
 
-from tf2flax._base.caller import show_value
+from tf2flax._base.caller import show_value, warn_caller
 from tf2flax._base.errors import (
     AssignmentError,
     CheckpointError,
@@ -301,6 +301,7 @@ def _find_averages(base: Manifest, roles: Roles, average: str) -> _Averages:
     scope, is_scoped, last = average.rpartition(f"/{ANY_VARIABLE}/")
     by_variable: dict[str, list[str]] = {}
     others: list[str] = []
+    lost: list[str] = []
     listed = frozenset(base.names)
     for name in base.names:
         role = roles.average(name, last)
@@ -309,10 +310,12 @@ def _find_averages(base: Manifest, roles: Roles, average: str) -> _Averages:
         )
         if is_meant and role.variable in listed:
             by_variable.setdefault(role.variable, []).append(name)
-        elif roles.of(name).kind == "average":
+        elif (role := roles.of(name)).kind == "average":
             others.append(name)
+            if role.name == last and role.variable is None:
+                lost.append(name)
     if not by_variable:
-        raise _no_averages(base, roles, average, others)
+        raise _no_averages(base, roles, average, others, lost)
     for variable, averages in by_variable.items():
         if len(averages) > 1:
             labels = [slot_label(roles.average(name, last)) for name in averages]
@@ -321,16 +324,25 @@ def _find_averages(base: Manifest, roles: Roles, average: str) -> _Averages:
                 f"{list_names(averages)} - in `{base.index_path}`. Ask for one of "
                 f"{list_names(labels)}."
             )
+    if lost:
+        warn_caller(
+            "by_moving_average: to which variables these averages belong, their names "
+            f"do not tell, so that the variables stand for themselves: "
+            f"{list_names(lost)} - in `{base.index_path}`. Read them by their stored "
+            "names."
+        )
     sources = {variable: averages[0] for variable, averages in by_variable.items()}
     return _Averages(sources, tuple(others))
 
 
 def _no_averages(
-    base: Manifest, roles: Roles, average: str, others: list[str]
+    base: Manifest, roles: Roles, average: str, others: list[str], lost: list[str]
 ) -> NotFoundError:
     """The error that no variable has a moving average of some name."""
     names = sorted({slot_label(roles.of(name)) for name in others})
-    if average in find_slots(base).by_label:
+    if lost:
+        fix = f"To which variables these belong is not known: {list_names(lost)}."
+    elif average in find_slots(base).by_label:
         fix = f'These are slots: use by_slot("{average}").'
     elif names:
         fix = f"There are {list_names(names)}."

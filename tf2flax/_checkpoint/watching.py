@@ -65,10 +65,12 @@ def checkpoints_iterator(
         ReadError: The system or the store refuses.
 
     Examples:
-        >>> import tf2flax
-        >>> for prefix in tf2flax.checkpoints_iterator("tests/data/bert", timeout=0):
-        ...     print(prefix)
-        tests/data/bert/model.ckpt
+        >>> import pathlib, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = tf2flax.save_checkpoint(f"{folder}/model.ckpt-7", {"step": 7})
+        ...     for prefix in tf2flax.checkpoints_iterator(folder, timeout=0):
+        ...         print(pathlib.Path(prefix).name)
+        model.ckpt-7
 
     Source: `checkpoints_iterator`, tensorflow/python/training/checkpoint_utils.py.
     """

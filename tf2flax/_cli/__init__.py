@@ -18,6 +18,7 @@ import io
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TextIO
 
@@ -96,11 +97,19 @@ def _run(argv: Sequence[str] | None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code: int = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _show_warning
+            code: int = arguments.run(arguments)
     except tf2flax.CheckpointError as error:
         _complain(in_options(str(error), parser.options_of(arguments.command)))
         return _ERROR
     return code
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Writes a warning as other messages, without a line of Python."""
+    _complain(f"warning: {message}")
 
 
 def _is_closed(stream: TextIO | None) -> bool:

@@ -72,7 +72,6 @@ def add_to(commands: Any) -> None:
         description="Writes a script with which a shell completes commands, options "
         "and their values.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=("bash", "zsh"), help="the shell")
     parser.set_defaults(run=functools.partial(run, commands=commands))

@@ -32,7 +32,6 @@ def add_to(commands: Any) -> None:
         description="Writes a checkpoint in another format. The output appears once it "
         "is whole.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint(parser)
     parser.add_argument(

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from tf2flax._base.text import align_columns, printable
+from tf2flax._base.progress import Advance, reporting
+from tf2flax._base.text import printable
 from tf2flax._export.readers import ReadableArray, open_arrays
 
 from .documents import print_json
 from .numbers import tolerance
 from .selecting import matches
+from .terminals import print_table, wants_bar
 
 _EXAMPLES: Final = """\
 examples:
@@ -23,6 +25,8 @@ examples:
   tf2flax diff model.ckpt model.safetensors
   tf2flax diff model.ckpt orbax/ 'bert/*' --rtol 1e-2
 """
+# How many elements are compared at once.
+_CHUNK: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +54,6 @@ def add_to(commands: Any) -> None:
         description="Compares names, shapes, dtypes and values. Exit code 1 where "
         "anything differs.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("first", metavar="A", help="checkpoint, or what it became")
     parser.add_argument("second", metavar="B", help="the other one")
@@ -82,9 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     names = sorted({*first, *second})
     if arguments.pattern is not None:
         names = [name for name in names if matches(name, arguments.pattern)]
-    differences = list(
-        _differences(names, first, second, arguments.rtol, arguments.atol)
-    )
+    shared = [name for name in names if _is_compared(name, first, second)]
+    total = sum(first[name].nbytes + second[name].nbytes for name in shared)
+    accepted = (arguments.rtol, arguments.atol)
+    with reporting(wants_bar(total), total, "Comparing") as advance:
+        differences = list(_differences(names, first, second, accepted, advance))
     count = len(names) - len(differences)
     if arguments.json:
         document = {
@@ -99,24 +104,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if differences else 0
 
 
+def _is_compared(
+    name: str,
+    first: Mapping[str, ReadableArray],
+    second: Mapping[str, ReadableArray],
+) -> bool:
+    """True if the values of both are compared: both are there, of one shape."""
+    return name in first and name in second and first[name].shape == second[name].shape
+
+
 def _differences(
     names: list[str],
     first: Mapping[str, ReadableArray],
     second: Mapping[str, ReadableArray],
-    rtol: float,
-    atol: float,
+    accepted: tuple[float, float],
+    advance: Advance,
 ) -> Iterator[Difference]:
     for name in names:
         if name not in first or name not in second:
             yield Difference(name, f"only in {'B' if name in second else 'A'}")
             continue
         a, b = first[name], second[name]
-        if a.shape != b.shape:
+        if not _is_compared(name, first, second):
             yield Difference(name, f"shape {list(a.shape)} and {list(b.shape)}")
             continue
         is_cast = a.dtype != b.dtype
         fact = f"dtype {a.dtype} and {b.dtype}" if is_cast else ""
-        values = _compare(a.read(), b.read(), rtol, atol)
+        values = _compare(a.read(), b.read(), *accepted)
+        advance(a.nbytes + b.nbytes, name)
         if values is None:
             if is_cast:
                 yield Difference(name, fact, 0.0, 0.0)
@@ -135,6 +150,29 @@ def _compare(
     """
     if a.dtype == object or b.dtype == object:
         return None if np.array_equal(a, b) else (None, None)
+    first, second = a.reshape(-1), b.reshape(-1)
+    differences = [
+        difference
+        for start in range(0, first.size, _CHUNK)
+        if (
+            difference := _compare_chunk(
+                first[start : start + _CHUNK],
+                second[start : start + _CHUNK],
+                rtol,
+                atol,
+            )
+        )
+    ]
+    if not any(is_far for *_, is_far in differences):
+        return None
+    gaps, relative, _ = zip(*differences, strict=True)
+    return max(gaps), max(relative)
+
+
+def _compare_chunk(
+    a: np.ndarray, b: np.ndarray, rtol: float, atol: float
+) -> tuple[float, float, bool] | None:
+    """The largest differences, and whether one is not accepted; None for equal."""
     if a.dtype == b.dtype and a.tobytes() == b.tobytes():
         return None
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
@@ -142,22 +180,21 @@ def _compare(
     # float64 does not hold all integers of 64 bits.
     if integers and np.array_equal(a, b):
         return None
-    x, y = a.astype(wide), b.astype(wide)
     with np.errstate(all="ignore"):
+        x, y = a.astype(wide), b.astype(wide)
         is_equal = (x == y) | (np.isnan(x) & np.isnan(y))
         gap = np.where(is_equal, 0, np.abs(x - y))
         if integers and a.dtype.kind == b.dtype.kind:
             gap = _gap_of_integers(a, b)
         gap = np.where(np.isnan(gap), np.inf, gap)
         is_near = (gap <= atol + rtol * np.abs(y)).all()
-        # Integers that float64 takes for equal differ all the same.
-        if is_near and (not integers or rtol or atol):
-            return None
         scale = np.maximum(np.abs(x), np.abs(y))
         relative = np.where(gap > 0, gap / np.where(scale > 0, scale, 1), 0)
         # An infinity beside a number, or beside another one.
         relative = np.where(np.isnan(relative), np.inf, relative)
-    return float(gap.max(initial=0)), float(relative.max(initial=0))
+    # Integers that float64 takes for equal differ all the same.
+    is_far = not is_near or (integers and not rtol and not atol)
+    return float(gap.max(initial=0)), float(relative.max(initial=0)), bool(is_far)
 
 
 def _gap_of_integers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -177,7 +214,7 @@ def _print(differences: list[Difference], equal: int) -> None:
         rows.append((printable(row.name), row.fact, numbers[0], numbers[1]))
     if sys.stdout.isatty():
         if differences:
-            print(*align_columns(rows, right={2, 3}), sep="\n")
+            print_table(rows, right={2, 3})
         print(f"{len(differences)} differ, {equal} are equal")
     else:
         for row in rows[1:]:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from typing import Any
+from typing import Any, Final
 
 import tf2flax
-from tf2flax._base.text import align_columns, counted, format_nbytes, printable
+from tf2flax._base.text import counted, format_nbytes, printable
 
 from .documents import print_json
 from .selecting import add_selection, select
+from .terminals import print_table
+
+_EXAMPLES: Final = """\
+examples:
+  tf2flax ls model.ckpt-1000 --no-slots
+  tf2flax ls gs://bucket/run/model.ckpt-1000 bert/encoder/ --sort size
+  tf2flax ls saved_model/ 'dense*' --names variables --json
+"""
 
 
 def add_to(commands: Any) -> None:
@@ -22,6 +30,7 @@ def add_to(commands: Any) -> None:
         description="Lists the tensors of a checkpoint; reads none of them. Where the "
         "output is no terminal, one line each, separated by tabs: name, dtype, shape, "
         "bytes, number of slices.",
+        epilog=_EXAMPLES,
     )
     add_selection(parser)
     parser.set_defaults(run=run)
@@ -82,7 +91,7 @@ def _print_table(
         rows.append((*cells, "" if num_slices == "0" else num_slices))
     if not any(row[4] for row in rows[1:]):  # the column would be empty
         rows = [row[:4] for row in rows]
-    print(*align_columns(rows, right={3, 4}), sep="\n")
+    print_table(rows, right={3, 4})
     print(_describe_total(tensors))
     if slots:
         print(f"slots and averages left out: {_describe_total(slots)}")

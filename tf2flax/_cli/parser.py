@@ -17,6 +17,15 @@ from tf2flax._base.names import nearest
 from .wording import shorten_words
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of examples, and wraps what is one paragraph."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # pyright: ignore[reportPrivateUsage]
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that names the nearest command or option for one that there is not.
 
@@ -24,6 +33,11 @@ class Parser(argparse.ArgumentParser):
     """
 
     _arguments: Sequence[str] = ()
+
+    def __init__(self, **options: Any) -> None:
+        """Takes the options of argparse."""
+        options.setdefault("formatter_class", HelpFormatter)
+        super().__init__(**options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parses, and remembers what was given, for messages."""

@@ -36,7 +36,6 @@ def add_to(commands: Any) -> None:
         description="Checks a map against a checkpoint and a target; reads no tensor. "
         "Exit code 1 where the restore would fail.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint(parser)
     parser.add_argument(

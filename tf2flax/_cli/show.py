@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+import shutil
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +16,10 @@ from tf2flax._base.manifest import EncodedPiece, Piece
 from tf2flax._base.text import format_nbytes, printable
 
 from .documents import print_json
+from .histogram import Histogram, count_values, draw_histogram, is_ascii_only
 from .selecting import add_checkpoint
 from .statistics import describe_values
+from .terminals import wants_bar
 
 # The corner that is shown: rows and columns of the last two axes.
 _ROWS: Final = 4
@@ -24,42 +28,89 @@ _COLUMNS: Final = 6
 _MAX_PIECES: Final = 8
 # How much of a string is shown (bytes).
 _MAX_STRING: Final = 60
+_INDENT: Final = 4
+_EXAMPLES: Final = """\
+examples:
+  tf2flax show model.ckpt-1000 bert/pooler/dense/kernel
+  tf2flax show model.ckpt-1000 bert/pooler/dense/kernel -o kernel.npy
+"""
 
 
 def add_to(commands: Any) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "show",
-        help="show one tensor: place, checksum, statistics, a corner of the values",
+        help="show one tensor: place, checksum, statistics, histogram, a corner",
         description="Reads one tensor and shows where it lies, whether its checksum "
-        "fits (exit code 1 where it does not), statistics of the finite values, and a "
-        "corner of them.",
+        "fits (exit code 1 where it does not), statistics and a histogram of the "
+        "finite values, and a corner of them.",
+        epilog=_EXAMPLES,
     )
     add_checkpoint(parser)
     parser.add_argument("name", metavar="NAME", help="name of the tensor")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.npy",
+        help="also write the values as a NumPy file",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an output that exists"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tensor; returns the exit code."""
-    tensor = _find(arguments.checkpoint, arguments.name)
+    path = _check_output(arguments)
+    checkpoint, tensor = _find(arguments.checkpoint, arguments.name)
     damage = ""
     try:
-        array = tensor.read()
+        has_bar = wants_bar(tensor.nbytes)
+        array = checkpoint.read([tensor.name], progress=has_bar)[tensor.name]
     except tf2flax.DamagedError as error:
         damage = str(error)
         # Fails where it is not the checksum that is wrong: there is nothing to show.
         array = tensor.read(verify=False)
+    histogram = count_values(array)
     facts = _facts(tensor, array, damage)
+    facts["histogram"] = histogram and histogram.to_dict()
+    facts["output"] = _write(path, tensor, array, damage) if path else None
     if arguments.json:
         print_json(facts)
     else:
-        _print(tensor, array, facts)
+        _print(tensor, array, facts, histogram)
     return 1 if damage else 0
 
 
-def _find(path: str, name: str) -> tf2flax.StoredTensor:
+def _check_output(arguments: argparse.Namespace) -> str:
+    """The path of the output; "" if none is wanted."""
+    if arguments.output is None:
+        if arguments.overwrite:
+            raise tf2flax.AssignmentError(
+                "--overwrite: there is no output. Give -o FILE.npy too."
+            )
+        return ""
+    from .npy import check_npy  # here: it takes a while
+
+    return check_npy(arguments.output, overwrite=arguments.overwrite)
+
+
+def _write(
+    path: str, tensor: tf2flax.StoredTensor, array: np.ndarray, damage: str
+) -> dict[str, Any]:
+    """Writes the output, and says what was written."""
+    if damage:
+        return {"path": path, "dtype": None}
+    from .npy import write_npy
+
+    dtype = write_npy(path, printable(tensor.name), array)
+    name = f"S{dtype.itemsize}" if dtype.kind == "S" else dtype.name
+    return {"path": path, "dtype": name}
+
+
+def _find(path: str, name: str) -> tuple[tf2flax.Checkpoint, tf2flax.StoredTensor]:
     """Looks up the tensor; says what to write on a command line where it is not there.
 
     Raises:
@@ -75,7 +126,7 @@ def _find(path: str, name: str) -> tf2flax.StoredTensor:
             f"{shlex.quote(path)}"
         ) from error
     try:
-        return checkpoint[name]
+        return checkpoint, checkpoint[name]
     except tf2flax.TensorNotFoundError as error:
         if error.close or error.hint:
             raise
@@ -149,7 +200,10 @@ def _json_value(value: Any) -> Any:
 
 
 def _print(
-    tensor: tf2flax.StoredTensor, array: np.ndarray, facts: dict[str, Any]
+    tensor: tf2flax.StoredTensor,
+    array: np.ndarray,
+    facts: dict[str, Any],
+    histogram: Histogram | None,
 ) -> None:
     print(printable(tensor.name))
     print(f"  dtype     {facts['dtype']}")
@@ -167,8 +221,34 @@ def _print(
         print(f"            {printable(facts['damage'])}")
     for key, value in facts["statistics"].items():
         print(f"  {key:9} {f'{value:.6g}' if isinstance(value, float) else value}")
+    if histogram is not None:
+        print(*_histogram_lines(histogram, facts["statistics"]), sep="\n")
     if array.size:
         print(*_corner_lines(array, facts["corner"]), sep="\n")
+    if facts["output"]:
+        print(f"  {_describe_output(facts)}")
+
+
+def _histogram_lines(histogram: Histogram, statistics: dict[str, Any]) -> list[str]:
+    counts = [(word, statistics.get(word, 0)) for word in ("nan", "inf")]
+    lines = draw_histogram(
+        histogram,
+        [(word, count) for word, count in counts if count],
+        width=shutil.get_terminal_size().columns - _INDENT,
+        ascii=is_ascii_only(sys.stdout),
+    )
+    of = "" if histogram.of == "values" else f" of {histogram.of}"
+    return [f"  histogram{of}", *(f"{' ' * _INDENT}{line}" for line in lines)]
+
+
+def _describe_output(facts: dict[str, Any]) -> str:
+    """What was written, and as what where NumPy lacks the dtype."""
+    path, dtype = printable(facts["output"]["path"]), facts["output"]["dtype"]
+    if dtype is None:
+        return f"not written, since the checksum differs: {path}"
+    is_same = dtype == facts["dtype"]
+    as_ = "" if is_same else f" (as {dtype}: NumPy has no {facts['dtype']})"
+    return f"written   {path}{as_}"
 
 
 def _corner_lines(array: np.ndarray, corner: Any) -> list[str]:

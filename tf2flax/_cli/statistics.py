@@ -53,8 +53,10 @@ class _Moments:
         self._max: int | float = -math.inf
 
     def add(self, chunk: np.ndarray) -> None:
-        magnitudes = np.abs(chunk) if chunk.dtype.kind == "c" else chunk
-        values = magnitudes.astype(np.float64)
+        # NaNs that signal, and absolute values beyond the largest number.
+        with np.errstate(invalid="ignore", over="ignore"):
+            magnitudes = np.abs(chunk) if chunk.dtype.kind == "c" else chunk
+            values = magnitudes.astype(np.float64)
         self._num_nans += int(np.isnan(values).sum())
         self._num_infs += int(np.isinf(values).sum())
         self._num_zeros += int((values == 0).sum())

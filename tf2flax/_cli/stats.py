@@ -7,11 +7,13 @@ import sys
 from typing import Any, Final
 
 import tf2flax
-from tf2flax._base.text import align_columns, printable
+from tf2flax._base.progress import reporting
+from tf2flax._base.text import printable
 
 from .documents import print_json
 from .selecting import add_selection, select
 from .statistics import describe_values
+from .terminals import print_table, wants_bar
 
 _EXAMPLES: Final = """\
 examples:
@@ -29,7 +31,6 @@ def add_to(commands: Any) -> None:
         description="Reads tensors and shows statistics of their finite values. Exit "
         "code 1 where a tensor holds NaN or infinity, or is damaged.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_selection(parser)
     parser.set_defaults(run=run)
@@ -38,18 +39,13 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Shows the statistics; returns the exit code."""
     selected = select(arguments)
+    tensors = list(selected.tensors)
     facts: list[dict[str, Any]] = []
-    for tensor in selected.tensors:
-        fact: dict[str, Any] = {
-            "name": tensor.name,
-            "dtype": tensor.entry.spec.dtype.name,
-            "shape": list(tensor.shape),
-        }
-        try:
-            fact |= describe_values(tensor.read())
-        except (tf2flax.DamagedError, tf2flax.UnsupportedError) as error:
-            fact["error"] = str(error)
-        facts.append(fact)
+    total = sum(tensor.nbytes for tensor in tensors)
+    with reporting(wants_bar(total), total, "Reading") as advance:
+        for tensor in tensors:
+            facts.append(_fact(tensor))
+            advance(tensor.nbytes, tensor.name)
     is_well = not any(
         fact.get("nan") or fact.get("inf") or "error" in fact for fact in facts
     )
@@ -60,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [(printable(fact["name"]), *map(_cell, _values(fact))) for fact in facts]
     if sys.stdout.isatty():
         right = set(range(1, len(_COLUMNS) + 1))
-        print(*align_columns([("name", *_COLUMNS), *rows], right=right), sep="\n")
+        print_table([("name", *_COLUMNS), *rows], right=right)
     else:
         for row in rows:
             print("\t".join(row))
@@ -68,6 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
         if "error" in fact:
             print(printable(fact["error"]), file=sys.stderr)
     return 0 if is_well else 1
+
+
+def _fact(tensor: tf2flax.StoredTensor) -> dict[str, Any]:
+    """What a row shows: statistics, or why there are none."""
+    fact: dict[str, Any] = {
+        "name": tensor.name,
+        "dtype": tensor.entry.spec.dtype.name,
+        "shape": list(tensor.shape),
+    }
+    try:
+        return fact | describe_values(tensor.read())
+    except (tf2flax.DamagedError, tf2flax.UnsupportedError) as error:
+        return fact | {"error": str(error)}
 
 
 def _values(fact: dict[str, Any]) -> list[Any]:

@@ -68,7 +68,6 @@ def add_to(commands: Any) -> None:
         help="show scopes with their parameters and bytes",
         description="Shows scopes as `du` shows folders; reads no tensor.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_selection(parser)
     parser.add_argument(

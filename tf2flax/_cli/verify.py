@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, Final
 
 import tf2flax
 
 from .documents import print_json
 from .selecting import add_checkpoint
+
+_EXAMPLES: Final = """\
+examples:
+  tf2flax verify model.ckpt-1000
+  tf2flax verify 'https://example.com/bert.zip|zip:bert/model.ckpt' --json
+"""
 
 
 def add_to(commands: Any) -> None:
@@ -20,6 +26,7 @@ def add_to(commands: Any) -> None:
         description="Reads and checks the whole checkpoint: every block of the index, "
         "every tensor, coverage of slices, sizes of files. Exit code 1 where anything "
         "is damaged.",
+        epilog=_EXAMPLES,
     )
     add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document")

@@ -61,18 +61,20 @@ class ConversionReport:
             that `slots=False` drops.
         left_out: Names of tensors of strings, which the format does not hold.
         nbytes: Bytes of the elements that were written.
+        kept: Names of the leaves that were written as a target has them, where there is
+            one (`tf2flax convert --target`): no entry of the map fills them.
 
     Examples:
-        >>> import tempfile, tf2flax
+        >>> import tempfile, numpy as np, tf2flax
+        >>> checkpoint = {"bert/pooler/bias": np.zeros(2), "global_step": np.int64(7)}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = tf2flax.convert(
-        ...         "tests/data/bert/model.ckpt",
+        ...         checkpoint,
         ...         f"{folder}/bert.safetensors",
         ...         assignment_map={"bert/pooler/": "pooler/"},
-        ...         slots=False,
         ...     )
-        >>> report.written
-        ('pooler/dense/bias', 'pooler/dense/kernel')
+        >>> report.written, report.dropped
+        (('pooler/bias',), ('global_step',))
     """
 
     path: str
@@ -81,6 +83,7 @@ class ConversionReport:
     dropped: tuple[str, ...]
     left_out: tuple[str, ...]
     nbytes: int
+    kept: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for `json.dumps`."""
@@ -92,6 +95,8 @@ class ConversionReport:
             f"{printable(self.path)}: {counted(len(self.written), 'tensor')}, "
             f"{format_nbytes(self.nbytes)}"
         ]
+        if self.kept:
+            lines.append(f"as in the target, not filled: {list_names(self.kept)}")
         if self.dropped:
             lines.append(f"dropped: {list_names(self.dropped)}")
         if self.left_out:
@@ -116,8 +121,9 @@ def convert(
 ) -> ConversionReport:
     """Writes a checkpoint in another format, or in TensorFlow's own, changed.
 
-    Tensors are streamed: besides 256 MiB, memory holds one tensor of `npz` or
-    `tensorbundle` at a time, and none of the other formats.
+    Tensors are streamed: memory holds 256 MiB of reads, and the largest tensor where
+    it is needed whole: in "npz" and "tensorbundle", or where it is cast or changed by
+    an expression.
 
     Args:
         checkpoint: A path, or an open checkpoint or view.
@@ -158,13 +164,14 @@ def convert(
         ReadError: The system refuses, as when the disk is full; nothing is left then.
 
     Examples:
-        >>> import tempfile, tf2flax
+        >>> import tempfile, numpy as np, tf2flax
+        >>> checkpoint = tf2flax.open_checkpoint({"kernel": np.ones((3, 2)), "step": 7})
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report = tf2flax.convert(
-        ...         "tests/data/bert/model.ckpt", f"{folder}/bert.npz"
-        ...     )
-        >>> len(report.written)
-        139
+        ...     report = tf2flax.convert(checkpoint, f"{folder}/model.npz")
+        ...     np.load(report.path)["kernel"].shape
+        (3, 2)
+        >>> report.written
+        ('kernel', 'step')
     """
     has_slots = check_switch("slots", slots)
     output = prepare_output(

@@ -70,7 +70,8 @@ class TensorSource(Protocol):
 
         Args:
             take: Takes every tensor; called in this thread.
-            in_boxes: True may hand on large tensors as several boxes of whole rows.
+            in_boxes: True may hand on large tensors as several boxes, each of which is
+                one run of elements: whole rows, or parts of the only row.
         """
         ...
 

@@ -70,13 +70,18 @@ class Npz(Exporter):
                 with archive.open(
                     zipfile.ZipInfo(f"{tensor.name}.npy"), "w", force_zip64=True
                 ) as member:
-                    _write_array(member, _as_bytes(tensor, array))
+                    write_array(
+                        member,
+                        as_fixed_bytes(
+                            array, tensor.name, "Leave it out with assignment_map"
+                        ),
+                    )
             archive.close()
             file.flush()
             os.fsync(file.fileno())
 
 
-def _write_array(file: IO[bytes], array: np.ndarray) -> None:
+def write_array(file: IO[bytes], array: np.ndarray) -> None:
     """Writes an array as `numpy.save` does, without a copy of it."""
     header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
     header["shape"] = array.shape
@@ -84,8 +89,13 @@ def _write_array(file: IO[bytes], array: np.ndarray) -> None:
     file.write(bytes_of(np.ascontiguousarray(array)).data)
 
 
-def _as_bytes(tensor: ExportedTensor, array: np.ndarray) -> np.ndarray:
-    """Strings as NumPy's bytes of fixed length.
+def as_fixed_bytes(array: np.ndarray, name: str, way_out: str) -> np.ndarray:
+    """Strings as NumPy's bytes of fixed length; other arrays as they are.
+
+    Args:
+        array: The array.
+        name: Name of the tensor, for the message.
+        way_out: What to do instead, for the message.
 
     Raises:
         UnsupportedError: A string ends in zero bytes, which NumPy would cut off.
@@ -95,7 +105,7 @@ def _as_bytes(tensor: ExportedTensor, array: np.ndarray) -> np.ndarray:
     strings = array.reshape(-1).tolist()
     if any(string.endswith(b"\0") for string in strings):
         raise UnsupportedError(
-            f"Tensor `{tensor.name}` has strings that end in zero bytes, which NumPy "
-            "would cut off. Leave it out with assignment_map."
+            f"Tensor `{name}` has strings that end in zero bytes, which NumPy would "
+            f"cut off. {way_out}."
         )
     return np.array(strings, "S").reshape(array.shape)

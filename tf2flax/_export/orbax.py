@@ -26,13 +26,17 @@ import numpy as np
 
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import list_names
-from tf2flax._storage.writing import write_atomically
+from tf2flax._storage.writing import (
+    sync_directory,
+    write_atomically,
+    write_new_file,
+)
 
 from .by_reference import refer_to_data_files
 from .chunks import Chunks, cut_in_chunks
 from .exporter import ExportedTensor, Exporter, TensorSource
 from .ocdbt import Item, build_ocdbt
-from .outputs import RawFile
+from .outputs import raw_file
 from .safetensors import refuse_dtypes, refuse_invalid_text
 
 DATA_PATH: Final = "d/data"
@@ -92,10 +96,16 @@ class Orbax(Exporter):
         items = sorted(self._items(source, chunks))
         manifest, nodes = build_ocdbt(items, INDEX_PATH, uuid=secrets.token_bytes(16))
         files = [(INDEX_PATH, nodes), (MANIFEST, manifest)]
+        # Beside the data files, readers may see each file as soon as it is there.
+        write = write_atomically if self.writes_in_place else write_new_file
+        folders: dict[str, str] = {}
         for name, contents in [*files, *self._metadata(source, chunks)]:
             target = os.path.join(path, name)
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            write_atomically(target, contents)
+            write(target, contents)
+            folders[os.path.dirname(target)] = target
+        for target in folders.values():
+            sync_directory(target)
 
     def may_replace(self, path: str) -> bool:
         """True for what an earlier conversion, or Orbax itself, has written."""
@@ -212,10 +222,8 @@ def _write_data(path: str, source: TensorSource) -> dict[str, Chunks]:
         )
         offset += tensor.nbytes
     os.makedirs(os.path.join(path, os.path.dirname(DATA_PATH)))
-    with open(os.path.join(path, DATA_PATH), "xb", buffering=0) as file:
-        os.truncate(file.fileno(), offset)
-        source.read_into(RawFile(file.fileno(), offsets).take, in_boxes=True)
-        os.fsync(file.fileno())
+    with raw_file(os.path.join(path, DATA_PATH), offset, offsets) as file:
+        source.read_into(file.take, in_boxes=True)
     return chunks
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import pathlib
 import zipfile
@@ -35,11 +36,13 @@ class ReadableArray(NamedTuple):
     Attributes:
         shape: Its shape.
         dtype: Its dtype, as messages name it.
+        nbytes: How many bytes are read for it; of strings, what is known before.
         read: Reads all of it; strings as an object array of bytes.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    nbytes: int
     read: Callable[[], np.ndarray]
 
 
@@ -47,7 +50,7 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
     """Opens a checkpoint, or what one was converted to.
 
     Args:
-        path: A checkpoint of any kind; a `.safetensors` or `.npz` file; or an Orbax
+        path: A checkpoint of any kind; a file of safetensors, or an npz; or an Orbax
             directory, of a step or of the items in it.
 
     Returns:
@@ -56,18 +59,42 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
     Raises:
         CheckpointError: It is neither, or it is damaged.
     """
-    if path.endswith(".safetensors") and os.path.isfile(path):
-        return _open_safetensors(path)
-    if path.endswith(".npz") and os.path.isfile(path):
-        return _open_npz(path)
+    if os.path.isfile(path):
+        if path.endswith(".safetensors") or _begins_as_safetensors(path):
+            return _open_safetensors(path)
+        if path.endswith(".npz") or _holds_npy(path):
+            return _open_npz(path)
     if orbax := _find_orbax(path):
         return _open_orbax(orbax)
     return _open_checkpoint(open_checkpoint(path))
 
 
+def _begins_as_safetensors(path: str) -> bool:
+    """True if a file begins with the length of a header, and the header follows."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:  # whoever opens it says why
+        return False
+    length = int.from_bytes(head[:8], "little")
+    return head[8:] == b"{" and length <= min(MAX_HEADER_NBYTES, os.path.getsize(path))
+
+
+def _holds_npy(path: str) -> bool:
+    """True if a file is a zip of arrays and nothing else; Keras writes zips too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
 def _open_checkpoint(checkpoint: Checkpoint) -> Mapping[str, ReadableArray]:
     return {
-        name: ReadableArray(tensor.shape, tensor.entry.spec.dtype.name, tensor.read)
+        name: ReadableArray(
+            tensor.shape, tensor.entry.spec.dtype.name, tensor.nbytes, tensor.read
+        )
         for name, tensor in checkpoint.items()
     }
 
@@ -94,7 +121,7 @@ def _open_safetensors(path: str) -> Mapping[str, ReadableArray]:
                     raise ValueError(f"`{name}` has offsets {start} and {stop}")
                 place = start + 8 + length
                 arrays[name] = ReadableArray(
-                    shape, str(dtype), _range_reader(path, place, shape, dtype)
+                    shape, str(dtype), nbytes, _range_reader(path, place, shape, dtype)
                 )
     except OSError as error:
         raise ReadError(f"Cannot read `{path}`: {error.strerror}.") from error
@@ -133,9 +160,11 @@ def _open_npz(path: str) -> Mapping[str, ReadableArray]:
                         f"`{name}` holds objects of Python, which only pickle reads - "
                         f"in `{path}`. Save it as an array of numbers or bytes."
                     )
-                is_text = dtype.kind == "S"
                 arrays[name] = ReadableArray(
-                    shape, "string" if is_text else str(dtype), _npz_reader(path, name)
+                    shape,
+                    "string" if dtype.kind == "S" else str(dtype),
+                    math.prod(shape) * dtype.itemsize,
+                    _npz_reader(path, name),
                 )
     except OSError as error:
         raise ReadError(f"Cannot read `{path}`: {error.strerror}.") from error
@@ -225,4 +254,6 @@ def _orbax_array(folder: str, driver: str, name: str) -> ReadableArray:
                 f"`{name}` is damaged - in `{folder}`: {str(error)[:200]}."
             ) from error
 
-    return ReadableArray(tuple(store.shape), str(store.dtype.numpy_dtype), read)
+    dtype: np.dtype = store.dtype.numpy_dtype
+    nbytes = int(store.size) * dtype.itemsize
+    return ReadableArray(tuple(store.shape), str(dtype), nbytes, read)

@@ -9,7 +9,6 @@ Source: https://github.com/huggingface/safetensors, README.md, src/tensor.rs.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Container, Sequence
 from typing import Final
 
@@ -18,10 +17,9 @@ import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.text import list_names
-from tf2flax._storage.writing import write_all
 
 from .exporter import ExportedTensor, Exporter, TensorSource
-from .outputs import RawFile
+from .outputs import raw_file
 
 DTYPES: Final = {
     np.dtype(dtype): name
@@ -72,12 +70,8 @@ class Safetensors(Exporter):
     def write(self, path: str, source: TensorSource) -> None:
         """Writes the header, then the elements as they are read."""
         header, offsets, nbytes = _layout(source)
-        with open(path, "xb", buffering=0) as file:
-            write_all(file.fileno(), memoryview(header))
-            os.truncate(file.fileno(), nbytes)
-            raw = RawFile(file.fileno(), offsets)
-            source.read_into(raw.take, in_boxes=True)
-            os.fsync(file.fileno())
+        with raw_file(path, nbytes, offsets, head=header) as file:
+            source.read_into(file.take, in_boxes=True)
 
 
 def _layout(source: TensorSource) -> tuple[bytes, list[tuple[str, int]], int]:

@@ -6,15 +6,16 @@ from the target. The names of leaves are written, joined by "/". Imports JAX.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tf2flax._assignment.language.grammar import freeze_map
+from tf2flax._assignment.language.grammar import FrozenMap, freeze_map
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.progress import Advance, ProgressFunction
 from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
@@ -26,6 +27,9 @@ from .convert import ConversionReport, Output, metadata_of, prepare_output
 from .exporter import ExportedTensor, TakeBox, TensorSource
 from .selection import Selection, select_by_map
 from .source import CheckpointSource
+
+if TYPE_CHECKING:
+    from tf2flax._jax.restore import Job
 
 
 def convert_tree(
@@ -44,6 +48,7 @@ def convert_tree(
     """Writes what a restore into a target would give, without placing it anywhere.
 
     Memory holds what `convert` holds, besides the leaves of the target that are kept.
+    Warns of what `Plan.restore` warns of.
 
     Args:
         checkpoint: The checkpoint.
@@ -58,12 +63,13 @@ def convert_tree(
         progress: As `convert`.
 
     Returns:
-        What was written; tensors that fill no leaf are dropped.
+        What was written; tensors that fill no leaf are dropped, and leaves that the map
+        does not fill are in `kept`.
 
     Raises:
         CheckpointError: As `tf2flax.plan` and `convert`.
     """
-    from tf2flax._jax.plan import plan as make_plan
+    from tf2flax._jax.restore import warn_of_leftovers
 
     output = prepare_output(
         out,
@@ -74,32 +80,45 @@ def convert_tree(
         progress=progress,
     )
     frozen = freeze_map(assignment_map)
-    plan = make_plan(checkpoint, assignment_map, target, dtype=dtype)
+    job = _plan_target(checkpoint, frozen, target, dtype)
+    plan = job.plan
     loaded = [ExportedTensor(a.leaf, a.shape, a.dtype, a) for a in plan.assignments]
-    held, prefix = _hold(target, plan.kept, checkpoint)
+    held, prefix = _hold(target, plan.resolution.kept, checkpoint)
     kept = _kept_tensors(held, prefix, output)
     kept_names = {tensor.name for tensor in kept}
 
     def make_source(tensors: list[ExportedTensor], advance: Advance) -> TensorSource:
         metadata = metadata_of(checkpoint, frozen)
-        parts = [
-            CheckpointSource(
-                part.manifest,
-                [
-                    tensor
-                    for tensor in tensors
-                    if (tensor.name in kept_names) is is_kept
-                ],
-                metadata,
-                verify=output.is_verified,
-                advance=advance,
+
+        def part(manifest: Manifest, *, is_kept: bool) -> CheckpointSource:
+            members = [t for t in tensors if (t.name in kept_names) is is_kept]
+            return CheckpointSource(
+                manifest, members, metadata, verify=output.is_verified, advance=advance
             )
-            for part, is_kept in ((checkpoint, False), (held, True))
-        ]
-        return _JoinedSource(tensors, parts, prefix)
+
+        loaded_part = part(checkpoint.manifest, is_kept=False)
+        kept_part = part(held.manifest, is_kept=True)
+        return _JoinedSource(tensors, (loaded_part, kept_part), prefix)
 
     tensors = sorted([*loaded, *kept], key=_name_of)
-    return output.write(checkpoint, Selection(tuple(tensors), plan.unused), make_source)
+    selection = Selection(tuple(tensors), plan.unused)
+    report = output.write(checkpoint, selection, make_source)
+    warn_of_leftovers(job)
+    return dataclasses.replace(report, kept=tuple(sorted(kept_names)))
+
+
+def _plan_target(
+    checkpoint: Checkpoint, entries: FrozenMap, target: Any, dtype: object
+) -> Job:
+    """Plans as `tf2flax.plan` does."""
+    from tf2flax._jax.options import check_options
+    from tf2flax._jax.restore import check_filled, check_kept, make_job, take_target
+
+    checked = check_options("plan", {"dtype": dtype})
+    job = make_job(checkpoint, entries, take_target(target), checked)
+    check_kept(job)
+    check_filled(job)
+    return job
 
 
 class _JoinedSource:

@@ -12,9 +12,8 @@ from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.resolution.assignments import Leaf, Resolution
 from tf2flax._assignment.resolution.entry_labels import label_of, target_of
 from tf2flax._assignment.resolution.unfilled import describe_unused
-from tf2flax._base.collapsing import summarise
+from tf2flax._base.collapsing import list_collapsed, summarise
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.text import list_names
 
 from .targets import Target
 
@@ -98,10 +97,11 @@ def _names(leaves: Sequence[Leaf]) -> list[str]:
 def _describe_unreached(names: Sequence[str], *, is_fillable: bool) -> str:
     if not names:
         return ""
+    listed = list_collapsed(names, _MAX_NAMED)
     way_out = "Add entries for them, or initialise" if is_fillable else "Initialise"
     return (
         f"No entry fills these leaves ({len(names)}), which would stay "
-        f"jax.ShapeDtypeStruct: {list_names(names, _MAX_NAMED)}. {way_out} them with "
+        f"jax.ShapeDtypeStruct: {listed}. {way_out} them with "
         "tf2flax.warm_start."
     )
 
@@ -109,9 +109,10 @@ def _describe_unreached(names: Sequence[str], *, is_fillable: bool) -> str:
 def _describe_kept(option: str, names: Sequence[str]) -> str:
     if not names:
         return ""
+    listed = list_collapsed(names, _MAX_NAMED)
     return (
         f"{option} keeps these leaves ({len(names)}) as they are, which is "
-        f"jax.ShapeDtypeStruct: {list_names(names, _MAX_NAMED)}. Initialise them with "
+        f"jax.ShapeDtypeStruct: {listed}. Initialise them with "
         "tf2flax.warm_start, or give arrays in the target."
     )
 
@@ -122,7 +123,7 @@ def _describe_rngs(names: Sequence[str]) -> str:
     return (
         f"These states of random numbers (nnx.RngState, {len(names)}) are "
         f"jax.ShapeDtypeStruct, and no tensor fills them: "
-        f"{list_names(names, _MAX_NAMED)}. Make the model with tf2flax.warm_start, "
+        f"{list_collapsed(names, _MAX_NAMED)}. Make the model with tf2flax.warm_start, "
         "which initialises them, or split them off: `rngs, state = "
         "nnx.split_state(state, nnx.RngState, ...)`, where `state = nnx.state(model)`, "
         "and fill `state`."

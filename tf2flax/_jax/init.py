@@ -84,13 +84,14 @@ def init_from_checkpoint(
 
     Examples:
         >>> import jax, tf2flax
+        >>> checkpoint = {"bert/pooler/kernel": jax.numpy.ones((32, 32))}  # or a path
         >>> kernel = jax.ShapeDtypeStruct((32, 32), "float32")
         >>> params = tf2flax.init_from_checkpoint(
-        ...     "tests/data/bert/model.ckpt",
+        ...     checkpoint,
         ...     {"bert/pooler/": "params/pooler/"},
-        ...     {"params": {"pooler": {"dense": {"kernel": kernel}}}},
+        ...     {"params": {"pooler": {"kernel": kernel}}},
         ... )
-        >>> params["params"]["pooler"]["dense"]["kernel"].shape
+        >>> params["params"]["pooler"]["kernel"].shape
         (32, 32)
 
     Source: tensorflow/python/training/checkpoint_utils.py.
@@ -150,8 +151,8 @@ def warm_start(
         >>> from flax import linen as nn
         >>> init = tf2flax.warm_start(
         ...     nn.Dense(32).init,
-        ...     "tests/data/bert/model.ckpt",
-        ...     {"bert/pooler/dense/kernel": "params/kernel"},
+        ...     {"pooler/kernel": jax.numpy.ones((32, 32))},  # or a path
+        ...     {"pooler/kernel": "params/kernel"},
         ... )
         >>> variables = init(jax.random.key(0), jax.numpy.ones((1, 32)))
         >>> sorted(variables["params"])

@@ -53,15 +53,14 @@ class Plan:
     """What a restore will do; made by `tf2flax.plan`, printed, then run.
 
     Examples:
-        >>> import jax, tf2flax
+        >>> import jax, numpy as np, tf2flax
+        >>> checkpoint = {"global_step": np.int64(7)}  # or a path
         >>> target = {"step": jax.ShapeDtypeStruct((), "int32")}
-        >>> plan = tf2flax.plan(
-        ...     "tests/data/bert/model.ckpt", {"global_step": "step"}, target
-        ... )
+        >>> plan = tf2flax.plan(checkpoint, {"global_step": "step"}, target)
         >>> plan.nbytes
         8
         >>> plan.restore()
-        {'step': Array(123456, dtype=int32)}
+        {'step': Array(7, dtype=int32)}
     """
 
     __slots__ = ("_job",)
@@ -182,8 +181,8 @@ class Plan:
             >>> from jax.sharding import AbstractMesh, PartitionSpec as P
             >>> kernel = jax.ShapeDtypeStruct((32, 32), "float32")
             >>> plan = tf2flax.plan(
-            ...     "tests/data/bert/model.ckpt",
-            ...     {"bert/pooler/dense/kernel": "kernel"},
+            ...     {"pooler/kernel": jax.numpy.ones((32, 32))},  # or a path
+            ...     {"pooler/kernel": "kernel"},
             ...     {"kernel": kernel},
             ...     sharding=P("rows"),
             ...     mesh=AbstractMesh((16,), ("rows",)),
@@ -377,12 +376,12 @@ def plan(
         >>> import jax, tf2flax
         >>> kernel = jax.ShapeDtypeStruct((32, 32), "float32")
         >>> plan = tf2flax.plan(
-        ...     "tests/data/bert/model.ckpt",
+        ...     {"bert/pooler/kernel": jax.numpy.ones((32, 32))},  # or a path
         ...     {"bert/pooler/": "params/pooler/"},
-        ...     {"params": {"pooler": {"dense": {"kernel": kernel}}}},
+        ...     {"params": {"pooler": {"kernel": kernel}}},
         ... )
         >>> [a.source for a in plan.assignments]
-        ['bert/pooler/dense/kernel']
+        ['bert/pooler/kernel']
 
     Source: tensorflow/python/training/checkpoint_utils.py.
     """

@@ -358,6 +358,15 @@ def run_job(
     return job, placer.arrays
 
 
+def warn_of_leftovers(job: Job) -> None:
+    """Warns of what a restore would warn of, for who takes the values elsewhere.
+
+    Args:
+        job: The job.
+    """
+    _warn_of_leftovers(job, _describe_ties(job))
+
+
 def _describe_ties(job: Job) -> str:
     """Names the tied leaves whose tensors differ; reads those where that is unclear."""
     resolution = job.plan.resolution

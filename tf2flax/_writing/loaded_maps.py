@@ -23,8 +23,10 @@ class MapTable(dict[Key, str], LoadedMap):
     count.
 
     Examples:
-        >>> import tf2flax
-        >>> loaded = tf2flax.load_map("examples/maps/gpt2_linen.toml")
+        >>> import tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tf2flax.save_map(f"{folder}/map.toml", {"q": "kernel"})
+        ...     loaded = tf2flax.load_map(f"{folder}/map.toml")
         >>> type(loaded | {"global_step": "step"}).__name__
         'MapTable'
     """
@@ -36,7 +38,7 @@ class MapTable(dict[Key, str], LoadedMap):
     ) -> None:
         """Makes it; `load_map` does."""
         super().__init__(entries)
-        self.facts = facts
+        self.facts: MapFacts = facts
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -84,7 +86,7 @@ class MapPairs(list[tuple[Key, str]], LoadedMap):
     ) -> None:
         """Makes it; `load_map` does."""
         super().__init__(entries)
-        self.facts = facts
+        self.facts: MapFacts = facts
 
     @property
     def options(self) -> Mapping[str, Any]:

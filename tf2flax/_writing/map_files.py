@@ -51,10 +51,7 @@ def load_map(path: PathLike, **parameters: int | float | str) -> MapTable | MapP
         ReadError: The file cannot be read.
 
     Examples:
-        >>> import tf2flax
-        >>> tf2flax.load_map("examples/maps/bert_linen.toml")["bert/pooler/dense/"]
-        'params/pooler/'
-        >>> import pathlib, tempfile
+        >>> import pathlib, tempfile, tf2flax
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder) / "map.toml"
         ...     lines = [

@@ -110,6 +110,23 @@ def _check_names(
     return sets[0]
 
 
+def axes_before(pattern: Pattern, shape: tuple[int, ...]) -> list[Axis]:
+    """Names the axes of an operand, with one name for each that `...` stands for.
+
+    Args:
+        pattern: The pattern.
+        shape: Shape of the operand.
+
+    Raises:
+        AssignmentError: The shape has another number of axes.
+
+    Examples:
+        >>> axes_before(parse_pattern("... (h k) -> ... h k", ()), (5, 32))
+        [('...0',), ('h', 'k')]
+    """
+    return _without_dots(pattern.before, _names_of_dots(pattern, shape))
+
+
 def steps_for(pattern: Pattern, shape: tuple[int, ...]) -> Steps:
     """Works out what a pattern does to a shape.
 
@@ -125,9 +142,8 @@ def steps_for(pattern: Pattern, shape: tuple[int, ...]) -> Steps:
         >>> steps_for(pattern, (8, 12))
         Steps(split=(8, 4, 3), axes=(1, 0, 2), merged=(4, 8, 3))
     """
-    dots = _names_of_dots(pattern, shape)
-    before = _without_dots(pattern.before, dots)
-    after = _without_dots(pattern.after, dots)
+    before = axes_before(pattern, shape)
+    after = _without_dots(pattern.after, _names_of_dots(pattern, shape))
     lengths = dict(pattern.sizes)
     for axis, length in zip(before, shape, strict=True):
         _infer_length(axis, length, lengths, pattern, shape)
@@ -164,9 +180,8 @@ def shape_before(
     steps = steps_for(pattern, below)
     if len(shape) != len(steps.merged):
         raise _error(pattern.text, f"shape {list(shape)} has {len(shape)} axes")
-    dots = _names_of_dots(pattern, below)
-    before = _without_dots(pattern.before, dots)
-    after = _without_dots(pattern.after, dots)
+    before = axes_before(pattern, below)
+    after = _without_dots(pattern.after, _names_of_dots(pattern, below))
     lengths: dict[str, int] = dict(pattern.sizes)
     for axis, length, old_length in zip(after, shape, steps.merged, strict=True):
         if length == old_length:

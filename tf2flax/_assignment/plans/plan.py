@@ -64,7 +64,7 @@ class PlacementReport:
     Examples:
         >>> import jax, tf2flax
         >>> plan = tf2flax.plan(
-        ...     "tests/data/bert/model.ckpt",
+        ...     {"global_step": 7},  # or a path
         ...     {"global_step": "step"},
         ...     {"step": jax.ShapeDtypeStruct((), "int32")},
         ...     sharding=tf2flax.partition_rules([]),

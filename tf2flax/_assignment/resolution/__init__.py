@@ -11,10 +11,11 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 - `precedence`: which entry gets a leaf.
 - `partitions`, `ties`: parts of partitioned variables; leaves with several names.
 - `problems`: what is wrong, as values; `problem_report`: all of it in one message.
-- `causes`: which problems are one mistake. `missing_tensors`, `missing_names`,
-  `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes` explain one kind each.
-- `suggestions`: lines that can be pasted into a map. `entry_labels`, `scopes`: entries
-  in messages; scopes of names.
+- `causes`: which problems are one mistake. `missing_tensors`, `missing_levels`,
+  `missing_names`, `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes`
+  explain one kind each. `doubts`: where what fits a leaf may well be wrong.
+- `suggestions`, `new_entries`: lines that can be pasted into a map. `entry_labels`,
+  `scopes`, `likeness`: entries in messages; scopes of names; how alike names are.
 - `spellings`: names that were meant as expressions. `unfilled`: entries that reach no
   leaf.
 - `half_norms`: normalisations of which only the scale is loaded.

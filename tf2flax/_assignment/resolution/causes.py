@@ -29,6 +29,7 @@ from .entry_labels import fills_scope, label_of
 from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
 from .missing_leaves import explain_missing_leaves, explain_wrong_key
 from .missing_tensors import explain_missing_tensors
+from .new_entries import propose_entry
 from .problems import (
     Cause,
     KeyIsNotScope,
@@ -39,7 +40,7 @@ from .problems import (
     group_by_key,
     label_of_problems,
 )
-from .suggestions import Surroundings, propose_entry, source_of_entry, write_key
+from .suggestions import Surroundings, source_of_entry, write_key
 
 # Mismatches that differ in the same sizes are one cause from so many on.
 _MIN_OF_ONE_SIZE: Final = 4
@@ -48,6 +49,8 @@ _NEW_HEAD: Final = (
     'A new head or vocabulary stays as it is with on_mismatch="keep"; '
     "tf2flax.warm_start initialises it."
 )
+# Mismatches of different shapes of which reasons are sought, the first ones.
+_MAX_REASONS: Final = 200
 # Lines that say more about one cause.
 _MAX_DETAILS: Final = 8
 
@@ -100,7 +103,12 @@ def _explain_mismatches(
             ],
         )
     ]
-    causes = [_explain_group(group, around) for group in groups]
+    explained = _join_groups(groups[:_MAX_REASONS], around)
+    causes = [_explain_group(group, reason, around) for group, reason in explained]
+    groups = [group for group, _ in explained] + groups[_MAX_REASONS:]
+    causes += [
+        _explain_group(group, None, around) for group in groups[len(explained) :]
+    ]
     pairs = [_differing_sizes(group[0]) for group in groups]
     counts = collections.Counter(pair for group in pairs for pair in group)
     if not counts:
@@ -113,15 +121,41 @@ def _explain_mismatches(
         for cause, group in zip(causes, pairs, strict=True)
         if (size, source_size) in group
     ]
-    explained = tuple(problem for cause in alike for problem in cause.problems)
+    members = tuple(problem for cause in alike for problem in cause.problems)
     whole = Cause(
-        label_of_problems(explained),
-        f"{len(explained)} leaves have {size} where the checkpoint has {source_size}: "
+        label_of_problems(members),
+        f"{len(members)} leaves have {size} where the checkpoint has {source_size}: "
         "was the model built with another configuration?",
-        explained,
+        members,
         details=tuple(cause.fact for cause in alike[:_MAX_DETAILS]),
     )
-    return [whole, *(cause for cause in causes if cause not in alike)]
+    others = zip(causes, pairs, strict=True)
+    return [whole, *(c for c, group in others if (size, source_size) not in group)]
+
+
+def _join_groups(
+    groups: Sequence[list[Mismatch]], around: Surroundings
+) -> list[tuple[list[Mismatch], Reason | None]]:
+    """Joins mismatches of other shapes that one change of the key mends.
+
+    Returns:
+        Groups, each with the likely reason.
+    """
+    joined: dict[object, tuple[list[Mismatch], Reason | None]] = {}
+    for number, group in enumerate(groups):
+        reason, entry = _reason_of(group[0], around), group[0].entry
+        key: object = number
+        if reason and reason.change and reason.is_of_key:
+            key = entry.number, reason.change(source_of_entry(entry))
+        joined.setdefault(key, ([], reason))[0].extend(group)
+    return list(joined.values())
+
+
+def _reason_of(problem: Mismatch, around: Surroundings) -> Reason | None:
+    if problem.expression is None:
+        return None
+    spec_of = around.manifest.spec
+    return find_reason(problem.shape, problem.source_shape, problem.expression, spec_of)
 
 
 def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
@@ -135,7 +169,9 @@ def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
     return {pair for pair in pairs if pair[0] != pair[1]}
 
 
-def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
+def _explain_group(
+    group: Sequence[Mismatch], reason: Reason | None, around: Surroundings
+) -> Cause:
     """Mismatches of one entry that have the same shapes."""
     first = group[0]
     rows = collapse([(p.leaf, p.source) for p in group])
@@ -143,10 +179,6 @@ def _explain_group(group: Sequence[Mismatch], around: Surroundings) -> Cause:
     more = len(group) - len(rows[0].members)
     listed = and_more(f"`{leaf}`", more)
     fact = f"leaf {listed} cannot take tensor `{source}`: {first.reason}"
-    reason = None
-    if first.expression is not None:
-        spec_of = around.manifest.spec
-        reason = find_reason(first.shape, first.source_shape, first.expression, spec_of)
     advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
     if reason and reason.text == ANOTHER_CONFIGURATION:
         advice = f"{advice} {_NEW_HEAD}"
@@ -158,7 +190,8 @@ def _way_out(reason: Reason, group: Sequence[Mismatch], around: Surroundings) ->
     change, entry = reason.change, group[0].entry
     if change is None:
         return ""
-    if not fills_scope(entry) and _fits_all(change, entry, around):
+    is_of_key = reason.is_of_key or not fills_scope(entry)
+    if is_of_key and _fits_all(change, entry, around):
         key = write_key(entry, change(source_of_entry(entry)))
         return f": use the key `{key}`."
     sources = [(p.expression, p.leaf) for p in group if p.expression is not None]

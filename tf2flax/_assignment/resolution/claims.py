@@ -164,19 +164,23 @@ class Claims:
     def assign(self, claim: Claim) -> None:
         """Gives a leaf to an entry and takes it from the one that had it."""
         self.mark_used(claim.entry)
-        # Popped, so that the order of claims is that of their entries.
-        earlier = self._claims.pop(claim.leaf, None)
-        if earlier and earlier.entry is not claim.entry:
-            self._overridden.append(
-                Override(
-                    claim.leaf, name_of(earlier.source), earlier.entry, claim.entry
-                )
-            )
+        self._take(claim.leaf, claim.entry)
         self._claims[claim.leaf] = claim
 
+    def _take(self, leaf: str, entry: MapEntry) -> None:
+        """Takes a leaf from the entry that had it, or that keeps it as a gap."""
+        # Popped, so that the order of claims is that of their entries.
+        claim, gap = self._claims.pop(leaf, None), self._missing.pop(leaf, None)
+        if claim and claim.entry is not entry:
+            self._overridden.append(
+                Override(leaf, name_of(claim.source), claim.entry, entry)
+            )
+        if gap and gap.entry is not entry:
+            self._overridden.append(Override(leaf, gap.source, gap.entry, entry))
+
     def entry_of(self, leaf: str) -> MapEntry | None:
-        """The entry that has claimed a leaf; None if no entry has."""
-        claim = self._claims.get(leaf)
+        """The entry that has claimed a leaf, or keeps it; None if no entry does."""
+        claim = self._claims.get(leaf) or self._missing.get(leaf)
         return claim.entry if claim else None
 
     def report_mismatch(self, claim: Claim, error: AssignmentError) -> None:
@@ -188,8 +192,9 @@ class Claims:
         source = name_of(claim.source)
         # A name that several tensors share does not say which tensor is meant. That is
         # an error of the map, which on_mismatch="keep" must not hide.
-        is_shared = any(map(self.manifest.is_shared, _names_of(claim.source)))
-        if self.options.on_mismatch.keeps(claim.leaf) and not is_shared:
+        if self.options.on_mismatch.keeps(claim.leaf) and not any(
+            map(self.manifest.is_shared, _names_of(claim.source))
+        ):
             leaf = self.leaves[claim.leaf]
             self._mismatched[claim.leaf] = Gap(
                 claim.leaf,
@@ -238,6 +243,8 @@ class Claims:
         for leaf in leaves:
             if entry.is_optional or self.options.on_missing.keeps(leaf):
                 fact = "not in the checkpoint"
+                # Names alone decide: what a weaker entry claimed does not fill it.
+                self._take(leaf, entry)
                 self._missing[leaf] = Gap(
                     leaf, ", ".join(missing), entry, fact, present=present
                 )

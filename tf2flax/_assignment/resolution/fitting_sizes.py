@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tf2flax._assignment.language.expressions import Expression, Rearranged
-from tf2flax._assignment.language.rearranging import Pattern
+from tf2flax._assignment.language.rearranging import Pattern, axes_before
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
@@ -73,11 +73,15 @@ def fit_sizes(
     }
     for pattern, node in list(nodes.items())[:_MAX_PATTERNS]:
         operand = _shape_of(node.operand, spec_of)
-        if operand is None or len(operand) != len(pattern.before):
+        if operand is None:
+            continue
+        try:
+            axes = axes_before(pattern, operand)
+        except AssignmentError:  # of another number of axes: no size fits
             continue
         for name, size in pattern.sizes:
-            place = next(i for i, axis in enumerate(pattern.before) if name in axis)
-            axis, length = pattern.before[place], operand[place]
+            place = next(i for i, axis in enumerate(axes) if name in axis)
+            axis, length = axes[place], operand[place]
             for number in _divisors(length):
                 new = _with_size(pattern, axis, name, number)
                 fit = Fit(_describe(name, size, number, axis, length), pattern, new)

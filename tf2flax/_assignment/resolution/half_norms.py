@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.roles import VARIABLE_SUFFIX
+from tf2flax._base.roles import AVERAGE, VARIABLE_SUFFIX
 from tf2flax._base.text import and_more
 
 from .assignments import Assignment, Resolution
@@ -39,9 +39,7 @@ _AFFINE_AT_END: Final = re.compile(rf"(?:(.*[_.-]))?(?:{'|'.join(_AFFINE)})")
 # Collections of linen. A leaf's name without them begins with that of its module.
 _COLLECTIONS: Final = frozenset({"params", "batch_stats"})
 # What may follow a variable's own name in a checkpoint.
-_SUFFIX: Final = re.compile(
-    rf"(/ExponentialMovingAverage(_\d+)?|{re.escape(VARIABLE_SUFFIX)}|:0)*$"
-)
+_SUFFIX: Final = re.compile(rf"(/{AVERAGE}(_\d+)?|{re.escape(VARIABLE_SUFFIX)}|:0)*$")
 # What follows the name of a statistic in Sonnet 2, before such a suffix.
 _AVERAGE: Final = "/average"
 # Lines of normalisations that a warning names.

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tf2flax._assignment.language.expressions import Expression, Joined, Rearranged
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Joined,
+    Rearranged,
+    Source,
+)
 from tf2flax._assignment.layouts.shapes import axis_groups
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
+from .doubts import describe_reshape, find_doubt, find_other_reading, find_reshape
 from .fitting_sizes import fit_sizes
 
 # The reason where none is more likely.
@@ -31,10 +38,12 @@ class Reason:
         text: A sentence, without its end.
         change: What makes the source fit, if that is known: for any expression of the
             same form, the expression of the key to use instead.
+        is_of_key: True if the key is wrong for all leaves of its entry alike.
     """
 
     text: str
     change: Callable[[Expression], Expression] | None = None
+    is_of_key: bool = False
 
 
 class ShapeMismatchError(AssignmentError):
@@ -87,10 +96,14 @@ def find_reason(
         The first reason that applies, the most specific first; None if the operations
         do not fit and no other sizes would.
     """
+    if isinstance(source, Source):  # as of most leaves, thousands of which may fail
+        if source_shape is None:
+            return None
+        return _reason_for_tensor(leaf, source_shape)
     # Sizes in the key come first: a wrong number of heads may look like a transpose,
     # which would give wrong values in the right shape.
     if fit := fit_sizes(source, leaf, spec_of):
-        return Reason(fit.text, fit.apply)
+        return Reason(fit.text, fit.apply, is_of_key=True)
     if source_shape is None:
         return None
     if source.keeps_leaf:  # nothing can follow it, so that no key can be proposed
@@ -100,19 +113,46 @@ def find_reason(
         return Reason(
             f"{count} are stacked: was the model built with another number of layers?"
         )
+    return _reason_for_shapes(leaf, source_shape, source, spec_of)
+
+
+@functools.lru_cache(maxsize=1024)
+def _reason_for_tensor(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> Reason:
+    """The reason for a tensor as it is: shapes alone decide."""
+
+    def no_spec(name: str) -> TensorSpec:
+        raise AssertionError(name)
+
+    return _reason_for_shapes(leaf, source_shape, Source("any"), no_spec)
+
+
+def _reason_for_shapes(
+    leaf: tuple[int, ...],
+    source_shape: tuple[int, ...],
+    source: Expression,
+    spec_of: Callable[[str], TensorSpec],
+) -> Reason:
+    """The likely reason, where sizes in the key are not it."""
     is_rearranged = isinstance(source, Rearranged) and bool(source.pattern.sizes)
     if sorted(leaf) == sorted(source_shape) and len(leaf) > 1:
-        return _reason_for_order(leaf, source_shape)
+        return _reason_for_order(leaf, source_shape, source, spec_of)
     if _without_ones(leaf) == _without_ones(source_shape):
         return Reason(
             "Shapes are not broadcast or squeezed", lambda source: source.reshape(leaf)
         )
     if math.prod(leaf) == math.prod(source_shape) and not is_rearranged:
-        return _reason_for_grouping(leaf, source_shape)
+        return _reason_for_grouping(leaf, source_shape, source, spec_of)
+    if reading := find_other_reading(source, leaf, spec_of):
+        return Reason(f"`{reading}` would give the shape of the leaf.")
     return Reason(ANOTHER_CONFIGURATION)
 
 
-def _reason_for_order(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> Reason:
+def _reason_for_order(
+    leaf: tuple[int, ...],
+    source_shape: tuple[int, ...],
+    source: Expression,
+    spec_of: Callable[[str], TensorSpec],
+) -> Reason:
     """The axes are the same, in another order."""
     if len(leaf) > _MAX_PERMUTED:
         return Reason("The axes are in another order.")
@@ -121,6 +161,10 @@ def _reason_for_order(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> R
         for axes in itertools.permutations(range(len(leaf)))
         if tuple(source_shape[axis] for axis in axes) == leaf
     ]
+    if doubt := find_doubt(
+        source, leaf, spec_of, orders[0] if len(orders) == 1 else None
+    ):
+        return Reason(doubt)
     if len(leaf) == 2:
         return Reason("The leaf is the transpose", lambda source: source.transpose())
     if len(orders) == 1:
@@ -136,7 +180,10 @@ def _reason_for_order(leaf: tuple[int, ...], source_shape: tuple[int, ...]) -> R
 
 
 def _reason_for_grouping(
-    leaf: tuple[int, ...], source_shape: tuple[int, ...]
+    leaf: tuple[int, ...],
+    source_shape: tuple[int, ...],
+    source: Expression,
+    spec_of: Callable[[str], TensorSpec],
 ) -> Reason:
     """The number of elements is the same."""
     groups = axis_groups(source_shape, leaf) if math.prod(leaf) else []
@@ -149,6 +196,8 @@ def _reason_for_grouping(
             f"The leaf has the same elements with axes {verb}",
             lambda source: source.reshape(leaf),
         )
+    if reshape := find_reshape(source):
+        return Reason(describe_reshape(reshape, spec_of))
     return Reason(
         "The number of elements is the same, but no axis is split or merged: is it "
         "another layout of the same values?"

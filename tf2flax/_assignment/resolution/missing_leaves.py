@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._base.names import nearest
+from tf2flax._base.text import list_names
 
 from .entry_labels import label_of
+from .likeness import closest_names
 from .problems import (
     Cause,
     KeyIsNotScope,
@@ -17,10 +20,20 @@ from .problems import (
     group_by_key,
     label_of_problems,
 )
-from .scopes import scopes_of, template_of
+from .scopes import other_beginnings, scopes_of, template_of
 from .spellings import suggest_for_target
-from .suggestions import Surroundings, did_you_mean, max_searches, source_of_entry
+from .suggestions import (
+    Surroundings,
+    change_key,
+    describe_numbers,
+    did_you_mean,
+    max_searches,
+    source_of_entry,
+    write_line,
+)
 
+# Names that a message suggests.
+_MAX_NAMED: Final = 3
 _MAX_LEAVES: Final = 1000
 
 
@@ -101,7 +114,27 @@ def _explain_root(
         else:  # roots of several numbers: what differs is the last component
             root, new = f"{component}/", f"{new[:-1].rpartition('/')[2]}/"
         advice = f"Write `{new}` in place of `{root}`."
+    elif all(p.target[len(root) :] in around.leaves for p in problems):
+        advice = f"Leave `{root}` out of the values."
+    elif new := _scope_with(problems, root, around):
+        advice = f"Write `{new}` in place of `{root}`."
     return Cause(label_of_problems(problems), f"{fact}.", tuple(problems), advice)
+
+
+def _scope_with(
+    problems: Sequence[TargetNotFound], root: str, around: Surroundings
+) -> str:
+    """The only scope under which the leaves lie that another one lacks; or ""."""
+    if not all(problem.target.startswith(root) for problem in problems):
+        return ""
+    below = [problem.target[len(root) :] for problem in problems]
+    scopes = [
+        name[: len(name) - len(below[0])]
+        for name in around.leaves.names
+        if name.endswith(f"/{below[0]}")
+    ]
+    alike = [s for s in scopes if all(s + name in around.leaves for name in below)]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
@@ -111,17 +144,49 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
         return "Write `/` for the whole target."
     if spelling := suggest_for_target(target):
         return spelling
-    sources = sources_of(source_of_entry(problem.entry))
-    if any(source.pattern.endswith("/") for source in sources):
+    if text := describe_numbers(target, around):
+        return text
+    entry = problem.entry
+    keys = [source.pattern for source in sources_of(source_of_entry(entry))]
+    if any(key.endswith("/") for key in keys):
         if f"{target}/" in leaves:
             return f"Did you mean the scope `{literal_pattern(target)}/`?"
-        return _did_you_mean(nearest(f"{target}/", scopes_of(leaves.names)))
+        others = other_beginnings(f"{target}/", leaves)[:_MAX_NAMED]
+        return _did_you_mean(others or nearest(f"{target}/", scopes_of(leaves.names)))
     if f"{target}/" in leaves:
-        key = next(sources_of(source_of_entry(problem.entry))).pattern
-        names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
-        return f"`{key}` is one tensor. {_did_you_mean(_ending(names, key))}"
-    below = [name for name in leaves.names if name.endswith(f"/{target}")]
-    return _did_you_mean(below[:3] or nearest(target, leaves.names))
+        return _suggest_below(entry, keys[0], target, around)
+    key = parse_name(keys[0]).literal
+    beginnings = other_beginnings(target, leaves)
+    near = beginnings or closest_names(target, leaves.names)[0]
+    fitting = [name for name in near if around.fits(entry, key, name)]
+    if beginnings and len(fitting) > 1:  # as likely, and of one size
+        return f"Name the leaf that is meant: {list_names(fitting, _MAX_NAMED)}."
+    return _did_you_mean((fitting or near)[:_MAX_NAMED])
+
+
+def _suggest_below(entry: MapEntry, key: str, target: str, around: Surroundings) -> str:
+    """What to write where the value is a scope without its `/`, and the key no scope.
+
+    Args:
+        entry: The entry.
+        key: What its key names.
+        target: Its value.
+        around: Names of the checkpoint and the target.
+    """
+    name = parse_name(key).literal
+    if name not in around.tensors and f"{name}/" in around.tensors:
+        written = change_key(entry, name, f"{name}/") or f"{key}/"
+        line = write_line(entry, written, f"{literal_pattern(target)}/")
+        return f"Both are scopes, and these end in `/`: write `{line}`."
+    leaves = around.leaves
+    names = [leaves.names[i] for i in leaves.range_under(f"{target}/")]
+    if name not in around.tensors:
+        close = nearest(f"{name}/", scopes_of(around.manifest.names), count=1)
+        written = change_key(entry, name, close[0]) if close else None
+        line = write_line(entry, written or f"{key}/", f"{literal_pattern(target)}/")
+        return f"Are both scopes? These end in `/`: write `{line}`."
+    fitting = [leaf for leaf in names if around.fits(entry, name, leaf)]
+    return f"`{key}` is one tensor. {_did_you_mean(_ending(fitting, key))}".rstrip()
 
 
 def _ending(names: Sequence[str], key: str) -> Sequence[str]:
@@ -152,6 +217,7 @@ def explain_wrong_key(problem: KeyIsNotScope, around: Surroundings) -> Cause:
         numbers = around.leaves.range_under("" if target == "/" else target)
         names = [around.leaves.names[i] for i in numbers]
         last = key.rpartition("/")[2]
+        names = [name for name in names if around.fits(problem.entry, key, name)]
         alike = [name for name in names if name.rpartition("/")[2] == last]
         advice = _did_you_mean(alike[:3])
         if not advice:

@@ -18,24 +18,34 @@ from tf2flax._assignment.language.expressions import Expression, Joined, Source
 from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
-from tf2flax._base.text import counted
+from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, key_of, target_of
+from .likeness import closest_names, like_components
+from .new_entries import propose_entry, propose_sources
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
 from .suggestions import (
     Surroundings,
     change_key,
+    describe_numbers,
     did_you_mean,
-    propose_entry,
+    list_below,
     source_of_entry,
 )
 
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
 _MAX_DEPTH: Final = 64
-_CAPTURE: Final = re.compile(r"\{\w+\}")
+# Names that are suggested for one.
+_MAX_SUGGESTED: Final = 3
+# What to do about leaves of which nothing is there.
+KEEP_MISSING: Final = (
+    "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out "
+    "of the target."
+)
+_CAPTURE: Final = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 
 
 def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashable, ...]:
@@ -60,8 +70,11 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return ("suffix",)
     if f"{source}/part_0" in tensors:
         return "parts", entry
-    if not is_scope_entry and source.rstrip("/") + "/" in tensors:
-        return "scope", entry
+    if source.rstrip("/") + "/" in tensors:
+        if not is_scope_entry:
+            return "scope", entry
+        if below := _only_below(problem, around):
+            return "level", entry, below.removeprefix(source)
     if alias := _alias_of(source, around):
         return "alias", last, alias.rpartition("/")[2], is_scope_entry
     above = _tensor_above(source, around)
@@ -172,13 +185,42 @@ def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     names = [around.tensors.names[i] for i in numbers[:_MAX_TENSORS]]
     target = first.leaf or target_of(first.entry)
     fact = f"`{scope}` is a scope of {counted(len(numbers), 'tensor')}"
-    scores = [(_common_end(name, target), name) for name in names]
+    scores = [
+        (_common_end(name, target), name)
+        for name in names
+        if around.may_fill(first.entry, name, first.leaf)
+    ]
+    if not scores:
+        return f"{fact}, none of which has the size of the leaf."
     best = max(score for score, _ in scores)
     likely = [name for score, name in scores if score == best]
-    if len(likely) > 1 and (not best or len(likely) > 3):
+    if not best:  # slots and averages lie below the variables
+        likely = [name for name in likely if "/" not in name[len(scope) :]] or likely
+    if len(likely) > 3:
         return f"{fact}: name the one that fills the leaf."
     keys = [change_key(first.entry, first.source, name) for name in likely]
     return f"{fact}. {did_you_mean([key for key in keys if key])}".rstrip()
+
+
+def _only_below(problem: SourceNotFound, around: Surroundings) -> str:
+    """The only tensor directly under a name that may fill the leaf; "" if not one."""
+    scope = f"{problem.source}/"
+    below = itertools.islice(around.tensors.children_of(scope), _MAX_TENSORS)
+    names = [
+        scope + name
+        for name in below
+        if not name.endswith("/")
+        and around.may_fill(problem.entry, scope + name, problem.leaf)
+    ]
+    return names[0] if len(names) == 1 else ""
+
+
+def _advise_level(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The tensors lie a level below their names: `w/ExponentialMovingAverage`."""
+    pairs = [(_only_below(p, around), p.leaf) for p in problems]
+    ending = pairs[0][0].removeprefix(f"{problems[0].source}/")
+    entry = propose_sources([(t, leaf) for t, leaf in pairs if leaf], around.leaves)
+    return f"`{problems[0].source}/` holds `{ending}`. {entry}"
 
 
 def _common_end(tensor: str, leaf: str) -> int:
@@ -203,7 +245,19 @@ def _advise_alias(problems: Sequence[SourceNotFound], around: Surroundings) -> s
 
 
 def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    leaf = problems[0].leaf or ""
+    if text := describe_numbers(leaf.rpartition("/")[0], around):
+        return text
+    source = problems[0].source
+    if _is_slot(source, around):  # its variable would be another value
+        above = _tensor_above(source, around)
+        return f"The checkpoint has `{above}`, and no such slot of it."
     return _replace(problems, lambda source: _tensor_above(source, around), around)
+
+
+def _is_slot(source: str, around: Surroundings) -> bool:
+    """True for a name of a slot of a tensor that is there."""
+    return around.manifest.roles(may_read=False).of(source).kind == "slot"
 
 
 def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -228,32 +282,49 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     fact = f"The checkpoint has it for {list_collapsed(present, 2)} only."
     if place == len(components) - 1:
         return fact
-    return (
-        f"{fact} Keep leaves that it lacks with on_missing='keep', or leave them out "
-        "of the target."
-    )
+    return f"{fact} {KEEP_MISSING}"
 
 
 def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
     """Names that are like it."""
-    source = problems[0].source
+    first, source = problems[0], problems[0].source
     if hint := around.manifest.hint(source):
         return hint
-    close = nearest(source, around.manifest.names)
-    if not close:
-        return ""
+    needs_entry = _gets_entries(first, around)
+    near, is_sure = _names_like(source, around)
+    close = [name for name in near if around.fits(first.entry, name, first.leaf)]
+    if not needs_entry:  # the name was written so: its shape is the next question
+        close = (close or near)[:_MAX_SUGGESTED]
+        keys = [change_key(first.entry, source, name) for name in close]
+        captures = _CAPTURE.findall(key_of(first.entry))
+        # What names one tensor is no help for an entry of many.
+        alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
+        return did_you_mean(list(dict.fromkeys(alike))) or list_below(source, around)
+    above = source.rpartition("/")[0]
+    is_above = above in around.tensors and not _is_slot(source, around)
+    if not is_sure and is_above and around.may_fill(first.entry, above, first.leaf):
+        return _replace(problems, lambda s: s.rpartition("/")[0], around)
+    # What is less like it than a tensor of another leaf is hardly meant.
+    if not close or not is_sure or around.is_taken(first.entry, close[0]):
+        return KEEP_MISSING if fills_scope(first.entry) else ""
+    if len(close) > 1:
+        return f"The checkpoint has {list_names(close, _MAX_SUGGESTED)}."
     scope, slash, last = close[0].rpartition("/")
-    if _gets_entries(problems[0], around):
-        if scope == source.rpartition("/")[0]:  # the others lack the same component
-            return _replace(
-                problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
-            )
-        return _replace(problems[:1], lambda _: close[0], around)
-    keys = [change_key(problems[0].entry, source, name) for name in close]
-    captures = _CAPTURE.findall(key_of(problems[0].entry))
-    # What names one tensor is no help for an entry of many.
-    alike = [key for key in keys if key and _CAPTURE.findall(key) == captures]
-    return did_you_mean(list(dict.fromkeys(alike)))
+    if scope == source.rpartition("/")[0]:  # the others lack the same component
+        return _replace(
+            problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
+        )
+    return _replace(problems[:1], lambda _: close[0], around)
+
+
+def _names_like(source: str, around: Surroundings) -> tuple[list[str], bool]:
+    """Tensors that may be meant by a name; True if they are surely like it."""
+    scope, slash, last = source.rpartition("/")
+    beside = itertools.islice(around.tensors.children_of(scope + slash), _MAX_TENSORS)
+    names = [name for name in beside if not name.endswith("/")]
+    if alike := like_components(last, names):
+        return [f"{scope}{slash}{name}" for name in alike], True
+    return closest_names(source, around.manifest.names)
 
 
 _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
@@ -262,6 +333,7 @@ _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
     "suffix": _advise_suffix,
     "parts": _advise_parts,
     "scope": _advise_scope,
+    "level": _advise_level,
     "alias": _advise_alias,
     "below": _advise_below,
     "numbers": _advise_numbers,
@@ -281,15 +353,18 @@ def _replace(
         is_one = len({problem.entry.number for problem in problems}) == 1
         where = "" if is_one else f"In entry {first.entry.number}: "
         return where + did_you_mean([key] if key else [])
-    pairs = [
-        (Source(literal_pattern(rename(problem.source))), problem.leaf)
-        for problem in problems
-        if problem.leaf is not None
-    ]
-    if not isinstance(source_of_entry(first.entry), Source) or not pairs:
+    if not isinstance(source_of_entry(first.entry), Source):
         return f"The checkpoint has `{new}`."
-    entry = propose_entry([(s, leaf) for s, leaf in pairs if leaf], around.leaves)
-    return f"If `{new}` is meant, a{str(entry)[1:]}"
+    renamed = [(rename(problem.source), problem.leaf or "") for problem in problems]
+    pairs = [
+        (name, leaf)
+        for name, leaf in renamed
+        if leaf and name in around.tensors and around.may_fill(first.entry, name, leaf)
+    ]
+    if not pairs:
+        return KEEP_MISSING
+    entry = propose_sources(pairs, around.leaves)
+    return f"If `{pairs[0][0]}` is meant, a{str(entry)[1:]}"
 
 
 def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:

@@ -14,15 +14,24 @@ from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import Rule
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.collapsing import collapse, list_collapsed
-from tf2flax._base.text import and_more, counted
+from tf2flax._base.text import and_more, counted, list_names
 
 from .entry_labels import fills_scope, target_of
-from .missing_names import explain_name, kind_of_name
-from .near_scopes import find_moved_scope
+from .missing_levels import explain_missing_levels
+from .missing_names import KEEP_MISSING, explain_name, kind_of_name
+from .near_scopes import MovedScope, find_moved_scope
+from .new_entries import propose_entry
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
-from .suggestions import Surroundings, change_key, max_searches, propose_entry, transfer
+from .suggestions import (
+    Surroundings,
+    change_key,
+    list_below,
+    max_searches,
+    scopes_named,
+    transfer,
+)
 
 # Roots that a line names, and from how many on the roots of one entry share a line.
 _MAX_ROOTS: Final = 3
@@ -41,6 +50,7 @@ def explain_missing_tensors(
     Returns:
         Causes: scopes that are missing first, then single tensors.
     """
+    levels, problems = explain_missing_levels(problems, around)
     roots = [_root_of(problem, around) for problem in problems]
     groups = group_by_key(
         problems,
@@ -62,7 +72,7 @@ def explain_missing_tensors(
             scopes.append(_MissingScope(missing, around, may_search=may_search))
         else:
             names.append(explain_name(members, around, may_search=may_search))
-    return [*_join_scopes(scopes, around), *names]
+    return [*levels, *_join_scopes(scopes, around), *names]
 
 
 def _root_of(problem: SourceNotFound, around: Surroundings) -> str | None:
@@ -100,13 +110,18 @@ class _MissingScope:
         self.parent = parent
         self.beside = around.tensors.numbers_beside(parent, component)
         entry = missing[0][0].entry
-        if len(self.beside) == 1 and change_key(entry, self.root, self.root):
+        is_named = change_key(entry, self.root, self.root) is not None
+        is_literal = any(
+            pattern.startswith(literal_pattern(self.root))
+            for pattern in scopes_named(entry)
+        )
+        if len(self.beside) == 1 and is_literal:
             self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
-        self.moved: str | None = None
-        self.is_moved = False
+        self.is_captured = is_named and not is_literal
+        instead = MovedScope(None)
         if may_search and not self.beside:
-            names = [(problem.source, root) for problem, root in missing]
-            self.moved, self.is_moved = find_moved_scope(names, around.tensors)
+            instead = find_moved_scope(missing, around)
+        self.moved, self.is_moved, self._rivals = instead
 
     @property
     def problems(self) -> tuple[SourceNotFound, ...]:
@@ -133,7 +148,7 @@ class _MissingScope:
         if self.beside:
             return Cause(label, fact, self.problems, self._describe_layers())
         if self.moved is None:
-            return Cause(label, fact, self.problems, self._hint())
+            return Cause(label, fact, self.problems, self._hint() or self._list())
         where = self._where_they_lie()
         if len(self.missing) > 1 or fills_scope(first.entry):
             fact = f"{fact[:-1]}; {where}."
@@ -148,7 +163,7 @@ class _MissingScope:
         if old:
             roots = dict.fromkeys(root for _, root in self.missing)
             moved = (transfer(self.root, self.moved, root) for root in roots)
-            scopes = list(dict.fromkeys(moved))
+            scopes = [s for s in dict.fromkeys(moved) if s in self._around.tensors]
         count = sum(map(self._around.tensors.count_under, scopes))
         lie = "lies" if count == 1 else "lie"
         return f"{counted(count, 'tensor')} {lie} under {list_collapsed(scopes, 2)}"
@@ -178,9 +193,18 @@ class _MissingScope:
             [int(n) for n in _NUMBER.findall(_split(root)[1])[-1:]]
             for _, root in self.missing
         )
-        if lowest > max(numbers) and len(numbers) > 1:
+        if lowest > max(numbers) and (len(numbers) > 1 or self.is_captured):
             return f"{fact}: was the model built with another number of layers?"
         return f"{fact}."
+
+    def _list(self) -> str:
+        """What there is, where nothing is like the scope."""
+        if self._rivals:
+            listed = list_names(self._rivals, _MAX_ROOTS)
+            return f"Such names lie under {listed}: only their meaning tells which."
+        entry = self.missing[0][0].entry
+        keep = KEEP_MISSING if fills_scope(entry) else ""
+        return f"{list_below(self.root, self._around)} {keep}".strip()
 
     def _hint(self) -> str:
         manifest = self._around.manifest
@@ -205,6 +229,8 @@ class _MissingScope:
             return f"Did you mean `{key}`?"
         # Roots of other numbers are covered by the captures of the key.
         if key := change_key(entry, self.root, self.moved):
+            return f"Did you mean `{key}`?"
+        if old and is_unused and (key := change_key(entry, old, new or "/")):
             return f"Did you mean `{key}`?"
         source = entry.source if isinstance(entry, Rule) else Source("")
         if not self.is_moved or not isinstance(source, Source):

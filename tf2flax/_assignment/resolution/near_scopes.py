@@ -7,68 +7,185 @@ there are `bert/encoder/layer_0/q/kernel` ...            -> `bert/encoder/layer_
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._base.names import nearest
 
+from .likeness import likeness
+from .problems import SourceNotFound
 from .scopes import NameTable
-from .suggestions import transfer
+from .suggestions import Surroundings, transfer
 
 # Names that are looked for everywhere, and names that are tried under a candidate.
 _MAX_SEARCHED: Final = 3
 _MAX_SAMPLED: Final = 20
+# Components of a scope of which each is left out once.
+_MAX_DEPTH: Final = 64
 # Candidates that are tried.
 _MAX_CANDIDATES: Final = 20
 _NUMBER: Final = re.compile(r"(\d+)")
 
 
+class MovedScope(NamedTuple):
+    """Where tensors lie that a scope should hold.
+
+    Attributes:
+        scope: The scope instead, "" for the outermost one; None if there is none, or if
+            several are as likely.
+        holds_names: True if names of the scope lie there, False if only its own name is
+            like it.
+        rivals: The scopes that are as likely.
+    """
+
+    scope: str | None
+    holds_names: bool = False
+    rivals: tuple[str, ...] = ()
+
+
 def find_moved_scope(
-    missing: Sequence[tuple[str, str]], tensors: NameTable
-) -> tuple[str | None, bool]:
+    missing: Sequence[tuple[SourceNotFound, str]], around: Surroundings
+) -> MovedScope:
     """Finds the scope that holds what another one should.
 
     Args:
-        missing: Names of tensors that are missing, and the scope of each under which
-            nothing lies. These scopes differ by numbers alone.
-        tensors: Names of the checkpoint.
+        missing: Problems, and the scope of each under which nothing lies. These scopes
+            differ by numbers alone.
+        around: Names of the checkpoint and the target.
 
     Returns:
-        The scope in place of the first one, "" for the outermost; and True if names of
-        the others lie under it, False if only its name is like theirs. None if there is
-        no such scope.
+        The scope in place of the first one.
     """
-    root = missing[0][1]
-    below = [name[len(scope) :] for name, scope in missing]
+    root, tensors = missing[0][1], around.tensors
     parent, slash, component = root[:-1].rpartition("/")
     like = tensors.like_children(parent + slash, component)
     # `block_0` for `blok_0`, also if `block_10` is as much like it.
     numbered = [_with_numbers_of(component, scope) for scope in like]
     like = [*(scope for scope in numbered if scope in tensors), *like]
-    candidates = _scopes_with(below[:_MAX_SEARCHED], tensors)
-    if len(candidates) > _MAX_CANDIDATES:
-        candidates = (
-            list(nearest(root, candidates, count=_MAX_CANDIDATES))
-            or (candidates[:_MAX_CANDIDATES])
-        )
-    best: tuple[int, str | None] = (0, None)
+    near = {*like, *_without_a_component(root, tensors)}
+    elsewhere = _scopes_elsewhere(missing, around)
     step = max(1, len(missing) // _MAX_SAMPLED)
-    sample = list(zip(missing, below, strict=True))[::step]
-    for candidate in dict.fromkeys([*like, *candidates]):
+    roots = list(dict.fromkeys(scope for _, scope in missing))
+    best: dict[str, tuple[int, int]] = {}
+    for candidate in dict.fromkeys([*like, *near, *elsewhere]):
+        # One scope for several would give the same tensors to all of them.
+        if len({transfer(root, candidate, scope) for scope in roots}) < len(roots):
+            continue
+        is_named_so = candidate[:-1].rpartition("/")[2] == component
+        quality = 2 if candidate in near else int(is_named_so)
         hits = sum(
-            any(
-                transfer(root, candidate, scope) + spelled in tensors
-                for spelled in _spellings(rest_of_name)
-            )
-            for (_, scope), rest_of_name in sample
+            _has_name(candidate, root, pair, around, any_size=quality > 0)
+            for pair in missing[::step]
         )
         # Half of them: otherwise names like `kernel` would lie anywhere.
-        if 2 * hits >= len(sample) and hits > best[0]:
-            best = (hits, candidate)
-    if best[1] is not None:
-        return best[1], True
-    return (like[0], False) if like else (None, False)
+        if hits and 2 * hits >= len(missing[::step]):
+            best[candidate] = hits, quality
+    if best:
+        first = max(best.values())
+        equal = [scope for scope, rank in best.items() if rank == first]
+        if first[1] == 2:
+            equal = _most_like(component, equal)
+        if len(equal) == 1:
+            return MovedScope(equal[0], holds_names=True)
+        return MovedScope(None, rivals=tuple(equal))
+    taken = around.taken.get(missing[0][0].entry.number, ())
+    free = [scope for scope in like if not _is_taken(scope, tensors, taken)]
+    return MovedScope(free[0]) if free else MovedScope(None)
+
+
+def _most_like(component: str, scopes: Sequence[str]) -> list[str]:
+    """Of some scopes those whose own names are most like a name."""
+    scores = [likeness(component, s[:-1].rpartition("/")[2]) for s in scopes]
+    return [s for s, score in zip(scopes, scores, strict=True) if score == max(scores)]
+
+
+def _has_name(
+    candidate: str,
+    root: str,
+    pair: tuple[SourceNotFound, str],
+    around: Surroundings,
+    *,
+    any_size: bool,
+) -> bool:
+    """True if a tensor that is missing under a scope lies under another one."""
+    problem, scope = pair
+    moved = transfer(root, candidate, scope)
+    return any(
+        moved + name in around.tensors
+        and not around.is_taken(problem.entry, moved + name)
+        and (any_size or around.fits(problem.entry, moved + name, problem.leaf))
+        for name in _spellings(problem.source[len(scope) :])
+    )
+
+
+def _is_taken(scope: str, tensors: NameTable, taken: Collection[str]) -> bool:
+    """True if something under a scope fills leaves already."""
+    if not taken:
+        return False
+    return any(tensors.names[i] in taken for i in tensors.range_under(scope))
+
+
+def _scopes_elsewhere(
+    missing: Sequence[tuple[SourceNotFound, str]], around: Surroundings
+) -> list[str]:
+    """Scopes anywhere under which names lie that another one should hold."""
+    root = missing[0][1]
+    component = root[:-1].rpartition("/")[2]
+    below = [problem.source[len(scope) :] for problem, scope in missing[:_MAX_SEARCHED]]
+    scopes = _scopes_with(below, around.tensors)
+    ending = f"/{component}/"
+    for name in around.tensors.names:
+        if (position := name.find(ending)) >= 0:
+            scopes.setdefault(name[: position + len(ending)])
+    if len(scopes) <= _MAX_CANDIDATES:
+        return list(scopes)
+    near = nearest(root, scopes, count=_MAX_CANDIDATES)
+    return list(near or scopes)[:_MAX_CANDIDATES]
+
+
+def _without_a_component(root: str, tensors: NameTable) -> list[str]:
+    """The scopes that a scope is without one of its components."""
+    components = root[:-1].split("/")[:_MAX_DEPTH]
+    shorter = [
+        "/".join([*components[:k], *components[k + 1 :]]) + "/"
+        for k in range(len(components))
+        if len(components) > 1
+    ]
+    return [scope for scope in shorter if scope in tensors]
+
+
+def find_deeper_scopes(
+    scope: str, below: Sequence[str], tensors: NameTable
+) -> list[str]:
+    """Finds the scopes further down under which names lie.
+
+    Args:
+        scope: The scope.
+        below: Names without the scope, at least one; none of them lies under it.
+        tensors: Names of the checkpoint.
+
+    Returns:
+        Scopes that hold all of a sample of the names, in the order of the checkpoint.
+    """
+    step = max(1, len(below) // _MAX_SAMPLED)
+    sample = below[::step]
+    endings = tuple(f"/{spelled}" for spelled in _spellings(below[0]))
+    deeper: dict[str, None] = {}
+    for i in tensors.range_under(scope):
+        name = tensors.names[i]
+        if name.endswith(endings):
+            ending = next(e for e in endings if name.endswith(e))
+            deeper[name[: len(name) - len(ending) + 1]] = None
+    return [
+        candidate
+        for candidate in deeper
+        if len(candidate) > len(scope)
+        and all(
+            any(candidate + spelled in tensors for spelled in _spellings(name))
+            for name in sample
+        )
+    ]
 
 
 def _with_numbers_of(component: str, scope: str) -> str:
@@ -81,7 +198,7 @@ def _with_numbers_of(component: str, scope: str) -> str:
     return f"{parent}{slash}{''.join(parts)}/"
 
 
-def _scopes_with(below: Sequence[str], tensors: NameTable) -> list[str]:
+def _scopes_with(below: Sequence[str], tensors: NameTable) -> dict[str, None]:
     """Scopes anywhere under which names lie."""
     scopes: dict[str, None] = {}
     for name in below:
@@ -95,7 +212,7 @@ def _scopes_with(below: Sequence[str], tensors: NameTable) -> list[str]:
                 scopes[tensor[: len(tensor) - len(ending) + 1]] = None
             elif tensor == name:
                 scopes[""] = None
-    return list(scopes)
+    return scopes
 
 
 def _spellings(name: str) -> tuple[str, ...]:

@@ -134,6 +134,35 @@ class NameTable:
         return sorted(alike, key=lambda child: [len(n) for n in _NUMBER.findall(child)])
 
 
+def other_beginnings(name: str, names: NameTable) -> list[str]:
+    """Names that there are, with more or less before them than a name has.
+
+    Args:
+        name: A name, or a scope that ends in `/`.
+        names: The names that there are.
+
+    Returns:
+        The name without its first component, if that is there; else the names and
+        scopes that end in it, the shortest first.
+
+    Examples:
+        >>> table = NameTable(["params/a/w", "params/b/w"])
+        >>> other_beginnings("a/", table), other_beginnings("x/params/b/w", table)
+        (['params/a/'], ['params/b/w'])
+    """
+    shorter = name.partition("/")[2]
+    if shorter and shorter in names:
+        return [shorter]
+    ending, is_scope = f"/{name}", name.endswith("/")
+    longer: set[str] = set()
+    for candidate in names.names:
+        position = candidate.rfind(ending)
+        end = position + len(ending)
+        if position > 0 and (is_scope or end == len(candidate)):
+            longer.add(candidate[:end])
+    return sorted(longer, key=lambda text: (text.count("/"), text))
+
+
 def template_of(text: str) -> str:
     """A text with `#` in place of every number.
 

@@ -1,16 +1,18 @@
-"""Lines that can be pasted into a map: other keys and values, and entries to add.
+"""Lines that can be pasted into a map: other keys and values.
 
 A suggestion is written as it stands in a map: braces of names are doubled, and what an
-entry writes with captures (`layer_{i}`) is suggested with captures. An entry to add is
-written with `src(...)`, which wins over the scopes around it.
+entry writes with captures (`layer_{i}`) is suggested with captures. `new_entries` has
+entries to add.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
@@ -21,18 +23,28 @@ from tf2flax._assignment.language.expressions import (
     map_sources,
     sources_of,
 )
+from tf2flax._assignment.language.literals import quote
+from tf2flax._base.collapsing import list_collapsed
+from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import Manifest
 
+from .entry_labels import target_of
+from .likeness import likeness
 from .scopes import NameTable, template_of
 
 # What stands for another thing in each layer: numbers, and captures of a pattern.
-_VARYING: Final = re.compile(r"(\d+|\{[A-Za-z_]\w*\})")
-_NUMBER: Final = re.compile(r"(\d+)")
-_CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*\}")
-_CAPTURES: Final = "ijklmn"
+_VARYING: Final = re.compile(r"(\{[A-Za-z_]\w*(?:\.\.\.|[+-]\d+)?\}|\d+)")
+_CAPTURE: Final = re.compile(r"(?<!\{)\{[A-Za-z_]\w*(?:\.\.\.|[+-]\d+)?\}")
 # Causes of one message that get suggestions, and names that are compared for all.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 400_000
+# What lies under a scope: so many are looked at, and so many are named.
+_MAX_CHILDREN: Final = 1000
+_MAX_LISTED: Final = 5
+# Numbers of a tuple that may be a shape: NumPy's arrays have at most 64 axes.
+_MAX_RANK: Final = 64
+# Components with the same number are the same from this likeness on.
+_MIN_ALIKE: Final = 0.6
 # Components of names that are compared with each other.
 _MAX_DEPTH: Final = 64
 
@@ -70,25 +82,92 @@ class Surroundings:
         """Names of the target."""
         return NameTable(sorted(self.shapes))
 
+    @functools.cached_property
+    def taken(self) -> Mapping[int, Set[str]]:
+        """For each entry, by number, names of tensors that it gives to leaves."""
+        return {
+            number: {
+                parse_name(source.pattern).literal
+                for expression, _ in claims
+                for source in sources_of(expression)
+            }
+            for number, claims in self.claimed.items()
+        }
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class NewEntry:
-    """An entry that is suggested, as it is written in a map.
+    def is_taken(self, entry: MapEntry, tensor: str) -> bool:
+        """True if an entry gives a tensor to a leaf."""
+        return tensor in self.taken.get(entry.number, ())
 
-    Attributes:
-        key: The key: an expression.
-        value: The value.
-        is_example: True if it stands for several.
+    def fits(self, entry: MapEntry, tensor: str, leaf: str | None) -> bool:
+        """True if a tensor may be meant for a leaf of an entry, by its size.
+
+        Args:
+            entry: The entry.
+            tensor: Name of the tensor.
+            leaf: Name of the leaf; None for that which the entry names.
+
+        Returns:
+            False if the tensor has another number of elements than the leaf, and the
+            key is no expression.
+        """
+        if not isinstance(source_of_entry(entry), Source):
+            return True
+        shape = self.shapes.get(leaf or target_of(entry))
+        try:
+            stored = self.manifest.spec(tensor).shape
+        except CheckpointError:  # shared or damaged: reading it says so
+            return True
+        return shape is None or math.prod(shape) == math.prod(stored)
+
+    def may_fill(self, entry: MapEntry, tensor: str, leaf: str | None) -> bool:
+        """True if a tensor fits a leaf, and its entry does not give it to another."""
+        return not self.is_taken(entry, tensor) and self.fits(entry, tensor, leaf)
+
+
+def describe_numbers(name: str, around: Surroundings) -> str:
+    """Says that a tuple of numbers stands where a leaf was meant; "" if none does.
+
+    `{"w": (3, 4)}` is a tree of two leaves `w/0` and `w/1`, of shape () each.
     """
+    numbers = around.leaves.range_under(f"{name}/")[:_MAX_RANK]
+    names = [around.leaves.names[i] for i in numbers]
+    if not names or sorted(names) != sorted(f"{name}/{i}" for i in range(len(names))):
+        return ""
+    if any(around.shapes[leaf] for leaf in names):
+        return ""
+    listed = " and ".join(f"`{leaf}`" for leaf in (names[0], names[-1])[: len(names)])
+    return (
+        f"`{name}` is a tuple or list of numbers, each of which is a leaf: {listed}. "
+        "Where they are the shape of a leaf, write "
+        'jax.ShapeDtypeStruct(shape, "float32") in the target.'
+    )
 
-    key: str
-    value: str
-    is_example: bool = False
 
-    def __str__(self) -> str:
-        """The entry, as a sentence."""
-        what = "entries such as" if self.is_example else "the entry"
-        return f"Add {what} `{self.key}` -> `{self.value}`."
+def list_below(name: str, around: Surroundings) -> str:
+    """Says what lies under the innermost scope of a name that is there, if anything."""
+    root = around.tensors.missing_root(name) or name
+    scope = root[:-1].rpartition("/")[0] + "/"
+    scope = "" if scope == "/" else scope
+    children = list(itertools.islice(around.tensors.children_of(scope), _MAX_CHILDREN))
+    if not children:
+        return ""
+    what = f"`{scope}`" if scope else "The checkpoint"
+    return f"{what} holds {list_collapsed(children, _MAX_LISTED)}."
+
+
+def write_line(entry: MapEntry, key: str, value: str) -> str:
+    """Writes an entry with another key and value, as a line of a map.
+
+    Args:
+        entry: The entry.
+        key: The key, as `write_key` writes it.
+        value: The value.
+
+    Returns:
+        A dict of one entry: `{"a/": "params/"}`.
+    """
+    is_text = isinstance(entry, PlainEntry) or entry.key != repr(entry.source)
+    return f"{{{quote(key) if is_text else key}: {quote(value)}}}"
 
 
 def max_searches(names: NameTable) -> int:
@@ -109,88 +188,6 @@ def did_you_mean(names: Sequence[str]) -> str:
     if not names:
         return ""
     return f"Did you mean {' or '.join(f'`{name}`' for name in names)}?"
-
-
-def propose_entry(
-    pairs: Sequence[tuple[Expression, str]], names: NameTable
-) -> NewEntry:
-    """Proposes an entry for leaves, with captures where there are several.
-
-    Args:
-        pairs: The source of each leaf, without captures, and the leaf; or scopes.
-        names: All names of leaves.
-
-    Returns:
-        The entry. Of sources that no captures show, that of the first.
-    """
-    texts = [(repr(source), literal_pattern(leaf)) for source, leaf in pairs]
-    if len(texts) > 1 and (general := generalise(texts)):
-        key, value = general
-        reached = parse_name(value)
-        is_scope = value.endswith("/")
-        expected = {leaf for _, leaf in pairs}
-        matched = (
-            reached.expand(binding).literal
-            for name in names.names
-            if (binding := reached.matches(name, is_scope=is_scope)) is not None
-        )
-        if all(name in expected for name in matched):
-            return NewEntry(key, value)
-    return NewEntry(*texts[0], is_example=len(texts) > 1)
-
-
-def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """Writes pairs of texts that differ by numbers alone as one, with captures.
-
-    Args:
-        pairs: Key and value of each.
-
-    Returns:
-        Key and value; None if the numbers of the values do not give those of the keys.
-
-    Examples:
-        >>> generalise([("a_0/w", "b/0/w"), ("a_1/w", "b/1/w")])
-        ('a_{i}/w', 'b/{i}/w')
-    """
-    keys = [_NUMBER.split(key) for key, _ in pairs]
-    values = [_NUMBER.split(value) for _, value in pairs]
-    captures: dict[tuple[str, ...], str] = {}
-    value = _write_captures(values, captures, is_value=True)
-    key = _write_captures(keys, captures, is_value=False)
-    return None if key is None or value is None else (key, value)
-
-
-def _write_captures(
-    rows: Sequence[Sequence[str]],
-    captures: dict[tuple[str, ...], str],
-    *,
-    is_value: bool,
-) -> str | None:
-    """Joins split texts, with captures for numbers that differ.
-
-    Args:
-        rows: Literal text and numbers in turn, of each text.
-        captures: Numbers of all texts at one place -> the capture; of values, captures
-            are added.
-        is_value: True for the texts of values, which give captures their meaning.
-
-    Returns:
-        The text; None if the texts differ by more, or a capture is not there.
-    """
-    if len({len(row) for row in rows}) > 1:
-        return None
-    written: list[str] = []
-    for place, column in enumerate(zip(*rows, strict=True)):
-        if len(set(column)) == 1:
-            written.append(column[0])
-        elif place % 2 == 0 or (column not in captures and not is_value):
-            return None
-        else:
-            if column not in captures and len(captures) == len(_CAPTURES):
-                return None
-            name = captures.setdefault(column, _CAPTURES[len(captures) % 6])
-            written.append(f"{{{name}}}")
-    return "".join(written)
 
 
 def transfer(old: str, new: str, pattern: str) -> str:
@@ -223,7 +220,13 @@ def transfer(old: str, new: str, pattern: str) -> str:
         like = [
             k
             for k, text in enumerate(olds[: len(patterns)])
-            if varying and _VARYING.findall(text) == varying
+            if varying
+            and _VARYING.findall(text) == varying
+            # `bottleneck_v1` is not `unit_1` with another name, where both stand.
+            and (
+                (len(news) == len(olds) and k == place)
+                or likeness(template_of(text), template_of(component)) >= _MIN_ALIKE
+            )
         ]
         # The component at the same place from the end, or else the last one.
         aligned = place - len(news) + len(olds)
@@ -282,13 +285,14 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
         new: What it should have instead.
 
     Returns:
-        The key as it is written in a map; None if it does not begin with the old one.
+        The key as it is written in a map; None if it does not begin with the old one,
+        or if a capture would have no place in it: every leaf would get one tensor.
     """
     count = old.count("/") + 1
-    is_changed = False
+    is_changed, is_lost = False, False
 
     def change(source: Source) -> Source:
-        nonlocal is_changed
+        nonlocal is_changed, is_lost
         components = source.pattern.split("/")
         beginning = "/".join(components[: count - 1]) + "/"
         if not old.endswith("/"):
@@ -297,12 +301,19 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
             return source
         is_changed = True
         below = source.pattern[len(beginning) :]
-        return Source(transfer(old, literal_pattern(new), beginning) + below or "/")
+        changed = transfer(old, literal_pattern(new), beginning) + below or "/"
+        is_lost |= not captures_of(source.pattern) <= captures_of(changed)
+        return Source(changed)
 
     plain = isinstance(entry, PlainEntry)
     source = Source(literal_pattern(entry.source)) if plain else entry.source
     changed = map_sources(source, change)
-    return write_key(entry, changed) if is_changed else None
+    return write_key(entry, changed) if is_changed and not is_lost else None
+
+
+def captures_of(pattern: str) -> set[str]:
+    """The captures of a name or scope as it is written in a map."""
+    return set(parse_name(pattern).captures)
 
 
 def write_key(entry: MapEntry, source: Expression) -> str:

@@ -1,0 +1,143 @@
+"""What messages suggest gives the right values, also where other ones would fit."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from advice_mistakes import ADVICE, Advice
+from counting import count_calls
+from map_mistakes import f32, suggestions_in
+
+import tf2flax
+from tf2flax import src
+
+MAX_LINES = 25
+
+
+@pytest.fixture(params=list(ADVICE))
+def case(request: pytest.FixtureRequest) -> Advice:
+    return ADVICE[request.param]
+
+
+def wrong_leaves(case: Advice, where: pathlib.Path, entries: object) -> list[str]:
+    """The leaves that a map fills with other values than the right map does."""
+    right = case.mistake.values(where, case.right)
+    got = case.mistake.values(where, entries)
+    return [n for n in got if n not in right or not np.array_equal(got[n], right[n])]
+
+
+def test_what_is_pasted_gives_the_right_values(
+    case: Advice, tmp_path: pathlib.Path
+) -> None:
+    mistake = case.mistake
+    before = mistake.error(tmp_path, mistake.entries)
+    wrong = wrong_leaves(case, tmp_path, mistake.entries)
+    is_solved = False
+    for suggestion in suggestions_in(before, mistake.pairs()):
+        worse = set(wrong_leaves(case, tmp_path, suggestion.entries)) - {*wrong}
+        assert not worse, (suggestion, worse)
+        after = mistake.error(tmp_path, suggestion.entries)
+        assert after != before
+        is_solved |= not after
+    assert is_solved == case.is_solved, before
+
+
+def test_the_message_says(case: Advice, tmp_path: pathlib.Path) -> None:
+    message = case.mistake.error(tmp_path, case.mistake.entries)
+    assert message
+    assert len(message.splitlines()) <= MAX_LINES
+    for words in case.words:
+        assert words in message, message
+
+
+def test_the_test_of_values_can_fail(tmp_path: pathlib.Path) -> None:
+    case = ADVICE["numbers of a reshape"]
+    (key,) = case.mistake.entries
+    entries = {key.transpose(0, 2, 1): "params/l_{i}/q"}
+    assert not case.mistake.error(tmp_path, entries)
+    assert wrong_leaves(case, tmp_path, entries) == ["params/l_0/q", "params/l_1/q"]
+
+
+# Maps of which every leaf fails, and what they would be if it did not.
+NAMES = [
+    f"net/block_{i}/unit_{j}/{p}"
+    for i in range(30)
+    for j in range(10)
+    for p in ("kernel", "bias")
+]
+HEADS = src("net/block_{i}/{m}/{p}").rearrange("d (h k) -> d h k", h=3)
+HEADS_VALUE = "net/block_{i}/{m}/{p}"
+
+
+def shaped(*shape: int) -> dict[str, Any]:
+    return {name: f32(*shape) for name in NAMES}
+
+
+def differing(first: int) -> dict[str, Any]:
+    return {name: f32(first, 2 + i, 3) for i, name in enumerate(NAMES)}
+
+
+GOOD: dict[str, tuple[Any, Any]] = {
+    "scopes": ({"net/": "net/"}, shaped(2, 3)),
+    "rules": ({HEADS: HEADS_VALUE}, shaped(2, 3, 1)),
+    "entries": ({name: name for name in NAMES}, shaped(2, 3)),
+}
+FAILING: dict[str, tuple[str, Any, Any]] = {
+    "transposed": ("scopes", {"net/": "net/"}, shaped(3, 2)),
+    "another shape each": ("scopes", {"net/": "net/"}, differing(2)),
+    "a scope": ("scopes", {"nett/": "net/"}, shaped(2, 3)),
+    "names": (
+        "scopes", {"net/": "net/"}, {f"{name}{n}": f32(2, 3) for n, name in
+                                     enumerate(NAMES)},
+    ),
+    "heads of another shape each": ("rules", {HEADS: HEADS_VALUE}, differing(5)),
+    "entries of leaves": (
+        "entries", {name: f"{name}x" for name in NAMES}, shaped(2, 3)
+    ),
+}  # fmt: skip
+# Calls of functions that a leaf may take more than in a plan that fits, and that the
+# message takes whatever the number of leaves: a second is a few millions.
+MAX_MORE = 200
+MAX_ONCE = 100_000
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tf2flax.Checkpoint:
+    prefix = tmp_path_factory.mktemp("many") / "m"
+    tensors = {name: np.zeros((2, 3), "f4") for name in NAMES}
+    return tf2flax.open_checkpoint(tf2flax.save_checkpoint(prefix, tensors))
+
+
+def count_work(checkpoint: tf2flax.Checkpoint, entries: Any, target: Any) -> int:
+    def plan() -> None:
+        with contextlib.suppress(tf2flax.AssignmentError):
+            tf2flax.plan(checkpoint, entries, target)
+
+    return count_calls(plan)
+
+
+@pytest.mark.parametrize("name", list(FAILING))
+def test_a_map_of_which_all_fails_takes_little_more_than_a_good_one(
+    name: str, many: tf2flax.Checkpoint
+) -> None:
+    kind, entries, target = FAILING[name]
+    with pytest.raises(tf2flax.AssignmentError):
+        tf2flax.plan(many, entries, target)
+    more = count_work(many, entries, target) - count_work(many, *GOOD[kind])
+    assert more < MAX_MORE * len(NAMES) + MAX_ONCE
+
+
+def test_a_shape_in_place_of_a_leaf_is_named(tmp_path: pathlib.Path) -> None:
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a/w": np.zeros((3, 4), "f4")})
+    for entries in ({"a/w": "w"}, {"a/": "/"}):
+        for target in ({"w": (3, 4)}, {"w": [3, 4]}):
+            with pytest.raises(tf2flax.AssignmentError) as caught:
+                tf2flax.plan(prefix, entries, target)
+            message = str(caught.value)
+            assert "`w` is a tuple or list of numbers" in message
+            assert "`w/0` and `w/1`" in message
+            assert 'jax.ShapeDtypeStruct(shape, "float32")' in message
