@@ -84,6 +84,14 @@ def flipped(where: pathlib.Path) -> Any:
     return tf2flax.open_checkpoint(where / "model.ckpt").read()
 
 
+DENSE = "bert/pooler/dense"
+
+
+def empty_line(where: pathlib.Path) -> object:
+    (where / "words.txt").write_text("the\n\ncat\n")
+    return tf2flax.vocabulary(where / "words.txt", where / "words.txt")
+
+
 def moved(where: pathlib.Path) -> Any:
     (where / "checkpoint").write_text('model_checkpoint_path: "/home/a/model.ckpt"')
     (where / "model.ckpt.index").write_bytes(
@@ -164,6 +172,24 @@ MISTAKES: dict[str, Callable[[pathlib.Path], Any]] = {
         {"dense": {"bias": f32(32), "kernel": f32(32, 32)}, "step": SDS((), "int32")},
     ),
     "rows that are not there": lambda _: tf2flax.src("w").take([3, -1, 0, -1]),
+    "an array in an expression": lambda _: tf2flax.src("w") * np.ones(3),
+    "an operation after what is kept": lambda _: tf2flax.src("w")
+    .pad(((0, 9), (0, 0)), fill="keep")
+    .transpose(),
+    "a float for integers": lambda _: tf2flax.plan(
+        BERT, {tf2flax.src("global_step") * 0.5: "x"}, {"x": np.zeros((), "i4")}
+    ),
+    "tensors that are not broadcast": lambda _: tf2flax.plan(
+        BERT,
+        {tf2flax.src(f"{DENSE}/kernel") + tf2flax.src(f"{DENSE}/bias"): "x"},
+        {"x": np.zeros((32, 32), "f4")},
+    ),
+    "none of first_of": lambda _: tf2flax.plan(
+        BERT,
+        {tf2flax.first_of(f"{DENSE}/kernal", f"ema/{DENSE}/kernel"): "x"},
+        {"x": np.zeros((32, 32), "f4")},
+    ),
+    "a vocabulary with an empty line": empty_line,
     "wrong path": lambda _: tf2flax.open_checkpoint(f"{BERT}-1000"),
     "wrong directory": lambda _: tf2flax.open_checkpoint(HERE / "no" / "model.ckpt"),
     "a directory without checkpoint": lambda where: tf2flax.open_checkpoint(where),

@@ -64,7 +64,7 @@ def abstract_growth_error(names: Sequence[str]) -> AssignmentError:
     """Says which leaves have no elements that they could keep, and what to do."""
     return AssignmentError(
         f'fill="keep" keeps elements of these leaves ({len(names)}), which are '
-        f"jax.ShapeDtypeStruct and have none: {list_names(names, _MAX_NAMED)}. "
+        f"jax.ShapeDtypeStruct and have none: {list_collapsed(names, _MAX_NAMED)}. "
         "Initialise them with tf2flax.warm_start, or give arrays in the target."
     )
 

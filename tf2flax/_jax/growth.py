@@ -31,10 +31,28 @@ from tf2flax._base.manifest import Manifest
 
 from .isolation import explicit_transfers, isolated, put_shards
 from .meshes import with_auto_axes
+from .restore import Job
 
 # For some axes of a leaf, True where the checkpoint has elements: an element is loaded
 # where all of them are True.
 Loaded = Mapping[int, np.ndarray]
+
+
+def with_own_elements(
+    job: Job, arrays: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Puts what grown leaves of a target keep into what was loaded.
+
+    Args:
+        job: The job that loaded it.
+        arrays: What was loaded, by leaf; perhaps of some leaves alone.
+
+    Returns:
+        The same leaves.
+    """
+    grown = [assignment for assignment in job.grown if assignment.leaf in arrays]
+    kept = {slot.leaf.name: slot.value for slot in job.target.slots} if grown else {}
+    return {**arrays, **merge_grown(grown, arrays, kept, job.manifest)}
 
 
 def merge_grown(

@@ -22,7 +22,7 @@ from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
 
 from .empty_targets import check_init_function
-from .growth import merge_grown
+from .growth import merge_grown, with_own_elements
 from .lending import held
 from .meshes import Device, devices_of
 from .options import (
@@ -107,7 +107,7 @@ def init_from_checkpoint(
         return job
 
     job, arrays = run_job(make, lambda: expected_shardings(parts.slots, checked))
-    return parts.rebuild(job.with_own_elements(arrays))
+    return parts.rebuild(with_own_elements(job, arrays) if job.grown else arrays)
 
 
 @takes_options
@@ -229,4 +229,4 @@ def _run(
             [a for a in job.grown if a.leaf in grown], loaded, kept, job.manifest
         )
         arrays |= {i: merged[name] for i, name in leaves.items() if name in grown}
-    return arrays, dict(job.with_own_elements(others))
+    return arrays, with_own_elements(job, others) if others else others

@@ -27,6 +27,7 @@ from tf2flax._base.text import counted
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.state import PathLike
 
+from .growth import with_own_elements
 from .meshes import show_sharding
 from .options import (
     AssignmentMap,
@@ -234,7 +235,8 @@ class Plan:
         )
         job = self._job
         _, arrays = run_job(lambda: job, job.shardings.values, progress)
-        return job.target.rebuild(job.with_own_elements(arrays))
+        arrays = with_own_elements(job, arrays) if job.grown else arrays
+        return job.target.rebuild(arrays)
 
     def inverse(self) -> InversePlan:
         """Turns the plan round: what each tensor is, in terms of leaves.

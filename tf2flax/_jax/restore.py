@@ -49,7 +49,6 @@ from .abstract_leaves import (
 from .agreement import all_or_none
 from .costs import count_costs
 from .empty_targets import empty_target_error
-from .growth import merge_grown
 from .half_loaded import without_statistics
 from .meshes import is_abstract, participants
 from .options import AssignmentMap, CheckedOptions, Strategy
@@ -97,16 +96,6 @@ class Job:
             if not isinstance(assignment.expression, Source)
             and assignment.expression.keeps_leaf
         )
-
-    def with_own_elements(
-        self, arrays: Mapping[str, jax.Array]
-    ) -> Mapping[str, jax.Array]:
-        """Puts what grown leaves of the target keep into what was loaded."""
-        grown = [a for a in self.grown if a.leaf in arrays]
-        if not grown:
-            return arrays
-        kept = {slot.leaf.name: slot.value for slot in self.target.slots}
-        return {**arrays, **merge_grown(grown, arrays, kept, self.manifest)}
 
     @functools.cached_property
     def read_shardings(self) -> Mapping[str, ReadSharding]:
