@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._assignment.language.aliases import FLAX_ALIASES
 from ._assignment.language.expressions import Expression
-from ._assignment.language.making import concat, src, stack
+from ._assignment.language.making import concat, first_of, src, stack
+from ._assignment.language.rows import Rows
 from ._assignment.plans.inverse import InverseAssignment, InversePlan
 from ._assignment.plans.plan import PlacementReport, Replicated
 from ._assignment.resolution.assignments import Assignment, Gap
@@ -42,6 +43,7 @@ from ._checkpoint.verifying import Damage, VerificationReport
 from ._checkpoint.watching import checkpoints_iterator
 from ._writing.map_files import load_map, save_map
 from ._writing.save import save_checkpoint
+from ._writing.vocabularies import vocabulary
 
 if TYPE_CHECKING:
     from ._export.convert import ConversionReport, convert
@@ -71,11 +73,14 @@ __all__ = [
     # Maps
     "Expression",
     "FLAX_ALIASES",
+    "Rows",
     "concat",
+    "first_of",
     "load_map",
     "save_map",
     "src",
     "stack",
+    "vocabulary",
     # Planning and restoring
     "Assignment",
     "Gap",

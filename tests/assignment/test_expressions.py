@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tf2flax
-from tf2flax import Expression, concat, src, stack
-from tf2flax._assignment.language.syntax import parse_expression
+from tf2flax import Expression, concat, first_of, src, stack
+from tf2flax._assignment.language import making
+from tf2flax._assignment.language.syntax import is_expression, parse_expression
 from tf2flax._assignment.layouts.filling import fill_array, views_in_box
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import StridedView, is_exact, needed_elements
@@ -71,6 +72,36 @@ PRINTED: dict[str, tuple[Expression, str]] = {
     "take": (A.take([3, 1]), 'src("a").take([3, 1])'),
     "take in steps": (A.take(np.arange(0, 9, 3)), 'src("a").take([0, 3, 6])'),
     "take in many steps": (A.take(range(8, 0, -2)), 'src("a").take(range(8, 1, -2))'),
+    "take along an axis": (
+        A.take([3, -1], axis=-1, fill=0),
+        'src("a").take([3, -1], axis=-1, fill=0)',
+    ),
+    "rows that fall below 0": (
+        A.take([2, 1, 0, -1], fill="keep"),
+        'src("a").take([2, 1, 0, -1], fill="keep")',
+    ),
+    "pad": (
+        A.pad([[0, 9], (1, 0)], fill=-0.5),
+        'src("a").pad(((0, 9), (1, 0)), fill=-0.5)',
+    ),
+    "pad of a scalar": (A.pad(()), 'src("a").pad((), fill=0)'),
+    "a sum": (A + src("b") - A, 'src("a") + src("b") - src("a")'),
+    "a sum on the right": (A - (src("b") - A), 'src("a") - (src("b") - src("a"))'),
+    "a product of sums": (
+        (A + 1) * (2.0 - A),
+        '(src("a") + 1) * (2.0 - src("a"))',
+    ),
+    "numbers": (-2.0 * A + 1e-9 - -3, '-2.0 * src("a") + 1e-09 - -3'),
+    "a complex number": (A * (1 + 2j), 'src("a") * (1+2j)'),
+    "a number of NumPy": (np.float64(2) * A, '2.0 * src("a")'),
+    "signs": (-(-A) * -A, '--src("a") * -src("a")'),  # noqa: B002
+    "a sign before a method": (-A.T, '-src("a").transpose()'),
+    "a method after a sign": ((-A)[0], '(-src("a"))[0]'),
+    "sums in a join": (concat(A + 1, "b"), 'concat(src("a") + 1, "b", axis=0)'),
+    "first of": (
+        first_of("w/ExponentialMovingAverage", A.T) + 1,
+        'first_of("w/ExponentialMovingAverage", src("a").transpose()) + 1',
+    ),
     "cast": (A.cast("bfloat16"), 'src("a").cast("bfloat16")'),
     "cast twice the same": (A.cast("f4").cast("float32"), 'src("a").cast("float32")'),
     "concat": (concat("q", src("k"), axis=1), 'concat("q", "k", axis=1)'),
@@ -90,9 +121,19 @@ def test_printed_as_written(name: str) -> None:
     expression, text = PRINTED[name]
     assert repr(expression) == str(expression) == text
     assert parse_expression(text) == expression
-    assert eval(text, {"src": src, "concat": concat, "stack": stack}) == expression
+    assert eval(text, vars(making)) == expression
     assert pickle.loads(pickle.dumps(expression)) == expression
     assert len({expression, parse_expression(text)}) == 1
+    assert is_expression(text)
+
+
+def test_numbers_of_other_types_are_other_expressions() -> None:
+    assert len({A * 2, A * 2.0, A * (2 + 0j), A * -0.0, A * 0.0, 2 * A}) == 6
+
+
+@pytest.mark.parametrize("name", ["-weights", "2d/conv", "(src)", "src/w", "1 + x"])
+def test_names_of_tensors_that_are_no_expressions(name: str) -> None:
+    assert not is_expression(name)
 
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {

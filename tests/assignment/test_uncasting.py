@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import concat, src, stack
+from tf2flax._assignment.layouts.comparing import equal_elements
 from tf2flax._assignment.layouts.uncasting import (
     LeafValue,
-    equal_elements,
     is_one_to_one,
     settle_values,
     uncast_value,

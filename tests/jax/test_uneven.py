@@ -128,9 +128,11 @@ def test_every_dimension_that_is_uneven_is_named(tmp_path: pathlib.Path) -> None
     assert str(caught.value) == (
         "Leaf `x`: shape [6, 9] does not fit P('a', 'b'): dimension 0, of 6, is not a "
         "multiple of mesh axis `a` of size 4; dimension 1, of 9, is not a multiple "
-        f"of mesh axis `b` of size 2. {end}\n"
+        "of mesh axis `b` of size 2. A leaf of shape [8, 10] fits, with the key "
+        f'`src("x").pad(((0, 2), (0, 1)), fill="keep")`. {end}\n'
         "Leaf `y`: shape [8, 9] does not fit P('a', 'b'): dimension 1, of 9, is not a "
-        f"multiple of mesh axis `b` of size 2. {end}"
+        "multiple of mesh axis `b` of size 2. A leaf of shape [8, 10] fits, with the "
+        f'key `src("y").pad(((0, 0), (0, 1)), fill="keep")`. {end}'
     )
     got = restored(prefix, target, mesh=mesh_of({"a": 2, "b": 1}), **options)
     assert got["x"].sharding.spec == P("a", "b")

@@ -24,6 +24,7 @@ NAMES = {
     "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
+    "Rows", "first_of", "vocabulary",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -50,6 +51,10 @@ SIGNATURES = {
     "src": "name",
     "concat": "sources, *, axis=0, over=None",
     "stack": "sources, *, axis=0, over=None",
+    "first_of": "sources",
+    "vocabulary": (
+        "old, new, *, axis=0, old_size=None, new_size=None, num_oov_buckets=0"
+    ),
     "load_map": "path, parameters",
     "save_map": "path, assignment_map, *, overwrite=False",
     "checkpoints_iterator": (

@@ -84,6 +84,20 @@ WHOLE_LEAVES: dict[str, tuple[Expression, Value, float]] = {
     "one head": (
         src("q").rearrange("d (h k) -> h d k", h=2)[1], lambda a: a["q"][:, 4096:], 0.5,
     ),
+    "a sum of rows": (
+        src("q")[:6] + src("k")[6:12], lambda a: a["q"][:6] + a["k"][6:12], 0.5,
+    ),
+    "rows and a number": (
+        (2.0 * src("q") - 1.0)[6:12], lambda a: 2 * a["q"][6:12] - 1, 0.25,
+    ),
+    "padded rows": (
+        src("q")[:6].pad(((2, 1), (0, 0)), fill=0.5),
+        lambda a: np.pad(a["q"][:6], ((2, 1), (0, 0)), constant_values=0.5), 0.25,
+    ),
+    "filled rows": (
+        src("q").take([20, -1, 7], fill=3.0),
+        lambda a: np.stack([a["q"][20], a["q"][0] * 0 + 3, a["q"][7]]), 2 / 24,
+    ),
     "all, twice": (stack("q", "q"), lambda a: np.stack([a["q"]] * 2), 1),
 }  # fmt: skip
 
@@ -138,6 +152,16 @@ SHARDS: dict[str, tuple[Expression, tuple[slice, ...], bool]] = {
         (slice(0, 18), slice(0, COLUMNS)),
         True,
     ),
+    "a sum": (
+        -(src("q") + src("k")).transpose() * 0.5,
+        (slice(0, COLUMNS), slice(12, 18)),
+        True,
+    ),
+    "a pad and a little more": (
+        src("q").pad(((6, 0), (0, 0)), fill=1.0) + 1.0,
+        (slice(0, 9), slice(0, COLUMNS)),
+        True,
+    ),
     "what mixes axes": (
         src("q").transpose().reshape(ROWS * 2, COLUMNS // 2),
         (slice(0, 6), slice(0, COLUMNS // 2)),
@@ -182,8 +206,11 @@ def test_a_shard_reads_its_own_bytes(
         advance=lambda _nbytes, _name: None,
     )
     assert np.array_equal(found[0], whole[index])
-    assert reading.needed_nbytes == box.size * 4 or not is_exact
-    assert (nbytes_read() == box.size * 4) == is_exact
+    # A sum needs two elements for each, a pad none.
+    size = {"a sum": 2 * box.size, "a pad and a little more": box.size // 3}
+    needed = size.get(name, box.size) * 4
+    assert reading.needed_nbytes == needed or not is_exact
+    assert (nbytes_read() == needed) == is_exact
 
 
 def _target(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ def cases(
     *,
     steps: int = 6,
     is_bijective: bool = False,
+    is_arithmetic: bool = False,
 ) -> Case:
     """An expression of a few steps; bijective ones lose and repeat no element."""
     name = draw(st.sampled_from(sorted(arrays)))
@@ -74,8 +76,14 @@ def cases(
         verbs = ["transpose", "reverse", "reshape", "merge", "rearrange", "join"]
         if not is_bijective:
             verbs += ["index", "take", "cast", "repeat"]
+        if is_arithmetic:
+            verbs += ["number", "negate", "combine", "pad", "fill"]
         verb = draw(st.sampled_from(verbs))
-        if verb == "join":
+        if verb in ("number", "negate", "combine"):
+            case = draw(_computed(case, verb, arrays))
+        elif verb in ("pad", "fill"):
+            case = draw(_filled(case, verb))
+        elif verb == "join":
             case = draw(_joined(case, arrays, unused))
         elif verb == "repeat":
             case = draw(_repeated(case))
@@ -186,3 +194,51 @@ def _pair(draw: st.DrawFn, first: Case, second: Case) -> Case:
     axis = draw(st.integers(-ndim - 1, ndim))
     joined = tf2flax.stack(first.expression, second.expression, axis=axis)
     return Case(joined, np.stack(values, axis))
+
+
+@st.composite
+def _computed(
+    draw: st.DrawFn, case: Case, verb: str, arrays: Mapping[str, np.ndarray]
+) -> Case:
+    """Together with a number or with another tensor; values stay small."""
+    e, a = case.expression, case.value
+    if verb == "negate":
+        return Case(-e, -a)
+    sign = draw(st.sampled_from(["+", "-", "*"]))
+    function: Any = {"+": operator.add, "-": operator.sub, "*": operator.mul}[sign]
+    if verb == "number":
+        number: Any = draw(st.integers(-3, 3))
+        if a.dtype.kind == "f" and draw(st.booleans()):
+            number = number + 0.1
+        with np.errstate(all="ignore"):
+            if draw(st.booleans()):
+                return Case(function(e, number), function(a, a.dtype.type(number)))
+            return Case(function(number, e), function(a.dtype.type(number), a))
+    name = draw(st.sampled_from(sorted(arrays)))
+    if arrays[name].size != a.size or sign == "*":
+        return Case(e - e, a - a)
+    other = tf2flax.src(name).reshape(a.shape).cast(a.dtype)
+    return Case(
+        function(e, other), function(a, arrays[name].reshape(a.shape).astype(a.dtype))
+    )
+
+
+@st.composite
+def _filled(draw: st.DrawFn, case: Case, verb: str) -> Case:
+    """With elements that the tensor does not have."""
+    e, a = case.expression, case.value
+    number = draw(st.integers(-3, 3))
+    if verb == "pad" and a.ndim <= 4:
+        pair = st.tuples(st.integers(0, 2), st.integers(0, 2))
+        widths = tuple(draw(pair) for _ in a.shape)
+        value = np.pad(a, widths, constant_values=number) if a.ndim else a
+        return Case(e.pad(widths, fill=number), value)
+    if verb == "fill" and a.ndim:
+        axis = draw(st.integers(-a.ndim, a.ndim - 1))
+        rows = draw(st.lists(st.integers(-1, a.shape[axis] - 1), max_size=6))
+        # A row more, which -1 means for NumPy.
+        widths = [(0, int(i == axis % a.ndim)) for i in range(a.ndim)]
+        more = np.pad(a, widths, constant_values=number)
+        taken = np.take(more, np.array(rows, int), axis)
+        return Case(e.take(rows, axis=axis, fill=number), taken)
+    return case

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,7 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     expect_every_bit(prefix, mesh)
     expect_the_same_work(prefix, mesh)
     expect_warm_start(prefix, mesh)
+    expect_growth(prefix, mesh, array, read)
     expect_nothing_filled(prefix, mesh)
     expect_no_saving(prefix, mesh)
     if PROCESSES == 2:
@@ -221,6 +223,45 @@ def expect_warm_start(prefix: str, mesh: Mesh) -> None:
     kernel = variables["params"]["kernel"].value
     assert kernel.sharding == NamedSharding(mesh, P("d", "m"))
     expect_equal(kernel, np.ones((16, 512), np.float32))
+
+
+def expect_growth(
+    prefix: str, mesh: Mesh, array: np.ndarray, read: Callable[[], int]
+) -> None:
+    """Leaves keep their own elements, wherever they lie, and read nothing for them."""
+    padded = tf2flax.src("t").pad(((0, 512), (4, 0)), fill="keep")
+    rows = [*range(0, 512, 2), *[-1] * 256]
+    taken = tf2flax.src("t").take(rows, fill="keep")
+    before = np.random.default_rng(0).normal(size=(1024, 516)).astype("f4")
+    wanted = before.copy()
+    wanted[:512, 4:] = array
+    for spec, other in ((P("d"), P("d")), (P(None, "m"), P("m")), (P(), P("d", "m"))):
+        sharding = NamedSharding(mesh, spec)
+        for place in (sharding, NamedSharding(mesh, other), None):
+            leaf: Any = before
+            if place is not None:
+                leaf = jax.make_array_from_callback(
+                    before.shape, place, lambda index: before[index]
+                )
+            for strategy in ("local", "read-once"):
+                read()
+                got = tf2flax.init_from_checkpoint(
+                    prefix, {padded: "x"}, {"x": leaf},
+                    sharding={"x": sharding}, strategy=strategy,
+                )["x"]  # fmt: skip
+                assert read() <= array.nbytes
+                assert got.sharding == sharding
+                expect_equal(got, wanted)
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        return {"x": jax.random.normal(key, (512, 512)), "y": jnp.ones(8)}
+
+    places = {"x": NamedSharding(mesh, P(None, "m")), "y": NamedSharding(mesh, P("d"))}
+    warm = tf2flax.warm_start(init, prefix, {taken: "x"}, sharding=places)
+    fresh = np.asarray(jax.jit(init)(jax.random.key(1))["x"])
+    got = warm(jax.random.key(1))["x"]
+    assert got.sharding == places["x"]
+    expect_equal(got, np.concatenate([array[::2], fresh[256:]]))
 
 
 def expect_nothing_filled(prefix: str, mesh: Mesh) -> None:

@@ -116,3 +116,16 @@ def tell(error: tf2flax.TensorNotFoundError) -> None:
     as_key: KeyError = error
     as_value: ValueError = error
     _ = as_key, as_value, tf2flax.AssignmentError("said")
+
+
+def grow(path: pathlib.Path) -> None:
+    rows = tf2flax.vocabulary(path, "new.txt", num_oov_buckets=2)
+    assert_type(rows, tf2flax.Rows)
+    assert_type(rows.numbers, tuple[int, ...])
+    table = tf2flax.src("table")
+    assert_type(table.take(rows, fill="keep"), tf2flax.Expression)
+    assert_type(table.take([1, -1], axis=1, fill=0.5), tf2flax.Expression)
+    assert_type(table.pad(((0, 9), (0, 0)), fill=0.0), tf2flax.Expression)
+    assert_type(2.0 * table + table - 1, tf2flax.Expression)
+    assert_type(-table * np.float32(2), tf2flax.Expression)
+    assert_type(tf2flax.first_of("a", table), tf2flax.Expression)

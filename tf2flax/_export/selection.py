@@ -24,6 +24,7 @@ from tf2flax._assignment.language.captures import (
 )
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import (
+    Expression,
     Source,
     sources_of,
 )
@@ -204,6 +205,7 @@ def _find_layouts(
         if gap.expression is None or gap.parts:
             continue
         try:
+            _refuse_keeping(gap.expression)
             layout = lower(gap.expression, manifest.spec)
         except AssignmentError as error:
             problems.append(f"Entry {gap.entry.number} {gap.entry}: {error}")
@@ -236,6 +238,15 @@ def _as_it_is(name: str, spec: TensorSpec, entry: MapEntry) -> ExportedTensor:
         entry=entry,
     )
     return ExportedTensor(name, spec.shape, dtype, assignment)
+
+
+def _refuse_keeping(expression: Expression) -> None:
+    """Refuses expressions that keep elements of a leaf: there is none."""
+    if expression.keeps_leaf:
+        raise AssignmentError(
+            'fill="keep" keeps elements of a leaf, and a conversion has no leaves. '
+            "Give fill= a number."
+        )
 
 
 def _refuse_unused(resolution: Resolution, manifest: Manifest) -> None:

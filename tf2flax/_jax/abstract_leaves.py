@@ -60,6 +60,15 @@ def abstract_leaves_error(
     return AssignmentError(message)
 
 
+def abstract_growth_error(names: Sequence[str]) -> AssignmentError:
+    """Says which leaves have no elements that they could keep, and what to do."""
+    return AssignmentError(
+        f'fill="keep" keeps elements of these leaves ({len(names)}), which are '
+        f"jax.ShapeDtypeStruct and have none: {list_collapsed(names, _MAX_NAMED)}. "
+        "Initialise them with tf2flax.warm_start, or give arrays in the target."
+    )
+
+
 def refuse_rng_states(entries: Sequence[MapEntry], rng_states: Collection[str]) -> None:
     """Refuses entries that name a state of random numbers.
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from tf2flax._assignment.layouts.uncasting import equal_elements
+from tf2flax._assignment.layouts.comparing import equal_elements
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.errors import CheckpointError

@@ -22,6 +22,7 @@ from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
 
 from .empty_targets import check_init_function
+from .growth import merge_grown
 from .lending import held
 from .meshes import Device, devices_of
 from .options import (
@@ -105,8 +106,8 @@ def init_from_checkpoint(
         check_filled(job)
         return job
 
-    _, arrays = run_job(make, lambda: expected_shardings(parts.slots, checked))
-    return parts.rebuild(arrays)
+    job, arrays = run_job(make, lambda: expected_shardings(parts.slots, checked))
+    return parts.rebuild(job.with_own_elements(arrays))
 
 
 @takes_options
@@ -204,11 +205,13 @@ def _run(
     leaves = {i: name for name, i in names.items() if i is not None}
     arrays: dict[int, jax.Array] = {}
     others: dict[str, jax.Array] = {}
+    # Grown leaves are initialised as well: they keep some elements of that.
+    grown = {a.leaf for a in job.grown if names[a.leaf] is not None}
     for name, array in loaded.items():
         number = names[name]
         if number is None:
             others[name] = array
-        else:
+        elif name not in grown:
             arrays[number] = array
     # One computation for each order of devices; XLA drops what its outputs do not need.
     wanted: dict[tuple[Device, ...] | None, dict[int, Sharding | None]] = {}
@@ -220,4 +223,10 @@ def _run(
     for devices, shardings in wanted.items():
         places = None if devices is None else list(shardings.values())
         arrays |= traced.compute(list(shardings), places)
-    return arrays, others
+    if grown:
+        kept = {name: arrays[i] for i, name in leaves.items() if name in grown}
+        merged = merge_grown(
+            [a for a in job.grown if a.leaf in grown], loaded, kept, job.manifest
+        )
+        arrays |= {i: merged[name] for i, name in leaves.items() if name in grown}
+    return arrays, dict(job.with_own_elements(others))

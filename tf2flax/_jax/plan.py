@@ -234,7 +234,7 @@ class Plan:
         )
         job = self._job
         _, arrays = run_job(lambda: job, job.shardings.values, progress)
-        return job.target.rebuild(arrays)
+        return job.target.rebuild(job.with_own_elements(arrays))
 
     def inverse(self) -> InversePlan:
         """Turns the plan round: what each tensor is, in terms of leaves.

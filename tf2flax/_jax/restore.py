@@ -17,10 +17,12 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.plans.leftovers import describe_leftovers, find_leftovers
 from tf2flax._assignment.plans.misplaced import describe_misplaced
 from tf2flax._assignment.plans.plan import RestorePlan, make_plan
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._assignment.resolution.half_norms import describe_half_norms
 from tf2flax._assignment.resolution.matching import resolve_map
 from tf2flax._assignment.resolution.ties import find_ties
@@ -39,10 +41,15 @@ from tf2flax._restoring.reads import ReadPlan
 from tf2flax._restoring.run_reads import run_reads
 from tf2flax._restoring.tied import describe_ties, warn_of_ties
 
-from .abstract_leaves import abstract_leaves_error, refuse_rng_states
+from .abstract_leaves import (
+    abstract_growth_error,
+    abstract_leaves_error,
+    refuse_rng_states,
+)
 from .agreement import all_or_none
 from .costs import count_costs
 from .empty_targets import empty_target_error
+from .growth import merge_grown
 from .half_loaded import without_statistics
 from .meshes import is_abstract, participants
 from .options import AssignmentMap, CheckedOptions, Strategy
@@ -79,6 +86,27 @@ class Job:
     def is_abstract(self) -> bool:
         """True if it is over devices that do not exist here."""
         return any(map(is_abstract, self.shardings.values()))
+
+    @functools.cached_property
+    def grown(self) -> tuple[Assignment, ...]:
+        """The loaded leaves that keep some of their own elements."""
+        return tuple(
+            assignment
+            for assignment in self.plan.assignments
+            # Most leaves are a tensor as it is, which keeps nothing.
+            if not isinstance(assignment.expression, Source)
+            and assignment.expression.keeps_leaf
+        )
+
+    def with_own_elements(
+        self, arrays: Mapping[str, jax.Array]
+    ) -> Mapping[str, jax.Array]:
+        """Puts what grown leaves of the target keep into what was loaded."""
+        grown = [a for a in self.grown if a.leaf in arrays]
+        if not grown:
+            return arrays
+        kept = {slot.leaf.name: slot.value for slot in self.target.slots}
+        return {**arrays, **merge_grown(grown, arrays, kept, self.manifest)}
 
     @functools.cached_property
     def read_shardings(self) -> Mapping[str, ReadSharding]:
@@ -234,6 +262,14 @@ def check_kept(job: Job) -> None:
         if slot.is_abstract and slot.leaf.name in kept
     ]
     target = job.target
+    grown = {assignment.leaf for assignment in job.grown}
+    shapes = [
+        slot.leaf.name
+        for slot in (target.slots if grown else ())
+        if slot.is_abstract and slot.leaf.name in grown
+    ]
+    if shapes:
+        raise abstract_growth_error(shapes)
     if abstract or target.abstract_states or any(target.rng_states.values()):
         raise abstract_leaves_error(abstract, target, job.plan.resolution)
 

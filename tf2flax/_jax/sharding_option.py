@@ -17,7 +17,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec, Sharding
 
-from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
+from tf2flax._assignment.layouts.nodes import (
+    CombinedLayout,
+    ConstantLayout,
+    JoinedLayout,
+    Layout,
+    StepsLayout,
+    StridedView,
+)
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
@@ -213,8 +220,20 @@ def _cut_axis(tensor: StoredTensor) -> int | None:
 
 def _partitioned_axis(layout: Layout, cut_axes: Mapping[str, int | None]) -> int | None:
     """The axis of a layout that runs along the partitioned axis of its tensors."""
+    if isinstance(layout, StepsLayout):
+        return _partitioned_axis(layout.operand, cut_axes)
+    operands: list[Layout] | None = None
     if isinstance(layout, JoinedLayout):
-        axes = {_partitioned_axis(operand, cut_axes) for _, operand in layout.operands}
+        operands = [operand for _, operand in layout.operands]
+    elif isinstance(layout, CombinedLayout):
+        operands = [layout.left, layout.right]
+    if operands is not None:
+        # What is filled has no partitions, and lies beside what has.
+        axes = {
+            _partitioned_axis(operand, cut_axes)
+            for operand in operands
+            if not isinstance(operand, ConstantLayout)
+        }
         return axes.pop() if len(axes) == 1 else None
     if not isinstance(layout, StridedView) or cut_axes[layout.source] is None:
         return None

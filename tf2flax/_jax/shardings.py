@@ -45,7 +45,7 @@ from .sharding_option import (
 )
 from .targets import named_leaves
 from .trees import Partitioning, Slot
-from .uneven import ShardedDimension, describe_way_out
+from .uneven import ShardedDimension, describe_pad, describe_way_out
 
 _NOTHING_TO_REPORT: Final = PlacementReport()
 
@@ -109,11 +109,13 @@ def choose_placement(
             if sharding is not None:
                 shardings[leaf.name] = sharding
     if misfits:
+        expressions = {a.leaf: a.expression for a in assignments if a.box is None}
         # Which mesh would fit is known once all leaves are.
-        problems = [
-            f"Leaf `{name}`: {error}{chooser.way_out(error)}"
-            for name, error in misfits.items()
-        ]
+        problems: list[str] = []
+        for name, error in misfits.items():
+            shape = by_name[name].leaf.shape
+            pad = describe_pad(expressions.get(name), shape, error.uneven)
+            problems.append(f"Leaf `{name}`: {error}{pad}{chooser.way_out(error)}")
         raise AssignmentError(summarise(problems))
     return Placement(shardings, chooser.report(leaves))
 
@@ -183,6 +185,8 @@ class _MisfitError(Exception):
 
     # The mesh that does not divide the leaf, where that is what does not fit.
     mesh: Mesh | AbstractMesh | None = None
+    # The dimensions that it does not divide.
+    uneven: Sequence[ShardedDimension] = ()
 
 
 class _Chooser:
@@ -337,6 +341,7 @@ def _uneven_error(
         f"shape {list(shape)} does not fit {show_spec(sharding.spec)}: {facts}."
     )
     error.mesh = sharding.mesh
+    error.uneven = uneven
     return error
 
 

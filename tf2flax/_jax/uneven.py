@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jax.sharding import AbstractMesh, Mesh
 
+from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.writing import write_expression
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardedDimension:
@@ -43,6 +46,30 @@ class ShardedDimension:
             f"dimension {self.number}, of {self.size}, is not a multiple of {axes} "
             f"{names} of size {self.count}"
         )
+
+
+def describe_pad(
+    source: Expression | None,
+    shape: tuple[int, ...],
+    uneven: Sequence[ShardedDimension],
+) -> str:
+    """Says with which pad a larger leaf would fit, where its mesh should stay.
+
+    Args:
+        source: What the leaf is loaded from; None if it is not loaded as a whole.
+        shape: Shape of the leaf.
+        uneven: Its dimensions that the mesh does not divide.
+
+    Returns:
+        A sentence, after a space; "" where there is none.
+    """
+    if source is None or not uneven or source.is_growth:
+        return ""
+    more = {d.number: -d.size % d.count for d in uneven}
+    widths = [(0, more.get(axis, 0)) for axis in range(len(shape))]
+    fitting = [size + after for size, (_, after) in zip(shape, widths, strict=True)]
+    key = write_expression(source.pad(widths, fill="keep"))
+    return f" A leaf of shape {fitting} fits, with the key `{key}`."
 
 
 def describe_way_out(

@@ -8,6 +8,7 @@ reads         the values: `Copy`, `WholeRead`, `PartRead`, `LeafReads`, `ReadPla
 plan_reads    assignments and boxes -> a `ReadPlan`; pure
 portions      leaves that are too large for the host at once
 run_reads     a `ReadPlan` -> the arrays of each group, filled and handed on
+misfits       leaves whose values do not fit
 destinations  parts of leaves that are filled while chunks come in
 tied          tied leaves whose tensors differ
 

@@ -13,7 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tf2flax._assignment.layouts.filling import views_in_box
-from tf2flax._assignment.layouts.nodes import JoinedLayout, Layout, StridedView
+from tf2flax._assignment.layouts.nodes import (
+    ConstantLayout,
+    JoinedLayout,
+    Layout,
+    StridedView,
+)
 from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
@@ -342,11 +347,12 @@ def _mixed_sources(
     mixed: set[str] = set()
     for assignment in assignments:
         for view in assignment.views:
-            if not entry_of(view.source).is_sliced:
+            # Of a view without elements, as beside a constant, nothing is read.
+            if 0 in view.shape or not entry_of(view.source).is_sliced:
                 continue
             # A leaf that is put together holds the tensor as a whole.
             axes = None
-            if 0 not in view.shape and is_streamed(assignment.layout):
+            if is_streamed(assignment.layout):
                 axes = along_axes(
                     view.base.shape, view.offset, view.shape, view.strides
                 )
@@ -378,13 +384,13 @@ def _with_coverage(
 
 
 def is_streamed(layout: Layout) -> bool:
-    """Tells whether a layout is made of views alone.
+    """Tells whether a layout is made of views alone, and of constants.
 
     Then elements go straight into it while their tensors are read.
     """
     if isinstance(layout, JoinedLayout):
         return all(is_streamed(operand) for _, operand in layout.operands)
-    return isinstance(layout, StridedView)
+    return isinstance(layout, StridedView | ConstantLayout)
 
 
 def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
@@ -397,7 +403,7 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
                   +-----+---------+            +-----+---------+
 
     Args:
-        layout: Views and joined views alone.
+        layout: Views, constants and joined ones alone.
         box: The box.
 
     Yields:
@@ -412,6 +418,8 @@ def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
                 in_operand = shared.relative_to(operand_box)
                 for view, inner in views_within(operand, in_operand):
                     yield view, inner.moved(operand_box.starts)
+        return
+    if isinstance(layout, ConstantLayout):  # nothing is read for it
         return
     # A box of a strided view is a strided view.
     bounds = zip(box.starts, box.stops, strict=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf2flax._assignment.layouts.nodes import StridedView
+from tf2flax._assignment.layouts.nodes import StridedView, scratch_itemsize
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
@@ -109,11 +109,15 @@ class LeafReads(NamedTuple):
         boxes_nbytes = 0
         for box in self.boxes:
             boxes_nbytes += box.size * self.assignment.dtype.itemsize
-        if self.is_streamed or self.is_filled_in_place:
+        if self.is_streamed:
             return boxes_nbytes
-        # One merged box at a time.
+        layout = self.assignment.layout
+        # One merged box at a time, with the operands of its arithmetic.
         largest = max((box.size for box in self.merged_boxes), default=0)
-        return boxes_nbytes + largest * self.assignment.layout.dtype.itemsize
+        boxes_nbytes += largest * scratch_itemsize(layout)
+        if self.is_filled_in_place:
+            return boxes_nbytes
+        return boxes_nbytes + largest * layout.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

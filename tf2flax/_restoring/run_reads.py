@@ -5,16 +5,14 @@ Knows no device; threads, files and checksums are `_reading`'s.
 
 from __future__ import annotations
 
-import collections
-import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import fill_array
-from tf2flax._assignment.layouts.nodes import StridedView
-from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._assignment.layouts.filling import constants_within, fill_array
+from tf2flax._assignment.layouts.nodes import Layout, StridedView
+from tf2flax._assignment.layouts.steps import ValueRangeError
 from tf2flax._base.boxes import distance
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import MisfitCounter, Misfits, cast_into, forced_cast
@@ -38,6 +36,7 @@ from tf2flax._reading.targets import SmallRead, UnitReceiver, ViewReceiver
 from tf2flax._reading.units import ReadUnit, ViewRead
 
 from .destinations import LeafDestination, within_piece
+from .misfits import describe_misfits
 from .reads import Copy, LeafReads, PartRead, ReadGroup, ReadPlan, WholeRead
 
 # Arrays by box, of each leaf of a group.
@@ -72,6 +71,7 @@ def run_reads(
         ReadError: The operating system refuses.
     """
     misfits: dict[str, Misfits] = {}
+    refusals: dict[str, str] = {}
 
     def hand_on(groups: Sequence[LeafArrays]) -> Wait:
         leaves: dict[str, dict[Box, np.ndarray]] = {}
@@ -82,8 +82,9 @@ def run_reads(
                 misfits[leaf] = leaf_misfits.joined(before) if before else leaf_misfits
             for leaf, arrays in group.arrays.items():
                 leaves.setdefault(leaf, {}).update(arrays)
+            refusals.update(group.refusals)
         # Once a value does not fit, all that is left to do is to find the others.
-        return wait_for_nothing if misfits else put(leaves)
+        return wait_for_nothing if misfits or refusals else put(leaves)
 
     run_groups(
         (LeafArrays(group, advance, plan.tuning) for group in plan.groups),
@@ -100,23 +101,9 @@ def run_reads(
         max_in_flight_bytes=max_in_flight_bytes,
         tuning=plan.tuning,
     )
-    if misfits:
-        raise AssignmentError(summarise(sorted(_describe_misfits(plan, misfits))))
-
-
-def _describe_misfits(plan: ReadPlan, misfits: Mapping[str, Misfits]) -> Iterator[str]:
-    """Says which leaves have values that do not fit their dtypes."""
-    sizes = collections.Counter[str]()
-    assignments: dict[str, Assignment] = {}
-    # A leaf in portions stands in several groups.
-    for leaf_reads in itertools.chain.from_iterable(g.leaves for g in plan.groups):
-        assignment = leaf_reads.assignment
-        if assignment.leaf in misfits:
-            assignments[assignment.leaf] = assignment
-            sizes[assignment.leaf] += sum(box.size for box in leaf_reads.boxes)
-    for leaf, assignment in assignments.items():
-        what = misfits[leaf].describe(sizes[leaf], assignment.dtype)
-        yield f"Leaf `{leaf}` cannot take tensor `{assignment.source}`: {what}"
+    if misfits or refusals:
+        problems = describe_misfits(plan, misfits, refusals)
+        raise AssignmentError(summarise(sorted(problems)))
 
 
 class LeafArrays:
@@ -128,6 +115,8 @@ class LeafArrays:
         self._advance = advance
         self._tuning = tuning
         self._misfits = MisfitCounter()
+        # Why arithmetic has no result for a leaf: integers that leave their dtype.
+        self.refusals: dict[str, str] = {}
         # By leaf: a portioned leaf has one group for each portion.
         self._boxes: dict[str, list[LeafBox]] = {}
         # Tensors that are kept until leaves are put together from them.
@@ -187,15 +176,18 @@ class LeafArrays:
             assignment = leaf_reads.assignment
             boxes = self._boxes.setdefault(assignment.leaf, [])
             for box in leaf_reads.boxes:
-                boxes.append(
-                    LeafBox(
-                        assignment.leaf,
-                        box,
-                        aligned_empty(box.shape, assignment.dtype),
-                        self._misfits,
-                        is_forced=assignment.is_forced,
-                    )
+                leaf_box = LeafBox(
+                    assignment.leaf,
+                    box,
+                    aligned_empty(box.shape, assignment.dtype),
+                    self._misfits,
+                    is_forced=assignment.is_forced,
                 )
+                boxes.append(leaf_box)
+                # A view alone, as most leaves are, fills all of it.
+                is_view = isinstance(assignment.layout, StridedView)
+                if leaf_reads.is_streamed and not is_view:
+                    _fill_constants(assignment.layout, leaf_box)
         for read in self._group.wholes:
             spec = read.unit.entry.spec
             # Of a tensor in several units, they share one array.
@@ -212,7 +204,10 @@ class LeafArrays:
         """
         for leaf_reads in self._group.leaves:
             if not leaf_reads.is_streamed:
-                self._put_together(leaf_reads)
+                try:
+                    self._put_together(leaf_reads)
+                except ValueRangeError as error:
+                    self.refusals[leaf_reads.assignment.leaf] = str(error)
         # The group may wait until devices have taken others over.
         self._held.clear()
 
@@ -266,6 +261,13 @@ class LeafArrays:
             entry, view.offset, view.shape, view.strides, self._tuning
         )
         self._advance(nbytes, entry.name)
+
+
+def _fill_constants(layout: Layout, leaf_box: LeafBox) -> None:
+    """Fills what no tensor fills while it is read."""
+    for constant, box in constants_within(layout, leaf_box.box):
+        elements = np.broadcast_to(constant.value, box.shape)
+        leaf_box.put(elements, leaf_box.part(box), casts=(), origin=box.starts)
 
 
 class LeafBox:

@@ -8,9 +8,9 @@ import numpy as np
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.expressions import Source, map_sources
+from tf2flax._assignment.layouts.comparing import equal_elements
 from tf2flax._assignment.layouts.filling import fill_array
 from tf2flax._assignment.layouts.nodes import StridedView
-from tf2flax._assignment.layouts.uncasting import equal_elements
 from tf2flax._assignment.resolution.assignments import Assignment, Resolution
 from tf2flax._base.caller import warn_caller
 from tf2flax._base.dtypes import forced_cast

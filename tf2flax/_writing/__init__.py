@@ -12,5 +12,5 @@ fetched and written one by one.
 - `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
   file `checkpoint`.
 - `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`
-  know the text, and no file.
+  know the text, and no file. `vocabularies.py`: `vocabulary`, which reads words.
 """

@@ -24,6 +24,7 @@ from tf2flax._assignment.layouts.scattering import (
     same_bits,
     scatter_value,
 )
+from tf2flax._assignment.layouts.steps import cast_chain, has_numbers
 from tf2flax._assignment.layouts.uncasting import (
     Conflict,
     LeafValue,
@@ -31,16 +32,9 @@ from tf2flax._assignment.layouts.uncasting import (
     settle_values,
     uncast_value,
 )
-from tf2flax._assignment.plans.inverse import (
-    FetchLeaf,
-    InversePlan,
-    join_group,
-    spec_lookup,
-)
-from tf2flax._assignment.resolution.assignments import (
-    Assignment,
-    drop_repeats,
-)
+from tf2flax._assignment.plans.families import FetchLeaf, join_group
+from tf2flax._assignment.plans.inverse import InversePlan, spec_lookup
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
@@ -179,7 +173,7 @@ class TensorWriter:
         value, mask = join_group(group, self._fetch, self._spec_of)
         try:
             contributions = scatter_value(
-                group[0].expression, value, mask, self._spec_of
+                group[0].expression, value, mask, self._spec_of, group[0].dtype
             )
         except AssignmentError as error:
             raise _CannotWriteError(str(error)) from error
@@ -247,7 +241,7 @@ def _leaf_value(
     """The value of a contribution, and the casts by which it was loaded."""
     value = contribution.value
     assert value is not None
-    casts = [stored, *contribution.casts, assignment.dtype]
+    casts = [*contribution.casts, assignment.dtype]
     is_widened = False
     if value.dtype != assignment.dtype:  # the user has cast the leaf since
         # Back to the loaded dtype if that loses nothing; else the cast is one more to
@@ -258,8 +252,9 @@ def _leaf_value(
             casts.append(value.dtype)
             is_widened = True
         else:
-            casts = [stored, value.dtype]
-    chain = drop_repeats(casts)
+            has_steps = has_numbers(contribution.casts)
+            casts = [*(contribution.casts if has_steps else ()), value.dtype]
+    chain = cast_chain(stored, casts)
     return LeafValue(assignment.leaf, value, contribution.mask, chain, is_widened)
 
 
@@ -270,8 +265,10 @@ def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
         f"{conflict.count} of {spec.size}, the first is {conflict.value} at {place} of "
         "the tensor"
     )
-    stored, leaf = leaf_value.casts[0], leaf_value.casts[-1]
-    if len(leaf_value.casts) > 2 and not leaf_value.is_widened:
+    stored, leaf = leaf_value.stored, leaf_value.value.dtype
+    if has_numbers(leaf_value.casts) or (
+        len(leaf_value.casts) > 2 and not leaf_value.is_widened
+    ):
         chain = " -> ".join(map(str, leaf_value.casts))
         return (
             f"loading by {chain} cannot give its values: {where}. Give it values "

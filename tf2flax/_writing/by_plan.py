@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
+from tf2flax._assignment.layouts.uncasting import is_one_to_one
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._base.caller import attribute_of, warn_caller
+from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.errors import AssignmentError, CheckpointError
 from tf2flax._base.text import list_names
 from tf2flax._base.values import TensorSpec
@@ -161,8 +165,18 @@ def _renewed_tensors(
         for name, (expression, shape) in resized.items():
             spec = TensorSpec(shape, leaf.spec.dtype)
             array = functools.partial(whole.evaluate, expression)
+            stored = inverse.manifest.entry(name).spec.dtype
+            # What was loaded through a cast is cast back where nothing can be lost.
+            if renewal.is_grown and is_one_to_one(spec.dtype.numpy, stored.numpy):
+                spec = TensorSpec(shape, stored)
+                array = functools.partial(_cast_back, array, stored.numpy)
             tensors[name] = whole_tensor(name, spec, array)
     return tensors
+
+
+def _cast_back(read: Callable[[], np.ndarray], dtype: np.dtype) -> np.ndarray:
+    array = read()
+    return array if array.dtype == dtype else forced_cast(array, dtype)
 
 
 def _watch_copies(
@@ -179,4 +193,6 @@ def _watch_copies(
         with contextlib.suppress(CheckpointError):
             copies = manifest.unwritten_copies({*written, *renewed})
     averages = inverse.stored.averages
-    return StaleCopies(manifest, written, copied, renewed, copies, averages)
+    return StaleCopies(
+        manifest, written, copied, renewed, copies, averages, inverse.alternatives()
+    )

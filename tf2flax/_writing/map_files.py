@@ -21,6 +21,7 @@ from tf2flax._storage.writing import write_atomically
 from .loaded_maps import MapPairs, MapTable
 from .map_formatting import check_map_to_write, format_json, format_toml
 from .map_parsing import parse_map_text
+from .vocabularies import folder_of
 
 # A map of a million entries would have some 100 MB; no map has (bytes).
 _MAX_NBYTES: Final = 64 << 20
@@ -104,7 +105,7 @@ def save_map(
         raise AssignmentError("Expected the path first, then the map.")
     name = _name_of(path)
     format_map = format_json if _is_json(name) else format_toml
-    contents = check_map_to_write(assignment_map)
+    contents = check_map_to_write(assignment_map, folder_of(name))
     exists = os.path.exists(name)
     if exists and not overwrite:
         raise ExistsError(

@@ -20,6 +20,7 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 
 from .map_parsing import COMMENT_KEY, STRING, TABLE_KEY, find_strings
+from .vocabularies import move_vocabularies
 
 # A pair of strings, as `json.dumps` writes it: on four lines.
 _PAIR: Final = re.compile(r'\[\s+("(?:[^"\\]|\\.)*"),\s+("(?:[^"\\]|\\.)*")\s+\]')
@@ -52,9 +53,13 @@ class MapText:
 
 
 def check_map_to_write(
-    assignment_map: Mapping[Any, str] | Sequence[tuple[Any, str]],
+    assignment_map: Mapping[Any, str] | Sequence[tuple[Any, str]], folder: str
 ) -> MapText:
     """Turns keys and values into text.
+
+    Args:
+        assignment_map: The map.
+        folder: The folder of its file, from which paths of vocabularies count.
 
     Raises:
         AssignmentError: A file cannot hold an entry, or it is malformed; all are named.
@@ -76,7 +81,7 @@ def check_map_to_write(
     problems: list[str] = []
     for number, pair in enumerate(pairs, start=1):
         try:
-            entry = _check_pair(pair)
+            entry = _check_pair(pair, folder)
         except AssignmentError as error:
             problems.append(f"Entry {number}: {error}")
         else:
@@ -88,7 +93,7 @@ def check_map_to_write(
     return MapText(entries, optional, facts.options, is_table)
 
 
-def _check_pair(pair: Any) -> tuple[str, str]:
+def _check_pair(pair: Any, folder: str) -> tuple[str, str]:
     if not isinstance(pair, (tuple, list)) or len(cast("Sequence[Any]", pair)) != 2:
         raise AssignmentError(
             "expected a pair of a key and a name, got "
@@ -110,7 +115,9 @@ def _check_pair(pair: Any) -> tuple[str, str]:
             "it as tf2flax.src(name)."
         )
     check_entry(key, target)
-    return (key if isinstance(key, str) else repr(key)), target
+    if isinstance(key, Expression):
+        key = repr(move_vocabularies(key, folder))
+    return key, target
 
 
 def format_toml(contents: MapText, old_text: str) -> str:

@@ -36,6 +36,7 @@ from .map_options import (
     override,
 )
 from .toml_errors import TABLE_KEY, describe_toml_error
+from .vocabularies import folder_of, read_vocabularies
 
 # JSON has no comments; this key may hold one.
 COMMENT_KEY: Final = "comment"
@@ -126,9 +127,12 @@ class _Reader:
         places = self._places(section, [key for key, _ in pairs])
         for (key_text, target), place in zip(pairs, places, strict=True):
             try:
-                entry = _parse_entry(
+                key, target = _parse_entry(
                     key_text, target, parameters, is_json=self._is_json
                 )
+                if not isinstance(key, str):
+                    key = read_vocabularies(key, folder_of(self._name))
+                entry = key, target
             except AssignmentError as error:
                 self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
                 continue

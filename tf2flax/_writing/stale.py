@@ -14,6 +14,7 @@ import numpy as np
 from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
+from tf2flax._base.text import counted
 from tf2flax._base.values import Box
 from tf2flax._formats.wire.coding import crc32c, mask
 from tf2flax._reading.whole import read_entry
@@ -38,6 +39,7 @@ class StaleCopies:
         renewed: Collection[str] = (),
         copies: Mapping[str, Sequence[str]] | None = None,
         averages: Mapping[str, str] | None = None,
+        alternatives: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Sorts tensors by the variables that they belong to.
 
@@ -48,7 +50,14 @@ class StaleCopies:
             renewed: Those of the written ones that get another shape or dtype.
             copies: Written tensors -> copied ones that may hold the same variable.
             averages: Averages that only a view knows -> their variables.
+            alternatives: Written tensors -> those that `first_of` did not choose.
         """
+        copied = tuple(copied)
+        self._alternatives = {
+            name: others
+            for name, names in (alternatives or {}).items()
+            if (others := [candidate for candidate in names if candidate in copied])
+        }
         self._manifest = manifest
         self._copies = copies or {}
         roles = manifest.roles()
@@ -58,6 +67,8 @@ class StaleCopies:
             for name in (*written, *renewed)
             if roles.of(name).kind in ("variable", "average")
         }
+        # Where a slot is loaded by `first_of`, it makes the other ones stale.
+        self._sources.update(self._alternatives)
         self._changed: set[str] = self._sources & set(renewed)
         # By what is written: copies that belong to it, and the variable that it is a
         # moving average of.
@@ -97,7 +108,7 @@ class StaleCopies:
         """
         if name not in self._sources:
             return read
-        dependents = (self._members, self._variables, self._copies)
+        dependents = (self._members, self._variables, self._copies, self._alternatives)
         has_members = any(name in members for members in dependents)
         if not self._steps and not has_members:
             return read
@@ -148,6 +159,12 @@ class StaleCopies:
                 "variable under `variables/` and again under `_all_variables/`: load "
                 "both, or make the plan for `by_variable_name()`, which writes both."
             )
+        if others := self._stale_alternatives():
+            sentences.append(
+                f"{counted(len(others), 'tensor')} copied as before, although first_of "
+                "chose another one, which has changed: "
+                f"{list_collapsed(others, _MAX_NAMES)}."
+            )
         if self.dropped:
             sentences.append(
                 "Slots and averages of tensors that now have another shape or dtype "
@@ -158,23 +175,36 @@ class StaleCopies:
 
     def _stale_names(self) -> list[str]:
         """Slots, averages and counters that belong to what has changed."""
+        # What `first_of` did not choose has a sentence of its own.
+        others = {name for names in self._alternatives.values() for name in names}
         names = {
             name
             for variable, members in self._members.items()
             if variable in self._changed
             for name in members
         }
-        return sorted([*names, *(self._steps if self._changed else ())])
+        return sorted([*(names - others), *(self._steps if self._changed else ())])
 
     def _stale_variables(self) -> list[str]:
         """Variables of which the moving average alone has changed."""
+        others = {name for names in self._alternatives.values() for name in names}
         return sorted(
             {
                 variable
                 for average, variable in self._variables.items()
-                if average in self._changed
+                if average in self._changed and variable not in others
             }
         )
+
+    def _stale_alternatives(self) -> list[str]:
+        """Copies that `first_of` did not choose, of what has changed."""
+        names = (
+            candidate
+            for name, others in self._alternatives.items()
+            if name in self._changed
+            for candidate in others
+        )
+        return sorted(set(names))
 
     def _stale_doubles(self) -> list[str]:
         """Copies that may hold a variable that has changed in another tensor."""

@@ -6,8 +6,14 @@ tensor: shapes are the matter of `layouts`, names in a checkpoint that of `resol
 
 Begin with `expressions`.
 
-- `making`        `src`, `concat`, `stack`
-- `expressions`   the nodes of an expression, and its methods
+- `making`        `src`, `concat`, `stack`, `first_of`
+- `expressions`   an expression and its methods; sources and joins
+- `nodes`         the other nodes of an expression
+- `arithmetic`    `+`, `-` and `*`
+- `numbers`       numbers in expressions
+- `rows`          rows that vocabularies give
+- `limits`        what an expression is not
+- `writing`       expressions as text, in full or short
 - `rearranging`   patterns of `rearrange`
 - `arguments`     checks of what the methods are given
 - `literals`      values as text, and back

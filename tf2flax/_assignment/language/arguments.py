@@ -158,11 +158,39 @@ def check_dtype(dtype: object) -> np.dtype:
     return parsed
 
 
-def check_rows(rows: object) -> tuple[int, ...]:
+def check_widths(widths: object) -> tuple[tuple[int, int], ...]:
+    """Checks the widths that `pad` is given: a pair for each axis.
+
+    Raises:
+        AssignmentError: They are something else.
+    """
+    # Arrays of NumPy are what `numpy.pad` is given as well.
+    given = np.asarray(widths).tolist() if _is_array(widths) else widths
+    axes = cast("Sequence[Any]", given) if isinstance(given, (tuple, list)) else None
+    if axes is None or any(not isinstance(axis, (tuple, list)) for axis in axes):
+        raise AssignmentError(
+            f"pad: expected a pair of widths for each axis, got {show_value(widths)}. "
+            "Write ((before, after), ...)."
+        )
+    pairs = [check_integers("pad", "widths", (axis,)) for axis in axes]
+    for pair in pairs:
+        if len(pair) != 2 or min(pair) < 0:
+            raise AssignmentError(
+                f"pad: expected widths before and after, from 0 on, got {pair}."
+            )
+    return tuple((before, after) for before, after in pairs)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def check_rows(rows: object, *, is_filled: bool) -> tuple[int, ...]:
     """Checks the numbers of rows that `take` is given.
 
     Args:
         rows: Integers, or an array of rank 1 of them.
+        is_filled: True if rows of -1 are filled.
 
     Raises:
         AssignmentError: They are not integers, too many, or negative: TensorFlow's row
@@ -170,14 +198,20 @@ def check_rows(rows: object) -> tuple[int, ...]:
     """
     is_array = attribute_of(rows, "dtype") is not None
     numbers = _rows_of_array(rows) if is_array else _rows_of_iterable(rows)
-    if numbers and min(numbers) < 0:
-        place = next(i for i, number in enumerate(numbers) if number < 0)
+    lowest = -1 if is_filled else 0
+    if numbers and min(numbers) < lowest:
+        place = next(i for i, number in enumerate(numbers) if number < lowest)
         count = sum(number < 0 for number in numbers)
+        way_out = (
+            "Rows of -1 are filled, and no others."
+            if is_filled
+            else "In TensorFlow's row maps, -1 is a row that is not there: leave such "
+            "rows out, or say what they hold with fill=."
+        )
         raise AssignmentError(
             f"take: expected rows counted from 0, got {numbers[place]} at place "
-            f"{place} ({count} of {len(numbers)} rows are negative). In TensorFlow's "
-            "row maps, -1 is a row that is not there: leave such rows out. To count "
-            "from the end, subtract from the number of rows, or use [index]."
+            f"{place} ({count} of {len(numbers)} rows are negative). {way_out} To "
+            "count from the end, subtract from the number of rows, or use [index]."
         )
     return numbers
 

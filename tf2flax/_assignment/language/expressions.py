@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, SupportsIndex, cast, overload
-
-import numpy as np
+from typing import Any, Literal, SupportsIndex, cast, overload
 
 from tf2flax._base.errors import AssignmentError
 
@@ -22,24 +20,24 @@ from .arguments import (
     check_order,
     check_rows,
     check_shape,
+    check_widths,
     combine_shapes,
-    count_from_front,
 )
-from .literals import IndexItem, quote, write_index, write_integers, write_rows
+from .arithmetic import Arithmetic
+from .limits import check_size
+from .literals import quote
 from .rearranging import Pattern, parse_pattern
-
-# What is deeper or larger is a mistake, or an attack on the recursion of those who walk
-# it (operations around each other, and all together).
-MAX_DEPTH: Final = 100
-MAX_SIZE: Final = 10_000
+from .rows import Rows
+from .writing import ATOM, FULL, Style, write_expression, write_operand
 
 
-class Expression:
+class Expression(Arithmetic):
     """Source of a leaf: tensors of a checkpoint, and what is done to them.
 
-    Made by `tf2flax.src`, `tf2flax.concat` and `tf2flax.stack`; used as a key of an
-    assignment map. Every method returns a new expression and reads nothing. Methods do
-    what they do in NumPy; `rearrange` does what it does in einops.
+    Made by `tf2flax.src`, `tf2flax.concat`, `tf2flax.stack` and `tf2flax.first_of`;
+    used as a key of an assignment map. Every method returns a new expression and reads
+    nothing. Methods, and `+`, `-` and `*`, do what they do in NumPy; `rearrange` does
+    what it does in einops.
 
     Examples:
         >>> import tf2flax
@@ -93,11 +91,11 @@ class Expression:
             src("kernel").transpose(0, 2, 1)
         """
         order = check_order(axes) if axes else None
-        if isinstance(self, Transposed):
+        if isinstance(self, nodes.Transposed):
             # Two transposes are one, or none.
             is_undone = order is None and self.axes is None
             return self.operand if is_undone else self.composed(order)
-        return Transposed(self, order)
+        return nodes.Transposed(self, order)
 
     @property
     def T(self) -> Expression:
@@ -122,12 +120,12 @@ class Expression:
             src("bias").reshape(1, -1)
         """
         new = check_shape(shape)
-        if isinstance(self, Reshaped):
+        if isinstance(self, nodes.Reshaped):
             # Of two reshapes the second counts, if the first checks nothing more.
             resolved = combine_shapes(self.shape, new)
             if resolved is not None:
                 return self.operand.reshape(resolved)
-        return Reshaped(self, new)
+        return nodes.Reshaped(self, new)
 
     @overload
     def rearrange(self, pattern: str, /, **sizes: SupportsIndex) -> Expression: ...
@@ -164,11 +162,20 @@ class Expression:
         )
         return Rearranged(self, parse_pattern(pattern, given))
 
-    def take(self, rows: Iterable[SupportsIndex]) -> Expression:
-        """Picks rows by number, in the order given, as `numpy.take` along axis 0.
+    def take(
+        self,
+        rows: Iterable[SupportsIndex] | Rows,
+        axis: SupportsIndex | None = None,
+        *,
+        fill: float | complex | Literal["keep"] | None = None,
+    ) -> Expression:
+        """Picks rows by number, in the order given, as `numpy.take`.
 
         Args:
-            rows: Their numbers, counted from 0.
+            rows: Their numbers, counted from 0; or what `tf2flax.vocabulary` gives.
+            axis: The axis that they number; None is that of the vocabulary, else 0.
+            fill: What rows of -1 hold, which are not there: a number, or "keep" for the
+                leaf's own elements. Then no other operation may follow.
 
         Returns:
             The expression.
@@ -181,8 +188,46 @@ class Expression:
             >>> import tf2flax
             >>> tf2flax.src("embeddings").take([9, 2])
             src("embeddings").take([9, 2])
+            >>> tf2flax.src("embeddings").take([2, -1], fill=0.0)
+            src("embeddings").take([2, -1], fill=0.0)
         """
-        return Rows(self, check_rows(rows))
+        filled = None if fill is None else nodes.check_fill("take", fill)
+        number = None if axis is None else check_integer("take", "axis", axis)
+        if not isinstance(rows, Rows):
+            checked = check_rows(rows, is_filled=fill is not None)
+            return nodes.TakenRows(self, checked, number or 0, filled)
+        if number is not None and number != rows.axis:
+            raise AssignmentError(
+                f"take: axis={number}, and {rows!r} is for axis {rows.axis}. Give the "
+                "axis to tf2flax.vocabulary alone."
+            )
+        return nodes.TakenRows(self, rows, rows.axis, filled)
+
+    def pad(
+        self,
+        widths: Sequence[Sequence[SupportsIndex]],
+        *,
+        fill: float | complex | Literal["keep"] = 0,
+    ) -> Expression:
+        """Adds elements before and after those of the tensor, as `numpy.pad`.
+
+        Args:
+            widths: For each axis how many are added before, and how many after.
+            fill: What they are: a number, or "keep" for the leaf's own elements. Then
+                no other operation may follow.
+
+        Returns:
+            The expression.
+
+        Raises:
+            AssignmentError: The widths are not pairs of integers from 0 on.
+
+        Examples:
+            >>> import tf2flax
+            >>> tf2flax.src("embeddings").pad(((0, 9), (0, 0)), fill=0.0)
+            src("embeddings").pad(((0, 9), (0, 0)), fill=0.0)
+        """
+        return nodes.Padded(self, check_widths(widths), nodes.check_fill("pad", fill))
 
     def cast(self, dtype: Any) -> Expression:
         """Changes the dtype by force, as `numpy.ndarray.astype`.
@@ -203,8 +248,8 @@ class Expression:
         """
         new = check_dtype(dtype)
         # Twice the same cast is one.
-        is_cast = isinstance(self, Cast) and self.dtype == new
-        return self if is_cast else Cast(self, new)
+        is_cast = isinstance(self, nodes.Cast) and self.dtype == new
+        return self if is_cast else nodes.Cast(self, new)
 
     def __getitem__(self, index: Any) -> Expression:
         """Selects elements, as NumPy's basic indexing.
@@ -224,26 +269,46 @@ class Expression:
             src("qkv")[0, ..., :64]
         """
         items = cast("tuple[Any, ...]", index if isinstance(index, tuple) else (index,))
-        return Sliced(self, tuple(check_index_item(item) for item in items))
+        return nodes.Sliced(self, tuple(check_index_item(item) for item in items))
+
+    def _combine(
+        self, operator: str, value: object, *, is_value_first: bool
+    ) -> Expression:
+        return nodes.combine_values(
+            operator, self, value, is_value_first=is_value_first
+        )
+
+    def _negate(self) -> Expression:
+        return nodes.Negated(self)
+
+    @property
+    def binding(self) -> int:
+        """How tightly its parts hang together: a weaker operand needs parentheses."""
+        return ATOM
+
+    @property
+    def keeps_leaf(self) -> bool:
+        """True if the leaf's own elements stay in some places."""
+        return False
+
+    @property
+    def is_growth(self) -> bool:
+        """True if a leaf is another one than the tensor was: larger, or reordered."""
+        return False
 
     def __repr__(self) -> str:
         """The expression as it is written."""
-        return self._write()
+        return self._write(FULL)
 
-    def _write(self) -> str:
+    def _write(self, style: Style) -> str:
         raise NotImplementedError
 
 
-def _check_size(expression: Expression) -> tuple[int, int]:
-    below = [child.depth_and_size for child in expression.children]
-    depth = 1 + max((depth for depth, _ in below), default=0)
-    size = 1 + sum(size for _, size in below)
-    if depth > MAX_DEPTH or size > MAX_SIZE:
-        raise AssignmentError(
-            f"Expected at most {MAX_DEPTH} operations around each other, and "
-            f"{MAX_SIZE} in all. Make the expression of fewer operations."
-        )
-    return depth, size
+def write_source(expression: Expression, style: Style) -> str:
+    """Writes an argument of `concat`, which takes a name for a tensor as it is."""
+    if isinstance(expression, Source):
+        return quote(expression.pattern)
+    return write_expression(expression, style)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -260,19 +325,19 @@ class Source(Expression):
         """Itself: it has no children."""
         return self
 
-    def _write(self) -> str:
+    def _write(self, style: Style) -> str:
         return f"src({quote(self.pattern)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class _Unary(Expression):
+class Unary(Expression):
     """One operation on one expression."""
 
     operand: Expression
     _depth_and_size: tuple[int, int] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_depth_and_size", _check_size(self))
+        object.__setattr__(self, "_depth_and_size", check_size(self))
 
     @property
     def children(self) -> tuple[Expression, ...]:
@@ -290,89 +355,15 @@ class _Unary(Expression):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Transposed(_Unary):
-    """Axes in another order; `axes` None reverses them."""
-
-    axes: tuple[int, ...] | None
-
-    def composed(self, axes: tuple[int, ...] | None) -> Expression:
-        """Another transpose on top, in one where both have as many axes.
-
-        Axes that are written out stay, even in their own order: they say how many axes
-        the tensor has, which is checked as in NumPy.
-        """
-        written = self.axes if self.axes is not None else axes
-        assert written is not None  # two reversals undo each other
-        # A reversal has as many axes as the other one, which names them.
-        reverse = tuple(reversed(range(len(written))))
-        first = reverse if self.axes is None else count_from_front(self.axes)
-        second = reverse if axes is None else count_from_front(axes)
-        if len(first) != len(second):
-            # A mistake, which is reported when the rank of the tensor is known.
-            return Transposed(self, axes)
-        return Transposed(self.operand, tuple(first[a] for a in second))
-
-    def _write(self) -> str:
-        return f"{self.operand!r}.transpose({write_integers(self.axes or ())})"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Reshaped(_Unary):
-    """The same elements in another shape."""
-
-    shape: tuple[int, ...]
-
-    def _write(self) -> str:
-        shape = write_integers(self.shape) if self.shape else "()"
-        return f"{self.operand!r}.reshape({shape})"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Rearranged(_Unary):
+class Rearranged(Unary):
     """Axes split, permuted and merged by name."""
 
     pattern: Pattern
 
-    def _write(self) -> str:
+    def _write(self, style: Style) -> str:
         sizes = "".join(f", {name}={size}" for name, size in self.pattern.sizes)
-        return f"{self.operand!r}.rearrange({quote(self.pattern.text)}{sizes})"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Sliced(_Unary):
-    """Elements at a basic index of NumPy; slices are triples."""
-
-    index: tuple[IndexItem, ...]
-
-    @property
-    def numpy_index(self) -> tuple[Any, ...]:
-        """Index as NumPy takes it."""
-        return tuple(
-            slice(*item) if isinstance(item, tuple) else item for item in self.index
-        )
-
-    def _write(self) -> str:
-        return f"{self.operand!r}{write_index(self.index)}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Rows(_Unary):
-    """Rows by number."""
-
-    rows: tuple[int, ...]
-
-    def _write(self) -> str:
-        return f"{self.operand!r}.take({write_rows(self.rows)})"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Cast(_Unary):
-    """Another dtype."""
-
-    dtype: np.dtype
-
-    def _write(self) -> str:
-        return f"{self.operand!r}.cast({quote(self.dtype.name)})"
+        operand = write_operand(self.operand, style)
+        return f"{operand}.rearrange({quote(self.pattern.text)}{sizes})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -394,7 +385,7 @@ class Joined(Expression):
     _depth_and_size: tuple[int, int] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_depth_and_size", _check_size(self))
+        object.__setattr__(self, "_depth_and_size", check_size(self))
 
     @property
     def verb(self) -> str:
@@ -415,11 +406,8 @@ class Joined(Expression):
         """The same operation on other operands."""
         return dataclasses.replace(self, operands=tuple(children))
 
-    def _write(self) -> str:
-        operands = (
-            quote(node.pattern) if isinstance(node, Source) else repr(node)
-            for node in self.operands
-        )
+    def _write(self, style: Style) -> str:
+        operands = style.shorten([write_source(node, style) for node in self.operands])
         over = f", over={quote(self.over)}" if self.over is not None else ""
         return f"{self.verb}({', '.join(operands)}{over}, axis={self.axis})"
 
@@ -440,3 +428,7 @@ def map_sources(
         return change(expression)
     children = [map_sources(child, change) for child in expression.children]
     return expression.with_children(children)
+
+
+# Last, since nodes are expressions, and methods of expressions make nodes.
+from . import nodes  # noqa: E402

@@ -27,6 +27,7 @@ from .hints import (
     suggest_tuple,
     suggest_value,
 )
+from .writing import write_expression
 
 # Names of the leaves of the target that are the object; () if there are none.
 Identify = Callable[[object], tuple[str, ...]]
@@ -253,7 +254,7 @@ def _parse_entry(
         if key == "":
             raise AssignmentError('expected a name, got "". All of it is "/".')
     source = Source(key) if isinstance(key, str) else key
-    text = key if isinstance(key, str) else repr(key)
+    text = key if isinstance(key, str) else write_expression(key)
     rule = Rule(number, source, target, text, is_list, place)
     _check_scopes(rule)
     _check_captures(rule)

@@ -62,18 +62,28 @@ def _write_item(item: IndexItem) -> str:
     return f"{start}:{stop}{f':{step}' if step else ''}"
 
 
-def write_rows(rows: tuple[int, ...]) -> str:
+def write_rows(rows: tuple[int, ...], max_rows: int | None = None) -> str:
     """Writes numbers of rows, as a range if they are one.
+
+    Args:
+        rows: The numbers.
+        max_rows: More than these are cut, for people; None writes all.
 
     Examples:
         >>> write_rows((0, 2, 4, 6)), write_rows((3, 1))
         ('range(0, 7, 2)', '[3, 1]')
+        >>> write_rows((3, 1, *range(30_000)), max_rows=16)
+        '[3, 1, … 30,002 rows]'
     """
     if len(rows) >= _MIN_RANGE:
         step = rows[1] - rows[0]
-        if step and all(b - a == step for a, b in itertools.pairwise(rows)):
+        is_range = step and all(b - a == step for a, b in itertools.pairwise(rows))
+        # Rows that are not there are none of a range, even if it looks so.
+        if is_range and min(rows) >= 0:
             stop = rows[-1] + (1 if step > 0 else -1)
             return f"range({rows[0]}, {stop}{f', {step}' if step != 1 else ''})"
+    if max_rows is not None and len(rows) > max_rows:
+        return f"[{rows[0]}, {rows[1]}, … {len(rows):,} rows]"
     return f"[{write_integers(rows)}]"
 
 
@@ -88,7 +98,9 @@ def read_literal(node: ast.expr) -> Any:
         AssignmentError: It is something else.
     """
     match node:
-        case ast.Constant(value=None | str() | int() | EllipsisType()):
+        case ast.Constant(
+            value=None | str() | int() | float() | complex() | EllipsisType()
+        ):
             return node.value
         case ast.Tuple():
             return tuple(read_literal(member) for member in node.elts)
@@ -97,8 +109,14 @@ def read_literal(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub()):
             # For Python, -1 is a minus and a 1.
             number = read_literal(node.operand)
-            if isinstance(number, int):
+            if isinstance(number, (int, float, complex)):
                 return -number
+        case ast.BinOp(op=ast.Add() | ast.Sub()):
+            # A complex number is a sum for Python: (1+2j).
+            real, imaginary = read_literal(node.left), read_literal(node.right)
+            if isinstance(real, (int, float)) and isinstance(imaginary, complex):
+                is_sum = isinstance(node.op, ast.Add)
+                return real + imaginary if is_sum else real - imaginary
         case ast.Slice():
             bounds = (node.lower, node.upper, node.step)
             return slice(*(None if b is None else read_literal(b) for b in bounds))

@@ -1,4 +1,4 @@
-"""`src`, `concat` and `stack`: the functions that begin an expression."""
+"""`src`, `concat`, `stack` and `first_of`: the functions that begin an expression."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tf2flax._base.errors import AssignmentError
 from .arguments import check_integer
 from .expressions import Expression, Joined, Source
 from .hints import suggest_key
+from .nodes import FirstOf
 
 
 def src(name: str) -> Expression:
@@ -83,6 +84,29 @@ def stack(
     return _join(sources, axis, over, is_stack=True)
 
 
+def first_of(*sources: str | Expression) -> Expression:
+    """Takes the first of several tensors that the checkpoint has.
+
+    It is chosen when a restore is planned. Of scopes it is chosen for each member: the
+    averages of the variables that have some, and the other variables themselves.
+
+    Args:
+        *sources: Names, scopes or expressions.
+
+    Returns:
+        The expression.
+
+    Raises:
+        AssignmentError: There is no source.
+
+    Examples:
+        >>> import tf2flax
+        >>> tf2flax.first_of("w/ExponentialMovingAverage", "w")
+        first_of("w/ExponentialMovingAverage", "w")
+    """
+    return FirstOf(_operands("first_of", sources))
+
+
 def _source(name: str) -> Source:
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise AssignmentError(
@@ -124,16 +148,7 @@ def _join(
     is_stack: bool,
 ) -> Expression:
     verb = "stack" if is_stack else "concat"
-    if not sources:
-        raise AssignmentError(f"{verb}: expected names or expressions, got none.")
-    operands: list[Expression] = []
-    for source in sources:
-        if not isinstance(source, (str, Expression)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise AssignmentError(
-                f"{verb}: expected names or expressions, got "
-                f"{type(source).__name__}.{_suggest_operand(verb, source)}"
-            )
-        operands.append(_source(source) if isinstance(source, str) else source)
+    operands = _operands(verb, sources)
     if over is not None:
         if not isinstance(over, str) or not over.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
@@ -144,4 +159,19 @@ def _join(
             raise AssignmentError(
                 f"{verb}: with over={over!r}, expected one source, got {len(operands)}."
             )
-    return Joined(tuple(operands), check_integer(verb, "axis", axis), is_stack, over)
+    return Joined(operands, check_integer(verb, "axis", axis), is_stack, over)
+
+
+def _operands(verb: str, sources: tuple[object, ...]) -> tuple[Expression, ...]:
+    """Makes expressions of names; expressions stay as they are."""
+    if not sources:
+        raise AssignmentError(f"{verb}: expected names or expressions, got none.")
+    operands: list[Expression] = []
+    for source in sources:
+        if not isinstance(source, (str, Expression)):
+            raise AssignmentError(
+                f"{verb}: expected names or expressions, got "
+                f"{type(source).__name__}.{_suggest_operand(verb, source)}"
+            )
+        operands.append(_source(source) if isinstance(source, str) else source)
+    return tuple(operands)

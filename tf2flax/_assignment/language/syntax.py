@@ -1,35 +1,49 @@
 """Text of an expression -> the expression: what `repr` writes is read back.
 
-A small part of Python's grammar: calls of three functions and a few methods, indices,
-and the values of `literals`. It is parsed with `ast` and never executed.
+A small part of Python's grammar: calls of a few functions and methods, indices, `+`,
+`-`, `*`, and the values of `literals`. It is parsed with `ast` and never executed.
 """
 
 from __future__ import annotations
 
 import ast
+import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
 
 from .expressions import Expression
 from .literals import is_range, read_literal, show_node
-from .making import concat, src, stack
+from .making import concat, first_of, src, stack
+from .rows import Rows, check_vocabulary
 from .variables import fill_variables
+
+T = TypeVar("T")
 
 _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
     "src": src,
     "concat": concat,
     "stack": stack,
+    "first_of": first_of,
 }
-_METHODS: Final = ("transpose", "reshape", "rearrange", "take", "cast")
+_METHODS: Final = ("transpose", "reshape", "rearrange", "take", "pad", "cast")
+_OPERATORS: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
 # A text that begins like this is meant as an expression: a call of one of our
-# functions, or a call of anything with a string, which is a typing error of one.
-_BEGINNING: Final = re.compile(r"\s*((src|concat|stack)\s*\(|[A-Za-z_.]+\(\s*[\"'])")
+# functions, behind numbers, signs and parentheses; or a call of anything with a string,
+# which is a typing error of one.
+_BEGINNING: Final = re.compile(
+    r"(?:[-+*()\s]|\d[\d._]*(?:[eE][-+]?\d+)?j?\b)*(?:src|concat|stack|first_of)\s*\("
+    r"|\s*[A-Za-z_.]+\(\s*[\"']"
+)
 _NO_PARAMETERS: Final[Mapping[str, int | float | str]] = MappingProxyType({})
 # Nobody wrote a text that is longer or deeper (characters; brackets that are opened).
 _MAX_LENGTH: Final = 1 << 20
@@ -87,7 +101,10 @@ def parse_expression(
             body = ast.parse(text.strip(), mode="eval").body
         if parameters:
             body = fill_variables(body, parameters)
-        return _read_expression(body)
+        value = _read_value(body)
+        if isinstance(value, Expression):
+            return value
+        raise _not_an_expression(body)
     except AssignmentError:
         raise
     except SyntaxError as error:
@@ -96,14 +113,34 @@ def parse_expression(
         raise AssignmentError(f"not a valid expression: {error}.") from error
 
 
+def _read_value(node: ast.expr) -> Any:
+    """Reads an expression, or a number beside one."""
+    match node:
+        case ast.UnaryOp(op=ast.USub()):
+            return -_read_value(node.operand)
+        case ast.BinOp():
+            function = _OPERATORS.get(type(node.op))
+            if function is None:
+                raise AssignmentError(
+                    f"not a valid expression: `{show_node(node)}` has another operator "
+                    "than +, - and *."
+                )
+            return function(_read_value(node.left), _read_value(node.right))
+        case ast.Constant(value=int() | float() | complex()):
+            return node.value
+        case _:
+            return _read_expression(node)
+
+
 def _read_expression(node: ast.expr) -> Expression:
     if isinstance(node, ast.Subscript):
         return _read_expression(node.value)[read_literal(node.slice)]
+    if isinstance(node, (ast.BinOp, ast.UnaryOp)):
+        value = _read_value(node)
+        if isinstance(value, Expression):
+            return value
     if not isinstance(node, ast.Call):
-        raise AssignmentError(
-            f"not a valid expression: expected src(...), concat(...) or stack(...), "
-            f"got `{show_node(node)}`."
-        )
+        raise _not_an_expression(node)
     match node.func:
         case ast.Name(id=name):
             function = _FUNCTIONS.get(name)
@@ -123,7 +160,14 @@ def _read_expression(node: ast.expr) -> Expression:
     return _call(function, name, node)
 
 
-def _call(function: Callable[..., Expression], name: str, node: ast.Call) -> Expression:
+def _not_an_expression(node: ast.expr) -> AssignmentError:
+    return AssignmentError(
+        "not a valid expression: expected src(...), concat(...), stack(...) or "
+        f"first_of(...), got `{show_node(node)}`."
+    )
+
+
+def _call(function: Callable[..., T], name: str, node: ast.Call) -> T:
     keywords = {
         keyword.arg: _read_argument(keyword.value)
         for keyword in node.keywords
@@ -140,10 +184,19 @@ def _call(function: Callable[..., Expression], name: str, node: ast.Call) -> Exp
 
 
 def _read_argument(node: ast.expr) -> Any:
-    is_nested = isinstance(node, ast.Call) and not is_range(node)
-    if is_nested or isinstance(node, ast.Subscript):
+    if isinstance(node, ast.Call) and not is_range(node):
+        is_rows = isinstance(node.func, ast.Name) and node.func.id == "vocabulary"
+        return _read_rows(node) if is_rows else _read_expression(node)
+    if isinstance(node, ast.Subscript) or any(
+        isinstance(part, ast.Call) and not is_range(part) for part in ast.walk(node)
+    ):
         return _read_expression(node)
     return read_literal(node)
+
+
+def _read_rows(node: ast.Call) -> Rows:
+    """Reads a call of `vocabulary`; its files are read by whoever knows the folder."""
+    return _call(check_vocabulary, "vocabulary", node)
 
 
 def _unknown_name(name: str, names: list[str]) -> str:

@@ -8,8 +8,9 @@ Begin with `nodes`, whose docstring has a tree with its shapes, then `filling`.
 
 Forwards, from expressions to arrays:
 
-- `nodes`        the six nodes of a layout
-- `operations`   slices, transposes, joins, rows, casts of layouts
+- `nodes`        the nodes of a layout
+- `steps`        casts and arithmetic with numbers, element by element, and back
+- `operations`   slices, transposes, joins, rows, pads, casts of layouts
 - `reshaping`    reshapes of layouts
 - `shapes`       index arithmetic of reshapes
 - `lowering`     expressions -> layouts
@@ -20,5 +21,6 @@ Backwards, from leaves to tensors:
 - `scattering`   the value of an expression -> elements of its tensors
 - `inverting`    the same, written as expressions
 - `resizing`     the same for a leaf whose shape has changed
+- `comparing`    arrays compared element by element
 - `uncasting`    values of leaves -> stored elements that load as these values
 """

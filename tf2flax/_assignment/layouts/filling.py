@@ -40,16 +40,20 @@ from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._base.values import Box
 
 from .nodes import (
+    CombinedLayout,
+    ConstantLayout,
     JoinedLayout,
     Layout,
     ReshapedLayout,
     RowsLayout,
     SlicedLayout,
+    StepsLayout,
     StridedView,
     TransposedLayout,
 )
 from .operations import slice_layout
 from .shapes import axis_groups
+from .steps import apply_steps, combine_checked
 
 # Rows that are taken are read with those between them if the next one is this near ...
 MAX_ROW_GAP: Final = 8
@@ -79,6 +83,24 @@ def views_in_box(node: Layout, box: Box) -> Iterator[StridedView]:
     yield from views
 
 
+def constants_within(node: Layout, box: Box) -> Iterator[tuple[ConstantLayout, Box]]:
+    """Lists the constants of a layout of views and constants, and the boxes they fill.
+
+    Args:
+        node: The layout.
+        box: A box within its shape.
+    """
+    if isinstance(node, ConstantLayout) and box.size:
+        yield node, box
+    elif isinstance(node, JoinedLayout):
+        for operand_box, operand in node.placed():
+            shared = operand_box.intersection(box)
+            if shared is not None:
+                below = shared.relative_to(operand_box)
+                for constant, inner in constants_within(operand, below):
+                    yield constant, inner.moved(operand_box.starts)
+
+
 def fill_array(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills an array with a box of a layout.
 
@@ -88,6 +110,9 @@ def fill_array(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
         out: Array of the box's shape and the layout's dtype; with a `shape_only` array,
             every view is fetched and nothing is written.
         fetch: Reads a view into an array of its shape and the tensor's dtype.
+
+    Raises:
+        ValueRangeError: Arithmetic takes integers out of the range of their dtype.
     """
     if box.size == 0:
         return
@@ -114,6 +139,18 @@ def fill_array(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
             _fill_rows(node, box, out, fetch)
         case ReshapedLayout():
             _fill_reshaped(node, box, out, fetch)
+        case ConstantLayout():
+            if not _is_dry(out):
+                out[...] = node.value
+        case StepsLayout():
+            array = _filled(node.operand, box, out, fetch)
+            if not _is_dry(out):
+                out[...] = apply_steps(array, node.steps)
+        case CombinedLayout():
+            left = _filled(node.left, box, out, fetch)
+            right = _filled(node.right, box, out, fetch)
+            if not _is_dry(out):
+                out[...] = combine_checked(node.operator, left, right)
 
 
 def _is_dry(out: np.ndarray) -> bool:
@@ -189,8 +226,17 @@ def _box_below_slices(node: SlicedLayout, box: Box) -> tuple[Box, tuple[Any, ...
 def _fill_rows(node: RowsLayout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills from boxes around a few neighbouring rows at a time."""
     numbers = np.array(node.rows[box.starts[0] : box.stops[0]])
+    if node.fill:
+        # Rows of -1 are filled, whatever the others are.
+        if not _is_dry(out):
+            out[numbers < 0] = np.frombuffer(node.fill, node.dtype)
+        taken = np.flatnonzero(numbers >= 0)
+    else:
+        taken = np.arange(len(numbers))
     row_nbytes = math.prod(box.shape[1:]) * node.dtype.itemsize
-    for places in _near_rows(numbers, max(1, CHUNK_NBYTES // max(1, row_nbytes))):
+    max_rows = max(1, CHUNK_NBYTES // max(1, row_nbytes))
+    for near in _near_rows(numbers[taken], max_rows):
+        places = taken[near]
         rows = numbers[places]
         low, high = int(rows[0]), int(rows[-1]) + 1
         around = Box((low, *box.starts[1:]), (high, *box.stops[1:]))
@@ -212,6 +258,8 @@ def _near_rows(rows: np.ndarray, max_rows: int) -> Iterator[np.ndarray]:
     Yields:
         Places in `rows` of the members of a group, in ascending order of their numbers.
     """
+    if not rows.size:
+        return
     order = np.argsort(rows, kind="stable")
     ascending = rows[order].tolist()
     first = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language import nodes
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import Pattern, Steps, steps_for
 from tf2flax._base.values import TensorSpec
@@ -45,28 +46,49 @@ def inverse_of(
                 indices = operand_indices(node, rank, spec_of)
                 for operand, index in zip(node.operands, indices, strict=True):
                     walk(operand, value[index])
-            case ex.Cast():
+            case nodes.Cast():
                 walk(node.operand, value)
-            case ex.Transposed() | ex.Reshaped() | ex.Rearranged():
+            case nodes.Negated():
+                walk(node.operand, -value)
+            case nodes.WithNumber(operator="+" | "-"):
+                walk(node.operand, _without_number(node, value))
+            case nodes.Padded():
+                below = lower(node.operand, spec_of).shape
+                pairs = zip(node.widths, below, strict=True)
+                walk(
+                    node.operand,
+                    value[tuple(slice(start, start + n) for (start, _), n in pairs)],
+                )
+            case nodes.Transposed() | nodes.Reshaped() | ex.Rearranged():
                 below = lower(node.operand, spec_of).shape
                 walk(node.operand, _undone(node, value, below))
             case _:
-                pass  # slices and rows: the tensor is covered only partly
+                # Slices and rows: the tensor is covered only partly. Products have no
+                # inverse in the language, which cannot divide.
+                pass
 
     walk(expression, leaf)
     return {name: written[0] for name, written in values.items() if len(written) == 1}
 
 
+def _without_number(node: nodes.WithNumber, value: ex.Expression) -> ex.Expression:
+    """Takes a sum with a number back: of x + c, c + x, x - c and c - x."""
+    number = node.number.value
+    if node.operator == "+":
+        return value - number
+    return number - value if node.is_number_first else value + number
+
+
 def _undone(
-    node: ex.Transposed | ex.Reshaped | ex.Rearranged,
+    node: nodes.Transposed | nodes.Reshaped | ex.Rearranged,
     value: ex.Expression,
     below: tuple[int, ...],
 ) -> ex.Expression:
     """Takes one operation back, in the form that a reader would write."""
     match node:
-        case ex.Reshaped():
+        case nodes.Reshaped():
             return value.reshape(below)
-        case ex.Transposed():
+        case nodes.Transposed():
             if node.axes is None:
                 return value.transpose()
             back = np.argsort([axis % len(below) for axis in node.axes])

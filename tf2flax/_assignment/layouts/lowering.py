@@ -7,24 +7,31 @@ import math
 from collections.abc import Callable, Sequence
 from types import EllipsisType
 
+import numpy as np
+
 from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language import nodes
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.literals import IndexItem, Slice, write_index
 from tf2flax._assignment.language.rearranging import steps_for
+from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
-from .nodes import Layout, whole_view
+from .nodes import CombinedLayout, Layout, whole_view
 from .operations import (
     MAX_RANK,
     add_axis,
     cast_layout,
     join_layouts,
+    pad_layout,
     slice_layout,
+    step_layout,
     take_rows,
     transpose_layout,
 )
 from .reshaping import reshape_layout
+from .steps import NumberStep, check_arithmetic, element_of, number_step
 
 
 def lower(expression: ex.Expression, spec_of: Callable[[str], TensorSpec]) -> Layout:
@@ -47,10 +54,10 @@ def lower(expression: ex.Expression, spec_of: Callable[[str], TensorSpec]) -> La
         case ex.Joined():
             operands = [lower(operand, spec_of) for operand in expression.operands]
             return _lower_joined(operands, expression)
-        case ex.Transposed():
+        case nodes.Transposed():
             node = lower(expression.operand, spec_of)
             return _lower_transposed(node, expression.axes)
-        case ex.Reshaped():
+        case nodes.Reshaped():
             node = lower(expression.operand, spec_of)
             return _lower_reshaped(node, expression.shape)
         case ex.Rearranged():
@@ -59,12 +66,21 @@ def lower(expression: ex.Expression, spec_of: Callable[[str], TensorSpec]) -> La
             steps = steps_for(expression.pattern, node.shape)
             node = reshape_layout(node, steps.split)
             return reshape_layout(transpose_layout(node, steps.axes), steps.merged)
-        case ex.Sliced():
+        case nodes.Sliced():
             return _lower_sliced(lower(expression.operand, spec_of), expression.index)
-        case ex.Rows():
-            return _lower_rows(lower(expression.operand, spec_of), expression.rows)
-        case ex.Cast():
+        case nodes.TakenRows():
+            return _lower_rows(lower(expression.operand, spec_of), expression)
+        case nodes.Padded():
+            return _lower_padded(lower(expression.operand, spec_of), expression)
+        case nodes.Cast():
             return cast_layout(lower(expression.operand, spec_of), expression.dtype)
+        case nodes.Negated() | nodes.WithNumber():
+            node = lower(expression.operand, spec_of)
+            return step_layout(node, number_step_of(expression, node.dtype))
+        case nodes.Combined():
+            left = lower(expression.left, spec_of)
+            right = lower(expression.right, spec_of)
+            return _lower_combined(expression.operator, left, right)
         case _:
             raise AssertionError(type(expression))
 
@@ -154,15 +170,97 @@ def without_ellipsis(
     return items
 
 
-def _lower_rows(node: Layout, rows: tuple[int, ...]) -> Layout:
+def _lower_rows(node: Layout, expression: nodes.TakenRows) -> Layout:
     if not node.shape:
         raise AssignmentError("take: the operand is a scalar and has no rows.")
-    count = node.shape[0]
+    rank = len(node.shape)
+    if not -rank <= expression.axis < rank:
+        raise AssignmentError(
+            f"take: axis {expression.axis} is out of bounds of shape "
+            f"{list(node.shape)}."
+        )
+    axis, rows = expression.axis % rank, expression.numbers
+    count = node.shape[axis]
     if outside := [row for row in rows if row >= count]:
         raise AssignmentError(
             f"take: row {outside[0]} is out of bounds of {count} rows."
         )
-    return take_rows(node, rows)
+    # Rows that a vocabulary gives; others were checked when they were written.
+    if expression.fill is None and -1 in rows:
+        raise AssignmentError(
+            f"take: {rows.count(-1)} of {len(rows)} rows are not in the old "
+            f"vocabulary, the first is row {rows.index(-1)}. Say what they hold with "
+            "fill=."
+        )
+    fill = fill_of("take", expression.fill, node.dtype)
+    return take_rows(node, rows, axis, fill)
+
+
+def _lower_padded(node: Layout, expression: nodes.Padded) -> Layout:
+    widths = expression.widths
+    if len(widths) != len(node.shape):
+        raise AssignmentError(
+            f"pad{widths}: the operand has shape {list(node.shape)}, "
+            f"{len(node.shape)} axes."
+        )
+    return pad_layout(node, widths, fill_of("pad", expression.fill, node.dtype))
+
+
+def fill_of(verb: str, fill: nodes.Fill | None, dtype: np.dtype) -> bytes:
+    """An element of what fills places, as bytes.
+
+    Args:
+        verb: The operation, for messages.
+        fill: What it is given; elements that a leaf keeps are 1 until then, which
+            every dtype holds.
+        dtype: Dtype of the operand.
+
+    Raises:
+        AssignmentError: The dtype does not hold it.
+    """
+    if fill is None:
+        return b""
+    if kind_of(dtype) is None:
+        raise AssignmentError(f"{verb}: the operand holds no numbers.")
+    if fill == "keep":
+        return forced_cast(np.ones(()), dtype).tobytes()
+    return element_of(fill, dtype, verb).tobytes()
+
+
+def number_step_of(
+    expression: nodes.Negated | nodes.WithNumber, dtype: np.dtype
+) -> NumberStep:
+    """The step that an operation with a number is, for elements of a dtype.
+
+    Raises:
+        AssignmentError: The dtype does not hold the number.
+    """
+    if isinstance(expression, nodes.Negated):
+        return number_step("neg", None, dtype)
+    return number_step(
+        expression.operator,
+        expression.number,
+        dtype,
+        is_number_first=expression.is_number_first,
+    )
+
+
+def _lower_combined(sign: str, left: Layout, right: Layout) -> Layout:
+    for what, a, b in (
+        ("shape", list(left.shape), list(right.shape)),
+        ("dtype", left.dtype.name, right.dtype.name),
+    ):
+        if a != b:
+            way_out = (
+                "Tensors are never broadcast."
+                if what == "shape"
+                else "Cast them to one with .cast(dtype)."
+            )
+            raise AssignmentError(
+                f"{sign}: expected the same {what}, got {a} and {b}. {way_out}"
+            )
+    check_arithmetic(sign, left.dtype)
+    return CombinedLayout(sign, left, right)
 
 
 def _lower_joined(operands: list[Layout], expression: ex.Joined) -> Layout:

@@ -9,8 +9,9 @@
 
 Transposes, slices, steps and every reshape that NumPy makes without a copy end in a
 `StridedView`; concatenations and stacks end in a `JoinedLayout`. The other nodes stay
-above them for the operations that no strides describe. `lowering` makes layouts from
-expressions, `filling` fills arrays from layouts. Nothing here reads a tensor.
+above them for the operations that no strides describe, and for arithmetic. `lowering`
+makes layouts from expressions, `filling` fills arrays from layouts. Nothing here reads
+a tensor.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from tf2flax._base.values import Box, TensorSpec, row_major
 
 from .shapes import axis_groups
+from .steps import Step, dtype_after
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,10 +120,17 @@ class ReshapedLayout:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RowsLayout:
-    """Rows of an array by number, too scattered to be a few boxes."""
+    """Rows of an array by number, too scattered to be a few boxes.
+
+    Attributes:
+        operand: The array.
+        rows: The numbers; -1 where no row of it is taken.
+        fill: An element of these rows, as bytes; b"" if there are none.
+    """
 
     operand: Layout
     rows: tuple[int, ...]
+    fill: bytes = b""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -180,6 +189,74 @@ class SlicedLayout:
         return self.operand.dtype
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConstantLayout:
+    """Elements that no tensor has: all are the same.
+
+    Attributes:
+        shape: Their shape.
+        fill: One of them, as bytes.
+        like: A view without elements, of a tensor beside them: it has their dtype.
+    """
+
+    shape: tuple[int, ...]
+    fill: bytes
+    like: StridedView
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the elements."""
+        return self.like.dtype
+
+    @property
+    def value(self) -> np.ndarray:
+        """One element, as an array without axes."""
+        return np.frombuffer(self.fill, self.dtype).reshape(())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepsLayout:
+    """Elements of an operand after casts and arithmetic with numbers."""
+
+    operand: Layout
+    steps: tuple[Step, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the operand."""
+        return self.operand.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype after the last step."""
+        return dtype_after(self.steps, self.operand.dtype)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CombinedLayout:
+    """Elements of two operands of one shape and dtype, together.
+
+    Attributes:
+        operator: "+", "-" or "*".
+        left: The first operand.
+        right: The second.
+    """
+
+    operator: str
+    left: Layout
+    right: Layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of both operands."""
+        return self.left.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of both operands."""
+        return self.left.dtype
+
+
 Layout = (
     StridedView
     | JoinedLayout
@@ -187,6 +264,9 @@ Layout = (
     | RowsLayout
     | TransposedLayout
     | SlicedLayout
+    | ConstantLayout
+    | StepsLayout
+    | CombinedLayout
 )
 
 
@@ -214,7 +294,12 @@ def empty_view(node: Layout, shape: tuple[int, ...]) -> StridedView:
     """
     view = next(views_of(node))
     strides = (0,) * len(shape)
-    return dataclasses.replace(view, offset=0, shape=shape, strides=strides)
+    casts = view.casts
+    if view.dtype != node.dtype:  # which is cast after some arithmetic
+        casts = (*casts, node.dtype)
+    return dataclasses.replace(
+        view, offset=0, shape=shape, strides=strides, casts=casts
+    )
 
 
 def views_of(node: Layout) -> Iterator[StridedView]:
@@ -224,8 +309,31 @@ def views_of(node: Layout) -> Iterator[StridedView]:
     elif isinstance(node, JoinedLayout):
         for _, operand in node.operands:
             yield from views_of(operand)
+    elif isinstance(node, ConstantLayout):
+        yield node.like
+    elif isinstance(node, CombinedLayout):
+        yield from views_of(node.left)
+        yield from views_of(node.right)
     else:
         yield from views_of(node.operand)
+
+
+def scratch_itemsize(node: Layout) -> int:
+    """Bytes for each element that arithmetic takes besides its result."""
+    match node:
+        case StridedView() | ConstantLayout():
+            return 0
+        case JoinedLayout():
+            return max(scratch_itemsize(operand) for _, operand in node.operands)
+        case StepsLayout():
+            # Before the last step, and after it.
+            operand = scratch_itemsize(node.operand)
+            return operand + node.operand.dtype.itemsize + node.dtype.itemsize
+        case CombinedLayout():
+            operands = scratch_itemsize(node.left) + scratch_itemsize(node.right)
+            return operands + 3 * node.dtype.itemsize
+        case _:
+            return scratch_itemsize(node.operand)
 
 
 def is_exact(node: Layout) -> bool:
@@ -239,8 +347,11 @@ def is_exact(node: Layout) -> bool:
         where that happens.
     """
     match node:
-        case StridedView():
+        case StridedView() | ConstantLayout():
             return True
+        case CombinedLayout():
+            # Elements are combined one by one.
+            return is_exact(node.left) and is_exact(node.right)
         case JoinedLayout():
             return all(is_exact(operand) for _, operand in node.operands)
         case RowsLayout():
@@ -257,7 +368,7 @@ def is_exact(node: Layout) -> bool:
             return is_exact(node.operand) and all(
                 sum(node.shape[axis] != 1 for axis in after) <= 1 for _, after in groups
             )
-        case TransposedLayout():
+        case TransposedLayout() | StepsLayout():
             return is_exact(node.operand)
 
 

@@ -1,4 +1,4 @@
-"""Operations on layouts: joins, slices, transposes, rows and casts, by specs alone.
+"""Operations on layouts: joins, slices, transposes, rows, pads, casts, by specs alone.
 
 Each operation is pushed down the tree as far as it goes: into the strides of a view,
 into the operands of a join. Only what no strides describe becomes a separate node.
@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
+from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.errors import AssignmentError
 
 from .nodes import (
+    CombinedLayout,
+    ConstantLayout,
     JoinedLayout,
     Layout,
     LayoutIndex,
     RowsLayout,
     SlicedLayout,
+    StepsLayout,
     StridedView,
     TransposedLayout,
     empty_view,
     shape_at,
     views_of,
 )
+from .steps import Step
 
 # Rows that lie in at most this many steady runs are read run by run ...
 _MAX_RUNS: Final = 64
@@ -35,6 +40,34 @@ _MAX_RUNS: Final = 64
 _MAX_VIEWS: Final = 4096
 # NumPy's own limit on axes.
 MAX_RANK: Final = 64
+
+
+def below_arithmetic(
+    node: ConstantLayout | StepsLayout | CombinedLayout,
+    change: Callable[[Layout], Layout],
+    shape: tuple[int, ...],
+) -> Layout:
+    """Does to the operands of arithmetic what is done to its result.
+
+    Args:
+        node: A layout whose elements come one by one from those of its operands.
+        change: Moves elements, and gives the result the shape.
+        shape: The shape.
+
+    Returns:
+        The layout, with the arithmetic on top.
+    """
+    if 0 in shape:
+        return empty_view(node, shape)
+    match node:
+        case ConstantLayout():
+            return dataclasses.replace(node, shape=shape)
+        case StepsLayout():
+            return dataclasses.replace(node, operand=change(node.operand))
+        case CombinedLayout():
+            return dataclasses.replace(
+                node, left=change(node.left), right=change(node.right)
+            )
 
 
 def join_layouts(operands: Sequence[Layout], axis: int) -> Layout:
@@ -92,6 +125,10 @@ def transpose_layout(node: Layout, axes: tuple[int, ...]) -> Layout:
 
     if axes == tuple(range(len(axes))):
         return node
+    if isinstance(node, ConstantLayout | StepsLayout | CombinedLayout):
+        return below_arithmetic(
+            node, lambda part: transpose_layout(part, axes), permuted(node.shape)
+        )
     match node:
         case StridedView():
             shape, strides = permuted(node.shape), permuted(node.strides)
@@ -127,6 +164,10 @@ def slice_layout(node: Layout, index: LayoutIndex) -> Layout:
         raise AssignmentError(f"[]: expected at most {MAX_RANK} axes.")
     if list(index) == [(0, 1, length) for length in node.shape]:
         return node  # all of it
+    if isinstance(node, ConstantLayout | StepsLayout | CombinedLayout):
+        return below_arithmetic(
+            node, lambda part: slice_layout(part, index), shape_at(index)
+        )
     match node:
         case StridedView():
             return _slice_view(node, index)
@@ -236,38 +277,97 @@ def _steps_within(item: tuple[int, int, int], low: int, high: int) -> tuple[int,
     return max(first, 0), min(last, count)
 
 
-def take_rows(node: Layout, rows: tuple[int, ...]) -> Layout:
+def take_rows(
+    node: Layout, rows: tuple[int, ...], axis: int = 0, fill: bytes = b""
+) -> Layout:
     """Picks rows.
 
     Args:
         node: A layout of at least one axis.
-        rows: Numbers of rows, none of them negative.
+        rows: Numbers of rows; -1 for one that is filled.
+        axis: The axis that they number.
+        fill: An element of the rows that are filled, as bytes.
 
     Returns:
         The layout of these rows: slices where the rows lie in a few steady runs, which
         are read exactly; else a `RowsLayout`.
     """
+    if axis:
+        # Rows of the array with this axis in front, and back again.
+        order = (axis, *(i for i in range(len(node.shape)) if i != axis))
+        taken = take_rows(transpose_layout(node, order), rows, 0, fill)
+        back = tuple(order.index(i) for i in range(len(order)))
+        return transpose_layout(taken, back)
+    shape = (len(rows), *node.shape[1:])
+    if 0 in shape:
+        return empty_view(node, shape)
     columns = [(0, 1, n) for n in node.shape[1:]]
     runs = list(itertools.islice(_steady_runs(rows), _MAX_RUNS + 1))
     views = sum(1 for _ in views_of(node))
     if len(runs) > _MAX_RUNS or len(runs) * views > _MAX_VIEWS:
-        return RowsLayout(node, rows)
-    if not runs:
-        return slice_layout(node, [(0, 1, 0), *columns])
-    return join_layouts([slice_layout(node, [run, *columns]) for run in runs], 0)
+        return RowsLayout(node, rows, fill if -1 in rows else b"")
+    return join_layouts(
+        [
+            constant_beside(node, (run[2], *node.shape[1:]), fill)
+            if run[0] < 0
+            else slice_layout(node, [run, *columns])
+            for run in runs
+        ],
+        0,
+    )
+
+
+def constant_beside(
+    node: Layout, shape: tuple[int, ...], fill: bytes
+) -> ConstantLayout:
+    """Elements that are all the same, of the dtype of a layout."""
+    return ConstantLayout(shape, fill, empty_view(node, (0,)))
+
+
+def pad_layout(node: Layout, widths: Sequence[tuple[int, int]], fill: bytes) -> Layout:
+    """Puts equal elements around a layout.
+
+        widths (1, 0), (0, 2)     # # # # #     axis after axis: first rows, which are
+                                  a a a # #     as long as the layout, then columns
+                                  a a a # #
+
+    Args:
+        node: A layout.
+        widths: Numbers of elements before and after, along every axis.
+        fill: One of them, as bytes.
+
+    Returns:
+        The layout, joined with `ConstantLayout`s.
+    """
+    # Each axis goes around what those before it have made, also around its corners.
+    for axis, (before, after) in enumerate(widths):
+        left, right = node.shape[:axis], node.shape[axis + 1 :]
+        parts: list[Layout] = [node]
+        if before:
+            parts.insert(0, constant_beside(node, (*left, before, *right), fill))
+        if after:
+            parts.append(constant_beside(node, (*left, after, *right), fill))
+        node = join_layouts(parts, axis)
+    return node
 
 
 def _steady_runs(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Cuts numbers into runs of one step: `(start, step, count)`.
 
-    Rows 0 2 4 9 8 7 7 are the runs (0, 2, 3), (9, -1, 3) and (7, 1, 1).
+    Rows 0 2 4 9 8 7 7 are the runs (0, 2, 3), (9, -1, 3) and (7, 1, 1). Rows of -1,
+    which are filled, are runs of their own: 1 0 -1 -1 is (1, -1, 2) and (-1, 0, 2).
     """
     i = 0
     while i < len(rows):
+        if rows[i] < 0:
+            stop = next((k for k in range(i, len(rows)) if rows[k] >= 0), len(rows))
+            yield -1, 0, stop - i
+            i = stop
+            continue
         step = rows[i + 1] - rows[i] if i + 1 < len(rows) else 1
         j = i + 1
         # A row that is repeated has step 0, which no slice can have: a run of one.
-        while step and j < len(rows) and rows[j] - rows[j - 1] == step:
+        while step and j < len(rows) and rows[j] >= 0 and rows[j] - rows[j - 1] == step:
             j += 1
         yield rows[i], step or 1, j - i
         i = j
@@ -293,5 +393,23 @@ def cast_layout(node: Layout, dtype: np.dtype) -> Layout:
                 for starts, operand in node.operands
             )
             return dataclasses.replace(node, operands=operands)
+        case ConstantLayout():
+            # What fills a place is cast like everything beside it.
+            fill = forced_cast(node.value, dtype).tobytes()
+            like = dataclasses.replace(node.like, casts=(*node.like.casts, dtype))
+            return ConstantLayout(node.shape, fill, like)
+        case RowsLayout(fill=bytes(fill)) if fill:
+            element = np.frombuffer(fill, node.dtype)
+            fill = forced_cast(element, dtype).tobytes()
+            return RowsLayout(cast_layout(node.operand, dtype), node.rows, fill)
+        case StepsLayout() | CombinedLayout():
+            return step_layout(node, dtype)
         case _:
             return dataclasses.replace(node, operand=cast_layout(node.operand, dtype))
+
+
+def step_layout(node: Layout, step: Step) -> Layout:
+    """Puts a step on top, which is done after those that are there."""
+    if isinstance(node, StepsLayout):
+        return dataclasses.replace(node, steps=(*node.steps, step))
+    return StepsLayout(node, (step,))

@@ -6,14 +6,17 @@ import dataclasses
 import itertools
 
 from .nodes import (
+    CombinedLayout,
+    ConstantLayout,
     JoinedLayout,
     Layout,
     ReshapedLayout,
+    StepsLayout,
     StridedView,
     TransposedLayout,
     empty_view,
 )
-from .operations import transpose_layout
+from .operations import below_arithmetic, transpose_layout
 from .shapes import axis_groups, box_after_reshape, strides_after_reshape
 
 
@@ -32,6 +35,8 @@ def reshape_layout(node: Layout, shape: tuple[int, ...]) -> Layout:
     if 0 in shape:
         return empty_view(node, shape)
     reshaped: Layout | None = None
+    if isinstance(node, ConstantLayout | StepsLayout | CombinedLayout):
+        return below_arithmetic(node, lambda part: reshape_layout(part, shape), shape)
     match node:
         case StridedView():
             strides = strides_after_reshape(node.shape, node.strides, shape)

@@ -17,13 +17,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language import nodes
 from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.rearranging import shape_before
+from tf2flax._assignment.language.writing import write_expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import view_at
 from tf2flax._base.values import TensorSpec
 
 from .lowering import lower, operand_indices, without_ellipsis
+from .scattering import sum_problem
 from .shapes import axis_groups
 
 SpecOf = Callable[[str], TensorSpec]
@@ -58,6 +61,8 @@ def resize_backwards(
             if name in result:
                 raise AssignmentError(f"`{name}` stands in it several times.")
             result[name] = value, shape
+        elif isinstance(node, nodes.Combined):
+            raise AssignmentError(sum_problem(node))
         elif isinstance(node, ex.Joined):
             placed = _operands_in(node, shape, spec_of)
             for operand, (index, below) in zip(node.operands, placed, strict=True):
@@ -86,14 +91,16 @@ def evaluate(expression: ex.Expression, array: np.ndarray) -> np.ndarray:
     (operand,) = expression.children
     array = evaluate(operand, array)
     match expression:
-        case ex.Transposed():
+        case nodes.Transposed():
             return array.transpose(expression.axes)
-        case ex.Reshaped():
+        case nodes.Reshaped():
             return array.reshape(expression.shape)
-        case ex.Sliced():
+        case nodes.Sliced():
             return view_at(array, expression.numpy_index)
-        case ex.Rows():
-            return array[np.array(expression.rows, np.int64)]
+        case nodes.TakenRows():
+            return np.take(
+                array, np.array(expression.numbers, np.int64), expression.axis
+            )
         case _:
             raise AssertionError(type(expression))
 
@@ -103,8 +110,15 @@ def _undone(
 ) -> Resized:
     """Takes one operation back: the operand's value, and its new shape."""
     (operand,) = node.children
-    if isinstance(node, ex.Cast):
+    if isinstance(node, nodes.Cast):
         return value, shape
+    if node.is_growth:
+        # The tensor becomes as large as the leaf, with rows in the leaf's order.
+        return value, shape
+    if isinstance(node, nodes.Negated | nodes.WithNumber | nodes.Padded):
+        raise AssignmentError(
+            f"what becomes of `{write_expression(node)}` then is not clear."
+        )
     # The shapes that the checkpoint gives, above and below the operation.
     old, below = lower(node, spec_of).shape, lower(operand, spec_of).shape
     if len(shape) != len(old):
@@ -112,11 +126,11 @@ def _undone(
             f"it gives {len(old)} axes, and the leaf has {len(shape)}."
         )
     match node:
-        case ex.Transposed():
+        case nodes.Transposed():
             axes = node.axes or tuple(reversed(range(len(old))))
             back = _inverse_order([axis % len(old) for axis in axes])
             return value.transpose(back), tuple(shape[axis] for axis in back)
-        case ex.Reshaped():
+        case nodes.Reshaped():
             new = _shape_before_reshape(below, old, shape)
             return value.reshape(new), new
         case ex.Rearranged():
@@ -124,9 +138,9 @@ def _undone(
             permuted = tuple(steps.split[axis] for axis in steps.axes)
             back = _inverse_order(steps.axes)
             return value.reshape(permuted).transpose(back).reshape(new), new
-        case ex.Sliced():
+        case nodes.Sliced():
             return _undo_slices(node, value, below, shape)
-        case ex.Rows():
+        case nodes.TakenRows():
             return _undo_rows(node, value, below, shape)
         case _:
             raise AssertionError(type(node))
@@ -166,7 +180,7 @@ def _shape_before_reshape(below: Shape, old: Shape, shape: Shape) -> Shape:
 
 
 def _undo_slices(
-    node: ex.Sliced, value: ex.Expression, below: Shape, shape: Shape
+    node: nodes.Sliced, value: ex.Expression, below: Shape, shape: Shape
 ) -> Resized:
     """Takes an index back, if it cuts nothing off.
 
@@ -205,17 +219,17 @@ def _undo_slices(
 
 
 def _undo_rows(
-    node: ex.Rows, value: ex.Expression, below: Shape, shape: Shape
+    node: nodes.TakenRows, value: ex.Expression, below: Shape, shape: Shape
 ) -> Resized:
     """Takes a choice of rows back, if it only puts all rows in another order."""
-    count = below[0]
-    rows = [row % count for row in node.rows]
-    if len(rows) != shape[0] or sorted(rows) != list(range(count)):
+    axis = node.axis % len(below)
+    count, rows = below[axis], node.numbers
+    if len(rows) != shape[axis] or sorted(rows) != list(range(count)):
         raise AssignmentError(
-            f"take picks {len(rows)} of {count} rows, and the leaf has {shape[0]}."
+            f"take picks {len(rows)} of {count} rows, and the leaf has {shape[axis]}."
         )
     # The inverse of a permutation is what sorts it.
-    return value.take(np.argsort(rows)), shape
+    return value.take(np.argsort(rows), axis), shape
 
 
 def _operands_in(

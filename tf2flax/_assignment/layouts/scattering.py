@@ -22,13 +22,20 @@ from typing import Any
 import numpy as np
 
 from tf2flax._assignment.language import expressions as ex
+from tf2flax._assignment.language import nodes
 from tf2flax._assignment.language.captures import parse_name
+from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._assignment.language.rearranging import steps_for
+from tf2flax._assignment.language.writing import write_expression
+from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.memory import shape_only, view_at
 from tf2flax._base.values import TensorSpec
 
-from .lowering import lower, operand_indices
+from .comparing import equal_elements
+from .lowering import fill_of, lower, number_step_of, operand_indices
+from .nodes import Layout
+from .steps import Step, apply_steps
 
 SpecOf = Callable[[str], TensorSpec]
 
@@ -41,13 +48,14 @@ class Contribution:
         name: Name of the tensor.
         value: Array of the tensor's shape; None in a dry run.
         mask: True for the elements that the value covers; None if it covers all.
-        casts: Dtypes that the tensor's elements went through, in this order.
+        casts: What the tensor's elements went through, in this order: dtypes, and
+            arithmetic with numbers.
     """
 
     name: str
     value: np.ndarray | None
     mask: np.ndarray | None
-    casts: tuple[np.dtype, ...] = ()
+    casts: tuple[Step, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,6 +132,7 @@ def scatter_value(
     value: np.ndarray | None,
     mask: np.ndarray | None,
     spec_of: SpecOf,
+    dtype: np.dtype | None = None,
 ) -> list[Contribution]:
     """Takes the value of an expression apart into elements of its tensors.
 
@@ -132,22 +141,100 @@ def scatter_value(
         value: Its value; None in a dry run, to learn only which elements are covered.
         mask: True for the elements that count; None if all do.
         spec_of: Gives shape and dtype of a tensor.
+        dtype: Dtype of the leaf when it was loaded; None if it is the value's.
 
     Returns:
         One contribution for each time that a tensor stands in the expression.
 
     Raises:
-        AssignmentError: An element of a tensor would have two values.
+        AssignmentError: An element of a tensor would have two values; what a pad or
+            rows of -1 filled has changed; or tensors are added to each other.
     """
     shape = lower(expression, spec_of).shape
-    return _scatter(expression, _MaskedValue(shape, value, mask), spec_of, ())
+    masked = _MaskedValue(shape, value, mask)
+    # The last cast of loading is that to the leaf's dtype, which is undone elsewhere;
+    # here it says what became of the elements that were filled.
+    contributions = _scatter(
+        expression, masked, spec_of, () if dtype is None else (dtype,)
+    )
+    if dtype is None:
+        return contributions
+    return [dataclasses.replace(c, casts=c.casts[:-1]) for c in contributions]
+
+
+def sum_problem(expression: nodes.Combined) -> str:
+    """Says why what tensors were combined to cannot be written."""
+    names = dict.fromkeys(parse_name(s.pattern).literal for s in sources_of(expression))
+    listed = " and ".join(f"`{name}`" for name in names)
+    return (
+        f"`{write_expression(expression)}` makes one value of elements of {listed}, "
+        "and which of them a new value would change is not known. Load the tensors "
+        "into leaves of their own, or save the tree without the plan."
+    )
+
+
+def _without_fill(
+    expression: nodes.Padded | nodes.TakenRows,
+    masked: _MaskedValue,
+    operand: Layout,
+    casts: tuple[Step, ...],
+) -> _MaskedValue:
+    """Takes away what no tensor has, if that is still what it was filled with.
+
+        .pad(((0, 1), (0, 0)))      a b        a b
+                                    c d        c d
+                                    # #
+
+    Raises:
+        AssignmentError: Some of it has changed; or two rows that were one differ.
+    """
+    shape = operand.shape
+    places: tuple[Any, ...] | None = None
+    if isinstance(expression, nodes.Padded):
+        pairs = zip(expression.widths, shape, strict=True)
+        index: tuple[Any, ...] = tuple(
+            slice(before, before + n) for (before, _), n in pairs
+        )
+        verb = "pad"
+    else:
+        numbers = np.array(expression.numbers, np.int64)
+        before_axis = (slice(None),) * (expression.axis % len(shape))
+        index = (*before_axis, numbers >= 0)
+        places = (*before_axis, numbers[numbers >= 0])
+        verb = "take"
+    if expression.fill is not None and masked.value is not None:
+        filled = np.ones(masked.shape, bool)
+        filled[index] = False
+        if masked.mask is not None:
+            filled &= masked.mask
+        fill = fill_of(verb, expression.fill, operand.dtype)
+        element = np.frombuffer(fill, operand.dtype).reshape(())
+        _check_filled(verb, masked.value, filled, apply_steps(element, casts))
+    inner = masked.changed(functools.partial(view_at, index=index))
+    return inner if places is None else inner.placed_at(places, shape)
+
+
+def _check_filled(
+    verb: str, value: np.ndarray, filled: np.ndarray, element: np.ndarray
+) -> None:
+    """Refuses elements that no tensor has, and that are no longer what filled them."""
+    # Users may have cast the leaf since.
+    wanted = np.broadcast_to(forced_cast(element, value.dtype), value.shape)
+    is_changed = filled & ~equal_elements(value, wanted)
+    if is_changed.any():
+        place = tuple(int(i) for i in np.argwhere(is_changed)[0])
+        raise AssignmentError(
+            f"of the elements that {verb} filled, {int(is_changed.sum())} changed, the "
+            f"first is {value[place]} at {list(place)}, and the checkpoint has no "
+            'place for them. With fill="keep" the tensor grows instead.'
+        )
 
 
 def _scatter(
     expression: ex.Expression,
     masked: _MaskedValue,
     spec_of: SpecOf,
-    casts: tuple[np.dtype, ...],
+    casts: tuple[Step, ...],
 ) -> list[Contribution]:
     match expression:
         case ex.Source():
@@ -160,13 +247,22 @@ def _scatter(
                 within = masked.changed(functools.partial(view_at, index=index))
                 contributions += _scatter(operand, within, spec_of, casts)
             return contributions
-        case ex.Cast():
+        case nodes.Negated() | nodes.WithNumber():
+            # Left for later, as casts are.
+            dtype = lower(expression.operand, spec_of).dtype
+            steps = (number_step_of(expression, dtype), *casts)
+            return _scatter(expression.operand, masked, spec_of, steps)
+        case nodes.Padded() | nodes.TakenRows():
+            layout = lower(expression.operand, spec_of)
+            below = _without_fill(expression, masked, layout, casts)
+            return _scatter(expression.operand, below, spec_of, casts)
+        case nodes.Combined():
+            raise AssignmentError(sum_problem(expression))
+        case nodes.Cast():
             # Left for later: how a cast is undone depends on all leaves of a tensor.
             casts = (expression.dtype, *casts)
             return _scatter(expression.operand, masked, spec_of, casts)
-        case (
-            ex.Transposed() | ex.Reshaped() | ex.Rearranged() | ex.Sliced() | ex.Rows()
-        ):
+        case nodes.Transposed() | nodes.Reshaped() | ex.Rearranged() | nodes.Sliced():
             shape = lower(expression.operand, spec_of).shape
             below = _undone(expression, masked, shape)
             return _scatter(expression.operand, below, spec_of, casts)
@@ -175,15 +271,15 @@ def _scatter(
 
 
 def _undone(
-    expression: ex.Transposed | ex.Reshaped | ex.Rearranged | ex.Sliced | ex.Rows,
+    expression: nodes.Transposed | nodes.Reshaped | ex.Rearranged | nodes.Sliced,
     masked: _MaskedValue,
     shape: tuple[int, ...],
 ) -> _MaskedValue:
     """Takes one operation back; `shape` is that of the operand."""
     match expression:
-        case ex.Transposed():
+        case nodes.Transposed():
             return masked.transposed_back(expression.axes)
-        case ex.Reshaped():
+        case nodes.Reshaped():
             return masked.reshaped(shape)
         case ex.Rearranged():
             # Split, permute, merge, from last to first.
@@ -191,10 +287,8 @@ def _undone(
             permuted = tuple(steps.split[axis] for axis in steps.axes)
             masked = masked.reshaped(permuted).transposed_back(steps.axes)
             return masked.reshaped(shape)
-        case ex.Sliced():
+        case nodes.Sliced():
             return masked.placed_at(expression.numpy_index, shape)
-        case ex.Rows():
-            return masked.placed_at(np.array(expression.rows, np.int64), shape)
 
 
 def same_bits(

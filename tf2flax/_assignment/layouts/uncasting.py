@@ -1,4 +1,4 @@
-"""Casts backwards: values of leaves -> stored elements that load as these values.
+"""Casts and arithmetic backwards: values of leaves -> stored elements that load so.
 
 A cast loses digits, so several stored values may load as the same one:
 
@@ -16,22 +16,36 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import ml_dtypes
 import numpy as np
 
 from tf2flax._base.dtypes import forced_cast, kind_of
 
+from .comparing import (
+    FLOAT4,
+    NARROW,
+    comparable,
+    equal_elements,
+    has_nan,
+    is_nan,
+)
+from .steps import (
+    NumberStep,
+    Step,
+    dtype_after,
+    follow_steps,
+    has_numbers,
+    moved_by,
+    nearest_integers,
+    neighbours,
+    step_back,
+)
+
 # Elements that are compared at once: temporary arrays stay within a few MiB.
 _CHUNK_SIZE: Final = 1 << 18
-# Integers that take a byte each, of which only the low bits count.
-_NARROW: Final = frozenset(
-    map(np.dtype, (ml_dtypes.int2, ml_dtypes.uint2, ml_dtypes.int4, ml_dtypes.uint4))
-)
-_FLOAT4: Final = np.dtype(ml_dtypes.float4_e2m1fn)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,8 +56,8 @@ class LeafValue:
         leaf: Name of the leaf.
         value: Array of the tensor's shape, in the leaf's dtype.
         mask: True for the elements that the leaf covers; None if it covers all.
-        casts: Dtypes that elements go through when they are loaded, from the stored
-            one to the value's.
+        casts: What elements go through when they are loaded, from the stored dtype to
+            the value's: dtypes, and arithmetic with numbers.
         is_widened: True if the leaf has been given a wider dtype since it was loaded:
             values may then have digits that loading would not give.
     """
@@ -51,8 +65,13 @@ class LeafValue:
     leaf: str
     value: np.ndarray
     mask: np.ndarray | None
-    casts: tuple[np.dtype, ...]
+    casts: tuple[Step, ...]
     is_widened: bool = False
+
+    @property
+    def stored(self) -> np.dtype:
+        """The stored dtype."""
+        return dtype_after(self.casts[:1], self.value.dtype)
 
     @property
     def is_plain(self) -> bool:
@@ -64,11 +83,15 @@ class LeafValue:
         """True if every element can come from one stored value only."""
         if self.is_plain:
             return True
-        if not all(itertools.starmap(is_one_to_one, itertools.pairwise(self.casts))):
+        dtypes = [step for step in self.casts if isinstance(step, np.dtype)]
+        # Arithmetic is taken back element by element, and has to be tried.
+        if has_numbers(self.casts) or not all(
+            itertools.starmap(is_one_to_one, itertools.pairwise(dtypes))
+        ):
             return False
         value = self.value if self.mask is None else self.value[self.mask]
         # Loading, or the way back, may change the payload of a NaN.
-        return not (_has_nan(value.dtype) and bool(_is_nan(value).any()))
+        return not (has_nan(value.dtype) and bool(is_nan(value).any()))
 
     def at(self, index: slice | np.ndarray) -> LeafValue:
         """Some elements of flat arrays."""
@@ -86,15 +109,13 @@ class LeafValue:
 
     def is_as_loaded(self, stored: np.ndarray) -> np.ndarray:
         """True for the elements that the leaf has as loading gives them."""
-        loaded = stored
-        for step in self.casts[1:]:
-            loaded = forced_cast(loaded, step)
-        return equal_elements(loaded, self.value)
+        loaded, outside = follow_steps(stored, self.casts[1:])
+        return equal_elements(loaded, self.value) & ~outside
 
     def fits(self, stored: np.ndarray) -> np.ndarray:
         """True for the stored elements that the leaf accepts."""
         result = self.is_as_loaded(stored)
-        if self.is_widened and not result.all():
+        if self.is_widened and not result.all() and not has_numbers(self.casts):
             # Digits that loading would cut off: the stored value may have them too.
             result |= equal_elements(forced_cast(stored, self.value.dtype), self.value)
         return result
@@ -104,11 +125,13 @@ class LeafValue:
 
         The caller checks them with `fits`, element by element.
         """
-        dtype = self.casts[0]
+        dtype = self.stored
+        has_real = any(
+            isinstance(step, np.dtype) and kind_of(step) != "complex"
+            for step in self.casts
+        )
         for candidate in self._casts_back():
-            if kind_of(dtype) == "complex" and any(
-                kind_of(step) != "complex" for step in self.casts
-            ):
+            if kind_of(dtype) == "complex" and has_real:
                 # The imaginary part was never loaded, so it stays as it is stored.
                 combined = stored.copy()
                 combined.real = np.real(candidate)
@@ -125,16 +148,23 @@ class LeafValue:
 
     def _casts_back(self) -> Iterator[np.ndarray]:
         """Yields the value cast to the stored dtype, in several ways."""
-        dtype, value = self.casts[0], self.value
+        dtype, value = self.stored, self.value
+        if has_numbers(self.casts):
+            yield self._steps_back()
+            # The opposite of a rounded operation may miss by a little: of the stored
+            # value, or of what some later step is done to.
+            for i, step in enumerate(self.casts):
+                if isinstance(step, NumberStep):
+                    for count in neighbours(step.dtype):
+                        yield self._steps_back(i, count)
+            return
         yield forced_cast(value, dtype)
         if len(self.casts) > 2:
             # Step by step, which wraps and rounds where one cast would not.
-            for step in reversed(self.casts[:-1]):
-                value = forced_cast(value, step)
-            yield value
+            yield self._steps_back()
         is_float = kind_of(self.value.dtype) in ("float", "complex")
         if kind_of(dtype) == "int" and is_float:
-            yield _nearest_integers(self.value, dtype)
+            yield nearest_integers(self.value, dtype)
         if self.value.dtype.kind == "u" and any(
             kind_of(step) in ("float", "complex") for step in self.casts
         ):
@@ -142,6 +172,26 @@ class LeafValue:
             # digits a float lacks; as a signed number it has few.
             signed = self.value.view(f"i{self.value.dtype.itemsize}")
             yield forced_cast(signed, dtype)
+
+    def _steps_back(self, moved: int = 0, count: int = 0) -> np.ndarray:
+        """The value with every step taken back, from last to first.
+
+        Args:
+            moved: Number of a step; what it is done to is moved ...
+            count: ... by so many values.
+        """
+        value = self.value
+        for i in range(len(self.casts) - 1, 0, -1):
+            step = self.casts[i]
+            before = dtype_after(self.casts[:i], value.dtype)
+            if isinstance(step, NumberStep):
+                value = step_back(value, step)
+                value = moved_by(value, count) if i == moved else value
+            elif has_numbers(self.casts) and kind_of(before) == "int" != kind_of(step):
+                value = nearest_integers(value, before)
+            else:
+                value = forced_cast(value, before)
+        return value
 
 
 @dataclasses.dataclass(slots=True)
@@ -174,7 +224,7 @@ def settle_values(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict |
     flat = stored.reshape(-1)
     # The leaf whose casts lose least comes first: its digits decide.
     ordered = sorted(
-        values, key=lambda value: (len(value.casts), -value.casts[-1].itemsize)
+        values, key=lambda value: (len(value.casts), -value.value.dtype.itemsize)
     )
     flat_values = [value.flat() for value in ordered]
     conflict: Conflict | None = None
@@ -252,7 +302,7 @@ def uncast_value(value: LeafValue) -> np.ndarray | None:
     """
     if value.is_plain:
         return value.value
-    result = forced_cast(value.value, value.casts[0])
+    result = forced_cast(value.value, value.stored)
     is_right = value.fits(result) | value.is_uncovered()
     return result if bool(np.all(is_right)) else None
 
@@ -302,120 +352,63 @@ def _is_tried_one_to_one(before: np.dtype, after: np.dtype) -> bool:
     """The same for a dtype of few values: all of them are cast."""
     every = _every_value(before)
     result = forced_cast(every, after)
-    if _has_nan(after) and _is_nan(result).any():
+    if has_nan(after) and is_nan(result).any():
         return False  # a number has become NaN
     if after.kind == "c":
         result = np.real(result)
-    return len(np.unique(_comparable(result))) == len(np.unique(_comparable(every)))
+    return len(np.unique(comparable(result))) == len(np.unique(comparable(every)))
 
 
 def _every_value(dtype: np.dtype) -> np.ndarray:
     """All values of a dtype of at most two bytes, NaN apart, by their bits."""
     if kind_of(dtype) == "bool":
         return np.array([False, True])
-    if dtype in _NARROW:
+    if dtype in NARROW:
         info = ml_dtypes.iinfo(dtype)
         every = np.arange(int(info.min), int(info.max) + 1)
         return every.astype(np.int8).astype(dtype)
-    if dtype == _FLOAT4:
+    if dtype == FLOAT4:
         return np.arange(16, dtype=np.uint8).view(dtype)
     count = 1 << (8 * dtype.itemsize)
     every = np.arange(count, dtype=f"u{dtype.itemsize}").view(dtype)
-    return every[~_is_nan(every)] if _has_nan(dtype) else every
+    return every[~is_nan(every)] if has_nan(dtype) else every
 
 
-def _is_nan(array: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # of NaNs that signal
-        return np.asarray(np.isnan(array))
-
-
-def _has_nan(dtype: np.dtype) -> bool:
-    return kind_of(dtype) in ("float", "complex")
-
-
-def equal_elements(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compares element by element: the same bits, or both NaN.
-
-    Args:
-        first: An array.
-        second: The array to compare with, of the same shape and dtype.
-
-    Returns:
-        True for the elements that are equal; 0.0 and -0.0 are not.
-    """
-    if first.dtype.kind == "c":
-        first, second = _parts(first), _parts(second)
-        return np.asarray(equal_elements(first, second).all(axis=-1))
-    result = np.asarray(_comparable(first) == _comparable(second))
-    if _has_nan(first.dtype) and not result.all():
-        result |= _is_nan(first) & _is_nan(second)
-    return result
-
-
-def _parts(array: np.ndarray) -> np.ndarray:
-    """Real and imaginary parts, along a new last axis."""
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    parts = array.reshape(*array.shape, 1).view(f"f{array.dtype.itemsize // 2}")
-    return typing.cast("np.ndarray[Any, np.dtype[Any]]", parts)
-
-
-def _comparable(array: np.ndarray) -> np.ndarray:
-    """Elements as integers, equal where all bits are equal that belong to the value."""
-    if array.dtype in _NARROW:
-        return array.astype(np.int8)
-    if array.dtype.kind == "c":
-        array = _parts(array)
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    bits = array.view(f"u{array.dtype.itemsize}")
-    return bits & 15 if array.dtype == _FLOAT4 else bits
-
-
-def _nearest_integers(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Integers near floats; the greatest or the smallest one outside their range.
-
-    For NaN it is the greatest one: floats without infinities make NaN of large numbers.
-    """
-    info = ml_dtypes.iinfo(dtype)
-    low, high = int(info.min), int(info.max)
-    wide = forced_cast(value, np.dtype(np.float64))
-    inside = (wide > low) & (wide < high)  # false for NaN
-    wanted = np.where(inside, wide, 0.0).astype(np.int64 if low else np.uint64)
-    wanted[(wide >= high) | np.isnan(wide)] = high
-    wanted[wide <= low] = low
-    return forced_cast(wanted, dtype)
-
-
-def _look_up(value: np.ndarray, casts: tuple[np.dtype, ...]) -> np.ndarray:
+def _look_up(value: np.ndarray, casts: tuple[Step, ...]) -> np.ndarray:
     """Finds stored values that load as elements, in a table of all values.
 
     Where there is none, the result is any value; `fits` then refuses it.
     """
     every, keys = _every_loaded(casts)
-    wanted = _comparable(_with_one_nan(value))
+    wanted = comparable(_with_one_nan(value))
+    if not keys.size:
+        return np.zeros(value.shape, every.dtype)
     return every[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)]
 
 
 @functools.lru_cache(maxsize=64)
-def _every_loaded(casts: tuple[np.dtype, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _every_loaded(casts: tuple[Step, ...]) -> tuple[np.ndarray, np.ndarray]:
     """All values of a narrow dtype and what they load as, sorted by the latter.
 
     Returns:
-        The values, and the bits of what each loads as, as `_comparable` gives them.
+        The values, and the bits of what each loads as, as `comparable` gives them.
     """
-    every = _every_value(casts[0])
-    if _has_nan(casts[0]):
-        every = np.concatenate([every, forced_cast(np.array([np.nan]), casts[0])])
-    result = every
-    for step in casts[1:]:
-        result = forced_cast(result, step)
-    keys = _comparable(_with_one_nan(result))
+    stored = casts[0]
+    assert isinstance(stored, np.dtype)
+    every = _every_value(stored)
+    if has_nan(stored):
+        every = np.concatenate([every, forced_cast(np.array([np.nan]), stored)])
+    result, outside = follow_steps(every, casts[1:])
+    if outside.any():  # what loading refuses is no candidate
+        every, result = every[~outside], result[~outside]
+    keys = comparable(_with_one_nan(result))
     order = np.argsort(keys, kind="stable")
     return every[order], keys[order]
 
 
 def _with_one_nan(array: np.ndarray) -> np.ndarray:
     """Gives every NaN the same bits, so that a table has one entry for them."""
-    if not _has_nan(array.dtype):
+    if not has_nan(array.dtype):
         return array
     nan = forced_cast(np.array(np.nan), array.dtype)
-    return np.where(_is_nan(array), nan, array)
+    return np.where(is_nan(array), nan, array)

@@ -6,5 +6,7 @@ Reads no leaf, no tensor and no file. Begin with `plan`; what runs a plan is in
 - `plan`: what fills each leaf, which leaves stay, which tensors are unused.
 - `report`, `sections`: a plan as text and as HTML.
 - `inverse`: a plan backwards, what each tensor is in terms of leaves.
-- `renewals`: leaves that did not fit, written in their own shape.
+- `families`: parts of one variable, joined.
+- `one_way`: leaves that no inverse gives back: sums of tensors, and grown ones.
+- `renewals`: leaves that did not fit or have grown, written in their own shape.
 """

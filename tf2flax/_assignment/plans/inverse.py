@@ -20,7 +20,6 @@ import numpy as np
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.inverting import inverse_of
-from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.scattering import scatter_value
 from tf2flax._assignment.resolution.assignments import (
     Assignment,
@@ -31,15 +30,13 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest, StoredNames
-from tf2flax._base.memory import empty
 from tf2flax._base.text import counted, printable
 from tf2flax._base.values import TensorSpec
 
+from .families import family_name, group_families, join_group
+from .one_way import find_ways_back
 from .plan import RestorePlan
 from .renewals import Renewal, describe_unwritable, find_renewals
-
-# Gives the array of a leaf, by name, on the host.
-FetchLeaf = Callable[[str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +48,8 @@ class InverseAssignment:
             variable that a Keras 3 export stores twice has two such assignments.
         leaves: Names of the leaves.
         expression: The tensor as an expression with leaves as sources; None if several
-            leaves have parts of it, or if they do not have all of it.
+            leaves have parts of it, if they do not have all of it, or if it was
+            multiplied by a number.
         is_complete: True if the leaves cover every element. Other elements are copied
             from the checkpoint.
 
@@ -72,6 +70,9 @@ class InverseAssignment:
         """The tensor and what it is written from."""
         if self.expression is None:
             leaves = " and ".join(f"`{leaf}`" for leaf in self.leaves)
+            if self.is_complete and len(self.leaves) == 1:
+                # A product, say, which the language does not take back.
+                return printable(f"`{self.name}` <- by the opposite from {leaves}")
             return printable(f"`{self.name}` <- in parts from {leaves}")
         is_plain = isinstance(self.expression, Source)
         source = self.leaves[0] if is_plain else self.expression
@@ -88,8 +89,8 @@ class InversePlan:
         copied: Names of the tensors that no leaf is written to; `unused="copy"` copies
             them from the checkpoint.
         left_out: Names of the leaves that are not written.
-        renewals: Leaves that `on_mismatch` kept and that are written in their own
-            shape.
+        renewals: Leaves that are written in their own shape: `on_mismatch` kept them,
+            or they have grown.
 
     Examples:
         >>> import jax, tf2flax
@@ -107,6 +108,8 @@ class InversePlan:
         "_plan",
         "_problems",
         "_stored",
+        "_unwritable",
+        "_ways",
         "assignments",
         "copied",
         "left_out",
@@ -138,15 +141,19 @@ class InversePlan:
         resolution = plan.resolution
         # A tied leaf is written to the tensors of all its names.
         twins = [twin for tie in resolution.ties for twin in tie.twins]
-        self._groups = _group_families([*plan.assignments, *twins])
+        self._ways = find_ways_back([*plan.assignments, *twins])
+        self._groups = group_families(self._ways.inverted)
         inverted = self._invert_groups()
         spec_of = spec_lookup(manifest)
-        self.renewals, self._problems = find_renewals(
-            _kept_gaps(resolution),
-            {assignment.name for assignment in inverted},
-            spec_of,
-            self._stored.places,
+        taken = {assignment.name for assignment in inverted}
+        grown, self._unwritable = find_renewals(
+            self._ways.grown, taken, spec_of, self._stored.places, is_grown=True
         )
+        taken |= {place for renewal in grown for place in renewal.places}
+        kept, self._problems = find_renewals(
+            _kept_gaps(resolution), taken, spec_of, self._stored.places
+        )
+        self.renewals = (*grown, *kept)
         renewed = [
             InverseAssignment(place, renewal.leaves, expression, True)
             for renewal in self.renewals
@@ -169,7 +176,8 @@ class InversePlan:
         """Names of the leaves that are written, each once."""
         loaded = [assignment.leaf for group in self._groups for assignment in group]
         kept = [leaf for renewal in self.renewals for leaf in renewal.leaves]
-        return tuple(dict.fromkeys([*loaded, *kept]))
+        # `check` refuses the last ones.
+        return tuple(dict.fromkeys([*loaded, *kept, *self._ways.problems]))
 
     @property
     def manifest(self) -> Manifest:
@@ -194,6 +202,16 @@ class InversePlan:
     def stored_elsewhere(self, stored: StoredNames) -> InversePlan:
         """The same plan backwards, which writes tensors under other stored names."""
         return InversePlan(self._plan, self._manifest, stored)
+
+    def alternatives(self) -> dict[str, list[str]]:
+        """Stored names of tensors -> those that `first_of` did not choose for them."""
+        result: dict[str, list[str]] = {}
+        for assignment in itertools.chain.from_iterable(self._groups):
+            names = [p for n in assignment.alternatives for p in self._stored.places(n)]
+            for source in assignment.sources if names else ():
+                for place in self._stored.places(source):
+                    result.setdefault(place, []).extend(names)
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse as plain values, ready for `json.dumps`."""
@@ -251,6 +269,11 @@ class InversePlan:
                 have gaps. All problems are listed.
         """
         problems = self._check_loaded(specs)
+        problems += self._ways.problems.values()
+        problems += [
+            describe_unwritable(leaf, problem, is_grown=True)
+            for leaf, problem in self._unwritable.items()
+        ]
         if is_copying:
             problems += [
                 describe_unwritable(leaf, problem)
@@ -309,7 +332,11 @@ class InversePlan:
                 try:
                     self.resized(renewal, specs[renewal.leaf].shape)
                 except AssignmentError as error:
-                    problems.append(describe_unwritable(renewal.leaf, str(error)))
+                    problems.append(
+                        describe_unwritable(
+                            renewal.leaf, str(error), is_grown=renewal.is_grown
+                        )
+                    )
         return problems
 
     def resized(
@@ -350,7 +377,7 @@ class InversePlan:
             if len(uses) == 1 and is_complete:
                 (group,) = groups
                 if id(group) not in written:
-                    source = Source(literal_pattern(_family_name(group)))
+                    source = Source(literal_pattern(family_name(group)))
                     written[id(group)] = inverse_of(
                         group[0].expression, source, spec_of
                     )
@@ -388,59 +415,3 @@ def _is_covered(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> b
             return True
         covered |= mask
     return bool(covered.all())
-
-
-def _group_families(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
-    """Groups the parts of each family; any other leaf is a group."""
-    groups: dict[object, list[Assignment]] = {}
-    for assignment in assignments:
-        name = assignment.leaf
-        if assignment.box is not None:
-            name = name.rpartition("/part_")[0]
-        # A tied leaf has a group for each of its sources. Parts of different dtypes are
-        # joined separately, since an array has one dtype.
-        key = (assignment.expression, name, assignment.dtype)
-        groups.setdefault(key, []).append(assignment)
-    return list(groups.values())
-
-
-def _family_name(group: Sequence[Assignment]) -> str:
-    """Name of the family of a group; of a single leaf, its name."""
-    leaf = group[0].leaf
-    return leaf if group[0].box is None else leaf.rpartition("/part_")[0]
-
-
-def join_group(
-    group: Sequence[Assignment],
-    fetch: FetchLeaf | None,
-    spec_of: Callable[[str], TensorSpec],
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Joins the parts of a family into one array; a single leaf is fetched as it is.
-
-        part_0    part_1 (not loaded)   part_2
-        [ a b c | . . . . . . . . . . | d e ]      value
-        [ T T T | F F F F F F F F F F | T T ]      mask
-
-    Args:
-        group: Assignments of one leaf, or of parts of one family.
-        fetch: Gives the array of a leaf; None to compute only the mask.
-        spec_of: Gives shape and dtype of a tensor.
-
-    Returns:
-        The value of the group's expression, None without `fetch`; and a mask of the
-        elements that the leaves cover, None if they cover all.
-    """
-    if group[0].box is None:
-        return (None if fetch is None else fetch(group[0].leaf)), None
-    shape = lower(group[0].expression, spec_of).shape
-    mask = np.zeros(shape, bool)
-    value: np.ndarray | None = None
-    for assignment in group:
-        assert assignment.box is not None
-        index = tuple(map(slice, assignment.box.starts, assignment.box.stops))
-        mask[index] = True
-        if fetch is not None:
-            part = fetch(assignment.leaf)
-            value = empty(shape, part.dtype) if value is None else value
-            value[index] = part
-    return value, None if mask.all() else mask

@@ -1,7 +1,8 @@
-"""Writing leaves that `on_mismatch` kept: their tensors get the leaf's own shape.
+"""Writing leaves in their own shape: those that `on_mismatch` kept, and grown ones.
 
-Such a leaf, a new head for example, is written in place of the tensors that did not fit
-it. Only says what to write; `_writing.save` reads leaves and writes files.
+Such a leaf, a new head for example, or a table with more words, is written in place of
+the tensors that did not fit it. Only says what to write; `_writing.save` reads leaves
+and writes files.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Renewal:
         gap: Why the leaf was kept; of a family, that of its first leaf.
         expression: Source that did not fit the leaf.
         stored: Stored names of the tensors, by the names that the plan was made for.
+        is_grown: True if the leaf was loaded, and has grown.
     """
 
     leaf: str
@@ -38,6 +40,7 @@ class Renewal:
     gap: Gap
     expression: Expression
     stored: Mapping[str, tuple[str, ...]]
+    is_grown: bool = False
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -77,7 +80,12 @@ class Renewal:
 
 
 def find_renewals(
-    gaps: Iterable[Gap], taken: Collection[str], spec_of: SpecOf, places_of: PlacesOf
+    gaps: Iterable[Gap],
+    taken: Collection[str],
+    spec_of: SpecOf,
+    places_of: PlacesOf,
+    *,
+    is_grown: bool = False,
 ) -> tuple[tuple[Renewal, ...], dict[str, str]]:
     """Finds the kept leaves that can be written in their own shape.
 
@@ -86,6 +94,7 @@ def find_renewals(
         taken: Stored names of tensors that other leaves are written to.
         spec_of: Gives shape and dtype of a tensor.
         places_of: Gives the stored names of a tensor.
+        is_grown: True if the leaves were loaded, and have grown.
 
     Returns:
         The leaves that can be written; and for each other leaf, why it cannot.
@@ -102,6 +111,7 @@ def find_renewals(
     for group in families.values():
         try:
             renewal = _make_renewal(group, spec_of, places_of)
+            renewal = dataclasses.replace(renewal, is_grown=is_grown)
             for name in renewal.places:
                 if name in writers:
                     raise AssignmentError(f"`{name}` is written from {writers[name]}.")
@@ -125,16 +135,24 @@ def _make_renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Ren
         return Renewal(gap.leaf, (), gap, expression, stored)
     if missing := set(gap.parts).difference(member.leaf for member in group):
         raise AssignmentError(f"its part `{min(missing)}` is not kept with it.")
+    # Rows for another vocabulary, or more of them, lie in the parts as in the tensor.
+    while expression.is_growth:
+        (expression,) = expression.children
     if not isinstance(expression, Source):
         raise AssignmentError(
             "parts of one variable can only be written to a tensor that the key names."
         )
     family = gap.parts[0].rpartition("/part_")[0]
-    return Renewal(family, gap.parts, gap, expression, stored)
+    return Renewal(family, gap.parts, gap, gap.expression or expression, stored)
 
 
-def describe_unwritable(leaf: str, problem: str) -> str:
-    """States why a kept leaf cannot be written, and what to do."""
+def describe_unwritable(leaf: str, problem: str, *, is_grown: bool = False) -> str:
+    """States why a leaf cannot be written in its own shape, and what to do."""
+    if is_grown:
+        return (
+            f"Leaf `{leaf}` cannot be written in its own shape: {problem} Save a flat "
+            "mapping of names to arrays."
+        )
     return (
         f"Leaf `{leaf}` was kept because it does not fit, and cannot be written in its "
         f'own shape: {problem} Use unused="drop" to leave it out together with what '

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.entries import MapEntry
-from tf2flax._assignment.language.expressions import Expression, Joined, Source
-from tf2flax._assignment.language.literals import quote
+from tf2flax._assignment.language.expressions import Source
+from tf2flax._assignment.language.writing import BRIEF, write_expression
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
@@ -29,6 +29,8 @@ from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, format_sections, 
 _MAX_LISTED: Final = 60
 # Marks leaves of which a shard cannot be read from its own bytes alone.
 _MARK: Final = " *"
+# Operands of a join that count up are written as one.
+_STYLE: Final = dataclasses.replace(BRIEF, shorten=in_sequence)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,29 +208,10 @@ def _entries(assignments: Sequence[Assignment]) -> Section:
 
 
 def _source_text(assignment: Assignment) -> str:
-    """A source in the table; operands of a join that count up are written as one."""
+    """A source in the table, short where it is long."""
     if isinstance(assignment.expression, Source):
         return assignment.source
-    return _abbreviate(assignment.expression)
-
-
-def _abbreviate(expression: Expression) -> str:
-    text = repr(expression)
-    if isinstance(expression, Joined):
-        operands = in_sequence(
-            [
-                quote(operand.pattern)
-                if isinstance(operand, Source)
-                else _abbreviate(operand)
-                for operand in expression.operands
-            ]
-        )
-        return f"{expression.verb}({', '.join(operands)}, axis={expression.axis})"
-    if not expression.children:
-        return text
-    (operand,) = expression.children
-    # An operation prints its operand first, then itself: `src("w")[0].transpose()`.
-    return _abbreviate(operand) + text.removeprefix(repr(operand))
+    return write_expression(assignment.expression, _STYLE)
 
 
 def _gaps(title: str, gaps: Sequence[Gap]) -> Section:

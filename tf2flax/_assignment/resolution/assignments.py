@@ -14,6 +14,7 @@ import numpy as np
 
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.language.writing import write_expression
 from tf2flax._assignment.layouts.nodes import (
     Layout,
     StridedView,
@@ -68,6 +69,9 @@ class Assignment:
             that is not a part of one.
         is_forced: True if option `dtype` forces the last cast, so that values may
             overflow or wrap around.
+        alternatives: Names of the tensors that `first_of` could have chosen as well.
+        parts: Names of all leaves that are parts of the same partitioned variable; ()
+            for a leaf that is not a part of one.
 
     Examples:
         >>> import jax, tf2flax
@@ -87,13 +91,18 @@ class Assignment:
     alias: str | None = None
     box: Box | None = None
     is_forced: bool = False
+    alternatives: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
-        """Name of the tensor, or the expression if the key does more than name one."""
+        """Name of the tensor, or the expression if the key does more than name one.
+
+        More than 16 rows by number are cut: `expression` has all of them.
+        """
         if isinstance(self.expression, Source):
             return self.views[0].source
-        return repr(self.expression)
+        return write_expression(self.expression)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -147,7 +156,7 @@ class Assignment:
         """As `casts`, for all tensors that fill the leaf; each chain once."""
         chains: dict[tuple[np.dtype, ...], None] = {}
         for view in self.views:
-            chain = [view.base.dtype.numpy, *view.casts, self.dtype]
+            chain = [view.base.dtype.numpy, *view.casts, self.layout.dtype, self.dtype]
             chains[drop_repeats(chain)] = None
         return tuple(chains)
 

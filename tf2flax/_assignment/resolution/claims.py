@@ -15,6 +15,7 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.language.grammar import has_braces
+from tf2flax._assignment.language.writing import write_expression
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout, views_of, whole_view
 from tf2flax._assignment.layouts.operations import slice_layout
@@ -42,6 +43,7 @@ class Claim:
         entry: The entry.
         parts: All leaves of the family that the leaf is a part of; () if none.
         alias: Last component of the leaf's name, if an alias replaced it.
+        alternatives: Tensors that `first_of` could have chosen as well.
     """
 
     leaf: str
@@ -49,6 +51,7 @@ class Claim:
     entry: MapEntry
     parts: tuple[str, ...] = ()
     alias: str | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 class Claims:
@@ -369,6 +372,8 @@ class Claims:
             alias=claim.alias,
             box=box,
             is_forced=isinstance(policy, np.dtype),
+            alternatives=claim.alternatives,
+            parts=claim.parts,
         )
 
     def _dtype_of(
@@ -382,8 +387,10 @@ class Claims:
             if views[0].casts or len(stored) > 1:
                 check_holds_numbers(dtype)
         first = views[0].base.dtype
-        if views[0].casts:
-            first = StoredDtype(views[0].dtype.name, views[0].dtype)
+        # Arithmetic may be cast after it, where views do not show that.
+        if views[0].casts or layout.dtype != views[0].dtype:
+            check_holds_numbers(first)
+            first = StoredDtype(layout.dtype.name, layout.dtype)
         return result_dtype(first, leaf, policy, x64=self._x64)
 
 
@@ -405,7 +412,7 @@ def _names_of(expression: Expression) -> Iterator[str]:
 def name_of(expression: Expression) -> str:
     """The text of a source in messages: the tensor's name, or the expression."""
     if not isinstance(expression, Source):
-        return repr(expression)
+        return write_expression(expression)
     pattern = expression.pattern
     return parse_name(pattern).literal if has_braces(pattern) else pattern
 

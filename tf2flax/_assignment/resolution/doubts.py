@@ -20,10 +20,9 @@ from tf2flax._assignment.language.expressions import (
     Expression,
     Joined,
     Rearranged,
-    Reshaped,
-    Sliced,
 )
 from tf2flax._assignment.language.literals import write_integers
+from tf2flax._assignment.language.nodes import Reshaped, Sliced
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec

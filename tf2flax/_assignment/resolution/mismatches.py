@@ -106,6 +106,8 @@ def find_reason(
         return Reason(fit.text, fit.apply, is_of_key=True)
     if source_shape is None:
         return None
+    if source.keeps_leaf:  # nothing can follow it, so that no key can be proposed
+        return Reason(ANOTHER_CONFIGURATION)
     if isinstance(source, Joined) and _differ_in_stacked(leaf, source_shape, source):
         count = source_shape[source.axis % len(source_shape)]
         return Reason(

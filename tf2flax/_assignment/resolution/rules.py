@@ -286,4 +286,6 @@ def _assign_leaves(
         claims.problems.append(problems.Ambiguous(rule, leaves[0], names))
         return
     for leaf in leaves:
-        claims.assign(Claim(leaf, first.expression, rule, reach.parts, alias))
+        claims.assign(
+            Claim(leaf, first.expression, rule, reach.parts, alias, first.alternatives)
+        )

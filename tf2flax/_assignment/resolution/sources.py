@@ -21,6 +21,7 @@ from tf2flax._assignment.language.expressions import (
     map_sources,
     sources_of,
 )
+from tf2flax._assignment.language.nodes import FirstOf
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import MAX_DIGITS
@@ -34,11 +35,13 @@ class FoundSource:
         expression: The expression.
         missing: Names that it needs but the checkpoint lacks, each once.
         is_counted: True if the checkpoint has a tensor for every counted capture.
+        alternatives: Names of tensors that `first_of` could have chosen as well.
     """
 
     expression: Expression
     missing: tuple[str, ...]
     is_counted: bool = True
+    alternatives: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -63,28 +66,40 @@ def find_source(expression: Expression, manifest: Manifest) -> FoundSource:
         AssignmentError: Two tensors have the same number.
     """
     missing: dict[str, None] = {}
-    counted = _expand_counted(expression, manifest, missing)
+    alternatives: dict[str, None] = {}
+    counted = _expand(expression, manifest, missing, alternatives)
     if missing:
         return FoundSource(counted, tuple(missing), is_counted=False)
-    for source in sources_of(counted):
-        name = parse_name(source.pattern).literal
-        if name not in manifest:
-            missing[name] = None
-    return FoundSource(counted, tuple(missing))
+    missing = dict.fromkeys(_names_missing(counted, manifest))
+    return FoundSource(counted, tuple(missing), alternatives=tuple(alternatives))
 
 
-def _expand_counted(
-    expression: Expression, manifest: Manifest, missing: dict[str, None]
+def _names_missing(expression: Expression, manifest: Manifest) -> list[str]:
+    names = (parse_name(source.pattern).literal for source in sources_of(expression))
+    return [name for name in names if name not in manifest]
+
+
+def _expand(
+    expression: Expression,
+    manifest: Manifest,
+    missing: dict[str, None],
+    alternatives: dict[str, None],
 ) -> Expression:
-    """Repeats the operand of a counted join for each number that the checkpoint has.
+    """Puts what the checkpoint has in place of counted joins and of `first_of`.
 
-    Patterns for which it has no number at all are added to `missing`.
+    The operand of a counted join is repeated for each number that the checkpoint has.
+    Patterns for which it has no number at all are added to `missing`, and so are all
+    names of a `first_of` of which it has none.
     """
+    if isinstance(expression, FirstOf):
+        return _choose(expression, manifest, missing, alternatives)
     if isinstance(expression, Joined) and expression.over is not None:
         (operand,) = expression.operands
         over = expression.over
         operands = [
-            _expand_counted(bind_captures(operand, {over: text}), manifest, missing)
+            _expand(
+                bind_captures(operand, {over: text}), manifest, missing, alternatives
+            )
             for text in _numbers_of(operand, over, manifest)
         ]
         if not operands:
@@ -94,9 +109,38 @@ def _expand_counted(
             return expression
         return Joined(tuple(operands), expression.axis, expression.is_stack, None)
     children = [
-        _expand_counted(child, manifest, missing) for child in expression.children
+        _expand(child, manifest, missing, alternatives) for child in expression.children
     ]
     return expression.with_children(children)
+
+
+def _choose(
+    expression: FirstOf,
+    manifest: Manifest,
+    missing: dict[str, None],
+    alternatives: dict[str, None],
+) -> Expression:
+    """Chooses the first of several expressions whose tensors are there."""
+    chosen: Expression | None = None
+    absent: dict[str, None] = {}
+    for operand in expression.operands:
+        missing_here: dict[str, None] = {}
+        expanded = _expand(operand, manifest, missing_here, alternatives)
+        missing_here |= dict.fromkeys(_names_missing(expanded, manifest))
+        if missing_here:
+            absent |= missing_here
+        elif chosen is None:
+            chosen = expanded
+        else:
+            names = (parse_name(s.pattern).literal for s in sources_of(expanded))
+            alternatives |= dict.fromkeys(names)
+    if chosen is None:
+        missing |= absent
+        return expression
+    # What the chosen one is made of is written when it is saved.
+    for source in sources_of(chosen):
+        alternatives.pop(parse_name(source.pattern).literal, None)
+    return chosen
 
 
 def _numbers_of(operand: Expression, over: str, manifest: Manifest) -> list[str]:

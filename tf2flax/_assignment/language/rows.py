@@ -1,0 +1,110 @@
+"""Rows that two vocabularies give: `tf2flax.vocabulary`, for `.take`.
+
+A value alone, which knows where the files are. It is read by `_writing`, since nothing
+here opens a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import SupportsIndex
+
+from tf2flax._base.caller import show_value
+from tf2flax._base.errors import AssignmentError
+
+from .arguments import check_integer
+from .literals import quote
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Rows:
+    """Rows of a table for another vocabulary; made by `tf2flax.vocabulary`.
+
+    Attributes:
+        old: File of the words that the table has, one in each line, as it was given.
+        new: File of the words that the leaf has.
+        axis: Axis of the words in the table.
+        old_size: Number of words that count in the old file; None for all.
+        new_size: Number of words that count in the new file; None for all.
+        num_oov_buckets: Number of rows after the words, for words of neither.
+        folder: Absolute path of the folder from which the paths are counted.
+        row_numbers: For each row of the leaf the row of the table, or -1; None before
+            the files have been read.
+
+    Examples:
+        >>> import tf2flax
+        >>> folder = "tests/data/vocabulary"
+        >>> rows = tf2flax.vocabulary(f"{folder}/old.txt", f"{folder}/new.txt")
+        >>> rows.numbers
+        (3, 0, -1, 1)
+    """
+
+    old: str
+    new: str
+    axis: int = 0
+    old_size: int | None = None
+    new_size: int | None = None
+    num_oov_buckets: int = 0
+    folder: str = dataclasses.field(default="", compare=False)
+    row_numbers: tuple[int, ...] | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """For each row of the leaf the row of the table; -1 where it has none."""
+        if self.row_numbers is None:
+            raise AssignmentError(
+                f"{self!r}: the files have not been read. Make it with "
+                "tf2flax.vocabulary or tf2flax.load_map."
+            )
+        return self.row_numbers
+
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        options = {
+            "axis": self.axis or None,
+            "old_size": self.old_size,
+            "new_size": self.new_size,
+            "num_oov_buckets": self.num_oov_buckets or None,
+        }
+        given = "".join(
+            f", {name}={value}" for name, value in options.items() if value is not None
+        )
+        return f"vocabulary({quote(self.old)}, {quote(self.new)}{given})"
+
+
+def check_vocabulary(
+    old: str,
+    new: str,
+    *,
+    axis: SupportsIndex = 0,
+    old_size: SupportsIndex | None = None,
+    new_size: SupportsIndex | None = None,
+    num_oov_buckets: SupportsIndex = 0,
+) -> Rows:
+    """Checks what `vocabulary` is given; its files are not read yet.
+
+    Raises:
+        AssignmentError: Paths are not text, or numbers are no integers.
+    """
+    for value in (old, new):
+        if not isinstance(value, str) or not value or "\0" in value:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise AssignmentError(
+                f"vocabulary: expected the path of a file, got {show_value(value)}."
+            )
+    sizes = {
+        name: None if size is None else check_integer("vocabulary", name, size)
+        for name, size in (("old_size", old_size), ("new_size", new_size))
+    }
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise AssignmentError(
+                f"vocabulary: expected {name} from 1 on, got {size}. None is all of "
+                "the file."
+            )
+    buckets = check_integer("vocabulary", "num_oov_buckets", num_oov_buckets)
+    if buckets < 0:
+        raise AssignmentError(
+            f"vocabulary: expected num_oov_buckets from 0 on, got {buckets}."
+        )
+    number = check_integer("vocabulary", "axis", axis)
+    return Rows(old, new, number, sizes["old_size"], sizes["new_size"], buckets)
