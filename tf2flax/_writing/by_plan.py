@@ -192,7 +192,7 @@ def _watch_copies(
         # A damaged graph is copied as it is.
         with contextlib.suppress(CheckpointError):
             copies = manifest.unwritten_copies({*written, *renewed})
-    averages, alternatives = inverse.stored.averages, inverse.alternatives()
+    averages = inverse.stored.averages
     return StaleCopies(
-        manifest, written, copied, renewed, copies, averages, alternatives
+        manifest, written, copied, renewed, copies, averages, inverse.alternatives()
     )

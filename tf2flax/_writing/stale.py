@@ -52,6 +52,12 @@ class StaleCopies:
             averages: Averages that only a view knows -> their variables.
             alternatives: Written tensors -> those that `first_of` did not choose.
         """
+        copied = tuple(copied)
+        self._alternatives = {
+            name: others
+            for name, names in (alternatives or {}).items()
+            if (others := [candidate for candidate in names if candidate in copied])
+        }
         self._manifest = manifest
         self._copies = copies or {}
         roles = manifest.roles()
@@ -61,8 +67,7 @@ class StaleCopies:
             for name in (*written, *renewed)
             if roles.of(name).kind in ("variable", "average")
         }
-        self._alternatives = alternatives or {}
-        # A slot that `first_of` chose makes the other ones stale.
+        # Where a slot is loaded by `first_of`, it makes the other ones stale.
         self._sources.update(self._alternatives)
         self._changed: set[str] = self._sources & set(renewed)
         # By what is written: copies that belong to it, and the variable that it is a
@@ -88,7 +93,6 @@ class StaleCopies:
             if variable in left:
                 self._variables[name] = variable
         self.dropped: tuple[str, ...] = tuple(dropped)
-        self._left = left.difference(dropped)
 
     def watched(
         self, name: str, read: Callable[[], np.ndarray]
@@ -104,12 +108,7 @@ class StaleCopies:
         """
         if name not in self._sources:
             return read
-        dependents = (
-            self._members,
-            self._variables,
-            self._copies,
-            self._alternatives,
-        )
+        dependents = (self._members, self._variables, self._copies, self._alternatives)
         has_members = any(name in members for members in dependents)
         if not self._steps and not has_members:
             return read
@@ -152,12 +151,6 @@ class StaleCopies:
                 f"{fact}: {list_collapsed(variables, _MAX_NAMES)}. "
                 'averages="both" writes both.'
             )
-        if others := self._stale_alternatives():
-            sentences.append(
-                f"{counted(len(others), 'tensor')} copied as before, although first_of "
-                "chose another one, which has changed: "
-                f"{list_collapsed(others, _MAX_NAMES)}."
-            )
         if doubles := self._stale_doubles():
             sentences.append(
                 f"{len(doubles)} tensors are copied as they are, though they may hold "
@@ -165,6 +158,12 @@ class StaleCopies:
                 f"{list_collapsed(doubles, _MAX_NAMES)}. A Keras 3 export stores each "
                 "variable under `variables/` and again under `_all_variables/`: load "
                 "both, or make the plan for `by_variable_name()`, which writes both."
+            )
+        if others := self._stale_alternatives():
+            sentences.append(
+                f"{counted(len(others), 'tensor')} copied as before, although first_of "
+                "chose another one, which has changed: "
+                f"{list_collapsed(others, _MAX_NAMES)}."
             )
         if self.dropped:
             sentences.append(
@@ -176,34 +175,36 @@ class StaleCopies:
 
     def _stale_names(self) -> list[str]:
         """Slots, averages and counters that belong to what has changed."""
+        # What `first_of` did not choose has a sentence of its own.
+        others = {name for names in self._alternatives.values() for name in names}
         names = {
             name
             for variable, members in self._members.items()
             if variable in self._changed
             for name in members
         }
-        names.difference_update(self._stale_alternatives())
-        return sorted([*names, *(self._steps if self._changed else ())])
+        return sorted([*(names - others), *(self._steps if self._changed else ())])
 
     def _stale_variables(self) -> list[str]:
         """Variables of which the moving average alone has changed."""
+        others = {name for names in self._alternatives.values() for name in names}
         return sorted(
             {
                 variable
                 for average, variable in self._variables.items()
-                if average in self._changed
-            }.difference(self._stale_alternatives())
+                if average in self._changed and variable not in others
+            }
         )
 
     def _stale_alternatives(self) -> list[str]:
         """Copies that `first_of` did not choose, of what has changed."""
-        names = {
-            alternative
-            for name, alternatives in self._alternatives.items()
+        names = (
+            candidate
+            for name, others in self._alternatives.items()
             if name in self._changed
-            for alternative in alternatives
-        }
-        return sorted(names & self._left)
+            for candidate in others
+        )
+        return sorted(set(names))
 
     def _stale_doubles(self) -> list[str]:
         """Copies that may hold a variable that has changed in another tensor."""

@@ -199,6 +199,10 @@ class InversePlan:
         """Assignments in groups: the parts of a family, or one leaf."""
         return self._groups
 
+    def stored_elsewhere(self, stored: StoredNames) -> InversePlan:
+        """The same plan backwards, which writes tensors under other stored names."""
+        return InversePlan(self._plan, self._manifest, stored)
+
     def alternatives(self) -> dict[str, list[str]]:
         """Stored names of tensors -> those that `first_of` did not choose for them."""
         result: dict[str, list[str]] = {}
@@ -208,10 +212,6 @@ class InversePlan:
                 for place in self._stored.places(source):
                     result.setdefault(place, []).extend(names)
         return result
-
-    def stored_elsewhere(self, stored: StoredNames) -> InversePlan:
-        """The same plan backwards, which writes tensors under other stored names."""
-        return InversePlan(self._plan, self._manifest, stored)
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse as plain values, ready for `json.dumps`."""

@@ -44,7 +44,7 @@ def find_leftovers(
     """
     answered = set(_reached(resolution))
     answered.update(_optional(entries, manifest))
-    roles = manifest.roles()
+    roles = manifest.roles(may_read=False)
     return tuple(
         name
         for name in unused

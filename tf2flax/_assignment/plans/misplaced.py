@@ -32,7 +32,7 @@ def find_misplaced(
     Returns:
         The assignments whose tensors are all variables.
     """
-    roles = manifest.roles()
+    roles = manifest.roles(may_read=False)
 
     def is_weight(name: str) -> bool:
         return roles.of(name).kind == "variable" and not roles.stands_for_slot(name)
