@@ -147,7 +147,8 @@ def test_train_states(checkpoint: tf2flax.Checkpoint) -> None:
     assert got.tx is state.tx
     assert got.opt_state[0].mu["dense"]["w"] is state.opt_state[0].mu["dense"]["w"]
     entries = {"m/w": "opt_state/0/mu/dense/w"}
-    got = tf2flax.init_from_checkpoint(checkpoint, entries, state)
+    with pytest.warns(UserWarning, match="filled with weights, not with slots"):
+        got = tf2flax.init_from_checkpoint(checkpoint, entries, state)
     assert np.array_equal(got.opt_state[0].mu["dense"]["w"], W)
 
 

@@ -146,7 +146,7 @@ def _select(
         aliases=None,
         dtype=choice,
         # Several scopes may move tensors into one: none of them has all of its names.
-        on_missing=Policy(default="keep"),
+        on_missing=Policy(default="keep", yields=True),
     )
     # No entry may name a leaf that is not there: those of strings are done.
     done = {id(tensor.assignment.entry) for tensor in strings}
@@ -192,7 +192,7 @@ def _find_layouts(
     options = MapOptions(
         aliases=None,
         dtype=_ANY_DTYPE,
-        on_missing=Policy(default="keep"),
+        on_missing=Policy(default="keep", yields=True),
         on_mismatch=Policy(default="keep"),
     )
     leaves = [Leaf((name,), _UNKNOWN_SHAPE, np.dtype(np.float32)) for name in names]

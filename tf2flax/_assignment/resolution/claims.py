@@ -244,7 +244,8 @@ class Claims:
             if entry.is_optional or self.options.on_missing.keeps(leaf):
                 fact = "not in the checkpoint"
                 # Names alone decide: what a weaker entry claimed does not fill it.
-                self._take(leaf, entry)
+                if not self.options.on_missing.yields:
+                    self._take(leaf, entry)
                 self._missing[leaf] = Gap(
                     leaf, ", ".join(missing), entry, fact, present=present
                 )

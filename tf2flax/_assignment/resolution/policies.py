@@ -33,10 +33,13 @@ class Policy:
     Attributes:
         rules: Patterns and their choices; the first pattern found in a name counts.
         default: The choice for names in which no pattern is found.
+        yields: True if an entry that lacks its tensor leaves the name to a weaker one,
+            as where several scopes are moved into one.
     """
 
     rules: tuple[tuple[re.Pattern[str], Choice], ...] = ()
     default: Choice = "error"
+    yields: bool = False
 
     def keeps(self, leaf: str) -> bool:
         """True if a leaf stays as it is; False if it is an error."""
