@@ -149,7 +149,7 @@ class StaleCopies:
             )
             sentences.append(
                 f"{fact}: {list_collapsed(variables, _MAX_NAMES)}. "
-                'averages="both" writes both.'
+                'averages="both" writes both, where leaves hold the whole tensor.'
             )
         if doubles := self._stale_doubles():
             sentences.append(
