@@ -133,8 +133,9 @@ def convert(
             of `out`. Strings are left out of "safetensors" and "orbax", and listed.
         assignment_map: What is written under which names: checkpoint names, scopes,
             captures or expressions -> names. A scope moves every tensor under it;
-            tensors that no entry names are dropped. None writes all of them under their
-            names.
+            tensors that no entry names are dropped. Where two tensors give one name,
+            that is an error, unless one entry says more of it. `[options]` of a map
+            file are those of `plan`, and not used. None writes all tensors.
         dtype: A dtype for the tensors of its own kind (a float dtype for those of
             floating point), of which there must be one; or pairs of a regex of names
             and a dtype, for tensors of any kind. None keeps every dtype.
