@@ -21,7 +21,7 @@ from tf2flax._base.names import nearest
 from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, key_of, target_of
-from .likeness import closest_names, like_components
+from .likeness import closest_names, like_components, names_same_parameter
 from .new_entries import propose_entry, propose_sources
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
@@ -34,6 +34,7 @@ from .suggestions import (
     list_below,
     source_of_entry,
 )
+from .training_state import means_variable_above, without_training_state
 
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
@@ -45,6 +46,9 @@ KEEP_MISSING: Final = (
     "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out "
     "of the target."
 )
+_MEANT: Final = re.compile(r"If `([^`]+)` is meant, ")
+# What follows the name of a partitioned variable in that of a part.
+_PART: Final = re.compile(r"/part_\d+")
 _CAPTURE: Final = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 
 
@@ -79,7 +83,7 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return "alias", last, alias.rpartition("/")[2], is_scope_entry
     above = _tensor_above(source, around)
     is_general = is_scope_entry or isinstance(problem.entry, Rule)
-    if above and f"{above}/" not in tensors:
+    if above and means_variable_above(source, above, around):
         return "below", last, "" if is_general else source
     if template_of(source) in around.tensors_by_template:
         return "numbers", template_of(source), entry if is_scope_entry else -1
@@ -187,7 +191,7 @@ def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     fact = f"`{scope}` is a scope of {counted(len(numbers), 'tensor')}"
     scores = [
         (_common_end(name, target), name)
-        for name in names
+        for name in without_training_state(first.source, names, around)
         if around.may_fill(first.entry, name, first.leaf)
     ]
     if not scores:
@@ -212,6 +216,7 @@ def _only_below(problem: SourceNotFound, around: Surroundings) -> str:
         if not name.endswith("/")
         and around.may_fill(problem.entry, scope + name, problem.leaf)
     ]
+    names = without_training_state(problem.source, names, around)
     return names[0] if len(names) == 1 else ""
 
 
@@ -252,12 +257,31 @@ def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     if _is_slot(source, around):  # its variable would be another value
         above = _tensor_above(source, around)
         return f"The checkpoint has `{above}`, and no such slot of it."
-    return _replace(problems, lambda source: _tensor_above(source, around), around)
+    return _describe_rows(problems[0], around) or _replace(
+        problems, lambda source: _tensor_above(source, around), around
+    )
+
+
+def _describe_rows(problem: SourceNotFound, around: Surroundings) -> str:
+    """Says how a part of a variable is read; "" where the whole variable fits.
+
+    Where the part begins is not said: parts may have different sizes.
+    """
+    above = _tensor_above(problem.source, around)
+    if not _PART.fullmatch(problem.source[len(above) :]):
+        return ""
+    if around.fits(problem.entry, above, problem.leaf):
+        return ""
+    shape = list(around.manifest.shape_of(above) or ())
+    return (
+        f"The checkpoint has `{above}` as one tensor of shape {shape}. Take the rows "
+        "of the part by an index: src(name)[start:stop]."
+    )
 
 
 def _is_slot(source: str, around: Surroundings) -> bool:
     """True for a name of a slot of a tensor that is there."""
-    return around.manifest.roles(may_read=False).of(source).kind == "slot"
+    return around.roles.of(source).kind == "slot"
 
 
 def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -276,6 +300,7 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
         if len(place) == 1
     ]
     if not single:
+        there = without_training_state(source, there, around)
         return did_you_mean(nearest(source, there))
     place = single[0][0]
     present = [name.split("/")[place] for i, name in single if i == place]
@@ -292,6 +317,7 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         return hint
     needs_entry = _gets_entries(first, around)
     near, is_sure = _names_like(source, around)
+    near = without_training_state(source, near, around)
     close = [name for name in near if around.fits(first.entry, name, first.leaf)]
     if not needs_entry:  # the name was written so: its shape is the next question
         close = (close or near)[:_MAX_SUGGESTED]
@@ -306,7 +332,9 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         return _replace(problems, lambda s: s.rpartition("/")[0], around)
     # What is less like it than a tensor of another leaf is hardly meant.
     if not close or not is_sure or around.is_taken(first.entry, close[0]):
-        return KEEP_MISSING if fills_scope(first.entry) else ""
+        if not fills_scope(first.entry):
+            return ""
+        return f"{_advise_related(problems, around)} {KEEP_MISSING}".lstrip()
     if len(close) > 1:
         return f"The checkpoint has {list_names(close, _MAX_SUGGESTED)}."
     scope, slash, last = close[0].rpartition("/")
@@ -315,6 +343,24 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
             problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
         )
     return _replace(problems[:1], lambda _: close[0], around)
+
+
+def _advise_related(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The only tensor beside it that fits, and is named for the same parameter."""
+    first = problems[0]
+    scope, slash, last = first.source.rpartition("/")
+    beside = itertools.islice(around.tensors.children_of(scope + slash), _MAX_TENSORS)
+    related = [
+        scope + slash + name
+        for name in beside
+        if names_same_parameter(last, name)
+        and around.may_fill(first.entry, scope + slash + name, first.leaf)
+    ]
+    if len(related) != 1:
+        return ""
+    new = related[0].rpartition("/")[2]
+    advice = _replace(problems, lambda s: f"{s.rpartition('/')[0]}{slash}{new}", around)
+    return "" if advice == KEEP_MISSING else advice
 
 
 def _names_like(source: str, around: Surroundings) -> tuple[list[str], bool]:
@@ -365,6 +411,12 @@ def _replace(
         return KEEP_MISSING
     entry = propose_sources(pairs, around.leaves)
     return f"If `{pairs[0][0]}` is meant, a{str(entry)[1:]}"
+
+
+def tensor_meant(advice: str) -> str:
+    """The tensor that `_replace` suggests as an entry to add; "" if it does not."""
+    match = _MEANT.match(advice)
+    return match[1] if match else ""
 
 
 def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:

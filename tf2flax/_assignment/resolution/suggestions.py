@@ -27,6 +27,7 @@ from tf2flax._assignment.language.literals import quote
 from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.roles import Roles
 
 from .entry_labels import target_of
 from .likeness import likeness
@@ -81,6 +82,11 @@ class Surroundings:
     def leaves(self) -> NameTable:
         """Names of the target."""
         return NameTable(sorted(self.shapes))
+
+    @functools.cached_property
+    def roles(self) -> Roles:
+        """What the tensors are to a training, by their names."""
+        return self.manifest.roles(may_read=False)
 
     @functools.cached_property
     def taken(self) -> Mapping[int, Set[str]]:
