@@ -39,7 +39,7 @@ from tf2flax._assignment.resolution.policies import (
     Policy,
     parse_dtype_choice,
 )
-from tf2flax._assignment.resolution.scopes import NameTable
+from tf2flax._assignment.resolution.scopes import NameTable, scopes_of
 from tf2flax._assignment.resolution.suggestions import did_you_mean
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import DtypePolicy, kind_of
@@ -258,7 +258,10 @@ def _refuse_unused(resolution: Resolution, manifest: Manifest) -> None:
     problems: list[str] = []
     for entry in entries.values():
         key = entry.source if isinstance(entry, PlainEntry) else entry.key
-        hint = did_you_mean(nearest(key, manifest.names))
+        # A scope for a scope: the name of one tensor would become that of a folder.
+        is_scope = _is_scope(entry)
+        names = scopes_of(manifest.names) if is_scope else manifest.names
+        hint = did_you_mean(nearest(key, names))
         if f"{key.rstrip('/')}/" in NameTable(manifest.names):
             hint = "It is a scope: end key and value with `/`."
         problems.append(
