@@ -247,15 +247,28 @@ ADVICE: dict[str, Advice] = {
         RESNET, {"resnet_v1_8/conv1/weights/read": "k"}, {"k": (7, 7, 3, 64)},
         {"resnet_v1_8/conv1/weights": "k"},
     ),
-    "the value of a variable": advice(
-        BERT, {"bert/pooler/dense/kernel/value": "k"}, {"k": (32, 32)},
-        {"bert/pooler/dense/kernel": "k"},
-    ),
     "a slot with a typo": advice(
         BERT, {"bert/pooler/dense/kernel/adm_m": "k"}, {"k": (32, 32)},
         {"bert/pooler/dense/kernel/adam_m": "k"}, "`bert/pooler/dense/kernel/adam_m`",
     ),
     # Scopes
+    "captures of several entries": advice(
+        SQ, {"enc/layer{i}/query/": "params/layer_{i}/query/",
+             "enc/layer{i}/key/": "params/layer_{i}/key/"},
+        {n: s for n, s in TARGET.items() if "/out/" not in n}, {"enc/": "params/"},
+        "`layer_{i}/` in place of `layer{i}/`",
+    ),
+    "a level that all members of some lack": no_key(
+        BERT, {"bert/encoder/layer_{i}/output/": "l{i}/"},
+        {f"l{i}/{p}": s for i in (0, 1)
+         for p, s in (("kernel", (64, 32)), ("bias", (32,)), ("scale", (32,)))},
+        {"bert/encoder/layer_{i}/output/dense/": "l{i}/"},
+        'src("bert/encoder/layer_{i}/output/dense/kernel")` -> `l{i}/kernel`',
+    ),
+    "captures side by side": no_key(
+        SQ, {"enc/layer_{i}/{p}/": "{p}{i}/"},
+        {f"{p}{i}/kernel": (4, 4) for p in ("query", "key") for i in (0, 1)}, {},
+    ),
     "one scope for query, key and value": no_key(
         {"attn/w": (16, 16), "attn/b": (16,)}, {"attn/": "attn/"},
         {f"attn/{m}/{p}": (16, 16) if p == "kernel" else (16,)

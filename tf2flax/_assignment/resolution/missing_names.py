@@ -14,9 +14,8 @@ from typing import Final
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import Rule
-from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.collapsing import collapse, list_collapsed
-from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
 from tf2flax._base.text import counted, list_names
 
@@ -26,6 +25,7 @@ from .new_entries import propose_entry, propose_sources
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
+from .stored_parts import axis_of_parts, describe_rows, join_parts
 from .suggestions import (
     Surroundings,
     change_key,
@@ -33,6 +33,7 @@ from .suggestions import (
     did_you_mean,
     list_below,
     source_of_entry,
+    transfer,
 )
 from .training_state import means_variable_above, without_training_state
 
@@ -47,8 +48,6 @@ KEEP_MISSING: Final = (
     "of the target."
 )
 _MEANT: Final = re.compile(r"If `([^`]+)` is meant, ")
-# What follows the name of a partitioned variable in that of a part.
-_PART: Final = re.compile(r"/part_\d+")
 _CAPTURE: Final = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 
 
@@ -142,43 +141,19 @@ def _advise_parts(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     while f"{first.source}/part_{count}" in around.tensors:
         count += 1
     leaf = first.leaf or target_of(first.entry)
-    axis = _axis_of_parts(first.source, count, around.shapes.get(leaf), around)
+    axis = axis_of_parts(first.source, count, around.shapes.get(leaf), around)
     fact = f"Its parts are {count} tensors"
     if axis is None:
         return f"{fact}, which do not add up to the shape of the leaf."
     written = source_of_entry(first.entry)
     if fills_scope(first.entry):
-        key = _join_parts(literal_pattern(first.source), axis)
+        key = join_parts(literal_pattern(first.source), axis)
         if first.leaf is None:
             return f"{fact}."
         return f"{fact}. {propose_entry([(key, first.leaf)], around.leaves)}"
     if not isinstance(written, Source):
         return f"{fact}: join them with concat."
-    return f"{fact}: use the key `{_join_parts(written.pattern, axis)!r}`."
-
-
-def _join_parts(pattern: str, axis: int) -> Expression:
-    return Joined((Source(f"{pattern}/part_{{part}}"),), axis, False, "part")
-
-
-def _axis_of_parts(
-    family: str, count: int, shape: tuple[int, ...] | None, around: Surroundings
-) -> int | None:
-    """The axis along which parts make up a leaf; the first if its shape is unknown."""
-    spec_of = around.manifest.spec
-    try:
-        shapes = [spec_of(f"{family}/part_{i}").shape for i in range(count)]
-    except CheckpointError:  # damaged entries: reading them says so
-        return 0
-    rank = len(shapes[0])
-    if not rank or any(len(part) != rank for part in shapes):
-        return None
-    for axis in range(rank):
-        total = sum(part[axis] for part in shapes)
-        joined = (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
-        if shape is None or joined == shape:
-            return axis
-    return None
+    return f"{fact}: use the key `{join_parts(written.pattern, axis)!r}`."
 
 
 def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -257,26 +232,9 @@ def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     if _is_slot(source, around):  # its variable would be another value
         above = _tensor_above(source, around)
         return f"The checkpoint has `{above}`, and no such slot of it."
-    return _describe_rows(problems[0], around) or _replace(
-        problems, lambda source: _tensor_above(source, around), around
-    )
-
-
-def _describe_rows(problem: SourceNotFound, around: Surroundings) -> str:
-    """Says how a part of a variable is read; "" where the whole variable fits.
-
-    Where the part begins is not said: parts may have different sizes.
-    """
-    above = _tensor_above(problem.source, around)
-    if not _PART.fullmatch(problem.source[len(above) :]):
-        return ""
-    if around.fits(problem.entry, above, problem.leaf):
-        return ""
-    shape = list(around.manifest.shape_of(above) or ())
-    return (
-        f"The checkpoint has `{above}` as one tensor of shape {shape}. Take the rows "
-        "of the part by an index: src(name)[start:stop]."
-    )
+    return describe_rows(
+        problems[0], _tensor_above(source, around), around
+    ) or _replace(problems, lambda source: _tensor_above(source, around), around)
 
 
 def _is_slot(source: str, around: Surroundings) -> bool:
@@ -342,7 +300,10 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         return _replace(
             problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
         )
-    return _replace(problems[:1], lambda _: close[0], around)
+    moved = [transfer(source, close[0], problem.source) for problem in problems]
+    is_general = len({*moved}) == len(moved) and all(m in around.tensors for m in moved)
+    members = problems if is_general else problems[:1]
+    return _replace(members, lambda s: transfer(source, close[0], s), around)
 
 
 def _advise_related(problems: Sequence[SourceNotFound], around: Surroundings) -> str:

@@ -246,6 +246,20 @@ class _MissingScope:
         manifest = self._around.manifest
         return manifest.hint(self.root) or manifest.hint(self.missing[0][0].source)
 
+    def _with_captures(self, old: str, new: str) -> tuple[str, str]:
+        """Two scopes with captures for numbers, if all keys are written so."""
+        count = old.count("/")
+        written = {
+            "/".join(pattern.split("/")[:count]) + "/"
+            for problem, _ in self.missing
+            for pattern in scopes_named(problem.entry)
+        }
+        pattern = written.pop()
+        is_alike = not written and transfer(old, old, pattern) == pattern
+        if not is_alike or pattern == old:
+            return old, new
+        return pattern, transfer(old, new, pattern)
+
     def _advise(self) -> str:
         """The key to use instead, or the entry to add."""
         assert self.moved is not None
@@ -257,6 +271,7 @@ class _MissingScope:
             return f"Put `{new}` before the keys."
         if len(entries) > 1:
             if len({root for _, root in self.missing}) > 1:
+                old, new = self._with_captures(old, new)
                 old, new = _without_common_start(old, new)
             return f"Write `{new}` in place of `{old}`."
         entry = self.missing[0][0].entry

@@ -292,7 +292,8 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
 
     Returns:
         The key as it is written in a map; None if it does not begin with the old one,
-        or if a capture would have no place in it: every leaf would get one tensor.
+        if it stays the same, or if a capture would have no place in it: every leaf
+        would get one tensor.
     """
     count = old.count("/") + 1
     is_changed, is_lost = False, False
@@ -314,6 +315,8 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
     plain = isinstance(entry, PlainEntry)
     source = Source(literal_pattern(entry.source)) if plain else entry.source
     changed = map_sources(source, change)
+    if old != new and changed == source:  # captures that swallow the difference
+        return None
     return write_key(entry, changed) if is_changed and not is_lost else None
 
 
