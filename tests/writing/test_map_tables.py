@@ -318,3 +318,98 @@ def test_options_that_become_wrong_later_name_their_place(
     options["dtype"] = 3
     with pytest.raises(tf2flax.AssignmentError, match=r"map.toml:2: "):
         tf2flax.plan(prefix, loaded, {"q": jax.ShapeDtypeStruct((8,), "float32")})
+
+
+def test_an_entry_is_optional_only_where_each_map_says_so(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    optional = write(
+        tmp_path, '[assignment_map]\n"q"="x"\n[optional]\n"head/w"="head"\n', "a.toml"
+    )
+    needed = write(tmp_path, '[assignment_map]\n"head/w"="head"\n', "b.toml")
+    one, other = tf2flax.load_map(optional), tf2flax.load_map(needed)
+    grown = one.copy()
+    grown |= {"head/w": "head"}
+    target = leaves(x=(8,), head=(8,))
+    for entries in (one | other, other | one, one | {"head/w": "head"}, grown):
+        with pytest.raises(tf2flax.AssignmentError, match="head/w"):
+            tf2flax.plan(prefix, entries, target)
+    assert tf2flax.plan(prefix, one | {"q": "x"}, target).kept == ("head",)
+    text = 'optional=[["a","b"]]\nassignment_map=[["a","b"]]\n'
+    with pytest.raises(tf2flax.AssignmentError, match=r"c.toml:[12] as well"):
+        tf2flax.load_map(write(tmp_path, text, "c.toml"))
+
+
+# Text, and the line that is wrong.
+LINES: dict[str, tuple[str, int]] = {
+    "a value is a later key": ('[assignment_map]\n"a" = "b"\n"b" = "c{"\n', 3),
+    "a pair's value is a later key": (
+        'assignment_map = [\n["a",\n"b"],\n["b", "c{"],\n]\n', 4
+    ),
+    "an option's value is a later key": (
+        '[options]\non_missing = [["dtype","keep"]]\ndtype = "nonsense"\n'
+        '[assignment_map]\n"a"="b"\n',
+        3,
+    ),
+    "json": ('{"assignment_map": {\n"a": "b",\n"b"\n: "c{"}}', 3),
+    "pairs in json": ('{"assignment_map": [\n["a",\n"b"],\n["b", "c{"]]}', 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(LINES))
+def test_lines_are_those_of_keys(name: str, tmp_path: pathlib.Path) -> None:
+    text, line = LINES[name]
+    path = write(tmp_path, text, "m.json" if text.startswith("{") else "m.toml")
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.load_map(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+
+
+def test_a_misspelt_parameter_in_a_value_is_no_capture(tmp_path: pathlib.Path) -> None:
+    text = '[parameters]\nscope = "enc"\n[assignment_map]\n"e/w" = "{scop}/w"\n'
+    with pytest.raises(tf2flax.AssignmentError, match=r"parameter \{scope\}"):
+        tf2flax.load_map(write(tmp_path, text))
+    path = write(tmp_path, text.replace("{scop}/w", "{any}/w"))
+    assert tf2flax.load_map(path) == {"e/w": "{any}/w"}
+
+
+def test_parameters_are_text_and_no_patterns(tmp_path: pathlib.Path) -> None:
+    text = (
+        '[parameters]\nn = "a{i}"\n[assignment_map]\n"x/{n}" = "x"\n\'src(n)\' = "y"\n'
+    )
+    loaded = tf2flax.load_map(write(tmp_path, text))
+    assert list(loaded) == ["x/a{{i}}", src("a{{i}}")]
+
+
+def test_none_is_not_written(tmp_path: pathlib.Path) -> None:
+    text = '{"assignment_map":{"a":"b"},"options":{"dtype":null,"verify":false}}'
+    loaded = tf2flax.load_map(write(tmp_path, text, "map.json"))
+    tf2flax.save_map(tmp_path / "saved.toml", loaded)
+    assert tf2flax.load_map(tmp_path / "saved.toml").options == {"verify": False}
+
+
+def test_a_copy_has_options_of_its_own(tmp_path: pathlib.Path) -> None:
+    loaded = tf2flax.load_map(write(tmp_path, HEADS))
+    options: Any = loaded.copy().options
+    options["on_missing"] = "error"
+    assert loaded.options["on_missing"] == "keep"
+
+
+def test_comments_of_pairs_stay_with_their_pair(tmp_path: pathlib.Path) -> None:
+    text = """assignment_map = [
+    # c1
+    ["a", "b"],  # c2
+    ["a", "c"],
+    # c3
+    ["a", "d"],
+]
+"""
+    path = write(tmp_path, text)
+    tf2flax.save_map(path, tf2flax.load_map(path), overwrite=True)
+    assert path.read_text() == text
+
+
+def test_a_key_twice_in_parameters_is_to_be_left_out(tmp_path: pathlib.Path) -> None:
+    text = '{"parameters":{"a":1,"a":2},"assignment_map":{"x{a}":"y"}}'
+    with pytest.raises(tf2flax.AssignmentError, match=r"occurs twice\. Leave one out"):
+        tf2flax.load_map(write(tmp_path, text, "m.json"))

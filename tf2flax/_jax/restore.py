@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
-from tf2flax._assignment.plans.leftovers import describe_leftovers, find_leftovers
+from tf2flax._assignment.plans.leftovers import check_leftovers, describe_leftovers
 from tf2flax._assignment.plans.misplaced import describe_misplaced
 from tf2flax._assignment.plans.plan import RestorePlan, make_plan
 from tf2flax._assignment.resolution.assignments import Assignment
@@ -222,9 +222,7 @@ def make_job(
     plan = make_plan(resolution, manifest, placement.report, options.aliases)
     policy = options.on_unused
     if policy.rules or policy.default != "ignore":
-        leftovers = find_leftovers(resolution, plan.unused, entries, manifest)
-        if message := describe_leftovers(leftovers, policy, "error"):
-            raise AssignmentError(f"Option on_unused: {message}")
+        leftovers = check_leftovers(resolution, plan.unused, entries, manifest, policy)
         plan = dataclasses.replace(plan, leftovers=leftovers)
     return Job(
         plan=plan,

@@ -74,6 +74,9 @@ def describe_repeated_key(key: str, values: Iterable[Any]) -> str:
         key: The key.
         values: What it is given, in the order of the text.
     """
+    values = list(values)
+    if not all(isinstance(value, str) for value in values):  # no entries of a map
+        return f"key {json.dumps(key, ensure_ascii=False)} occurs twice. Leave one out."
     pairs = [json.dumps([key, value], ensure_ascii=False) for value in values]
     listed = and_more(", ".join(pairs[:_MAX_PAIRS]), len(pairs) - _MAX_PAIRS)
     return (

@@ -16,6 +16,23 @@ Key = str | Expression
 _NO_FACTS: Final = MapFacts()
 
 
+def _join(before: Any, after: Any) -> MapFacts:
+    """What two maps know together."""
+    facts = facts_of(before), facts_of(after)
+    return facts[0].joined(facts[1], _named_entries(before), _named_entries(after))
+
+
+def _named_entries(entries: Any) -> set[object]:
+    """Entries of a map whose values are names; files hold no others."""
+    is_mapping = isinstance(entries, Mapping)
+    pairs = cast("Any", entries).items() if is_mapping else entries
+    return {
+        (key, value)
+        for key, value in pairs
+        if isinstance(key, (str, Expression)) and isinstance(value, str)
+    }
+
+
 class MapTable(dict[Key, str], LoadedMap):
     """A map from a file in which every key occurs once: a dict that knows its lines.
 
@@ -52,25 +69,25 @@ class MapTable(dict[Key, str], LoadedMap):
 
     def copy(self) -> Self:
         """A copy that knows as much."""
-        return type(self)(self, self.facts)
+        return type(self)(self, self.facts.joined(_NO_FACTS, set(), set()))
 
     def __or__(self, after: Any) -> Any:
         """Both maps as one."""
         if not isinstance(after, dict):
             return NotImplemented
         after = cast("dict[Key, str]", after)
-        return type(self)({**self, **after}, self.facts.joined(facts_of(after)))
+        return type(self)({**self, **after}, _join(self, after))
 
     def __ror__(self, before: Any) -> Any:
         """Both maps as one; what this one knows stays."""
         if not isinstance(before, dict):
             return NotImplemented
         before = cast("dict[Key, str]", before)
-        return type(self)({**before, **self}, facts_of(before).joined(self.facts))
+        return type(self)({**before, **self}, _join(before, self))
 
     def __ior__(self, after: Any) -> Self:
         """Adds the entries of another map, and what it knows."""
-        self.facts = self.facts.joined(facts_of(after))
+        self.facts = _join(self, after)
         self.update(after)
         return self
 
@@ -100,24 +117,25 @@ class MapPairs(list[tuple[Key, str]], LoadedMap):
 
     def copy(self) -> Self:
         """A copy that knows as much."""
-        return type(self)(self, self.facts)
+        return type(self)(self, self.facts.joined(_NO_FACTS, set(), set()))
 
     def __add__(self, after: Any) -> Any:
         """Both maps as one."""
         if not isinstance(after, list):
             return NotImplemented
         after = cast("list[tuple[Key, str]]", after)
-        return type(self)([*self, *after], self.facts.joined(facts_of(after)))
+        return type(self)([*self, *after], _join(self, after))
 
     def __radd__(self, before: Any) -> Any:
         """Both maps as one; what this one knows stays."""
         if not isinstance(before, list):
             return NotImplemented
         before = cast("list[tuple[Key, str]]", before)
-        return type(self)([*before, *self], facts_of(before).joined(self.facts))
+        return type(self)([*before, *self], _join(before, self))
 
     def __iadd__(self, after: Any) -> Self:
         """Adds the pairs of another map, and what it knows."""
-        self.facts = self.facts.joined(facts_of(after))
+        after = after if isinstance(after, LoadedMap) else list(after)
+        self.facts = _join(self, after)
         self.extend(after)
         return self

@@ -19,7 +19,8 @@ from tf2flax._base.caller import show_value
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 
-from .map_parsing import COMMENT_KEY, STRING, TABLE_KEY, find_strings
+from .map_lines import STRING, find_strings
+from .map_parsing import COMMENT_KEY, TABLE_KEY
 from .vocabularies import move_vocabularies
 
 # A pair of strings, as `json.dumps` writes it: on four lines.
@@ -135,25 +136,28 @@ def format_toml(contents: MapText, old_text: str) -> str:
         lines += [*before, f"[{section}]" if is_table else f"{section} = ["]
         indent = "" if is_table else "    "
         for key, target in entries:
-            above = comments.above.get((section, key), ())
-            lines += [f"{indent}{line}".rstrip() for line in above]
             left, right = _toml_string(key), _toml_string(target)
-            entry = f"{left} = {right}" if is_table else f"{indent}[{left}, {right}],"
-            behind = comments.behind.get((section, key), "")
-            lines.append(f"{entry}  {behind}".rstrip())
+            entry = f"{left} = {right}" if is_table else f"[{left}, {right}],"
+            texts = comments.around(section, key, entry)
+            lines += [f"{indent}{text}".rstrip() for text in texts]
         if section == comments.last:
             lines += comments.footer
         if not is_table:
             lines.append("]")
     if contents.options:
-        lines += [*comments.before.get("options", [""]), "[options]"]
-        for key, value in contents.options.items():
-            lines += comments.above.get(("options", key), ())
-            behind = comments.behind.get(("options", key), "")
-            lines.append(f"{key} = {_toml_value(value)}  {behind}".rstrip())
-        if comments.last == "options":
-            lines += comments.footer
+        lines += _options_lines(contents.options, comments)
     return "\n".join(lines) + "\n"
+
+
+def _options_lines(options: Mapping[str, Any], comments: _Comments) -> list[str]:
+    """The table of options."""
+    lines = [*comments.before.get("options", [""]), "[options]"]
+    for key, value in options.items():
+        # TOML has no null, which is the default of all but the aliases.
+        if value is not None or key == "aliases":
+            entry = f"{key} = {_toml_value(value)}"
+            lines += comments.around("options", key, entry)
+    return [*lines, *(comments.footer if comments.last == "options" else [])]
 
 
 def format_json(contents: MapText, old_text: str) -> str:
@@ -175,8 +179,6 @@ class _Comments:
     Attributes:
         header: Lines before the first section.
         before: Lines before another section, by its name.
-        above: Lines above an entry, by its section and key.
-        behind: The comment at the end of an entry's line, likewise.
         last: Name of the last section.
         footer: Lines after its last entry.
     """
@@ -184,8 +186,9 @@ class _Comments:
     def __init__(self, text: str) -> None:
         self.header: list[str] = []
         self.before: dict[str, list[str]] = {}
-        self.above: dict[tuple[str, str], list[str]] = {}
-        self.behind: dict[tuple[str, str], str] = {}
+        # By section and key, which may occur several times: the lines above an entry,
+        # and the comment at the end of its own.
+        self._entries: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
         self.last = ""
         # Lines that belong to whatever follows them.
         waiting: list[str] = []
@@ -200,13 +203,18 @@ class _Comments:
                 waiting.append(line)
             elif self.last and (key_and_comment := _split_entry(line)):
                 key, comment = key_and_comment
-                self.above[self.last, key] = waiting
-                if comment:
-                    self.behind[self.last, key] = comment
+                comments = self._entries.setdefault((self.last, key), [])
+                comments.append((waiting, comment))
                 waiting = []
         self.footer: list[str] = waiting if self.last else []
         while self.footer and not self.footer[-1]:
             self.footer.pop()
+
+    def around(self, section: str, key: str, entry: str) -> list[str]:
+        """The lines of an entry: its comments, once each, and itself."""
+        comments = self._entries.get((section, key))
+        above, behind = comments.pop(0) if comments else ([], "")
+        return [*above, f"{entry}  {behind}".rstrip()]
 
 
 def _split_entry(line: str) -> tuple[str, str] | None:

@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from tf2flax._assignment.language.captures import parse_name
-from tf2flax._assignment.language.expressions import Expression, Source, map_sources
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Source,
+    map_sources,
+    sources_of,
+)
 from tf2flax._assignment.resolution.option_checks import (
     check_logical_rules,
     check_nbytes,
@@ -147,6 +152,30 @@ def hint_at_parameter(texts: Iterable[str], parameters: Iterable[str]) -> str:
         if capture not in names and (close := nearest(capture, names, count=1)):
             return f" Did you mean the parameter {{{close[0]}}}?"
     return ""
+
+
+def refuse_near_parameter(
+    key: str | Expression, target: str, parameters: Mapping[str, Parameter]
+) -> None:
+    """Refuses a capture of the value alone that is a misspelt parameter.
+
+    It would be a capture like any other, and fill every scope.
+
+    Raises:
+        AssignmentError: There is such a capture.
+    """
+    if not parameters or "{" not in target:
+        return
+    patterns = [key] if isinstance(key, str) else [s.pattern for s in sources_of(key)]
+    in_key = {name for pattern in patterns for name in parse_name(pattern).captures}
+    for name in parse_name(target).captures:
+        close = nearest(name, list(parameters), count=1)
+        if name not in in_key and close:
+            raise AssignmentError(
+                f"capture {{{name}}} stands in the value alone, and matches every name "
+                f"there. Did you mean the parameter {{{close[0]}}}? If not, give it "
+                "another name."
+            )
 
 
 def _did_you_mean(name: str, names: Iterable[str], there_are: str) -> str:

@@ -26,6 +26,7 @@ from .json_errors import (
     describe_repeated_key,
 )
 from .loaded_maps import Key, MapPairs, MapTable
+from .map_lines import find_lines
 from .map_options import (
     Parameter,
     check_file_option,
@@ -34,6 +35,7 @@ from .map_options import (
     fill_name,
     hint_at_parameter,
     override,
+    refuse_near_parameter,
 )
 from .toml_errors import TABLE_KEY, describe_toml_error
 from .vocabularies import folder_of, read_vocabularies
@@ -45,12 +47,6 @@ _MAX_PROBLEMS: Final = 20
 # How much of a key and of a value a message shows (characters).
 _MAX_KEY: Final = 160
 _MAX_VALUE: Final = 60
-# Comments, strings of all kinds, and bare keys of TOML.
-STRING: Final = re.compile(
-    r'#[^\n]*|"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
-    r"|(?m:^)[ \t]*[A-Za-z0-9_.-]+(?=[ \t]*=)",
-    re.S,
-)
 # Where `tomllib` says that a text is wrong.
 _AT_LINE: Final = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)")
 
@@ -124,7 +120,8 @@ class _Reader:
         """Reads a table of entries."""
         is_table = isinstance(table, dict)
         pairs = list(table.items()) if is_table else _pairs_in(table, self._name)
-        places = self._places(section, [key for key, _ in pairs])
+        keys = [key for key, _ in pairs]
+        places = self._places(section, keys, is_table=is_table)
         for (key_text, target), place in zip(pairs, places, strict=True):
             try:
                 key, target = _parse_entry(
@@ -137,7 +134,10 @@ class _Reader:
                 self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
                 continue
             self.entries.append(entry)
-            if entry in self.places and is_table:  # the same in both tables
+            is_twice = entry in self.places
+            # A pair may occur twice in one list, not in both.
+            is_mixed = (entry in self.optional) != (section == "optional")
+            if is_twice and (is_table or is_mixed):
                 self.problems.append(
                     f"{place}: {_shorten_key(key_text)}: this entry stands in "
                     f"{self.places[entry]} as well."
@@ -173,9 +173,13 @@ class _Reader:
                 self.problems.append(f"{place}: {error}")
         return dict(table)
 
-    def _places(self, section: str, keys: list[str]) -> list[str]:
+    def _places(
+        self, section: str, keys: list[str], *, is_table: bool = True
+    ) -> list[str]:
         """File and line of each key of a section."""
-        lines = find_lines(self._text, keys, is_json=self._is_json, section=section)
+        lines = find_lines(
+            self._text, keys, is_json=self._is_json, section=section, is_table=is_table
+        )
         return [f"{self._name}:{line}" if line else self._name for line in lines]
 
 
@@ -292,6 +296,7 @@ def _parse_entry(
     except AssignmentError as error:
         hint = hint_at_parameter([key_text, target], parameters)
         raise AssignmentError(f"{error}{hint}") from error
+    refuse_near_parameter(key, target, parameters)
     return key, target
 
 
@@ -318,55 +323,3 @@ def _shorten_key(key: str) -> str:
 def _show_json(value: Any) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
-
-
-def find_lines(
-    text: str, keys: Sequence[str], *, is_json: bool, section: str = ""
-) -> list[int]:
-    """The line of each key, which are in the order of the file; 0 if it is not found.
-
-    The parsers do not give lines, so the strings of the text are searched for the keys,
-    from the beginning of the section on.
-    """
-    start = _start_of(text, section, is_json=is_json) if section else 0
-    strings = [s for s in find_strings(text, is_json=is_json) if s[1] >= start]
-    lines: list[int] = []
-    position = 0
-    for key in keys:
-        matches = (i for i in range(position, len(strings)) if strings[i][0] == key)
-        index = next(matches, None)
-        lines.append(0 if index is None else strings[index][1])
-        # A key that is not found (a dotted one of TOML, say) skips nothing.
-        position = position if index is None else index + 1
-    return lines
-
-
-def _start_of(text: str, section: str, *, is_json: bool) -> int:
-    """The line on which a section begins; 0 if it is not found."""
-    if not is_json:
-        header = re.compile(rf"(?m)^[ \t]*(\[[ \t]*)?[\"']?{section}[\"']?[ \t]*[\]=]")
-        match = header.search(text)
-        return text.count("\n", 0, match.start()) + 1 if match else 0
-    strings = find_strings(text, is_json=True)
-    return next((line for string, line in strings if string == section), 0)
-
-
-def find_strings(text: str, *, is_json: bool) -> Iterator[tuple[str, int]]:
-    """Yields the strings and bare keys of a text, each with its line."""
-    line, end = 1, 0
-    for match in STRING.finditer(text):
-        line += text.count("\n", end, match.start())
-        end = match.start()
-        token = match[0].strip()
-        if token.startswith("#") or not token:
-            continue
-        try:
-            if token[0] not in "\"'":
-                value = token.partition(".")[0]
-            elif is_json:
-                value = json.loads(token)
-            else:
-                value = tomllib.loads(f"k = {token}")["k"]
-        except ValueError:
-            continue
-        yield value, line

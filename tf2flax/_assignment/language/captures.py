@@ -26,10 +26,7 @@ _MAX_CAPTURES: Final = 4
 # those that Python turns into integers without a limit.
 _CAPTURE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\.\.\.|[+-][0-9]{1,18})?")
 _MAX_DIGITS: Final = 1000
-_NUMBER: Final = f"0|[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}"
-# Longer runs of digits are no numbers of layers (digits).
-_MAX_RUN: Final = 40
-_NONE: Final = frozenset[str]()
+_DIGITS: Final = re.compile("[0-9]+")
 _NO_NUMBERS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
@@ -66,6 +63,62 @@ class Capture(NamedTuple):
                 f"{self} is no number from 0 on, where {{{self.name}}} is `{text}`."
             )
         return str(int(text) + self.offset)
+
+
+class _Rules(NamedTuple):
+    """What captures may stand for, where some are numbers.
+
+    Attributes:
+        is_scope: True if the name may go on after the pattern.
+        digits: Captures that match decimal digits only.
+        lowest: Captures that are numbers -> the lowest that each can be.
+    """
+
+    is_scope: bool
+    digits: Set[str]
+    lowest: Mapping[str, int]
+
+    def texts(
+        self, capture: Capture, name: str, start: int, binding: Mapping[str, str]
+    ) -> Iterator[tuple[int, str]]:
+        """Yields where a capture may end, and the text that it then has.
+
+        Args:
+            capture: The capture.
+            name: The name.
+            start: Where the capture begins.
+            binding: Texts of captures so far.
+        """
+        if capture.name in binding:
+            text = capture.fill(binding[capture.name])
+            if name.startswith(text, start):
+                yield start + len(text), binding[capture.name]
+        elif capture.name in self.lowest:
+            yield from self._numbers(capture, name, start)
+        elif capture.name in self.digits:
+            if run := _DIGITS.match(name, start):
+                yield run.end(), run[0]
+        else:
+            slash = name.find("/", start)
+            end = len(name) if slash < 0 or capture.is_path else slash
+            for stop in range(start + 1, end + 1):
+                # Components are not empty.
+                if name[start] == "/" or name.startswith("//", stop - 2):
+                    return
+                if name[stop - 1] != "/":
+                    yield stop, name[start:stop]
+
+    def _numbers(
+        self, capture: Capture, name: str, start: int
+    ) -> Iterator[tuple[int, str]]:
+        """Numbers without leading zeros, shortest first."""
+        run = _DIGITS.match(name, start)
+        last = min(run.end(), start + _MAX_DIGITS) if run else start
+        last = min(last, start + 1) if name.startswith("0", start) else last
+        for stop in range(start + 1, last + 1):
+            value = int(name[start:stop]) - (capture.offset or 0)
+            if value >= self.lowest[capture.name]:
+                yield stop, str(value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,55 +221,42 @@ class NamePattern:
             {'i': '10'}
         """
         if lowest or any(capture.offset is not None for capture in self.written):
-            return self._match_numbers(name, is_scope, digits, lowest)
-        regex = _compile(self.literals, self.written, frozenset(digits), _NONE)
+            if not name.startswith(self.literals[0]):
+                return None
+            if not self.written:
+                return {} if is_scope or name == self.literals[0] else None
+            rules = _Rules(is_scope, digits, lowest_numbers((self,), lowest))
+            return self._match_from(name, 0, len(self.literals[0]), {}, rules)
+        regex = _compile(self.literals, self.written, frozenset(digits))
         match = regex.match(name) if is_scope else regex.fullmatch(name)
         return match.groupdict() if match else None
 
-    def _match_numbers(
-        self, name: str, is_scope: bool, digits: Set[str], lowest: Mapping[str, int]
+    def _match_from(
+        self, name: str, number: int, start: int, binding: dict[str, str], rules: _Rules
     ) -> dict[str, str] | None:
-        """`matches`, where some captures are numbers."""
-        lowest = lowest_numbers((self,), lowest)
-        offsets = dict[str, int]()
-        for capture in self.written:
-            offset = capture.offset or 0
-            # `{i}` beside `{i+1}`: no regular expression can count.
-            if offsets.setdefault(capture.name, offset) != offset:
-                return self._match_steps(name, is_scope, digits, lowest, capture.name)
-        numeric = frozenset(lowest)
-        regex = _compile(self.literals, self.written, frozenset(digits), numeric)
-        match = regex.match(name) if is_scope else regex.fullmatch(name)
-        if match is None:
-            return None
-        binding = match.groupdict()
-        for key in binding.keys() & numeric:
-            number = int(binding[key]) - offsets[key]
-            if number < lowest[key]:
-                return None
-            binding[key] = str(number)
-        return binding
+        """`matches` where some captures are numbers: no regular expression can count.
 
-    def _match_steps(
-        self,
-        name: str,
-        is_scope: bool,
-        digits: Set[str],
-        lowest: Mapping[str, int],
-        counted: str,
-    ) -> dict[str, str] | None:
-        """`matches`, where a capture occurs with several offsets: tries its numbers."""
-        first = next(c.offset or 0 for c in self.written if c.name == counted)
-        for text in _numbers_in(name):
-            number = int(text) - first
-            if number < lowest[counted]:
+        Args:
+            name: The name.
+            number: Number of the capture that stands at `start`; those before it, and
+                all text up to there, match.
+            start: Place in the name.
+            binding: Texts of captures so far.
+            rules: What captures may stand for.
+        """
+        if number == len(self.written):
+            return binding if rules.is_scope or start == len(name) else None
+        capture, literal = self.written[number], self.literals[number + 1]
+        is_last = number == len(self.written) - 1 and not rules.is_scope
+        for stop, text in rules.texts(capture, name, start, binding):
+            if not name.startswith(literal, stop):
                 continue
-            pattern = self.expand({counted: str(number)})
-            binding = pattern.matches(
-                name, is_scope=is_scope, digits=digits, lowest=lowest
-            )
-            if binding is not None:
-                return {counted: str(number), **binding}
+            behind = stop + len(literal)
+            if is_last and behind != len(name):
+                continue
+            longer = {**binding, capture.name: text}
+            if result := self._match_from(name, number + 1, behind, longer, rules):
+                return result
         return None
 
     def among(
@@ -358,22 +398,11 @@ def literal_pattern(name: str) -> str:
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def _numbers_in(name: str) -> list[str]:
-    """Numbers without leading zeros that stand anywhere in a name, shortest first."""
-    numbers: dict[str, None] = {}
-    for run in re.findall(rf"(?<![0-9])[0-9]{{1,{_MAX_RUN}}}(?![0-9])", name):
-        for start in range(len(run)):
-            stops = [start + 1] if run[start] == "0" else range(start + 1, len(run) + 1)
-            numbers.update(dict.fromkeys(run[start:stop] for stop in stops))
-    return sorted(numbers, key=len)
-
-
 @functools.lru_cache(maxsize=4096)
 def _compile(
     literals: tuple[str, ...],
     written: tuple[Capture, ...],
     digits: frozenset[str],
-    numeric: frozenset[str],
 ) -> re.Pattern[str]:
     regex = [re.escape(literals[0])]
     seen: set[str] = set()
@@ -384,7 +413,6 @@ def _compile(
         else:
             seen.add(name)
             text = "[^/]+?(?:/[^/]+?)*?" if is_path else "[^/]+?"
-            text = "[0-9]+" if name in digits else text
-            regex.append(f"(?P<{name}>{_NUMBER if name in numeric else text})")
+            regex.append(f"(?P<{name}>{'[0-9]+' if name in digits else text})")
         regex.append(re.escape(literal))
     return re.compile("".join(regex), re.S)

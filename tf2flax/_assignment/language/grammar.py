@@ -53,11 +53,23 @@ class MapFacts:
         default_factory=dict[str, "int | float | str"]
     )
 
-    def joined(self, after: MapFacts) -> MapFacts:
-        """Both together; what `after` knows of an option or parameter counts."""
+    def joined(
+        self, after: MapFacts, entries: Set[object], added: Set[object]
+    ) -> MapFacts:
+        """Both together; what `after` knows of an option or parameter counts.
+
+        Args:
+            after: What the other map knows.
+            entries: Keys and values of this map.
+            added: Those of the other one.
+
+        Returns:
+            Both; an entry is optional only where each map that has it says so.
+        """
         return MapFacts(
             {**self.places, **after.places},
-            {*self.optional, *after.optional},
+            (self.optional - (added - after.optional))
+            | (after.optional - (entries - self.optional)),
             {**self.options, **after.options},
             {**self.option_places, **after.option_places},
             {**self.parameters, **after.parameters},
@@ -350,16 +362,9 @@ def _check_captures(rule: Rule) -> None:
 def _check_kinds(rule: Rule) -> set[str]:
     """Names of the captures of several components, each alike in the whole entry."""
     patterns = [parse_name(source.pattern) for source in sources_of(rule.source)]
-    target = rule.target
-    if isinstance(target, NamePattern):
-        patterns.append(target)
-        last = target.written[-1] if target.written else None
-        if last and last.is_path and target.literals[-1] == "/":
-            raise AssignmentError(
-                f"the scope `{target.text}` ends in {last}, so that nothing says where "
-                "the scope ends. Let a name follow it, or name leaves: "
-                f"`{target.text}kernel`."
-            )
+    if isinstance(rule.target, NamePattern):
+        patterns.append(rule.target)
+        _check_scope_end(rule, rule.target)
     written = [capture for pattern in patterns for capture in pattern.written]
     paths = {capture.name for capture in written if capture.is_path}
     for capture in written:
@@ -369,6 +374,17 @@ def _check_kinds(rule: Rule) -> set[str]:
                 "the same way everywhere, or give one of them another name."
             )
     return paths
+
+
+def _check_scope_end(rule: Rule, target: NamePattern) -> None:
+    """Checks that a name follows `{path...}` in a scope of the target."""
+    last = target.written[-1] if target.written else None
+    if rule.is_scope and last and last.is_path and target.literals[-1] == "/":
+        raise AssignmentError(
+            f"the scope `{target.text}` ends in {last}, so that nothing says where "
+            "the scope ends. Let a name follow it, or name leaves: "
+            f"`{target.text}kernel`."
+        )
 
 
 def _free_captures(expression: Expression) -> Iterator[str]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
 
+from .captures import literal_pattern
+
 
 def fill_variables(
     tree: ast.expr, parameters: Mapping[str, int | float | str]
@@ -58,4 +60,5 @@ class _Filler(ast.NodeTransformer):
         # For Python, -1 is a minus and a 1.
         if not isinstance(value, str) and value < 0:
             return ast.UnaryOp(ast.USub(), ast.Constant(-value))
-        return ast.Constant(value)
+        # A parameter is text, and no pattern: its braces are literal.
+        return ast.Constant(literal_pattern(value) if isinstance(value, str) else value)

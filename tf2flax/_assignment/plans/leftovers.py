@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.captures import parse_name
-from tf2flax._assignment.language.entries import MapEntry, PlainEntry
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
 from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._assignment.resolution.assignments import Resolution
 from tf2flax._assignment.resolution.policies import UnusedChoice, UnusedPolicy
 from tf2flax._assignment.resolution.scopes import NameTable
 from tf2flax._base.collapsing import list_collapsed
-from tf2flax._base.errors import CheckpointError
+from tf2flax._base.errors import AssignmentError, CheckpointError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.text import counted
 
@@ -52,6 +52,24 @@ def find_leftovers(
         and roles.of(name).kind == "variable"
         and not _is_text(name, manifest)
     )
+
+
+def check_leftovers(
+    resolution: Resolution,
+    unused: Sequence[str],
+    entries: Sequence[MapEntry],
+    manifest: Manifest,
+    policy: UnusedPolicy,
+) -> tuple[str, ...]:
+    """As `find_leftovers`, and refuses those of which `on_unused` says so.
+
+    Raises:
+        AssignmentError: There are such weights; they are listed.
+    """
+    leftovers = find_leftovers(resolution, unused, entries, manifest)
+    if message := describe_leftovers(leftovers, policy, "error"):
+        raise AssignmentError(f"Option on_unused: {message}")
+    return leftovers
 
 
 def describe_leftovers(
@@ -101,18 +119,21 @@ def _optional(entries: Sequence[MapEntry], manifest: Manifest) -> Iterator[str]:
             yield entry.source
             if entry.source.endswith("/"):
                 scope = "" if entry.source == "/" else entry.source
-                for number in table.range_under(scope):
-                    yield manifest.names[number]
-            continue
-        lowest = entry.lowest()
-        for source in sources_of(entry.source):
-            pattern = parse_name(source.pattern)
-            is_scope = pattern.text.endswith("/")
-            for name in manifest.names:
-                if pattern.text == "/" or (
-                    pattern.matches(name, is_scope=is_scope, lowest=lowest) is not None
-                ):
-                    yield name
+                yield from (manifest.names[n] for n in table.range_under(scope))
+        else:
+            yield from _sources_of_rule(entry, manifest)
+
+
+def _sources_of_rule(rule: Rule, manifest: Manifest) -> Iterator[str]:
+    """Names of tensors that the key of a rule may stand for."""
+    lowest = rule.lowest()
+    for source in sources_of(rule.source):
+        pattern = parse_name(source.pattern)
+        is_scope = pattern.text.endswith("/")
+        for name in manifest.names:
+            binding = pattern.matches(name, is_scope=is_scope, lowest=lowest)
+            if binding is not None or pattern.text == "/":
+                yield name
 
 
 def _is_text(name: str, manifest: Manifest) -> bool:
