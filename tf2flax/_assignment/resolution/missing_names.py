@@ -25,7 +25,7 @@ from .new_entries import propose_entry, propose_sources
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
-from .stored_parts import axis_of_parts, describe_rows, join_parts
+from .stored_parts import axis_of_parts, concat_parts, describe_rows
 from .suggestions import (
     Surroundings,
     change_key,
@@ -147,13 +147,13 @@ def _advise_parts(problems: Sequence[SourceNotFound], around: Surroundings) -> s
         return f"{fact}, which do not add up to the shape of the leaf."
     written = source_of_entry(first.entry)
     if fills_scope(first.entry):
-        key = join_parts(literal_pattern(first.source), axis)
+        key = concat_parts(literal_pattern(first.source), axis)
         if first.leaf is None:
             return f"{fact}."
         return f"{fact}. {propose_entry([(key, first.leaf)], around.leaves)}"
     if not isinstance(written, Source):
         return f"{fact}: join them with concat."
-    return f"{fact}: use the key `{join_parts(written.pattern, axis)!r}`."
+    return f"{fact}: use the key `{concat_parts(written.pattern, axis)!r}`."
 
 
 def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> str:

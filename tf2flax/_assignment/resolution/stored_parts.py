@@ -18,7 +18,7 @@ from .suggestions import Surroundings
 _PART: Final = re.compile(r"/part_\d+")
 
 
-def join_parts(pattern: str, axis: int) -> Expression:
+def concat_parts(pattern: str, axis: int) -> Expression:
     """Writes the parts of a variable as one."""
     return Joined((Source(f"{pattern}/part_{{part}}"),), axis, False, "part")
 
