@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from advice_mistakes import ADVICE, Advice
@@ -141,3 +142,22 @@ def test_a_shape_in_place_of_a_leaf_is_named(tmp_path: pathlib.Path) -> None:
             assert "`w` is a tuple or list of numbers" in message
             assert "`w/0` and `w/1`" in message
             assert 'jax.ShapeDtypeStruct(shape, "float32")' in message
+
+
+@pytest.mark.parametrize(
+    ("stored", "leaf", "is_offered"),
+    [
+        ("float32", "int32", False), ("float32", "bool", False),
+        ("int32", "bool", False), ("int32", "float32", True),
+    ],
+)  # fmt: skip
+def test_force_is_offered_where_values_survive_it(
+    stored: str, leaf: str, is_offered: bool
+) -> None:
+    target = {"w": jax.ShapeDtypeStruct((3,), leaf)}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan({"w": np.zeros(3, stored)}, {"w": "w"}, target)
+    message = str(caught.value)
+    assert (f"Force it with dtype='{leaf}'" in message) == is_offered
+    assert (f"A cast to {leaf} would lose values" in message) != is_offered
+    assert "dtype='checkpoint'" in message

@@ -194,6 +194,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         "Entry 1 `bret/` -> `x/`: the checkpoint has no tensor for it",
     ),
     (
+        {"assignment_map": {"bert/poolr/": "x/"}},
+        tf2flax.AssignmentError,
+        r"Did you mean `bert/pooler/`\?",
+    ),
+    (
         {"assignment_map": {"bert/pooler/v": "x"}},
         tf2flax.AssignmentError,
         "Did you mean `bert/pooler/w`",

@@ -17,6 +17,9 @@ import tf2flax
 from tf2flax import concat, src, stack
 
 BERT = DATA / "bert" / "model.ckpt"
+LAYER = "bert/encoder/layer_0/"
+WIDE = DATA / "wide_deep_partitioned" / "model.ckpt"
+TABLE = "dnn/input_from_feature_columns/input_layer/query_embedding/embedding_weights"
 RESNET = DATA / "resnet_slim" / "model.ckpt"
 
 
@@ -200,7 +203,101 @@ ADVICE: dict[str, Advice] = {
         {src("softmax/weights").transpose(): "params/softmax/kernel",
          "softmax/biases": "params/softmax/bias"},
     ),
+    "in and out swapped": no_key(
+        BERT, {f"{LAYER}intermediate/dense/": "out/", f"{LAYER}output/dense/": "in/"},
+        {"in/kernel": (32, 64), "out/kernel": (64, 32)},
+        {f"{LAYER}intermediate/dense/": "in/", f"{LAYER}output/dense/": "out/"},
+        f"`{LAYER}output/dense/kernel` of entry 2 has this shape: are the two values "
+        "swapped?",
+    ),
+    "heads of a square kernel that come out": no_key(
+        BERT, {f"{LAYER}attention/output/dense/kernel": "k"}, {"k": (32, 4, 8)},
+        {src(f"{LAYER}attention/output/dense/kernel").rearrange(
+            "(h k) d -> d h k", h=4): "k"},
+        "`.reshape(32, 4, 8)` would give its shape", MEANING,
+    ),
+    "heads of a square kernel before its rows": no_key(
+        BERT, {f"{LAYER}attention/self/query/kernel": "k"}, {"k": (4, 8, 32)},
+        {src(f"{LAYER}attention/self/query/kernel").rearrange(
+            "d (h k) -> h k d", h=4): "k"},
+        "`.reshape(4, 8, 32)` would give its shape", MEANING,
+    ),
+    "heads that are merged to a square kernel": no_key(
+        {"k": (4, 8, 32)}, {"k": "k"}, {"k": (32, 32)},
+        {src("k").rearrange("h k d -> d (h k)"): "k"}, MEANING,
+    ),
+    "heads of a bias": advice(
+        BERT, {f"{LAYER}attention/self/query/bias": "b"}, {"b": (4, 8)},
+        {src(f"{LAYER}attention/self/query/bias").reshape(4, 8): "b"},
+        ".reshape(4, 8)",
+    ),
+    "heads of a kernel that is not square": advice(
+        {"k": (20, 32)}, {"k": "k"}, {"k": (20, 4, 8)},
+        {src("k").reshape(20, 4, 8): "k"}, ".reshape(20, 4, 8)",
+    ),
+    # Slots, which fit wherever their variables do
+    "the only part of a variable": advice(
+        WIDE, {f"{TABLE}/part_0": "q"}, {"q": (300, 8)}, {TABLE: "q"},
+    ),
+    "a part of several": no_key(
+        WIDE, {f"{TABLE}/part_0": "q"}, {"q": (100, 8)}, {},
+        f"has `{TABLE}` as one tensor of shape [300, 8]",
+    ),
+    "an operation that reads a variable": advice(
+        RESNET, {"resnet_v1_8/conv1/weights/read": "k"}, {"k": (7, 7, 3, 64)},
+        {"resnet_v1_8/conv1/weights": "k"},
+    ),
+    "a slot with a typo": advice(
+        BERT, {"bert/pooler/dense/kernel/adm_m": "k"}, {"k": (32, 32)},
+        {"bert/pooler/dense/kernel/adam_m": "k"}, "`bert/pooler/dense/kernel/adam_m`",
+    ),
     # Scopes
+    "captures of several entries": advice(
+        SQ, {"enc/layer{i}/query/": "params/layer_{i}/query/",
+             "enc/layer{i}/key/": "params/layer_{i}/key/"},
+        {n: s for n, s in TARGET.items() if "/out/" not in n}, {"enc/": "params/"},
+        "`layer_{i}/` in place of `layer{i}/`",
+    ),
+    "a level that all members of some lack": no_key(
+        BERT, {"bert/encoder/layer_{i}/output/": "l{i}/"},
+        {f"l{i}/{p}": s for i in (0, 1)
+         for p, s in (("kernel", (64, 32)), ("bias", (32,)), ("scale", (32,)))},
+        {"bert/encoder/layer_{i}/output/dense/": "l{i}/"},
+        'src("bert/encoder/layer_{i}/output/dense/kernel")` -> `l{i}/kernel`',
+    ),
+    "captures side by side": no_key(
+        SQ, {"enc/layer_{i}/{p}/": "{p}{i}/"},
+        {f"{p}{i}/kernel": (4, 4) for p in ("query", "key") for i in (0, 1)}, {},
+    ),
+    "one scope for query, key and value": no_key(
+        {"attn/w": (16, 16), "attn/b": (16,)}, {"attn/": "attn/"},
+        {f"attn/{m}/{p}": (16, 16) if p == "kernel" else (16,)
+         for m in ("query", "key", "value") for p in ("kernel", "bias")}, {},
+        "`attn/` holds `b`, `w`",
+    ),
+    "a fused tensor for query, key and value": no_key(
+        DATA / "gpt2" / "model.ckpt", {"model/h0/attn/c_attn/": "a/"},
+        {f"a/{m}/kernel": (32, 32) for m in "qkv"}, {},
+        "`model/h0/attn/c_attn/` holds",
+    ),
+    "one tensor for query, key and value": no_key(
+        {"attn/w": (16, 16)}, {"attn/": "attn/"},
+        {f"attn/{m}w": (16, 16) for m in "qkv"}, {}, "only its meaning tells",
+    ),
+    "a scope of a cell that has two kernels": no_key(
+        {"rnn/cell/kernel": (24, 64), "rnn/cell/bias": (64,)}, {"rnn/cell/": "c/"},
+        {"c/hh/kernel": (16, 64), "c/hh/bias": (64,)}, {},
+        "`rnn/cell/` holds `bias`, `kernel`",
+    ),
+    "a table of another size elsewhere": no_key(
+        WIDE, {f"{TABLE.partition('query')[0]}": "/"}, {"query/embedding": (300, 8)},
+        {TABLE: "query/embedding"}, "`query_embedding/`",
+    ),
+    "weights by a longer name": advice(
+        BERT, {"cls/seq_relationship/": "h/"}, {"h/kernel": (2, 32)},
+        {"cls/seq_relationship/output_weights": "h/kernel"},
+        "`cls/seq_relationship/output_weights`", "on_missing='keep'",
+    ),
     "no slash on both sides": advice(
         BERT, {"bert/pooler/dense": "params"},
         {"params/kernel": (32, 32), "params/bias": (32,)},

@@ -118,6 +118,15 @@ def kind_of(dtype: np.dtype) -> str | None:
     return None
 
 
+def _describe_force(stored: np.dtype, leaf: np.dtype) -> str:
+    """The way out where a cast is refused: by force only where values survive it."""
+    keep = "the tensor's dtype with dtype='checkpoint'"
+    kinds = ("bool", "int", "float", "complex")
+    if kinds.index(str(kind_of(leaf))) < kinds.index(str(kind_of(stored))):
+        return f"A cast to {leaf.name} would lose values. Keep {keep}."
+    return f"Force it with dtype={leaf.name!r}, or keep {keep}."
+
+
 def result_dtype(
     stored: StoredDtype, leaf: np.dtype, policy: DtypePolicy, *, x64: bool
 ) -> np.dtype:
@@ -148,8 +157,7 @@ def result_dtype(
     elif kind_of(stored.numpy) != kind_of(leaf):
         raise AssignmentError(
             f"expected dtype {leaf}, got {stored.name}; a cast from one to the other "
-            f"is not safe. Force it with dtype={leaf.name!r}, or keep the tensor's "
-            "with dtype='checkpoint'."
+            f"is not safe. {_describe_force(stored.numpy, leaf)}"
         )
     else:
         result = leaf

@@ -53,6 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
         document = {"checkpoint": selected.checkpoint.prefix, "tensors": facts}
         print_json(document)
         return 0 if is_well else 1
+    _print(facts)
+    return 0 if is_well else 1
+
+
+def _print(facts: list[dict[str, Any]]) -> None:
+    """Prints a row for each tensor, and what is wrong with some."""
     rows = [(printable(fact["name"]), *map(_cell, _values(fact))) for fact in facts]
     if sys.stdout.isatty():
         right = set(range(1, len(_COLUMNS) + 1))
@@ -63,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     for fact in facts:
         if "error" in fact:
             print(printable(fact["error"]), file=sys.stderr)
-    return 0 if is_well else 1
 
 
 def _fact(tensor: tf2flax.StoredTensor) -> dict[str, Any]:

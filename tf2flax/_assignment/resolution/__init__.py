@@ -13,7 +13,9 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 - `problems`: what is wrong, as values; `problem_report`: all of it in one message.
 - `causes`: which problems are one mistake. `missing_tensors`, `missing_levels`,
   `missing_names`, `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes`
-  explain one kind each. `doubts`: where what fits a leaf may well be wrong.
+  explain one kind each. `doubts`, `swapped_values`: where what fits a leaf may well
+  be wrong. `training_state`: what is not suggested. `stored_parts`:
+  parts of partitioned variables that are stored otherwise.
 - `suggestions`, `new_entries`: lines that can be pasted into a map. `entry_labels`,
   `scopes`, `likeness`: entries in messages; scopes of names; how alike names are.
 - `spellings`: names that were meant as expressions. `unfilled`: entries that reach no

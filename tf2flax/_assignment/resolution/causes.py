@@ -41,6 +41,7 @@ from .problems import (
     label_of_problems,
 )
 from .suggestions import Surroundings, source_of_entry, write_key
+from .swapped_values import SwappedValues
 
 # Mismatches that differ in the same sizes are one cause from so many on.
 _MIN_OF_ONE_SIZE: Final = 4
@@ -104,7 +105,11 @@ def _explain_mismatches(
         )
     ]
     explained = _join_groups(groups[:_MAX_REASONS], around)
-    causes = [_explain_group(group, reason, around) for group, reason in explained]
+    swapped = SwappedValues(problems)
+    causes = [
+        _explain_group(group, _with_doubt(group, reason, swapped), around)
+        for group, reason in explained
+    ]
     groups = [group for group, _ in explained] + groups[_MAX_REASONS:]
     causes += [
         _explain_group(group, None, around) for group in groups[len(explained) :]
@@ -156,6 +161,15 @@ def _reason_of(problem: Mismatch, around: Surroundings) -> Reason | None:
         return None
     spec_of = around.manifest.spec
     return find_reason(problem.shape, problem.source_shape, problem.expression, spec_of)
+
+
+def _with_doubt(
+    group: Sequence[Mismatch], reason: Reason | None, swapped: SwappedValues
+) -> Reason | None:
+    """The reason; or a question, where values may be swapped instead."""
+    if reason and reason.is_of_key:  # numbers in the key, which say more
+        return reason
+    return swapped.doubt(group) or reason
 
 
 def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:

@@ -24,6 +24,7 @@ from tf2flax._assignment.language.expressions import (
 from tf2flax._assignment.language.literals import write_integers
 from tf2flax._assignment.language.nodes import Reshaped, Sliced
 from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.shapes import axis_groups
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
@@ -32,7 +33,7 @@ from tf2flax._base.values import TensorSpec
 _MAX_OPERATIONS: Final = 8
 _MAX_SIZE: Final = 200
 _MAX_PERMUTED: Final = 5
-_ONLY_MEANING: Final = "Only the meaning of the axes tells which gives the right values"
+ONLY_MEANING: Final = "Only the meaning of the axes tells which gives the right values"
 
 
 def find_doubt(
@@ -59,12 +60,12 @@ def find_doubt(
     if isinstance(source, Rearranged) and axes and _separates(source, axes):
         return (
             "The sizes of the pattern do not fit, or its axes are in another order. "
-            f"{_ONLY_MEANING}."
+            f"{ONLY_MEANING}."
         )
     if reading := find_other_reading(source, leaf, spec_of):
         return (
             f"`{reading}` would give its shape, and so would a transpose. "
-            f"{_ONLY_MEANING}."
+            f"{ONLY_MEANING}."
         )
     return ""
 
@@ -84,6 +85,35 @@ def find_other_reading(
     return ""
 
 
+def has_other_grouping(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    """True if axes in another order can be split or merged to a shape as well.
+
+        (32, 32) -> (32, 4, 8)     "d (h k) -> d h k", which is a reshape
+                                   "(h k) d -> d h k", which has other elements
+
+    Args:
+        old: Shape of the source, without 0.
+        new: Shape of the leaf, with another number of axes.
+    """
+    merged, split = sorted((_long_axes(old), _long_axes(new)), key=len)
+    if len(merged) > _MAX_PERMUTED:
+        return True
+    orders = itertools.permutations(range(len(merged)))
+    fitting = (
+        axes for axes in orders if _splits(tuple(merged[axis] for axis in axes), split)
+    )
+    return len(list(itertools.islice(fitting, 2))) > 1
+
+
+def _splits(merged: tuple[int, ...], split: tuple[int, ...]) -> bool:
+    """True if each axis of a shape is one or several neighbours of another one."""
+    return all(len(old) == 1 for old, _ in axis_groups(merged, split))
+
+
+def _long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
 def find_reshape(source: Expression) -> Reshaped | None:
     """The outermost reshape of an expression."""
     operations = itertools.islice(_operations_of(source), _MAX_OPERATIONS)
@@ -99,7 +129,7 @@ def describe_reshape(node: Reshaped, spec_of: Callable[[str], TensorSpec]) -> st
     return (
         f"The numbers of `.reshape({write_integers(node.shape)})` do not fit.{makes} "
         "A transpose of that would have other elements than a reshape to the shape of "
-        f"the leaf. {_ONLY_MEANING}."
+        f"the leaf. {ONLY_MEANING}."
     )
 
 

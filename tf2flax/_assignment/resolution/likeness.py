@@ -63,6 +63,19 @@ def likeness(first: str, second: str) -> float:
     return max(ratio, _RELATED) if is_related else ratio
 
 
+def names_same_parameter(component: str, longer: str) -> bool:
+    """True if the last word of a component is another one for the same parameter.
+
+    Examples:
+        >>> names_same_parameter("kernel", "output_weights")
+        True
+        >>> names_same_parameter("kernel", "output_bias")
+        False
+    """
+    word, last = component.casefold(), longer.rpartition("_")[2].casefold()
+    return any({word, last} <= words for words in _SYNONYMS)
+
+
 def _initials(component: str) -> str:
     """First letters of the words: those that are upper case, or follow a `_`."""
     capitals = "".join(letter for letter in component if letter.isupper())

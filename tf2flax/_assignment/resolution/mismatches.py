@@ -15,11 +15,19 @@ from tf2flax._assignment.language.expressions import (
     Rearranged,
     Source,
 )
+from tf2flax._assignment.language.literals import write_integers
 from tf2flax._assignment.layouts.shapes import axis_groups
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
-from .doubts import describe_reshape, find_doubt, find_other_reading, find_reshape
+from .doubts import (
+    ONLY_MEANING,
+    describe_reshape,
+    find_doubt,
+    find_other_reading,
+    find_reshape,
+    has_other_grouping,
+)
 from .fitting_sizes import fit_sizes
 
 # The reason where none is more likely.
@@ -192,6 +200,12 @@ def _reason_for_grouping(
     )
     if groups and is_split_or_merged and len(leaf) != len(source_shape):
         verb = "split" if len(leaf) > len(source_shape) else "merged"
+        # Of a square kernel the rows may be split, or the columns.
+        if has_other_grouping(source_shape, leaf):
+            return Reason(
+                f"`.reshape({write_integers(leaf)})` would give its shape, and so "
+                f"would other axes that are {verb}, after a transpose. {ONLY_MEANING}."
+            )
         return Reason(
             f"The leaf has the same elements with axes {verb}",
             lambda source: source.reshape(leaf),

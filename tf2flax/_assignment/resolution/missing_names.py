@@ -14,18 +14,18 @@ from typing import Final
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import Rule
-from tf2flax._assignment.language.expressions import Expression, Joined, Source
+from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.collapsing import collapse, list_collapsed
-from tf2flax._base.errors import CheckpointError
 from tf2flax._base.names import nearest
 from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, key_of, target_of
-from .likeness import closest_names, like_components
+from .likeness import closest_names, like_components, names_same_parameter
 from .new_entries import propose_entry, propose_sources
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
+from .stored_parts import axis_of_parts, concat_parts, describe_rows
 from .suggestions import (
     Surroundings,
     change_key,
@@ -33,7 +33,9 @@ from .suggestions import (
     did_you_mean,
     list_below,
     source_of_entry,
+    transfer,
 )
+from .training_state import means_variable_above, without_training_state
 
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
@@ -45,6 +47,7 @@ KEEP_MISSING: Final = (
     "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out "
     "of the target."
 )
+_MEANT: Final = re.compile(r"If `([^`]+)` is meant, ")
 _CAPTURE: Final = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 
 
@@ -79,7 +82,7 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return "alias", last, alias.rpartition("/")[2], is_scope_entry
     above = _tensor_above(source, around)
     is_general = is_scope_entry or isinstance(problem.entry, Rule)
-    if above and f"{above}/" not in tensors:
+    if above and means_variable_above(source, above, around):
         return "below", last, "" if is_general else source
     if template_of(source) in around.tensors_by_template:
         return "numbers", template_of(source), entry if is_scope_entry else -1
@@ -138,43 +141,19 @@ def _advise_parts(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     while f"{first.source}/part_{count}" in around.tensors:
         count += 1
     leaf = first.leaf or target_of(first.entry)
-    axis = _axis_of_parts(first.source, count, around.shapes.get(leaf), around)
+    axis = axis_of_parts(first.source, count, around.shapes.get(leaf), around)
     fact = f"Its parts are {count} tensors"
     if axis is None:
         return f"{fact}, which do not add up to the shape of the leaf."
     written = source_of_entry(first.entry)
     if fills_scope(first.entry):
-        key = _join_parts(literal_pattern(first.source), axis)
+        key = concat_parts(literal_pattern(first.source), axis)
         if first.leaf is None:
             return f"{fact}."
         return f"{fact}. {propose_entry([(key, first.leaf)], around.leaves)}"
     if not isinstance(written, Source):
         return f"{fact}: join them with concat."
-    return f"{fact}: use the key `{_join_parts(written.pattern, axis)!r}`."
-
-
-def _join_parts(pattern: str, axis: int) -> Expression:
-    return Joined((Source(f"{pattern}/part_{{part}}"),), axis, False, "part")
-
-
-def _axis_of_parts(
-    family: str, count: int, shape: tuple[int, ...] | None, around: Surroundings
-) -> int | None:
-    """The axis along which parts make up a leaf; the first if its shape is unknown."""
-    spec_of = around.manifest.spec
-    try:
-        shapes = [spec_of(f"{family}/part_{i}").shape for i in range(count)]
-    except CheckpointError:  # damaged entries: reading them says so
-        return 0
-    rank = len(shapes[0])
-    if not rank or any(len(part) != rank for part in shapes):
-        return None
-    for axis in range(rank):
-        total = sum(part[axis] for part in shapes)
-        joined = (*shapes[0][:axis], total, *shapes[0][axis + 1 :])
-        if shape is None or joined == shape:
-            return axis
-    return None
+    return f"{fact}: use the key `{concat_parts(written.pattern, axis)!r}`."
 
 
 def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -187,7 +166,7 @@ def _advise_scope(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     fact = f"`{scope}` is a scope of {counted(len(numbers), 'tensor')}"
     scores = [
         (_common_end(name, target), name)
-        for name in names
+        for name in without_training_state(first.source, names, around)
         if around.may_fill(first.entry, name, first.leaf)
     ]
     if not scores:
@@ -212,6 +191,7 @@ def _only_below(problem: SourceNotFound, around: Surroundings) -> str:
         if not name.endswith("/")
         and around.may_fill(problem.entry, scope + name, problem.leaf)
     ]
+    names = without_training_state(problem.source, names, around)
     return names[0] if len(names) == 1 else ""
 
 
@@ -252,12 +232,14 @@ def _advise_below(problems: Sequence[SourceNotFound], around: Surroundings) -> s
     if _is_slot(source, around):  # its variable would be another value
         above = _tensor_above(source, around)
         return f"The checkpoint has `{above}`, and no such slot of it."
-    return _replace(problems, lambda source: _tensor_above(source, around), around)
+    return describe_rows(
+        problems[0], _tensor_above(source, around), around
+    ) or _replace(problems, lambda source: _tensor_above(source, around), around)
 
 
 def _is_slot(source: str, around: Surroundings) -> bool:
     """True for a name of a slot of a tensor that is there."""
-    return around.manifest.roles(may_read=False).of(source).kind == "slot"
+    return around.roles.of(source).kind == "slot"
 
 
 def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -276,6 +258,7 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
         if len(place) == 1
     ]
     if not single:
+        there = without_training_state(source, there, around)
         return did_you_mean(nearest(source, there))
     place = single[0][0]
     present = [name.split("/")[place] for i, name in single if i == place]
@@ -292,6 +275,7 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         return hint
     needs_entry = _gets_entries(first, around)
     near, is_sure = _names_like(source, around)
+    near = without_training_state(source, near, around)
     close = [name for name in near if around.fits(first.entry, name, first.leaf)]
     if not needs_entry:  # the name was written so: its shape is the next question
         close = (close or near)[:_MAX_SUGGESTED]
@@ -306,7 +290,9 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         return _replace(problems, lambda s: s.rpartition("/")[0], around)
     # What is less like it than a tensor of another leaf is hardly meant.
     if not close or not is_sure or around.is_taken(first.entry, close[0]):
-        return KEEP_MISSING if fills_scope(first.entry) else ""
+        if not fills_scope(first.entry):
+            return ""
+        return f"{_advise_related(problems, around)} {KEEP_MISSING}".lstrip()
     if len(close) > 1:
         return f"The checkpoint has {list_names(close, _MAX_SUGGESTED)}."
     scope, slash, last = close[0].rpartition("/")
@@ -314,7 +300,28 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
         return _replace(
             problems, lambda s: f"{s.rpartition('/')[0]}{slash}{last}", around
         )
-    return _replace(problems[:1], lambda _: close[0], around)
+    moved = [transfer(source, close[0], problem.source) for problem in problems]
+    is_general = len({*moved}) == len(moved) and all(m in around.tensors for m in moved)
+    members = problems if is_general else problems[:1]
+    return _replace(members, lambda s: transfer(source, close[0], s), around)
+
+
+def _advise_related(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The only tensor beside it that fits, and is named for the same parameter."""
+    first = problems[0]
+    scope, slash, last = first.source.rpartition("/")
+    beside = itertools.islice(around.tensors.children_of(scope + slash), _MAX_TENSORS)
+    related = [
+        scope + slash + name
+        for name in beside
+        if names_same_parameter(last, name)
+        and around.may_fill(first.entry, scope + slash + name, first.leaf)
+    ]
+    if len(related) != 1:
+        return ""
+    new = related[0].rpartition("/")[2]
+    advice = _replace(problems, lambda s: f"{s.rpartition('/')[0]}{slash}{new}", around)
+    return "" if advice == KEEP_MISSING else advice
 
 
 def _names_like(source: str, around: Surroundings) -> tuple[list[str], bool]:
@@ -365,6 +372,12 @@ def _replace(
         return KEEP_MISSING
     entry = propose_sources(pairs, around.leaves)
     return f"If `{pairs[0][0]}` is meant, a{str(entry)[1:]}"
+
+
+def tensor_meant(advice: str) -> str:
+    """The tensor that `_replace` suggests as an entry to add; "" if it does not."""
+    match = _MEANT.match(advice)
+    return match[1] if match else ""
 
 
 def _gets_entries(problem: SourceNotFound, around: Surroundings) -> bool:

@@ -6,6 +6,8 @@ lies. Where all scopes are there, the name itself is wrong.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +20,7 @@ from tf2flax._base.text import and_more, counted, list_names
 
 from .entry_labels import fills_scope, target_of
 from .missing_levels import explain_missing_levels
-from .missing_names import KEEP_MISSING, explain_name, kind_of_name
+from .missing_names import KEEP_MISSING, explain_name, kind_of_name, tensor_meant
 from .near_scopes import MovedScope, find_moved_scope
 from .new_entries import propose_entry
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
@@ -72,7 +74,41 @@ def explain_missing_tensors(
             scopes.append(_MissingScope(missing, around, may_search=may_search))
         else:
             names.append(explain_name(members, around, may_search=may_search))
-    return [*levels, *_join_scopes(scopes, around), *names]
+    _withdraw_shared(scopes)
+    return [*levels, *_join_scopes(scopes, around), *_without_shared(names)]
+
+
+def _without_shared(causes: Sequence[Cause]) -> list[Cause]:
+    """Takes back a tensor that was found for several leaves of one scope."""
+    keys = [(tensor_meant(cause.advice), _parent_of_leaf(cause)) for cause in causes]
+    counts = collections.Counter(keys)
+    return [
+        dataclasses.replace(
+            cause,
+            advice=f"`{key[0]}` is as much like the names that other leaves need: only "
+            f"its meaning tells which leaf it fills. {KEEP_MISSING}",
+        )
+        if key[0] and counts[key] > 1
+        else cause
+        for cause, key in zip(causes, keys, strict=True)
+    ]
+
+
+def _parent_of_leaf(cause: Cause) -> str:
+    problem = cause.problems[0]
+    leaf = problem.leaf if isinstance(problem, SourceNotFound) else None
+    return (leaf or "").rpartition("/")[0]
+
+
+def _withdraw_shared(scopes: Sequence[_MissingScope]) -> None:
+    """Takes back a scope that was found for several: all would get its tensors.
+
+    As `attn/` for `attn/query/`, `attn/key/` and `attn/value/`.
+    """
+    counts = collections.Counter((scope.parent, scope.moved) for scope in scopes)
+    for scope in scopes:
+        if scope.moved is not None and counts[scope.parent, scope.moved] > 1:
+            scope.moved, scope.is_moved = None, False
 
 
 def _root_of(problem: SourceNotFound, around: Surroundings) -> str | None:
@@ -210,6 +246,20 @@ class _MissingScope:
         manifest = self._around.manifest
         return manifest.hint(self.root) or manifest.hint(self.missing[0][0].source)
 
+    def _with_captures(self, old: str, new: str) -> tuple[str, str]:
+        """Two scopes with captures for numbers, if all keys are written so."""
+        count = old.count("/")
+        written = {
+            "/".join(pattern.split("/")[:count]) + "/"
+            for problem, _ in self.missing
+            for pattern in scopes_named(problem.entry)
+        }
+        pattern = written.pop()
+        is_alike = not written and transfer(old, old, pattern) == pattern
+        if not is_alike or pattern == old:
+            return old, new
+        return pattern, transfer(old, new, pattern)
+
     def _advise(self) -> str:
         """The key to use instead, or the entry to add."""
         assert self.moved is not None
@@ -221,6 +271,7 @@ class _MissingScope:
             return f"Put `{new}` before the keys."
         if len(entries) > 1:
             if len({root for _, root in self.missing}) > 1:
+                old, new = self._with_captures(old, new)
                 old, new = _without_common_start(old, new)
             return f"Write `{new}` in place of `{old}`."
         entry = self.missing[0][0].entry

@@ -74,12 +74,20 @@ def find_moved_scope(
             continue
         is_named_so = candidate[:-1].rpartition("/")[2] == component
         quality = 2 if candidate in near else int(is_named_so)
+        sample = missing[::step]
         hits = sum(
             _has_name(candidate, root, pair, around, any_size=quality > 0)
-            for pair in missing[::step]
+            for pair in sample
         )
+        # What is written like it is meant, whatever its sizes; of others, most fit.
+        if candidate not in like and hits and quality:
+            fitting = sum(
+                _has_name(candidate, root, pair, around, any_size=False)
+                for pair in sample
+            )
+            hits = hits if 2 * fitting > hits else 0
         # Half of them: otherwise names like `kernel` would lie anywhere.
-        if hits and 2 * hits >= len(missing[::step]):
+        if hits and 2 * hits >= len(sample):
             best[candidate] = hits, quality
     if best:
         first = max(best.values())

@@ -27,6 +27,7 @@ from tf2flax._assignment.language.literals import quote
 from tf2flax._base.collapsing import list_collapsed
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.roles import Roles
 
 from .entry_labels import target_of
 from .likeness import likeness
@@ -81,6 +82,11 @@ class Surroundings:
     def leaves(self) -> NameTable:
         """Names of the target."""
         return NameTable(sorted(self.shapes))
+
+    @functools.cached_property
+    def roles(self) -> Roles:
+        """What the tensors are to a training, by their names."""
+        return self.manifest.roles(may_read=False)
 
     @functools.cached_property
     def taken(self) -> Mapping[int, Set[str]]:
@@ -286,7 +292,8 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
 
     Returns:
         The key as it is written in a map; None if it does not begin with the old one,
-        or if a capture would have no place in it: every leaf would get one tensor.
+        if it stays the same, or if a capture would have no place in it: every leaf
+        would get one tensor.
     """
     count = old.count("/") + 1
     is_changed, is_lost = False, False
@@ -308,6 +315,8 @@ def change_key(entry: MapEntry, old: str, new: str) -> str | None:
     plain = isinstance(entry, PlainEntry)
     source = Source(literal_pattern(entry.source)) if plain else entry.source
     changed = map_sources(source, change)
+    if old != new and changed == source:  # captures that swallow the difference
+        return None
     return write_key(entry, changed) if is_changed and not is_lost else None
 
 
