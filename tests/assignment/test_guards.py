@@ -207,3 +207,23 @@ def test_parts_of_one_variable_are_one_leaf(prefix: pathlib.Path) -> None:
     assert "fill several leaves" not in str(plan)
     forced = tf2flax.plan(prefix, {"tied": "w"}, target, dtype=ml_dtypes.bfloat16)
     assert "option dtype" in str(forced)
+
+
+def test_slots_under_names_of_variables_are_no_weights() -> None:
+    """In a view of slots, alone or merged with others, no model lacks them."""
+    checkpoint = tf2flax.open_checkpoint(
+        {"w": W, "b": W, "w/Adam": W, "b/Adam": W, "w/Adam_1": W}
+    )
+    view = checkpoint.by_slot("Adam")
+    merged = tf2flax.merge_checkpoints(
+        {"": checkpoint, "m/": view, "v/": checkpoint.by_slot("Adam_1")}
+    )
+    both = {"w": "w", "b": "b"}
+    plan = tf2flax.plan(merged, both, {"w": W, "b": W}, on_unused="error")
+    assert {"m/b", "m/w", "v/w"} <= set(plan.to_dict()["unused"]["optimizer_slots"])
+    assert plan.to_dict()["unused"]["variables"] == []
+    plan = tf2flax.plan(view, {"w": "w"}, {"w": W}, on_unused="error")
+    assert plan.to_dict()["unused"]["optimizer_slots"] == ["b"]
+    # What is left of the weights themselves is still told.
+    with pytest.raises(tf2flax.AssignmentError, match=r"1 tensor of .*: `b`"):
+        tf2flax.plan(merged, {"w": "w"}, {"w": W}, on_unused="error")

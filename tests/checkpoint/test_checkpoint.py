@@ -460,11 +460,19 @@ def test_100_000_variables(tmp_path: pathlib.Path) -> None:
     ("value", "truth"),
     [
         (np.int64(0), False), (np.int64(7), True), (np.array(b"x", object), True),
-        (np.array(b"", object), False), (np.zeros(3), True), (np.zeros((0, 3)), False),
+        (np.array(b"", object), False), (np.zeros(1), False), (np.zeros((0, 3)), False),
+        (np.ones((1, 1)), True),
     ],
 )  # fmt: skip
-def test_truth_of_a_tensor_is_that_of_its_value_or_its_rows(
+def test_truth_of_a_tensor_is_that_of_its_value(
     tmp_path: pathlib.Path, value: Any, truth: bool
 ) -> None:
     path = tf2flax.save_checkpoint(tmp_path / "m", {"x": value})
     assert bool(tf2flax.open_checkpoint(path)["x"]) is truth
+
+
+def test_several_elements_are_neither_true_nor_false() -> None:
+    tensor = tf2flax.open_checkpoint({"x": np.zeros(3)})["x"]
+    for error in (ValueError, tf2flax.CheckpointError):  # as NumPy's, and ours
+        with pytest.raises(error, match=r"`x` has 3 elements.*`name in checkpoint`"):
+            bool(tensor)

@@ -141,6 +141,7 @@ def test_names_that_people_try_first() -> None:
         "tf2flax": tf2flax,
         "Checkpoint": checkpoint,
         "StoredTensor": checkpoint["global_step"],
+        "Expression": tf2flax.src("w"),
     }
     for owner, synonyms in _SYNONYMS.items():
         for name in synonyms:
@@ -152,8 +153,22 @@ def test_names_that_people_try_first() -> None:
         _ = tf2flax.init_from_checkpont  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(AttributeError, match="Did you mean 'by_variable_name'"):
         _ = checkpoint.by_variable_names  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match=r"'astype'\. Write \.cast\(dtype\)"):
+        _ = tf2flax.src("w").astype  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="Did you mean 'transpose'"):
+        _ = tf2flax.src("w").transpos  # pyright: ignore[reportAttributeAccessIssue]
     assert not hasattr(checkpoint, "_repr_latex_")
     assert str(missing_attribute("x", "tf2flax", "__wrapped__", [])).endswith("'")
+
+
+def test_synonyms_in_the_text_of_expressions(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text("""[assignment_map]\n'src("w").permute(1, 0)' = "w"\n""")
+    with pytest.raises(
+        tf2flax.AssignmentError,
+        match=r"there is no `\.permute`\. Write \.transpose\(axes\)\.",
+    ):
+        tf2flax.load_map(path)
 
 
 def test_transposed_as_numpy_spells_it() -> None:

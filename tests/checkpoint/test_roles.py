@@ -14,7 +14,8 @@ import pytest
 from repository import DATA
 
 import tf2flax
-from tf2flax._base.roles import VARIABLE, VARIABLE_SUFFIX, NamedRoles, Role
+from tf2flax._base.role_patterns import VARIABLE_SUFFIX
+from tf2flax._base.roles import VARIABLE, NamedRoles, Role
 
 # Checkpoint -> names -> shape (None where it does not matter) and role.
 Table = dict[str, tuple[tuple[int, ...] | None, Role]]
@@ -217,6 +218,9 @@ def test_the_real_one_that_was_cut_off() -> None:
     arrays = {"dnn/hiddenlayer_0/biases": np.zeros(5), name: np.zeros(5)}
     checkpoint = tf2flax.open_checkpoint(arrays)
     assert dict(checkpoint.slots) == {}
+    assert "  1 tensor is left out, since nothing tells of what variable it is" in (
+        repr(checkpoint.slots)
+    )
     assert f"`{name}`" in repr(checkpoint.slots)
     with pytest.raises(tf2flax.NotFoundError, match=f"do not tell.*`{name}`"):
         checkpoint.by_slot("RMSProp")
@@ -229,7 +233,8 @@ def test_the_real_one_that_was_cut_off() -> None:
 
 def test_what_belongs_to_what() -> None:
     names = {
-        "a", "a/Adam", "a/ExponentialMovingAverage", "x/a/Momentum", "k_slot_vr", "k",
+        "a", "a/Adam", "a/ExponentialMovingAverage", "train/a/Momentum", "k",
+        "k_slot_vr",
         "a/ExponentialMovingAverage/local_step", "beta1_power", "alone/Adam",
         "m/w/.ATTRIBUTES/VARIABLE_VALUE",
         "m/w/.OPTIMIZER_SLOT/opt/m/.ATTRIBUTES/VARIABLE_VALUE",
@@ -237,7 +242,7 @@ def test_what_belongs_to_what() -> None:
     roles = NamedRoles(names, lambda _: None)
     assert {name: list(roles.lineage(name)) for name in names} == {
         "a": [], "a/Adam": ["a"], "a/ExponentialMovingAverage": ["a"], "k": [],
-        "x/a/Momentum": ["a"], "k_slot_vr": ["k"], "beta1_power": [],
+        "train/a/Momentum": ["a"], "k_slot_vr": ["k"], "beta1_power": [],
         "a/ExponentialMovingAverage/local_step": ["a/ExponentialMovingAverage", "a"],
         "alone/Adam": [], "m/w/.ATTRIBUTES/VARIABLE_VALUE": [],
         "m/w/.OPTIMIZER_SLOT/opt/m/.ATTRIBUTES/VARIABLE_VALUE": [
@@ -266,3 +271,129 @@ def test_what_advances_with_every_step() -> None:
     }
     roles = NamedRoles(names, lambda _: None)
     assert {name for name in names if roles.counts_steps(name)} == steps
+
+
+# Tables of names alone, all of one shape: what is a slot or an average, and of what
+# ("" where nobody can tell); all else is a variable, or a scalar of an optimizer.
+EVIDENCE: dict[str, tuple[str, dict[str, str]]] = {
+    "a layer's own variable is missing": (
+        "kernel layer2/kernel/Adam",
+        {"layer2/kernel/Adam": ""},
+    ),
+    "two of a layer are missing, another layer keeps its averages beside": (
+        "kernel bias layer1/kernel layer1/kernel/EMA bias/EMA layer2/kernel/EMA "
+        "layer2/bias/EMA",
+        {
+            "layer1/kernel/EMA": "layer1/kernel",
+            "bias/EMA": "bias",
+            "layer2/kernel/EMA": "",
+            "layer2/bias/EMA": "",
+        },
+    ),
+    "the layer holds another variable": (
+        "kernel bias layer2/gamma layer2/kernel/Adam layer2/bias/Adam",
+        {"layer2/kernel/Adam": "", "layer2/bias/Adam": ""},
+    ),
+    "several slots in a scope without variables": (
+        "kernel bias s/kernel/Adam s/bias/Adam",
+        {"s/kernel/Adam": "kernel", "s/bias/Adam": "bias"},
+    ),
+    "the optimizer is in the scope of its variables": (
+        "s/kernel s/bias s/s/kernel/Momentum s/s/bias/Momentum",
+        {"s/s/kernel/Momentum": "s/kernel", "s/s/bias/Momentum": "s/bias"},
+    ),
+    "powers of betas": (
+        "kernel s/other s/beta1_power() s/kernel/Adam",
+        {"s/kernel/Adam": "kernel"},
+    ),
+    "a power that is none": (
+        "kernel s/beta1_power s/kernel/Adam",
+        {"s/kernel/Adam": ""},
+    ),
+    "called as scopes of optimizers are": (
+        "kernel OptimizeLoss/kernel/Momentum",
+        {"OptimizeLoss/kernel/Momentum": "kernel"},
+    ),
+    "what has slots is a variable": (
+        "att att/v att/v/Adam att/Adam",
+        {"att/v/Adam": "att/v", "att/Adam": "att"},
+    ),
+    "what has an average is a variable": (
+        "att att/m att/m/EMA att/EMA att/v",
+        {"att/m/EMA": "att/m", "att/EMA": "att", "att/v": "att"},
+    ),
+    "slots may have averages": (
+        "w w/Adam w/Adam/EMA",
+        {"w/Adam": "w", "w/Adam/EMA": "w/Adam"},
+    ),
+    "only the beginning is an optimizer's name": (
+        "enc enc/momentum_encoder g g/lamb_x",
+        {},
+    ),
+    "the same, in two": (
+        "w w/Adam_policy w/Adam_policy_1",
+        {"w/Adam_policy": "w", "w/Adam_policy_1": "w"},
+    ),
+    "the same, of two variables": (
+        "w w/Momentum_policy b b/Momentum_policy",
+        {"w/Momentum_policy": "w", "b/Momentum_policy": "b"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EVIDENCE)
+def test_evidence(case: str) -> None:
+    names, expected = EVIDENCE[case]
+    shapes = {
+        name.removesuffix("()"): () if name.endswith("()") else (2,)
+        for name in names.split()
+    }
+    roles = NamedRoles(shapes.keys(), shapes.get)
+    assert {
+        name: roles.of(name).variable or ""
+        for name in shapes
+        if roles.of(name).kind in ("slot", "average")
+    } == expected
+
+
+def test_no_average_of_another_layer() -> None:
+    """`layer2/kernel` is not in the checkpoint: its average is not that of `kernel`."""
+    lost = "layer2/kernel/ExponentialMovingAverage"
+    values = {"kernel": 1, "kernel2": 1, lost: 9, "kernel2/ExponentialMovingAverage": 7}
+    checkpoint = tf2flax.open_checkpoint({n: np.full(2, v) for n, v in values.items()})
+    with pytest.warns(UserWarning, match=f"stand for themselves: `{lost}`"):
+        view = checkpoint.by_moving_average()
+    assert {name: view[name].read()[0] for name in view} == {"kernel": 1, "kernel2": 7}
+
+
+def test_slots_of_keras_3_in_a_legacy_file() -> None:
+    """`adam/outer_wide_bias_velocity`: both slots of all variables, in all views."""
+    checkpoint = tf2flax.open_checkpoint(DATA / "keras" / "keras3_model.h5")
+    variables = tuple(name for name in checkpoint if not name.startswith("adam/"))
+    assert len(variables) == 4
+    assert dict(checkpoint.slots) == {"momentum": variables, "velocity": variables}
+    for slot in checkpoint.slots:
+        view = checkpoint.by_slot(slot)
+        for name in variables:
+            stored = checkpoint[f"adam/{name.replace('/', '_')}_{slot}"].read()
+            assert view[name].read().tobytes() == stored.tobytes()
+    roles = checkpoint.manifest.roles()
+    assert {n for n in checkpoint if not roles.is_of_training(n)} == {
+        *variables,
+        "adam/iteration",
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"a_b": (2,)},  # joined as `a/b` is
+        {"a/b": (3,)},  # of another shape
+    ],
+)
+def test_flat_names_are_not_guessed(changes: dict[str, tuple[int, ...]]) -> None:
+    shapes = {"a/b": (2,), "opt/iteration": (), "opt/a_b_velocity": (2,), **changes}
+    role = NamedRoles(shapes.keys(), shapes.get).of("opt/a_b_velocity")
+    assert role == Role("slot", None, "a_b_velocity")
+    del shapes["opt/iteration"]  # a layer, then
+    assert NamedRoles(shapes.keys(), shapes.get).of("opt/a_b_velocity") == VARIABLE

@@ -231,7 +231,7 @@ def several() -> tf2flax.Checkpoint:
     names = ["w", "b", "w/Adam", "w/Adam_1", "b/Adam", "b/Adam_1"]
     names += [f"train/{v}/Adam" for v in "wb"] + ["train/w/Adam_1"]
     names += [f"w/{EMA}", f"w/{EMA}_1", "w/ema", f"w/{EMA}/biased"]
-    names += [f"eval/b/{EMA}", f"test/b/{EMA}"]
+    names += [f"eval/b/{EMA}", f"ema/b/{EMA}"]
     arrays: dict[str, Any] = {name: F4 + i for i, name in enumerate(names)}
     arrays |= {f"w/{EMA}/local_step": np.float32(3), "global_step": np.int64(1)}
     return tf2flax.open_checkpoint(arrays)
@@ -258,9 +258,11 @@ def test_several_optimizers_have_scopes(several: tf2flax.Checkpoint) -> None:
     assert dict(adafactor.slots) == {"slot_v": ("w",)}
     assert list(adafactor.by_slot("_slot_v")) == ["w"]
     # A scope may be written where it is not needed.
-    alone = tf2flax.open_checkpoint({"w": F4, "t/w/Adam": F4 + 1})
+    alone = tf2flax.open_checkpoint({"w": F4, "train_op/w/Adam": F4 + 1})
     assert dict(alone.slots) == {"Adam": ("w",)}
-    assert list(alone.by_slot("t/…/Adam")) == list(alone.by_slot("Adam")) == ["w"]
+    assert (
+        list(alone.by_slot("train_op/…/Adam")) == list(alone.by_slot("Adam")) == ["w"]
+    )
 
 
 def test_averages_by_name_and_scope(several: tf2flax.Checkpoint) -> None:
@@ -417,6 +419,8 @@ def test_random_trees(data: st.DataObject) -> None:
             if name not in arrays:
                 slots.setdefault(slot, {})[variable] = name
                 arrays[name] = arrays[variable].copy()
+        if scope:
+            arrays[f"{scope}/beta1_power"] = np.zeros((), "f4")
     for number, name in enumerate(data.draw(st.lists(NAMES, max_size=4)), start=20):
         arrays.setdefault(name, np.zeros((number, 3), "f4"))  # look-alikes
     for variable in data.draw(st.lists(st.sampled_from(variables), unique=True)):

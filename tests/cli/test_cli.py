@@ -241,10 +241,13 @@ def test_help_and_version() -> None:
 def test_a_closed_pipe_is_silent() -> None:
     many = str(ROOT / "tests" / "data" / "many_vars" / "model.ckpt")
     done = subprocess.run(
-        f"{sys.executable} -m tf2flax ls {many} | head -n 1",
+        f"set -o pipefail; {sys.executable} -m tf2flax ls {many} | head -n 1",
         shell=True, capture_output=True, text=True, cwd=ROOT, check=False,
+        executable="/bin/bash",
     )  # fmt: skip
     assert done.stderr == ""
+    # As of a process that SIGPIPE ended: no error of usage.
+    assert done.returncode in (0, 141)
     assert done.stdout.count("\n") == 1
 
 
@@ -329,10 +332,13 @@ def in_forks(
 def test_output_that_cannot_be_written(
     kind: str, unbuffered: str, tmp_path: pathlib.Path
 ) -> None:
-    """Exit code 2, also of help, and no traceback; 1 is said of damage alone."""
+    """Exit code 2, also of help, and no traceback; 1 is said of damage alone.
+
+    141, as of a process that SIGPIPE ended, where nobody reads a pipe.
+    """
     commands = COMMANDS if kind in ("full", "closed") else COMMANDS[::3]
     codes, done = in_forks(CLOSING, kind, commands, unbuffered, tmp_path / "codes")
-    assert codes == [2] * len(commands)
+    assert codes == [141 if "pipe" in kind else 2] * len(commands)
     texts = {
         "full": "tf2flax: Cannot write to standard output: No space left on device.\n",
         "closed": "tf2flax: Standard output is closed.\n",
@@ -349,7 +355,7 @@ def test_a_process_of_which_output_cannot_be_written(closing: str) -> None:
         capture_output=True, text=True, cwd=ROOT, check=False, timeout=600,
         env={**os.environ, "PYTHONUNBUFFERED": ""},
     )  # fmt: skip
-    assert done.returncode == 2
+    assert done.returncode == (141 if closing == "| true" else 2)
     assert len(done.stderr.splitlines()) == (closing in ("> /dev/full", ">&-"))
 
 

@@ -307,3 +307,24 @@ def test_no_command_imports_jax(prefix: str, tmp_path: pathlib.Path) -> None:
     done = run_forked(code, check=True)
     modules = done.stdout.splitlines()[-1].split()
     assert not {"jax", "flax", "tensorstore"} & {m.partition(".")[0] for m in modules}
+
+
+def test_diff_without_slots(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = np.ones((2, 2), np.float32)
+    state = {"w": kernel, "w/Adam": kernel, "w/ExponentialMovingAverage": kernel}
+    a = tf2flax.save_checkpoint(tmp_path / "a", state)
+    b = str(tmp_path / "b.npz")
+    tf2flax.convert(a, b, slots=False)
+    assert main(["diff", a, b]) == 1
+    assert "w/Adam\tonly in A" in capsys.readouterr().out
+    whole = str(tmp_path / "whole.npz")
+    tf2flax.convert(a, whole)
+    # Of an npz, names and shapes tell what slots are.
+    for first, second in ((a, b), (b, a), (whole, b)):
+        assert main(["diff", first, second, "--no-slots", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["differences"] == []
+        assert document["equal"] == 1
+        assert document["slots_left_out"] == ["w/Adam", "w/ExponentialMovingAverage"]

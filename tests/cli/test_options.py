@@ -206,3 +206,43 @@ def test_a_missing_map_is_noticed_first(
     pathlib.Path("mp.toml").write_text('"a" = ')
     assert main([command, prefix, *out, *given]) in (1, 2)
     assert "never_imported" not in sys.modules
+
+
+def test_a_pattern_may_follow_options(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        ["ls", prefix, "--no-slots", "w*"],
+        ["ls", prefix, "w*", "--no-slots"],
+        ["ls", "--no-slots", prefix, "w*"],
+        ["ls", prefix, "--no-slots", "--", "w*"],
+    ):
+        assert main(arguments) == 0, arguments
+        names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+        assert names == ["w", "words"]
+    assert main(["diff", prefix, "n", "--rtol", "0", "st*"]) == 1
+    assert capsys.readouterr().out.startswith("step\tvalues")
+    error = error_of(capsys, "ls", prefix, "w*", "--no-slots", "x*")
+    assert "unrecognized arguments: x*" in error
+    error = error_of(capsys, "ls", prefix, "--no-slots", "w*", "x*")
+    assert "unrecognized arguments: w* x*" in error
+    error = error_of(capsys, "ls", prefix, "--no-slots", "-x")
+    assert "unrecognized arguments: -x" in error
+
+
+def test_near_values_of_options_are_named(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, "convert", prefix, "x", "--format", "safetensor")
+    assert error.endswith("). Did you mean `safetensors`?\n")
+    error = error_of(capsys, "ls", prefix, "--names", "variable")
+    assert error.endswith("). Did you mean `variables`?\n")
+    assert error_of(capsys, "ls", prefix, "--sort", "qqqq").endswith(")\n")
+
+
+def test_a_single_element_is_one(
+    prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "s", {"x": np.float32(1)})
+    assert main(["show", "s", "x"]) == 0
+    assert "[]  (1 element)\n" in capsys.readouterr().out

@@ -190,3 +190,26 @@ def test_a_terminal_and_a_broken_pipe(prefix: str) -> None:
     assert not re.search(r"\\x1b", lines[1] + lines[3])
     done = run_forked(WITHOUT_READER, *given, imports=RESTORING)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_page_replaces_no_file(
+    prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    map_text = pathlib.Path("bad.toml").read_text()
+    arguments = ["plan", prefix, "--map", "bad.toml", "--target", f"{MODULE}:wrong"]
+    assert main([*arguments, "--html", "bad.toml"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "tf2flax: The output exists already - at `bad.toml`. Choose another path, or "
+        "give --overwrite.\n",
+    )
+    assert pathlib.Path("bad.toml").read_text() == map_text
+    page = pathlib.Path("page.html")
+    assert main([*arguments, "--html", str(page)]) == 1
+    page.write_text("an earlier page")
+    assert main([*arguments, "--html", str(page)]) == 2
+    assert main([*arguments, "--html", str(page), "--overwrite"]) == 1
+    assert "The restore would fail" in page.read_text()
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "Give --html FILE too." in capsys.readouterr().err

@@ -274,7 +274,7 @@ def test_outputs_that_are_refused(
         (f"{prefix}.index", "expected a file that ends in .npy"),
         ("gs://bucket/x.npy", "not a local path"),
         (f"{tmp_path}/d.npy", "A folder lies at the output"),
-        (f"{tmp_path}/no/x.npy", "Cannot write"),
+        (f"{prefix}.index/x.npy", "Cannot write"),
     ):
         assert main(["show", prefix, "w", "-o", out, "--overwrite"]) == 2, out
         assert words in capsys.readouterr().err
@@ -284,6 +284,15 @@ def test_outputs_that_are_refused(
     assert "Give -o FILE.npy too." in capsys.readouterr().err
     (tmp_path / "d.npy").rmdir()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folders_of_the_output_are_made(
+    prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "folder" / "x.npy"
+    assert main(["show", prefix, "w", "-o", str(out)]) == 0
+    assert f"written   {out}" in capsys.readouterr().out
+    assert np.load(out).shape == tf2flax.open_checkpoint(prefix)["w"].shape
 
 
 def test_nothing_is_left_half_written(

@@ -218,6 +218,16 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         tf2flax.AssignmentError,
         r"reshape\(3,\)",
     ),
+    (
+        {"assignment_map": {"bert/pooler/w": "p/"}},
+        tf2flax.AssignmentError,
+        "`p/` is a scope and `bert/pooler/w` is one tensor. Did you mean `p/w`",
+    ),
+    (
+        {"assignment_map": {"bert/poler/": "p/"}},
+        tf2flax.AssignmentError,
+        r"no tensor for it. Did you mean `bert/pooler/`\?",
+    ),
     ({"assignment_map": {"note": 3}}, tf2flax.AssignmentError, "int 3"),
     ({"checkpoint": "no/such"}, tf2flax.CheckpointNotFoundError, "no/such"),
 ]

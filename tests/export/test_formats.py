@@ -436,3 +436,21 @@ def test_verify_finds_bytes_that_changed_behind_a_reference(
     data.write_bytes(stored)
     (damage,) = tf2flax.open_checkpoint(out).verify().damaged
     assert damage.name == "a"
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+@pytest.mark.parametrize("assignment_map", [None, {"/": "/"}])
+def test_object_graphs_are_left_out(
+    format: Any, assignment_map: Any, tmp_path: pathlib.Path
+) -> None:
+    exported = "tests/data/keras3_export/functional-3.15.1"
+    report = tf2flax.convert(
+        exported, tmp_path / "x", format=format, assignment_map=assignment_map
+    )
+    assert report.left_out == ("_CHECKPOINTABLE_OBJECT_GRAPH",)
+    assert len(report.written) == len(tf2flax.open_checkpoint(exported)) - 1
+    assert "strings, left out: `_CHECKPOINTABLE_OBJECT_GRAPH`" in str(report)
+    assert "open_checkpoint(path).by_variable_name()" in str(report)
+    view = tf2flax.open_checkpoint(exported).by_variable_name()
+    report = tf2flax.convert(view, tmp_path / "y", format=format)
+    assert "by_variable_name" not in str(report)

@@ -116,6 +116,12 @@ def test_a_host_that_refuses() -> None:
     assert "`127.0.0.1` cannot be reached (Connection refused)" in text
 
 
+def test_a_host_that_refuses_sends_on_nowhere() -> None:
+    with pytest.raises(tf2flax.ReadError) as raised:
+        tf2flax.open_checkpoint(f"http://127.0.0.1:{closed_port()}/model.ckpt")
+    assert type(raised.value) is tf2flax.ReadError
+
+
 def test_a_host_without_an_address() -> None:
     text = message_of("http://no-such-host.invalid/model.ckpt")
     assert "`no-such-host.invalid` cannot be reached" in text

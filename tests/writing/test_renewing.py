@@ -222,7 +222,7 @@ def test_the_variable_beside_its_average(prefix: pathlib.Path) -> None:
     _, (message,) = save(prefix, {"w": np.ones(3, "f4")}, plan)
     variables = message.partition("1 variable is copied as it was, although its moving")
     assert "`trunk/w`" in variables[2]
-    assert 'averages="both" writes both.' in variables[2]
+    assert 'averages="both" writes both, where' in variables[2]
     # The slots belong to the variable, which they still fit.
     assert "Adam" not in message
 

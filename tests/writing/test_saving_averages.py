@@ -77,7 +77,7 @@ def test_averages_are_written_and_variables_named(
     assert saved[f"w/{EMA}"].read()[1] == 200
     assert (
         "1 variable is copied as it was, although its moving average has changed: "
-        '`w`. averages="both" writes both.'
+        '`w`. averages="both" writes both, where leaves hold the whole tensor.'
     ) in message
     assert f"`global_step`, `w/{EMA}/biased`" in message
     # The slots are those of the variable, which has not changed.
@@ -204,3 +204,79 @@ def test_every_slot_and_average_of_a_resnet(tmp_path: pathlib.Path) -> None:
 def test_the_option_is_checked(averages: Any, tmp_path: pathlib.Path) -> None:
     with pytest.raises(tf2flax.AssignmentError, match="Expected averages 'follow' or"):
         tf2flax.save_checkpoint(tmp_path / "m", {"w": F4}, averages=averages)
+
+
+def test_both_leaves_a_variable_whole(
+    stored: tf2flax.Checkpoint, tmp_path: pathlib.Path
+) -> None:
+    """Of a part of an average, its variable would become a mixture of both."""
+    target = {"k": np.zeros(4, "f4")}
+    plan = tf2flax.plan(stored.by_moving_average(), {tf2flax.src("w")[2:]: "k"}, target)
+    with pytest.warns(UserWarning, match="changed: `w`.*where leaves hold the whole"):
+        prefix = tf2flax.save_checkpoint(
+            tmp_path / "m", {"k": F4[:4] * 10}, plan=plan, averages="both"
+        )
+    saved = tf2flax.open_checkpoint(prefix)
+    assert changes(stored, saved) == {f"w/{EMA}"}
+    assert saved[f"w/{EMA}"].read().tolist() == [1, 2, 0, 10, 20, 30]
+
+
+def test_both_where_two_leaves_hold_all(
+    stored: tf2flax.Checkpoint, tmp_path: pathlib.Path
+) -> None:
+    w = tf2flax.src("w")
+    target = {"a": np.zeros(4, "f4"), "b": np.zeros(2, "f4")}
+    plan = tf2flax.plan(stored.by_moving_average(), {w[2:]: "a", w[:2]: "b"}, target)
+    tree = {"a": F4[:4] * 10, "b": F4[:2]}
+    with pytest.warns(UserWarning, match="global_step"):
+        prefix = tf2flax.save_checkpoint(
+            tmp_path / "m", tree, plan=plan, averages="both"
+        )
+    saved = tf2flax.open_checkpoint(prefix)
+    assert saved["w"].read().tolist() == [0, 1, 0, 10, 20, 30]
+    assert saved[f"w/{EMA}"].read().tolist() == saved["w"].read().tolist()
+
+
+@pytest.mark.parametrize("is_view", [True, False])
+def test_both_are_equal_after_a_cast(tmp_path: pathlib.Path, *, is_view: bool) -> None:
+    """What bfloat16 has lost comes from where the leaf was loaded from."""
+    arrays = {"w": np.array([0.1, 0.2], "f4"), f"w/{EMA}": np.array([0.3, 0.7], "f4")}
+    checkpoint = tf2flax.open_checkpoint(
+        tf2flax.save_checkpoint(tmp_path / "from", arrays)
+    )
+    view = checkpoint.by_moving_average() if is_view else checkpoint
+    plan = tf2flax.plan(view, {"w": "k"}, {"k": np.zeros(2, "f4")}, dtype="bfloat16")
+    leaf = np.array(plan.restore()["k"])
+    leaf[1] = 4
+    saved = tf2flax.open_checkpoint(
+        tf2flax.save_checkpoint(
+            tmp_path / "to", {"k": leaf}, plan=plan, averages="both"
+        )
+    )
+    expected = np.array([0.3 if is_view else 0.1, 4], "f4")
+    for name in arrays:
+        assert saved[name].read().tobytes() == expected.tobytes(), name
+
+
+def test_both_in_a_view_of_one_scope(tmp_path: pathlib.Path) -> None:
+    """`b` has no average in `eval`: that in `train` is not the view's."""
+    arrays = {
+        "w": F4,
+        "b": F4 + 1,
+        f"eval/w/{EMA}": F4 + 2,
+        f"train/w/{EMA}": F4 + 3,
+        f"train/b/{EMA}": F4 + 4,
+    }
+    checkpoint = tf2flax.open_checkpoint(
+        tf2flax.save_checkpoint(tmp_path / "from", arrays)
+    )
+    view = checkpoint.by_moving_average(f"eval/…/{EMA}")
+    plan = tf2flax.plan(view, {"/": "/"}, {n: np.zeros(6, "f4") for n in ("w", "b")})
+    tree = {"w": F4 * 10, "b": F4 * 20}
+    with pytest.warns(UserWarning, match=f"`train/b/{EMA}`"):
+        prefix = tf2flax.save_checkpoint(
+            tmp_path / "to", tree, plan=plan, averages="both"
+        )
+    saved = tf2flax.open_checkpoint(prefix)
+    assert changes(checkpoint, saved) == {"w", "b", f"eval/w/{EMA}"}
+    assert saved["w"].read().tolist() == saved[f"eval/w/{EMA}"].read().tolist()

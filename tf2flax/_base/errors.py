@@ -100,6 +100,13 @@ class UnsupportedError(CheckpointError):
     __module__ = "tf2flax"
 
 
+class TruthError(UnsupportedError, ValueError):
+    """A tensor of several elements is neither true nor false; NumPy's is a ValueError.
+
+    Not public; its base classes are.
+    """
+
+
 class SharedNameError(TensorNotFoundError, UnsupportedError):
     """Several tensors of a view share a name, so it stands for none of them.
 

@@ -421,12 +421,14 @@ class StoredNames:
         is_view: True if names may differ.
         averages: Stored names of moving averages that a view shows under the names of
             their variables -> those of the variables.
+        partners: Stored names that get what is written under other ones -> the latter.
     """
 
     manifest: Manifest
     places: Callable[[str], tuple[str, ...]]
     is_view: bool = True
     averages: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    partners: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     def prefixed_averages(self, added: str) -> Iterable[tuple[str, str]]:
         """Stored names of averages and of their variables, with a prefix before both.

@@ -6,7 +6,8 @@ more (the object graph of TF2, the config of Keras) has `Roles` of its own. All 
 asks `Manifest.roles()`: views, `ls --no-slots`, `convert`, reports, stale copies.
 
 A slot, or an average, belongs to a tensor that the checkpoint holds, and its shape
-fits. `x/Adam` without an `x`, and a layer called `Momentum`, are variables.
+fits. `x/Adam` without an `x`, and a layer called `Momentum`, are variables. Where a
+scope may be that of an optimizer or a layer, `role_evidence` tells which.
 
 Source: tensorflow/python/training/slot_creator.py, moving_averages.py, optimizer.py;
 tensorflow/python/keras/optimizer_v2/optimizer_v2.py; google-research/bert
@@ -17,56 +18,27 @@ from __future__ import annotations
 
 import abc
 import functools
-import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, Literal, NamedTuple
 
-# Keys of TF2's checkpoints: how that of a variable's value ends, and what stands
-# between the paths of a variable and of its slot.
-# Source: tensorflow/python/checkpoint/trackable_utils.py.
-VARIABLE_SUFFIX: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
-SLOT_MARKER: Final = "/.OPTIMIZER_SLOT/"
-# Names that optimizers of TensorFlow give to the slots of a variable, as its children.
-# The name is the optimizer's, which a user may choose (`dqn_adam_1`,
-# `policy_optimizer`), or the slot's.
-_SLOT: Final = re.compile(
-    r"(?i:(.*_)?(nadam|adam|adamax|lamb|lars|momentum|rmsprop|adagrad|adadelta"
-    r"|ftrl|proximaladagrad|adafactor)\w*|\w*optimizer(_\d+)?)"
-    r"|(vr|vc|v|m|vhat|mg|accumulator|linear|rms|accum_grad|accum_var"
-    r"|gradient_squared_accumulator|gradient_accumulator)(_\d+)?"
+from .keras_slots import flatten_names, read_slot_name
+from .role_evidence import RoleEvidence
+from .role_patterns import (
+    AVERAGES,
+    COUNTER,
+    FACTORED,
+    FLAT_SLOT,
+    ITERATIONS,
+    NUMBERED,
+    OPTIMIZER_LIST,
+    PARTITION,
+    POWER,
+    SETTING,
+    SLOT,
+    SLOT_MARKER,
+    SLOT_SUFFIX,
+    VARIABLE_SUFFIX,
 )
-# Slots of Adafactor, which lack a dimension of their variable.
-_FACTORED: Final = re.compile(r"(vr|vc|slot_vr|slot_vc)(_\d+)?|(?i:.*adafactor\w*)")
-# The slots that Mesh TensorFlow's Adafactor appends to a variable's name.
-_SLOT_SUFFIX: Final = re.compile(r"(?P<variable>.+)_(?P<slot>slot_(vr|vc|v|m))", re.S)
-AVERAGE: Final = "ExponentialMovingAverage"
-_AVERAGE: Final = re.compile(rf"{AVERAGE}(_\d+)?|EMA|local_step|biased")
-# What a moving average keeps besides, to undo the bias of its first steps.
-DEBIASING: Final = frozenset({"local_step", "biased"})
-_POWER: Final = re.compile(r"beta[12]_power(_\d+)?")
-_COUNTER: Final = re.compile(r"(global_step|iter|_?iterations?|save_counter)(_\d+)?")
-# How optimizers call their own counter; what lies beside one belongs to an optimizer.
-_ITERATIONS: Final = ("iter", "iterations", "iteration", "_iterations")
-_SETTING: Final = re.compile(
-    r"_?learning_rate|current_learning_rate|lr|(initial_)?decay|beta|beta_[12]|rho"
-    r"|momentum|momentum_cache|epsilon|weight_decay(_rate)?|learning_rate_power"
-    r"|l[12]_regularization_strength"
-)
-# Slots that Keras 1 and early Keras 2 number in the order of the model's weights, and
-# variables of a Keras 3 optimizer under their stored names: no name says of what.
-_NUMBERED: Final = re.compile(
-    r"(.*/)?training(_\d+)?/(SGD|RMSprop|Adagrad|Adadelta|Adam|Adamax|Nadam)(_\d+)?"
-    r"/(Variable|m|v|vhat|moment|accumulator|delta_accumulator)(_\d+)?"
-    r"|(.*/)?_?optimizer/(_variables|vars)/\d+|(.*/)?optimizer_weights/.*",
-    re.S,
-)
-# Where a `tf.train.Checkpoint` has the variables of a Keras 3 optimizer, slots as well;
-# the optimizer is an attribute of any name.
-_OPTIMIZER_LIST: Final = re.compile(
-    rf"(?P<optimizer>(.*/)?)_variables/[0-9]+{re.escape(VARIABLE_SUFFIX)}", re.S
-)
-# The end of the name of a partition, in what the writer has left of a slot's name.
-_PARTITION: Final = re.compile(r"\d+$")
 
 Kind = Literal["variable", "slot", "average", "optimizer", "counter"]
 # Shape of a tensor by its name; None where it is not known.
@@ -134,7 +106,7 @@ class Roles(abc.ABC):
         if role.kind == "slot":
             return role.variable is None
         if role.kind == "optimizer":
-            return not _SETTING.fullmatch(role.name)
+            return not SETTING.fullmatch(role.name)
         return role.kind == "counter" and not role.name.startswith("save_counter")
 
     def lineage(self, name: str) -> Iterator[str]:
@@ -180,7 +152,8 @@ class NamedRoles(Roles):
             return role if role.name == average else VARIABLE
         if role.kind == "variable" and name.endswith(f"/{average}"):
             scope = name[: -len(average) - 1]
-            return self._child("average", name, scope, average) or VARIABLE
+            role = self._child("average", name, scope, average)
+            return role if role and role.variable else VARIABLE
         return VARIABLE
 
     def _find(self, name: str) -> Role:
@@ -194,7 +167,7 @@ class NamedRoles(Roles):
 
     def _belonging(self, name: str, scope: str, last: str) -> Role | None:
         """The role of what belongs to one variable; None for all else."""
-        suffixed = _SLOT_SUFFIX.fullmatch(name) if "_slot_" in last else None
+        suffixed = SLOT_SUFFIX.fullmatch(name) if "_slot_" in last else None
         if suffixed and suffixed["variable"] in self._names:
             variable, slot = suffixed["variable"], suffixed["slot"]
             if self._fits(name, variable, slot):
@@ -203,6 +176,8 @@ class NamedRoles(Roles):
         if kind is None:
             return None
         role = self._child(kind, name, scope, last)
+        if role and kind == "slot" and self._evidence.is_variable(name, last):
+            return VARIABLE
         if role is None and self._is_cut_off(name, scope, last):
             role = Role(kind, None, last)
         return role
@@ -212,17 +187,38 @@ class NamedRoles(Roles):
 
         An optimizer in a scope repeats the name of the variable below it:
         `training/dense/kernel/Adam` belongs to `dense/kernel`. The longest name wins.
+        Where nothing tells the scope from a layer, the role has no variable.
         """
+        split = self._split(name, scope, last)
+        if split is None:
+            return None
+        prefix, variable = split
+        if prefix and not self._evidence.repeats_names(prefix, last):
+            return Role(kind, None, last)
+        return Role(kind, variable, last, prefix)
+
+    def _split(self, name: str, scope: str, last: str) -> tuple[str, str] | None:
+        """Takes a scope apart: that of an optimizer, and the longest variable in it."""
         start = 0
         while start <= len(scope):
             variable = scope[start:]
             if variable in self._names and self._fits(name, variable, last):
-                return Role(kind, variable, last, scope[: max(start - 1, 0)])
+                return scope[: max(start - 1, 0)], variable
             slash = scope.find("/", start)
             if slash < 0:
                 return None
             start = slash + 1
         return None
+
+    @functools.cached_property
+    def _evidence(self) -> RoleEvidence:
+        """What lies around a name; looked up only where the name alone may mislead."""
+
+        def find_variable(name: str) -> tuple[str, str] | None:
+            scope, _, last = name.rpartition("/")
+            return self._split(name, scope, last)
+
+        return RoleEvidence(self._names, self._shape_of, find_variable)
 
     def _fits(self, name: str, variable: str, last: str) -> bool:
         """Tells whether a shape can be that of a slot of a variable."""
@@ -235,7 +231,7 @@ class NamedRoles(Roles):
         if of_variable is None or shape == of_variable:
             return True
         return (
-            _FACTORED.fullmatch(last) is not None
+            FACTORED.fullmatch(last) is not None
             and len(shape) == len(of_variable) - 1 >= 1
             and any(
                 shape == of_variable[:axis] + of_variable[axis + 1 :]
@@ -261,7 +257,7 @@ class NamedRoles(Roles):
         while end >= 0:
             variable, left = scope[:end], scope[end + 1 :]
             if variable in self._names and self._fits(name, variable, last):
-                number = _PARTITION.search(left)
+                number = PARTITION.search(left)
                 whole = f"/{variable}/part_{number[0] if number else ''}"
                 if number and (whole.endswith(left) or left.endswith(whole)):
                     return True
@@ -279,23 +275,37 @@ class NamedRoles(Roles):
             and ("optimizer" not in plain and "/_variables/" not in plain)
         ):
             return None  # as nearly always: the patterns below take time
-        if _COUNTER.fullmatch(last) and is_scalar(name):
+        if COUNTER.fullmatch(last) and is_scalar(name):
             return Role("counter", name=last)
-        if _POWER.fullmatch(last) and is_scalar(name):
+        if POWER.fullmatch(last) and is_scalar(name):
             return Role("optimizer", name=last)
-        if _NUMBERED.fullmatch(plain) or is_of_optimizer_list(name, self._names):
+        if NUMBERED.fullmatch(plain) or is_of_optimizer_list(name, self._names):
             kind: Kind = "optimizer" if is_scalar(name, default=False) else "slot"
             return Role(kind, None, last)
         if (
-            _SETTING.fullmatch(last)
+            SETTING.fullmatch(last)
             and scope
             and is_scalar(name)
             and self._is_optimizer(scope, name)
         ):
             return Role("optimizer", name=last)
-        if _SLOT.fullmatch(last) and self._is_below_counter(scope):
+        if FLAT_SLOT.fullmatch(last) and self._has_counter(scope):
+            return self._joined(name, scope, last) or Role("slot", None, last)
+        if SLOT.fullmatch(last) and self._is_below_counter(scope):
             return Role("slot", None, last)
         return None
+
+    def _joined(self, name: str, scope: str, last: str) -> Role | None:
+        """The role of a slot of Keras 3, whose name has that of its variable in it."""
+        shape = self._shape_of(name)
+        reading = read_slot_name(
+            last, {}, self._flat, lambda variable: self._shape_of(variable) == shape
+        )
+        return None if reading is None else Role("slot", *reading, scope)
+
+    @functools.cached_property
+    def _flat(self) -> dict[str, str]:
+        return flatten_names({name: name for name in self._names})
 
     def _marked(self, name: str) -> Role:
         """The role of a slot of TF2, whose key says what it belongs to."""
@@ -315,7 +325,7 @@ class NamedRoles(Roles):
         return self._has_counter(scope, suffix) or scope in self._scopes
 
     def _has_counter(self, scope: str, suffix: str = "") -> bool:
-        counters = (f"{scope}/{counter}{suffix}" for counter in _ITERATIONS)
+        counters = (f"{scope}/{counter}{suffix}" for counter in ITERATIONS)
         return any(c in self._names and self._has_rank_0(c) for c in counters)
 
     def _is_below_counter(self, scope: str) -> bool:
@@ -345,19 +355,19 @@ class NamedRoles(Roles):
 @functools.lru_cache(maxsize=1024)
 def _kind_of_child(last: str) -> Kind | None:
     """What a child of a variable would be, by the last component of its name."""
-    if _AVERAGE.fullmatch(last):
+    if AVERAGES.fullmatch(last):
         return "average"
-    return "slot" if _SLOT.fullmatch(last) else None
+    return "slot" if SLOT.fullmatch(last) else None
 
 
 @functools.lru_cache(maxsize=1024)
 def _kind_alone(last: str) -> Kind | None:
     """What a tensor that belongs to no variable could be, by the same."""
-    if _COUNTER.fullmatch(last):
+    if COUNTER.fullmatch(last):
         return "counter"
-    if _POWER.fullmatch(last) or _SETTING.fullmatch(last):
+    if POWER.fullmatch(last) or SETTING.fullmatch(last):
         return "optimizer"
-    return "slot" if _SLOT.fullmatch(last) else None
+    return "slot" if SLOT.fullmatch(last) or FLAT_SLOT.fullmatch(last) else None
 
 
 def is_of_optimizer_list(name: str, names: Collection[str]) -> bool:
@@ -365,7 +375,7 @@ def is_of_optimizer_list(name: str, names: Collection[str]) -> bool:
 
     Metrics have such a list, too, but count no iterations.
     """
-    match = _OPTIMIZER_LIST.fullmatch(name)
+    match = OPTIMIZER_LIST.fullmatch(name)
     return match is not None and (
         f"{match['optimizer']}_iterations{VARIABLE_SUFFIX}" in names
     )

@@ -77,7 +77,41 @@ _SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
         "max": "tensor.read().max()",
         "min": "tensor.read().min()",
     },
+    "Expression": {
+        "squeeze": ".reshape(shape), or [0] for an axis of length 1",
+        "unsqueeze": ".reshape(shape), or .rearrange('d -> 1 d')",
+        "expand_dims": ".reshape(shape), or .rearrange('d -> 1 d')",
+        "flatten": ".reshape(-1)",
+        "ravel": ".reshape(-1)",
+        "view": ".reshape(shape)",
+        "swapaxes": ".transpose(axes), all axes in their new order",
+        "moveaxis": ".transpose(axes), all axes in their new order",
+        "permute": ".transpose(axes)",
+        "mT": ".transpose(axes), all axes in their new order",
+        "t": ".T",
+        "astype": ".cast(dtype)",
+        "to": ".cast(dtype)",
+        "concat": "tf2flax.concat(first, second, axis=axis)",
+        "concatenate": "tf2flax.concat(first, second, axis=axis)",
+        "stack": "tf2flax.stack(first, second, axis=axis)",
+        "chunk": "expression[start:stop], once for each part",
+        "slice": "expression[start:stop]",
+        "read": "tf2flax.open_checkpoint(path)[name].read(): expressions read nothing",
+        "numpy": "tf2flax.open_checkpoint(path)[name].read(): expressions read nothing",
+        "shape": "tf2flax.open_checkpoint(path)[name].shape: expressions have none",
+        "dtype": "tf2flax.open_checkpoint(path)[name].dtype: expressions have none",
+    },
 }
+
+
+def synonym_of(owner: str, name: str) -> str:
+    """What to write instead of a name that people try first; "" if it is not known.
+
+    Examples:
+        >>> synonym_of("Expression", "astype")
+        '.cast(dtype)'
+    """
+    return _SYNONYMS[owner].get(name, "")
 
 
 def missing_attribute(
@@ -87,7 +121,8 @@ def missing_attribute(
 
     Args:
         subject: What has no such attribute, as Python says it.
-        owner: Whose synonyms are known: "tf2flax", "Checkpoint" or "StoredTensor".
+        owner: Whose synonyms are known: "tf2flax", "Checkpoint", "StoredTensor" or
+            "Expression".
         name: The name.
         names: The names that there are.
 
@@ -102,8 +137,7 @@ def missing_attribute(
     # Python itself asks for names with underscores, and reads no message.
     if name.startswith("_"):
         return AttributeError(message)
-    synonym = _SYNONYMS[owner].get(name)
-    if synonym:
+    if synonym := synonym_of(owner, name):
         return AttributeError(f"{message}. Write {synonym}.")
     close = nearest(name, names, count=1)
     hint = f". Did you mean {close[0]!r}?" if close else ""

@@ -20,7 +20,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress, reporting
-from tf2flax._base.roles import AVERAGE
+from tf2flax._base.role_patterns import AVERAGE
 from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.text import counted
 from tf2flax._reading import whole

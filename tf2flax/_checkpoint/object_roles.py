@@ -12,30 +12,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Final
 
+from tf2flax._base.keras_slots import flatten_names, read_slot_name
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.role_patterns import SLOT_MARKER, VARIABLE_SUFFIX
 from tf2flax._base.roles import (
-    SLOT_MARKER,
     VARIABLE,
-    VARIABLE_SUFFIX,
     NamedRoles,
     Role,
     Roles,
     is_of_optimizer_list,
 )
 from tf2flax._formats.object_graph import Names
-
-# Slots of the optimizers of Keras 3 and tf.keras, as their variables' names have them.
-# Source: keras/src/optimizers/*.py.
-_SLOTS: Final = frozenset(
-    (
-        *("momentum", "velocity", "velocity_hat", "average", "gradient_accumulator"),
-        *("average_gradient", "accumulator", "accumulated_grad", "norm", "linear"),
-        *("accumulated_delta_var", "m", "v", "vhat", "u", "r", "c", "moment"),
-        *("accum_grad", "accum_var"),
-    )
-)
 
 
 class ObjectRoles(Roles):
@@ -101,33 +89,17 @@ class ObjectRoles(Roles):
         name = self._name_of.get(key, "")
         if not is_of_optimizer_list(key, self._names):
             return None
-        readings: set[tuple[str, str]] = set()
-        # With the optimizer's own name before it, which Keras leaves out at times.
-        for candidate in dict.fromkeys((name, name.partition("/")[2])):
-            words = candidate.split("_")
-            for start in range(1, len(words)):
-                variable = self._flat.get("_".join(words[:start]), "")
-                readings.add((variable, "_".join(words[start:])))
-            slot, _, variable = candidate.partition("/")
-            readings.add((self._keys.get(variable, ""), slot))
-        fitting = {
-            (variable, slot)
-            for variable, slot in readings
-            if variable
-            and slot in _SLOTS
-            and self._shape_of(variable) == self._shape_of(key)
-        }
-        if len(fitting) != 1:  # never a guess
+        shape = self._shape_of(key)
+        reading = read_slot_name(
+            name, self._keys, self._flat, lambda v: self._shape_of(v) == shape
+        )
+        if reading is None:
             return None
-        ((variable, slot),) = fitting
+        variable, slot = reading
         scope = key.removesuffix(VARIABLE_SUFFIX).rpartition("/_variables/")[0]
         return Role("slot", variable, slot, scope)
 
     @functools.cached_property
     def _flat(self) -> Mapping[str, str]:
         """Names of variables as Keras 3 puts them into those of slots -> keys."""
-        flat: dict[str, str] = {}
-        for name, key in self._keys.items():
-            joined = name.replace("/", "_")
-            flat[joined] = "" if joined in flat else key
-        return flat
+        return flatten_names(self._keys)

@@ -126,11 +126,14 @@ class SlotNames(Mapping[str, tuple[str, ...]]):
         for slot, variables in self._slots.by_label.items():
             lines.append(f"  {printable(slot)}: {counted(len(variables), 'variable')}")
         if left := self._slots.left_out:
-            lines += [
-                f"  {counted(len(left), 'tensor')} are left out, since nothing tells "
-                "of what variables they are slots:",
-                f"    {list_collapsed(left, 10)}",
-            ]
+            fact = (
+                "1 tensor is left out, since nothing tells of what variable it is a "
+                "slot:"
+                if len(left) == 1
+                else f"{len(left)} tensors are left out, since nothing tells of what "
+                "variables they are slots:"
+            )
+            lines += [f"  {fact}", f"    {list_collapsed(left, 10)}"]
         return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tf2flax._base.caller import check_switch, show_value
-from tf2flax._base.errors import AssignmentError
+from tf2flax._base.errors import AssignmentError, TruthError
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.values import Box
@@ -180,8 +180,18 @@ class StoredTensor:
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        """Whether it has rows, as of a list; a scalar is read, and its value counts."""
-        return bool(len(self)) if self.shape else bool(self.read()[()])
+        """The value of its element, which is read; False if it has none.
+
+        Raises:
+            UnsupportedError: It has several; a `ValueError` too, as NumPy's.
+        """
+        if self.size > 1:
+            raise TruthError(
+                f"Tensor `{self.name}` has {self.size:,} elements, and is neither true "
+                "nor false. Write `name in checkpoint`, `tensor is not None`, "
+                "`tensor.read().any()` or `.all()`."
+            )
+        return bool(self.size) and bool(self.read().reshape(-1)[0])
 
     def __iter__(self) -> Iterator[Any]:
         """Iterates over the rows of the tensor, read at once."""

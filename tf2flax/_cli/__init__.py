@@ -6,8 +6,9 @@ command is a module with `add_to`, which adds its parser, and `run`, which gets 
 parsed arguments and returns the exit code. A new command is a file and its name in
 `COMMANDS`. `parser.py` says what was meant where something is misspelt.
 
-Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error. Never
-imports JAX, nor tensorstore unless a URL or an Orbax directory needs it.
+Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error; 141 if
+nobody reads the output. Never imports JAX, nor tensorstore unless a URL or an Orbax
+directory needs it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
 
 # What shells report of a process that was interrupted.
 _INTERRUPTED: Final = 130
+# Likewise of one that wrote to a pipe which nobody reads.
+_CLOSED_PIPE: Final = 141
 _ERROR: Final = 2
 
 
@@ -76,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _discard_buffer(sys.stdout)
+        return _CLOSED_PIPE
     except OSError as error:
         _discard_buffer(sys.stdout)
         reason = error.strerror or str(error)

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.progress import Advance, reporting
-from tf2flax._base.text import printable
-from tf2flax._export.readers import ReadableArray, open_arrays
+from tf2flax._base.text import counted, printable
+from tf2flax._export.readers import ReadableArray, open_arrays, slots_of
 
 from .documents import print_json
 from .numbers import tolerance
@@ -75,6 +75,12 @@ def add_to(commands: Any) -> None:
         default=0.0,
         help="absolute difference that is accepted",
     )
+    parser.add_argument(
+        "--slots",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether optimizer slots and moving averages are compared",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
 
@@ -82,9 +88,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compares both; returns the exit code."""
     first, second = open_arrays(arguments.first), open_arrays(arguments.second)
-    names = sorted({*first, *second})
-    if arguments.pattern is not None:
-        names = [name for name in names if matches(name, arguments.pattern)]
+    names, slots = _select_names(arguments, first, second)
     shared = [name for name in names if _is_compared(name, first, second)]
     total = sum(first[name].nbytes + second[name].nbytes for name in shared)
     accepted = (arguments.rtol, arguments.atol)
@@ -97,11 +101,27 @@ def run(arguments: argparse.Namespace) -> int:
             "b": arguments.second,
             "equal": count,
             "differences": [dataclasses.asdict(row) for row in differences],
+            "slots_left_out": sorted(slots),
         }
         print_json(document)
     else:
-        _print(differences, count)
+        _print(differences, count, len(slots))
     return 1 if differences else 0
+
+
+def _select_names(
+    arguments: argparse.Namespace,
+    first: Mapping[str, ReadableArray],
+    second: Mapping[str, ReadableArray],
+) -> tuple[list[str], frozenset[str]]:
+    """The names that are compared, sorted, and the slots that are left out."""
+    names = sorted({*first, *second})
+    if arguments.pattern is not None:
+        names = [name for name in names if matches(name, arguments.pattern)]
+    if arguments.slots:
+        return names, frozenset()
+    slots = (slots_of(first) | slots_of(second)).intersection(names)
+    return [name for name in names if name not in slots], slots
 
 
 def _is_compared(
@@ -204,7 +224,7 @@ def _gap_of_integers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (higher.astype(np.uint64) - lower.astype(np.uint64)).astype(np.float64)
 
 
-def _print(differences: list[Difference], equal: int) -> None:
+def _print(differences: list[Difference], equal: int, num_slots: int) -> None:
     rows = [("name", "difference", "max abs", "max rel")]
     for row in differences:
         numbers = [
@@ -216,6 +236,8 @@ def _print(differences: list[Difference], equal: int) -> None:
         if differences:
             print_table(rows, right={2, 3})
         print(f"{len(differences)} differ, {equal} are equal")
+        if num_slots:
+            print(f"slots and averages left out: {counted(num_slots, 'tensor')}")
     else:
         for row in rows[1:]:
             print("\t".join(row))

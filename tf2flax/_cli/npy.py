@@ -15,6 +15,7 @@ from tf2flax._export.outputs import new_output
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
+from tf2flax._storage.writing import new_folders
 
 _ENDING: Final = ".npy"
 
@@ -80,7 +81,11 @@ def write_npy(path: str, name: str, array: np.ndarray) -> np.dtype:
         )
     dtype = written_dtype(array.dtype)
     try:
-        with new_output(path) as temporary, pathlib.Path(temporary).open("xb") as file:
+        with (
+            new_folders(path),
+            new_output(path) as temporary,
+            pathlib.Path(temporary).open("xb") as file,
+        ):
             with np.errstate(invalid="ignore"):  # NaNs that signal
                 array = array.astype(dtype, copy=False)
             write_array(file, array)

@@ -42,7 +42,35 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parses, and remembers what was given, for messages."""
         self._arguments = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
+        parsed, extra = super().parse_known_args(args, namespace)
+        return parsed, self._take_last(parsed, extra)
+
+    def _take_last(self, parsed: argparse.Namespace, extra: list[str]) -> list[str]:
+        """Gives the last argument what follows the options: `ls CKPT --json 'x*'`.
+
+        argparse matches arguments as soon as it can, and an optional one with nothing.
+
+        Returns:
+            What is not used.
+        """
+        values = extra[1:] if extra[:1] == ["--"] else extra
+        is_value = len(values) == 1 and (values != extra or values[0][:1] != "-")
+        for action in self._actions:
+            is_last = not action.option_strings and action.nargs == "?"
+            if is_value and is_last and getattr(parsed, action.dest) is None:
+                setattr(parsed, action.dest, values[0])
+                return []
+        return extra
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Names the nearest of the values that an option takes."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            close = nearest(str(value), list(map(str, action.choices or ())), 1)
+            if close and action.option_strings:
+                error.message += f". Did you mean `{close[0]}`?"
+            raise
 
     def error(self, message: str) -> NoReturn:
         """Writes usage and a message, and exits with 2."""

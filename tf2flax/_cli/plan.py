@@ -47,12 +47,16 @@ def add_to(commands: Any) -> None:
         metavar="FILE",
         help="also write a page that shows the plan in a browser",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a page that exists"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Makes the plan; returns the exit code."""
+    _check_page(arguments)
     entries: Any = None
     error = ""
     # The map first: a mistake in it needs neither the checkpoint nor the target.
@@ -79,6 +83,28 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(text)
     return 1 if error else 0
+
+
+def _check_page(arguments: argparse.Namespace) -> None:
+    """Refuses to replace a file, before anything is read.
+
+    Raises:
+        AssignmentError: There is nothing to replace.
+        ExistsError: A file lies there.
+    """
+    if arguments.html is None:
+        if arguments.overwrite:
+            raise tf2flax.AssignmentError(
+                "--overwrite: there is no output. Give --html FILE too."
+            )
+        return
+    # Not of devices and pipes, such as /dev/stdout: nothing is lost there.
+    path = pathlib.Path(arguments.html)
+    if (path.is_file() or path.is_symlink()) and not arguments.overwrite:
+        raise tf2flax.ExistsError(
+            f"The output exists already - at `{path}`. Choose another path, or give "
+            "--overwrite."
+        )
 
 
 def _plan_the_rest(

@@ -13,7 +13,7 @@ import numpy as np
 
 import tf2flax
 from tf2flax._base.manifest import EncodedPiece, Piece
-from tf2flax._base.text import format_nbytes, printable
+from tf2flax._base.text import counted, format_nbytes, printable
 
 from .documents import print_json
 from .histogram import Histogram, count_values, draw_histogram, is_ascii_only
@@ -207,7 +207,7 @@ def _print(
 ) -> None:
     print(printable(tensor.name))
     print(f"  dtype     {facts['dtype']}")
-    print(f"  shape     {facts['shape']}  ({facts['num_elements']:,} elements)")
+    print(f"  shape     {facts['shape']}  ({counted(tensor.size, 'element')})")
     print(f"  size      {format_nbytes(facts['nbytes'])}")
     for number, piece in enumerate(facts["pieces"][:_MAX_PIECES]):
         bounds = ", ".join(f"{start}:{stop}" for start, stop in piece["region"])

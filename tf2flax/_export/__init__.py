@@ -7,6 +7,7 @@ Begin with `convert.convert`, then `exporter`, the contract of a format.
 
 - `convert`: the whole conversion: what is written, read, checked and reported.
 - `selection`: a map without a target -> which tensors fill which names.
+- `origins`: which names tensors give, and that none is lost to another one.
 - `exporter`: what an exporter is; `source`: the tensors that it asks for.
 - `outputs`: files and directories that are whole, or not there.
 - `exporters`: all of them, in one tuple, `EXPORTERS`.

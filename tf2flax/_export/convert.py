@@ -31,6 +31,7 @@ from tf2flax._base.text import counted, format_nbytes, list_names, printable
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
+from tf2flax._formats.object_graph import GRAPH_KEY
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
@@ -101,6 +102,12 @@ class ConversionReport:
             lines.append(f"dropped: {list_names(self.dropped)}")
         if self.left_out:
             lines.append(f"strings, left out: {list_names(self.left_out)}")
+        if GRAPH_KEY in self.left_out:
+            # Without the graph, nothing says which variable a path of objects is.
+            lines.append(
+                "names are paths of objects; for those of variables, convert "
+                "open_checkpoint(path).by_variable_name()"
+            )
         return "\n".join(lines)
 
 
@@ -133,8 +140,9 @@ def convert(
             of `out`. Strings are left out of "safetensors" and "orbax", and listed.
         assignment_map: What is written under which names: checkpoint names, scopes,
             captures or expressions -> names. A scope moves every tensor under it;
-            tensors that no entry names are dropped. None writes all of them under their
-            names.
+            tensors that no entry names are dropped. Where two tensors give one name,
+            that is an error, unless one entry says more of it. `[options]` of a map
+            file are those of `plan`, and not used. None writes all tensors.
         dtype: A dtype for the tensors of its own kind (a float dtype for those of
             floating point), of which there must be one; or pairs of a regex of names
             and a dtype, for tensors of any kind. None keeps every dtype.
@@ -231,9 +239,7 @@ class Output:
         """
         path, exporter = self.path, self.exporter
         tensors = [
-            tensor
-            for tensor in selection.tensors
-            if exporter.takes_strings or not tensor.is_string
+            tensor for tensor in selection.tensors if not exporter.leaves_out(tensor)
         ]
         if not tensors:
             raise AssignmentError("There is nothing to write: no arrays are left.")

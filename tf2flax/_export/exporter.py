@@ -130,6 +130,10 @@ class Exporter(abc.ABC):
                     "Leave it out."
                 )
 
+    def leaves_out(self, tensor: ExportedTensor) -> bool:
+        """True for tensors of strings that the format does not hold."""
+        return tensor.is_string and not self.takes_strings
+
     @property
     def writes_in_place(self) -> bool:
         """True if `write` makes whole files appear itself, beside what is there."""

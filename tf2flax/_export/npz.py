@@ -14,6 +14,7 @@ import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.memory import bytes_of
+from tf2flax._formats.object_graph import GRAPH_KEY
 
 from .exporter import ExportedTensor, Exporter, TensorSource
 from .safetensors import refuse_dtypes, refuse_invalid_text
@@ -31,11 +32,15 @@ _MAX_NAME_NBYTES: Final = 65_531  # with `.npy`, all that a zip file has room fo
 
 
 class Npz(Exporter):
-    """One `.npz` file; strings become arrays of bytes."""
+    """One `.npz` file; strings become arrays of bytes, but for object graphs."""
 
     name = "npz"
     endings = (".npz",)
     takes_strings = True
+
+    def leaves_out(self, tensor: ExportedTensor) -> bool:
+        """True for object graphs, of which NumPy would cut off zero bytes."""
+        return tensor.is_string and tensor.assignment.sources == (GRAPH_KEY,)
 
     def check(self, tensors: Sequence[ExportedTensor]) -> None:
         """Refuses dtypes that NumPy lacks, and names that `numpy.load` would change."""

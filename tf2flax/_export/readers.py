@@ -20,6 +20,7 @@ import numpy as np
 
 from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
 from tf2flax._base.memory import empty
+from tf2flax._base.roles import NamedRoles
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._storage.requests import load_tensorstore
@@ -46,6 +47,39 @@ class ReadableArray(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
+class _CheckpointArrays(dict[str, ReadableArray]):
+    """Arrays of a checkpoint, which knows what they are to a training."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(
+            (
+                name,
+                ReadableArray(
+                    tensor.shape,
+                    tensor.entry.spec.dtype.name,
+                    tensor.nbytes,
+                    tensor.read,
+                ),
+            )
+            for name, tensor in checkpoint.items()
+        )
+        self.roles = checkpoint.manifest.roles()
+
+
+def slots_of(arrays: Mapping[str, ReadableArray]) -> frozenset[str]:
+    """Names of optimizer slots and moving averages.
+
+    Args:
+        arrays: As `open_arrays` gives them. Of other files than checkpoints, names and
+            shapes tell.
+    """
+    if isinstance(arrays, _CheckpointArrays):
+        roles = arrays.roles
+    else:
+        roles = NamedRoles(frozenset(arrays), lambda name: arrays[name].shape)
+    return frozenset(filter(roles.is_of_training, arrays))
+
+
 def open_arrays(path: str) -> Mapping[str, ReadableArray]:
     """Opens a checkpoint, or what one was converted to.
 
@@ -66,7 +100,7 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
             return _open_npz(path)
     if orbax := _find_orbax(path):
         return _open_orbax(orbax)
-    return _open_checkpoint(open_checkpoint(path))
+    return _CheckpointArrays(open_checkpoint(path))
 
 
 def _begins_as_safetensors(path: str) -> bool:
@@ -88,15 +122,6 @@ def _holds_npy(path: str) -> bool:
     except (OSError, zipfile.BadZipFile):
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def _open_checkpoint(checkpoint: Checkpoint) -> Mapping[str, ReadableArray]:
-    return {
-        name: ReadableArray(
-            tensor.shape, tensor.entry.spec.dtype.name, tensor.nbytes, tensor.read
-        )
-        for name, tensor in checkpoint.items()
-    }
 
 
 def _open_safetensors(path: str) -> Mapping[str, ReadableArray]:

@@ -13,25 +13,29 @@ The names become leaves, and the rules for restores decide between entries.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from tf2flax._assignment.language.captures import (
-    NamePattern,
     literal_pattern,
     parse_name,
 )
-from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry
 from tf2flax._assignment.language.expressions import (
     Expression,
     Source,
-    sources_of,
 )
-from tf2flax._assignment.language.grammar import FrozenMap, counted_captures, parse_map
+from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout, whole_view
-from tf2flax._assignment.resolution.assignments import Assignment, Leaf, Resolution
+from tf2flax._assignment.resolution.assignments import (
+    Assignment,
+    Gap,
+    Leaf,
+    Resolution,
+)
+from tf2flax._assignment.resolution.entry_labels import fills_scope, key_of, label_of
 from tf2flax._assignment.resolution.matching import resolve_map
 from tf2flax._assignment.resolution.policies import (
     DtypeChoice,
@@ -46,10 +50,10 @@ from tf2flax._base.dtypes import DtypePolicy, kind_of
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
-from tf2flax._base.text import list_names
 from tf2flax._base.values import TensorSpec
 
 from .exporter import ExportedTensor
+from .origins import origins_of, refuse_collisions
 
 # Leaves of a first resolution, which only finds out what fills them: no source has this
 # shape, and every dtype is taken.
@@ -135,7 +139,9 @@ def without_slots(selection: Selection, manifest: Manifest) -> Selection:
 def _select(
     entries: Sequence[MapEntry], manifest: Manifest, dtype: object
 ) -> Selection:
-    names = tuple(dict.fromkeys(_names_of_entries(entries, manifest)))
+    _refuse_mixed(entries, manifest)
+    origins = list(origins_of(entries, manifest))
+    names = tuple(dict.fromkeys(origin.name for origin in origins))
     layouts, strings = _find_layouts(names, entries, manifest)
     leaves = [
         Leaf((name,), layout.shape, layout.dtype) for name, layout in layouts.items()
@@ -150,14 +156,14 @@ def _select(
     )
     # No entry may name a leaf that is not there: those of strings are done.
     done = {id(tensor.assignment.entry) for tensor in strings}
-    others = [e for e in entries if _is_scope(e) or id(e) not in done]
+    others = [e for e in entries if fills_scope(e) or id(e) not in done]
     resolution = resolve_map(others, leaves, manifest, options, x64=True)
     tensors = [
         ExportedTensor(assignment.leaf, assignment.shape, assignment.dtype, assignment)
         for assignment in resolution.assignments
     ]
     tensors += strings
-    _refuse_left_over(names, tensors)
+    refuse_collisions(origins, {t.name: t.assignment for t in tensors}, manifest)
     used = {name for tensor in tensors for name in tensor.assignment.sources}
     return Selection(
         tuple(sorted(tensors, key=lambda tensor: tensor.name)),
@@ -208,7 +214,7 @@ def _find_layouts(
             _refuse_keeping(gap.expression)
             layout = lower(gap.expression, manifest.spec)
         except AssignmentError as error:
-            problems.append(f"Entry {gap.entry.number} {gap.entry}: {error}")
+            problems.append(f"{label_of(gap.entry)}: {error}")
             continue
         if layout.dtype == object and isinstance(gap.expression, Source):
             name = parse_name(gap.expression.pattern).literal
@@ -249,114 +255,50 @@ def _refuse_keeping(expression: Expression) -> None:
         )
 
 
+def _refuse_mixed(entries: Sequence[MapEntry], manifest: Manifest) -> None:
+    """Refuses values that are scopes where the key is one tensor."""
+    problems = [
+        f"{label_of(entry)}: `{entry.target}` is a scope and `{entry.source}` is one "
+        f"tensor. Did you mean "
+        f"`{entry.target.lstrip('/')}{entry.source.rpartition('/')[2]}`?"
+        for entry in entries
+        if isinstance(entry, PlainEntry)
+        and isinstance(entry.target, str)
+        and entry.target.endswith("/")
+        and not entry.source.endswith("/")
+        and entry.source in manifest
+        # A tensor may be called so.
+        and entry.target != entry.source
+    ]
+    if problems:
+        raise AssignmentError(summarise(problems))
+
+
 def _refuse_unused(resolution: Resolution, manifest: Manifest) -> None:
-    """Refuses entries that fill nothing, each with the names nearest to its key."""
-    missing = [gap.entry for gap in resolution.missing if not _is_scope(gap.entry)]
-    entries = {id(entry): entry for entry in (*resolution.unused_entries, *missing)}
-    if not entries:
-        return
-    problems: list[str] = []
-    for entry in entries.values():
-        key = entry.source if isinstance(entry, PlainEntry) else entry.key
-        # A scope for a scope: the name of one tensor would become that of a folder.
-        is_scope = _is_scope(entry)
-        names = scopes_of(manifest.names) if is_scope else manifest.names
+    """Refuses entries that fill nothing, and names of which tensors are missing."""
+    gaps = {
+        id(gap.entry): gap
+        for gap in reversed(resolution.missing)
+        if not fills_scope(gap.entry) and not gap.entry.is_optional
+    }
+    entries = {id(entry): entry for entry in resolution.unused_entries}
+    entries |= {number: gap.entry for number, gap in gaps.items()}
+    problems = [
+        f"{label_of(entry)}: {_describe_missing(entry, gaps.get(number), manifest)}"
+        for number, entry in entries.items()
+    ]
+    if problems:
+        raise AssignmentError(summarise([problem.rstrip() for problem in problems]))
+
+
+def _describe_missing(entry: MapEntry, gap: Gap | None, manifest: Manifest) -> str:
+    """What the checkpoint lacks, and the names nearest to it."""
+    if gap is not None and gap.present:
+        return f"the checkpoint has no tensor `{gap.source}`, which `{gap.leaf}` needs."
+    key = key_of(entry)
+    if f"{key.rstrip('/')}/" in NameTable(manifest.names):
+        hint = "It is a scope: end key and value with `/`."
+    else:
+        names = scopes_of(manifest.names) if key.endswith("/") else manifest.names
         hint = did_you_mean(nearest(key, names))
-        if f"{key.rstrip('/')}/" in NameTable(manifest.names):
-            hint = "It is a scope: end key and value with `/`."
-        problems.append(
-            f"Entry {entry.number} {entry}: the checkpoint has no tensor for it. {hint}"
-        )
-    raise AssignmentError(summarise([problem.rstrip() for problem in problems]))
-
-
-def _is_scope(entry: MapEntry) -> bool:
-    if isinstance(entry, Rule):
-        return entry.is_scope
-    return isinstance(entry.target, str) and entry.target.endswith("/")
-
-
-def _refuse_left_over(names: Sequence[str], tensors: Sequence[ExportedTensor]) -> None:
-    """Refuses names that a scope gives and nothing fills, such as `table/part_0`."""
-    filled = {tensor.name for tensor in tensors}
-    left_over = [name for name in names if name not in filled]
-    if left_over:
-        raise AssignmentError(
-            f"These names are read as parts of partitioned variables, and no scope "
-            f"moves them: {list_names(left_over)}. Give each an entry of its own."
-        )
-
-
-def _names_of_entries(entries: Sequence[MapEntry], manifest: Manifest) -> Iterator[str]:
-    """Yields the names that entries fill, found from their tensors."""
-    for entry in entries:
-        if isinstance(entry, Rule):
-            yield from _names_of_rule(entry, manifest)
-        elif isinstance(entry.target, str):
-            is_scope = entry.target.endswith("/") and entry.source.endswith("/")
-            if not is_scope:
-                yield entry.target
-                continue
-            scope = _prefix(entry.source)
-            for number in NameTable(manifest.names).range_under(scope):
-                yield _prefix(entry.target) + manifest.names[number][len(scope) :]
-
-
-def _prefix(scope: str) -> str:
-    """What names in a scope begin with; `/` is the scope of all names."""
-    return "" if scope == "/" else scope
-
-
-def _names_of_rule(rule: Rule, manifest: Manifest) -> Iterator[str]:
-    target = rule.target
-    assert isinstance(target, NamePattern)  # no object is a leaf here
-    sources = [parse_name(source.pattern) for source in sources_of(rule.source)]
-    in_key = {capture for source in sources for capture in source.captures}
-    if alone := [capture for capture in target.captures if capture not in in_key]:
-        raise AssignmentError(
-            f"Entry {rule.number} {rule}: only a target says what {{{alone[0]}}} "
-            "stands for. Use it in the key too."
-        )
-    counted = frozenset(name for name, _ in counted_captures(rule.source))
-    lowest = rule.lowest()
-    if rule.is_scope:
-        scope = sources[0]
-        for name in manifest.names:
-            binding = (
-                {}
-                if scope.text == "/"
-                else scope.matches(name, is_scope=True, digits=counted, lowest=lowest)
-            )
-            if binding is not None:
-                prefix = _prefix(scope.expand(binding).literal)
-                yield _prefix(_bound(target, binding)) + name[len(prefix) :]
-        return
-    for binding in _bindings(sources, counted, lowest, manifest.names):
-        yield _bound(target, binding)
-
-
-def _bound(target: NamePattern, binding: dict[str, str]) -> str:
-    return target.expand(binding).literal
-
-
-def _bindings(
-    sources: Sequence[NamePattern],
-    counted: frozenset[str],
-    lowest: Mapping[str, int],
-    names: Sequence[str],
-) -> list[dict[str, str]]:
-    """What the captures of several names can stand for, together."""
-    bindings: list[dict[str, str]] = [{}]
-    for source in sources:
-        extended: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
-        for binding in bindings:
-            pattern = source.expand(binding)
-            matches: Iterable[dict[str, str]] = [{}]
-            if pattern.captures:
-                matches = pattern.among(names, counted, lowest)
-            for match in matches:
-                free = {k: v for k, v in match.items() if k not in counted}
-                merged = binding | free
-                extended[tuple(sorted(merged.items()))] = merged
-        bindings = list(extended.values())
-    return bindings
+    return f"the checkpoint has no tensor for it. {hint}"

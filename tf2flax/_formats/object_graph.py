@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from tf2flax._base.roles import SLOT_MARKER, VARIABLE_SUFFIX
+from tf2flax._base.role_patterns import SLOT_MARKER, VARIABLE_SUFFIX
 
 from .wire.graph_messages import TrackableObject, parse_object_graph, prune_object_graph
 

@@ -209,7 +209,9 @@ def _check_host(check: HostCheck | None, url: str, future: Any) -> HostCheck | N
     trouble = check.trouble()
     if trouble and not future.done():
         future.cancel()
-        raise RedirectedError(f"Cannot read `{url}`: {trouble}.", check.path)
+        fact = f"Cannot read `{url}`: {trouble}."
+        # Only of a redirect is there another path to go to.
+        raise RedirectedError(fact, check.path) if check.path else ReadError(fact)
     return check
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from tf2flax._assignment.plans.inverse import InversePlan
-from tf2flax._base.roles import DEBIASING
+from tf2flax._base.role_patterns import DEBIASING
 
 
 def write_both(inverse: InversePlan) -> InversePlan:
@@ -19,29 +20,59 @@ def write_both(inverse: InversePlan) -> InversePlan:
 
     Returns:
         One that writes at least the same tensors. What a leaf was loaded from is
-        written from that leaf alone.
+        written from that leaf alone. A tensor of which leaves have only a part is
+        written alone: its own other elements are not those of its partner.
     """
     stored, manifest = inverse.stored, inverse.manifest
-    roles = manifest.roles()
-    variables = dict(stored.averages)
-    for name in manifest.names:
-        role = roles.of(name)
-        if role.kind == "average" and role.name not in DEBIASING and role.variable:
-            variables[name] = role.variable
+    variables = _variables_of_averages(inverse)
     averages: dict[str, list[str]] = {}
     for average, variable in variables.items():
         averages.setdefault(variable, []).append(average)
     loaded = {assignment.name for assignment in inverse.assignments}
+    partners_of: dict[str, list[str]] = {}
+    sources_of: dict[str, list[str]] = {}
+    for assignment in inverse.assignments:
+        if not assignment.is_complete:
+            continue
+        name = assignment.name
+        candidates = averages.get(name, [])
+        if name in variables:
+            candidates = [variables[name], *candidates]
+        for partner in candidates:
+            if partner not in loaded:
+                partners_of.setdefault(name, []).append(partner)
+                sources_of.setdefault(partner, []).append(name)
 
     def places(name: str) -> tuple[str, ...]:
         written = stored.places(name)
-        more: dict[str, None] = {}
-        for place in written:
-            if place in variables:
-                more[variables[place]] = None
-            more.update(dict.fromkeys(averages.get(place, ())))
-        return (*written, *(place for place in more if place not in loaded))
+        more = (partner for place in written for partner in partners_of.get(place, ()))
+        return (*written, *dict.fromkeys(more))
 
+    # A cast may lose something, and what it lost is read again from where the leaf came
+    # from: not from the partner, which never had it.
+    partners = {
+        partner: names[0]
+        for partner, names in sources_of.items()
+        if len(names) == 1
+        and manifest.entry(partner).spec == manifest.entry(names[0]).spec
+    }
     return inverse.stored_elsewhere(
-        dataclasses.replace(stored, places=places, is_view=True)
+        dataclasses.replace(stored, places=places, is_view=True, partners=partners)
     )
+
+
+def _variables_of_averages(inverse: InversePlan) -> Mapping[str, str]:
+    """Stored names of averages -> those of their variables.
+
+    In a view of averages, only those that it shows: a variable may have another one in
+    another scope, which nobody asked for.
+    """
+    if inverse.stored.averages:
+        return inverse.stored.averages
+    variables: dict[str, str] = {}
+    roles = inverse.manifest.roles()
+    for name in inverse.manifest.names:
+        role = roles.of(name)
+        if role.kind == "average" and role.name not in DEBIASING and role.variable:
+            variables[name] = role.variable
+    return variables

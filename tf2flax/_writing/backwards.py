@@ -103,7 +103,9 @@ class TensorWriter:
             DamagedError: What is to be copied is damaged.
             ReadError: The operating system refuses.
         """
-        entry = self._stored.manifest.entry(name)
+        # A partner gets the bits of the tensor that its leaves were loaded from.
+        origin = self._stored.partners.get(name, name)
+        entry = self._stored.manifest.entry(origin)
         leaf_values = self._leaf_values(name, entry)
         if not all(leaf_value.is_reversible for leaf_value in leaf_values):
             return self._settle(entry, leaf_values)

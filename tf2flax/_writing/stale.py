@@ -88,9 +88,8 @@ class StaleCopies:
                     self._members.setdefault(variable, []).append(name)
         for name in self._sources:
             role = roles.of(name)
-            of_average = role.variable if role.kind == "average" else None
-            variable = (averages or {}).get(name) or of_average
-            if variable in left:
+            of_role = role.variable if role.kind == "average" else None
+            if (variable := (averages or {}).get(name) or of_role) in left:
                 self._variables[name] = variable
         self.dropped: tuple[str, ...] = tuple(dropped)
 
@@ -149,7 +148,7 @@ class StaleCopies:
             )
             sentences.append(
                 f"{fact}: {list_collapsed(variables, _MAX_NAMES)}. "
-                'averages="both" writes both.'
+                'averages="both" writes both, where leaves hold the whole tensor.'
             )
         if doubles := self._stale_doubles():
             sentences.append(

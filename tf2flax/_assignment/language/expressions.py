@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, SupportsIndex, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex, cast, overload
 
 from tf2flax._base.errors import AssignmentError
+from tf2flax._base.synonyms import missing_attribute
 
 from .arguments import (
     check_dtype,
@@ -29,6 +30,8 @@ from .literals import quote
 from .rearranging import Pattern, parse_pattern
 from .rows import Rows
 from .writing import ATOM, FULL, Style, write_expression, write_operand
+
+METHOD_NAMES: Final = ("transpose", "reshape", "rearrange", "take", "pad", "cast")
 
 
 class Expression(Arithmetic):
@@ -58,6 +61,12 @@ class Expression(Arithmetic):
     # Without this, Python would iterate over `expression[0]`, `expression[1]`, ...
     # without end.
     __iter__ = None
+
+    if not TYPE_CHECKING:  # type checkers are to find such names themselves
+
+        def __getattr__(self, name: str) -> object:
+            """Says what to write instead of a method that does not exist."""
+            raise missing_attribute("an expression", "Expression", name, METHOD_NAMES)
 
     @property
     def children(self) -> tuple[Expression, ...]:

@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
+from tf2flax._base.synonyms import synonym_of
 
-from .expressions import Expression
+from .expressions import METHOD_NAMES, Expression
 from .literals import is_range, read_literal, show_node
 from .making import concat, first_of, src, stack
 from .rows import Rows, check_vocabulary
@@ -31,7 +32,6 @@ _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
     "stack": stack,
     "first_of": first_of,
 }
-_METHODS: Final = ("transpose", "reshape", "rearrange", "take", "pad", "cast")
 _OPERATORS: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -148,9 +148,8 @@ def _read_expression(node: ast.expr) -> Expression:
                 raise AssignmentError(_unknown_name(name, list(_FUNCTIONS)))
         case ast.Attribute(attr=method):
             name = f".{method}"
-            if method not in _METHODS:
-                names = [f".{listed}" for listed in _METHODS]
-                raise AssignmentError(_unknown_name(name, names))
+            if method not in METHOD_NAMES:
+                raise AssignmentError(_unknown_method(method))
             function = getattr(_read_expression(node.func.value), method)
         case _:
             raise AssignmentError(
@@ -197,6 +196,12 @@ def _read_argument(node: ast.expr) -> Any:
 def _read_rows(node: ast.Call) -> Rows:
     """Reads a call of `vocabulary`; its files are read by whoever knows the folder."""
     return _call(check_vocabulary, "vocabulary", node)
+
+
+def _unknown_method(method: str) -> str:
+    if instead := synonym_of("Expression", method):
+        return f"not a valid expression: there is no `.{method}`. Write {instead}."
+    return _unknown_name(f".{method}", [f".{listed}" for listed in METHOD_NAMES])
 
 
 def _unknown_name(name: str, names: list[str]) -> str:

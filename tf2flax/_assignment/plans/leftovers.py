@@ -1,7 +1,8 @@
 """Tensors of the checkpoint that fill no leaf and that nobody answers for: `on_unused`.
 
 Slots, averages, counters, strings and the object graph are no weights, and nobody
-expects a model to have them; of what an entry reaches, the plan says already why it
+expects a model to have them, also not in a view that shows slots under the names of
+variables; of what an entry reaches, the plan says already why it
 fills nothing.
 """
 
@@ -50,6 +51,7 @@ def find_leftovers(
         for name in unused
         if name not in answered
         and roles.of(name).kind == "variable"
+        and not roles.stands_for_slot(name)
         and not _is_text(name, manifest)
     )
 

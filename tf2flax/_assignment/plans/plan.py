@@ -210,7 +210,11 @@ def _of_training(
         return (), ()
     roles = manifest.roles(may_read=False)  # a plan reads no tensors
     kinds = {name: roles.of(name).kind for name in names}
-    slots = tuple(name for name in names if kinds[name] in ("slot", "optimizer"))
+    slots = tuple(
+        name
+        for name in names
+        if kinds[name] in ("slot", "optimizer") or roles.stands_for_slot(name)
+    )
     return slots, tuple(name for name in names if kinds[name] == "average")
 
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.roles import AVERAGE, VARIABLE_SUFFIX
+from tf2flax._base.role_patterns import AVERAGE, VARIABLE_SUFFIX
 from tf2flax._base.text import and_more
 
 from .assignments import Assignment, Resolution
