@@ -283,3 +283,15 @@ def test_other_messages_stay_within_a_screen(prefix: pathlib.Path) -> None:
         tf2flax.plan(prefix, {f"{name}{{": "x" for name in letters}, {"x": np.zeros(1)})
     assert len(str(caught.value).splitlines()) <= 60
     assert str(caught.value).endswith("and 42 more.")
+
+
+def test_lines_that_differ_by_names_alone_are_few(prefix: pathlib.Path) -> None:
+    names = [f"enc/layer_{i}/kernel" for i in range(LAYERS)]
+    words = [f"{a}{b}" for a in "abcdef" for b in "wxyz"]
+    entries = {name: f"no_{word}" for name, word in zip(names, words, strict=True)}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(prefix, entries, {"leaf": np.zeros((2, 3), "f4")})
+    text = str(caught.value)
+    assert text.startswith("24 problems")
+    assert text.endswith("and 9 more. Fix these first.")
+    assert text.count("\n") <= 25

@@ -5,6 +5,7 @@ The likely causes come first, each on one line, and all of it stays within a scr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,6 +20,9 @@ from .suggestions import Surroundings
 # if there are many entries, at least.
 _MAX_LINES_OF_ENTRY: Final = 15
 _MIN_LINES_OF_ENTRY: Final = 3
+# Lines that differ by names alone: 47 misspelt leaves are one mistake.
+_MAX_LINES_OF_KIND: Final = 15
+_NAME: Final = re.compile(r"`[^`]*`")
 # Problems of which causes are sought: 5,000 take about half a second.
 _MAX_EXPLAINED: Final = 5000
 
@@ -67,14 +71,18 @@ def _join_alike(causes: Sequence[Cause]) -> list[Cause]:
 
 
 def _choose_visible(causes: Sequence[Cause]) -> list[Cause]:
-    """Chooses the causes that are listed, a few of each entry, in order."""
+    """Chooses the causes that are listed, a few of each entry and kind, in order."""
     distinct = len({cause.entry.number for cause in causes})
     limit = max(_MIN_LINES_OF_ENTRY, min(_MAX_LINES_OF_ENTRY, MAX_LINES // distinct))
     counts: dict[int, int] = {}
+    kinds: dict[str, int] = {}
     visible: list[Cause] = []
     for cause in causes:
         number = cause.entry.number
         counts[number] = counts.get(number, 0) + 1
-        if counts[number] <= limit and len(visible) < MAX_LINES:
+        kind = _NAME.sub("", cause.fact)
+        kinds[kind] = kinds.get(kind, 0) + 1
+        is_listed = counts[number] <= limit and kinds[kind] <= _MAX_LINES_OF_KIND
+        if is_listed and len(visible) < MAX_LINES:
             visible.append(cause)
     return visible
