@@ -310,3 +310,20 @@ def test_switches_of_the_caller_change_nothing(prefix: str) -> None:
         ):
             got = tf2flax.init_from_checkpoint(prefix, {key: "x"}, {"x": leaf})["x"]
         assert np.asarray(got).tobytes() == grown(fresh, slice(0, 6)).tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jax.numpy.asarray])
+def test_own_elements_that_the_dtype_cannot_hold_are_refused(kind: Any) -> None:
+    key = src("w").pad(((0, 2),), fill="keep")
+    checkpoint = {"w": np.arange(4, dtype=np.int8)}
+    large = kind(np.array([1000] * 4 + [7, 1000], np.int32))
+    with pytest.raises(tf2flax.AssignmentError, match=r"Leaf `x`: elements of its own"):
+        tf2flax.init_from_checkpoint(
+            checkpoint, {key: "x"}, {"x": large}, dtype="checkpoint"
+        )
+    # Only what is kept must fit.
+    fitting = kind(np.array([1000] * 4 + [7, 8], np.int32))
+    tree = tf2flax.init_from_checkpoint(
+        checkpoint, {key: "x"}, {"x": fitting}, dtype="checkpoint"
+    )
+    assert tree["x"].tolist() == [0, 1, 2, 3, 7, 8]

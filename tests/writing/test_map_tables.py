@@ -413,3 +413,26 @@ def test_a_key_twice_in_parameters_is_to_be_left_out(tmp_path: pathlib.Path) -> 
     text = '{"parameters":{"a":1,"a":2},"assignment_map":{"x{a}":"y"}}'
     with pytest.raises(tf2flax.AssignmentError, match=r"occurs twice\. Leave one out"):
         tf2flax.load_map(write(tmp_path, text, "m.json"))
+
+
+def test_signs_and_transposes_in_files_read_as_in_python(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text = """[assignment_map]
+'2 - src("q").T' = "a"
+'src("q")*+2' = "b"
+"""
+    loaded = tf2flax.load_map(write(tmp_path, text))
+    assert list(loaded) == [2 - src("q").T, src("q") * 2]
+    text = text.replace('src("q")*+2', '+src("q")')
+    with pytest.raises(tf2flax.AssignmentError, match=r"begins with a \+"):
+        tf2flax.load_map(write(tmp_path, text))
+
+
+def test_bools_with_numbers_are_written_back(tmp_path: pathlib.Path) -> None:
+    stored = {"b": np.array([True, False])}
+    target = {"x": np.zeros(2, np.bool_)}
+    plan = tf2flax.plan(stored, {src("b") + 0: "x"}, target)
+    changed = {"x": np.array([True, True])}
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", changed, plan=plan)
+    assert tf2flax.load_variable(prefix, "b").tolist() == [True, True]

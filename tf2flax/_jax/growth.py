@@ -27,6 +27,8 @@ from jax.sharding import NamedSharding, Sharding
 from tf2flax._assignment.language.nodes import Padded, TakenRows
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.dtypes import cast_checked
+from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
 from .isolation import explicit_transfers, isolated, put_shards
@@ -79,9 +81,37 @@ def merge_grown(
         if all(places_of_axis.all() for places_of_axis in places.values()):
             merged[name] = loaded[name]
             continue
+        _check_own_elements(assignment, kept[name], loaded[name].dtype, places)
         with isolated(), explicit_transfers():
             merged[name] = _merge(loaded[name], kept[name], places)
     return merged
+
+
+def _check_own_elements(
+    assignment: Assignment, kept: Any, dtype: np.dtype, places: Loaded
+) -> None:
+    """Refuses elements that a leaf keeps and that its new dtype cannot hold.
+
+    Raises:
+        AssignmentError: There are such elements; the option forces no dtype.
+    """
+    is_here = not isinstance(kept, jax.Array) or kept.is_fully_addressable
+    if not is_here or assignment.is_forced:
+        return
+    host = np.asarray(kept)
+    if host.dtype == dtype:
+        return
+    is_loaded = np.ones(host.shape, np.bool_)
+    for axis, along in places.items():
+        shape = [-1 if number == axis else 1 for number in range(host.ndim)]
+        is_loaded &= along.reshape(shape)
+    try:
+        cast_checked(host[~is_loaded], dtype, is_forced=False)
+    except AssignmentError as error:
+        raise AssignmentError(
+            f'Leaf `{assignment.leaf}`: elements of its own, which fill="keep" '
+            f"keeps, do not fit: {error}"
+        ) from error
 
 
 def loaded_places(assignment: Assignment, manifest: Manifest) -> Loaded:

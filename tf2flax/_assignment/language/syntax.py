@@ -118,6 +118,14 @@ def _read_value(node: ast.expr) -> Any:
     match node:
         case ast.UnaryOp(op=ast.USub()):
             return -_read_value(node.operand)
+        case ast.UnaryOp(op=ast.UAdd()):
+            value = _read_value(node.operand)
+            if isinstance(value, Expression):
+                raise AssignmentError(
+                    f"not a valid expression: `{show_node(node)}` begins with a +. "
+                    "Leave it out."
+                )
+            return value
         case ast.BinOp():
             function = _OPERATORS.get(type(node.op))
             if function is None:
@@ -135,6 +143,8 @@ def _read_value(node: ast.expr) -> Any:
 def _read_expression(node: ast.expr) -> Expression:
     if isinstance(node, ast.Subscript):
         return _read_expression(node.value)[read_literal(node.slice)]
+    if isinstance(node, ast.Attribute) and node.attr == "T":
+        return _read_expression(node.value).T
     if isinstance(node, (ast.BinOp, ast.UnaryOp)):
         value = _read_value(node)
         if isinstance(value, Expression):

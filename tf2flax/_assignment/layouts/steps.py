@@ -345,13 +345,13 @@ def step_back(array: np.ndarray, step: NumberStep) -> np.ndarray:
     if sign == "neg":
         return take_step(array, step)[0]
     number = step.value
+    if kind_of(step.dtype) == "bool":
+        return array  # times or plus 0 or 1; what gives it is the same, or nothing
     if sign in _OPPOSITES:
         if step.is_number_first and sign == "-":
             # y = c - x, so that x = c - y.
             return combine_elements("-", np.asarray(number), array)[0]
         return combine_elements(_OPPOSITES[sign], array, number)[0]
-    if kind_of(step.dtype) == "bool":
-        return array  # times 1, or 0, which only 0 comes from
     with np.errstate(all="ignore"):
         if kind_of(step.dtype) == "int":
             wide = step.dtype if step.dtype.itemsize == 8 else np.dtype(np.int64)
