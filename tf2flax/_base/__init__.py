@@ -9,6 +9,8 @@ Begin with `values.py` and `manifest.py`, the neck between formats and everythin
 - `errors.py`: the exceptions; `caller.py`: what callers give and see.
 - `text.py`: sizes, lists, columns; `collapsing.py`: rows that differ by numbers.
 - `names.py`: near names; `synonyms.py`: names that people try first.
-- `roles.py`: which tensors are slots, averages and counters, and of what.
+- `roles.py`: which tensors are slots, averages and counters, and of what;
+  `role_patterns.py`: their names; `role_evidence.py`: scopes of optimizers;
+  `keras_slots.py`: slots that Keras 3 names.
 - `progress.py`, `threads.py`, `tuning.py`: what long reads need.
 """

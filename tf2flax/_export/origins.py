@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tf2flax._assignment.language.captures import NamePattern, parse_name
 from tf2flax._assignment.language.entries import MapEntry, Rule
 from tf2flax._assignment.language.expressions import sources_of
-from tf2flax._assignment.language.grammar import counted_captures
+from tf2flax._assignment.language.rule_checks import counted_captures
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._assignment.resolution.entry_labels import fills_scope, label_of, target_of
 from tf2flax._assignment.resolution.partitions import family_of

@@ -12,5 +12,8 @@ fetched and written one by one.
 - `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
   file `checkpoint`.
 - `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`
-  know the text, and no file. `vocabularies.py`: `vocabulary`, which reads words.
+  know the text, and no file. `map_lines.py`: lines of keys; `map_options.py`: options
+  and parameters; `toml_errors.py`, `json_errors.py`: what is wrong with a text;
+  `loaded_maps.py`: what `load_map` gives. `vocabularies.py`: `vocabulary`, which reads
+  words.
 """

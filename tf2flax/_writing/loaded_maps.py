@@ -57,16 +57,6 @@ class MapTable(dict[Key, str], LoadedMap):
         super().__init__(entries)
         self.facts: MapFacts = facts
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Options of `plan` that the file gives; those of a call win."""
-        return self.facts.options
-
-    @property
-    def parameters(self) -> Mapping[str, int | float | str]:
-        """Values of the file's parameters, which stand in the entries already."""
-        return self.facts.parameters
-
     def copy(self) -> Self:
         """A copy that knows as much."""
         return type(self)(self, self.facts.joined(_NO_FACTS, set(), set()))
@@ -104,16 +94,6 @@ class MapPairs(list[tuple[Key, str]], LoadedMap):
         """Makes it; `load_map` does."""
         super().__init__(entries)
         self.facts: MapFacts = facts
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Options of `plan` that the file gives; those of a call win."""
-        return self.facts.options
-
-    @property
-    def parameters(self) -> Mapping[str, int | float | str]:
-        """Values of the file's parameters, which stand in the entries already."""
-        return self.facts.parameters
 
     def copy(self) -> Self:
         """A copy that knows as much."""

@@ -18,8 +18,11 @@ Begin with `expressions`.
 - `arguments`     checks of what the methods are given
 - `literals`      values as text, and back
 - `syntax`        text of an expression -> the expression
+- `variables`     parameters of a map file in that text
 - `captures`      `layer_{i}`: names with captures
 - `entries`       entries of a map, plain ones and rules
 - `grammar`       a map -> its entries
+- `rule_checks`   whether key and value of a rule fit together
+- `hints`, `capture_hints`   what to write in place of what is no key or capture
 - `aliases`       names that Flax and TensorFlow give to the same parameter
 """

@@ -376,30 +376,14 @@ class Rearranged(Unary):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class Joined(Expression):
-    """Several expressions, joined along an axis.
-
-    Attributes:
-        operands: The expressions, at least one.
-        axis: Axis of the result along which they are joined.
-        is_stack: True if that is a new axis.
-        over: Name of the capture for each of whose numbers the only operand is
-            repeated; None if operands are joined as they are.
-    """
+class Several(Expression):
+    """One operation on several expressions, at least one."""
 
     operands: tuple[Expression, ...]
-    axis: int
-    is_stack: bool
-    over: str | None
     _depth_and_size: tuple[int, int] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_depth_and_size", check_size(self))
-
-    @property
-    def verb(self) -> str:
-        """Name of the function that makes it: "concat" or "stack"."""
-        return "stack" if self.is_stack else "concat"
 
     @property
     def children(self) -> tuple[Expression, ...]:
@@ -414,6 +398,28 @@ class Joined(Expression):
     def with_children(self, children: Sequence[Expression]) -> Expression:
         """The same operation on other operands."""
         return dataclasses.replace(self, operands=tuple(children))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class Joined(Several):
+    """Several expressions, joined along an axis.
+
+    Attributes:
+        operands: The expressions, at least one.
+        axis: Axis of the result along which they are joined.
+        is_stack: True if that is a new axis.
+        over: Name of the capture for each of whose numbers the only operand is
+            repeated; None if operands are joined as they are.
+    """
+
+    axis: int
+    is_stack: bool
+    over: str | None
+
+    @property
+    def verb(self) -> str:
+        """Name of the function that makes it: "concat" or "stack"."""
+        return "stack" if self.is_stack else "concat"
 
     def _write(self, style: Style) -> str:
         operands = style.shorten([write_source(node, style) for node in self.operands])

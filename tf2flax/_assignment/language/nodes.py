@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from .arguments import count_from_front
-from .expressions import Expression, Unary, write_source
+from .expressions import Expression, Several, Unary, write_source
 from .limits import check_size
 from .literals import IndexItem, quote, write_index, write_integers, write_rows
 from .numbers import Number, check_number
@@ -249,28 +249,8 @@ class Combined(Expression):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class FirstOf(Expression):
+class FirstOf(Several):
     """The first of several expressions whose tensors the checkpoint has."""
-
-    operands: tuple[Expression, ...]
-    _depth_and_size: tuple[int, int] = dataclasses.field(init=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_depth_and_size", check_size(self))
-
-    @property
-    def children(self) -> tuple[Expression, ...]:
-        """The expressions."""
-        return self.operands
-
-    @property
-    def depth_and_size(self) -> tuple[int, int]:
-        """Number of operations around each other, and number of all operations."""
-        return self._depth_and_size
-
-    def with_children(self, children: Any) -> Expression:
-        """The first of other expressions."""
-        return dataclasses.replace(self, operands=tuple(children))
 
     def _write(self, style: Style) -> str:
         operands = ", ".join(write_source(node, style) for node in self.operands)

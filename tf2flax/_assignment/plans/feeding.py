@@ -50,10 +50,9 @@ def _reason_of(assignment: Assignment, dtypes: DtypeChoice) -> str:
     """What says that a leaf is cast."""
     if any(view.casts for view in assignment.views):
         return ".cast in the key"
-    for pattern, policy in dtypes.rules:
-        if pattern.search(assignment.leaf):
-            is_dtype = isinstance(policy, np.dtype)
-            return f"dtype rule {pattern.pattern!r}" if is_dtype else "the leaf"
+    if rule := dtypes.rule_of(assignment.leaf):
+        is_dtype = isinstance(rule[1], np.dtype)
+        return f"dtype rule {rule[0].pattern!r}" if is_dtype else "the leaf"
     default = dtypes.default
     is_forced = isinstance(default, np.dtype)
     if is_forced and kind_of(default) == kind_of(assignment.dtype):

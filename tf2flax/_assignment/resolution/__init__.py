@@ -3,7 +3,8 @@
 Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 `matching`, which calls the others in order.
 
-- `assignments`: leaves, and what fills each of them. `policies`: options.
+- `assignments`: leaves, and what fills each of them. `policies`: options;
+  `option_checks`: those that say nothing about names.
 - `claims`: the state of one resolution; compares shapes and dtypes at its end.
 - `matching`: `resolve_map`, and plain entries in TensorFlow's own order. Lay it beside
   its `checkpoint_utils.py`.

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -18,12 +18,21 @@ from tf2flax._base.caller import is_one_of, show_value
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
 
+T = TypeVar("T")
+
 Choice = Literal["error", "keep"]
 _CHOICES: Final = ("error", "keep")
 UnusedChoice = Literal["ignore", "warn", "error"]
 _UNUSED_CHOICES: Final = ("ignore", "warn", "error")
 # A choice of each kind, for messages.
 _EXAMPLES: Final = {"policy": "keep", "dtype": "bfloat16"}
+
+
+def _first_rule(
+    rules: Sequence[tuple[re.Pattern[str], T]], name: str
+) -> tuple[re.Pattern[str], T] | None:
+    """The first rule whose pattern is found in a name."""
+    return next((rule for rule in rules if rule[0].search(name)), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,8 +52,8 @@ class Policy:
 
     def keeps(self, leaf: str) -> bool:
         """True if a leaf stays as it is; False if it is an error."""
-        choices = (choice for pattern, choice in self.rules if pattern.search(leaf))
-        return next(choices, self.default) == "keep"
+        rule = _first_rule(self.rules, leaf)
+        return (self.default if rule is None else rule[1]) == "keep"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,10 +70,8 @@ class UnusedPolicy:
 
     def choice_of(self, name: str) -> UnusedChoice:
         """The choice for a tensor."""
-        for pattern, choice in self.rules:
-            if pattern.search(name):
-                return choice
-        return self.default
+        rule = _first_rule(self.rules, name)
+        return self.default if rule is None else rule[1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,11 +89,14 @@ class DtypeChoice:
     rules: tuple[tuple[re.Pattern[str], DtypePolicy], ...] = ()
     default: DtypePolicy = None
 
+    def rule_of(self, leaf: str) -> tuple[re.Pattern[str], DtypePolicy] | None:
+        """The rule that counts for a leaf; None where the default does."""
+        return _first_rule(self.rules, leaf)
+
     def policy_of(self, leaf: str, dtype: np.dtype) -> DtypePolicy:
         """The choice for a leaf of a name and a dtype."""
-        for pattern, policy in self.rules:
-            if pattern.search(leaf):
-                return policy
+        if rule := self.rule_of(leaf):
+            return rule[1]
         default = self.default
         if isinstance(default, np.dtype) and kind_of(default) != kind_of(dtype):
             return None
