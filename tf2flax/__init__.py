@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from ._jax.partition_rules import from_partitions, partition_rules
     from ._jax.plan import Plan, plan
     from ._jax.plan_cost import PlanCost, ProcessCost
+    from ._porting.compare import compare_outputs
+    from ._porting.comparison import Comparison
 
 __version__: Final = "0.1.0"
 
@@ -96,6 +98,9 @@ __all__ = [
     "partition_rules",
     "plan",
     "warm_start",
+    # Porting
+    "Comparison",
+    "compare_outputs",
     # Writing
     "ConversionReport",
     "convert",
@@ -123,6 +128,8 @@ _LAZY: Final = {
     "init_from_checkpoint": "_jax.init",
     "plan": "_jax.plan",
     "warm_start": "_jax.init",
+    "Comparison": "_porting.comparison",
+    "compare_outputs": "_porting.compare",
     "ConversionReport": "_export.convert",
     "convert": "_export.convert",
 }

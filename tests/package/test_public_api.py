@@ -24,7 +24,7 @@ NAMES = {
     "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
-    "Rows", "first_of", "vocabulary",
+    "Rows", "first_of", "vocabulary", "Comparison", "compare_outputs",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -42,6 +42,10 @@ SIGNATURES = {
     "save_checkpoint": (
         "prefix, tree_or_mapping, *, plan=None, unused='copy', averages='follow', "
         "data_files=1, overwrite=False"
+    ),
+    "compare_outputs": (
+        "fn, variables, inputs, recorded, *, plan=None, intermediates=None, "
+        "rtol=1e-05, atol=1e-05"
     ),
     "convert": (
         "checkpoint, out, *, format=None, assignment_map=None, dtype=None, "

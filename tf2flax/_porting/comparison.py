@@ -17,7 +17,7 @@ from .rows import ComparisonRow, Tolerance, compare_arrays
 
 # Lines of a list; attributes of the comparison have all of it.
 _MAX_LISTED: Final = 8
-_COLUMNS: Final = ("", "array", "max abs", "max rel", "cosine", "")
+_COLUMNS: Final = (" ", "array", "max abs", "max rel", "cosine", "")
 _RIGHT: Final = frozenset({2, 3, 4})
 
 
@@ -45,10 +45,12 @@ class MapChange:
     """A change of the map that makes the first array that differs equal.
 
     Attributes:
-        lines: Lines of a map file, to put in place of those of `entries`, or to add.
-        entries: The entries that change, with their numbers.
+        lines: Lines of a map file.
+        entries: The entries that they concern, with their numbers.
         leaves: The leaves that get other values.
         what: What the change does, in words.
+        is_addition: True if the lines are added, since they say more than the entries;
+            False if they replace them.
         makes_all_equal: True if every recorded array is equal then.
     """
 
@@ -56,6 +58,7 @@ class MapChange:
     entries: tuple[str, ...]
     leaves: tuple[str, ...]
     what: str
+    is_addition: bool
     makes_all_equal: bool
 
 
@@ -72,7 +75,8 @@ class Comparison:
         first: The first that differs, with `.name`, `.path`, `.leaves` and `.entries`;
             None where all agree.
         candidates: Changes of the map that make it equal, the best first; each has
-            `.lines`, `.entries`, `.leaves`, `.what` and `.makes_all_equal`.
+            `.lines`, `.entries`, `.leaves`, `.what`, `.is_addition` and
+            `.makes_all_equal`.
         rtol: Relative difference that was accepted.
         atol: Absolute difference that was accepted.
         notes: What else is worth knowing, in sentences.
@@ -152,7 +156,7 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
         "" if value is None else f"{value:.2e}" for value in (row.max_abs, row.max_rel)
     ]
     cosine = "" if row.cosine is None else f"{row.cosine:.6f}"
-    return ("" if row.ok else "!", name, *numbers, cosine, row.fact)
+    return (" " if row.ok else "!", name, *numbers, cosine, row.fact)
 
 
 def _first_lines(first: FirstDifference) -> list[str]:
@@ -167,10 +171,14 @@ def _first_lines(first: FirstDifference) -> list[str]:
 
 
 def _candidate_lines(candidate: MapChange) -> list[str]:
-    result = "every recorded array" if candidate.makes_all_equal else "it"
-    lines = [f"What makes {result} equal: {candidate.what}. In the map, write"]
+    result = "every recorded array is" if candidate.makes_all_equal else "it is"
+    verb = "Add to" if candidate.is_addition else "Write in"
+    lines = [f"With {candidate.what}, {result} equal. {verb} the map:"]
     lines += [f"  {line}" for line in candidate.lines]
-    return [*lines, *_listed("  in place of", candidate.entries)]
+    place = "beside" if candidate.is_addition else "in place of"
+    # The table above has them in full: number and line of a file are enough.
+    entries = ", ".join(entry.partition(" `")[0] for entry in candidate.entries)
+    return [*lines, f"  {place} {printable(entries)}"]
 
 
 def _listed(heading: str, texts: Sequence[str]) -> list[str]:
