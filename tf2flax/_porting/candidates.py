@@ -190,7 +190,11 @@ class _Search:
             self._whats[key] = f"`{first}` and `{second}` exchanged"
             keys[key] = [g for g in self._groups if self._is_exchanged(g, key)]
         for kinds in _KINDS:
-            chosen = {key: list(_subsets(keys[key])) for key in keys if key[0] in kinds}
+            chosen = {
+                key: list(_subsets(groups, is_exchange=key[0] == "exchange"))
+                for key, groups in keys.items()
+                if key[0] in kinds
+            }
             # Changes of many lines are tried before any change of fewer.
             for turn in range(max(map(len, chosen.values()), default=0)):
                 for key, subsets in chosen.items():
@@ -221,6 +225,7 @@ class _Search:
     ) -> MapChange:
         """Writes a change as lines of a map."""
         lines: list[str] = []
+        # Lines are added where they say more than entries that stay.
         is_addition = True
         entries = {group.entry.number: group.entry for group in groups}
         for entry in entries.values():
@@ -361,8 +366,13 @@ def _members(groups: Iterable[_Group]) -> Iterator[Assignment]:
         yield from group.assignments
 
 
-def _subsets(groups: Sequence[_Group]) -> Iterator[tuple[_Group, ...]]:
-    """All groups, those of an entry, those of a tensor, single ones, all but one."""
+def _subsets(
+    groups: Sequence[_Group], *, is_exchange: bool
+) -> Iterator[tuple[_Group, ...]]:
+    """All groups, those of an entry, those of a tensor, single ones, all but one.
+
+    Of an exchange, those first that feed the difference: the others may be right.
+    """
     everything = tuple(groups)
     by_entry: dict[int, list[_Group]] = {}
     by_tensor: dict[str, list[_Group]] = {}
@@ -371,6 +381,7 @@ def _subsets(groups: Sequence[_Group]) -> Iterator[tuple[_Group, ...]]:
         name = source_names(group.assignments[0].expression)[0]
         by_tensor.setdefault(name, []).append(group)
     subsets = [
+        tuple(g for g in groups if g.is_fed) if is_exchange else (),
         everything,
         *map(tuple, by_entry.values()),
         *map(tuple, by_tensor.values()),

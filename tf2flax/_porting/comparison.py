@@ -80,6 +80,17 @@ class Comparison:
         rtol: Relative difference that was accepted.
         atol: Absolute difference that was accepted.
         notes: What else is worth knowing, in sentences.
+
+    Examples:
+        >>> import numpy as np, tf2flax
+        >>> x = np.float32([1, 2])
+        >>> comparison = tf2flax.compare_outputs(
+        ...     lambda v, x: x * v["scale"], {"scale": np.float32(3)}, (x,), 2 * x
+        ... )
+        >>> comparison.ok, comparison.first.leaves
+        (False, ('scale',))
+        >>> comparison.rows[0].max_abs
+        2.0
     """
 
     rows: tuple[ComparisonRow, ...]

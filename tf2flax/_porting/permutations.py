@@ -68,6 +68,7 @@ def permutations_of(expression: ex.Expression, spec_of: SpecOf) -> list[Permutat
     kinds = (
         _of_forgetting(expression, shape),
         _of_inner(expression, spec_of),
+        _of_slices(expression, spec_of),
         _of_axes(expression, shape),
         _of_parts(expression, shape),
         _of_splits(expression, shape),
@@ -141,8 +142,6 @@ def _of_inner(expression: ex.Expression, spec_of: SpecOf) -> Iterator[Permutatio
                 yield Permutation(("axes", axes), changed, "axes in another order")
         case ex.Joined():
             yield from _of_join(expression)
-        case nodes.Sliced():
-            yield from _of_slice(expression, spec_of)
         case _:
             pass
     for place, child in enumerate(expression.children):
@@ -257,30 +256,59 @@ def _of_join(expression: ex.Joined) -> Iterator[Permutation]:
         yield Permutation(("operands", order), changed, "tensors in another order")
 
 
-def _of_slice(expression: nodes.Sliced, spec_of: SpecOf) -> Iterator[Permutation]:
-    """Another one of equal parts of an axis: of the gates in one kernel."""
-    shape = lower(expression.operand, spec_of).shape
+def _of_slices(expression: ex.Expression, spec_of: SpecOf) -> Iterator[Permutation]:
+    """Other ones of equal parts of an axis, in all slices: gates in one kernel."""
+    counts = dict.fromkeys(_part_counts(expression, spec_of))
+    for count in counts:
+        for order in _orders(count):
+            yield Permutation(
+                ("slices", count, order),
+                _resliced(expression, order, spec_of),
+                f"parts of an axis in the order {list(order)}",
+            )
+
+
+def _part_counts(expression: ex.Expression, spec_of: SpecOf) -> Iterator[int]:
+    """How many equal parts there are, of which a slice takes one."""
+    if isinstance(expression, nodes.Sliced):
+        for _, _, count in _parts_of(expression, spec_of):
+            yield count
+    for child in expression.children:
+        yield from _part_counts(child, spec_of)
+
+
+def _parts_of(
+    expression: nodes.Sliced, spec_of: SpecOf
+) -> Iterator[tuple[int, int, int]]:
+    """Axis, number of the part and number of all parts, of each item that is one."""
     # Items would number other axes than those of the operand.
     if ... in expression.index or None in expression.index:
         return
+    shape = lower(expression.operand, spec_of).shape
     for axis, item in enumerate(expression.index):
-        if not isinstance(item, tuple):
-            continue
-        start, stop, step = slice(*item).indices(shape[axis])
-        length = stop - start
-        count = shape[axis] // length if length > 0 and step == 1 else 0
-        is_part = count in _PARTS and count * length == shape[axis]
-        if not is_part or start % length:
-            continue
-        for order in _orders(count):
-            place = order[start // length] * length
-            index: list[IndexItem] = list(expression.index)
-            index[axis] = (place, place + length, None)
-            yield Permutation(
-                ("slices", count, order),
-                dataclasses.replace(expression, index=tuple(index)),
-                f"parts of an axis in the order {list(order)}",
-            )
+        if isinstance(item, tuple):
+            start, stop, step = slice(*item).indices(shape[axis])
+            length = stop - start
+            count = shape[axis] // length if length > 0 and step == 1 else 0
+            if count in _PARTS and count * length == shape[axis] and not start % length:
+                yield axis, start // length, count
+
+
+def _resliced(
+    expression: ex.Expression, order: tuple[int, ...], spec_of: SpecOf
+) -> ex.Expression:
+    children = [_resliced(child, order, spec_of) for child in expression.children]
+    changed = expression.with_children(children) if children else expression
+    if not isinstance(changed, nodes.Sliced):
+        return changed
+    shape = lower(changed.operand, spec_of).shape
+    index: list[IndexItem] = list(changed.index)
+    for axis, part, count in _parts_of(changed, spec_of):
+        if count == len(order):
+            length = shape[axis] // count
+            start = order[part] * length
+            index[axis] = (start, start + length, None)
+    return dataclasses.replace(changed, index=tuple(index))
 
 
 def _of_forgetting(

@@ -110,11 +110,14 @@ class _Call:
         if isinstance(variables, nnx.Module):
             self._graph, state = nnx.split(variables)
         leaves, self._variables = jax.tree.flatten(state)
+        names = _names_of(take_target(variables, "variables"), leaves)
+        # Scalars of NumPy are leaves too; among inputs they may be switches.
+        leaves = [np.asarray(x) if isinstance(x, np.generic) else x for x in leaves]
+        self.names = [n for n, x in zip(names, leaves, strict=True) if _is_traced(x)]
         flat, self._arguments = jax.tree.flatten((args, kwargs), is_leaf=is_nnx)
         self._flat = [*leaves, *flat]
         self._count = len(leaves)
         self.arrays = [x for x in self._flat if _is_traced(x)]
-        self.names = _names_of(take_target(variables, "variables"), leaves)
         self.first_names = [names[0] if names else "" for names in self.names]
 
     def run(self, fn: Callable[..., Any], arrays: Sequence[Any]) -> NamedArrays:
@@ -150,12 +153,12 @@ def _is_traced(value: Any) -> bool:
 
 
 def _names_of(target: Any, leaves: Sequence[Any]) -> list[tuple[str, ...]]:
-    """Names of the arrays among flat leaves; () for states of random numbers."""
+    """Names of flat leaves; () for states of random numbers."""
     names: dict[int, list[tuple[str, ...]]] = {}
     for slot in target.slots:
         names.setdefault(id(slot.value), []).append(slot.leaf.names)
     named: list[tuple[str, ...]] = []
-    for leaf in filter(_is_traced, leaves):
+    for leaf in leaves:
         # An array that stands at several leaves has a name for each.
         waiting = names.get(id(leaf), [])
         named.append(waiting.pop(0) if waiting else ())
