@@ -19,7 +19,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from comparing import difference, report
+from comparing import compare as compare_all
+from comparing import report
 from jax.sharding import Mesh, PartitionSpec
 
 import tf2flax
@@ -130,13 +131,12 @@ def compare() -> int:
     outputs = jax.jit(forward, out_shardings=everywhere)(
         params, {key: recorded[key] for key in keys}
     )
-    process = f"process {jax.process_index()} of {jax.process_count()}"
-    return report(
-        {
-            f"{process}: {name}": difference(output, recorded[name])
-            for name, output in outputs.items()
-        }
-    )
+    process = f"process {jax.process_index()} of {jax.process_count()}:"
+    # They are here already, on every device.
+    arrays = {name: np.asarray(output) for name, output in outputs.items()}
+    names = {name: name for name in arrays}
+    comparison = compare_all(lambda arrays: arrays, arrays, (), recorded, **names)
+    return report({process: comparison})
 
 
 def work(process: int, count: int, port: int) -> int:
