@@ -47,6 +47,7 @@ class ObjectRoles(Roles):
         self._names = frozenset(manifest.names)
         self._shape_of = manifest.shape_of
         self._slots = slots
+        self._twins = twins
         self._by_key = NamedRoles(self._names, self._shape_of)
         # A name that several variables share says of none what it is.
         places = {name: twins.get(key[0], key) for name, key in keys.items()}
@@ -72,21 +73,26 @@ class ObjectRoles(Roles):
         if role.kind == "slot" and role.variable is None:
             return self._in_list(name) or role
         if role.kind == "variable" and name in self._name_of:
-            return self._translated(self._by_name.of(self._name_of[name]))
+            return self._translated(name, self._by_name.of(self._name_of[name]))
         return role
 
     def average(self, name: str, average: str) -> Role:
         """The role of a tensor where averages have a certain name; see `Roles`."""
         if self.of(name).kind in ("variable", "average") and name in self._name_of:
             role = self._by_name.average(self._name_of[name], average)
-            return self._translated(role)
+            return self._translated(name, role)
         return VARIABLE
 
-    def _translated(self, role: Role) -> Role:
+    def _translated(self, key: str, role: Role) -> Role:
         """The role of a name of a variable, with keys."""
         if role.variable is None:
             return role
-        return role._replace(variable=self._keys[role.variable])
+        variable = self._keys[role.variable]
+        places, own_places = self._twins.get(variable), self._twins.get(key)
+        if places is not None and own_places is not None:
+            # Of a variable and an average in two lists, those in one list.
+            variable = places[own_places.index(key)]
+        return role._replace(variable=variable)
 
     def _in_list(self, key: str) -> Role | None:
         """The role of a slot in the list of an optimizer; None if names do not tell."""
