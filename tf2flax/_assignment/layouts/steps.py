@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -387,7 +386,7 @@ def neighbours(dtype: np.dtype) -> tuple[Distance, ...]:
     """
     counts = range(-_FARTHEST, _FARTHEST + 1)
     if dtype.kind == "c":
-        pairs = itertools.product(counts, repeat=2)
+        pairs = [(real, imaginary) for real in counts for imaginary in counts]
         return tuple(sorted(pairs, key=lambda pair: abs(pair[0]) + abs(pair[1])))[1:]
     is_wide = dtype.kind == "f" and dtype.itemsize > 2
     return tuple(sorted(counts, key=abs))[1:] if is_wide else ()
@@ -397,8 +396,8 @@ def moved_by(array: np.ndarray, count: Distance) -> np.ndarray:
     """The numbers that lie some values further, up or down."""
     if isinstance(count, tuple):
         moved = np.empty_like(array)
-        moved.real = moved_by(array.real, count[0])
-        moved.imag = moved_by(array.imag, count[1])
+        moved.real = moved_by(np.asarray(np.real(array)), count[0])
+        moved.imag = moved_by(np.asarray(np.imag(array)), count[1])
         return moved
     direction = np.array(np.inf if count > 0 else -np.inf, array.dtype)
     with np.errstate(all="ignore"):
