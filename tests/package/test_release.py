@@ -11,6 +11,7 @@ import yaml
 from repository import ROOT
 
 import tf2flax
+from checks import address
 from checks.dist import NEEDED, sdist_problems, wheel_problems
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,6 +40,27 @@ def test_addresses_agree() -> None:
             r"https://github\.com/[\w-]*tf2flax[\w/-]*", path.read_text()
         ):
             assert link.startswith(address), f"{path.name}: {link}"
+
+
+def test_one_command_moves_the_project(tmp_path: pathlib.Path) -> None:
+    """It is a placeholder, and marked as one."""
+    source = (ROOT / "pyproject.toml").read_text()
+    assert "[project.urls]\n# PLACEHOLDER: " in source
+    old = address.places_of(address.current_address(ROOT))
+    globs = ("*.*", "docs/*.md", ".github/**/*.yml", "checks/*.py", "tf2flax/**/*.py")
+    pages = [p for glob in globs for p in ROOT.glob(glob) if p.is_file()]
+    holders = [p.name for p in pages if any(o in p.read_text() for o in old)]
+    assert sorted(holders) == sorted(address.FILES)
+    for name in address.FILES:
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    address.move(tmp_path, "https://github.com/some-body/tf2flax.jax")
+    texts = [(tmp_path / name).read_text() for name in address.FILES]
+    assert not any(place in text for text in texts for place in old)
+    urls = tomllib.loads(texts[0])["project"]["urls"]
+    assert urls["Documentation"] == "https://some-body.github.io/tf2flax.jax/"
+    assert urls["Issues"] == "https://github.com/some-body/tf2flax.jax/issues"
+    with pytest.raises(SystemExit, match="OWNER/NAME"):
+        address.move(tmp_path, "https://example.com/x")
 
 
 def test_links_of_the_readme_are_absolute_on_pypi() -> None:
