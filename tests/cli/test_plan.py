@@ -228,10 +228,10 @@ def test_a_page_is_whole_or_not_there(
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail)
-    assert main([*given, "--html", "new/plan.html"]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        assert main([*given, "--html", "new/plan.html"]) == 2
     assert "Cannot write `new/plan.html`: No space left" in capsys.readouterr().err
     assert not pathlib.Path("new").exists()
-    monkeypatch.undo()
     assert main([*given, "--html", "new/plan.html"]) == 0
     assert [p.name for p in pathlib.Path("new").iterdir()] == ["plan.html"]
