@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import re
 import tomllib
@@ -118,6 +119,37 @@ def test_pythons_that_are_supported_are_declared() -> None:
     assert f"| {', '.join(declared)} | supported" in page
     tests = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
     assert all(f'"{version}"' in tests for version in declared)
+
+
+def names_with_examples_of_the_repository() -> set[str]:
+    """What has examples in its docstring that open a file of the repository."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST, name: str) -> None:
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        text = ast.get_docstring(node) if isinstance(node, documented) else None
+        lines = [
+            x for x in (text or "").splitlines() if x.strip()[:3] in (">>>", "...")
+        ]
+        if any(word in line for line in lines for word in ("tests/", "examples/")):
+            names.add(name)
+        for child in getattr(node, "body", ()):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef)):
+                visit(child, f"{name}.{child.name}")
+
+    for path in (ROOT / "tf2flax").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(part for part in parts if part != "__init__")
+        visit(ast.parse(path.read_text()), module)
+    return names
+
+
+def test_examples_of_docstrings_run_from_an_installed_wheel() -> None:
+    """`checks/installed.py` runs all but those that it names."""
+    source = (ROOT / "checks" / "installed.py").read_text()
+    named = re.search(r"^NEED_THE_REPOSITORY = (\{.*?\})", source, re.M | re.S)
+    assert named
+    assert names_with_examples_of_the_repository() == ast.literal_eval(named[1])
 
 
 def test_stray_and_missing_files_of_a_distribution() -> None:
