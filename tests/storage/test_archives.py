@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import pathlib
 import pickle
@@ -220,3 +221,21 @@ def test_a_compressed_member_that_is_too_short(tmp_path: pathlib.Path) -> None:
     with pytest.raises(tf2flax.DamagedError, match="8 are missing"):
         checkpoint["t5"].read()
     assert np.array_equal(checkpoint["t0"].read(), TENSORS["t0"])
+
+
+def test_every_byte_that_is_damaged(tmp_path: pathlib.Path) -> None:
+    """The values, or one of our errors; tensorstore's own say other things."""
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a": np.arange(9.0)})
+    path = tmp_path / "m.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(f"{prefix}.index", "m.index")
+        archive.write(f"{prefix}.data-00000-of-00001", "m.data-00000-of-00001")
+    contents = path.read_bytes()
+    for place in range(len(contents)):
+        for byte in (0, 0x7F):
+            damaged = bytearray(contents)
+            damaged[place] = byte
+            path.write_bytes(damaged)
+            with contextlib.suppress(tf2flax.CheckpointError):
+                read = tf2flax.open_checkpoint(f"file://{path}|zip:m")["a"].read()
+                assert np.array_equal(read, np.arange(9.0))

@@ -104,7 +104,13 @@ class StoreClient:
             OutOfRangeError: The key has fewer bytes.
             ReadError: The store refuses.
         """
-        return wait_for(self.start_read(key, span), self.url_of(key))
+        try:
+            return wait_for(self.start_read(key, span), self.url_of(key))
+        except OutOfRangeError as error:
+            if span is not None:
+                raise
+            # Not what was asked for: the archive that the store reads is damaged.
+            raise store_error(self.url_of(key), error) from error
 
     def read_unless(self, key: str, generation: bytes) -> Any:
         """Reads a byte of a key, unless the key still has a generation.
