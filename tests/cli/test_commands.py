@@ -366,6 +366,11 @@ def test_names_of_variables_in_every_command(
     assert "paths of objects" not in text
     assert sorted(safetensors.numpy.load_file(out)) == names
     assert run(capsys, "diff", EXPORTED, out, *named) == (0, "")
+    for name in ("orbax", "npz", "tensorbundle"):
+        other = f"{tmp_path}/out.{name}"
+        assert main(["convert", EXPORTED, other, *named, "--format", name]) == 0
+        capsys.readouterr()
+        assert run(capsys, "diff", EXPORTED, other, *named) == (0, "")
     assert run(capsys, "diff", out, EXPORTED)[0] == 1
     # Without it, the report says what to give.
     code, text = run(capsys, "convert", EXPORTED, f"{tmp_path}/stored.npz")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+import tf2flax
 from tf2flax._base.progress import Advance, reporting
 from tf2flax._base.text import counted, printable
 from tf2flax._export.readers import ReadableArray, open_arrays, slots_of
@@ -89,7 +90,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares both; returns the exit code."""
-    view = functools.partial(show_named, names=arguments.names)
+    view = functools.partial(_view_of, names=arguments.names)
     first, second = (
         open_arrays(path, view) for path in (arguments.first, arguments.second)
     )
@@ -112,6 +113,17 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(differences, count, len(slots))
     return 1 if differences else 0
+
+
+def _view_of(checkpoint: tf2flax.Checkpoint, names: str) -> tf2flax.Checkpoint:
+    """A checkpoint under other names; as it is, where it has no others.
+
+    What `convert --names` wrote has them as stored names.
+    """
+    try:
+        return show_named(checkpoint, names)
+    except tf2flax.UnsupportedError:
+        return checkpoint
 
 
 def _select_names(
