@@ -239,3 +239,15 @@ def test_every_byte_that_is_damaged(tmp_path: pathlib.Path) -> None:
             with contextlib.suppress(tf2flax.CheckpointError):
                 read = tf2flax.open_checkpoint(f"file://{path}|zip:m")["a"].read()
                 assert np.array_equal(read, np.arange(9.0))
+
+
+def test_no_folder_to_uncompress_in(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    checkpoint = tf2flax.open_checkpoint(f"file://{packed(tmp_path)}|zip:dir/m")
+    with pytest.raises(tf2flax.ReadError, match="Cannot write `TMPDIR`: No usable"):
+        checkpoint.read()

@@ -155,8 +155,9 @@ class Archive:
         start = self._start_of(member, subject)
         if start is None:
             return None
-        folder = tempfile.gettempdir()
+        folder = "TMPDIR"
         try:
+            folder = tempfile.gettempdir()
             self._check_room(member, folder)
             with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
                 self._write_unpacked(member, start, file.fileno(), subject)
