@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from advice_mistakes import ADVICE, Advice
 from counting import count_calls
+from layer_mistakes import LAYER_ADVICE
 from map_mistakes import f32, suggestions_in
 
 import tf2flax
@@ -19,9 +21,12 @@ from tf2flax import src
 MAX_LINES = 25
 
 
-@pytest.fixture(params=list(ADVICE))
+CASES = {**ADVICE, **LAYER_ADVICE}
+
+
+@pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest) -> Advice:
-    return ADVICE[request.param]
+    return CASES[request.param]
 
 
 def wrong_leaves(case: Advice, where: pathlib.Path, entries: object) -> list[str]:
@@ -130,6 +135,17 @@ def test_a_map_of_which_all_fails_takes_little_more_than_a_good_one(
         tf2flax.plan(many, entries, target)
     more = count_work(many, entries, target) - count_work(many, *GOOD[kind])
     assert more < MAX_MORE * len(NAMES) + MAX_ONCE
+
+
+def test_a_line_for_a_map_file_is_toml(tmp_path: pathlib.Path) -> None:
+    case = CASES["no slash on both sides"].mistake
+    file = tmp_path / "map.toml"
+    file.write_text("[assignment_map]\n'bert/pooler/dense' = 'params'\n")
+    message = case.error(tmp_path, tf2flax.load_map(file))
+    line = re.findall(r"write `(.*?)`", message)
+    assert line == ["""'bert/pooler/dense/' = "params/\""""]
+    file.write_text(f"[assignment_map]\n{line[0]}\n")
+    assert not case.error(tmp_path, tf2flax.load_map(file))
 
 
 def test_a_shape_in_place_of_a_leaf_is_named(tmp_path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from .names import MAX_DIGITS
@@ -26,6 +26,9 @@ _IS_NUMBER: Final = re.compile(_RUNNING)
 _MAX_PASSES: Final = 4
 # Lines of a message that people read: a screen, less a heading and a last line.
 MAX_LINES: Final = 58
+# Names that are joined by their words, and components of one.
+_MAX_BY_WORDS: Final = 5000
+_MAX_DEPTH: Final = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +100,48 @@ def list_collapsed(names: Collection[str], count: int) -> str:
     rows = collapse([(name,) for name in names])
     text = ", ".join(f"`{printable(row.cells[0])}`" for row in rows[:count])
     return and_more(text, sum(len(row.members) for row in rows[count:]))
+
+
+def list_by_words(names: Collection[str], count: int) -> str:
+    """Lists names for a message, also those that differ by words, and at most so many.
+
+    Where there are too many, components in which most of them differ are left out.
+
+    Examples:
+        >>> list_by_words(["a/x/w", "a/y/w", "a/z/w", "b"], count=2)
+        '`a/…/w` (3), `b`'
+    """
+    rows = collapse([(name,) for name in names])
+    if not count < len(rows) <= _MAX_BY_WORDS:
+        return list_collapsed(names, count)
+    # One component at a time: that which makes the fewest kinds of names.
+    counts = {tuple(row.cells[0].split("/")): len(row.members) for row in rows}
+    depth = max(map(len, counts))
+    while len(counts) > count and depth <= _MAX_DEPTH:
+        shorter = [_without_place(counts, place) for place in range(depth)]
+        fewest = min(shorter, key=len)
+        if len(fewest) == len(counts):
+            break
+        counts = fewest
+    texts = ["/".join(components) for components in counts]
+    listed = ", ".join(
+        f"`{printable(text)}`" + (f" ({number})" if "…" in text else "")
+        for text, number in zip(texts[:count], counts.values(), strict=False)
+    )
+    return and_more(listed, sum([*counts.values()][count:]))
+
+
+def _without_place(
+    counts: Mapping[tuple[str, ...], int], place: int
+) -> dict[tuple[str, ...], int]:
+    """Joins names that differ in one component; how many leaves each stands for."""
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for name in counts:
+        groups.setdefault((*name[:place], "…", *name[place + 1 :]), []).append(name)
+    return {
+        joined if len(names) > 1 else names[0]: sum(counts[name] for name in names)
+        for joined, names in groups.items()
+    }
 
 
 def in_sequence(texts: Sequence[str]) -> list[str]:
