@@ -21,7 +21,6 @@ from .text import and_more, printable
 # into a number. Ranges that were made in an earlier pass stay as they are.
 _RUNNING: Final = rf"(?:0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})"
 _NUMBER: Final = re.compile(rf"(\{{\d+\.\.\d+\}}|(?<!\d){_RUNNING}(?!\d))")
-_IS_NUMBER: Final = re.compile(_RUNNING)
 # Nested numbers, each of which takes a pass: block, unit, convolution.
 _MAX_PASSES: Final = 4
 # Lines of a message that people read: a screen, less a heading and a last line.
@@ -59,6 +58,8 @@ def collapse(rows: Sequence[tuple[str, ...]]) -> list[Row]:
         [('a_{0..2}/w', 'x{1..3}'), ('b', 'b')]
     """
     result = [Row(cells, (i,)) for i, cells in enumerate(rows)]
+    if len(result) == 1:  # as thousands of causes are, each by itself
+        return result
     for _ in range(_MAX_PASSES):
         shorter = _collapse_once(result)
         if len(shorter) == len(result):
@@ -184,9 +185,18 @@ def _collapse_once(rows: list[Row]) -> list[Row]:
 
 def _parsed(cells: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     r"""Text with places for numbers (`\1`), cells ending in `\0`; and the numbers."""
-    tokens = [token for cell in cells for token in (*_split(cell), "\0")]
-    template = tuple("\1" if _is_number(token) else token for token in tokens)
-    return template, tuple(int(token) for token in tokens if _is_number(token))
+    template: list[str] = []
+    numbers: list[int] = []
+    for cell in cells:
+        tokens = _split(cell)
+        # Every second token is a number, or a range of an earlier pass.
+        for place in range(1, len(tokens), 2):
+            if tokens[place][0] != "{":
+                numbers.append(int(tokens[place]))
+                tokens[place] = "\1"
+        template += tokens
+        template.append("\0")
+    return tuple(template), tuple(numbers)
 
 
 def _end_of_run(members: list[tuple[tuple[int, ...], Row]], start: int) -> int:
@@ -223,7 +233,3 @@ def _range(first: int, last: int) -> str:
 def _split(cell: str) -> list[str]:
     """Splits at numbers; what marks places and ends is replaced by its picture."""
     return _NUMBER.split(cell.replace("\0", "\u2400").replace("\1", "\u2401"))
-
-
-def _is_number(token: str) -> bool:
-    return _IS_NUMBER.fullmatch(token) is not None

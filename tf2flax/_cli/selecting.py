@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import tf2flax
@@ -139,5 +140,16 @@ def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
     scope = f"{pattern.rstrip('/')}/"
     if any(name.startswith(scope) for name in checkpoint):
         return f"It is a scope: write '{scope}'."
-    close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
+    wanted = pattern.replace("*", "")
+    names = checkpoint.manifest.names
+    # A scope for a scope, where one is like it.
+    scopes = _scopes_of(names) if wanted.endswith("/") else frozenset[str]()
+    close = nearest(wanted, scopes) or nearest(wanted, names)
     return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."
+
+
+def _scopes_of(names: Collection[str]) -> frozenset[str]:
+    """The scopes that names lie under."""
+    return frozenset(
+        name[: slash.end()] for name in names for slash in re.finditer("/", name)
+    )
