@@ -42,6 +42,21 @@ class NewEntry:
         return f"Add {what} `{self.key}` -> `{self.value}`."
 
 
+def add_entries(entries: Sequence[NewEntry]) -> str:
+    """Says which entries to add, as a sentence.
+
+    Examples:
+        >>> add_entries([NewEntry("a", "x"), NewEntry("b", "y"), NewEntry("c", "z")])
+        'Add the entries `a` -> `x`, `b` -> `y` and `c` -> `z`.'
+    """
+    if len(entries) == 1:
+        return str(entries[0])
+    written = [f"`{entry.key}` -> `{entry.value}`" for entry in entries]
+    listed = f"{', '.join(written[:-1])} and {written[-1]}"
+    is_example = any(entry.is_example for entry in entries)
+    return f"Add {'entries such as' if is_example else 'the entries'} {listed}."
+
+
 def propose_entry(
     pairs: Sequence[tuple[Expression, str]], names: NameTable
 ) -> NewEntry:
