@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from advice_mistakes import ADVICE, Advice
 from counting import count_calls
-from layer_mistakes import LAYER_ADVICE
+from layer_mistakes import LAYER_ADVICE, STACKED
 from map_mistakes import f32, suggestions_in
 
 import tf2flax
-from tf2flax import src
+from tf2flax import src, stack
 
 MAX_LINES = 25
 
@@ -178,6 +178,22 @@ def test_a_line_for_a_map_file_is_toml(tmp_path: pathlib.Path) -> None:
     assert line == ["""'bert/pooler/dense/' = "params/\""""]
     file.write_text(f"[assignment_map]\n{line[0]}\n")
     assert not case.error(tmp_path, tf2flax.load_map(file))
+
+
+def test_layers_of_a_stack_are_not_written_one_by_one() -> None:
+    tensors = {name: np.zeros(shape, "f4") for name, shape in STACKED.items()}
+    entries = {stack("e/l_{i}/", over="i"): "/"}
+    target = {"a": np.zeros((4, 12, 6), "f4"), "b": np.zeros((12, 4, 6), "f4")}
+    plan = tf2flax.plan(tensors, entries, target, on_mismatch="keep")
+    (gap,) = plan.mismatched
+    assert "stacked along another axis" in gap.fact
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(tensors, entries, {"a": target["a"]}, on_mismatch="keep")
+    with pytest.raises(tf2flax.AssignmentError) as refused:
+        tf2flax.plan(tensors, entries, target)
+    for text in (gap.fact, str(plan), str(caught.value), str(refused.value)):
+        assert "e/l_5" not in text
+    assert "e/l_{0..11}/a" in str(caught.value)
 
 
 def test_a_shape_in_place_of_a_leaf_is_named(tmp_path: pathlib.Path) -> None:

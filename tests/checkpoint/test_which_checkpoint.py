@@ -273,6 +273,9 @@ def test_a_path_of_windows_is_said(
     text = message_of(path)
     assert "It is a path of Windows, and this system is another one." in text
     assert "`/mnt/c/me/bert/m.ckpt`" in text
+    text = message_of("\\\\server\\share\\m.ckpt")
+    assert "It is a path of Windows" in text
+    assert "/mnt/" not in text
 
 
 @pytest.mark.parametrize("path", ["~/model.ckpt-7", "~/", "~"])

@@ -212,7 +212,6 @@ def test_verify_shows_progress_on_a_terminal() -> None:
     [
         (["ls", "nothing/here"], "no directory `nothing`"),
         (["ls", BERT, "*poolre*"], "matches none of 139 tensors"),
-        (["tree", BERT, "bert/poler/"], "Did you mean `bert/pooler/`?"),
         (["show", BERT, "bert/poler/dense/kernel"], "Did you mean `bert/pooler"),
         (["ls", "ftp://host/x"], "does not know ftp:// URLs"),
         (["verify", str(ROOT / "README.md")], "not a TensorFlow checkpoint"),

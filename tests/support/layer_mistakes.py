@@ -129,6 +129,16 @@ LAYER_ADVICE: dict[str, Advice] = {
     "dense to Dense_0, without enough layers": no_key(
         DENSE, {"net/": "params/"}, dense(0, 1, 2, 3), {},
     ),
+    "dense to Dense_1": advice(
+        DENSE, {"net/": "params/"}, dense(1, 2, 3),
+        {"net/dense/": "params/Dense_1/", "net/dense_{i-1}/": "params/Dense_{i}/"},
+        '`src("net/dense_{i-1}/")` -> `params/Dense_{i}/`',
+    ),
+    "dense to two of Dense_1": advice(
+        DENSE, {"net/": "params/"}, dense(1, 2),
+        {"net/dense_{i}/": "params/Dense_{i}/"},
+        '`src("net/dense_{i}/")` -> `params/Dense_{i}/`',
+    ),
     "batch_normalization to BatchNorm_0": advice(
         NORMS, {"net/": "params/"},
         {f"params/BatchNorm_{i}/{n}": (8,) for i in (0, 1) for n in ("scale", "bias")},
@@ -171,6 +181,15 @@ LAYER_ADVICE: dict[str, Advice] = {
         {src(f"{C_ATTN}w")[0, :, 32:64]: "a{i}/k"},
         'use the key `src("model/h{i}/attn/c_attn/w")[0, :, 32:64]`',
     ),
+    "slices of a fused tensor, with heads": advice(
+        {"h/c_attn/w": (32, 96), "h/c_attn/b": (96,)}, {"h/": "/"},
+        {f"{part}/{n}": s for part in PARTS
+         for n, s in (("kernel", (32, 4, 8)), ("bias", (4, 8)))},
+        [(src(f"h/c_attn/{t}")[(..., slice(32 * i, 32 * i + 32))].reshape(*shape),
+          f"{part}/{n}") for i, part in enumerate(PARTS)
+         for t, n, shape in (("w", "kernel", (32, 4, 8)), ("b", "bias", (4, 8)))],
+        'src("h/c_attn/w")[:, :32].reshape(32, 4, 8)` -> `query/kernel`',
+    ),
     "a third that is not a part of attention": no_key(
         {"w": (8, 24)}, {"w": "out/kernel"}, {"out/kernel": (8, 8)}, {},
         "another configuration",
@@ -196,6 +215,11 @@ LAYER_ADVICE: dict[str, Advice] = {
         [(stack("e/l_{i}/", over="i"), "/"),
          (stack("e/l_{i}/a", over="i", axis=1), "a")],
         'Add the entry `stack("e/l_{i}/a", over="i", axis=1)` -> `a`.',
+    ),
+    # Scopes that are alike by a letter
+    "modules that are only a little like one": no_key(
+        {"n/x/w": (2,), "n/y/w": (2,)}, {"n/": "/"},
+        {f"{a}{b}/w": (2,) for a in "abcd" for b in "xyz"}, {}, "`n/` holds `x/`, `y/`",
     ),
     # Collections
     "params/ alone, of a target without": advice(

@@ -138,7 +138,10 @@ def _without_place(
     """Joins names that differ in one component; how many leaves each stands for."""
     groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name in counts:
-        groups.setdefault((*name[:place], "…", *name[place + 1 :]), []).append(name)
+        joined = (*name[:place], "…", *name[place + 1 :])
+        # Of names that have nothing in common, nothing would be left.
+        joined = joined if {*joined} - {"…"} else name
+        groups.setdefault(joined, []).append(name)
     return {
         joined if len(names) > 1 else names[0]: sum(counts[name] for name in names)
         for joined, names in groups.items()

@@ -61,16 +61,19 @@ def describe_spelling(path: str) -> str:
     if unset:
         return f"The variable `{unset[0]}` of the environment is not set."
     if names:
-        expanded = _VARIABLE.sub(lambda m: os.environ[m[0].strip("${}%")], path)
+        expanded = _VARIABLE.sub(
+            lambda m: os.environ[m[0].strip("${}%")], path.removeprefix("./")
+        )
         return f"Only shells replace `{_VARIABLE.findall(path)[0]}`. Give `{expanded}`."
     drive = _DRIVE.match(path)
-    if drive is None or os.name == "nt":
+    if os.name == "nt" or not (drive or path.startswith("\\\\")):
         return ""
+    fact = "It is a path of Windows, and this system is another one."
+    if drive is None:
+        return f"{fact} Copy the files here."
     below = path[drive.end() :].replace("\\", "/")
-    return (
-        f"It is a path of Windows, and this system is another one. WSL has it at "
-        f"`/mnt/{drive['letter'].lower()}/{below}`; elsewhere, copy the files here."
-    )
+    mounted = f"/mnt/{drive['letter'].lower()}/{below}"
+    return f"{fact} WSL has it at `{mounted}`; elsewhere, copy the files here."
 
 
 def _first_folder_with_variable(path: str) -> str:

@@ -17,6 +17,7 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.policies import DtypeChoice
+from tf2flax._assignment.resolution.unfilled import source_of_gap
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.html import report_html
 from tf2flax._base.text import and_more, counted, format_nbytes, printable
@@ -213,7 +214,9 @@ def _source_text(assignment: Assignment) -> str:
 
 
 def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
-    cells = [(gap.leaf, gap.source, gap.fact, label_of(gap.entry)) for gap in gaps]
+    cells = [
+        (gap.leaf, source_of_gap(gap), gap.fact, label_of(gap.entry)) for gap in gaps
+    ]
     return Section(
         title=f"{title} ({len(gaps)})",
         colour=RED,

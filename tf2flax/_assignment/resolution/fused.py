@@ -9,7 +9,7 @@ Only the order that all such models have is suggested, and said to be an assumpt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
@@ -76,17 +76,16 @@ def find_slice(problem: Mismatch) -> Reason | None:
         The reason; None if the leaf is not a third of the tensor.
     """
     words = [c for c in problem.leaf.split("/")[:_MAX_DEPTH] if c in _WORDS]
-    index = _slices(problem.source_shape, problem.shape)
-    if not words or not index:
+    parts = _parts(problem.source_shape, problem.shape)
+    if not words or not parts:
         return None
     # `k` may be any kernel.
     if len(words[0]) == 1 and not any(w in problem.source for w in _ATTENTION):
         return None
-    place = _WORDS[words[0]]
     return Reason(
         "The tensor is three times as large. If it holds query, key and value in this "
         "order",
-        lambda source: source[index[place]],
+        parts[_WORDS[words[0]]],
     )
 
 
@@ -109,9 +108,9 @@ def _explain_parts(
         shapes = {around.shapes.get(p.leaf or "") for p in family.values()}
         if len(family) < len(_PARTS) or len(shapes) > 1 or not name:
             continue
-        indices = _slices(around.manifest.shape_of(name), shapes.pop())
-        for place, index in enumerate(indices):
-            source = Source(literal_pattern(name))[index]
+        parts = _parts(around.manifest.shape_of(name), shapes.pop())
+        for place, part in enumerate(parts):
+            source = part(Source(literal_pattern(name)))
             pair = (source, family[place].leaf or "")
             pairs.setdefault((below, place), []).append(pair)
             members.append(family[place])
@@ -194,6 +193,24 @@ def _whole_of(scope: str, below: str, around: Surroundings) -> str:
     scopes = (scope, *(f"{scope}{component}/" for component in sorted(_FUSED)))
     names = (_named_so(candidate, below, around) for candidate in scopes)
     return next(filter(None, names), "")
+
+
+def _parts(
+    whole: tuple[int, ...] | None, shape: tuple[int, ...] | None
+) -> list[Callable[[Expression], Expression]]:
+    """What makes each of three parts of a tensor; [] if they do not make it up.
+
+    Of leaves whose last axis is split into heads, the parts are reshaped.
+    """
+    if indices := _slices(whole, shape):
+        return [lambda source, index=index: source[index] for index in indices]
+    if not shape or len(shape) < 2:
+        return []
+    merged = (*shape[:-2], shape[-2] * shape[-1])
+    return [
+        lambda source, index=index: source[index].reshape(shape)
+        for index in _slices(whole, merged)
+    ]
 
 
 def _slices(

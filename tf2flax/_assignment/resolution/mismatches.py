@@ -14,6 +14,7 @@ from tf2flax._assignment.language.expressions import (
     Joined,
     Rearranged,
     Source,
+    sources_of,
 )
 from tf2flax._assignment.language.literals import write_integers
 from tf2flax._assignment.layouts.shapes import axis_groups
@@ -32,6 +33,8 @@ from .fitting_sizes import fit_sizes
 
 # The reason where none is more likely.
 ANOTHER_CONFIGURATION: Final = "Was the model built with another configuration?"
+# Tensors of a key that is proposed where the entry is not known.
+_MAX_SOURCES: Final = 4
 # Shapes of parts that a message lists.
 _MAX_LISTED: Final = 6
 # Axes of which all orders are tried.
@@ -82,6 +85,9 @@ class ShapeMismatchError(AssignmentError):
             return self.fact
         if reason.change is None:
             return f"{self.fact} {reason.text}"
+        # Of 48 layers that a stack counts, the key has a capture and this has names.
+        if len(list(sources_of(source))) > _MAX_SOURCES:
+            return f"{self.fact} {reason.text}."
         return f"{self.fact} {reason.text}: use the key `{reason.change(source)!r}`."
 
 

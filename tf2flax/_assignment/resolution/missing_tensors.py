@@ -218,10 +218,13 @@ class _MissingScope:
             return Cause(label, fact, self.problems, advice)
         if self.moved is None:
             return Cause(label, fact, self.problems, self._hint() or self._list())
+        advice = self._hint() or self._advise()
+        if not advice and not self.is_moved:  # only its name is like it
+            return Cause(label, fact, self.problems, self._list())
         where = self._where_they_lie()
         if len(self.missing) > 1 or fills_scope(first.entry):
             fact = f"{fact[:-1]}; {where}."
-        return Cause(label, fact, self.problems, self._hint() or self._advise())
+        return Cause(label, fact, self.problems, advice)
 
     def _describe_unnumbered(self) -> str:
         """Says that TensorFlow does not number the first layer, where that is so."""

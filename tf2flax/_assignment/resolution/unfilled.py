@@ -99,7 +99,7 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     for gap in gaps:
         by_entry.setdefault((gap.entry.number, gap.fact), []).append(gap)
     for (number, fact), group in by_entry.items():
-        rows = collapse([(gap.leaf, _source_of(gap)) for gap in group])
+        rows = collapse([(gap.leaf, source_of_gap(gap)) for gap in group])
         leaf, source = rows[0].cells
         more = and_more(f"`{leaf}`", len(group) - len(rows[0].members))
         lines.append(
@@ -119,7 +119,15 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     )
 
 
-def _source_of(gap: Gap) -> str:
+def source_of_gap(gap: Gap) -> str:
+    """The source of a leaf that is kept, as people read it.
+
+    Args:
+        gap: The leaf.
+
+    Returns:
+        The tensor's name, or the expression, with layers of a stack as one.
+    """
     if gap.expression is None or isinstance(gap.expression, Source):
         return gap.source
     return write_expression(gap.expression, COLLAPSED)

@@ -78,14 +78,18 @@ def _entries_for(
     around: Surroundings,
 ) -> list[NewEntry]:
     """The entries, for the first layer and for the others; [] if not all is there."""
+    lowest = _lowest_number([root for _, root in missing], f"{parent}{first}", around)
+    if lowest is None:
+        return []
     pairs: dict[bool, dict[tuple[str, str], None]] = {True: {}, False: {}}
     for problem, root in missing:
         numbered = _NUMBERED.fullmatch(root[:-1].rpartition("/")[2])
         below, leaf = problem.source[len(root) :], problem.leaf or ""
         if numbered is None or not leaf.endswith(f"/{below}"):
             return []
-        is_first = numbered[2] == "0"
-        scope = f"{parent}{first}/" if is_first else f"{parent}{first}_{numbered[2]}/"
+        number = int(numbered[2]) - lowest
+        is_first = number == 0
+        scope = f"{parent}{first}/" if is_first else f"{parent}{first}_{number}/"
         if not _may_fill(problem, scope, below, around):
             return []
         pairs[is_first][scope, leaf[: -len(below)]] = None
@@ -101,6 +105,25 @@ def _entries_for(
             return []
         entries.append(NewEntry(*general))
     return entries
+
+
+def _lowest_number(
+    roots: Sequence[str], first: str, around: Surroundings
+) -> int | None:
+    """The number that stands for the first layer; None if that is not known.
+
+    Numbers begin with 0, or are as many as there are layers.
+    """
+    components = (root[:-1].rpartition("/")[2] for root in roots)
+    matches = map(_NUMBERED.fullmatch, components)
+    numbers = {int(match[2]) for match in matches if match}
+    if not numbers or min(numbers) == 0:
+        return 0
+    count = 1
+    while f"{first}_{count}/" in around.tensors and count <= len(numbers):
+        count += 1
+    lowest = min(numbers)
+    return lowest if numbers == set(range(lowest, lowest + count)) else None
 
 
 def _may_fill(
