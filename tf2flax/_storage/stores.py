@@ -150,6 +150,11 @@ class KvStorage:
         self._client = client
 
     @property
+    def client(self) -> StoreClient:
+        """What asks the store."""
+        return self._client
+
+    @property
     def is_local(self) -> bool:
         """False: a store knows keys, not directories."""
         return False

@@ -31,11 +31,19 @@ class NewPiece:
         spec: Shape of the piece, and dtype.
         extents: Start and length along every axis; None unless it is a slice.
         array: Gives its elements, when they are written.
+        process: Number of the process that has the elements and writes them, where
+            several save together.
     """
 
     spec: TensorSpec
     extents: Extents | None
     array: Callable[[], np.ndarray]
+    process: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file; of strings, a guess that only balances data files."""
+        return self.spec.size * self.spec.dtype.numpy.itemsize
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
