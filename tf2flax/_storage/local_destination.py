@@ -10,11 +10,14 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from tf2flax._base.errors import ReadError
+
 from .base import Storage
 from .exchanging import Exchange, existing_files, remove_stale, uninterrupted
 from .local import LOCAL
 from .writing import (
     new_folders,
+    remove,
     sync_directory,
     temporary_name,
     write_all,
@@ -76,12 +79,36 @@ class LocalDestination:
         """Makes the folder of the prefix."""
         return new_folders(self._path)
 
+    def mark(self) -> None:
+        """Writes the token into a file."""
+        write_new_file(self._temporary, self.token.encode())
+
+    def unmark(self) -> None:
+        """Removes the file, as far as the system lets us."""
+        with contextlib.suppress(OSError):
+            remove(self._temporary)
+
+    def is_marked(self) -> bool:
+        """True if the file is there."""
+        return LOCAL.read(self._temporary) == self.token.encode()
+
     def create(self, suffix: str) -> LocalSink:
         """Begins a data file, under its temporary name."""
         return LocalSink(f"{self._temporary}{suffix}")
 
     def settle(self) -> None:
         """Nothing: a finished file is on the disk."""
+
+    def check(self, suffix: str, nbytes: int) -> None:
+        """Compares the size of a data file."""
+        path = f"{self._temporary}{suffix}"
+        size = os.stat(path).st_size
+        if size != nbytes:
+            raise ReadError(
+                f"Cannot write `{self._path}`: `{path}` has {size} bytes, and its "
+                f"process has written {nbytes}. Give a folder that shows all processes "
+                "the same."
+            )
 
     def publish(self, index: bytes, suffixes: Sequence[str]) -> None:
         """Writes the index, and renames all files; see `Exchange`."""

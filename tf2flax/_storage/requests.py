@@ -196,7 +196,7 @@ def wait_for(
                     continue
                 future.cancel()
                 raise ReadError(
-                    f"Cannot {verb} `{path}`: no answer within {timeout_s:g} "
+                    f"Cannot {verb} `{path}`: no answer within {timeout_s:.3g} "
                     f"seconds{where}."
                 ) from error
     except (ReadError, NotImplementedError):

@@ -89,6 +89,27 @@ class SaveDestination(Protocol):
         """Makes the folder; a block that fails leaves none that was made for it."""
         ...
 
+    def mark(self) -> None:
+        """Leaves a small file with the token, until `unmark`.
+
+        Raises:
+            OSError: The system refuses.
+            ReadError: The store refuses.
+        """
+        ...
+
+    def unmark(self) -> None:
+        """Removes what `mark` left, if it is there."""
+        ...
+
+    def is_marked(self) -> bool:
+        """True if this process sees what another one left by `mark`.
+
+        Raises:
+            ReadError: The system or the store refuses.
+        """
+        ...
+
     def create(self, suffix: str) -> DataSink:
         """Begins a data file.
 
@@ -105,6 +126,19 @@ class SaveDestination(Protocol):
 
         Raises:
             ReadError: The store refuses.
+        """
+        ...
+
+    def check(self, suffix: str, nbytes: int) -> None:
+        """Checks a data file of another process, where that is cheap.
+
+        Args:
+            suffix: That of the file.
+            nbytes: Its size.
+
+        Raises:
+            OSError: It is not there.
+            ReadError: It has another size.
         """
         ...
 

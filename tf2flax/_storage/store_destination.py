@@ -24,6 +24,7 @@ from tf2flax._base.errors import CheckpointError, ReadError, UnsupportedError
 from . import requests
 from .exchanging import MEMBER
 from .stores import KvStorage
+from .writing import temporary_name
 
 # Size that a data object should not exceed: large enough that the overhead of a request
 # does not count, small enough that several fit into memory (bytes).
@@ -97,6 +98,22 @@ class StoreDestination:
         """Nothing: a store has no folders."""
         return contextlib.nullcontext()
 
+    def mark(self) -> None:
+        """Writes the token into an object."""
+        self.replace(self._mark_key, self._token.encode())
+
+    def unmark(self) -> None:
+        """Removes the object, if the store lets us."""
+        self._remove([self._mark_key.removeprefix(self._key)])
+
+    def is_marked(self) -> bool:
+        """True if the object is there."""
+        return self._storage.read(self._mark_key) == self._token.encode()
+
+    @property
+    def _mark_key(self) -> str:
+        return temporary_name(self._key, self._token)
+
     def create(self, suffix: str) -> StoreSink:
         """Begins a data object, in memory."""
         return StoreSink(self, f"{self._key}{suffix}")
@@ -124,6 +141,9 @@ class StoreDestination:
         """Waits until all data objects are there."""
         while self._in_flight:
             self._wait_for(self._in_flight.popleft())
+
+    def check(self, suffix: str, nbytes: int) -> None:
+        """Nothing: a store answers once it has all of an object."""
 
     def publish(self, index: bytes, suffixes: Sequence[str]) -> None:
         """Writes the index, and removes what was there before."""

@@ -7,14 +7,17 @@ averages of tensors that get another shape are dropped.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.uncasting import is_one_to_one
 from tf2flax._assignment.plans.inverse import InversePlan
+from tf2flax._assignment.plans.renewals import Renewal
 from tf2flax._base.caller import attribute_of, warn_caller
 from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.errors import AssignmentError, CheckpointError
@@ -27,7 +30,7 @@ from tf2flax._formats.object_graph import GRAPH_KEY
 from .arrays import prepare_tensor
 from .averages import write_both
 from .backwards import TensorWriter
-from .new_tensors import NewTensor, whole_tensor
+from .new_tensors import NewTensor, spans_processes, stored_key, whole_tensor
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
 from .trees import leaves_of
@@ -80,12 +83,21 @@ def prepare_by_plan(
     ]
     copied = inverse.copied if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
-    tensors = [
+    tensors: list[NewTensor] = []
+    sharded = frozenset[str]()
+    if any(map(spans_processes, arrays.values())):
+        # Here, since only jobs of several processes have such leaves.
+        from .sharded_backwards import sharded_names, sharded_tensors
+
+        sharded = sharded_names(inverse, arrays)
+        tensors += sharded_tensors(inverse, arrays, sharded, stale)
+    tensors += [
         rewrite_tensor(
             manifest.entry(name),
             stale.watched(name, functools.partial(writer.tensor, name)),
         )
         for name in covered
+        if name not in sharded
     ]
     tensors += renewed.values()
     graph = _changed_graph(inverse, stale, is_copying=is_copying)
@@ -161,6 +173,9 @@ def _renewed_tensors(
             continue
         leaf = arrays[renewal.leaf]
         resized = inverse.resized(renewal, leaf.spec.shape)
+        if spans_processes(leaf):
+            tensors |= _renewed_in_slices(leaf, renewal, resized)
+            continue
         whole = ReadOnce(leaf.pieces[0].array, uses=len(resized))
         for name, (expression, shape) in resized.items():
             spec = TensorSpec(shape, leaf.spec.dtype)
@@ -172,6 +187,26 @@ def _renewed_tensors(
                 array = functools.partial(_cast_back, array, stored.numpy)
             tensors[name] = whole_tensor(name, spec, array)
     return tensors
+
+
+def _renewed_in_slices(
+    leaf: NewTensor,
+    renewal: Renewal,
+    resized: Mapping[str, tuple[Expression, tuple[int, ...]]],
+) -> dict[str, NewTensor]:
+    """Tensors like a leaf that spans processes, by name; as `_renewed_tensors`.
+
+    Raises:
+        AssignmentError: A tensor is more than the leaf itself.
+    """
+    for name, (expression, _) in resized.items():
+        if not isinstance(expression, Source):
+            raise AssignmentError(
+                f"Leaf `{renewal.leaf}` spans processes, has another shape than when it "
+                f"was planned, and is written to `{name}` by `{expression}`. Replicate "
+                "it, or save it without the plan."
+            )
+    return {name: dataclasses.replace(leaf, key=stored_key(name)) for name in resized}
 
 
 def _cast_back(read: Callable[[], np.ndarray], dtype: np.dtype) -> np.ndarray:

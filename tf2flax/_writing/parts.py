@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from tf2flax._base.tuning import CHUNK_NBYTES
+from tf2flax._base.values import Box
 from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY
 from tf2flax._formats.wire.coding import crc32c, mask
 from tf2flax._formats.wire.messages import (
@@ -34,6 +35,9 @@ from tf2flax._storage.save_destinations import DataSink
 
 from .new_tensors import NewPiece, NewTensor
 from .table import build_table
+
+# So much of a large piece is fetched at once, where it can be fetched in parts (bytes).
+BLOCK_NBYTES: Final = 64 << 20
 
 
 class PlacedPiece(NamedTuple):
@@ -76,7 +80,8 @@ def plan_parts(
     Args:
         tensors: All tensors, in ascending order of keys; small neighbours are written
             next to each other.
-        processes: Numbers of the processes, of which each piece names one.
+        processes: Numbers of the processes, of which a piece may name one; the first
+            writes those that name none.
         num_data_files: Number of data files of each process, at least.
         max_nbytes: Size that a data file should not exceed; only a single piece may be
             larger. None where any size will do.
@@ -88,7 +93,8 @@ def plan_parts(
     pieces: dict[int, list[tuple[NewTensor, NewPiece]]] = {p: [] for p in processes}
     for tensor in tensors:
         for piece in tensor.pieces:
-            pieces[piece.process].append((tensor, piece))
+            process = processes[0] if piece.process is None else piece.process
+            pieces[process].append((tensor, piece))
     parts: dict[int, Part] = {}
     first = 0
     for process, mine in pieces.items():
@@ -163,17 +169,51 @@ def write_part(part: Part, create: Callable[[int], DataSink]) -> list[WrittenPie
 
 def _write_piece(sink: DataSink, piece: NewPiece) -> WrittenPiece:
     """Writes a piece at the end of a file."""
-    array = piece.array()
     if piece.spec.dtype.is_string:
-        data, crc = encode_strings(array.reshape(-1).tolist())
+        data, crc = encode_strings(piece.array().reshape(-1).tolist())
         sink.write(memoryview(data))
         return WrittenPiece(len(data), crc)
     size, crc = 0, 0
-    for chunk in _chunks(array, piece.spec.dtype.numpy):
-        crc = crc32c(chunk, crc)
-        sink.write(chunk)
-        size += len(chunk)
+    for array in _blocks(piece):
+        for chunk in _chunks(array, piece.spec.dtype.numpy):
+            crc = crc32c(chunk, crc)
+            sink.write(chunk)
+            size += len(chunk)
     return WrittenPiece(size, crc)
+
+
+def _blocks(piece: NewPiece) -> Iterator[np.ndarray]:
+    """The elements of a piece, in order, as few at once as it can give."""
+    if piece.part is None or piece.nbytes <= BLOCK_NBYTES:
+        yield piece.array()
+        return
+    itemsize = piece.spec.dtype.numpy.itemsize
+    for box in split_box(Box.whole(piece.spec.shape), BLOCK_NBYTES // itemsize):
+        yield piece.part(box)
+
+
+def split_box(box: Box, max_size: int) -> Iterator[Box]:
+    """Cuts a box into boxes that follow each other in row-major order.
+
+    Args:
+        box: The box.
+        max_size: Number of elements that each of them may have.
+
+    Examples:
+        >>> [piece.shape for piece in split_box(Box.whole((2, 5, 3)), max_size=9)]
+        [(1, 3, 3), (1, 2, 3), (1, 3, 3), (1, 2, 3)]
+    """
+    shape = box.shape
+    axis = next((axis for axis, dim in enumerate(shape) if dim > 1), None)
+    if axis is None or box.size <= max_size:
+        yield box
+        return
+    # Whole rows, as many as fit; a row that does not fit is cut along its own axes.
+    step = max(1, max_size // (box.size // shape[axis]))
+    for start in range(box.starts[axis], box.stops[axis], step):
+        starts, stops = list(box.starts), list(box.stops)
+        starts[axis], stops[axis] = start, min(start + step, stops[axis])
+        yield from split_box(Box(tuple(starts), tuple(stops)), max_size)
 
 
 def _chunks(array: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Generator
 
 from tf2flax._base.caller import show_value
-from tf2flax._base.errors import AssignmentError
+from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
 from tf2flax._checkpoint.state import PathLike
+from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.local_destination import LocalDestination
 from tf2flax._storage.save_destinations import SaveDestination
@@ -57,3 +60,40 @@ def _refuse_directory(path: str, is_directory: bool) -> None:
             f"`{path}` is a directory, and a checkpoint needs a name in it: "
             f"`{os.path.join(path, 'model.ckpt')}`."
         )
+
+
+def refuse_present(destination: SaveDestination, *, is_replacing: bool) -> None:
+    """Refuses a place where a checkpoint is already.
+
+    Args:
+        destination: The place.
+        is_replacing: Whether what is there is to be replaced.
+
+    Raises:
+        ExistsError: One is there, and is not to be replaced.
+        ReadError: The store refuses.
+    """
+    present = destination.existing()
+    if present and not is_replacing:
+        raise ExistsError(
+            f"A checkpoint is there already - at `{present[0]}`. Choose another "
+            "prefix, or give overwrite=True."
+        )
+
+
+@contextlib.contextmanager
+def writing_to(destination: SaveDestination) -> Generator[None]:
+    """Names the destination in errors of the system that a block raises.
+
+    Args:
+        destination: Where the block writes.
+
+    Raises:
+        ReadError: The system refuses.
+    """
+    try:
+        yield
+    except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong
+        raise
+    except OSError as error:
+        raise write_error(destination.path, error) from error

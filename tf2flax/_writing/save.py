@@ -7,18 +7,18 @@ flat mapping of numpy arrays is saved without it.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
-from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
+from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
-from tf2flax._storage.faults import write_error
-from tf2flax._storage.save_destinations import SaveDestination
 
 from .bundle import MAX_DATA_FILES, write_bundle
 from .by_plan import Invertible, prepare_by_plan
 from .new_tensors import NewTensor
-from .prefixes import open_destination
+from .prefixes import open_destination, refuse_present, writing_to
 from .stale import StaleCopies
 from .state_file import update_state
 from .trees import prepare_tree
@@ -45,6 +45,10 @@ def save_checkpoint(
     tree. The files get their names only once they are whole, the index last. Then the
     state file `checkpoint` names the prefix, and keeps the checkpoints that it named
     before; a SavedModel has no state file and gets none.
+
+    Where an array spans processes of `jax.distributed`, all of them call this alike.
+    Each writes a data file of its shards, every element once; the first one writes the
+    index, and what every process has: NumPy arrays, scalars, copies.
 
     Args:
         prefix: Path of the new checkpoint, without suffix ("run/model.ckpt-7"), local
@@ -92,8 +96,8 @@ def save_checkpoint(
         AssignmentError: A name or a value cannot be saved; two leaves have one name; no
             values of the checkpoint's dtype would load as those of a leaf; or the plan
             was made for several merged checkpoints with an object graph.
-        UnsupportedError: No checkpoint holds a dtype; an array spans processes; the
-            store of a URL can only be read; tensors share a name in a view.
+        UnsupportedError: No checkpoint holds a dtype; the store of a URL can only be
+            read; tensors share a name in a view.
         ReadError: The system or the store refuses.
 
     Examples:
@@ -107,26 +111,56 @@ def save_checkpoint(
     Source: `tf.train.Saver.save`, tensorflow/python/training/saver.py;
     `update_checkpoint_state_internal`, checkpoint_management.py.
     """
-    destination = open_destination(prefix)
     is_replacing = check_switch("overwrite", overwrite)
     _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
-    if plan is None:
-        tensors = prepare_tree(tree_or_mapping)
+
+    def prepare() -> list[NewTensor]:
+        nonlocal stale
+        if plan is None:
+            tensors = prepare_tree(tree_or_mapping)
+        else:
+            tensors, stale = prepare_by_plan(
+                tree_or_mapping,
+                plan,
+                is_copying=unused == "copy",
+                has_averages=averages == "both",
+            )
+        if not tensors:
+            raise AssignmentError("There is nothing to save: the tree holds no arrays.")
+        return sorted(tensors, key=_key_of)
+
+    if processes := _saving_processes(tree_or_mapping):
+        # Here, since only jobs of several processes need it.
+        from .together import SharedSave
+
+        save = SharedSave(prefix, processes, data_files, is_replacing)
+        path = save.run(prepare)
     else:
-        tensors, stale = prepare_by_plan(
-            tree_or_mapping,
-            plan,
-            is_copying=unused == "copy",
-            has_averages=averages == "both",
-        )
-    if not tensors:
-        raise AssignmentError("There is nothing to save: the tree holds no arrays.")
-    tensors.sort(key=lambda tensor: tensor.key)
-    _write_files(destination, tensors, data_files=data_files, is_replacing=is_replacing)
+        destination = open_destination(prefix)
+        tensors = prepare()
+        path = destination.path
+        with writing_to(destination), destination.folders():
+            refuse_present(destination, is_replacing=is_replacing)
+            write_bundle(destination, tensors, num_data_files=data_files)
+            update_state(destination)
     if stale is not None and (message := stale.message()):
         warn_caller(message)
-    return destination.path
+    return path
+
+
+def _key_of(tensor: NewTensor) -> bytes:
+    return tensor.key
+
+
+def _saving_processes(*trees: Any) -> Mapping[int, Any]:
+    """A device of each process that saves; none where nothing spans processes."""
+    if "jax" not in sys.modules:
+        return {}
+    # Here, since it imports JAX.
+    from .sharded import saving_processes
+
+    return saving_processes(trees)
 
 
 def _check_options(unused: object, averages: object, data_files: object) -> None:
@@ -146,27 +180,3 @@ def _check_options(unused: object, averages: object, data_files: object) -> None
         raise AssignmentError(
             f"Expected averages 'follow' or 'both', got {show_value(averages)}."
         )
-
-
-def _write_files(
-    destination: SaveDestination,
-    tensors: list[NewTensor],
-    *,
-    data_files: int,
-    is_replacing: bool,
-) -> None:
-    """Writes the checkpoint, then the state file."""
-    try:
-        with destination.folders():
-            present = destination.existing()
-            if present and not is_replacing:
-                raise ExistsError(
-                    f"A checkpoint is there already - at `{present[0]}`. Choose "
-                    "another prefix, or give overwrite=True."
-                )
-            write_bundle(destination, tensors, num_data_files=data_files)
-            update_state(destination)
-    except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong
-        raise
-    except OSError as error:
-        raise write_error(destination.path, error) from error

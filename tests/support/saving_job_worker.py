@@ -1,0 +1,191 @@
+"""One of several processes that save together, for test_saving_together.py.
+
+Each prints what it found as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import tf2flax
+from tf2flax._jax import agreement
+from tf2flax._writing import sharded
+
+P = PartitionSpec
+PROCESSES = int(sys.argv[2])
+SPECS = {
+    "rows": P(("d", "m")),
+    "half rows": P("d"),
+    "columns": P(None, "m"),
+    "both": P("d", "m"),
+    "replicated": P(),
+}
+ARRAY = np.arange(16 * 8, dtype=np.float32).reshape(16, 8)
+
+
+def main(process: int, port: str, folder: str) -> None:
+    start(process, port)
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("d", "m"))
+    found: dict[str, Any] = {"process": process}
+    found["fetched"] = save_everything(f"{folder}/all/m", mesh)
+    found["few"] = save_everything(f"{folder}/few/m", mesh, ["replicated"])
+    # Who has no elements writes an empty file.
+    sizes = [
+        path.stat().st_size
+        for path in sorted(pathlib.Path(folder, "few").glob("*data*"))
+    ]
+    assert sizes == [ARRAY.nbytes] + [0] * (PROCESSES - 1), sizes
+    found["errors"] = failures(process, folder, mesh)
+    if "TENSORSTORE_GCS_HTTP_URL" in os.environ:
+        found["store"] = save_everything("gs://bucket/run/m", mesh)
+    multihost_utils.sync_global_devices("the end")
+    print(json.dumps(found))
+
+
+def start(process: int, port: str) -> None:
+    """Makes this process one of the job."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8 // PROCESSES)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", PROCESSES, process, heartbeat_timeout_seconds=600
+    )
+
+
+def spread(array: np.ndarray, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    """Puts an array on a mesh, each process its own shards."""
+    return jax.make_array_from_callback(
+        array.shape, NamedSharding(mesh, spec), lambda index: array[index]
+    )
+
+
+def values(names: list[str] | None = None) -> dict[str, np.ndarray]:
+    """What is saved of each sharding, by name."""
+    return {name: ARRAY + i for i, name in enumerate(SPECS) if name in (names or SPECS)}
+
+
+def tree_on(mesh: Mesh, names: list[str] | None = None) -> dict[str, Any]:
+    tree: dict[str, Any] = {
+        name: spread(array, mesh, SPECS[name]) for name, array in values(names).items()
+    }
+    if names is None:
+        narrow = ARRAY.astype(ml_dtypes.bfloat16)
+        # Its parts are sharded themselves, along the other axis.
+        tree["family"] = {
+            f"part_{i}": spread(ARRAY[:, part], mesh, P("d"))
+            for i, part in enumerate((slice(0, 3), slice(3, 8)))
+        }
+        tree |= {
+            "narrow": spread(narrow, mesh, P("d")),
+            "none": spread(ARRAY[:0], mesh, P(None, "m")),
+            "scalar": spread(np.float32(7), mesh, P()),
+            "host": np.arange(3),
+            "local": jax.numpy.ones(2),
+            "text": "both have it",
+            "step": 3,
+        }
+    return {"params": tree}
+
+
+def save_everything(prefix: str, mesh: Mesh, names: list[str] | None = None) -> int:
+    """Saves arrays of every kind; returns how many bytes of shards this one fetched."""
+    fetched: list[int] = []
+    exchanged: list[int] = []
+    fetch_shard, exchange_rows = sharded.fetch_shard, agreement.exchange_rows
+
+    def counted(module: Any, shard: Any) -> np.ndarray:
+        array = fetch_shard(module, shard)
+        fetched.append(array.nbytes)
+        return array
+
+    def weighed(participants: Any, row: np.ndarray) -> dict[int, np.ndarray]:
+        exchanged.append(row.nbytes)
+        return exchange_rows(participants, row)
+
+    sharded.fetch_shard, agreement.exchange_rows = counted, weighed
+    try:
+        assert tf2flax.save_checkpoint(prefix, tree_on(mesh, names)) == prefix
+    finally:
+        sharded.fetch_shard, agreement.exchange_rows = fetch_shard, exchange_rows
+    # Nothing is gathered: only messages go to and fro.
+    assert max(exchanged) <= 2048
+    got = tf2flax.open_checkpoint(prefix)
+    assert got.verify().ok
+    for name, array in values(names).items():
+        assert np.array_equal(got[f"params/{name}"].read(), array), name
+    return sum(fetched)
+
+
+def failures(process: int, folder: str, mesh: Mesh) -> dict[str, str]:
+    """Saves that fail in the last process, or in the first; what each is told."""
+    is_last = process == PROCESSES - 1
+    names = ["rows", "columns"]
+    tree = tree_on(mesh, names)
+    errors: dict[str, str] = {}
+
+    def expect(case: str, save: Callable[[], object]) -> None:
+        try:
+            save()
+        except tf2flax.CheckpointError as error:
+            errors[case] = f"{type(error).__name__}: {error}"
+
+    def save(name: str, saved: Any = tree, **options: Any) -> Callable[[], object]:
+        return lambda: tf2flax.save_checkpoint(f"{folder}/{name}", saved, **options)
+
+    gone = jax.numpy.ones(2)
+    gone.delete()
+    expect("a leaf is gone", save("bad/m", tree | ({"gone": gone} if is_last else {})))
+    expect("other trees", save("bad/m", tree | ({"more": 1} if is_last else {})))
+    expect("other options", save("bad/m", data_files=2 if is_last else 1))
+    expect("another prefix", save("bad/n" if is_last else "bad/m"))
+    # Each process has a memory of its own.
+    expect("another place", lambda: tf2flax.save_checkpoint("memory://m", tree))
+    expect("it exists", save("all/m"))
+    write = os.write
+
+    def full(descriptor: int, buffer: Any) -> int:
+        if is_last and len(buffer) > 16:  # not of a pipe
+            raise OSError(28, "No space left on device")
+        return write(descriptor, buffer)
+
+    os.write = full
+    expect("no space", save("bad/deep/m"))
+    expect("no space, and one is there", save("few/m", overwrite=True))
+    os.write = write
+    replace = os.replace
+
+    def refuse(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    os.replace = refuse
+    expect("no renaming", save("bad/m"))
+    os.replace = replace
+    if process == 0:
+        left = sorted(str(path) for path in pathlib.Path(folder, "bad").rglob("*"))
+        assert not left, left
+    # What was there is still there, and is replaced, also by another number of files.
+    few = tf2flax.open_checkpoint(f"{folder}/few/m")
+    assert list(few) == ["params/replicated"]
+    multihost_utils.sync_global_devices("looked at it")
+    save("few/m", data_files=2, overwrite=True)()
+    assert len(tf2flax.open_checkpoint(f"{folder}/few/m")) == len(names)
+    multihost_utils.sync_global_devices("looked at it again")
+    # A tree without such arrays is that of one process alone.
+    if process == 0:
+        save("alone/m", {"a": np.ones(2)})()
+    return errors
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[3:])
