@@ -44,8 +44,8 @@ class Bucket:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
-    def keys(self) -> list[str]:
-        """Keys of all objects, sorted."""
+    def names(self) -> list[str]:
+        """The keys of all objects, sorted."""
         return sorted(self.objects)
 
     def uploads(self) -> list[str]:
@@ -187,7 +187,7 @@ def serving_bucket() -> Iterator[Bucket]:
     server = _Server(("127.0.0.1", 0), _Handler)
     server.bucket = bucket
     bucket.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield bucket

@@ -202,8 +202,8 @@ def _renewed_in_slices(
     for name, (expression, _) in resized.items():
         if not isinstance(expression, Source):
             raise AssignmentError(
-                f"Leaf `{renewal.leaf}` spans processes, has another shape than when it "
-                f"was planned, and is written to `{name}` by `{expression}`. Replicate "
+                f"Leaf `{renewal.leaf}` spans processes, does not have the shape of "
+                f"the plan, and is written to `{name}` as `{expression}`. Replicate "
                 "it, or save it without the plan."
             )
     return {name: dataclasses.replace(leaf, key=stored_key(name)) for name in resized}

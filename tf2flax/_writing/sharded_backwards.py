@@ -6,8 +6,8 @@ As `backwards`, but shard by shard, each in the process that has it:
         process 0: rows 0-1  ->  kernel, columns 0-1
         process 1: rows 2-3  ->  kernel, columns 2-3
 
-A shard must be a box of its tensor, and all boxes together must be all of it: what other
-processes have cannot be looked at.
+A shard must be a box of its tensor, and all boxes together must be all of it: what
+other processes have cannot be looked at.
 """
 
 from __future__ import annotations
