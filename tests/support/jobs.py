@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Mapping
 from typing import Any
 
 from forking import RESTORING, run_together
@@ -14,15 +13,13 @@ from repository import ROOT
 WORKERS = ROOT / "tests" / "support"
 
 
-def run_job(
-    count: int, worker: str, *arguments: object, env: Mapping[str, str] | None = None
-) -> list[Any]:
+def run_job(count: int, worker: str, *arguments: object) -> list[Any]:
     """Runs a worker in several processes; each gets its number, the count and a port.
 
     Returns:
         What each printed in its last line, as JSON.
     """
-    done = start_job(count, worker, *arguments, env=env)
+    done = start_job(count, worker, *arguments)
     # Those that were killed since another failed have nothing to say.
     failed = [process for process in done if process.returncode not in (0, -9)]
     assert not failed, failed[0].stderr[-4000:]
@@ -30,7 +27,7 @@ def run_job(
 
 
 def start_job(
-    count: int, worker: str, *arguments: object, env: Mapping[str, str] | None = None
+    count: int, worker: str, *arguments: object
 ) -> list[subprocess.CompletedProcess[str]]:
     """Runs a worker, which need not come to its end, in several processes."""
     with socket.socket() as free:
@@ -41,5 +38,4 @@ def start_job(
         code,
         [(i, count, port, *arguments) for i in range(count)],
         imports=RESTORING,
-        env=env,
     )

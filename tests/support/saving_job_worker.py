@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
 from tf2flax._jax import agreement
+from tf2flax._storage import requests
 from tf2flax._writing import sharded
 
 P = PartitionSpec
 PROCESSES = int(sys.argv[2])
 SPECS = {
     "rows": P(("d", "m")),
-    "half rows": P("d"),
+    "half_rows": P("d"),
     "columns": P(None, "m"),
     "both": P("d", "m"),
     "replicated": P(),
@@ -34,8 +36,12 @@ SPECS = {
 ARRAY = np.arange(16 * 8, dtype=np.float32).reshape(16, 8)
 
 
-def main(process: int, port: str, folder: str) -> None:
+def main(process: int, port: str, folder: str, url: str) -> None:
     start(process, port)
+    os.environ["TENSORSTORE_GCS_HTTP_URL"] = url
+    os.environ["GCE_METADATA_ROOT"] = "127.0.0.1:9"  # no credentials there
+    retries = {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}
+    requests._DEFAULT_CONTEXT = {"gcs_request_retries": retries}
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("d", "m"))
     found: dict[str, Any] = {"process": process}
     found["fetched"] = save_everything(f"{folder}/all/m", mesh)
@@ -47,8 +53,8 @@ def main(process: int, port: str, folder: str) -> None:
     ]
     assert sizes == [ARRAY.nbytes] + [0] * (PROCESSES - 1), sizes
     found["errors"] = failures(process, folder, mesh)
-    if "TENSORSTORE_GCS_HTTP_URL" in os.environ:
-        found["store"] = save_everything("gs://bucket/run/m", mesh)
+    found["refusals"] = save_by_plan(folder, mesh)
+    found["store"] = save_everything("gs://bucket/run/m", mesh)
     multihost_utils.sync_global_devices("the end")
     print(json.dumps(found))
 
@@ -185,6 +191,70 @@ def failures(process: int, folder: str, mesh: Mesh) -> dict[str, str]:
     if process == 0:
         save("alone/m", {"a": np.ones(2)})()
     return errors
+
+
+def save_by_plan(folder: str, mesh: Mesh) -> list[str]:
+    """Restores onto the mesh, and saves back by the plan; returns what it refuses."""
+    key = tf2flax.src("kernel")
+    heads = key.rearrange("d (h k) -> h d k", h=4)
+    entries = [
+        (tf2flax.stack("layer_{i}/w", over="i", axis=0), "layers"),
+        (key.transpose(), "kernel"),
+        ("narrow", "narrow"),
+        ("table", "table"),
+        ("bias", "bias"),
+    ]
+    specs = {
+        "layers": P("m", "d"), "kernel": P("m", "d"), "narrow": P("d"),
+        "table": P(None, ("d", "m")), "bias": P(),
+    }  # fmt: skip
+    source = tf2flax.open_checkpoint(f"{folder}/source/m")
+    before = source.read()
+
+    def leaf(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+        sharding = NamedSharding(mesh, specs[name])
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    target = {
+        "layers": leaf("layers", (4, 4, 6)), "kernel": leaf("kernel", (16, 8)),
+        "narrow": leaf("narrow", (4, 3), "bfloat16"), "table": leaf("table", (4, 8)),
+        "bias": leaf("bias", (5,)),
+    }  # fmt: skip
+    plan = tf2flax.plan(source, entries, target)
+    tree = plan.restore()
+    saved = tf2flax.save_checkpoint(f"{folder}/back/m", tree, plan=plan)
+    got = tf2flax.open_checkpoint(saved)
+    assert got.verify().ok
+    # Bit by bit, also what lost digits on the way; and what was only copied.
+    for name, array in before.items():
+        assert got[name].read().tobytes() == array.tobytes(), name
+    assert len(got["kernel"].slices) == 8
+    assert len(got["layer_0/w"].slices) == 2
+    # Over the source, after a change.
+    multihost_utils.sync_global_devices("compared")
+    double = jax.jit(lambda array: 2 * array, out_shardings=tree["kernel"].sharding)
+    tree["kernel"] = double(tree["kernel"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        saved = tf2flax.save_checkpoint(
+            f"{folder}/source/m", tree, plan=plan, overwrite=True
+        )
+    assert "kernel/Adam" in str(caught[0].message)
+    got = tf2flax.open_checkpoint(saved)
+    assert np.array_equal(got["kernel"].read(), 2 * before["kernel"])
+    assert np.array_equal(got["kernel/Adam"].read(), before["kernel/Adam"])
+    assert got["narrow"].read().tobytes() == before["narrow"].tobytes()
+    multihost_utils.sync_global_devices("compared again")
+    refusals: list[str] = []
+    odd = NamedSharding(mesh, P(None, None, "d"))
+    for entry, shape in ((heads, (4, 8, 4)), (key[:, ::2].reshape(1, 8, 8), (1, 8, 8))):
+        name = {"odd": jax.ShapeDtypeStruct(shape, "float32", sharding=odd)}
+        plan = tf2flax.plan(f"{folder}/source/m", {entry: "odd"}, name)
+        try:
+            tf2flax.save_checkpoint(f"{folder}/bad/m", plan.restore(), plan=plan)
+        except tf2flax.CheckpointError as error:
+            refusals.append(f"{type(error).__name__}: {error}")
+    return refusals
 
 
 if __name__ == "__main__":
