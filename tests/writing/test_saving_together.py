@@ -55,7 +55,7 @@ def check_job(folder: pathlib.Path, count: int) -> None:
     )
     # By the lowest of those that have it: the mesh is of 2 x 4 devices.
     writers = {
-        name: [int(piece.file.path[-14:-9]) for piece in tensor.entry.pieces]
+        name: [int(piece.path[-14:-9]) for piece in tensor.entry.pieces]
         for name, tensor in checkpoint.items()
     }
     assert writers["params/rows"] == [i * count // 8 for i in range(8)]

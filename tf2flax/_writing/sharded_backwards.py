@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -38,10 +39,11 @@ from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .backwards import describe_misfit, leaf_value_of
 from .new_tensors import NewPiece, NewTensor, spans_processes, stored_key
-from .parts import BLOCK_NBYTES
 from .slicing import box_of_piece, cut_slices, extents_of_box
 from .stale import StaleCopies
 
+# Larger shards are cut: several arrays of this size are in use at a time (bytes).
+_SHARD_NBYTES: Final = 32 << 20
 # By stored name: boxes of the tensor with the pieces of leaves that they are made of.
 _Pieces = dict[str, list["_Shard"]]
 
@@ -141,7 +143,7 @@ def _boxes_of_leaf(
     origin = (0,) * len(leaf.spec.shape)
     if assignment.box is not None:  # a part of a partitioned variable
         origin = assignment.box.starts
-    for piece in cut_slices(leaf, BLOCK_NBYTES).pieces:
+    for piece in cut_slices(leaf, _SHARD_NBYTES).pieces:
         if piece.spec.size:
             yield piece, box_of_piece(piece, leaf.spec.shape).moved(origin)
 

@@ -162,7 +162,9 @@ class SharedSave:
             row[: len(written)] = [piece.crc32c for piece in written]
             rows = exchange_rows(self.processes, row)
         except BaseException:
-            destination.discard(mine)
+            # All have come to the end of the block. So the first one may remove all
+            # files, and then the folder.
+            destination.discard(work.suffixes if self._is_first else mine)
             raise
         # The sizes of others are those of their arrays: the first process alone writes
         # strings.
