@@ -103,7 +103,7 @@ def plan_parts(
             numbers, count = _balanced(sizes, num_data_files), num_data_files
         else:
             numbers = _filled(sizes, max_nbytes)
-            count = numbers[-1] + 1
+            count = max(numbers[-1] + 1, num_data_files)
         placed = (
             PlacedPiece(tensor, piece, first + number)
             for (tensor, piece), number in zip(mine, numbers, strict=True)

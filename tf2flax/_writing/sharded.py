@@ -102,9 +102,14 @@ def _fetch(shard: Any) -> np.ndarray:
 def _fetch_part(shard: Any, box: Box) -> np.ndarray:
     """Copies a box of a shard to the host."""
     jax, data = sys.modules["jax"], shard.data
-    if next(iter(data.devices())).platform == "cpu":  # it is there already
+    if _is_on_host(data):
         return _fetch(shard)[box.within(Box.whole(data.shape))]
     starts = np.array(box.starts, np.int32)
     with isolated(), explicit_transfers():
         part = jax.lax.dynamic_slice(data, jax.device_put(starts), box.shape)
         return jax.device_get(part)
+
+
+def _is_on_host(data: Any) -> bool:
+    """True if a shard is in memory of the host already."""
+    return next(iter(data.devices())).platform == "cpu"
