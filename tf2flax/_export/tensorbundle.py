@@ -12,8 +12,9 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.local_destination import LocalDestination
-from tf2flax._writing.bundle import MAX_DATA_FILES, write_bundle
+from tf2flax._writing.bundle import write_bundle
 from tf2flax._writing.new_tensors import NewTensor, stored_dtype, whole_tensor
+from tf2flax._writing.parts import MAX_DATA_FILES
 from tf2flax._writing.slicing import rewrite_tensor
 
 from .exporter import ExportedTensor, Exporter, ExportOptions, TensorSource

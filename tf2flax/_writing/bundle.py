@@ -8,16 +8,12 @@ Source: `BundleWriter`, tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from tf2flax._formats.bundle import data_file_suffix
 from tf2flax._storage.save_destinations import SaveDestination
 
 from .new_tensors import NewTensor
 from .parts import format_index, plan_parts, write_part
-
-# Data files are numbered with five digits.
-MAX_DATA_FILES: Final = 99_999
 
 
 def write_bundle(

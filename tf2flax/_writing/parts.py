@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from tf2flax._base.errors import AssignmentError
 from tf2flax._base.tuning import CHUNK_NBYTES
 from tf2flax._base.values import Box
 from tf2flax._formats.bundle import BUNDLE_VERSION, HEADER_KEY
@@ -36,6 +37,8 @@ from tf2flax._storage.save_destinations import DataSink
 from .new_tensors import NewPiece, NewTensor
 from .table import build_table
 
+# Data files are numbered with five digits.
+MAX_DATA_FILES: Final = 99_999
 # So much of a large piece is fetched at once, where it can be fetched in parts (bytes).
 BLOCK_NBYTES: Final = 64 << 20
 
@@ -89,12 +92,18 @@ def plan_parts(
     Returns:
         The part of each process, whose files have the next numbers after those of the
         process before.
+
+    Raises:
+        AssignmentError: There are not names for so many files.
     """
     pieces: dict[int, list[tuple[NewTensor, NewPiece]]] = {p: [] for p in processes}
     for tensor in tensors:
         for piece in tensor.pieces:
             process = processes[0] if piece.process is None else piece.process
             pieces[process].append((tensor, piece))
+    if max_nbytes is not None:  # as many files as names are there for
+        total = sum(piece.nbytes for tensor in tensors for piece in tensor.pieces)
+        max_nbytes = max(max_nbytes, 2 * total // MAX_DATA_FILES)
     parts: dict[int, Part] = {}
     first = 0
     for process, mine in pieces.items():
@@ -110,6 +119,11 @@ def plan_parts(
         )
         parts[process] = Part(tuple(placed), range(first, first + count))
         first += count
+    if first > MAX_DATA_FILES:
+        raise AssignmentError(
+            f"Expected at most {MAX_DATA_FILES} data files of {len(processes)} "
+            f"processes, got {first}. Give a smaller number, data_files=..."
+        )
     return parts
 
 

@@ -15,9 +15,10 @@ from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_calle
 from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
 
-from .bundle import MAX_DATA_FILES, write_bundle
+from .bundle import write_bundle
 from .by_plan import Invertible, prepare_by_plan
 from .new_tensors import NewTensor
+from .parts import MAX_DATA_FILES
 from .prefixes import open_destination, refuse_present, writing_to
 from .stale import StaleCopies
 from .state_file import update_state
