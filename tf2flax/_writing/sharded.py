@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tf2flax._base.errors import CheckpointError
+from tf2flax._base.memory import empty
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._jax.isolation import explicit_transfers, isolated
@@ -23,7 +24,7 @@ from tf2flax._jax.meshes import Device, box_of, device_boxes, device_processes
 
 from .arrays import is_flat_mapping
 from .device_arrays import fetch_shard, is_jax_array
-from .new_tensors import NewPiece, NewTensor, stored_key
+from .new_tensors import NewPiece, NewTensor, stored_key, whole_tensor
 from .slicing import extents_of_box
 from .trees import leaves_of
 
@@ -73,6 +74,8 @@ def sharded_tensor(name: str, spec: TensorSpec, value: Any) -> NewTensor:
         value: The array of JAX.
     """
     sharding, shape = value.sharding, spec.shape
+    if not spec.size:  # TensorFlow 1 reads no tensor of which a slice is empty
+        return whole_tensor(name, spec, lambda: empty(shape, spec.dtype.numpy))
     process_of: dict[Box, int] = {}
     boxes = device_boxes(sharding, shape)
     for box, process in zip(boxes, device_processes(sharding, None), strict=True):
