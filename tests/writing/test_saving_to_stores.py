@@ -12,13 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tensorstore as ts
 from gcs_server import Bucket, serving_bucket
 from http_server import serving
 from s3_server import serving_s3
 
 import tf2flax
-from tf2flax._storage import requests, store_destination
+from tf2flax._storage import hosts, requests, store_destination, stores
 
 TREE = {
     "kernel": np.arange(600, dtype="<f4").reshape(20, 30),
@@ -107,9 +106,9 @@ def test_s3() -> None:
         saved = tf2flax.open_checkpoint(prefix)
         tf2flax.save_checkpoint(prefix, saved, overwrite=True)
         check(prefix)
-        storage = ts.KvStore.open("s3://bucket/run/").result()
-        assert sorted(storage.list().result()) == [
-            b"checkpoint", b"m.data-00000-of-00001", b"m.index",
+        storage, folder = stores.storage_of("s3://bucket/run/")
+        assert storage.names_in(folder) == [
+            "checkpoint", "m.data-00000-of-00001", "m.index",
         ]  # fmt: skip
 
 
@@ -274,8 +273,6 @@ def test_stores_that_can_only_be_read() -> None:
 def test_the_host_of_another_server_is_looked_at(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax._storage import hosts
-
     assert hosts.look_at("gs://bucket/m") == ("", "")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "`127.0.0.1` cannot be reached" in hosts.look_at("s3://bucket/m")[0]

@@ -26,7 +26,7 @@ _GOOD_FOR_S: Final = 30.0
 _PORTS: Final = {"http": 80, "https": 443, "gs": 443, "s3": 443}
 # Where stores of a scheme are; a bucket of S3 has a host of its own.
 _HOSTS: Final = {"gs": "storage.googleapis.com", "s3": "s3.amazonaws.com"}
-# Variables with a URL, for which tensorstore takes another server.
+# Variables that hold the URL of another server.
 _ENDPOINTS: Final = {"gs": "TENSORSTORE_GCS_HTTP_URL", "s3": "AWS_ENDPOINT_URL"}
 _HUGGING_FACE: Final = re.compile(
     r"https?://huggingface\.co/(?P<repo>[^/]+/[^/]+)/(?:resolve|raw|blob)/"

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from tf2flax._base.errors import ReadError, RedirectedError, UnsupportedError
 from tf2flax._base.threads import is_given_up
@@ -70,8 +71,11 @@ class StoreClient:
         """The URL of a key, for users."""
         try:
             return (self._root + key).url
-        except Exception:  # not every driver has URLs
-            return f"{self._root.spec().to_json().get('driver', 'kvstore')}:{key}"
+        except Exception:  # not every driver has URLs, nor S3 of another server
+            spec = self._root.spec().to_json()
+            driver = spec.get("driver", "kvstore")
+            bucket = f"//{spec['bucket']}/" if driver == "s3" else ""
+            return f"{driver}:{bucket}{quote(key) if bucket else key}"
 
     def start_read(self, key: str, span: slice | None = None) -> Future[Any]:
         """Starts to read a key, or some of its bytes.
