@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 
 from tf2flax._base.errors import ReadError, RedirectedError, UnsupportedError
@@ -130,7 +130,8 @@ class StoreClient:
             The answer, for `wait_for`.
         """
         load_tensorstore()
-        return self._root.write(encode_name(key), contents)
+        # Its stub leaves out that a bytearray will do.
+        return self._root.write(encode_name(key), cast("bytes | None", contents))
 
     def list_keys(self, folder: str) -> list[str]:
         """Lists what follows a path in the keys that begin with it, sorted.
