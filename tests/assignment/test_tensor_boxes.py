@@ -6,11 +6,17 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tf2flax import concat, src, stack
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.tensor_boxes import NoBoxError, boxes_in_tensors
+from tf2flax._assignment.layouts.tensor_boxes import (
+    NoBoxError,
+    boxes_in_tensors,
+    coverage,
+)
 from tf2flax._base.values import STORED_DTYPES, Box, TensorSpec
 
 SHAPES = {"a": (4, 6), "b": (2, 6), "c": (2, 3, 4), "s": (), "v": (6,)}
@@ -83,3 +89,21 @@ def is_a_box(elements: np.ndarray) -> bool:
                 back = elements.ravel()
                 return bool((np.diff(back) > 0).all()) or elements.ndim > 1
     return False
+
+
+@given(
+    shape=st.lists(st.integers(1, 4), max_size=3).map(tuple),
+    data=st.data(),
+)
+def test_coverage(shape: tuple[int, ...], data: st.DataObject) -> None:
+    counts = np.zeros(shape, int)
+    boxes: list[Box] = []
+    for _ in range(data.draw(st.integers(0, 4))):
+        ends = [
+            sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
+            for n in shape
+        ]
+        box = Box(tuple(e[0] for e in ends), tuple(e[1] for e in ends))
+        boxes.append(box)
+        counts[box.within(Box.whole(shape))] += 1
+    assert coverage(boxes, shape) == (counts.min(), counts.max())

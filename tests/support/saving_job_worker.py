@@ -246,10 +246,19 @@ def save_by_plan(folder: str, mesh: Mesh) -> list[str]:
     assert got["narrow"].read().tobytes() == before["narrow"].tobytes()
     multihost_utils.sync_global_devices("compared again")
     refusals: list[str] = []
-    odd = NamedSharding(mesh, P(None, None, "d"))
-    for entry, shape in ((heads, (4, 8, 4)), (key[:, ::2].reshape(1, 8, 8), (1, 8, 8))):
-        name = {"odd": jax.ShapeDtypeStruct(shape, "float32", sharding=odd)}
-        plan = tf2flax.plan(f"{folder}/source/m", {entry: "odd"}, name)
+    odd, rows = P(None, None, "d"), P("d")
+    cases: list[tuple[Any, tuple[int, ...], PartitionSpec]] = [
+        ({heads: "odd"}, (4, 8, 4), odd),  # heads cut in the middle
+        ({key[:, ::2].reshape(1, 8, 8): "odd"}, (1, 8, 8), odd),  # every second column
+        ({key[:4]: "odd"}, (4, 16), rows),  # half of the tensor
+        ([(key, "odd"), (key, "even")], (8, 16), rows),  # twice
+    ]
+    for entries, shape, spec in cases:
+        sharding = NamedSharding(mesh, spec)
+        leaf = jax.ShapeDtypeStruct(shape, "float32", sharding=sharding)
+        names = ("odd", "even") if isinstance(entries, list) else ("odd",)
+        target = dict.fromkeys(names, leaf)
+        plan = tf2flax.plan(f"{folder}/source/m", entries, target)
         try:
             tf2flax.save_checkpoint(f"{folder}/bad/m", plan.restore(), plan=plan)
         except tf2flax.CheckpointError as error:

@@ -73,9 +73,12 @@ def check_job(folder: pathlib.Path, count: int) -> None:
     assert tf2flax.latest_checkpoint(folder / "all") == f"{folder}/all/m"
     check_errors(found, count)
     for one in found:
-        assert len(one["refusals"]) == 2
-        for text in one["refusals"]:
+        parts = [text.partition(": ")[2] for text in one["refusals"]]
+        assert len(parts) == 4
+        for text in parts[:2]:
             assert "`odd` spans processes, and its shards are no slices of" in text
+        assert "covered only partly by leaves that span processes: `odd`" in parts[2]
+        assert "covered several times by leaves that span" in parts[3]
 
 
 def run_saving_job(folder: pathlib.Path, count: int) -> tuple[list[dict], list[str]]:

@@ -21,11 +21,13 @@ from typing import Final
 import numpy as np
 
 from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.nodes import Layout
 from tf2flax._assignment.layouts.scattering import Contribution
 from tf2flax._assignment.layouts.tensor_boxes import (
     NoBoxError,
     TensorBox,
     boxes_in_tensors,
+    coverage,
 )
 from tf2flax._assignment.layouts.uncasting import settle_values, uncast_value
 from tf2flax._assignment.plans.inverse import InversePlan, spec_lookup
@@ -89,25 +91,17 @@ def sharded_tensors(
     for assignment in itertools.chain.from_iterable(inverse.groups):
         layout = lower(assignment.expression, spec_of)
         try:
-            for piece, box in _boxes_of_leaf(assignment, arrays[assignment.leaf]):
-                for part in boxes_in_tensors(layout, box):
-                    for place in names.intersection(inverse.stored.places(part.source)):
-                        shard = _Shard(assignment, piece, box.starts, part)
-                        pieces[place].append(shard)
+            for shard in _shards_of(assignment, layout, arrays[assignment.leaf]):
+                for place in inverse.stored.places(shard.part.source):
+                    pieces.setdefault(place, []).append(shard)
         except NoBoxError:
             problems += _describe_no_slices(inverse, assignment, names)
+    entries = list(map(inverse.manifest.entry, sorted(names)))
     if not problems:
-        problems = [
-            problem
-            for name in sorted(names)
-            if (problem := _describe_gaps(inverse.manifest.entry(name), pieces[name]))
-        ]
-    if problems:
-        raise AssignmentError(summarise(problems))
-    return [
-        _tensor_of(inverse.manifest.entry(name), pieces[name], stale)
-        for name in sorted(names)
-    ]
+        problems = [_describe_gaps(entry, pieces[entry.name]) for entry in entries]
+    if any(problems):
+        raise AssignmentError(summarise(list(filter(None, problems))))
+    return [_tensor_of(entry, pieces[entry.name], stale) for entry in entries]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,19 +127,24 @@ class _Shard:
         return self.part.from_leaf(view_at(self.piece.array(), box.within(whole)))
 
 
-def _boxes_of_leaf(
-    assignment: Assignment, leaf: NewTensor
-) -> Iterator[tuple[NewPiece, Box]]:
-    """Parts of a leaf that have elements, and their boxes in its layout.
+def _shards_of(
+    assignment: Assignment, layout: Layout, leaf: NewTensor
+) -> Iterator[_Shard]:
+    """Boxes of tensors that a leaf has, each in one of its pieces.
 
-    Large shards are cut: what is undone of loading takes memory for all of a part.
+    Large pieces are cut: what is undone of loading takes memory for all of a box.
+
+    Raises:
+        NoBoxError: A piece is not made of such boxes.
     """
     origin = (0,) * len(leaf.spec.shape)
     if assignment.box is not None:  # a part of a partitioned variable
         origin = assignment.box.starts
     for piece in cut_slices(leaf, _SHARD_NBYTES).pieces:
         if piece.spec.size:
-            yield piece, box_of_piece(piece, leaf.spec.shape).moved(origin)
+            box = box_of_piece(piece, leaf.spec.shape).moved(origin)
+            for part in boxes_in_tensors(layout, box):
+                yield _Shard(assignment, piece, box.starts, part)
 
 
 def _tensor_of(
@@ -208,17 +207,12 @@ def _describe_no_slices(
 def _describe_gaps(entry: TensorEntry, shards: Sequence[_Shard]) -> str:
     """Says that leaves have not every element of a tensor once; "" if they have."""
     boxes = [shard.part.box for shard in shards]
-    size = sum(box.size for box in boxes)
-    leaves = dict.fromkeys(shard.assignment.leaf for shard in shards)
-    is_doubled = len(leaves) > 1 and any(
-        first.intersection(second) is not None
-        for first, second in itertools.combinations(boxes, 2)
-    )
-    if size == entry.spec.size and not is_doubled:
+    least, most = coverage(boxes, entry.spec.shape)
+    if least == most == 1:
         return ""
-    fact = "several times" if is_doubled or size > entry.spec.size else "only partly"
+    leaves = dict.fromkeys(f"`{shard.assignment.leaf}`" for shard in shards)
+    fact = "several times" if least else "only partly"
     return (
         f"Tensor `{entry.name}` is covered {fact} by leaves that span processes: "
-        f"{', '.join(f'`{leaf}`' for leaf in leaves)}. Replicate them, or save them "
-        "without the plan."
+        f"{', '.join(leaves)}. Replicate them, or save them without the plan."
     )

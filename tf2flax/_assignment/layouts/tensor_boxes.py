@@ -9,9 +9,10 @@ than slices.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -127,3 +128,34 @@ def _extent_along(moving: list[tuple[int, int]], stride: int, dim: int) -> int:
             return dim
         extent *= count
     return extent
+
+
+def coverage(boxes: Sequence[Box], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Counts how often boxes cover the elements of an array.
+
+    Args:
+        boxes: The boxes.
+        shape: Shape of the array, which has elements.
+
+    Returns:
+        How often the elements that are covered least, and most, are covered.
+
+    Examples:
+        >>> coverage([Box((0, 0), (2, 3)), Box((1, 0), (4, 3))], shape=(4, 3))
+        (1, 2)
+    """
+    # Between two neighbouring bounds all elements are alike: one cell stands for them.
+    bounds = [
+        sorted(
+            {0, *(b.starts[axis] for b in boxes), *(b.stops[axis] for b in boxes)}
+            - {dim}
+        )
+        for axis, dim in enumerate(shape)
+    ]
+    counts = np.zeros(tuple(map(len, bounds)), np.int64)
+    for box in boxes:
+        lows, highs = (
+            map(bisect.bisect_left, bounds, ends) for ends in (box.starts, box.stops)
+        )
+        counts[tuple(map(slice, lows, highs))] += 1
+    return int(counts.min()), int(counts.max())
