@@ -64,7 +64,8 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
 def test_example(path: pathlib.Path) -> None:
     code, printed = run(path, *ARGUMENTS.get(path.stem, []))
     assert code == 0
-    if path.stem in {"moving_averages", "partitioned", "ports_demo", "warm_start"}:
+    is_program = "__main__" in path.read_text()
+    if is_program and path.stem not in STARTING:  # the output of those goes elsewhere
         assert "OK: all within 1e-05" in printed
 
 

@@ -240,7 +240,13 @@ def _intersection(
 def leaf_value_of(
     assignment: Assignment, stored: np.dtype, contribution: Contribution
 ) -> LeafValue:
-    """The value of a contribution, and the casts by which it was loaded."""
+    """The value of a contribution, and the casts by which it was loaded.
+
+    Args:
+        assignment: How the leaf was loaded.
+        stored: Dtype of the tensor.
+        contribution: Elements of the leaf.
+    """
     value = contribution.value
     assert value is not None
     casts = [*contribution.casts, assignment.dtype]

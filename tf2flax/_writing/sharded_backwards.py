@@ -20,6 +20,7 @@ from typing import Final
 
 import numpy as np
 
+from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout
 from tf2flax._assignment.layouts.scattering import Contribution
@@ -31,6 +32,7 @@ from tf2flax._assignment.layouts.tensor_boxes import (
 )
 from tf2flax._assignment.layouts.uncasting import settle_values, uncast_value
 from tf2flax._assignment.plans.inverse import InversePlan, spec_lookup
+from tf2flax._assignment.plans.renewals import Renewal
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
@@ -41,7 +43,7 @@ from tf2flax._checkpoint.stored_tensor import StoredTensor
 
 from .backwards import describe_misfit, leaf_value_of
 from .new_tensors import NewPiece, NewTensor, spans_processes, stored_key
-from .slicing import box_of_piece, cut_slices, extents_of_box
+from .slicing import box_of_piece, cut_slices, extents_of_box, join_parts
 from .stale import StaleCopies
 
 # Larger shards are cut: several arrays of this size are in use at a time (bytes).
@@ -102,6 +104,34 @@ def sharded_tensors(
     if any(problems):
         raise AssignmentError(summarise(list(filter(None, problems))))
     return [_tensor_of(entry, pieces[entry.name], stale) for entry in entries]
+
+
+def renewed_in_slices(
+    inverse: InversePlan, renewal: Renewal, arrays: Mapping[str, NewTensor]
+) -> dict[str, NewTensor]:
+    """Tensors like a leaf of a new shape, or like the parts of a family, by name.
+
+    Args:
+        inverse: The plan backwards.
+        renewal: The leaf, one of `inverse.renewals`; it, or a part, spans processes.
+        arrays: The leaves, by name.
+
+    Raises:
+        AssignmentError: A tensor is more than the leaf itself.
+    """
+    if renewal.parts:
+        parts = [arrays[part] for part in renewal.parts]
+        return {name: join_parts(name, parts) for name in renewal.places}
+    leaf = arrays[renewal.leaf]
+    resized = inverse.resized(renewal, leaf.spec.shape)
+    for name, (expression, _) in resized.items():
+        if not isinstance(expression, Source):
+            raise AssignmentError(
+                f"Leaf `{renewal.leaf}` spans processes, does not have the shape of "
+                f"the tensor, and is written to `{name}` as `{expression}`. Replicate "
+                "it, or save it without the plan."
+            )
+    return {name: dataclasses.replace(leaf, key=stored_key(name)) for name in resized}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
