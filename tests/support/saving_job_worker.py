@@ -157,6 +157,8 @@ def failures(process: int, folder: str, mesh: Mesh) -> dict[str, str]:
     expect("another prefix", save("bad/n" if is_last else "bad/m"))
     # Each process has a memory of its own.
     expect("another place", lambda: tf2flax.save_checkpoint("memory://m", tree))
+    store = "gs://bucket/refused/m"
+    expect("the store refuses", lambda: tf2flax.save_checkpoint(store, tree))
     expect("it exists", save("all/m"))
     write = os.write
 

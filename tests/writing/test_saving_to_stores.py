@@ -79,14 +79,12 @@ def test_a_file_url_is_a_local_path(tmp_path: pathlib.Path) -> None:
 
 def test_gcs(bucket: Bucket, prefix: str) -> None:
     assert tf2flax.save_checkpoint(prefix, TREE, data_files=2) == prefix
-    # The index makes it a checkpoint, and the state file leads there.
-    assert bucket.uploads() == [
-        "run/m.data-00000-of-00002",
-        "run/m.data-00001-of-00002",
-        "run/m.index",
-        "run/checkpoint",
-    ]
-    assert bucket.names() == sorted(bucket.uploads())
+    # Data, several objects at once; the index, which makes it a checkpoint; then the
+    # state file leads there.
+    data, end = bucket.uploads()[:2], bucket.uploads()[2:]
+    assert sorted(data) == [f"run/m.data-0000{i}-of-00002" for i in range(2)]
+    assert end == ["run/m.index", "run/checkpoint"]
+    assert bucket.names() == sorted([*data, *end])
     check(prefix)
     check(prefix.removesuffix("m"))
 
@@ -239,6 +237,16 @@ def test_a_stalled_upload_is_told(
     ):
         tf2flax.save_checkpoint(prefix, TREE)
     assert not bucket.objects
+
+
+def test_a_stalled_read_is_told(
+    bucket: Bucket, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tf2flax.open_checkpoint(tf2flax.save_checkpoint(prefix, TREE))
+    monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 0.3)
+    bucket.fails = lambda _method, key: "stall" if ".data" in key else ""
+    with pytest.raises(tf2flax.ReadError, match=r"Cannot read .* within 0.3 seconds"):
+        checkpoint.read()
 
 
 def test_an_interrupt_leaves_nothing(

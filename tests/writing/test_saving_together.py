@@ -19,6 +19,7 @@ NBYTES = 16 * 8 * 4
 ERRORS = {
     "a leaf is gone": "was deleted or donated",
     "no space": "No space left on device",
+    "the store refuses": "All 3 retry attempts failed: Service Unavailable",
     "no space, and one is there": "No space left on device",
 }
 ALIKE = ("other trees", "other options", "another prefix")
@@ -96,6 +97,8 @@ def run_saving_job(folder: pathlib.Path, count: int) -> tuple[list[dict], list[s
         seen: set[tuple[str, str]] = set()
 
         def fail(method: str, key: str) -> str:
+            if f"refused/m.data-{count - 1:05d}" in key:
+                return "503"
             is_first = (method, key) not in seen
             seen.add((method, key))
             return "503" if is_first and method == "POST" else ""
