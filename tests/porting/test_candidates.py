@@ -108,6 +108,7 @@ def test_heads_the_wrong_way_round(target: Any) -> None:
     assert "in place of Entry" in str(comparison)
 
 
+@pytest.mark.slow
 def test_heads_of_one_line_the_wrong_way_round(target: Any) -> None:
     right = attention("(h k)")
     wrong: dict[Any, str] = {
@@ -129,6 +130,7 @@ def test_query_for_key(target: Any) -> None:
     assert len(comparison.candidates[0].lines) == 2
 
 
+@pytest.mark.slow
 def test_one_tensor_for_two_leaves(target: Any) -> None:
     right = attention("(h k)")
     wrong = {k: v for k, v in right.items() if v != "params/key/"}

@@ -86,7 +86,11 @@ WAYS: list[Callable[..., Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fn", WAYS, ids=["apply", "jit", "captured", "inner_jit"])
+@pytest.mark.parametrize(
+    "fn",
+    [*WAYS[:2], *(pytest.param(fn, marks=pytest.mark.slow) for fn in WAYS[2:])],
+    ids=["apply", "jit", "captured", "inner_jit"],
+)
 def test_rows_come_in_the_order_of_computation(
     fn: Callable[..., Any], variables: Any, recorded: Any
 ) -> None:
@@ -210,6 +214,7 @@ def test_modules_of_nnx(is_jitted: bool) -> None:
     assert sorted(comparison.first.leaves) == ["layers/0/bias", "layers/0/kernel"]
 
 
+@pytest.mark.slow
 def test_what_nnx_captures_is_recorded() -> None:
     capture: Any = getattr(nnx, "capture", None)
     if capture is None:
@@ -225,6 +230,7 @@ def test_what_nnx_captures_is_recorded() -> None:
     assert [row.name for row in comparison.rows] == ["layers/0", "layers/1", "output"]
 
 
+@pytest.mark.slow
 def test_scanned_layers_come_in_order() -> None:
     class Block(linen.Module):
         @linen.compact

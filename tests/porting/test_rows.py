@@ -7,7 +7,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tf2flax._porting import rows
@@ -20,6 +20,7 @@ def compare(got: object, want: object, tolerance: Tolerance = NEAR) -> Compariso
     return compare_arrays("x", "x", np.asarray(got), np.asarray(want), tolerance)
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20),
     st.sampled_from([0.0, 1e-7, 1e-4, 1.0]),

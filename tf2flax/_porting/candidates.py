@@ -374,6 +374,7 @@ def _subsets(
     Of an exchange, those first that feed the difference: the others may be right.
     """
     everything = tuple(groups)
+    # One mistake in several lines is more likely than several mistakes.
     by_entry: dict[int, list[_Group]] = {}
     by_tensor: dict[str, list[_Group]] = {}
     for group in groups:
