@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import tf2flax
-from tf2flax._assignment.resolution.scopes import scopes_of
 from tf2flax._base.names import nearest
 from tf2flax._base.text import counted
 
