@@ -106,8 +106,8 @@ class ConversionReport:
         if GRAPH_KEY in self.left_out:
             # Without the graph, nothing says which variable a path of objects is.
             lines.append(
-                "names are paths of objects; for those of variables, convert "
-                "open_checkpoint(path).by_variable_name()"
+                "names are paths of objects; "
+                "open_checkpoint(path).by_variable_name() has those of variables"
             )
         return "\n".join(lines)
 

@@ -53,11 +53,14 @@ def vocabulary(
         ReadError: The system refuses.
 
     Examples:
-        >>> import tf2flax
-        >>> folder = "tests/data/vocabulary"
-        >>> rows = tf2flax.vocabulary(f"{folder}/old.txt", f"{folder}/new.txt")
+        >>> import os, pathlib, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     old, new = pathlib.Path(folder, "old"), pathlib.Path(folder, "new")
+        ...     _ = old.write_text(os.linesep.join(["mat", "the", "bird"]))
+        ...     _ = new.write_text(os.linesep.join(["the", "cat", "mat"]))
+        ...     rows = tf2flax.vocabulary(old, new)
         >>> rows.numbers
-        (3, 0, -1, 1)
+        (1, -1, 0)
         >>> key = tf2flax.src("table").take(rows, fill="keep")
 
     Source: `generate_vocab_remapping`,

@@ -33,11 +33,14 @@ class Rows:
             the files have been read.
 
     Examples:
-        >>> import tf2flax
-        >>> folder = "tests/data/vocabulary"
-        >>> rows = tf2flax.vocabulary(f"{folder}/old.txt", f"{folder}/new.txt")
+        >>> import os, pathlib, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     old, new = pathlib.Path(folder, "old"), pathlib.Path(folder, "new")
+        ...     _ = old.write_text(os.linesep.join(["mat", "the", "bird"]))
+        ...     _ = new.write_text(os.linesep.join(["the", "cat", "mat"]))
+        ...     rows = tf2flax.vocabulary(old, new)
         >>> rows.numbers
-        (3, 0, -1, 1)
+        (1, -1, 0)
     """
 
     old: str
