@@ -56,6 +56,10 @@ def main(process: int, port: str, folder: str, url: str) -> None:
     found["refusals"] = save_by_plan(folder, mesh)
     found["store"] = save_everything("gs://bucket/run/m", mesh)
     restore("gs://bucket/run/m", mesh)
+    # Its objects have names that no old one has: one more of them, which is empty.
+    tf2flax.save_checkpoint("gs://bucket/run/m", tree_on(mesh), overwrite=True)
+    again = tf2flax.open_checkpoint("gs://bucket/run/m")
+    assert np.array_equal(again["params/rows"].read(), ARRAY)
     multihost_utils.sync_global_devices("the end")
     print(json.dumps(found))
 
