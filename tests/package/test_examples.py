@@ -9,7 +9,10 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from bundle_writer import write_bundle
@@ -64,7 +67,8 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
 def test_example(path: pathlib.Path) -> None:
     code, printed = run(path, *ARGUMENTS.get(path.stem, []))
     assert code == 0
-    if path.stem in {"moving_averages", "partitioned", "ports_demo", "warm_start"}:
+    comparing = {"moving_averages", "partitioned", "ports_demo", "warm_start"}
+    if path.stem in {*comparing, "savedmodel"}:
         assert "OK: all within 1e-05" in printed
 
 
@@ -76,6 +80,7 @@ def test_example(path: pathlib.Path) -> None:
         ("warm_start", "main", "pooled_output", 1e-3),
         ("moving_averages", "main", "ema_logits_even", 1e-3),
         ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
+        ("savedmodel", "main", "y", 1e-3),
     ],
 )
 def test_an_example_can_fail(
@@ -99,6 +104,30 @@ def test_an_example_can_fail(
     monkeypatch.setattr(np, "load", changed)
     assert example[function]() == 1
     assert "FAILED: not all within 1e-05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stem", ["savedmodel", "new_head"])
+def test_an_example_that_saves_can_fail(
+    stem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "examples" / f"{stem}.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    example = runpy.run_path(str(path), run_name=stem)
+    save = tf2flax.save_checkpoint
+
+    def changed(prefix: str, tree: Any, **options: Any) -> str:
+        return save(prefix, jax.tree.map(lambda leaf: leaf + 1, tree), **options)
+
+    monkeypatch.setattr(tf2flax, "save_checkpoint", changed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*copied from the checkpoint as they were")
+        assert example["main"]() == 1
+    assert "FAILED: the" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stem", ["savedmodel", "new_head"])
+def test_an_example_fits_on_a_screen(stem: str) -> None:
+    assert len((ROOT / "examples" / f"{stem}.py").read_text().splitlines()) <= 75
 
 
 @pytest.fixture(scope="module")

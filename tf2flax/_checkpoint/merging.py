@@ -221,6 +221,7 @@ class MergedManifest(Manifest):
             MergedManifest(zip(prefixes, manifests, strict=True)),
             places,
             averages=averages,
+            takes_new_names=all(stored.takes_new_names for stored in below),
         )
 
 

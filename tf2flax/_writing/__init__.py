@@ -9,8 +9,10 @@ fetched and written one by one.
 - `by_plan.py`: the same by the map of a plan, backwards; `backwards.py` puts each
   tensor together from leaves; `stale.py` warns about copies that no longer belong to
   what is written; `averages.py` writes a variable and its averages alike.
+- `new_names.py`: leaves under names that the checkpoint lacks (`new=`), and what
+  expressions over them are; `leaf_manifest.py`: leaves as tensors of a checkpoint.
 - `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
-  file `checkpoint`.
+  file `checkpoint`; `bridging.py`: the index of a checkpoint that is being replaced.
 - `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`
   know the text, and no file. `map_lines.py`: lines of keys; `map_options.py`: options
   and parameters; `toml_errors.py`, `json_errors.py`: what is wrong with a text;

@@ -1,7 +1,8 @@
 """Writes V2 bundles: tensors one by one into data files, then the index.
 
 Everything is written under temporary names and renamed, the index last. So at no moment
-does the directory hold a checkpoint that can be opened and is wrong.
+does the directory hold a checkpoint that can be opened and is wrong; and where one is
+replaced, it holds the old or the new one (`_storage.exchanging`).
 
 Source: `BundleWriter`, tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 """
@@ -34,6 +35,7 @@ from tf2flax._storage.writing import (
     write_new_file,
 )
 
+from .bridging import name_data_files_anew
 from .new_tensors import NewPiece, NewTensor
 from .table import build_table
 
@@ -58,7 +60,7 @@ def write_bundle(
     """
     suffixes = [data_file_suffix(i, num_data_files) for i in range(num_data_files)]
     temporary = temporary_name(prefix)
-    files = Exchange(prefix, temporary, tuple(suffixes))
+    files = Exchange(prefix, temporary, tuple(suffixes), name_data_files_anew)
     remove_stale(prefix)
     try:
         entries = _write_data([f"{temporary}{suffix}" for suffix in suffixes], tensors)

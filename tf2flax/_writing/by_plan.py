@@ -27,6 +27,7 @@ from tf2flax._formats.object_graph import GRAPH_KEY
 from .arrays import prepare_tensor
 from .averages import write_both
 from .backwards import TensorWriter
+from .new_names import NewNames, prepare_new, refuse_written
 from .new_tensors import NewTensor, whole_tensor
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
@@ -46,7 +47,12 @@ class Invertible(Protocol):
 
 
 def prepare_by_plan(
-    tree: Any, plan: Invertible, *, is_copying: bool, has_averages: bool = False
+    tree: Any,
+    plan: Invertible,
+    *,
+    is_copying: bool,
+    has_averages: bool = False,
+    new: NewNames | None = None,
 ) -> tuple[list[NewTensor], StaleCopies]:
     """Names and checks the tensors that a plan's leaves came from.
 
@@ -56,6 +62,7 @@ def prepare_by_plan(
         is_copying: Whether other tensors of the checkpoint are copied.
         has_averages: Whether averages are written with their variables, and variables
             with their averages.
+        new: What else is written, under names that the checkpoint lacks.
 
     Returns:
         The tensors, and what watches the copies while they are written.
@@ -63,11 +70,17 @@ def prepare_by_plan(
     Raises:
         AssignmentError: A leaf cannot be written as what it came from; or it is not a
             plan.
+        ExistsError: The checkpoint has a tensor of a new name.
     """
     inverse = _inverse_of(plan)
+    leaves = leaves_of(tree)
+    added = prepare_new(new, leaves, inverse)
+    if added.leaves:  # a leaf that was kept is written under its new name alone
+        inverse = inverse.leaves_elsewhere(added.leaves)
+    refuse_written(added, inverse)
     if has_averages:
         inverse = write_both(inverse)
-    arrays = _prepare_leaves(inverse, leaves_of(tree), is_copying=is_copying)
+    arrays = _prepare_leaves(inverse, leaves, added.leaves, is_copying=is_copying)
     writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
     renewed = _renewed_tensors(inverse, arrays)
@@ -87,7 +100,7 @@ def prepare_by_plan(
         )
         for name in covered
     ]
-    tensors += renewed.values()
+    tensors += [*renewed.values(), *added.tensors]
     graph = _changed_graph(inverse, stale, is_copying=is_copying)
     left_out_of_copies = {*stale.dropped, *renewed}
     if graph is not None:
@@ -102,19 +115,25 @@ def prepare_by_plan(
 
 
 def _prepare_leaves(
-    inverse: InversePlan, leaves: Mapping[str, Any], *, is_copying: bool
+    inverse: InversePlan,
+    leaves: Mapping[str, Any],
+    elsewhere: Collection[str],
+    *,
+    is_copying: bool,
 ) -> dict[str, NewTensor]:
-    """Checks the leaves that a plan has loaded; warns about others."""
+    """Checks the leaves that a plan writes; warns about those that nothing writes."""
     planned = set(inverse.leaves)
     arrays = {
         name: prepare_tensor(name, leaves[name]) for name in planned & leaves.keys()
     }
     specs = {name: array.spec for name, array in arrays.items()}
     inverse.check(specs, is_copying=is_copying, present=leaves.keys())
-    if left_out := [name for name in leaves if name not in planned]:
+    written = planned.union(elsewhere)
+    if left_out := [name for name in leaves if name not in written]:
         warn_caller(
             f"{len(left_out)} leaves that the plan did not load are not written: "
-            f"{list_names(left_out, 20)}. Save them in a separate checkpoint."
+            f"{list_names(left_out, 20)}. Name them, new={{name of a tensor: leaf}}, "
+            "or save them in a separate checkpoint."
         )
     return arrays
 
@@ -165,11 +184,12 @@ def _renewed_tensors(
         for name, (expression, shape) in resized.items():
             spec = TensorSpec(shape, leaf.spec.dtype)
             array = functools.partial(whole.evaluate, expression)
-            stored = inverse.manifest.entry(name).spec.dtype
             # What was loaded through a cast is cast back where nothing can be lost.
-            if renewal.is_grown and is_one_to_one(spec.dtype.numpy, stored.numpy):
-                spec = TensorSpec(shape, stored)
-                array = functools.partial(_cast_back, array, stored.numpy)
+            if renewal.is_grown:
+                stored = inverse.manifest.entry(name).spec.dtype
+                if is_one_to_one(spec.dtype.numpy, stored.numpy):
+                    spec = TensorSpec(shape, stored)
+                    array = functools.partial(_cast_back, array, stored.numpy)
             tensors[name] = whole_tensor(name, spec, array)
     return tensors
 
@@ -187,6 +207,8 @@ def _watch_copies(
 ) -> StaleCopies:
     """Begins to watch what is copied, by names and by what the object graph knows."""
     manifest = inverse.manifest
+    # What the checkpoint lacked makes no copy stale.
+    renewed = [name for name in renewed if name in manifest]
     copies: Mapping[str, Sequence[str]] = {}
     if copied and isinstance(manifest, ObjectBasedManifest):
         # A damaged graph is copied as it is.

@@ -50,9 +50,11 @@ def update_state(path: str) -> None:
 
 
 def _is_in_saved_model(folder: str) -> bool:
-    folders = [folder]
-    if os.path.basename(folder) in _SAVED_MODEL_FOLDERS:
-        folders.append(os.path.dirname(folder))
+    # A link to `variables`, or a path with `..`, does not show where it leads.
+    folders = [folder, os.path.realpath(folder)]
+    for path in tuple(folders):
+        if os.path.basename(path) in _SAVED_MODEL_FOLDERS:
+            folders.append(os.path.dirname(path))
     return any(
         os.path.exists(os.path.join(candidate, name))
         for candidate in folders
