@@ -398,36 +398,34 @@ def test_the_first_of_two_leaves_is_written_under_a_missing_name(prefix: str) ->
     assert "not written: `b`" in message
 
 
-def test_new_names_one_part_of_a_family_that_was_kept(prefix: str) -> None:
-    """The others are left out: they are not all of the tensor any more."""
-    parts = {f"part_{i}": np.full((n, 2), i, "f4") for i, n in enumerate((4, 5))}
-    tree = {"t": parts, "w": np.zeros((3, 4), "f4")}
-    pairs: Any = [("table", "t"), ("trunk/w", "w")]
-    plan = tf2flax.plan(prefix, pairs, tree, on_mismatch="keep")
-    saved, (message,) = save(plan, plan.restore(), new={"p": "t/part_0"})
-    assert saved["p"].shape == (4, 2)
-    assert saved["table"].read().tolist() == TABLE.tolist()
-    assert "not written: `t/part_1`" in message
-
-
-def test_new_decides_for_the_leaves_that_it_names(prefix: str) -> None:
-    """A leaf that was kept is not written under the map's name as well."""
+def test_new_adds_to_what_the_map_writes(prefix: str) -> None:
     tree = {**target(), "w": np.full((2, 2), 3, "f4")}
     entries = {**TRUNK, "head/": "head/", "table": "w"}
     plan = tf2flax.plan(prefix, entries, tree, on_missing="keep", on_mismatch="keep")
-    saved, _ = save(plan, plan.restore())
-    assert set(saved) >= {"head/kernel", "head/bias"}
-    assert saved["table"].shape == (2, 2)
-    new = {"cls": src("head/kernel").T, "small": "w"}
-    saved, said = save(plan, plan.restore(), new=new)
-    assert said == []
+    new = {"cls": src("head/kernel").T, "small": "w", "again": "trunk/b"}
+    saved, (message,) = save(plan, plan.restore(), new=new)
+    assert "1 tensor is copied" in message  # the step, since `table` is another one
+    assert "`global_step`" in message
+    assert set(saved) >= {"head/kernel", "head/bias", *new}
     assert saved["cls"].shape == (7, 3)
-    assert "head/kernel" not in saved
-    assert saved["head/bias"].shape == (7,)
+    assert saved["table"].shape == saved["small"].shape == (2, 2)
+    assert saved["again"].read().tolist() == [1, 1, 1, 1]
+    for leaf in ("head/kernel", "head/bias"):
+        with pytest.raises(tf2flax.AssignmentError, match="`head/bias`: by the map it"):
+            save(plan, plan.restore(), new={"head/bias": leaf})
+
+
+def test_a_leaf_that_cannot_be_written_in_its_place_gets_a_name(prefix: str) -> None:
+    """One that was kept, and of which no inverse gives a tensor of another shape."""
+    tree = {"x": np.full((2, 9), 3, "f4"), "w": np.zeros((3, 4), "f4")}
+    pairs: Any = [(src("table")[:2], "x"), ("trunk/w", "w")]
+    plan = tf2flax.plan(prefix, pairs, tree, on_mismatch="keep")
+    with pytest.raises(tf2flax.AssignmentError, match="Name it in new="):
+        save(plan, plan.restore())
+    saved, said = save(plan, plan.restore(), new={"x": "x"})
+    assert said == []
+    assert saved["x"].shape == (2, 9)
     assert saved["table"].read().tolist() == TABLE.tolist()
-    assert saved["small"].shape == (2, 2)
-    with pytest.raises(tf2flax.AssignmentError, match="`head/bias`: by the map it is"):
-        save(plan, plan.restore(), new={"head/bias": "head/kernel"})
 
 
 def test_a_leaf_that_is_gone_or_has_another_shape(prefix: str) -> None:

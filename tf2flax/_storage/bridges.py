@@ -18,12 +18,12 @@ class OtherNames(NamedTuple):
     """How a checkpoint goes on under other names of its data files.
 
     Attributes:
-        index: Contents of the index that has these names.
+        contents: Contents of the index that has these names.
         names: Suffixes of its data files -> other ones, which no file has.
         empty: Suffixes of more data files that it must have, without contents.
     """
 
-    index: bytes
+    contents: bytes
     names: Mapping[str, str]
     empty: tuple[str, ...]
 
@@ -77,7 +77,7 @@ class Bridge:
                 self._link(suffix, self.prefix + second)
             for path in (*(self.prefix + s for s in others.empty), self.index):
                 self._files.append(path)
-                write_new_file(path, others.index if path == self.index else b"")
+                write_new_file(path, others.contents if path == self.index else b"")
         except OSError:
             self.clear()
             return

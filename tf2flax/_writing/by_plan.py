@@ -75,8 +75,6 @@ def prepare_by_plan(
     inverse = _inverse_of(plan)
     leaves = leaves_of(tree)
     added = prepare_new(new, leaves, inverse)
-    if added.leaves:  # a leaf that was kept is written under its new name alone
-        inverse = inverse.leaves_elsewhere(added.leaves)
     refuse_written(added, inverse)
     if has_averages:
         inverse = write_both(inverse)
@@ -127,9 +125,9 @@ def _prepare_leaves(
         name: prepare_tensor(name, leaves[name]) for name in planned & leaves.keys()
     }
     specs = {name: array.spec for name, array in arrays.items()}
-    inverse.check(specs, is_copying=is_copying, present=leaves.keys())
-    written = planned.union(elsewhere)
-    if left_out := [name for name in leaves if name not in written]:
+    others = [name for name in leaves if name not in elsewhere]
+    inverse.check(specs, is_copying=is_copying, present=others)
+    if left_out := [name for name in others if name not in planned]:
         warn_caller(
             f"{len(left_out)} leaves that the plan did not load are not written: "
             f"{list_names(left_out, 20)}. Name them, new={{name of a tensor: leaf}}, "

@@ -117,7 +117,7 @@ def refuse_written(added: NewLeaves, inverse: InversePlan) -> None:
     keys = {tensor.key for tensor in added.tensors}
     problems = [
         f"Option new, `{assignment.name}`: by the map it is written from "
-        f"{list_names(assignment.leaves)}. Give another name."
+        f"{list_names(assignment.leaves)} already. Leave it out, or give another name."
         for assignment in (inverse.assignments if keys else ())
         if stored_key(assignment.name) in keys
     ]

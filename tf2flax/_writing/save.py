@@ -83,8 +83,8 @@ def save_checkpoint(
             copied although their variables have changed.
         new: With a plan, what else is written: names of tensors that the checkpoint
             lacks -> names of leaves, or expressions over leaves (`tf2flax.src`), in the
-            leaf's dtype. A leaf that was kept is then written under this name alone.
-            The object graph of TF2 does not get these names: they are read by name.
+            leaf's dtype. The object graph of TF2 does not get these names: they are
+            read by name.
         unused: With a plan, what happens to tensors, and elements of tensors, that it
             did not load: "copy" copies them from the checkpoint, also those that a view
             hides; "drop" leaves them out, also out of the object graph. Slots and

@@ -99,7 +99,6 @@ class InversePlan:
     """
 
     __slots__ = (
-        "_elsewhere",
         "_groups",
         "_manifest",
         "_plan",
@@ -119,11 +118,7 @@ class InversePlan:
     renewals: tuple[Renewal, ...]
 
     def __init__(
-        self,
-        plan: RestorePlan,
-        manifest: Manifest,
-        stored: StoredNames | None = None,
-        elsewhere: Collection[str] = frozenset(),
+        self, plan: RestorePlan, manifest: Manifest, stored: StoredNames | None = None
     ) -> None:
         """Inverts a plan; called by `Plan.inverse`, not by users.
 
@@ -131,7 +126,6 @@ class InversePlan:
             plan: The plan.
             manifest: The checkpoint, or the view of it, that the plan was made for.
             stored: Where its tensors are written; None for where they were read.
-            elsewhere: Names of kept leaves that are not written as the map says.
 
         Raises:
             AssignmentError: The view merges several checkpoints.
@@ -139,7 +133,6 @@ class InversePlan:
         """
         self._plan = plan
         self._manifest = manifest
-        self._elsewhere = elsewhere
         self._stored = manifest.stored() if stored is None else stored
         resolution = plan.resolution
         # A tied leaf is written to the tensors of all its names.
@@ -153,9 +146,7 @@ class InversePlan:
             self._ways.grown, taken, spec_of, self._stored.places, is_grown=True
         )
         taken |= {place for renewal in grown for place in renewal.places}
-        kept, self._problems = find_kept(
-            resolution, elsewhere, taken, spec_of, self._stored
-        )
+        kept, self._problems = find_kept(resolution, taken, spec_of, self._stored)
         self.renewals = (*grown, *kept)
         renewed = [
             InverseAssignment(place, renewal.leaves, expression, True)
@@ -204,15 +195,7 @@ class InversePlan:
 
     def stored_elsewhere(self, stored: StoredNames) -> InversePlan:
         """The same plan backwards, which writes tensors under other stored names."""
-        return InversePlan(self._plan, self._manifest, stored, self._elsewhere)
-
-    def leaves_elsewhere(self, leaves: Collection[str]) -> InversePlan:
-        """The same plan backwards, where kept leaves are not written as the map says.
-
-        Args:
-            leaves: Names of leaves that are written under other names.
-        """
-        return InversePlan(self._plan, self._manifest, self._stored, leaves)
+        return InversePlan(self._plan, self._manifest, stored)
 
     def alternatives(self) -> dict[str, list[str]]:
         """Stored names of tensors -> those that `first_of` did not choose for them."""
@@ -272,7 +255,7 @@ class InversePlan:
 
         Args:
             specs: Shape and dtype of the leaves of the tree that the plan writes.
-            present: Names of all leaves of the tree.
+            present: Names of the leaves of the tree that this plan alone writes.
             is_copying: True if the checkpoint supplies what leaves do not cover.
 
         Raises:

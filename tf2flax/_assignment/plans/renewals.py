@@ -94,7 +94,6 @@ def _absent_specs(expression: Expression, shape: tuple[int, ...]) -> SpecOf:
 
 def find_kept(
     resolution: Resolution,
-    elsewhere: Collection[str],
     taken: Collection[str],
     spec_of: SpecOf,
     stored: StoredNames,
@@ -103,7 +102,6 @@ def find_kept(
 
     Args:
         resolution: The resolution.
-        elsewhere: Names of leaves that are written under other names.
         taken: Stored names of tensors that other leaves are written to.
         spec_of: Gives shape and dtype of a tensor.
         stored: Stored names of the tensors.
@@ -113,15 +111,11 @@ def find_kept(
         tensors, why it cannot. Leaves without tensors that cannot be written are left
         out.
     """
-
-    def is_here(gap: Gap) -> bool:
-        return not any(leaf in elsewhere for leaf in (gap.leaf, *gap.parts))
-
-    gaps = filter(is_here, _mismatches(resolution))
+    gaps = _mismatches(resolution)
     kept, problems = find_renewals(gaps, taken, spec_of, stored.places)
     taken = {*taken, *(place for renewal in kept for place in renewal.places)}
     # Where some tensors of a leaf are there, the others do not follow from the leaf.
-    gaps = [gap for gap in resolution.missing if not gap.present and is_here(gap)]
+    gaps = [gap for gap in resolution.missing if not gap.present]
     new, _ = find_renewals(gaps, taken, spec_of, _places_of_new(stored), is_new=True)
     return (*kept, *new), problems
 
@@ -232,6 +226,7 @@ def describe_unwritable(leaf: str, problem: str, *, is_grown: bool = False) -> s
         )
     return (
         f"Leaf `{leaf}` was kept because it does not fit, and cannot be written in its "
-        f'own shape: {problem} Use unused="drop" to leave it out together with what '
-        "the plan did not load, or save a flat mapping of names to arrays."
+        f"own shape: {problem} Name it in new=, a tensor of another name; or use "
+        'unused="drop" to leave it out together with what the plan did not load; or '
+        "save a flat mapping of names to arrays."
     )
