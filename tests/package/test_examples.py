@@ -67,8 +67,8 @@ def figures(printed: str) -> dict[tuple[str, str], float]:
 def test_example(path: pathlib.Path) -> None:
     code, printed = run(path, *ARGUMENTS.get(path.stem, []))
     assert code == 0
-    comparing = {"moving_averages", "partitioned", "ports_demo", "warm_start"}
-    if path.stem in {*comparing, "savedmodel"}:
+    is_program = "__main__" in path.read_text()
+    if is_program and path.stem not in STARTING:  # the output of those goes elsewhere
         assert "OK: all within 1e-05" in printed
 
 
@@ -127,7 +127,7 @@ def test_an_example_that_saves_can_fail(
 
 @pytest.mark.parametrize("stem", ["savedmodel", "new_head"])
 def test_an_example_fits_on_a_screen(stem: str) -> None:
-    assert len((ROOT / "examples" / f"{stem}.py").read_text().splitlines()) <= 75
+    assert len((ROOT / "examples" / f"{stem}.py").read_text().splitlines()) <= 80
 
 
 @pytest.fixture(scope="module")

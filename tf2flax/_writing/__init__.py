@@ -7,8 +7,9 @@ fetched and written one by one.
 - `trees.py`, `arrays.py`, `device_arrays.py`, `slicing.py`: what a caller saves ->
   `NewTensor`s, which `new_tensors.py` defines.
 - `by_plan.py`: the same by the map of a plan, backwards; `backwards.py` puts each
-  tensor together from leaves; `stale.py` warns about copies that no longer belong to
-  what is written; `averages.py` writes a variable and its averages alike.
+  tensor together from leaves, `growing.py` those of leaves that have grown; `stale.py`
+  warns about copies that no longer belong to what is written; `averages.py` writes a
+  variable and its averages alike.
 - `new_names.py`: leaves under names that the checkpoint lacks (`new=`), and what
   expressions over them are; `leaf_manifest.py`: leaves as tensors of a checkpoint.
 - `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the

@@ -14,7 +14,7 @@ from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.absent_shapes import shapes_of_absent
 from tf2flax._assignment.layouts.resizing import Resized, resize_backwards
-from tf2flax._assignment.resolution.assignments import Gap, Resolution
+from tf2flax._assignment.resolution.assignments import Assignment, Gap, Resolution
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import StoredNames
 from tf2flax._base.values import STORED_DTYPES, TensorSpec
@@ -34,7 +34,8 @@ class Renewal:
         gap: Why the leaf was kept; of a family, that of its first leaf.
         expression: Source that did not fit the leaf.
         stored: Stored names of the tensors, by the names that the plan was made for.
-        is_grown: True if the leaf was loaded, and has grown.
+        loaded: How a leaf that has grown was loaded, by its name or by those of parts;
+            empty for a leaf that was kept.
         is_new: True if the checkpoint lacks the tensors.
     """
 
@@ -43,8 +44,15 @@ class Renewal:
     gap: Gap
     expression: Expression
     stored: Mapping[str, tuple[str, ...]]
-    is_grown: bool = False
+    loaded: Mapping[str, Assignment] = dataclasses.field(
+        default_factory=dict[str, Assignment]
+    )
     is_new: bool = False
+
+    @property
+    def is_grown(self) -> bool:
+        """True if the leaf was loaded, and has grown."""
+        return bool(self.loaded)
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -132,8 +140,8 @@ def find_renewals(
     taken: Collection[str],
     spec_of: SpecOf,
     places_of: PlacesOf,
+    loaded: Iterable[Assignment] = (),
     *,
-    is_grown: bool = False,
     is_new: bool = False,
 ) -> tuple[tuple[Renewal, ...], dict[str, str]]:
     """Finds the kept leaves that can be written in their own shape.
@@ -143,12 +151,15 @@ def find_renewals(
         taken: Stored names of tensors that other leaves are written to.
         spec_of: Gives shape and dtype of a tensor.
         places_of: Gives the stored names of a tensor.
-        is_grown: True if the leaves were loaded, and have grown.
+        loaded: How they were loaded, if they have grown; a tied one several times.
         is_new: True if the checkpoint lacks the tensors.
 
     Returns:
         The leaves that can be written; and for each other leaf, why it cannot.
     """
+    assignments: dict[tuple[str, Expression | None], Assignment] = {
+        (assignment.leaf, assignment.expression): assignment for assignment in loaded
+    }
     families: dict[object, list[Gap]] = {}
     for gap in gaps:
         # Without an expression there is no tensor in whose place to write.
@@ -161,7 +172,11 @@ def find_renewals(
     for group in families.values():
         try:
             renewal = _make_renewal(group, spec_of, places_of, is_new=is_new)
-            renewal = dataclasses.replace(renewal, is_grown=is_grown)
+            grown = {
+                gap.leaf: assignments[gap.leaf, gap.expression]
+                for gap in (group if assignments else ())
+            }
+            renewal = dataclasses.replace(renewal, loaded=grown)
             for name in renewal.places:
                 if name in writers:
                     raise AssignmentError(f"`{name}` is written from {writers[name]}.")
