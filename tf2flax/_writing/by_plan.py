@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tf2flax._assignment.plans.inverse import InversePlan
@@ -25,7 +25,7 @@ from .averages import write_both
 from .backwards import TensorWriter
 from .growing import grown_tensors
 from .new_names import NewNames, prepare_new, refuse_written
-from .new_tensors import NewTensor, whole_tensor
+from .new_tensors import NewTensor, spans_processes, whole_tensor
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
 from .trees import leaves_of
@@ -76,7 +76,6 @@ def prepare_by_plan(
     if has_averages:
         inverse = write_both(inverse)
     arrays = _prepare_leaves(inverse, leaves, added.leaves, is_copying=is_copying)
-    writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
     renewed = _renewed_tensors(inverse, arrays)
     # Leaves that did not fit when they were loaded: written as they are now.
@@ -88,13 +87,7 @@ def prepare_by_plan(
     ]
     copied = inverse.copied if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
-    tensors = [
-        rewrite_tensor(
-            manifest.entry(name),
-            stale.watched(name, functools.partial(writer.tensor, name)),
-        )
-        for name in covered
-    ]
+    tensors = _loaded_tensors(inverse, arrays, covered, stale)
     tensors += [*renewed.values(), *added.tensors]
     graph = _changed_graph(inverse, stale, is_copying=is_copying)
     left_out_of_copies = {*stale.dropped, *renewed}
@@ -107,6 +100,33 @@ def prepare_by_plan(
         if name not in left_out_of_copies
     ]
     return tensors, stale
+
+
+def _loaded_tensors(
+    inverse: InversePlan,
+    arrays: Mapping[str, NewTensor],
+    names: Iterable[str],
+    stale: StaleCopies,
+) -> list[NewTensor]:
+    """The tensors that leaves were loaded from, in their shapes, dtypes and slices."""
+    tensors: list[NewTensor] = []
+    sharded = frozenset[str]()
+    if any(map(spans_processes, arrays.values())):
+        # Here, since only jobs of several processes have such leaves.
+        from .sharded_backwards import sharded_names, sharded_tensors
+
+        sharded = sharded_names(inverse, arrays)
+        tensors += sharded_tensors(inverse, arrays, sharded, stale)
+    writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
+    tensors += [
+        rewrite_tensor(
+            inverse.manifest.entry(name),
+            stale.watched(name, functools.partial(writer.tensor, name)),
+        )
+        for name in names
+        if name not in sharded
+    ]
+    return tensors
 
 
 def _prepare_leaves(
@@ -168,6 +188,12 @@ def _renewed_tensors(
     tensors: dict[str, NewTensor] = {}
     for renewal in inverse.renewals:
         if not all(leaf in arrays for leaf in renewal.leaves):
+            continue
+        if any(spans_processes(arrays[leaf]) for leaf in renewal.leaves):
+            # Here, since only jobs of several processes have such leaves.
+            from .sharded_backwards import renewed_in_slices
+
+            tensors |= renewed_in_slices(inverse, renewal, arrays)
             continue
         if renewal.is_grown:
             tensors |= grown_tensors(inverse, renewal, arrays)

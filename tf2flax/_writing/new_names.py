@@ -36,7 +36,13 @@ from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.run_reads import HostLeaves, run_reads
 
 from .leaf_manifest import LeafManifest
-from .new_tensors import NewTensor, stored_dtype, stored_key, whole_tensor
+from .new_tensors import (
+    NewTensor,
+    spans_processes,
+    stored_dtype,
+    stored_key,
+    whole_tensor,
+)
 
 # What `save_checkpoint` takes: names of tensors -> names of leaves, or expressions.
 NewNames = Mapping[str, str | Expression]
@@ -211,8 +217,13 @@ def _prepare(name: str, expression: Expression, manifest: LeafManifest) -> NewTe
         return dataclasses.replace(tensor, key=stored_key(name))
     layout = lower(expression, manifest.spec)
     for source in sources_of(expression):
-        spec = manifest.spec(parse_name(source.pattern).literal)
-        check_holds_numbers(spec.dtype)
+        leaf = parse_name(source.pattern).literal
+        check_holds_numbers(manifest.spec(leaf).dtype)
+        if spans_processes(manifest.tensor(leaf)):
+            raise AssignmentError(
+                f"leaf `{leaf}` spans processes, and no process has all that the "
+                "expression needs. Name the leaf alone, or replicate it."
+            )
     assignment = Assignment(
         leaf=name,
         expression=expression,
