@@ -9,6 +9,7 @@ fetched and written one by one.
 - `by_plan.py`: the same by the map of a plan, backwards; `backwards.py` puts each
   tensor together from leaves; `stale.py` warns about copies that no longer belong to
   what is written; `averages.py` writes a variable and its averages alike.
+- `optimizer.py`: the state of an optimizer joined to its parameters.
 - `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
   file `checkpoint`.
 - `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`

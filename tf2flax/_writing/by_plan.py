@@ -28,6 +28,7 @@ from .arrays import prepare_tensor
 from .averages import write_both
 from .backwards import TensorWriter
 from .new_tensors import NewTensor, whole_tensor
+from .optimizer import join_state
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
 from .trees import leaves_of
@@ -46,7 +47,12 @@ class Invertible(Protocol):
 
 
 def prepare_by_plan(
-    tree: Any, plan: Invertible, *, is_copying: bool, has_averages: bool = False
+    tree: Any,
+    plan: Invertible,
+    *,
+    is_copying: bool,
+    has_averages: bool = False,
+    opt_state: Any = None,
 ) -> tuple[list[NewTensor], StaleCopies]:
     """Names and checks the tensors that a plan's leaves came from.
 
@@ -56,6 +62,7 @@ def prepare_by_plan(
         is_copying: Whether other tensors of the checkpoint are copied.
         has_averages: Whether averages are written with their variables, and variables
             with their averages.
+        opt_state: The state of an optimizer with its plan, to be written as well.
 
     Returns:
         The tensors, and what watches the copies while they are written.
@@ -64,10 +71,15 @@ def prepare_by_plan(
         AssignmentError: A leaf cannot be written as what it came from; or it is not a
             plan.
     """
-    inverse = _inverse_of(plan)
+    inverse, leaves = _inverse_of(plan), leaves_of(tree)
+    counters: Mapping[str, NewTensor] = {}
+    if opt_state is not None:
+        state = join_state(inverse, opt_state, leaves)
+        inverse, counters = state.inverse, state.counters
+        leaves = {**leaves, **state.leaves}
     if has_averages:
         inverse = write_both(inverse)
-    arrays = _prepare_leaves(inverse, leaves_of(tree), is_copying=is_copying)
+    arrays = _prepare_leaves(inverse, leaves, is_copying=is_copying)
     writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
     manifest = inverse.manifest
     renewed = _renewed_tensors(inverse, arrays)
@@ -78,7 +90,7 @@ def prepare_by_plan(
         for assignment in inverse.assignments
         if assignment.name not in kept
     ]
-    copied = inverse.copied if is_copying else ()
+    copied = [n for n in inverse.copied if n not in counters] if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
     tensors = [
         rewrite_tensor(
@@ -87,8 +99,8 @@ def prepare_by_plan(
         )
         for name in covered
     ]
-    tensors += renewed.values()
-    graph = _changed_graph(inverse, stale, is_copying=is_copying)
+    tensors += (*renewed.values(), *counters.values())
+    graph = _changed_graph(inverse, stale, counters, is_copying=is_copying)
     left_out_of_copies = {*stale.dropped, *renewed}
     if graph is not None:
         left_out_of_copies.add(GRAPH_KEY)
@@ -120,14 +132,18 @@ def _prepare_leaves(
 
 
 def _changed_graph(
-    inverse: InversePlan, stale: StaleCopies, *, is_copying: bool
+    inverse: InversePlan,
+    stale: StaleCopies,
+    counters: Collection[str],
+    *,
+    is_copying: bool,
 ) -> Any:
     """The object graph without what is not written; None where nothing is missing."""
     manifest = inverse.manifest
     if not isinstance(manifest, ObjectBasedManifest):
         return None
     if not is_copying:
-        return manifest.graph_of(inverse.copied)
+        return manifest.graph_of([n for n in inverse.copied if n not in counters])
     return manifest.graph_of(stale.dropped) if stale.dropped else None
 
 

@@ -42,6 +42,7 @@ def save_checkpoint(
     tree_or_mapping: Any,
     *,
     plan: Invertible | None = None,
+    opt_state: tuple[Invertible, Any] | None = None,
     unused: Literal["copy", "drop"] = "copy",
     averages: Literal["follow", "both"] = "follow",
     data_files: int = 1,
@@ -76,6 +77,9 @@ def save_checkpoint(
             that the plan did not load are left out, with a warning; another warning
             names slots, averages and steps that are copied although their variables
             have changed.
+        opt_state: With a plan, the state of an optimizer as well: a pair of the plan
+            that `tf2flax.optimizer_plan` made, and the state. Slots, powers of betas
+            and counters are written under their own names.
         unused: With a plan, what happens to tensors, and elements of tensors, that it
             did not load: "copy" copies them from the checkpoint, also those that a view
             hides; "drop" leaves them out, also out of the object graph. Slots and
@@ -117,6 +121,11 @@ def save_checkpoint(
     is_replacing = check_switch("overwrite", overwrite)
     _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
+    if plan is None and opt_state is not None:
+        raise AssignmentError(
+            "opt_state: which variables the slots belong to, the plan of the "
+            "parameters says. Give it as plan=."
+        )
     if plan is None:
         tensors = prepare_tree(tree_or_mapping)
     else:
@@ -125,6 +134,7 @@ def save_checkpoint(
             plan,
             is_copying=unused == "copy",
             has_averages=averages == "both",
+            opt_state=opt_state,
         )
     if not tensors:
         raise AssignmentError("There is nothing to save: the tree holds no arrays.")
