@@ -57,7 +57,10 @@ def main(prefix: str = "") -> int:
     variables = plan.restore()
 
     mask = jax.tree_util.tree_map_with_path(decays, variables)
-    tx = tf2flax.optax.adam_weight_decay(0.02, mask=mask)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        tf2flax.optax.adam_weight_decay(0.02, mask=mask),
+    )
     opt_plan = tf2flax.optimizer_plan(plan, jax.eval_shape(tx.init, variables))
     opt_state = opt_plan.restore()
 
@@ -66,11 +69,15 @@ def main(prefix: str = "") -> int:
         loss = optax.softmax_cross_entropy_with_integer_labels
         return loss(logits, wanted["labels"]).mean()
 
+    @jax.jit
+    def step(variables: Any, opt_state: Any) -> tuple[jax.Array, Any, Any]:
+        loss, grads = jax.value_and_grad(loss_of)(variables)
+        updates, opt_state = tx.update(grads, opt_state, variables)
+        return loss, optax.apply_updates(variables, updates), opt_state
+
     losses: list[Any] = []
     for _ in range(3):
-        loss, grads = jax.jit(jax.value_and_grad(loss_of))(variables)
-        updates, opt_state = tx.update(grads, opt_state, variables)
-        variables = optax.apply_updates(variables, updates)
+        loss, variables, opt_state = step(variables, opt_state)
         losses.append(loss)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -77,7 +77,7 @@ def test_example(path: pathlib.Path) -> None:
         ("partitioned", "main", "emb_div", np.nan),
         ("warm_start", "main", "pooled_output", 1e-3),
         ("moving_averages", "main", "ema_logits_even", 1e-3),
-        ("finetune", "main", "losses", 1e-3),
+        pytest.param("finetune", "main", "losses", 1e-3, marks=pytest.mark.slow),
         ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
     ],
 )

@@ -27,7 +27,10 @@ def continue_losses(prefix, inputs, steps):
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=LABELS, logits=nsp))
         variables = tf.trainable_variables()
         step = tf.train.get_or_create_global_step()
-        pairs = [(g, v) for g, v in zip(tf.gradients(loss, variables), variables) if g is not None]
+        # Dense, since TensorFlow counts each use of an embedding's row in the norm by itself.
+        grads = [None if g is None else tf.convert_to_tensor(g) for g in tf.gradients(loss, variables)]
+        grads, _ = tf.clip_by_global_norm(grads, clip_norm=1.0)
+        pairs = [(g, v) for g, v in zip(grads, variables) if g is not None]
         train = tf.group(Optimizer(RATE).apply_gradients(pairs), step.assign_add(1))
         with session() as sess:
             tf.train.Saver().restore(sess, prefix)
