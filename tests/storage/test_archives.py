@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pathlib
 import zipfile
 
@@ -12,6 +13,7 @@ from http_server import serving
 import tf2flax
 
 NAME = "bert/pooler/dense/kernel"
+TENSORSTORE = tuple(map(int, importlib.metadata.version("tensorstore").split(".")[:3]))
 
 
 @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -53,6 +55,9 @@ def test_an_archive_of_a_server(archive: pathlib.Path, data: pathlib.Path) -> No
         check(f"{served.url}/models/bert.zip|zip:dir/model.ckpt", data)
 
 
+@pytest.mark.skipif(
+    TENSORSTORE < (0, 1, 85), reason="older ones read a member from its beginning"
+)
 def test_of_a_stored_archive_only_what_is_needed_is_read(
     tmp_path: pathlib.Path,
 ) -> None:

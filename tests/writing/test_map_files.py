@@ -134,6 +134,10 @@ LINES: dict[str, tuple[str, str]] = {
         "'src(\"q\").take(range(10))[:](0)' = 'z'",
         "not a valid expression",
     ),
+    "a range of step 0": (
+        "'src(\"q\").take(range(0, 4, 0))' = 'z'",
+        r"`range\(0, 4, 0\)` is not a value",
+    ),
     "negative rows": ("'src(\"q\").take([0, -1])' = 'z'", "got -1 at place 1"),
     "a range of negative rows": (
         "'src(\"q\").take(range(2, -2, -1))' = 'z'",

@@ -35,6 +35,11 @@ from .targets import Target
 FactoredOf = Callable[[str], FactoredSlots]
 # Where the parameters may lie in the target of their plan.
 _COLLECTIONS: Final = ("", "params/")
+# What to do where optax and TensorFlow do not factor the same parameters.
+_FACTORING: Final = (
+    "give optax.adafactor the min_dim_size_to_factor= of the training, or "
+    "factored=False"
+)
 # Moments of which the slots differ from variable to variable.
 _OF_ADAFACTOR: Final = frozenset(
     (
@@ -326,8 +331,7 @@ class FieldPlanner:
         if slot is None:
             self.problems.append(
                 f"`{pair.leaf.name}`: `{name}` has no slot that lacks its axis "
-                f"{axes[lacking]}, as optax factors it. Give optax's "
-                "min_dim_size_to_factor= the value of the training, or factored=False."
+                f"{axes[lacking]}, as optax factors it: {_FACTORING}."
             )
             return None
         kept = [axis for i, axis in enumerate(axes) if i != lacking]
@@ -357,7 +361,7 @@ class _WholeSlots:
         slot = factored.momentum if self._is_momentum else factored.whole
         if slot is None:
             fact = "momentum" if self._is_momentum else "second moment of its shape"
-            hint = " (it is factored)" if factored.lacking else ""
+            hint = f" (it is factored: {_FACTORING})" if factored.lacking else ""
             raise _NoSlotError(f"`{name}` has no slot that is its {fact}{hint}")
         return slot
 
