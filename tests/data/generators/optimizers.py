@@ -101,42 +101,68 @@ def optimizers(step):
     ]
 
 
+class Training(object):
+    """All optimizers in one graph, each with its variables.
+
+    Attributes:
+        feeds: Placeholders of the gradients of all optimizers, by variable.
+        variables: All of them.
+        advance: One step of all.
+    """
+
+    def __init__(self):
+        step = tf.train.get_or_create_global_step()
+        self.feeds, self.variables = {k: [] for k in SHAPES}, []
+        updates = []
+        for name, optimizer in optimizers(step):
+            pairs = []
+            for short, shape in sorted(SHAPES.items()):
+                with tf.variable_scope("of_" + name):
+                    self.variables.append(tf.get_variable(short, shape))
+                self.feeds[short].append(tf.placeholder(tf.float32, shape))
+                pairs.append((self.feeds[short][-1], self.variables[-1]))
+            with tf.name_scope("of_" + name + "/"):    # powers of betas get it; slots have it already
+                updates.append(optimizer.apply_gradients(pairs))
+        with tf.control_dependencies(updates):
+            self.advance = step.assign_add(1)
+
+    def run(self, sess, grads):
+        """One step; grads by variable."""
+        sess.run(self.advance, {p: grads[k] for k, ps in self.feeds.items() for p in ps})
+
+    def values(self, sess):
+        return {v.op.name: sess.run(v) for v in self.variables}
+
+
+def continue_training(prefix, grads):
+    """Restores a checkpoint, takes a step for each of some gradients, gives the variables."""
+    with tf.Graph().as_default():
+        training = Training()
+        with session() as sess:
+            tf.train.Saver().restore(sess, prefix)
+            for i in range(len(grads["w"])):
+                training.run(sess, {k: g[i] for k, g in grads.items()})
+            return training.values(sess)
+
+
 def main():
     d, args = parse_out(NAME)
-    step = tf.train.get_or_create_global_step()
-    rules = optimizers(step)
-    record, updates, variables = {}, [], []
-    feeds = {}
-    for name, optimizer in rules:
-        pairs = []
-        for short, shape in sorted(SHAPES.items()):
-            with tf.variable_scope("of_" + name):
-                variable = tf.get_variable(short, shape)
-            placeholder = tf.placeholder(tf.float32, shape)
-            feeds.setdefault(short, []).append(placeholder)
-            pairs.append((placeholder, variable))
-            variables.append(variable)
-        with tf.name_scope("of_" + name + "/"):    # powers of betas get it; slots have it already
-            updates.append(optimizer.apply_gradients(pairs))
-    with tf.control_dependencies(updates):
-        advance = step.assign_add(1)
+    training = Training()
     r = np.random.RandomState(3)
     # Of all sizes, each element of one, since epsilons matter beside small gradients.
     sizes = {k: 10 ** r.uniform(-3.5, 0, s) for k, s in SHAPES.items()}
     grads = {k: (r.normal(0, 1, [STEPS_BEFORE + STEPS] + s) * sizes[k]).astype("f4") for k, s in SHAPES.items()}
-    for k, g in grads.items():
-        record["grads/" + k] = g[STEPS_BEFORE:]
+    record = {"grads/" + k: g[STEPS_BEFORE:] for k, g in grads.items()}
     with session() as sess:
         sess.run(tf.global_variables_initializer())
-        for v in variables:
+        for v in training.variables:
             v.load(rng_for(v.op.name.split("/")[1]).normal(0, 0.3, v.shape.as_list()).astype("f4"), sess)
         for i in range(STEPS_BEFORE + STEPS):
             if i == STEPS_BEFORE:
                 tf.train.Saver(save_relative_paths=True).save(
                     sess, os.path.join(d, "model.ckpt"), write_meta_graph=False)
-            sess.run(advance, {p: grads[k][i] for k, ps in feeds.items() for p in ps})
-        for v in variables:
-            record["after/" + v.op.name] = sess.run(v)
+            training.run(sess, {k: g[i] for k, g in grads.items()})
+        record.update({"after/" + name: value for name, value in training.values(sess).items()})
     np.savez_compressed(os.path.join(d, "oracle.npz"), **record)
     report(d)
 
