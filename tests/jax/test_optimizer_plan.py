@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pathlib
 from typing import Any
 
 import jax
@@ -117,6 +119,11 @@ def test_adam_gets_moments_and_the_count_that_its_power_says(tx: Any) -> None:
             ["adam_m", "adam_v"],
             optax.scale_by_adam(),
             {"mu": ("adam_m", 1), "nu": ("adam_v", 1)},
+        ),
+        (
+            ["rms", "mg", "momentum"],
+            optax.rmsprop(1.0, momentum=0.9, centered=True),
+            {"0/nu": ("rms", 1), "0/mu": ("mg", 1), "2/trace": ("momentum", -1)},
         ),
         (
             ["policy_optimizer", "policy_optimizer_1"],
@@ -335,17 +342,71 @@ def test_stacks_and_partitions_are_filled_as_their_parameters() -> None:
     np.testing.assert_array_equal(np.concatenate([*parts.values()]), table)
 
 
-def test_views_of_averages_and_of_variables_have_their_slots() -> None:
-    averages = {f"{v}/ExponentialMovingAverage": np.ones(s) for v, s in SHAPES.items()}
-    ckpt = tf2flax.merge_checkpoints(
-        {"": tf2flax.open_checkpoint(DATA / "tf2_object" / "slots.ckpt")}
-    )
-    assert ckpt
-    plan = tf2flax.plan(
-        {**ADAM, **averages}, {"d/kernel/ExponentialMovingAverage": "d/kernel"}, PARAMS
-    )
-    (adam, *_) = tf2flax.optimizer_state(plan, optax.adam(1.0).init(PARAMS))
-    np.testing.assert_array_equal(adam.mu["d"]["kernel"], ADAM["d/kernel/Adam"])
+def test_averages_have_the_slots_of_their_variables(tmp_path: pathlib.Path) -> None:
+    averages = {
+        f"{v}/ExponentialMovingAverage": np.full(shape, 9, "f4")
+        for v, shape in SHAPES.items()
+    }
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {**ADAM, **averages})
+    ckpt = tf2flax.open_checkpoint(prefix)
+    named = {"d/{k}/ExponentialMovingAverage": "d/{k}"}
+    for view, the_map in ((ckpt, named), (ckpt.by_moving_average(), THE_MAP)):
+        plan = tf2flax.plan(view, the_map, PARAMS)
+        params = plan.restore()
+        assert np.all(params["d"]["bias"] == 9)
+        opt_plan = tf2flax.optimizer_plan(plan, optax.adam(1.0).init(PARAMS))
+        state = opt_plan.restore()
+        assert_holds(state[0].mu, ADAM, "Adam")
+        saved = tf2flax.save_checkpoint(
+            tmp_path / "new",
+            jax.tree.map(lambda x: x + 1, params),
+            plan=plan,
+            opt_state=(opt_plan, jax.tree.map(lambda x: x + 1, state)),
+            averages="both",
+            overwrite=True,
+        )
+        new = tf2flax.open_checkpoint(saved)
+        assert np.all(new["d/kernel"].read() == 10)
+        np.testing.assert_array_equal(
+            new["d/kernel/Adam"].read(), ADAM["d/kernel/Adam"] + 1
+        )
+
+
+def test_momentum_of_keras_holds_its_rate_and_is_refused() -> None:
+    tensors = checkpoint("momentum", iter=np.int64(3))
+    refused(THE_MAP, "the SGD of Keras", tensors, optax.sgd(1.0, 0.9))
+    tx = optax.chain(optax.scale_by_learning_rate(0.1), optax.trace(0.9))
+    assert_holds(filled(tensors, tx, negate=False)[1].trace, tensors, "momentum")
+
+
+@pytest.mark.parametrize(
+    ("file", "slot", "source"),
+    [
+        ("slots.ckpt", "v", "optimizer/beta2_power"),
+        ("keras_object.ckpt", "velocity", "model/optimizer/_iterations"),
+    ],
+)
+def test_object_graphs_say_which_slots_there_are(
+    file: str, slot: str, source: str
+) -> None:
+    view = tf2flax.open_checkpoint(DATA / "tf2_object" / file).by_object_path()
+    name = view.slots[slot][0]
+    params = {"p": jnp.zeros(view[name].shape)}
+    plan = tf2flax.plan(view, {name: "p"}, params)
+    opt_plan = tf2flax.optimizer_plan(plan, optax.adam(1.0).init(params))
+    assert opt_plan.assignments[0].source == f"count 1 from {source}"
+    state = opt_plan.restore()
+    np.testing.assert_array_equal(state[0].nu["p"], view.by_slot(slot)[name].read())
+
+
+def test_a_plan_for_a_state_tells_its_cost_and_its_inverse() -> None:
+    plan = tf2flax.plan(ADAM, THE_MAP, PARAMS)
+    opt_plan = tf2flax.optimizer_plan(plan, optax.adam(1.0).init(PARAMS))
+    assert opt_plan.cost().processes[0].needed_nbytes == opt_plan.nbytes == 232
+    assert opt_plan.unused == ()
+    names = [assignment.name for assignment in opt_plan.inverse().assignments]
+    assert sorted(names) == sorted(set(ADAM) - set(SHAPES))
+    assert copy.copy(opt_plan).inverse().copied == tuple(sorted(SHAPES))
 
 
 def test_the_plan_says_where_the_count_is_from() -> None:
