@@ -46,6 +46,7 @@ from ._writing.save import save_checkpoint
 from ._writing.vocabularies import vocabulary
 
 if TYPE_CHECKING:
+    from . import optax as optax
     from ._export.convert import ConversionReport, convert
     from ._jax.init import init_from_checkpoint, warm_start
     from ._jax.optimizer_plan import optimizer_plan, optimizer_state
