@@ -18,7 +18,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._storage.base import Storage
-from tf2flax._storage.not_paths import unpack_tar
+from tf2flax._storage.not_paths import spelled_elsewhere, unpack_tar
 
 from .choosing import INDEX, V1_FILE, checkpoints_in, listed_names
 from .foreign_folders import describe_contents, kind_of_folder
@@ -131,6 +131,8 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
     moved = _in_another_spelling(storage, path)
     if moved:
         fix = f"Did you mean `{storage.show(moved)}`?"
+        return CheckpointNotFoundError(f"No checkpoint at `{full_path}`. {fix}")
+    if storage.is_local and (fix := spelled_elsewhere(path)):
         return CheckpointNotFoundError(f"No checkpoint at `{full_path}`. {fix}")
     if storage.is_local and not os.path.isdir(folder or "."):
         fix = _suggest_url(storage, path) or suggest_folder(storage, path)

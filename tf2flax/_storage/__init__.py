@@ -7,6 +7,8 @@ Begin with `base.py`, the contracts that everything above uses.
 - `stores.py`: from a path or URL to its place; stores as places of checkpoints.
 - `store_files.py`: keys of a store as indexes and data files.
 - `requests.py`: requests to stores, bounded in size, number and time.
+- `archives.py`: compressed members of zip archives, uncompressed once; `zip_table.py`:
+  the table at the end of an archive.
 - `snapshots.py`: what identified local files when they were opened.
 - `lazy.py`: views of tensors whose chunks are read when they are needed.
 - `writing.py`, `exchanging.py`: one file, and all files of a checkpoint, replaced

@@ -78,8 +78,8 @@ class LocalStorage:
         """Names of the files in a directory, sorted."""
         try:
             return sorted(os.listdir(directory or "."))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):
+            return []  # names with half a character are no folder's
         except OSError as error:
             raise system_error(directory, error) from error
 

@@ -18,6 +18,7 @@ from tf2flax._base.names import nearest
 # Schemes as others spell them, and as tensorstore does.
 _SPELLINGS: Final = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 _SCHEMES: Final = ("gs", "s3", "http", "https", "file", "memory")
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 _TAR: Final = re.compile(r"\|(tar|tgz|tar\.gz):")
 
 
@@ -40,6 +41,22 @@ def refuse_home(path: str) -> None:
         raise UnsupportedError(
             f"`{path}`: only shells take `~` for the home directory. Give `{expanded}`."
         )
+
+
+def spelled_elsewhere(path: str) -> str:
+    """What to give for a path as shells, or Windows, spell it; "" for other paths.
+
+    Examples:
+        >>> spelled_elsewhere("C:/bert/model.ckpt")
+        'It is a path of Windows; WSL has it as `/mnt/c/bert/model.ckpt`.'
+    """
+    expanded = os.path.expandvars(path)
+    if expanded != path:
+        return f"Only shells put in what `$` stands for. Give `{expanded}`."
+    if _DRIVE.match(path):
+        inside = f"/mnt/{path[0].lower()}/{path[3:]}".replace("\\", "/")
+        return f"It is a path of Windows; WSL has it as `{inside}`."
+    return ""
 
 
 def unknown_scheme(text: str, url: re.Match[str], scheme: str) -> UnsupportedError:

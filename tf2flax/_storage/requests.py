@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tensorstore import TensorStore as TensorStore
     from tensorstore import VirtualChunkedReadParameters as VirtualChunkedReadParameters
 
+    from .archives import Archive
     from .hosts import HostCheck
 
 # One request: small enough to end within the time below on a slow line, large enough
@@ -58,13 +59,18 @@ _DEFAULT_CONTEXT: Final = {
 
 
 class StoreClient:
-    """Asks one store for keys, which are paths."""
+    """Asks one store for keys, which are paths.
 
-    __slots__ = ("_root",)
+    Attributes:
+        archive: What uncompresses members, where the store is a zip archive.
+    """
 
-    def __init__(self, root: KvStore) -> None:
+    __slots__ = ("_root", "archive")
+
+    def __init__(self, root: KvStore, archive: Archive | None = None) -> None:
         """Wraps a store, of which the path is empty."""
         self._root = root
+        self.archive = archive
 
     def url_of(self, key: str) -> str:
         """The URL of a key, for users."""
@@ -98,7 +104,13 @@ class StoreClient:
             OutOfRangeError: The key has fewer bytes.
             ReadError: The store refuses.
         """
-        return wait_for(self.start_read(key, span), self.url_of(key))
+        try:
+            return wait_for(self.start_read(key, span), self.url_of(key))
+        except OutOfRangeError as error:
+            if span is not None:
+                raise
+            # Not what was asked for: the archive that the store reads is damaged.
+            raise store_error(self.url_of(key), error) from error
 
     def read_unless(self, key: str, generation: bytes) -> Any:
         """Reads a byte of a key, unless the key still has a generation.
@@ -139,9 +151,9 @@ class StoreClient:
         """Hashes what equal stores share."""
         return hash(type(self))
 
-    def __reduce__(self) -> tuple[type[StoreClient], tuple[KvStore]]:
+    def __reduce__(self) -> tuple[type[StoreClient], tuple[KvStore, Archive | None]]:
         """Pickles the store with the specification of its context."""
-        return StoreClient, (self._root,)
+        return StoreClient, (self._root, self.archive)
 
 
 def wait_for(future: Any, path: str, where: str = "") -> Any:

@@ -26,6 +26,7 @@ from .requests import StoreClient, default_context, load_tensorstore
 from .store_files import StoreFile, StoreIndex
 
 if TYPE_CHECKING:
+    from .archives import Archive
     from .base import Storage
     from .requests import Context, KvStore
 
@@ -125,9 +126,24 @@ def _storage_of_kvstore(store: KvStore) -> tuple[Storage, str]:
     spec = store.spec().to_json()
     if spec.get("driver") == "file":
         return LOCAL, store.path
+    archive = _archive_of(store) if spec.get("driver") == "zip" else None
+    return KvStorage(StoreClient(_root_of(store), archive)), store.path
+
+
+def _root_of(store: KvStore) -> KvStore:
     root = store.copy()
     root.path = ""
-    return KvStorage(StoreClient(root)), store.path
+    return root
+
+
+def _archive_of(store: KvStore) -> Archive | None:
+    """What uncompresses members of a zip archive; None for one in another archive."""
+    from .archives import Archive  # imports what few checkpoints need
+
+    base = store.base
+    if base is None or base.spec().to_json().get("driver") == "zip":
+        return None
+    return Archive(StoreFile(StoreClient(_root_of(base)), base.path))
 
 
 def _path_of_file_url(url: str) -> str:

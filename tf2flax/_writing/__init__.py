@@ -7,8 +7,9 @@ fetched and written one by one.
 - `trees.py`, `arrays.py`, `device_arrays.py`, `slicing.py`: what a caller saves ->
   `NewTensor`s, which `new_tensors.py` defines.
 - `by_plan.py`: the same by the map of a plan, backwards; `backwards.py` puts each
-  tensor together from leaves; `stale.py` warns about copies that no longer belong to
-  what is written; `averages.py` writes a variable and its averages alike.
+  tensor together from leaves, `growing.py` those of leaves that have grown; `stale.py`
+  warns about copies that no longer belong to what is written; `averages.py` writes a
+  variable and its averages alike.
 - `optimizer.py`: the state of an optimizer joined to its parameters.
 - `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
   file `checkpoint`.

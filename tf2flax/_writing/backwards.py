@@ -133,7 +133,7 @@ class TensorWriter:
                 ) from error
             stored = entry.spec.dtype.numpy
             leaf_values += [
-                _leaf_value(assignment, stored, contribution)
+                leaf_value_of(assignment, stored, contribution)
                 for contribution in contributions
             ]
         return leaf_values
@@ -237,10 +237,16 @@ def _intersection(
     return first if second is None else first & second
 
 
-def _leaf_value(
+def leaf_value_of(
     assignment: Assignment, stored: np.dtype, contribution: Contribution
 ) -> LeafValue:
-    """The value of a contribution, and the casts by which it was loaded."""
+    """The value of a contribution, and the casts by which it was loaded.
+
+    Args:
+        assignment: How the leaf was loaded.
+        stored: Dtype of the tensor.
+        contribution: Elements of the leaf.
+    """
     value = contribution.value
     assert value is not None
     casts = [*contribution.casts, assignment.dtype]
