@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any
 
@@ -69,6 +70,33 @@ def difference(name: str, tx: Any) -> float:
     wanted = {key: RECORDED[f"after/of_{name}/{key}"] for key in params}
     change = max(np.abs(wanted[key] - before[key]).max() for key in params)
     return max(np.abs(wanted[key] - params[key]).max() for key in params) / change
+
+
+def test_transformations_are_at_most_25_lines_without_their_docstrings() -> None:
+    tree = ast.parse((ROOT / "tf2flax" / "optax" / "__init__.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert len(functions) > 4
+    for node in functions:
+        code = ast.unparse(node.body[1:] if ast.get_docstring(node) else node.body)
+        signature = len(node.args.args) + 2
+        assert signature + len(list(filter(None, code.splitlines()))) <= 25, node.name
+
+
+def test_their_states_are_those_of_optax() -> None:
+    params = {"w": jnp.ones(2)}
+    for make in (
+        tf2flax.optax.adam,
+        tf2flax.optax.adam_weight_decay,
+        tf2flax.optax.lamb,
+    ):
+        state = make(0.1).init(params)
+        assert jax.tree.structure(state[0]) == jax.tree.structure(
+            optax.scale_by_adam().init(params)
+        )
+    tx = tf2flax.optax.ftrl(0.1)
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        tx.update(params, state)
 
 
 def test_the_table_has_a_row_for_each_optimizer() -> None:

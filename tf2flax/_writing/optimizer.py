@@ -80,14 +80,14 @@ def join_state(
     return JoinedState(inverse.extended(assignments), written, counters)
 
 
-def _check_pair(opt_state: Any) -> tuple[OptimizerParts, Any]:
+def _check_pair(opt_state: object) -> tuple[OptimizerParts, Any]:
     # Here, and not above, since it imports JAX and Flax.
     from tf2flax._jax.optimizer_plan import OptimizerPlan
 
-    if isinstance(opt_state, (tuple, list)):
-        pair = cast("Sequence[Any]", opt_state)
-        if len(pair) == 2 and isinstance(pair[0], OptimizerPlan):
-            return pair[0].parts, pair[1]
+    is_pair = isinstance(opt_state, (tuple, list))
+    pair = cast("Sequence[Any]", opt_state if is_pair else ())
+    if len(pair) == 2 and isinstance(pair[0], OptimizerPlan):
+        return pair[0].parts, pair[1]
     raise AssignmentError(
         "opt_state: expected a pair of a plan and a state, got "
         f"{show_value(opt_state)}. Write opt_state=(tf2flax.optimizer_plan(plan, "

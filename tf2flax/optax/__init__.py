@@ -13,6 +13,7 @@ Needs optax (which flax brings along).
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -142,30 +143,30 @@ def ftrl(
     """
 
     def init(params: Any) -> ScaleByFtrlState:
-        return ScaleByFtrlState(
-            jax.tree.map(lambda w: jnp.full_like(w, initial_accumulator_value), params),
-            jax.tree.map(jnp.zeros_like, params),
-        )
+        fill = functools.partial(jnp.full_like, fill_value=initial_accumulator_value)
+        starts = (jax.tree.map(f, params) for f in (fill, jnp.zeros_like))
+        return ScaleByFtrlState(*starts)
 
     def step(g: Any, n: Any, z: Any, w: Any) -> tuple[Any, Any, Any]:
         new = n + g * g
         power, new_power = n**-learning_rate_power, new**-learning_rate_power
-        sigma = (new_power - power) / learning_rate
-        z = z + g + 2 * l2_shrinkage * w - sigma * w
-        quadratic = new_power / learning_rate + 2 * l2
-        target = jnp.where(jnp.abs(z) > l1, (jnp.sign(z) * l1 - z) / quadratic, 0.0)
-        return target - w, new, z
+        z = z + g + (2 * l2_shrinkage - (new_power - power) / learning_rate) * w
+        target = (jnp.sign(z) * l1 - z) / (new_power / learning_rate + 2 * l2)
+        return jnp.where(jnp.abs(z) > l1, target, 0.0) - w, new, z
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError("ftrl needs the parameters: update(grads, state, params).")
-        stepped = jax.tree.map(step, updates, *state, params)
-        updates, *new = jax.tree.transpose(
-            jax.tree.structure(params), jax.tree.structure((0, 0, 0)), stepped
-        )
+        stepped = jax.tree.map(step, updates, *state, _present(params))
+        trees = jax.tree.structure(params), jax.tree.structure((0, 0, 0))
+        updates, *new = jax.tree.transpose(*trees, stepped)
         return updates, ScaleByFtrlState(*new)
 
     return optax.GradientTransformation(init, update)
+
+
+def _present(params: Any) -> Any:
+    if params is None:
+        raise ValueError("ftrl needs the parameters: update(grads, state, params).")
+    return params
 
 
 def _scale_by_adam(
