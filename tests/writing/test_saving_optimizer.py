@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.train_state import TrainState
 from repository import DATA
 
 import tf2flax
@@ -215,3 +216,30 @@ def test_other_pairs_are_refused(tmp_path: pathlib.Path) -> None:
             tf2flax.save_checkpoint(
                 tmp_path / "new", params, plan=the_plan, opt_state=pair
             )
+
+
+def test_a_train_state_is_written_with_what_its_optimizer_counts(
+    tmp_path: pathlib.Path,
+) -> None:
+    prefix = checkpoint(tmp_path, "Adam", "Adam_1", global_step=np.int64(7))
+    plan = tf2flax.plan(
+        prefix,
+        [(source, f"params/{leaf}") for source, leaf in THE_MAP],
+        {"params": PARAMS},
+    )
+    tx = optax.MultiSteps(optax.adam(1e-3), 2)
+    params = plan.restore()
+    state = TrainState.create(apply_fn=print, params=params["params"], tx=tx)
+    opt_plan = tf2flax.optimizer_plan(plan, state)
+    state = opt_plan.restore()
+    inner = state.opt_state.inner_opt_state
+    inner = (inner[0]._replace(count=jnp.int32(9)), *inner[1:])
+    counted = state.opt_state._replace(
+        gradient_step=jnp.int32(9), inner_opt_state=inner
+    )
+    state = state.replace(step=11, opt_state=counted)  # two calls for each step
+    with pytest.warns(UserWarning, match="2 leaves .*`opt_state/acc_grads/d/bias`"):
+        saved = tf2flax.save_checkpoint(
+            tmp_path / "new", params, plan=plan, opt_state=(opt_plan, state)
+        )
+    assert tf2flax.load_variable(saved, "global_step") == 9

@@ -39,7 +39,7 @@ from tf2flax._checkpoint.optimizer_view import OptimizerManifest
 from tf2flax._checkpoint.step_counts import CountQuestion, StepCount, find_count
 
 from .optimizer_fields import FieldPlanner, SlotChoices, StateEntry, check_keys
-from .optimizer_states import find_parts
+from .optimizer_states import StateParts, find_parts
 from .options import CheckedOptions
 from .plan import Plan
 from .restore import Job, make_job, take_target
@@ -203,7 +203,7 @@ def optimizer_plan(
         )
     state_job = _make_job(job, target, entries, counts, steps)
     _check_kept(state_job)
-    return OptimizerPlan(state_job, _parts_of(state_job, job.manifest, counts, steps))
+    return OptimizerPlan(state_job, _parts_of(state_job, job.manifest, parts, steps))
 
 
 def optimizer_state(
@@ -341,9 +341,12 @@ def _labelled(plan: RestorePlan, entries: Sequence[StateEntry]) -> list[Assignme
 
 
 def _parts_of(
-    job: Job, manifest: Manifest, counts: tuple[str, ...], steps: StepCount | None
+    job: Job, manifest: Manifest, parts: StateParts, steps: StepCount | None
 ) -> OptimizerParts:
     kept = set(job.plan.resolution.kept)
+    # A TrainState has parameters beside its state, which are written as such.
+    scopes = tuple(f"{field.path}/" for field in parts.fields)
+    counts = {slot.leaf.name for slot in job.target.slots}.intersection(parts.counts)
     return OptimizerParts(
         manifest=manifest,
         assignments=tuple(a for a in job.plan.assignments if a.leaf not in counts),
@@ -351,9 +354,11 @@ def _parts_of(
         kept=tuple(
             slot.leaf.name
             for slot in job.target.slots
-            if slot.leaf.name in kept and slot.leaf.shape not in ((), (1,))
+            if slot.leaf.name in kept
+            and slot.leaf.name.startswith(scopes)
+            and slot.leaf.shape not in ((), (1,))
         ),
-        counts=counts,
+        counts=tuple(name for name in parts.counts if name in counts),
         count=steps,
     )
 

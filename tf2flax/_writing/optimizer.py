@@ -71,7 +71,7 @@ def join_state(
             "tf2flax.optimizer_plan(plan, state), where plan is the one given here."
         )
     given = leaves_of(state)
-    prefix = _free_prefix(taken)
+    prefix = _free_prefix(taken, given)
     assignments = [_renamed(assignment, prefix) for assignment in parts.assignments]
     loaded = [assignment.leaf for assignment in parts.assignments]
     names = [name for name in (*loaded, *parts.kept) if name in given]
@@ -95,11 +95,18 @@ def _check_pair(opt_state: object) -> tuple[OptimizerParts, Any]:
     )
 
 
-def _free_prefix(taken: Iterable[str]) -> str:
-    """What names of leaves of the state begin with; no parameter is called so."""
-    names = tuple(taken)
+def _free_prefix(taken: Iterable[str], names: Iterable[str]) -> str:
+    """What names of leaves of the state begin with; no parameter is called so.
+
+    Args:
+        taken: Names of the leaves of the parameters' tree.
+        names: Those of the state; a TrainState has them below `opt_state` already.
+    """
     prefix = "opt_state"
-    while any(name.startswith(f"{prefix}/") for name in names):
+    scopes = {name.partition("/")[0] for name in taken}
+    if prefix in {name.partition("/")[0] for name in names} - scopes:
+        return ""
+    while prefix in scopes:
         prefix += "_"
     return f"{prefix}/"
 
