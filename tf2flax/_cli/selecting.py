@@ -157,7 +157,8 @@ def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
     scope = f"{pattern.rstrip('/')}/"
     if any(name.startswith(scope) for name in checkpoint):
         return f"It is a scope: write '{scope}'."
-    is_scope = pattern.endswith("/")
-    names = scopes_of(checkpoint) if is_scope else checkpoint.manifest.names
-    close = nearest(pattern.replace("*", ""), names)
+    wanted = pattern.replace("*", "")
+    # A scope for a scope, where one is like it.
+    scopes = scopes_of(checkpoint) if wanted.endswith("/") else frozenset[str]()
+    close = nearest(wanted, scopes) or nearest(wanted, checkpoint.manifest.names)
     return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."

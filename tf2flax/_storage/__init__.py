@@ -11,6 +11,8 @@ Begin with `base.py`, the contracts that everything above uses.
   the table at the end of an archive.
 - `snapshots.py`: what identified local files when they were opened.
 - `lazy.py`: views of tensors whose chunks are read when they are needed.
+- `save_destinations.py`: where a save writes, as a contract; `local_destination.py` and
+  `store_destination.py` fulfil it.
 - `writing.py`, `exchanging.py`: one file, and all files of a checkpoint, replaced
   whole or not at all.
 - `faults.py`: errors of systems and stores as errors of ours; `hosts.py`: hosts that

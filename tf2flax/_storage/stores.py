@@ -87,13 +87,34 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
         )
     ts = load_tensorstore()
     try:
-        store = ts.KvStore.open(text, context=context or default_context()).result()
+        store = ts.KvStore.open(
+            _spec_of(text), context=context or default_context()
+        ).result()
     except Exception as error:
         scheme = re.search(r'unsupported URL scheme "([^"]*)"', str(error))
         if scheme or "unsupported URL scheme" in str(error):
             raise unknown_scheme(text, url, scheme[1] if scheme else "") from error
         raise ReadError(f"Cannot open `{text}`: {store_reason(error)}.") from error
     return _storage_of_kvstore(store)
+
+
+def _spec_of(url: str) -> str | dict[str, Any]:
+    """What opens a URL: the server of `AWS_ENDPOINT_URL`, if there is one, for S3.
+
+    tensorstore itself reads TENSORSTORE_GCS_HTTP_URL, but not this variable.
+    """
+    parts = urlsplit(url)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint or parts.scheme.lower() != "s3" or "|" in url:
+        return url
+    spec: dict[str, Any] = {
+        "driver": "s3",
+        "bucket": parts.netloc,
+        "path": unquote(parts.path[1:]),
+        "endpoint": endpoint.rstrip("/"),
+    }
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return spec | ({"aws_region": region} if region else {})
 
 
 def _check_not_a_url(path: str) -> None:
@@ -164,6 +185,11 @@ class KvStorage:
     def __init__(self, client: StoreClient) -> None:
         """Wraps a store."""
         self._client = client
+
+    @property
+    def client(self) -> StoreClient:
+        """What asks the store."""
+        return self._client
 
     @property
     def is_local(self) -> bool:

@@ -24,7 +24,7 @@ from .arrays import prepare_tensor
 from .averages import write_both
 from .backwards import TensorWriter
 from .growing import grown_tensors
-from .new_tensors import NewTensor, whole_tensor
+from .new_tensors import NewTensor, spans_processes, whole_tensor
 from .optimizer import join_state
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
@@ -89,12 +89,21 @@ def prepare_by_plan(
     ]
     copied = [n for n in inverse.copied if n not in counters] if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
-    tensors = [
+    tensors: list[NewTensor] = []
+    sharded = frozenset[str]()
+    if any(map(spans_processes, arrays.values())):
+        # Here, since only jobs of several processes have such leaves.
+        from .sharded_backwards import sharded_names, sharded_tensors
+
+        sharded = sharded_names(inverse, arrays)
+        tensors += sharded_tensors(inverse, arrays, sharded, stale)
+    tensors += [
         rewrite_tensor(
             manifest.entry(name),
             stale.watched(name, functools.partial(writer.tensor, name)),
         )
         for name in covered
+        if name not in sharded
     ]
     tensors += (*renewed.values(), *counters.values())
     graph = _changed_graph(inverse, stale, counters, is_copying=is_copying)
@@ -167,6 +176,12 @@ def _renewed_tensors(
     tensors: dict[str, NewTensor] = {}
     for renewal in inverse.renewals:
         if not all(leaf in arrays for leaf in renewal.leaves):
+            continue
+        if any(spans_processes(arrays[leaf]) for leaf in renewal.leaves):
+            # Here, since only jobs of several processes have such leaves.
+            from .sharded_backwards import renewed_in_slices
+
+            tensors |= renewed_in_slices(inverse, renewal, arrays)
             continue
         if renewal.is_grown:
             tensors |= grown_tensors(inverse, renewal, arrays)
