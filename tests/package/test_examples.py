@@ -83,6 +83,7 @@ def test_example(path: pathlib.Path) -> None:
         ("partitioned", "main", "emb_div", np.nan),
         ("warm_start", "main", "pooled_output", 1e-3),
         ("moving_averages", "main", "ema_logits_even", 1e-3),
+        pytest.param("finetune", "main", "losses", 1e-3, marks=pytest.mark.slow),
         ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
         ("savedmodel", "main", "y", 1e-3),
     ],
@@ -102,7 +103,8 @@ def test_an_example_can_fail(
 
     def changed(file: pathlib.Path) -> dict[str, np.ndarray]:
         arrays = dict(load(file))
-        arrays[array] = arrays[array] + np.float32(change)
+        if array in arrays or stem != "finetune":  # which loads two files
+            arrays[array] = arrays[array] + np.float32(change)
         return arrays
 
     monkeypatch.setattr(np, "load", changed)

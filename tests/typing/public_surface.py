@@ -116,6 +116,17 @@ def assign(path: pathlib.Path, leaf: jax.Array) -> None:
     assert_type(loose(), Any)
 
 
+def train_on(path: pathlib.Path, params: dict[str, jax.Array]) -> None:
+    plan = tf2flax.plan(path, {"a": "a"}, params)
+    tx = tf2flax.optax.adam(1e-3)
+    opt_plan = tf2flax.optimizer_plan(plan, tx.init(params), slots={"mu": "Adam"})
+    assert_type(opt_plan, tf2flax.Plan)
+    assert_type(tf2flax.optimizer_state(plan, tx.init(params), count="step"), Any)
+    state = (opt_plan, opt_plan.restore())
+    tf2flax.save_checkpoint(path, params, plan=plan, opt_state=state)
+    tf2flax.optimizer_plan(plan, None, negate="no")  # pyright: ignore[reportArgumentType]
+
+
 def tell(error: tf2flax.TensorNotFoundError) -> None:
     assert_type(error.name, str)
     as_key: KeyError = error

@@ -250,6 +250,14 @@ class SlotManifest(_TrainingView):
     def _source_of(self, listed: str) -> str | None:
         return self._sources.get(listed)
 
+    def source_of(self, name: str) -> str | None:
+        """Name of the slot in the checkpoint below; None where there is none.
+
+        Args:
+            name: Any name of the variable.
+        """
+        return self._source(name)
+
     def hint(self, name: str) -> str:
         """Says that a variable has no such slot, and which slots have no variable."""
         if name not in self._base:

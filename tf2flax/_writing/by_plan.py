@@ -26,6 +26,7 @@ from .backwards import TensorWriter
 from .growing import grown_tensors
 from .new_names import NewNames, prepare_new, refuse_written
 from .new_tensors import NewTensor, spans_processes, whole_tensor
+from .optimizer import join_state
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
 from .trees import leaves_of
@@ -49,6 +50,7 @@ def prepare_by_plan(
     *,
     is_copying: bool,
     has_averages: bool = False,
+    opt_state: Any = None,
     new: NewNames | None = None,
 ) -> tuple[list[NewTensor], StaleCopies]:
     """Names and checks the tensors that a plan's leaves came from.
@@ -59,6 +61,7 @@ def prepare_by_plan(
         is_copying: Whether other tensors of the checkpoint are copied.
         has_averages: Whether averages are written with their variables, and variables
             with their averages.
+        opt_state: The state of an optimizer with its plan, to be written as well.
         new: What else is written, under names that the checkpoint lacks.
 
     Returns:
@@ -69,9 +72,13 @@ def prepare_by_plan(
             plan.
         ExistsError: The checkpoint has a tensor of a new name.
     """
-    inverse = _inverse_of(plan)
-    leaves = leaves_of(tree)
+    inverse, leaves = _inverse_of(plan), leaves_of(tree)
     added = prepare_new(new, leaves, inverse)
+    counters: Mapping[str, NewTensor] = {}
+    if opt_state is not None:
+        state = join_state(inverse, opt_state, leaves)
+        inverse, counters = state.inverse, state.counters
+        leaves = {**leaves, **state.leaves}
     refuse_written(added, inverse)
     if has_averages:
         inverse = write_both(inverse)
@@ -85,11 +92,11 @@ def prepare_by_plan(
         for assignment in inverse.assignments
         if assignment.name not in kept
     ]
-    copied = inverse.copied if is_copying else ()
+    copied = [n for n in inverse.copied if n not in counters] if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
     tensors = _loaded_tensors(inverse, arrays, covered, stale)
-    tensors += [*renewed.values(), *added.tensors]
-    graph = _changed_graph(inverse, stale, is_copying=is_copying)
+    tensors += [*renewed.values(), *counters.values(), *added.tensors]
+    graph = _changed_graph(inverse, stale, counters, is_copying=is_copying)
     left_out_of_copies = {*stale.dropped, *renewed}
     if graph is not None:
         left_out_of_copies.add(GRAPH_KEY)
@@ -154,14 +161,18 @@ def _prepare_leaves(
 
 
 def _changed_graph(
-    inverse: InversePlan, stale: StaleCopies, *, is_copying: bool
+    inverse: InversePlan,
+    stale: StaleCopies,
+    counters: Collection[str],
+    *,
+    is_copying: bool,
 ) -> Any:
     """The object graph without what is not written; None where nothing is missing."""
     manifest = inverse.manifest
     if not isinstance(manifest, ObjectBasedManifest):
         return None
     if not is_copying:
-        return manifest.graph_of(inverse.copied)
+        return manifest.graph_of([n for n in inverse.copied if n not in counters])
     return manifest.graph_of(stale.dropped) if stale.dropped else None
 
 

@@ -37,6 +37,7 @@ def save_checkpoint(
     tree_or_mapping: Any,
     *,
     plan: Invertible | None = None,
+    opt_state: tuple[Invertible, Any] | None = None,
     new: Mapping[str, str | Expression] | None = None,
     unused: Literal["copy", "drop"] = "copy",
     averages: Literal["follow", "both"] = "follow",
@@ -78,6 +79,9 @@ def save_checkpoint(
             all of its tensors. Other leaves that the plan did not load are left out,
             with a warning; another warning names slots, averages and steps that are
             copied although their variables have changed.
+        opt_state: With a plan, the state of an optimizer as well: a pair of the plan
+            that `tf2flax.optimizer_plan` made, and the state. Slots, powers of betas
+            and counters are written under their own names.
         new: With a plan, what else is written: names of tensors that the checkpoint
             lacks -> names of leaves, or expressions over leaves (`tf2flax.src`), in the
             leaf's dtype. The object graph of TF2 does not get these names: they are
@@ -124,6 +128,11 @@ def save_checkpoint(
     is_replacing = check_switch("overwrite", overwrite)
     _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
+    if plan is None and opt_state is not None:
+        raise AssignmentError(
+            "opt_state: which variables the slots belong to, the plan of the "
+            "parameters says. Give it as plan=."
+        )
 
     def prepare() -> list[NewTensor]:
         nonlocal stale
@@ -136,13 +145,15 @@ def save_checkpoint(
                 plan,
                 is_copying=unused == "copy",
                 has_averages=averages == "both",
+                opt_state=opt_state,
                 new=new,
             )
         if not tensors:
             raise AssignmentError("There is nothing to save: the tree holds no arrays.")
         return sorted(tensors, key=_key_of)
 
-    if processes := _saving_processes(tree_or_mapping):
+    states = () if opt_state is None else (opt_state,)
+    if processes := _saving_processes(tree_or_mapping, *states):
         # Here, since only jobs of several processes need it.
         from .together import SharedSave
 

@@ -201,6 +201,19 @@ class InversePlan:
         """The same plan backwards, which writes tensors under other stored names."""
         return InversePlan(self._plan, self._manifest, stored)
 
+    def extended(self, assignments: Sequence[Assignment]) -> InversePlan:
+        """The same plan backwards, with leaves of another tree.
+
+        Args:
+            assignments: What was loaded into that tree.
+        """
+        resolution = self._plan.resolution
+        resolution = dataclasses.replace(
+            resolution, assignments=(*resolution.assignments, *assignments)
+        )
+        plan = dataclasses.replace(self._plan, resolution=resolution)
+        return InversePlan(plan, self._manifest, self._stored)
+
     def alternatives(self) -> dict[str, list[str]]:
         """Stored names of tensors -> those that `first_of` did not choose for them."""
         result: dict[str, list[str]] = {}
