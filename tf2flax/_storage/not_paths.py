@@ -65,6 +65,11 @@ def describe_spelling(path: str) -> str:
             lambda m: os.environ[m[0].strip("${}%")], path.removeprefix("./")
         )
         return f"Only shells replace `{_VARIABLE.findall(path)[0]}`. Give `{expanded}`."
+    return _describe_windows(path)
+
+
+def _describe_windows(path: str) -> str:
+    """Says what to give for a path of Windows; "" for any other."""
     drive = _DRIVE.match(path)
     if os.name == "nt" or not (drive or path.startswith("\\\\")):
         return ""

@@ -209,7 +209,7 @@ def _parts(
         return []
     merged = (*shape[:-2], shape[-2] * shape[-1])
     return [
-        lambda source, index=index: source[index].reshape(shape)
+        lambda source, index=index, shape=shape: source[index].reshape(shape)
         for index in _slices(whole, merged)
     ]
 

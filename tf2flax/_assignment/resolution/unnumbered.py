@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
@@ -93,8 +93,13 @@ def _entries_for(
         if not _may_fill(problem, scope, below, around):
             return []
         pairs[is_first][scope, leaf[: -len(below)]] = None
+    return _generalised(pairs.values())
+
+
+def _generalised(groups: Iterable[Iterable[tuple[str, str]]]) -> list[NewEntry]:
+    """One entry for each group of scopes and values; [] if one has none."""
     entries: list[NewEntry] = []
-    for group in filter(None, pairs.values()):
+    for group in filter(None, groups):
         general = generalise(
             [
                 (repr(Source(literal_pattern(scope))), literal_pattern(value))
