@@ -55,6 +55,7 @@ def describe_spelling(path: str) -> str:
         Sentences; "" for any other path.
     """
     names = [match.strip("${}%") for match in _VARIABLE.findall(path)]
+    # A folder may be called so: then something else is wrong with the path.
     if names and os.path.lexists(_first_folder_with_variable(path)):
         return ""
     unset = [name for name in names if name not in os.environ]

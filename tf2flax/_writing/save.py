@@ -11,12 +11,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
 from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
 
 from .bundle import write_bundle
 from .by_plan import Invertible, prepare_by_plan
+from .new_names import refuse_without_plan
 from .new_tensors import NewTensor
 from .parts import MAX_DATA_FILES
 from .prefixes import open_destination, refuse_present, writing_to
@@ -35,6 +37,7 @@ def save_checkpoint(
     tree_or_mapping: Any,
     *,
     plan: Invertible | None = None,
+    new: Mapping[str, str | Expression] | None = None,
     unused: Literal["copy", "drop"] = "copy",
     averages: Literal["follow", "both"] = "follow",
     data_files: int = 1,
@@ -70,10 +73,15 @@ def save_checkpoint(
             …), these are the stored names, with the object graph, so that TensorFlow
             can restore the new file instead of the old one. What was only loaded comes
             back bit for bit. Leaves that `on_mismatch` kept are written in their
-            present shape and dtype, a tied Variable to all of its tensors. Other leaves
-            that the plan did not load are left out, with a warning; another warning
-            names slots, averages and steps that are copied although their variables
-            have changed.
+            present shape and dtype, and those that `on_missing` kept under the names
+            that the map has for them, which the checkpoint lacks; a tied Variable to
+            all of its tensors. Other leaves that the plan did not load are left out,
+            with a warning; another warning names slots, averages and steps that are
+            copied although their variables have changed.
+        new: With a plan, what else is written: names of tensors that the checkpoint
+            lacks -> names of leaves, or expressions over leaves (`tf2flax.src`), in the
+            leaf's dtype. The object graph of TF2 does not get these names: they are
+            read by name.
         unused: With a plan, what happens to tensors, and elements of tensors, that it
             did not load: "copy" copies them from the checkpoint, also those that a view
             hides; "drop" leaves them out, also out of the object graph. Slots and
@@ -93,7 +101,8 @@ def save_checkpoint(
         The prefix, absolute; or its URL.
 
     Raises:
-        ExistsError: Files of this prefix exist already.
+        ExistsError: Files of this prefix exist already; or the checkpoint has a tensor
+            of a name in `new` already.
         AssignmentError: A name or a value cannot be saved; two leaves have one name; no
             values of the checkpoint's dtype would load as those of a leaf; or the plan
             was made for several merged checkpoints with an object graph.
@@ -119,6 +128,7 @@ def save_checkpoint(
     def prepare() -> list[NewTensor]:
         nonlocal stale
         if plan is None:
+            refuse_without_plan(new)
             tensors = prepare_tree(tree_or_mapping)
         else:
             tensors, stale = prepare_by_plan(
@@ -126,6 +136,7 @@ def save_checkpoint(
                 plan,
                 is_copying=unused == "copy",
                 has_averages=averages == "both",
+                new=new,
             )
         if not tensors:
             raise AssignmentError("There is nothing to save: the tree holds no arrays.")

@@ -81,6 +81,7 @@ def _entries_for(
     lowest = _lowest_number([root for _, root in missing], f"{parent}{first}", around)
     if lowest is None:
         return []
+    # The first name has no number, so that no entry covers it and the others.
     pairs: dict[bool, dict[tuple[str, str], None]] = {True: {}, False: {}}
     for problem, root in missing:
         numbered = _NUMBERED.fullmatch(root[:-1].rpartition("/")[2])
