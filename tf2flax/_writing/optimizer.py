@@ -47,6 +47,19 @@ class JoinedState:
     counters: Mapping[str, NewTensor]
 
 
+def refuse_state_without_plan(opt_state: object) -> None:
+    """Refuses a state where no plan says which variables its slots belong to.
+
+    Raises:
+        AssignmentError: A state is given.
+    """
+    if opt_state is not None:
+        raise AssignmentError(
+            "Option opt_state: which variables the slots belong to, the plan of the "
+            "parameters says, and there is none. Give it as plan=."
+        )
+
+
 def join_state(
     inverse: InversePlan, opt_state: Any, taken: Iterable[str]
 ) -> JoinedState:
