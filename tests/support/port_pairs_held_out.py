@@ -6,7 +6,7 @@ Written before the engine of suggestions, in a commit before it.
 
 from __future__ import annotations
 
-from pairs import Pair, Shapes, dense, hf_embeddings, norm, repeat, with_slots
+from port_pairs import Pair, Shapes, dense, hf_embeddings, norm, repeat, with_slots
 
 
 def _tf_norm(name: str, width: int) -> Shapes:

@@ -1,0 +1,170 @@
+"""How much names say for two layers being the same.
+
+A word that both names have counts as much as it tells layers apart: `attention` in a
+model where two of ten layers have it, much; `block`, which all have, nothing. A word
+that only one of them has counts against the pair, but only if the other side uses that
+word at all.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from .layers import Layer
+
+# Words that go without saying: an attention is one to itself unless names say more.
+_UNMARKED: Final = frozenset({"self"})
+# What a word counts that only one name has.
+_MISSING: Final = 0.5
+# What the same number, counted from the first, says for a pair, and against it.
+_SAME_RANK: Final = 0.7
+# What it says that names are equal letter by letter.
+_SAME_NAME: Final = 1.0
+_SAME_LAST: Final = 0.3
+_NUMBER: Final = re.compile(r"[0-9]+(?!.*[0-9])")
+# The order of what a block of a Transformer does.
+_STEPS: Final = ({"attention"}, {"cross"}, {"ffn"}, {"final", "full", "out"})
+
+
+class Rank(NamedTuple):
+    """The place of a name among those that differ from it by a number alone."""
+
+    place: int
+    count: int
+
+
+class Scorer:
+    """Compares the names of two lists of layers."""
+
+    def __init__(
+        self,
+        sources: Sequence[Layer],
+        targets: Sequence[Layer],
+        shared: frozenset[str] = frozenset(),
+    ) -> None:
+        """Counts words and numbers of both sides.
+
+        Args:
+            sources: Layers of the checkpoint.
+            targets: Layers of the target.
+            shared: Words that both sides use anywhere, other layers included.
+        """
+        counts = [_count(sources), _count(targets)]
+        both = set(counts[0]) & set(counts[1])
+        self._shared = both | (shared & (set(counts[0]) | set(counts[1])))
+        self._weights = {
+            word: min(
+                _weight(count[word], len(layers))
+                for count, layers in zip(counts, (sources, targets), strict=True)
+                if count[word]
+            )
+            for word in self._shared
+        }
+        self._shared -= _UNMARKED
+        self._ranks = {**_ranks(sources), **_ranks(targets)}
+        steps = [_norm_steps(sources, self._ranks), _norm_steps(targets, self._ranks)]
+        self._steps: dict[int, Rank] = {}
+        if steps[0] and steps[1]:
+            self._steps = {**steps[0], **steps[1]}
+
+    def score(self, source: Layer, target: Layer) -> float:
+        """Points for and against the two being the same layer."""
+        common = source.word_set & target.word_set
+        different = (source.word_set ^ target.word_set) & self._shared
+        points = sum(self._weights[word] for word in common)
+        points -= _MISSING * sum(self._weights[word] for word in different)
+        points += self._rank_points(source, target)
+        if source.name == target.name:
+            points += _SAME_NAME
+        last = target.name.rpartition("/")[2]
+        if source.name.rpartition("/")[2] == last and not last.isdigit():
+            points += _SAME_LAST
+        return points
+
+    def words(self, source: Layer, target: Layer) -> list[str]:
+        """The words that say most for a pair."""
+        common = source.word_set & target.word_set
+        telling = [word for word in common if self._weights[word] > 0.1]
+        return sorted(telling, key=lambda word: (-self._weights[word], word))[:3]
+
+    def _rank_points(self, source: Layer, target: Layer) -> float:
+        steps = self._steps.get(id(source)), self._steps.get(id(target))
+        ranks = self._ranks.get(id(source)), self._ranks.get(id(target))
+        for first, second in (ranks, steps):
+            if first and second and first.count == second.count:
+                return _SAME_RANK if first == second else -_SAME_RANK
+        return 0.0
+
+
+def _count(layers: Iterable[Layer]) -> collections.Counter[str]:
+    return collections.Counter(word for layer in layers for word in layer.word_set)
+
+
+def _weight(count: int, total: int) -> float:
+    """What a word of so many names tells: nothing if all have it."""
+    return math.log2((total + 0.5) / count) if count < total else 0.02
+
+
+def _ranks(layers: Sequence[Layer]) -> dict[int, Rank]:
+    """Ranks of the layers whose names end in a number, by identity.
+
+    TensorFlow writes the first of `dense`, `dense_1`, `dense_2` without a number.
+    """
+    names = {layer.name for layer in layers}
+    families: dict[str, list[tuple[int, Layer]]] = {}
+    for layer in layers:
+        if layer.is_made:
+            continue
+        match = _NUMBER.search(layer.name.rpartition("\0")[2])
+        if match is None:
+            stem, number = f"{layer.name}_#", 0
+            if f"{layer.name}_1" not in names:
+                continue
+        else:
+            start = len(layer.name) - len(match.string)
+            head = layer.name[: start + match.start()]
+            stem, number = f"{head}#{match.string[match.end() :]}", int(match[0])
+        families.setdefault(stem, []).append((number, layer))
+    ranks: dict[int, Rank] = {}
+    for members in families.values():
+        members.sort(key=lambda member: member[0])
+        if len(members) > 1:
+            for place, (_, layer) in enumerate(members):
+                ranks[id(layer)] = Rank(place, len(members))
+    return ranks
+
+
+def _norm_steps(layers: Sequence[Layer], ranks: Mapping[int, Rank]) -> dict[int, Rank]:
+    """Ranks of normalisations by what they belong to, where no number counts them.
+
+    `attention_norm` is before `mlp_norm`, as `ln_1` is before `ln_2`.
+    """
+    by_width: dict[object, list[Layer]] = {}
+    for layer in layers:
+        if layer.is_norm:
+            part = layer.parts.get("scale") or layer.parts["mean"]
+            by_width.setdefault(tuple(part.members.values())[:1], []).append(layer)
+    steps: dict[int, Rank] = {}
+    for norms in by_width.values():
+        if len(norms) != 2:
+            continue
+        if all(id(norm) in ranks for norm in norms):
+            steps.update({id(norm): ranks[id(norm)] for norm in norms})
+            continue
+        places = [_step_of(norm) for norm in norms]
+        if None not in places and places[0] != places[1]:
+            ordered = sorted(
+                zip(places, norms, strict=True), key=lambda pair: str(pair[0])
+            )
+            for place, (_, norm) in enumerate(ordered):
+                steps[id(norm)] = Rank(place, 2)
+    return steps
+
+
+def _step_of(layer: Layer) -> int | None:
+    matching = [n for n, words in enumerate(_STEPS) if words & layer.word_set]
+    return matching[-1] if matching else None
