@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 from .words import read_part
@@ -75,11 +75,15 @@ def in_order(numbers: Iterable[Numbers]) -> list[Numbers]:
     return sorted(numbers, key=lambda key: [(int(text), text) for text in key])
 
 
-def find_families(shapes: Mapping[str, Shape]) -> list[Family]:
+def find_families(
+    shapes: Mapping[str, Shape], collections_of_leaves: Set[str] = frozenset()
+) -> list[Family]:
     """Joins the names of one side into families, in the order of their first names.
 
     Args:
         shapes: Shapes by name.
+        collections_of_leaves: First components of names that do not belong to them:
+            what is a block in one collection is one in all of them.
 
     Examples:
         >>> shapes = {f"h{i}/{n}/w": (2, 2) for i in range(2) for n in "ab"}
@@ -94,6 +98,7 @@ def find_families(shapes: Mapping[str, Shape]) -> list[Family]:
         repeated = {
             prefix: _repeated(prefix, table[prefix], patterns) for prefix in table
         }
+        _extend(repeated, table, collections_of_leaves)
         chosen = _innermost({p: r for p, r in repeated.items() if r})
         if not chosen:
             break
@@ -136,6 +141,25 @@ def _repeated(
         for text in mains
     }
     return repeated if len(shapes) == 1 else frozenset()
+
+
+def _extend(
+    repeated: dict[str, frozenset[str]],
+    table: Mapping[str, _Instances],
+    collections_of_leaves: Set[str],
+) -> None:
+    """Takes for blocks what is called as blocks of another collection."""
+    stems = {
+        prefix.partition("/")[2]
+        for prefix, texts in repeated.items()
+        if texts and prefix.partition("/")[0] in collections_of_leaves
+    }
+    for prefix, instances in table.items():
+        if prefix.partition("/")[2] in stems and not repeated[prefix]:
+            counts = collections.Counter(
+                text for texts in instances.values() for text in texts
+            )
+            repeated[prefix] = frozenset(t for t, count in counts.items() if count > 1)
 
 
 def _innermost(repeated: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
@@ -201,11 +225,24 @@ class Group:
         return self.scope or "*".join((*self.prefixes, ""))
 
 
-def group_by_numbers(families: Iterable[Family]) -> list[Group]:
-    """Puts families that the same numbers count into groups."""
+def group_by_numbers(
+    families: Iterable[Family], collections_of_leaves: Set[str] = frozenset()
+) -> list[Group]:
+    """Puts families that the same numbers count into groups.
+
+    Args:
+        families: The families of one side.
+        collections_of_leaves: First components of names that do not belong to them:
+            a block has leaves in several collections.
+    """
     groups: dict[tuple[str, ...], list[Family]] = {}
     for family in families:
-        groups.setdefault(family.group, []).append(family)
+        prefixes = family.group
+        if prefixes:
+            first, slash, below = prefixes[0].partition("/")
+            if slash and below and first in collections_of_leaves:
+                prefixes = (below, *prefixes[1:])
+        groups.setdefault(prefixes, []).append(family)
     return [
         Group(
             prefixes,

@@ -37,6 +37,8 @@ _KERAS_GRU: Final = "zrn"
 # What BasicLSTMCell, LSTMCell and LSTMBlockCell add unless they are told otherwise.
 _FORGET_BIAS: Final = 1.0
 _MIN_MARGIN: Final = 0.3
+# Words that all cells have.
+_CELL_WORDS: Final = frozenset({"cell", "rnn", "lstm", "gru", "multi", "bidirectional"})
 
 RESET_FIRST: Final = (
     "TensorFlow's GRUCell resets the state before it multiplies, Flax's after that: no "
@@ -68,7 +70,8 @@ class Cell:
     def layer(self) -> Layer:
         """The cell, to be compared by its names."""
         origin = PartSource((Family(self.scope, {(): self.sizes}),))
-        return Layer(self.scope, {"main": origin}, read_words(self.scope))
+        words = (word for word in read_words(self.scope) if word not in _CELL_WORDS)
+        return Layer(self.scope, {"main": origin}, tuple(words))
 
 
 def find_target_cells(leaves: Mapping[str, Shape]) -> list[Cell]:

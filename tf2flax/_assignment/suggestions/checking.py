@@ -6,7 +6,7 @@ kept only if each leaf gets what the lines say. So a suggested map is never refu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from tf2flax._assignment.language.captures import literal_pattern
@@ -14,7 +14,7 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import parse_map
 from tf2flax._assignment.language.making import src
 from tf2flax._assignment.language.syntax import is_expression
-from tf2flax._assignment.resolution.assignments import Assignment, Leaf
+from tf2flax._assignment.resolution.assignments import Leaf, Resolution
 from tf2flax._assignment.resolution.matching import resolve_map
 from tf2flax._assignment.resolution.policies import MapOptions
 from tf2flax._base.errors import AssignmentError
@@ -56,19 +56,15 @@ def find_entries(
         Lines with their entries; and what is wrong with leaves whose line is refused.
     """
     resolver = _Resolver(leaves, manifest)
-    lines, refused = resolver.drop_refused(lines)
-    wanted = resolver.resolve(lines) if lines else {}
     names = [leaf.name for leaf in leaves if leaf.dtype is not None]
-    steps: tuple[Callable[[Sequence[Line], Iterable[str]], list[Line]], ...] = (
-        join_scopes,
-        join_collections,
-        join_names,
-    )
-    for step in steps if lines else ():
-        shorter = step(lines, names)
-        if len(shorter) < len(lines) and resolver.resolve(shorter) == wanted:
-            lines = shorter
-    return [(line, entry_of(line)) for line in lines], refused
+    stages = [list(lines)]
+    for step in (join_scopes, join_collections, join_names):
+        stages.append(step(stages[-1], names))
+    for stage in reversed(stages):
+        if resolver.is_right(stage):
+            return [(line, entry_of(line)) for line in stage], {}
+    kept, refused = resolver.drop_refused(lines)
+    return [(line, entry_of(line)) for line in kept], refused
 
 
 class _Resolver:
@@ -78,24 +74,33 @@ class _Resolver:
         self._leaves = leaves
         self._manifest = manifest
 
-    def resolve(self, lines: Sequence[Line]) -> dict[str, object] | None:
-        """What fills each leaf; None if the engine refuses the map."""
+    def is_right(self, lines: Sequence[Line]) -> bool:
+        """True if the engine takes a map, and gives each leaf what its line says."""
+        if not lines:
+            return True
         try:
-            return self._resolve(lines)
+            resolution = self._resolve(lines)
         except AssignmentError:
-            return None
+            return False
+        wanted = {
+            leaf: names
+            for line in lines
+            for leaf, names in zip(line.leaves, line.tensors, strict=False)
+        }
+        filled = {leaf for line in lines for leaf in line.leaves}
+        sources = {a.leaf: a.sources for a in resolution.assignments}
+        return set(sources) == filled and all(
+            sources[leaf] == names for leaf, names in wanted.items()
+        )
 
-    def _resolve(self, lines: Sequence[Line]) -> dict[str, object]:
+    def _resolve(self, lines: Sequence[Line]) -> Resolution:
         entries = parse_map([entry_of(line) for line in lines], lambda _: ())
-        resolution = resolve_map(
+        return resolve_map(
             entries, self._leaves, self._manifest, MapOptions(), x64=True
         )
-        return {a.leaf: _meaning(a) for a in resolution.assignments}
 
     def drop_refused(self, lines: Sequence[Line]) -> tuple[list[Line], dict[str, str]]:
         """Leaves out lines that the engine refuses: of other dtypes, say."""
-        if self.resolve(lines) is not None:
-            return list(lines), {}
         kept: list[Line] = []
         refused: dict[str, str] = {}
         for line in lines[:_MAX_SINGLE]:
@@ -106,14 +111,8 @@ class _Resolver:
                 refused.update(dict.fromkeys(line.leaves, reason))
             else:
                 kept.append(line)
-        if self.resolve(kept) is None:  # each alone is good, all together are not
-            refused.update(
-                {leaf: "its line contradicts others" for n in kept for leaf in n.leaves}
-            )
+        if not self.is_right(kept):  # each alone is good, all together are not
+            reason = "its line contradicts others"
+            refused.update({leaf: reason for line in kept for leaf in line.leaves})
             return [], refused
         return kept, refused
-
-
-def _meaning(assignment: Assignment) -> object:
-    """What is compared of an assignment: where its elements lie."""
-    return assignment.layout, assignment.dtype

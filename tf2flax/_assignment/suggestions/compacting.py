@@ -16,6 +16,8 @@ from .layers import COLLECTIONS
 from .lines import Line
 from .transforms import SAME, Transform
 
+# Names times lines up to which captures of names are sought.
+_MAX_COMPARED: Final = 200_000
 _HEADS_LAST: Final = ("d (h k) -> d h k", "(h k) -> h k")
 
 
@@ -110,8 +112,17 @@ def _scope_line(scope: str, lines: Sequence[Line]) -> Line | None:
         return None
     if first.stack_axis is not None and "{" not in source:
         return None
-    leaves = tuple(leaf for line in lines for leaf in line.leaves)
-    return Line(scope, leaves, source, None, transform, first.stack_axis, is_pattern)
+    line = Line(scope, (), source, None, transform, first.stack_axis, is_pattern)
+    return _with_leaves(line, lines)
+
+
+def _with_leaves(line: Line, lines: Sequence[Line]) -> Line:
+    """A line that fills what several lines fill."""
+    return dataclasses.replace(
+        line,
+        leaves=tuple(leaf for member in lines for leaf in member.leaves),
+        tensors=tuple(names for member in lines for names in member.tensors),
+    )
 
 
 def _captures(text: str) -> set[str]:
@@ -165,21 +176,17 @@ def join_collections(lines: Sequence[Line], leaves: Iterable[str]) -> list[Line]
             result += members
             continue
         below = members[0].value.partition("/")[2]
-        leaves = tuple(leaf for line in members for leaf in line.leaves)
-        result.append(
-            dataclasses.replace(
-                members[0],
-                value="{collection}/" + below,
-                leaves=leaves,
-                is_pattern=True,
-            )
-        )
+        value = "{collection}/" + below
+        joined = dataclasses.replace(members[0], value=value, is_pattern=True)
+        result.append(_with_leaves(joined, members))
     return result
 
 
 def join_names(lines: Sequence[Line], leaves: Iterable[str]) -> list[Line]:
     """Lines that differ by one component, the same on both sides, become one."""
-    del leaves
+    # Every name of the target is compared with every pattern.
+    if len(lines) * len(list(leaves)) > _MAX_COMPARED:
+        return list(lines)
     groups: dict[object, list[tuple[int, Line, str]]] = {}
     for number, line in enumerate(lines):
         for place, below, path in _with_holes(line):
@@ -190,12 +197,11 @@ def join_names(lines: Sequence[Line], leaves: Iterable[str]) -> list[Line]:
         free = [member for member in members if member[0] not in replaced]
         if len(free) < 2 or len(free) < len(members):
             continue
-        line = free[0][1]
-        leaves = tuple(leaf for _, member, _ in free for leaf in member.leaves)
         assert isinstance(key, tuple)
         joined = dataclasses.replace(
-            line, value=key[0], path=key[1], leaves=leaves, is_pattern=True
+            free[0][1], value=key[0], path=key[1], is_pattern=True
         )
+        joined = _with_leaves(joined, [member for _, member, _ in free])
         replaced.update({number: None for number, _, _ in free})
         replaced[free[0][0]] = joined
     return [

@@ -157,7 +157,7 @@ def find_layers(families: Iterable[Family], *, is_target: bool) -> list[Layer]:
     alone: list[tuple[str, Family]] = []
     for family in families:
         reading = read_part(family.pattern)
-        name = _without_collection(reading.layer) if is_target else reading.layer
+        name = without_collection(reading.layer) if is_target else reading.layer
         parts = table.setdefault(name, {})
         part = _part_of(family, reading)
         if part in parts:  # two kernels beside each other are two layers
@@ -179,7 +179,8 @@ def _part_of(family: Family, reading: Reading) -> Part:
     return reading.part
 
 
-def _without_collection(name: str) -> str:
+def without_collection(name: str) -> str:
+    """The name of a leaf below its collection."""
     first, _, below = name.partition("/")
     return below if first in COLLECTIONS and below else name
 

@@ -35,6 +35,7 @@ class Line:
         transform: What is done to the tensor.
         stack_axis: Axis along which all blocks are stacked; None for no stack.
         is_pattern: True if `path` and `value` have captures, or doubled braces.
+        tensors: Names of the tensors of each leaf; () where `path` is "".
     """
 
     value: str
@@ -44,6 +45,7 @@ class Line:
     transform: Transform | None = None
     stack_axis: int | None = None
     is_pattern: bool = False
+    tensors: tuple[tuple[str, ...], ...] = ()
 
     @property
     def change(self) -> tuple[object, int | None]:
@@ -113,16 +115,24 @@ def write_lines(
     captures = _find_captures(sources) if has_captures else None
     if captures and len({t[:2] for t in transforms.values()}) == 1:
         value, texts = captures
-        numbers = next(iter(sources.values()))
-        transform = next(iter(transforms.values()))
-        names = tuple(leaf.name(n) for n in leaf.members)
-        yield _line(
-            origin, numbers, texts, transform, put_captures(leaf.pattern, value), names
+        line = _line(
+            origin,
+            next(iter(sources.values())),
+            texts,
+            next(iter(transforms.values())),
+            put_captures(leaf.pattern, value),
+        )
+        yield dataclasses.replace(
+            line,
+            leaves=tuple(leaf.name(numbers) for numbers in leaf.members),
+            tensors=tuple(tuple(origin.names(source)) for source in sources.values()),
         )
         return
     for numbers, source in sources.items():
         name = leaf.name(numbers)
-        yield _line(origin, source, None, transforms[numbers], name, (name,))
+        line = _line(origin, source, None, transforms[numbers], name)
+        names = (tuple(origin.names(source)),)
+        yield dataclasses.replace(line, leaves=(name,), tensors=names)
 
 
 def _transform(
@@ -138,20 +148,19 @@ def _line(
     texts: Sequence[str] | None,
     transform: Transform,
     value: str,
-    leaves: tuple[str, ...],
 ) -> Line:
-    """One line: by the name of its tensor where there is one."""
+    """One line, without its leaves: by the name of its tensor where there is one."""
     if origin.how != "whole":
         key = transform.apply(origin.expression(numbers, texts))
         value = value if texts is not None else literal_pattern(value)
-        return Line(value, leaves, key=key)
+        return Line(value, (), key=key)
     family = origin.families[0]
     path = (
         family.name(numbers) if texts is None else put_captures(family.pattern, texts)
     )
     if texts is None and not transform.is_plain:
         value = literal_pattern(value)
-    return Line(value, leaves, path, None, transform, is_pattern=texts is not None)
+    return Line(value, (), path, None, transform, is_pattern=texts is not None)
 
 
 def _write_stack(
@@ -170,7 +179,14 @@ def _write_stack(
         path = put_captures(origin.families[0].pattern, [f"{{{LETTERS[0]}}}"])
         axis = leaf.stack_axis
         return Line(
-            leaf.pattern, (leaf.pattern,), path, None, transform, axis, is_pattern=True
+            leaf.pattern,
+            (leaf.pattern,),
+            path,
+            None,
+            transform,
+            axis,
+            is_pattern=True,
+            tensors=(tuple(name for n in blocks for name in origin.names(n)),),
         )
     members = [transform.apply(origin.expression(n, None)) for n in blocks]
     key = stack(*members, axis=leaf.stack_axis or 0)

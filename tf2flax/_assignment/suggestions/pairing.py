@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 from .assigning import assign
@@ -25,8 +25,16 @@ MIN_POINTS: Final = 0.3
 # levels.
 _VOTE: Final = 0.5
 _MAX_LEVELS: Final = 3
-# Pairs that are looked at in full; of more, only those with the same words.
-_MAX_PAIRS: Final = 60_000
+# What it says that two layers are in aligned blocks, and against them otherwise.
+_BLOCK: Final = 1.0
+_NO_SCOPES: Final[Mapping[str, Set[str]]] = {}
+# Pairs that are compared in full; of more, those whose words are most alike.
+_MAX_PAIRS: Final = 4_000
+_MAX_COMPARED: Final = 200_000
+_MAX_NEAR: Final = 16
+# The part of all layers whose names are equal but for the habit.
+_MOSTLY: Final = 0.8
+_NUMBER: Final = re.compile(r"[0-9]+")
 
 
 class Rival(NamedTuple):
@@ -79,6 +87,7 @@ def pair_layers(
     targets: Sequence[Layer],
     alignment: Alignment,
     shared: frozenset[str] = frozenset(),
+    scopes: Mapping[str, Set[str]] = _NO_SCOPES,
 ) -> list[Pair]:
     """Chooses a layer of the checkpoint for each layer of the target that one fits.
 
@@ -87,12 +96,17 @@ def pair_layers(
         targets: Layers of the target.
         alignment: The blocks that they are in.
         shared: Words that both sides use anywhere.
+        scopes: Scopes of blocks that are aligned.
     """
     fits = _find_fits(sources, targets, alignment)
     if not fits:
         return []
     scorer = Scorer(sources, targets, shared)
-    points = {(s, t): scorer.score(sources[s], targets[t]) for s, t in fits}
+    points = {
+        (s, t): scorer.score(sources[s], targets[t])
+        + _block_points(sources[s], targets[t], scopes)
+        for s, t in fits
+    }
     choices = assign({pair: points[pair] - fits[pair].cost for pair in fits})
     votes = _Votes(
         (sources[choice.source], targets[target])
@@ -132,39 +146,99 @@ def _find_fits(
     for number, layer in enumerate(sources):
         for part, origin in layer.parts.items():
             by_size.setdefault((part, size_of(origin)), []).append(number)
-    candidates: list[tuple[int, int]] = []
-    by_words: dict[frozenset[str], list[int]] = {}
+    candidates: dict[int, list[int]] = {}
     for number, layer in enumerate(targets):
         anchor = next((part for part in ANCHORS if part in layer.parts), None)
-        if anchor is None:
-            continue
-        near = by_size.get((anchor, _first_size(layer, anchor, alignment)), [])
-        candidates += [(source, number) for source in near]
-    if len(candidates) > _MAX_PAIRS:
-        for number, layer in enumerate(sources):
-            by_words.setdefault(_key_of(layer), []).append(number)
-        candidates = [
-            (s, t)
-            for t, layer in enumerate(targets)
-            for s in by_words.get(_key_of(layer), ())
-        ]
+        if anchor is not None:
+            size = size_of(layer.parts[anchor])
+            candidates[number] = by_size.get((anchor, size), [])
+    if sum(map(len, candidates.values())) > _MAX_PAIRS:
+        candidates = _prune(candidates, sources, targets)
     fits: dict[tuple[int, int], LayerFit] = {}
-    for source, target in candidates:
-        fit = fit_layers(sources[source], targets[target], alignment)
-        if fit is not None:
-            fits[source, target] = fit
+    # Layers of equal shapes fit alike; there are many of them.
+    seen: dict[object, LayerFit | None] = {}
+    signatures = [*map(_signature, sources)], [*map(_signature, targets)]
+    for target, numbers in candidates.items():
+        for source in numbers:
+            key = signatures[0][source], signatures[1][target]
+            if key not in seen:
+                seen[key] = fit_layers(sources[source], targets[target], alignment)
+            fit = seen[key]
+            if fit is not None:
+                fits[source, target] = fit
     return fits
 
 
-def _first_size(layer: Layer, anchor: object, alignment: Alignment) -> int:
-    """Size of the member that is compared with the first one of the checkpoint."""
-    del alignment
-    return size_of(layer.parts[anchor])  # pyright: ignore[reportArgumentType]
+def _signature(layer: Layer) -> object:
+    return tuple(
+        (part, origin.how, tuple(origin.members.items()))
+        for part, origin in layer.parts.items()
+    )
 
 
-def _key_of(layer: Layer) -> frozenset[str]:
-    """Words and numbers of a layer: equal names in other habits."""
-    return layer.word_set | set(re.findall(r"[0-9]+", layer.name))
+def _prune(
+    candidates: Mapping[int, list[int]],
+    sources: Sequence[Layer],
+    targets: Sequence[Layer],
+) -> dict[int, list[int]]:
+    """Leaves out pairs whose names have little in common, where there are too many."""
+    spelled: dict[object, list[int]] = {}
+    for number, layer in enumerate(sources):
+        spelled.setdefault(_spelling(layer), []).append(number)
+    equal: dict[int, list[int]] = {}
+    for target, numbers in candidates.items():
+        fitting = set(numbers)
+        spelt_alike = spelled.get(_spelling(targets[target]), [])
+        same = [source for source in spelt_alike if source in fitting]
+        if len(same) == 1:
+            equal[target] = same
+    if len(equal) > _MOSTLY * len(candidates):  # the same names in another habit
+        taken = {numbers[0] for numbers in equal.values()}
+        left = {
+            target: [s for s in numbers if s not in taken]
+            for target, numbers in candidates.items()
+            if target not in equal
+        }
+        return {**equal, **_nearest_by_words(left, sources, targets)}
+    return _nearest_by_words(candidates, sources, targets)
+
+
+def _nearest_by_words(
+    candidates: Mapping[int, list[int]],
+    sources: Sequence[Layer],
+    targets: Sequence[Layer],
+) -> dict[int, list[int]]:
+    is_large = sum(map(len, candidates.values())) > _MAX_COMPARED
+    result: dict[int, list[int]] = {}
+    for target, numbers in candidates.items():
+        words = targets[target].word_set
+        if is_large:
+            result[target] = [s for s in numbers if sources[s].word_set == words]
+            continue
+        common = sorted(numbers, key=lambda s: -len(words & sources[s].word_set))
+        result[target] = common[:_MAX_NEAR]
+    return result
+
+
+def _spelling(layer: Layer) -> object:
+    """Words and numbers of a name in order: equal for one name in two habits."""
+    return layer.words, tuple(_NUMBER.findall(layer.name))
+
+
+def _block_points(
+    source: Layer, target: Layer, scopes: Mapping[str, Set[str]]
+) -> float:
+    """Points for layers in blocks that are aligned, or with others."""
+    if not scopes:
+        return 0.0
+    above = set(_scopes(target, is_own=True))
+    for scope in _scopes(source, is_own=True):
+        if scope in scopes:
+            if scopes[scope] & above:
+                return _BLOCK
+            is_elsewhere = any(below & above for below in scopes.values())
+            return -_BLOCK if is_elsewhere else 0.0
+    return 0.0
 
 
 class _Votes:
@@ -175,7 +249,7 @@ class _Votes:
         self._sources: dict[str, int] = {}
         self._targets: dict[str, int] = {}
         for source, target in pairs:
-            above = list(_scopes(source)), list(_scopes(target))
+            above = list(_scopes(source, is_own=True)), [*_scopes(target, is_own=True)]
             for scope in above[0]:
                 self._sources[scope] = self._sources.get(scope, 0) + 1
             for scope in above[1]:
@@ -190,28 +264,32 @@ class _Votes:
         if not self._together:
             return 0.0
         points = 0.0
-        for _, first in zip(range(_MAX_LEVELS), _scopes(source), strict=False):
+        is_own = "main" not in source.parts  # a bias, whose kernels lie below it
+        nearest = zip(range(_MAX_LEVELS), _scopes(source, is_own=is_own), strict=False)
+        above = list(_scopes(target, is_own="main" not in target.parts))
+        for _, first in nearest:
             points += _VOTE * max(
-                (self._agreement(first, second) for second in _scopes(target)),
-                default=0.0,
+                (self._agreement(first, second) for second in above), default=0.0
             )
         return points
 
     def _agreement(self, first: str, second: str) -> float:
         count = self._together.get((first, second), 0)
-        return (
-            count * count / (self._sources[first] * self._targets[second])
-            if count
-            else 0.0
-        )
+        total = self._sources.get(first, 1) * self._targets.get(second, 1)
+        return count * count / total
 
 
-def _scopes(layer: Layer) -> Iterator[str]:
-    """Scopes around a layer, the nearest first; also those that `_` makes."""
+def _scopes(layer: Layer, *, is_own: bool) -> Iterator[str]:
+    """Scopes around a layer, the nearest first; also those that `_` makes.
+
+    Args:
+        layer: The layer.
+        is_own: True to begin with its own name: its normalisation may lie below it.
+    """
     name = layer.name
     end = len(name)
-    if "main" not in layer.parts:
-        yield name  # a bias of a scope, whose kernels lie below it
+    if is_own:
+        yield name
     while True:
         end = max(name.rfind("/", 0, end), name.rfind("_", 0, end))
         if end <= 0:

@@ -25,7 +25,10 @@ _SAME_RANK: Final = 0.7
 # What it says that names are equal letter by letter.
 _SAME_NAME: Final = 1.0
 _SAME_LAST: Final = 0.3
-_NUMBER: Final = re.compile(r"[0-9]+(?!.*[0-9])")
+_NUMBER: Final = re.compile(r"[0-9]+")
+_LAST_NUMBER: Final = re.compile(r"[0-9]+(?!.*[0-9])")
+# A word that all of so few layers have still says that the model is the same.
+_FEW: Final = 3
 # The order of what a block of a Transformer does.
 _STEPS: Final = ({"attention"}, {"cross"}, {"ffn"}, {"final", "full", "out"})
 
@@ -65,6 +68,7 @@ class Scorer:
             for word in self._shared
         }
         self._shared -= _UNMARKED
+        self._weights.update(dict.fromkeys(_UNMARKED, 0.0))
         self._ranks = {**_ranks(sources), **_ranks(targets)}
         steps = [_norm_steps(sources, self._ranks), _norm_steps(targets, self._ranks)]
         self._steps: dict[int, Rank] = {}
@@ -92,11 +96,13 @@ class Scorer:
         return sorted(telling, key=lambda word: (-self._weights[word], word))[:3]
 
     def _rank_points(self, source: Layer, target: Layer) -> float:
+        for first in self._ranks.get(id(source), ()):
+            for second in self._ranks.get(id(target), ()):
+                if first.count == second.count:
+                    return _SAME_RANK if first == second else -_SAME_RANK
         steps = self._steps.get(id(source)), self._steps.get(id(target))
-        ranks = self._ranks.get(id(source)), self._ranks.get(id(target))
-        for first, second in (ranks, steps):
-            if first and second and first.count == second.count:
-                return _SAME_RANK if first == second else -_SAME_RANK
+        if steps[0] and steps[1]:
+            return _SAME_RANK if steps[0] == steps[1] else -_SAME_RANK
         return 0.0
 
 
@@ -105,40 +111,44 @@ def _count(layers: Iterable[Layer]) -> collections.Counter[str]:
 
 
 def _weight(count: int, total: int) -> float:
-    """What a word of so many names tells: nothing if all have it."""
-    return math.log2((total + 0.5) / count) if count < total else 0.02
+    """What a word of so many names tells: nothing if all of many have it."""
+    if count < total:
+        return math.log2((total + 0.5) / count)
+    return 0.4 if total <= _FEW else 0.02
 
 
-def _ranks(layers: Sequence[Layer]) -> dict[int, Rank]:
-    """Ranks of the layers whose names end in a number, by identity.
+def _ranks(layers: Sequence[Layer]) -> dict[int, list[Rank]]:
+    """Ranks among the names that differ by numbers alone, by identity.
 
-    TensorFlow writes the first of `dense`, `dense_1`, `dense_2` without a number.
+    First among those that differ by any of their numbers, then by the last one.
     """
-    names = {layer.name for layer in layers}
-    families: dict[str, list[tuple[int, Layer]]] = {}
-    for layer in layers:
-        if layer.is_made:
-            continue
-        match = _NUMBER.search(layer.name.rpartition("\0")[2])
-        if match is None:
-            stem, number = f"{layer.name}_#", 0
-            if f"{layer.name}_1" not in names:
-                continue
-        else:
-            start = len(layer.name) - len(match.string)
-            head = layer.name[: start + match.start()]
-            stem, number = f"{head}#{match.string[match.end() :]}", int(match[0])
-        families.setdefault(stem, []).append((number, layer))
-    ranks: dict[int, Rank] = {}
-    for members in families.values():
-        members.sort(key=lambda member: member[0])
-        if len(members) > 1:
-            for place, (_, layer) in enumerate(members):
-                ranks[id(layer)] = Rank(place, len(members))
+    named = [layer for layer in layers if not layer.is_made]
+    names = {layer.name for layer in named}
+    all_numbers: dict[str, list[tuple[list[int], Layer]]] = {}
+    last_number: dict[str, list[tuple[list[int], Layer]]] = {}
+    for layer in named:
+        inner = layer.name.rpartition("\0")[2]
+        # TensorFlow writes the first of `dense`, `dense_1` without a number.
+        if not _NUMBER.search(inner) and f"{layer.name}_1" in names:
+            inner = f"{inner}_0"
+        numbers = [int(text) for text in _NUMBER.findall(inner)]
+        if numbers:
+            stem = _NUMBER.sub("#", inner)
+            all_numbers.setdefault(stem, []).append((numbers, layer))
+            head, _, tail = _LAST_NUMBER.sub("\0", inner, count=1).partition("\0")
+            last_number.setdefault(f"{head}#{tail}", []).append((numbers[-1:], layer))
+    ranks: dict[int, list[Rank]] = {}
+    for families in (all_numbers, last_number):
+        for members in families.values():
+            members.sort(key=lambda member: member[0])
+            for place, (_, layer) in enumerate(members if len(members) > 1 else ()):
+                ranks.setdefault(id(layer), []).append(Rank(place, len(members)))
     return ranks
 
 
-def _norm_steps(layers: Sequence[Layer], ranks: Mapping[int, Rank]) -> dict[int, Rank]:
+def _norm_steps(
+    layers: Sequence[Layer], ranks: Mapping[int, Sequence[Rank]]
+) -> dict[int, Rank]:
     """Ranks of normalisations by what they belong to, where no number counts them.
 
     `attention_norm` is before `mlp_norm`, as `ln_1` is before `ln_2`.
@@ -150,17 +160,22 @@ def _norm_steps(layers: Sequence[Layer], ranks: Mapping[int, Rank]) -> dict[int,
             by_width.setdefault(tuple(part.members.values())[:1], []).append(layer)
     steps: dict[int, Rank] = {}
     for norms in by_width.values():
-        if len(norms) != 2:
+        counted = {
+            id(norm): rank
+            for norm in norms
+            for rank in ranks.get(id(norm), ())[-1:]
+            if rank.count == 2
+        }
+        if len(counted) == 2:
+            steps.update(counted)
             continue
-        if all(id(norm) in ranks for norm in norms):
-            steps.update({id(norm): ranks[id(norm)] for norm in norms})
-            continue
-        places = [_step_of(norm) for norm in norms]
-        if None not in places and places[0] != places[1]:
-            ordered = sorted(
-                zip(places, norms, strict=True), key=lambda pair: str(pair[0])
-            )
-            for place, (_, norm) in enumerate(ordered):
+        # Of more than two, those of what follows the blocks are left out.
+        last = len(_STEPS) - (0 if len(norms) == 2 else 1)
+        places = [(_step_of(norm), norm) for norm in norms]
+        told_apart = [(n, norm) for n, norm in places if n is not None and n < last]
+        if len(told_apart) == 2 and told_apart[0][0] != told_apart[1][0]:
+            told_apart.sort(key=lambda pair: pair[0])
+            for place, (_, norm) in enumerate(told_apart):
                 steps[id(norm)] = Rank(place, 2)
     return steps
 

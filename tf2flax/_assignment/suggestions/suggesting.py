@@ -5,6 +5,7 @@ Reads no tensor: names, shapes, dtypes, and what tensors are to a training.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from tf2flax._base.manifest import Manifest
 from .blocks import Shape
 from .checking import Entry, entry_of, find_entries
 from .drafting import Draft, draft_map
+from .layers import without_collection
 from .lines import Line
 from .words import read_part, read_words
 
@@ -230,12 +232,10 @@ def _describe_misfits(
     missing = [name for name in unmatched if name in wanted]
     if notes or not missing:
         return result
-    sizes = {n for shape in weights.values() for n in shape}
-    strange = sorted({n for name in missing for n in wanted[name] if n > 1} - sizes)
-    if strange and len(missing) > len(wanted) // 2:
-        widths = ", ".join(map(str, strange[:4]))
+    widths = _other_width(missing, wanted, weights)
+    if widths and len(missing) > len(wanted) // 3:
         result.append(
-            f"another width: no weight of the checkpoint has an axis of {widths}"
+            f"another width: {widths[0]} in the checkpoint, {widths[1]} in the target"
         )
     elif len(missing) <= max(4, len(wanted) // 4):
         scopes = sorted({name.rpartition("/")[0] for name in missing})
@@ -248,3 +248,23 @@ def _describe_misfits(
             "another model"
         )
     return result
+
+
+def _other_width(
+    missing: Sequence[str], wanted: Mapping[str, Shape], weights: Mapping[str, Shape]
+) -> tuple[int, int] | None:
+    """The size of the checkpoint that is another one in the target, if many are."""
+    by_words: dict[frozenset[str], list[Shape]] = {}
+    for name, shape in weights.items():
+        by_words.setdefault(frozenset(read_words(read_part(name).layer)), []).append(
+            shape
+        )
+    counts: collections.Counter[tuple[int, int]] = collections.Counter()
+    for name in missing:
+        layer = frozenset(read_words(read_part(without_collection(name)).layer))
+        for shape in by_words.get(layer, ()):
+            if len(shape) == len(wanted[name]):
+                pairs = zip(shape, wanted[name], strict=True)
+                counts.update({(a, b) for a, b in pairs if a != b})
+    best = counts.most_common(1)
+    return best[0][0] if best and best[0][1] > len(missing) // 3 else None

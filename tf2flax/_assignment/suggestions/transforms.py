@@ -92,6 +92,8 @@ _PATTERNS: Final[tuple[tuple[str, bool | None, float], ...]] = (
     ("d (p h k) -> p d h k", False, 0.2),
     ("d (p n) -> p d n", False, 0.3),
     ("d p h k -> d (p h k)", False, 0.1),
+    ("h w c n -> (h w c) n", False, 0.2),
+    ("(h w c) n -> h w c n", False, 0.3),
 )
 _AXIS: Final = re.compile(r"\(([^)]*)\)|(\S+)")
 
@@ -171,7 +173,7 @@ def _by_patterns(source: Shape, leaf: Shape) -> list[Transform]:
                 _with_ones(shape, [axis[0] for axis in axes])
                 for shape, axes in ((source, left), (leaf, right))
             )
-            given = [name for name in ("p", "h") if f"{name} " in pattern]
+            given = [name for name in ("p", "h", "w") if f"{name} " in pattern]
             sizes = _given_sizes(left, given, lengths)
             options.append(Transform(text, sizes, is_transposed, cost))
     return options
