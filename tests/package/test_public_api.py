@@ -24,7 +24,7 @@ NAMES = {
     "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
-    "Rows", "first_of", "vocabulary",
+    "Rows", "first_of", "vocabulary", "Suggestion", "suggest",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -55,6 +55,7 @@ SIGNATURES = {
     "vocabulary": (
         "old, new, *, axis=0, old_size=None, new_size=None, num_oov_buckets=0"
     ),
+    "suggest": "checkpoint, target",
     "load_map": "path, parameters",
     "save_map": "path, assignment_map, *, overwrite=False",
     "checkpoints_iterator": (

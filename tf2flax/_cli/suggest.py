@@ -10,6 +10,7 @@ import os
 from typing import Any, Final
 
 import tf2flax
+from tf2flax._base.text import counted
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.writing import write_atomically
 
@@ -113,9 +114,14 @@ def _document(result: tf2flax.Suggestion, prefix: str) -> dict[str, Any]:
 
 
 def _summary(result: tf2flax.Suggestion, path: str) -> str:
-    counts = [f"{len(result.assignment_map)} entries written to {path}"]
+    counts = [f"{counted(len(result.assignment_map), 'entry', 'entries')} written to "]
+    counts[0] += path
     if result.ambiguous:
-        counts.append(f"{len(result.ambiguous)} leaves are open")
+        number = len(result.ambiguous)
+        verb = "is" if number == 1 else "are"
+        counts.append(f"{counted(number, 'leaf', 'leaves')} {verb} open")
     if result.unmatched:
-        counts.append(f"{len(result.unmatched)} leaves have no source")
+        number = len(result.unmatched)
+        verb = "has" if number == 1 else "have"
+        counts.append(f"{counted(number, 'leaf', 'leaves')} {verb} no source")
     return "\n".join([", ".join(counts), *_misfits(result)])

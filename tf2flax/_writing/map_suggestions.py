@@ -37,6 +37,7 @@ def format_suggestion(
         notes: What keeps checkpoint and target from fitting.
         is_table: False if a key occurs twice: the file then holds pairs.
     """
+    # Evidence stands above its lines, once for all that it speaks for.
     lines = [_comment(text) for text in (title, *notes)]
     texts = [(_key_text(key), toml_string(value), why) for (key, value), why in entries]
     heads = {size for key, _, _ in texts for size in _HEADS.findall(key)}
@@ -44,11 +45,11 @@ def format_suggestion(
         lines += ["", "[parameters]", f"heads = {next(iter(heads))}", ""]
         texts = [(_HEADS.sub("h=heads", key), value, why) for key, value, why in texts]
     lines.append("[assignment_map]" if is_table else "assignment_map = [")
-    said_before = ""
+    reason_above = ""
     for key, value, why in texts:
-        if why and why != said_before:
+        if why and why != reason_above:
             lines.append(_comment(why))
-        said_before = why
+        reason_above = why
         lines.append(f"{key} = {value}" if is_table else f"    [{key}, {value}],")
     for leaf, candidates in ambiguous:
         lines += ["", _comment(f"`{leaf}` is open: take one of these lines")]

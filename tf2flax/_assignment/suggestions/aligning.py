@@ -135,6 +135,7 @@ class Matcher:
         targets = {id(pair.target) for pair in pairs}
         self.sources += [layer for layer in result.sources if id(layer) in sources]
         self.targets += [layer for layer in result.targets if id(layer) in targets]
+        # What has no counterpart in the aligned block may have one elsewhere.
         used = _patterns_of(pair.source for pair in pairs)
         filled = _patterns_of(pair.target for pair in pairs)
         for families, alone, known_patterns in (

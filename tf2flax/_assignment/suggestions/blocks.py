@@ -154,6 +154,7 @@ def _extend(
         for prefix, texts in repeated.items()
         if texts and prefix.partition("/")[0] in collections_of_leaves
     }
+    # Statistics alone have no kernels, by which blocks are recognised.
     for prefix, instances in table.items():
         if prefix.partition("/")[2] in stems and not repeated[prefix]:
             counts = collections.Counter(

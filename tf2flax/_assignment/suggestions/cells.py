@@ -84,6 +84,7 @@ def find_target_cells(leaves: Mapping[str, Shape]) -> list[Cell]:
             scopes.setdefault("/".join(pieces[:-2]), {})[f"{gate}/{pieces[-1]}"] = name
     cells: list[Cell] = []
     for scope, parts in scopes.items():
+        # A module for each gate; or NNX's two, of all gates.
         for kind, gates in _GATES.items():
             wanted = {f"{side}{gate}/kernel" for side in "ih" for gate in gates}
             if wanted <= set(parts):

@@ -25,6 +25,7 @@ from .words import Part, read_part
 _MAX_CANDIDATES: Final = 4
 # Words of what is made anew for another task: a shape alone says nothing of it.
 _HEADS: Final = frozenset({"head"})
+_COMMON_WORDS: Final = frozenset({"dense", "out", "block", "norm", "layernorm"})
 # Kinds of kernels that lie alike, whatever they are called.
 _ANY: Final = ("*",)
 _DECONV: Final = ("deconv",)
@@ -63,7 +64,7 @@ class _Rows:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Candidate:
+class Option:
     """What may fill a family of leaves, and why.
 
     Attributes:
@@ -124,7 +125,7 @@ class Decider:
                     counter[bool(*ways)] += 1
 
     def _is_certain(self, pair: Pair) -> bool:
-        if not pair.is_clear:
+        if not pair.is_clear or _may_be_new(pair):
             return False
         if pair.has_evidence:
             return True
@@ -137,7 +138,7 @@ class Decider:
         is_head = (pair.source.word_set ^ pair.target.word_set) & _HEADS
         return is_usual and (self._is_whole or (not is_head and _is_rare(pair)))
 
-    def decide(self, pair: Pair) -> Iterator[list[Candidate]]:
+    def decide(self, pair: Pair) -> Iterator[list[Option]]:
         """Decides about the leaves of a layer.
 
         Yields:
@@ -149,7 +150,7 @@ class Decider:
             origin = pair.source.parts[part]
             ways, reason = self._choose_ways(pair, part, options)
             evidence = _evidence(pair, ways[0], reason)
-            best = Candidate(origin, leaf, pair.alignment, ways[0], evidence)
+            best = Option(origin, leaf, pair.alignment, ways[0], evidence)
             rows = self._by_remainder(pair, origin) if part == "main" else None
             if not is_certain:
                 yield _with_doubt(best, pair, part)
@@ -165,6 +166,7 @@ class Decider:
         self, pair: Pair, part: Part, options: tuple[Transform, ...]
     ) -> tuple[list[Transform], str]:
         """The transforms that may be meant, and why; one if that is certain."""
+        # Only kernels that fit both ways are asked about, and no tables.
         first = options[0]
         by_way: dict[bool, Transform] = {}
         for option in options if part == "main" else ():
@@ -198,7 +200,7 @@ class Decider:
         return _Rows(total, count) if sizes == by_remainder else None
 
 
-def _with_doubt(best: Candidate, pair: Pair, part: Part) -> list[Candidate]:
+def _with_doubt(best: Option, pair: Pair, part: Part) -> list[Option]:
     """The best candidate and its rivals, none of which is certain."""
     has_reason = pair.has_evidence or pair.rivals
     reason = best.reason if has_reason else _ONLY_SHAPE
@@ -208,12 +210,12 @@ def _with_doubt(best: Candidate, pair: Pair, part: Part) -> list[Candidate]:
         if options:
             origin = rival.source.parts[part]
             candidates.append(
-                Candidate(origin, best.leaf, rival.alignment, options[0], _SAME_SHAPE)
+                Option(origin, best.leaf, rival.alignment, options[0], _SAME_SHAPE)
             )
     return candidates[:_MAX_CANDIDATES]
 
 
-def _with_rows(best: Candidate, rows: _Rows) -> list[Candidate]:
+def _with_rows(best: Option, rows: _Rows) -> list[Option]:
     """A table as it was saved, and in the order of ids."""
     if rows.total > _MAX_ROWS and rows.total % rows.count:
         reason = f"{_DIV}, wrong if by 'mod'"
@@ -233,6 +235,18 @@ def _is_table(pair: Pair) -> bool:
     both = pair.source.word_set | pair.target.word_set
     family = pair.target.parts["main"].families[0]
     return read_part(family.pattern).is_table or "embedding" in both
+
+
+def _may_be_new(pair: Pair) -> bool:
+    """True for a head that may as well be made for another task.
+
+    A classifier of two classes has the shape of BERT's next-sentence head, transposed.
+    """
+    common = pair.source.word_set & pair.target.word_set
+    if not common & _HEADS or pair.source.name == pair.target.name:
+        return False
+    is_turned = any(o[0].is_transposed for o in pair.fit.options.values())
+    return is_turned and not common - _HEADS - _COMMON_WORDS
 
 
 def _has_question(pair: Pair, first: Transform) -> bool:
@@ -269,8 +283,11 @@ def _keys_of(source: Layer, target: Layer) -> list[_Key]:
 
 
 def _label(key: _Key) -> str:
-    names = {_ANY: "all kernels", _DECONV: "all of transposed convolutions"}
-    return names.get(key[:1], f"all called `{key[0]}`")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if key == _ANY:
+        return "all kernels"
+    if key[:1] == _DECONV:
+        return "all of transposed convolutions"
+    return f"all called `{key[0]}`"
 
 
 def _way_text(way: Transform) -> str:

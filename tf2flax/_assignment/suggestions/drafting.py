@@ -93,6 +93,7 @@ def draft_map(
         and coverage(pairs, matcher.targets) == 1.0
     )
     decider = Decider(pairs, is_whole=is_whole, slices=slices)
+    # Lines of what is certain; candidates of all else, leaf by leaf.
     for pair in pairs:
         for candidates in decider.decide(pair):
             first = candidates[0]
@@ -125,6 +126,7 @@ def _take_cells(
     targets = find_target_cells(leaves)
     if not targets:
         return
+    # Gates would be taken for kernels of layers below.
     for pair in pair_cells(find_source_cells(tensors), targets):
         note = pair.sources[0].note
         reason = "; ".join(

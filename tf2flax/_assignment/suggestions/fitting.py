@@ -91,6 +91,7 @@ def _common_transforms(
     origin: PartSource, leaf: PartSource, alignment: Alignment
 ) -> tuple[Transform, ...]:
     """Transforms that fit all members, whatever the sizes of each."""
+    # Members of a family mostly have equal shapes, which are compared once.
     shapes: dict[tuple[Shape, Shape], None] = {}
     members = origin.members
     for numbers, shape in leaf.members.items():

@@ -49,7 +49,7 @@ class PartSource:
     def members(self) -> Mapping[Numbers, Shape]:
         """Shapes by the numbers of blocks."""
         first = self.families[0]
-        if self.how == "whole":
+        if self.how == "whole":  # as nearly always
             return first.members
         if self.how == "joined":
             return {
@@ -222,6 +222,7 @@ _HEADS: Final = ("query", "key", "value")
 def fuse_heads(layers: Sequence[Layer]) -> list[Layer]:
     """Makes layers of queries, keys and values that lie beside each other."""
     scopes: dict[str, dict[str, list[Layer]]] = {}
+    # By the scope that they share, then by what they are.
     for layer in layers:
         kinds = [word for word in _HEADS if word in layer.word_set]
         if len(kinds) == 1 and "main" in layer.parts:
@@ -256,6 +257,7 @@ def split_heads(layers: Sequence[Layer]) -> list[Layer]:
         is_fused = "qkv" in layer.word_set or "attention" in layer.word_set
         if not is_fused or not all(_is_triple(shape) for shape in shapes):
             continue
+        # In this order everywhere: GPT-2, transformers, Flax's own layers.
         for place, kind in enumerate(_HEADS):
             parts: dict[Part, PartSource] = {
                 part: PartSource(origin.families, "third", place)
@@ -277,6 +279,7 @@ def join_pieces(tensors: Mapping[str, Shape]) -> list[Layer]:
     Args:
         tensors: Shapes by name.
     """
+    # Tensors by what stands before their last number.
     stems: dict[str, dict[Numbers, Shape]] = {}
     for name, shape in tensors.items():
         stem = name.rstrip("0123456789")

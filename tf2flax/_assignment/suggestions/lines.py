@@ -50,9 +50,9 @@ class Line:
     @property
     def change(self) -> tuple[object, int | None]:
         """What is done to the tensor; equal for lines that can be one."""
-        transform = self.transform
-        is_plain = transform is None or transform.is_plain
-        return None if is_plain else transform[:2], self.stack_axis
+        if self.transform is None or self.transform.is_plain:
+            return None, self.stack_axis
+        return self.transform[:2], self.stack_axis
 
     def source(self) -> Expression | str:
         """The key of the entry."""
@@ -104,6 +104,7 @@ def write_lines(
     if leaf.stack_axis is not None:
         yield _write_stack(origin, leaf, alignment, kind)
         return
+    # The numbers of each leaf -> those of the tensors that fill it.
     sources = {
         numbers: () if origin.how == "pieces" else alignment.pairs[numbers][0]
         for numbers in leaf.members

@@ -107,6 +107,7 @@ def pair_layers(
         + _block_points(sources[s], targets[t], scopes)
         for s, t in fits
     }
+    # Names alone; then also the scopes of what is certain by them.
     choices = assign({pair: points[pair] - fits[pair].cost for pair in fits})
     votes = _Votes(
         (sources[choice.source], targets[target])
@@ -148,10 +149,10 @@ def _find_fits(
             by_size.setdefault((part, size_of(origin)), []).append(number)
     candidates: dict[int, list[int]] = {}
     for number, layer in enumerate(targets):
-        anchor = next((part for part in ANCHORS if part in layer.parts), None)
-        if anchor is not None:
-            size = size_of(layer.parts[anchor])
-            candidates[number] = by_size.get((anchor, size), [])
+        anchors = [part for part in ANCHORS if part in layer.parts]
+        if anchors:
+            size = size_of(layer.parts[anchors[0]])
+            candidates[number] = by_size.get((anchors[0], size), [])
     if sum(map(len, candidates.values())) > _MAX_PAIRS:
         candidates = _prune(candidates, sources, targets)
     fits: dict[tuple[int, int], LayerFit] = {}

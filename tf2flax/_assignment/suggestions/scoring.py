@@ -37,7 +37,7 @@ class Rank(NamedTuple):
     """The place of a name among those that differ from it by a number alone."""
 
     place: int
-    count: int
+    total: int
 
 
 class Scorer:
@@ -98,7 +98,7 @@ class Scorer:
     def _rank_points(self, source: Layer, target: Layer) -> float:
         for first in self._ranks.get(id(source), ()):
             for second in self._ranks.get(id(target), ()):
-                if first.count == second.count:
+                if first.total == second.total:
                     return _SAME_RANK if first == second else -_SAME_RANK
         steps = self._steps.get(id(source)), self._steps.get(id(target))
         if steps[0] and steps[1]:
@@ -164,7 +164,7 @@ def _norm_steps(
             id(norm): rank
             for norm in norms
             for rank in ranks.get(id(norm), ())[-1:]
-            if rank.count == 2
+            if rank.total == 2
         }
         if len(counted) == 2:
             steps.update(counted)

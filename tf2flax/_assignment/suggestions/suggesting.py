@@ -58,6 +58,7 @@ def suggest_entries(manifest: Manifest, leaves: Sequence[Leaf]) -> SuggestedEntr
         manifest: The checkpoint.
         leaves: The leaves of the target.
     """
+    # From what there is, over lines, to what the engine makes of them.
     weights, slices, counters = _weights_of(manifest)
     wanted, reasons = _wanted_leaves(leaves)
     parts = _join_parts(wanted)
@@ -149,6 +150,7 @@ def _join_parts(wanted: dict[str, Shape]) -> dict[str, list[str]]:
         if scope and number.isdecimal():
             numbers.setdefault(scope, {})[int(number)] = name
     parts: dict[str, list[str]] = {}
+    # A family is counted from 0 without gaps, and cut along its first axis.
     for scope, names in numbers.items():
         shapes = [wanted[name] for name in names.values()]
         is_family = sorted(names) == list(range(len(names))) and scope not in wanted
@@ -228,6 +230,7 @@ def _describe_misfits(
     weights: Mapping[str, Shape],
 ) -> list[str]:
     """One line for what keeps the two from fitting."""
+    # One mistake, one line: the first of these that explains what is missing.
     result = list(notes)
     missing = [name for name in unmatched if name in wanted]
     if notes or not missing:

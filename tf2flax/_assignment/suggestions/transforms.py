@@ -160,6 +160,7 @@ def _by_patterns(source: Shape, leaf: Shape) -> list[Transform]:
         left, right = ([*_AXIS.finditer(side)] for side in pattern.split(" -> "))
         if (len(left), len(right)) != (len(before), len(after)):
             continue
+        # Lengths of the axes that stand alone on either side, then all are compared.
         lengths: dict[str, int] = {}
         single = [*zip(left, before, strict=True), *zip(right, after, strict=True)]
         lengths.update((axis[2], size) for axis, size in single if axis[2])
