@@ -116,13 +116,17 @@ class Layer:
     Attributes:
         name: Its name, `MARK` in place of the numbers of blocks, without a collection.
         parts: Its arrays.
+        words: Words of its name within its block.
         is_made: True for a layer that no name has.
+        beside: Name of the layer that a normalisation belongs to by its number alone:
+            linen calls them `Conv_1` and `BatchNorm_1`.
     """
 
     name: str
     parts: Mapping[Part, PartSource]
     words: tuple[str, ...]
     is_made: bool = False
+    beside: str = ""
 
     @property
     def scopes(self) -> Iterator[str]:
@@ -168,7 +172,37 @@ def find_layers(families: Iterable[Family], *, is_target: bool) -> list[Layer]:
     for name, parts in table.items():
         layers += _split_norm(name, parts)
     layers += [_make_layer(name, {"main": family}) for name, family in alone]
-    return layers
+    return _put_beside(layers)
+
+
+def _put_beside(layers: list[Layer]) -> list[Layer]:
+    """Says which layer a normalisation belongs to, where the two are counted alike."""
+    counted: dict[str, list[dict[str, str]]] = {}
+    stems: dict[str, dict[str, str]] = {}
+    norms: dict[str, dict[str, Layer]] = {}
+    for layer in layers:
+        stem = layer.name.rstrip("0123456789")
+        number = layer.name[len(stem) :]
+        if number and layer.is_norm:
+            norms.setdefault(stem, {})[number] = layer
+        elif number and "main" in layer.parts:
+            if stem not in stems:
+                counted.setdefault(stem.rpartition("/")[0], []).append(
+                    stems.setdefault(stem, {})
+                )
+            stems[stem][number] = layer.name
+    beside: dict[int, str] = {}
+    for stem, members in norms.items():
+        scope = stem.rpartition("/")[0]
+        alike = [m for m in counted.get(scope, ()) if m.keys() == members.keys()]
+        if len(alike) == 1:
+            beside |= {id(norm): alike[0][n] for n, norm in members.items()}
+    return [
+        dataclasses.replace(layer, beside=beside[id(layer)])
+        if id(layer) in beside
+        else layer
+        for layer in layers
+    ]
 
 
 def _part_of(family: Family, reading: Reading) -> Part:

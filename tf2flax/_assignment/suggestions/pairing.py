@@ -8,6 +8,7 @@ another one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, NamedTuple
@@ -183,47 +184,62 @@ def _prune(
     targets: Sequence[Layer],
 ) -> dict[int, list[int]]:
     """Leaves out pairs whose names have little in common, where there are too many."""
+    # Scopes that one side has around all of its names say nothing.
+    around = _words_of_all(sources), _words_of_all(targets)
     spelled: dict[object, list[int]] = {}
+    by_words: dict[Set[str], list[int]] = {}
     for number, layer in enumerate(sources):
-        spelled.setdefault(_spelling(layer), []).append(number)
+        spelled.setdefault(_spelling(layer, around[0]), []).append(number)
+        by_words.setdefault(layer.word_set - around[0], []).append(number)
+    # Many targets have the same list of candidates.
+    fitting = {id(numbers): set(numbers) for numbers in candidates.values()}
     equal: dict[int, list[int]] = {}
     for target, numbers in candidates.items():
-        fitting = set(numbers)
-        spelt_alike = spelled.get(_spelling(targets[target]), [])
-        same = [source for source in spelt_alike if source in fitting]
+        alike = spelled.get(_spelling(targets[target], around[1]), [])
+        same = [source for source in alike if source in fitting[id(numbers)]]
         if len(same) == 1:
             equal[target] = same
+    left = candidates
     if len(equal) > _MOSTLY * len(candidates):  # the same names in another habit
         taken = {numbers[0] for numbers in equal.values()}
         left = {
-            target: [s for s in numbers if s not in taken]
+            target: [source for source in numbers if source not in taken]
             for target, numbers in candidates.items()
             if target not in equal
         }
-        return {**equal, **_nearest_by_words(left, sources, targets)}
-    return _nearest_by_words(candidates, sources, targets)
+    else:
+        equal = {}
+    if sum(map(len, left.values())) > _MAX_COMPARED:
+        near: dict[int, list[int]] = {}
+        for target, numbers in left.items():
+            alike = by_words.get(targets[target].word_set - around[1], ())
+            near[target] = sorted(set(numbers) & set(alike)) if alike else []
+        return {**equal, **near}
+    nearest = {
+        target: sorted(
+            numbers, key=functools.partial(_distance, sources, targets[target])
+        )
+        for target, numbers in left.items()
+    }
+    return {**equal, **{t: numbers[:_MAX_NEAR] for t, numbers in nearest.items()}}
 
 
-def _nearest_by_words(
-    candidates: Mapping[int, list[int]],
-    sources: Sequence[Layer],
-    targets: Sequence[Layer],
-) -> dict[int, list[int]]:
-    is_large = sum(map(len, candidates.values())) > _MAX_COMPARED
-    result: dict[int, list[int]] = {}
-    for target, numbers in candidates.items():
-        words = targets[target].word_set
-        if is_large:
-            result[target] = [s for s in numbers if sources[s].word_set == words]
-            continue
-        common = sorted(numbers, key=lambda s: -len(words & sources[s].word_set))
-        result[target] = common[:_MAX_NEAR]
-    return result
+def _distance(sources: Sequence[Layer], target: Layer, source: int) -> int:
+    """Less for names with more words in common, most of all at their ends."""
+    layer = sources[source]
+    pairs = zip(reversed(layer.words), reversed(target.words), strict=False)
+    return -len(layer.word_set & target.word_set) - sum(a == b for a, b in pairs)
 
 
-def _spelling(layer: Layer) -> object:
+def _words_of_all(layers: Sequence[Layer]) -> Set[str]:
+    """Words that all names have."""
+    return frozenset[str].intersection(*(layer.word_set for layer in layers))
+
+
+def _spelling(layer: Layer, around: Set[str]) -> object:
     """Words and numbers of a name in order: equal for one name in two habits."""
-    return layer.words, tuple(_NUMBER.findall(layer.name))
+    words = tuple(word for word in layer.words if word not in around)
+    return words, tuple(_NUMBER.findall(layer.name))
 
 
 def _block_points(
@@ -291,6 +307,8 @@ def _scopes(layer: Layer, *, is_own: bool) -> Iterator[str]:
     end = len(name)
     if is_own:
         yield name
+    if layer.beside:
+        yield layer.beside
     while True:
         end = max(name.rfind("/", 0, end), name.rfind("_", 0, end))
         if end <= 0:

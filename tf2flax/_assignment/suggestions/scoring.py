@@ -34,10 +34,18 @@ _STEPS: Final = ({"attention"}, {"cross"}, {"ffn"}, {"final", "full", "out"})
 
 
 class Rank(NamedTuple):
-    """The place of a name among those that differ from it by a number alone."""
+    """The place of a name among those that differ from it by a number alone.
+
+    Attributes:
+        place: Place in the order of the numbers.
+        total: How many names there are.
+        depth: Components behind the one that has the last number: what counts blocks
+            on one side is not compared with what counts layers on the other.
+    """
 
     place: int
     total: int
+    depth: int = 0
 
 
 class Scorer:
@@ -98,11 +106,12 @@ class Scorer:
     def _rank_points(self, source: Layer, target: Layer) -> float:
         for first in self._ranks.get(id(source), ()):
             for second in self._ranks.get(id(target), ()):
-                if first.total == second.total:
+                if first[1:] == second[1:]:
                     return _SAME_RANK if first == second else -_SAME_RANK
         steps = self._steps.get(id(source)), self._steps.get(id(target))
         if steps[0] and steps[1]:
-            return _SAME_RANK if steps[0] == steps[1] else -_SAME_RANK
+            is_same = steps[0].place == steps[1].place
+            return _SAME_RANK if is_same else -_SAME_RANK
         return 0.0
 
 
@@ -124,8 +133,8 @@ def _ranks(layers: Sequence[Layer]) -> dict[int, list[Rank]]:
     """
     named = [layer for layer in layers if not layer.is_made]
     names = {layer.name for layer in named}
-    all_numbers: dict[str, list[tuple[list[int], Layer]]] = {}
-    last_number: dict[str, list[tuple[list[int], Layer]]] = {}
+    all_numbers: dict[str, list[tuple[list[int], int, Layer]]] = {}
+    last_number: dict[str, list[tuple[list[int], int, Layer]]] = {}
     for layer in named:
         inner = layer.name.rpartition("\0")[2]
         # TensorFlow writes the first of `dense`, `dense_1` without a number.
@@ -134,15 +143,19 @@ def _ranks(layers: Sequence[Layer]) -> dict[int, list[Rank]]:
         numbers = [int(text) for text in _NUMBER.findall(inner)]
         if numbers:
             stem = _NUMBER.sub("#", inner)
-            all_numbers.setdefault(stem, []).append((numbers, layer))
             head, _, tail = _LAST_NUMBER.sub("\0", inner, count=1).partition("\0")
-            last_number.setdefault(f"{head}#{tail}", []).append((numbers[-1:], layer))
+            depth = tail.count("/")
+            all_numbers.setdefault(stem, []).append((numbers, depth, layer))
+            last = numbers[-1:], depth, layer
+            last_number.setdefault(f"{head}#{tail}", []).append(last)
     ranks: dict[int, list[Rank]] = {}
     for families in (all_numbers, last_number):
         for members in families.values():
             members.sort(key=lambda member: member[0])
-            for place, (_, layer) in enumerate(members if len(members) > 1 else ()):
-                ranks.setdefault(id(layer), []).append(Rank(place, len(members)))
+            for place, (_, depth, layer) in enumerate(members):
+                if len(members) > 1:
+                    rank = Rank(place, len(members), depth)
+                    ranks.setdefault(id(layer), []).append(rank)
     return ranks
 
 
