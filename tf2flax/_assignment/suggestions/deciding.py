@@ -125,7 +125,7 @@ class Decider:
                     counter[bool(*ways)] += 1
 
     def _is_certain(self, pair: Pair) -> bool:
-        if not pair.is_clear or _may_be_new(pair):
+        if not pair.is_clear or (_may_be_new(pair) and not self._is_turned(pair)):
             return False
         if pair.has_evidence:
             return True
@@ -137,6 +137,12 @@ class Decider:
         is_usual = all(o[0].cost < _USUAL for o in pair.fit.options.values())
         is_head = (pair.source.word_set ^ pair.target.word_set) & _HEADS
         return is_usual and (self._is_whole or (not is_head and _is_rare(pair)))
+
+    def _is_turned(self, pair: Pair) -> bool:
+        """True if all kernels that are called as this one are transposed."""
+        keys = _keys_of(pair.source, pair.target)
+        votes = self._votes.get(keys[0]) if keys else None
+        return votes is not None and set(votes) == {True}
 
     def decide(self, pair: Pair) -> Iterator[list[Option]]:
         """Decides about the leaves of a layer.

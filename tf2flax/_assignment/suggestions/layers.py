@@ -191,6 +191,7 @@ def _put_beside(layers: list[Layer]) -> list[Layer]:
                     stems.setdefault(stem, {})
                 )
             stems[stem][number] = layer.name
+    # Exactly one kind of layer may be counted by the same numbers in the same scope.
     beside: dict[int, str] = {}
     for stem, members in norms.items():
         scope = stem.rpartition("/")[0]
