@@ -2,7 +2,8 @@
 
     python -m benchmarks [--small] [--only NAME] [--output FOLDER] [--scratch FOLDER]
 
-Contenders that are not installed are left out; `make bench` installs all of them.
+Contenders that are not installed are left out; `make bench` installs all of them. With
+`--only`, the other sections of a page that is there stay as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from . import converting, growth, listing, remote, restores, suggesting
 from .measuring import machine
 from .processes import NEEDS, ROOT, is_there
-from .report import Goal, Section, Table, draw, goal_rows
+from .report import Goal, Section, Table, draw, goal_rows, update_page
 
 PICTURES = "benchmarks"
 
@@ -80,9 +81,17 @@ def main() -> int:
     for section in sections:
         for plot in section.plots:
             draw(plot, pictures)
-    text = page(sections, arguments.small, time.perf_counter() - begun)
-    (arguments.output / "benchmarks.md").write_text(text)
-    print(f"wrote {arguments.output / 'benchmarks.md'}")
+    path = arguments.output / "benchmarks.md"
+    if arguments.only and path.is_file():
+        processor, _, versions = machine()
+        note = (
+            f"Measured by itself on {datetime.date.today()}: {processor}; {versions}."
+        )
+        text = update_page(path.read_text(), sections, PICTURES, note)
+    else:
+        text = page(sections, arguments.small, time.perf_counter() - begun)
+    path.write_text(text)
+    print(f"wrote {path}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 
@@ -103,6 +104,48 @@ class Section:
         for note in self.notes:
             found += [note, ""]
         return found
+
+
+def update_page(text: str, sections: Sequence[Section], folder: str, note: str) -> str:
+    """Replaces sections of a page, and their goals; the others stay as they are.
+
+    Args:
+        text: The page.
+        sections: What has been measured anew; what the page lacks is added.
+        folder: Where pictures lie.
+        note: When and where these were measured, below each.
+
+    Returns:
+        The page.
+    """
+    head, *blocks = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    goals = [block for block in blocks if block.startswith("## Goals\n")]
+    others = {_title_of(b): b for b in blocks if not b.startswith("## Goals\n")}
+    for section in sections:
+        lines = [*section.lines(folder), note, ""]
+        others[f"## {section.title}"] = "\n".join(lines) + "\n"
+    measured = [goal for section in sections for goal in section.goals]
+    parts = [_update_goals(goals[0], measured)] if goals else []
+    # Titles begin with numbers.
+    parts += [others[title] for title in sorted(others)]
+    return "\n".join(part.rstrip("\n") + "\n" for part in (head, *parts))
+
+
+def _title_of(block: str) -> str:
+    return block.partition("\n")[0]
+
+
+def _update_goals(block: str, measured: Sequence[Goal]) -> str:
+    """Replaces rows of the table of goals, by what they compare; adds new ones."""
+    lines = block.rstrip("\n").split("\n")
+    for goal in measured:
+        (row,) = Table((), [goal.row()]).lines()[2:-1]
+        places = [n for n, x in enumerate(lines) if x.startswith(f"| {goal.what} |")]
+        if places:
+            lines[places[0]] = row
+        else:
+            lines.append(row)
+    return "\n".join(lines) + "\n"
 
 
 def goal_rows(goals: Sequence[Goal]) -> list[tuple[str, ...]]:

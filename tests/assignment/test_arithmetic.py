@@ -311,6 +311,64 @@ def test_elements_around_a_shard_do_not_matter(tmp_path: pathlib.Path) -> None:
     assert tree["x"].tolist() == [2]
 
 
+# 100 and 127 overflow: they lie between rows that are kept, or are cut off after a
+# reshape that no strides show.
+HIGH = np.array([1, 100, 2, 127] * 80, "i1")
+KEPT = np.arange(0, 320, 2)
+LEFT_OUT: dict[str, tuple[Expression, np.ndarray]] = {
+    "rows": ((A * 2).take([*KEPT, *KEPT]), np.tile(HIGH[KEPT] * 2, 2)),
+    "rows in no order": ((A + 100).take(KEPT * 7 % 320), HIGH[KEPT * 7 % 320] + 100),
+    "rows with a fill": (
+        (A * 2).take([*KEPT, *[-1, 0] * 70], fill=5),
+        np.array([*HIGH[KEPT] * 2, *[5, 2] * 70], "i1"),
+    ),
+    "rows of a sum": ((A + A).take([*KEPT, *KEPT]), np.tile(HIGH[KEPT] * 2, 2)),
+    "rows of a join": (
+        concat(A * 2, "a").take([*KEPT, 321, *KEPT]),
+        np.array([*HIGH[KEPT] * 2, 100, *HIGH[KEPT] * 2], "i1"),
+    ),
+    "a slice of a join": (
+        concat(A[:, None] * 2, src("a")[:, None], axis=1).T.reshape(64, 10)[:, ::2],
+        np.array([HIGH * 2, HIGH]).reshape(64, 10)[:, ::2],
+    ),
+    "arithmetic of arithmetic": (
+        ((A * 2).take([*KEPT, *KEPT]) + 1).take([*range(160), *range(0, 160, 3)] * 2),
+        np.tile((HIGH[KEPT] * 2 + 1)[[*range(160), *range(0, 160, 3)]], 2),
+    ),
+    "a reshape between": (
+        concat((A + 1).reshape(16, 20), src("a").reshape(16, 20), axis=1)
+        .reshape(5, 128)[:, ::2].T,
+        np.concatenate([(HIGH + 1).reshape(16, 20), HIGH.reshape(16, 20)], axis=1)
+        .reshape(5, 128)[:, ::2].T,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(LEFT_OUT))
+def test_elements_that_are_left_out_may_overflow(name: str) -> None:
+    expression, wanted = LEFT_OUT[name]
+    with np.errstate(all="ignore"):
+        assert bits(evaluate(expression, {"a": HIGH})) == bits(wanted)
+    # What is kept is refused as before.
+    other = HIGH.copy()
+    other[::2] = 127
+    with pytest.raises(ValueRangeError, match="not fit int8"):
+        evaluate(expression, {"a": other})
+
+
+def test_rows_that_are_left_out_may_overflow_in_a_checkpoint(
+    tmp_path: pathlib.Path,
+) -> None:
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a": HIGH})
+    rows = [*KEPT, *KEPT]
+    target = {"x": jax.ShapeDtypeStruct((320,), "int8")}
+    plan = tf2flax.plan(prefix, {(src("a") * 2).take(rows): "x"}, target)
+    tree = plan.restore()
+    assert tree["x"].tolist() == [2, 4] * 160
+    saved = tf2flax.save_checkpoint(tmp_path / "n", tree, plan=plan)
+    assert tf2flax.load_variable(saved, "a").tolist() == HIGH.tolist()
+
+
 # More than 16 rows are cut in plans and messages, and written out in `repr`.
 def test_many_rows_are_cut_in_plans(tmp_path: pathlib.Path) -> None:
     prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a": np.arange(40.0)})

@@ -122,6 +122,19 @@ on_unused = "error"
         tf2flax.plan(prefix, {"net/": "/"}, target, on_unused="error")
 
 
+def test_an_option_of_a_file_is_named_with_its_line(
+    prefix: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text('[assignment_map]\n"net/" = "/"\n[options]\non_unused = "error"\n')
+    loaded = tf2flax.load_map(path)
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(prefix, loaded, KERNEL)
+    assert str(caught.value).startswith(f"{path}:4: Option on_unused: ")
+    with pytest.raises(tf2flax.AssignmentError, match=r"^Option on_unused: "):
+        tf2flax.plan(prefix, loaded, KERNEL, on_unused="error")
+
+
 @pytest.mark.parametrize(
     "value", ["kept", 3, [("a", "keep")], ["a"], None, [("(", "warn")]]
 )

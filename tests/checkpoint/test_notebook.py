@@ -107,6 +107,8 @@ def test_a_cost_in_the_style_of_a_plan() -> None:
     assert "Loaded (1)" in Page(plan).text
 
 
-@pytest.mark.parametrize("name", ["Checkpoint", "StoredTensor", "Plan", "PlanCost"])
+@pytest.mark.parametrize(
+    "name", ["Checkpoint", "StoredTensor", "Plan", "PlanCost", "VerificationReport"]
+)
 def test_that_all_of_them_have_one(name: str) -> None:
     assert callable(getattr(tf2flax, name)._repr_html_)

@@ -290,6 +290,24 @@ EVIDENCE: dict[str, tuple[str, dict[str, str]]] = {
             "layer2/bias/EMA": "",
         },
     ),
+    "two of a layer are missing, others of these names have their slots beside": (
+        "kernel bias kernel/Adam bias/Adam layer2/kernel/Adam layer2/bias/Adam",
+        {
+            "kernel/Adam": "kernel",
+            "bias/Adam": "bias",
+            "layer2/kernel/Adam": "",
+            "layer2/bias/Adam": "",
+        },
+    ),
+    "two optimizers, of which one is in a scope": (
+        "kernel bias kernel/Adam bias/Adam s/kernel/Adam s/bias/Adam s/beta1_power()",
+        {
+            "kernel/Adam": "kernel",
+            "bias/Adam": "bias",
+            "s/kernel/Adam": "kernel",
+            "s/bias/Adam": "bias",
+        },
+    ),
     "the layer holds another variable": (
         "kernel bias layer2/gamma layer2/kernel/Adam layer2/bias/Adam",
         {"layer2/kernel/Adam": "", "layer2/bias/Adam": ""},

@@ -245,6 +245,39 @@ def test_an_empty_path() -> None:
     assert message_of("").startswith("The path is empty. Give the prefix")
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["$RUN/model.ckpt-7", "${RUN}/model.ckpt-7", "%RUN%/model.ckpt-7", "$RUN", "$RUN/"],
+)
+def test_a_variable_of_the_environment_is_said(
+    path: str, run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    monkeypatch.setenv("RUN", str(run))
+    given = re.findall(r"Give `(.*)`\.", message_of(path))
+    assert given == [re.sub(r"\$\{?RUN\}?|%RUN%", str(run), path)]
+    if "ckpt" in path:
+        assert list(tf2flax.open_checkpoint(given[0]))
+    monkeypatch.delenv("RUN")
+    assert "The variable `RUN` of the environment is not set." in message_of(path)
+    # A folder that is called so is a folder.
+    (run / path.partition("/")[0]).mkdir()
+    assert "The variable" not in message_of(path)
+
+
+@pytest.mark.parametrize("path", ["C:\\me\\bert\\m.ckpt", "C:/me/bert/m.ckpt"])
+def test_a_path_of_windows_is_said(
+    path: str, run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    text = message_of(path)
+    assert "It is a path of Windows, and this system is another one." in text
+    assert "`/mnt/c/me/bert/m.ckpt`" in text
+    text = message_of("\\\\server\\share\\m.ckpt")
+    assert "It is a path of Windows" in text
+    assert "/mnt/" not in text
+
+
 @pytest.mark.parametrize("path", ["~/model.ckpt-7", "~/", "~"])
 def test_a_home_directory_is_said(
     path: str, run: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -295,6 +295,9 @@ COMMANDS = [
     ["ls", BERT], ["ls", "--json", BERT], ["show", BERT, "global_step"],
     ["show", "--json", BERT, "global_step"], ["verify", BERT], ["--help"],
     ["--version"], ["ls", "--help"], ["show", "--help"], ["verify", "--help"],
+    ["tree", BERT], ["tree", "--json", BERT], ["stats", BERT, "bert/pooler/"],
+    ["stats", "--json", BERT, "cls/"], ["diff", "--json", BERT, BERT, "bert/pooler/"],
+    ["completion", "bash"], ["plan", "--help"], ["convert", "--help"],
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 from forking import run_forked
+from repository import DATA
 
 import tf2flax
 from tf2flax._cli import main
@@ -40,12 +41,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 def test_tree(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "tree", prefix, "--depth", "2", "--no-slots") == (
         0,
-        "enc/\t10\t56\nenc/layer_0/\t6\t24\nenc/layer_1/\t4\t32\nstep\t1\t8\n"
-        "words\t2\t10\n",
+        "enc/\t10\t0\t56\nenc/layer_0/\t6\t0\t24\nenc/layer_1/\t4\t0\t32\n"
+        "step\t1\t0\t8\nwords\t0\t0\t10\n",
     )
     _, out = run(capsys, "tree", prefix, "enc/", "--sort", "size", "--json")
     document = json.loads(out)
     assert document["num_elements"] == 22
+    # What the model has; slots and averages apart.
+    assert document["num_parameters"] == 10
+    assert document["num_slot_elements"] == 12
     (enc,) = document["members"]
     assert [member["name"] for member in enc["members"]] == ["layer_0", "layer_1"]
     assert enc["members"][0]["num_tensors"] == 3
@@ -64,6 +68,17 @@ def test_tree_on_a_terminal(
         "         4  32 B    layer_1/\n"
         "         4  32 B      b\n"
         "2 tensors, 10 parameters, 56 B\n"
+        "slots and averages left out: 2 tensors\n"
+    )
+    _, out = run(capsys, "tree", prefix, "--depth", "2")
+    assert out == (
+        "parameters  slots   size  name\n"
+        "        10     12  104 B  enc/\n"
+        "         6     12   72 B    layer_0/\n"
+        "         4          32 B    layer_1/\n"
+        "         1           8 B  step\n"
+        "         0          10 B  words\n"
+        "6 tensors, 11 parameters, slots and averages 12 elements, 122 B\n"
     )
 
 
@@ -331,3 +346,57 @@ def test_diff_without_slots(
         assert document["differences"] == []
         assert document["equal"] == 1
         assert document["slots_left_out"] == ["w/Adam", "w/ExponentialMovingAverage"]
+
+
+EXPORTED = str(DATA / "keras3_export" / "functional-3.15.1")
+
+
+def test_names_of_variables_in_every_command(
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `ls --names` lists, the others take; `convert` writes these names."""
+    named = ["--names", "variables"]
+    _, listed = run(capsys, "ls", EXPORTED, *named)
+    names = [line.split("\t")[0] for line in listed.splitlines()]
+    assert "fc1/kernel" in names
+    for name in names:
+        assert run(capsys, "show", EXPORTED, name, *named)[0] == 0
+    out = f"{tmp_path}/out.safetensors"
+    code, text = run(capsys, "convert", EXPORTED, out, *named)
+    assert code == 0
+    assert "paths of objects" not in text
+    assert sorted(safetensors.numpy.load_file(out)) == names
+    assert run(capsys, "diff", EXPORTED, out, *named) == (0, "")
+    for name in ("orbax", "npz", "tensorbundle"):
+        other = f"{tmp_path}/out.{name}"
+        assert main(["convert", EXPORTED, other, *named, "--format", name]) == 0
+        capsys.readouterr()
+        assert run(capsys, "diff", EXPORTED, other, *named) == (0, "")
+    assert run(capsys, "diff", out, EXPORTED)[0] == 1
+    # Without it, the report says what to give.
+    code, text = run(capsys, "convert", EXPORTED, f"{tmp_path}/stored.npz")
+    assert text.endswith("; --names variables has those of variables\n")
+    assert main(["show", EXPORTED, "fc1/kernel"]) == 2
+    assert "this name is in `--names variables`." in capsys.readouterr().err
+
+
+def test_plan_and_convert_a_target_by_names_of_variables(
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = tf2flax.open_checkpoint(EXPORTED).by_variable_name()["fc1/kernel"].read()
+    (tmp_path / "named_target.py").write_text(
+        f"import numpy as np\ntree = {{'kernel': np.zeros({kernel.shape}, 'f4')}}\n"
+    )
+    (tmp_path / "m.toml").write_text('[assignment_map]\n"fc1/kernel" = "kernel"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    given = ["--map", "m.toml", "--target", "named_target:tree"]
+    for names, code in (("variables", 0), ("stored", 1)):
+        assert main(["plan", EXPORTED, *given, "--names", names]) == code
+    capsys.readouterr()
+    assert main(["convert", EXPORTED, "k.npz", *given, "--names", "variables"]) == 0
+    assert np.array_equal(np.load("k.npz")["kernel"], kernel)

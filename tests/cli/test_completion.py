@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
-from tf2flax._cli import COMMANDS, main
+from tf2flax._cli import COMMANDS, _parser, main
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]  # type: ignore[attr-defined]
 
@@ -28,6 +30,8 @@ OFFERED = {
     "tree x --so": ["--sort"],
     "tree x --names v": ["variables"],
     "completion ": ["bash", "zsh"],
+    "completion b": ["bash"],
+    "completion --": ["--help"],
     # Names of files, which bash completes itself.
     "ls ": [],
     "plan x --map ": [],
@@ -66,6 +70,58 @@ def test_zsh(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line.count("'*") <= 1 for line in script.splitlines())
     if zsh := shutil.which("zsh"):
         subprocess.run([zsh, "-n"], input=script, text=True, check=True)
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    return _parser()._commands()  # pyright: ignore[reportPrivateUsage]
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """The options that argparse takes, in its order."""
+    return [o for action in parser._actions for o in action.option_strings]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_offers_the_options_and_values_of_argparse(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected: dict[str, list[str]] = {}
+    for name, parser in parsers().items():
+        expected[f"{name} -"] = options_of(parser)
+        for action in parser._actions:
+            for option in action.option_strings if action.nargs != 0 else ():
+                expected[f"{name} {option} "] = [*map(str, action.choices or ())]
+    assert len(expected) > 30
+    lines = [script_of("bash", capsys)]
+    for words in expected:
+        given = " ".join(f"'{word}'" for word in words.split(" "))
+        lines.append(f"COMP_WORDS=(tf2flax {given})")
+        lines.append("COMP_CWORD=$((${#COMP_WORDS[@]} - 1))")
+        lines.append('_tf2flax; echo "${COMPREPLY[*]}"')
+    done = subprocess.run(
+        ["bash", "--norc", "-eu"], input="\n".join(lines),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    offered = dict(zip(expected, map(str.split, done.stdout.splitlines()), strict=True))
+    assert offered == expected
+
+
+def test_zsh_offers_the_options_and_values_of_argparse(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = script_of("zsh", capsys)
+    for name, parser in parsers().items():
+        line = next(x for x in script.splitlines() if x.startswith(f"    {name}) "))
+        specs = shlex.split(line.removesuffix(";;").partition("_arguments -s ")[2])
+        offered = [spec.partition("[")[0] for spec in specs if spec.startswith("-")]
+        assert offered == options_of(parser)
+        for action in parser._actions:
+            for option in action.option_strings:
+                spec = next(s for s in specs if s.startswith(f"{option}["))
+                values = f":value:({' '.join(map(str, action.choices or ()))})"
+                assert spec.endswith(values) == bool(action.choices)
+                assert (":value:" in spec) == (action.nargs != 0)
 
 
 MISSPELT = {

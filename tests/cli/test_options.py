@@ -241,6 +241,20 @@ def test_near_values_of_options_are_named(
     assert error_of(capsys, "ls", prefix, "--sort", "qqqq").endswith(")\n")
 
 
+def test_a_scope_is_named_for_a_scope(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bundle(tmp_path / "s", {"bert/pooler/w": np.ones(1)})
+    for pattern, close in (
+        ("bert/poler/", "`bert/pooler/`"),
+        ("bert/poler/w", "`bert/pooler/w`"),
+    ):
+        assert f"Did you mean {close}?" in error_of(capsys, "tree", "s", pattern)
+
+
 def test_a_single_element_is_one(
     prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -148,8 +149,12 @@ def test_targets_that_are_refused(
 def test_other_errors(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--map", "tree.toml", "--target", f"{MODULE}:tree"]
     assert main(["plan", "no/such", *given]) == 2
-    assert main(["plan", prefix, *given, "--html", "no/such/plan.html"]) == 2
-    assert "Cannot write `no/such/plan.html`" in capsys.readouterr().err
+    for page, words in (
+        ("tree.toml/plan.html", "Cannot write `tree.toml/plan.html`: Not a directory"),
+        ("gs://bucket/plan.html", "`gs://bucket/plan.html` is not a local path."),
+    ):
+        assert main(["plan", prefix, *given, "--html", page]) == 2
+        assert words in capsys.readouterr().err
     assert main(["plan", prefix, "--map", "no.toml", "--target", given[-1]]) == 2
 
 
@@ -213,3 +218,20 @@ def test_a_page_replaces_no_file(
     capsys.readouterr()
     assert main([*arguments, "--overwrite"]) == 2
     assert "Give --html FILE too." in capsys.readouterr().err
+
+
+def test_a_page_is_whole_or_not_there(
+    prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["plan", prefix, "--map", "tree.toml", "--target", f"{MODULE}:tree"]
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        assert main([*given, "--html", "new/plan.html"]) == 2
+    assert "Cannot write `new/plan.html`: No space left" in capsys.readouterr().err
+    assert not pathlib.Path("new").exists()
+    assert main([*given, "--html", "new/plan.html"]) == 0
+    assert [p.name for p in pathlib.Path("new").iterdir()] == ["plan.html"]

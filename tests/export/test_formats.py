@@ -227,6 +227,8 @@ def test_orbax_has_many_nodes(tmp_path: pathlib.Path) -> None:
 def test_orbax_v1_reads_both(tmp_path: pathlib.Path) -> None:
     """Orbax v1 loads its own layout, and safetensors onto eight devices."""
     v1 = pytest.importorskip("orbax.checkpoint.experimental.v1")
+    if not hasattr(v1, "load"):
+        pytest.skip("this Orbax has no v1 load yet")
     expected = {"a/w": np.arange(32, dtype=np.float32).reshape(16, 2)}
     prefix = saved(tmp_path, expected)
     tf2flax.convert(prefix, tmp_path / "orbax", format="orbax")

@@ -9,6 +9,8 @@ import os
 import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -890,6 +892,33 @@ def test_what_the_system_refuses_is_a_read_error(
     left = 0
     with pytest.raises(tf2flax.ReadError, match="Input/output error"):
         checkpoint["conv/kernel"].read()
+
+
+def test_a_process_ends_well_after_a_read_error(data: pathlib.Path) -> None:
+    """HDF5 called Python when it was gone: the error had kept h5py's frames alive."""
+    script = """
+import errno, os, sys
+import h5py, tf2flax
+preadv, left = os.preadv, 0
+def failing(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        raise OSError(errno.EIO, "Input/output error")
+    return preadv(*arguments)
+os.preadv = failing
+for left in range(8):
+    try:
+        tf2flax.open_checkpoint(sys.argv[1])
+    except tf2flax.ReadError as error:
+        assert "Input/output error" in str(error)
+    else:
+        raise AssertionError(left)
+"""
+    path = data / "tf1_keras" / "keras.weights.h5"
+    arguments = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- sound files that Keras does not write ----------------------------------------

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-import socket
 
 import numpy as np
 import pytest
 from bundle_writer import Tensor, rows_in, write_bundle
-from forking import RESTORING, run_together
-from repository import ROOT
+from jobs import run_job
 
-WORKERS = ROOT / "tests" / "support"
 NBYTES = 512 * 512 * 4
 # Each of two, or four, processes needs one of so many parts. The mesh is of
 # 2 x 4 devices: two processes have a row of it each, four have half a row.
@@ -34,7 +30,7 @@ def test_several_processes(tmp_path: pathlib.Path, count: int) -> None:
     data = tmp_path / "short.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[: NBYTES // 2])
     damaged = [str(tmp_path / "absent"), str(tmp_path / "short")]
-    found = _run(count, str(tmp_path / "m"), *damaged)
+    found = run_job(count, "multihost_worker.py", str(tmp_path / "m"), *damaged)
     totals = {
         strategy: {
             name: sum(one["read"][strategy][name] for one in found) / NBYTES
@@ -70,7 +66,7 @@ def test_any_mesh_in_force(tmp_path: pathlib.Path, count: int) -> None:
     data = tmp_path / "short.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[: array.nbytes // 2])
     arguments = (str(tmp_path / "m"), str(tmp_path / "short"))
-    for one in _run(count, *arguments, worker="mesh_worker.py"):
+    for one in run_job(count, "mesh_worker.py", *arguments):
         assert one["count"] > 90
         _expect_failures(one["failures"], one["process"], count)
 
@@ -81,19 +77,3 @@ def _expect_failures(texts: list[str], process: int, count: int) -> None:
     for text in texts:
         assert "Damaged" in text
         assert text.startswith("ReadError: 1 of") == (process < count - 1)
-
-
-def _run(
-    count: int, *arguments: str, worker: str = "multihost_worker.py"
-) -> list[dict]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"import runpy; runpy.run_path({str(WORKERS / worker)!r}, None, '__main__')"
-    done = run_together(
-        code, [(i, count, port, *arguments) for i in range(count)], imports=RESTORING
-    )
-    # Those that were killed since another failed have nothing to say.
-    failed = [process for process in done if process.returncode not in (0, -9)]
-    assert not failed, failed[0].stderr[-4000:]
-    return [json.loads(process.stdout.splitlines()[-1]) for process in done]

@@ -14,6 +14,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from jobs import run_job
 
 import tf2flax
 
@@ -151,3 +152,36 @@ def test_tensorflow_restores_it(
                 assert got[name].get(way, plain(want[name])) == plain(want[name]), name
                 restored += way in got[name]
         assert restored >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    "python",
+    [
+        pytest.param(
+            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+        ),
+        pytest.param(
+            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
+        ),
+    ],
+    ids=["tf1", "tf2"],
+)
+def test_tensorflow_restores_what_several_processes_saved(
+    tmp_path: pathlib.Path, python: str, count: int
+) -> None:
+    prefix = str(tmp_path / "m")
+    run_job(count, "saving_flat_worker.py", prefix)
+    want = tf2flax.open_checkpoint(prefix).read()
+    done = subprocess.run(
+        [python, str(WORKER), prefix, json.dumps([*want])],
+        capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = json.loads(done.stdout.splitlines()[-1])
+    assert got["__all__"] == sorted(want)
+    for name, array in want.items():
+        assert array.shape == (16, 8)
+        for way in ("read", "saver", "parts"):
+            assert got[name][way] == plain(array), (name, way)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,40 @@ def test_restores_are_measured_side_by_side(
     assert "| time of Orbax / time of tf2flax |" in page
     assert "| one row shard: bytes served / needed | 1.00 | ≤ 1.05 | met |" in page
     assert "| speed of Orbax / speed of copying |" in page
+
+
+def test_a_section_that_is_measured_by_itself_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    report = importlib.import_module("benchmarks.report")
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    title = re.search(r"^## (4\. .*)$", text, re.MULTILINE)
+    assert title
+    goals = [
+        report.Goal("open of 100,000: tf2flax / TensorFlow", 1.25, 1.5, is_most=True),
+        report.Goal("speed of something new", 0.5, 0.6),
+    ]
+    new = [
+        report.Section(title[1], "Measured anew.", [], goals),
+        report.Section("9. New", "Measured first.", []),
+    ]
+    updated = report.update_page(text, new, "benchmarks", "Measured by itself.")
+    before, after = (re.split(r"^(?=## )", t, flags=re.M) for t in (text, updated))
+    old, kept = ({b.partition("\n")[0]: b for b in part} for part in (before, after))
+    assert [*kept] == [*old, "## 9. New"]
+    changed = [name for name in old if old[name].rstrip() != kept[name].rstrip()]
+    assert changed == ["## Goals", f"## {title[1]}"]
+    assert "Measured anew.\n" in kept[f"## {title[1]}"]
+    assert kept["## 9. New"].endswith("Measured first.\n\nMeasured by itself.\n")
+    rows = kept["## Goals"].strip().splitlines()
+    assert "| open of 100,000: tf2flax / TensorFlow | 1.25 | ≤ 1.5 | met |" in rows
+    assert rows[-1] == "| speed of something new | 0.50 | ≥ 0.6 | **missed** |"
+    assert len(rows) == len(old["## Goals"].strip().splitlines()) + 1
+    # Measured again, nothing is there twice.
+    assert (
+        report.update_page(updated, new, "benchmarks", "Measured by itself.") == updated
+    )
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import re
 import tomllib
@@ -11,6 +12,7 @@ import yaml
 from repository import ROOT
 
 import tf2flax
+from checks import address
 from checks.dist import NEEDED, sdist_problems, wheel_problems
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,6 +41,27 @@ def test_addresses_agree() -> None:
             r"https://github\.com/[\w-]*tf2flax[\w/-]*", path.read_text()
         ):
             assert link.startswith(address), f"{path.name}: {link}"
+
+
+def test_one_command_moves_the_project(tmp_path: pathlib.Path) -> None:
+    """It is a placeholder, and marked as one."""
+    source = (ROOT / "pyproject.toml").read_text()
+    assert "[project.urls]\n# PLACEHOLDER: " in source
+    old = address.places_of(address.current_address(ROOT))
+    globs = ("*.*", "docs/*.md", ".github/**/*.yml", "checks/*.py", "tf2flax/**/*.py")
+    pages = [p for glob in globs for p in ROOT.glob(glob) if p.is_file()]
+    holders = [p.name for p in pages if any(o in p.read_text() for o in old)]
+    assert sorted(holders) == sorted(address.FILES)
+    for name in address.FILES:
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    address.move(tmp_path, "https://github.com/some-body/tf2flax.jax")
+    texts = [(tmp_path / name).read_text() for name in address.FILES]
+    assert not any(place in text for text in texts for place in old)
+    urls = tomllib.loads(texts[0])["project"]["urls"]
+    assert urls["Documentation"] == "https://some-body.github.io/tf2flax.jax/"
+    assert urls["Issues"] == "https://github.com/some-body/tf2flax.jax/issues"
+    with pytest.raises(SystemExit, match="OWNER/NAME"):
+        address.move(tmp_path, "https://example.com/x")
 
 
 def test_links_of_the_readme_are_absolute_on_pypi() -> None:
@@ -96,6 +119,39 @@ def test_pythons_that_are_supported_are_declared() -> None:
     assert f"| {', '.join(declared)} | supported" in page
     tests = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
     assert all(f'"{version}"' in tests for version in declared)
+
+
+def names_with_examples_of_the_repository() -> set[str]:
+    """What has examples in its docstring that open a file of the repository."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST, name: str) -> None:
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        text = ast.get_docstring(node) if isinstance(node, documented) else None
+        lines = [
+            x for x in (text or "").splitlines() if x.strip()[:3] in (">>>", "...")
+        ]
+        if any(word in line for line in lines for word in ("tests/", "examples/")):
+            names.add(name)
+        for child in getattr(node, "body", ()):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef)):
+                visit(child, f"{name}.{child.name}")
+
+    for path in (ROOT / "tf2flax").rglob("*.py"):
+        if not re.search(r"(>>>|\.\.\.).*(tests|examples)/", path.read_text()):
+            continue
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(part for part in parts if part != "__init__")
+        visit(ast.parse(path.read_text()), module)
+    return names
+
+
+def test_examples_of_docstrings_run_from_an_installed_wheel() -> None:
+    """`checks/installed.py` runs all but those that it names."""
+    source = (ROOT / "checks" / "installed.py").read_text()
+    named = re.search(r"^NEED_THE_REPOSITORY = (\{.*?\})", source, re.M | re.S)
+    assert named
+    assert names_with_examples_of_the_repository() == ast.literal_eval(named[1])
 
 
 def test_stray_and_missing_files_of_a_distribution() -> None:

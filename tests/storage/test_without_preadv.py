@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import tf2flax
 from tf2flax._storage import local
@@ -76,3 +77,17 @@ def test_a_file_that_is_too_short(data: pathlib.Path, tmp_path: pathlib.Path) ->
     checkpoint = tf2flax.open_checkpoint(tmp_path / "model.ckpt")
     with pytest.raises(tf2flax.DamagedError, match="Copy the file again"):
         checkpoint.read()
+
+
+def test_converting_without_fdatasync_either(
+    data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has `os.fsync` alone."""
+    monkeypatch.setattr("tf2flax._export.outputs._SYNC_NBYTES", 1)
+    monkeypatch.delattr(os, "fdatasync")
+    out = tmp_path / "bert.safetensors"
+    report = tf2flax.convert(data / "bert", out, slots=False)
+    read = safetensors.numpy.load_file(out)
+    assert read.keys() == {*report.written}
+    for name, array in tf2flax.open_checkpoint(data / "bert").read(read).items():
+        assert np.array_equal(read[name], array), name

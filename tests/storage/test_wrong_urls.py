@@ -75,3 +75,19 @@ def test_a_member_of_a_local_archive_has_a_url(
     (tmp_path / "a.tar").touch()
     with pytest.raises(tf2flax.CheckpointNotFoundError, match=r"`tar -xf 'a\.tar'`"):
         tf2flax.open_checkpoint("a.tar|tar:m.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        (r"C:\Users\me\model.ckpt", "WSL has it as `/mnt/c/Users/me/model.ckpt`"),
+        ("$RUNS/model.ckpt", "Give `/data/runs/model.ckpt`"),
+        ("${RUNS}/1/model.ckpt", "Give `/data/runs/1/model.ckpt`"),
+    ],
+)
+def test_paths_as_shells_and_windows_spell_them(
+    path: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNS", "/data/runs")
+    with pytest.raises(tf2flax.CheckpointNotFoundError, match=re.escape(given)):
+        tf2flax.open_checkpoint(path)

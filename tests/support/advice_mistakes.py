@@ -265,20 +265,11 @@ ADVICE: dict[str, Advice] = {
         {"bert/encoder/layer_{i}/output/dense/": "l{i}/"},
         'src("bert/encoder/layer_{i}/output/dense/kernel")` -> `l{i}/kernel`',
     ),
-    "captures side by side": no_key(
-        SQ, {"enc/layer_{i}/{p}/": "{p}{i}/"},
-        {f"{p}{i}/kernel": (4, 4) for p in ("query", "key") for i in (0, 1)}, {},
-    ),
     "one scope for query, key and value": no_key(
         {"attn/w": (16, 16), "attn/b": (16,)}, {"attn/": "attn/"},
         {f"attn/{m}/{p}": (16, 16) if p == "kernel" else (16,)
          for m in ("query", "key", "value") for p in ("kernel", "bias")}, {},
         "`attn/` holds `b`, `w`",
-    ),
-    "a fused tensor for query, key and value": no_key(
-        DATA / "gpt2" / "model.ckpt", {"model/h0/attn/c_attn/": "a/"},
-        {f"a/{m}/kernel": (32, 32) for m in "qkv"}, {},
-        "`model/h0/attn/c_attn/` holds",
     ),
     "one tensor for query, key and value": no_key(
         {"attn/w": (16, 16)}, {"attn/": "attn/"},

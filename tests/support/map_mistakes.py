@@ -305,8 +305,10 @@ CAUSES: dict[str, Mistake] = {
 }  # fmt: skip
 
 _NAMES = r"((?:`[^`]+`(?: or )?)+)"
-_CAPTURE = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
+_CAPTURE = re.compile(r"\{(\w+)(?:\.\.\.|[+-]\d+)?\}")
 _VALUE_IS_WRONG = re.compile("has no leaf|reach(es)? no leaf|and `[^`]*` is one tensor")
+_ENTRY = r"`([^`]+)` -> `([^`]+)`"
+_ADDED = rf"(?:the entry|the entries|entries such as) (?:(?:, | and )?{_ENTRY})+"
 _QUOTED = re.compile(r"`([^`]+)`")
 
 
@@ -340,10 +342,10 @@ def suggestions_in(message: str, pairs: Sequence[Pair]) -> Iterator[Suggestion]:
                 yield Suggestion(match[0], _replaced(pairs, number, name, line))
         for match in re.finditer(r"[Uu]se the key `([^`]+)`", line):
             yield Suggestion(match[0], _replaced(pairs, number, match[1], line))
-        added = r"[Aa]dd (?:the entry|entries such as) `([^`]+)` -> `([^`]+)`"
-        for match in re.finditer(added, line):
-            new = (parse_key(match[1]), match[2])
-            yield Suggestion(match[0], [*pairs, new])
+        for match in re.finditer(rf"[Aa]dd {_ADDED}", line):
+            added = re.findall(_ENTRY, match[0])
+            new = [(parse_key(key), value) for key, value in added]
+            yield Suggestion(match[0], [*pairs, *new])
         for match in re.finditer(r"[Ww]rite ((?:`\{[^`]+\}`(?: or )?)+)", line):
             for text in _QUOTED.findall(match[1]):
                 new = _read_line(text)

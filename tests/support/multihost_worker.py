@@ -60,7 +60,6 @@ def main(process: int, port: str, prefix: str, *damaged: str) -> None:
     expect_warm_start(prefix, mesh)
     expect_growth(prefix, mesh, array, read)
     expect_nothing_filled(prefix, mesh)
-    expect_no_saving(prefix, mesh)
     if PROCESSES == 2:
         expect_under_meshes(prefix, few_cases())
     expect_several_meshes(prefix)
@@ -280,15 +279,6 @@ def expect_nothing_filled(prefix: str, mesh: Mesh) -> None:
             tf2flax.init_from_checkpoint(prefix, entries, tree)
         with pytest.raises(error):
             tf2flax.warm_start(init, prefix, entries, sharding=sharding)()
-
-
-def expect_no_saving(prefix: str, mesh: Mesh) -> None:
-    rows = NamedSharding(mesh, P("d"))
-    x = jax.make_array_from_callback(
-        (8,), rows, lambda _: np.ones(4, np.float32), dtype=np.dtype("f4")
-    )
-    with pytest.raises(tf2flax.UnsupportedError, match="process_allgather"):
-        tf2flax.save_checkpoint(f"{prefix}-again", {"x": {"rows": x}})
 
 
 def failure(prefix: str, mesh: Mesh) -> str:

@@ -278,3 +278,60 @@ def test_first_of_expressions_and_of_all_layers(tmp_path: pathlib.Path) -> None:
         on_missing="keep",
     )
     assert kept.missing[0].source == "no, nothing"
+
+
+def test_a_fill_that_overflows_and_is_cut_off_is_none(tmp_path: pathlib.Path) -> None:
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"a": np.arange(3, dtype="i1")})
+    for key in (
+        (src("a").pad(((0, 1),), fill=127) + 1)[:3],
+        (src("a").take([0, 1, 2, -1], fill=-128) - 1)[:3],
+    ):
+        target = {"x": jax.ShapeDtypeStruct((3,), "int8")}
+        plan = tf2flax.plan(prefix, {key: "x"}, target)
+        saved = tf2flax.save_checkpoint(tmp_path / "n", plan.restore(), plan=plan,
+                                        overwrite=True)  # fmt: skip
+        assert contents(saved) == contents(prefix)
+
+
+C = src("c")
+COMPLEX: dict[str, Expression] = {
+    "a product": C * 0.1, "a complex product": C * (0.3 + 0.7j),
+    "another one": (2 - 1j) * C, "a sum": C + 0.1, "a complex sum": C - (0.3 + 1.7j),
+    "a difference": 0.7 - C, "several": -(C * 3.7) + 0.3j, "a cast": (C * 0.3).T,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("name", list(COMPLEX))
+def test_changed_complex_leaves_are_saved_as_what_loads_so(
+    name: str, dtype: str, tmp_path: pathlib.Path
+) -> None:
+    rng = np.random.default_rng(7)
+    first, second = (
+        (rng.normal(size=300) * 10 + 1j * rng.normal(size=300)).astype(dtype)
+        for _ in range(2)
+    )
+    entries = {COMPLEX[name]: "x"}
+    target = {"x": jax.ShapeDtypeStruct((300,), dtype)}
+    with jax.enable_x64(True):
+        for file, array in (("a", first), ("b", second)):
+            write_bundle(tmp_path / file, {"c": Tensor(array)})
+        plan = tf2flax.plan(tmp_path / "a", entries, target)
+        loaded = tf2flax.init_from_checkpoint(tmp_path / "b", entries, target)["x"]
+        changed = np.asarray(plan.restore()["x"]).copy()
+        changed[::2] = np.asarray(loaded)[::2]
+        saved = tf2flax.save_checkpoint(tmp_path / "c", {"x": changed}, plan=plan)
+        again = tf2flax.init_from_checkpoint(saved, entries, target)["x"]
+    assert np.asarray(again).tobytes() == changed.tobytes()
+    written = tf2flax.load_variable(saved, "c")
+    assert written[1::2].tobytes() == first[1::2].tobytes()
+    assert np.allclose(written[::2], second[::2], rtol=1e-5)
+
+
+def test_a_complex_value_that_nothing_gives_is_refused(tmp_path: pathlib.Path) -> None:
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"c": np.ones(3, "c8")})
+    target = {"x": jax.ShapeDtypeStruct((3,), "complex64")}
+    plan = tf2flax.plan(prefix, {src("c") * 0: "x"}, target)
+    tree = {"x": np.array([0, 1j, 0], "c8")}
+    with pytest.raises(tf2flax.AssignmentError, match=r"x \* 0 cannot give its values"):
+        tf2flax.save_checkpoint(tmp_path / "n", tree, plan=plan)

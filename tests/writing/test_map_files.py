@@ -134,6 +134,10 @@ LINES: dict[str, tuple[str, str]] = {
         "'src(\"q\").take(range(10))[:](0)' = 'z'",
         "not a valid expression",
     ),
+    "a range of step 0": (
+        "'src(\"q\").take(range(0, 4, 0))' = 'z'",
+        r"`range\(0, 4, 0\)` is not a value",
+    ),
     "negative rows": ("'src(\"q\").take([0, -1])' = 'z'", "got -1 at place 1"),
     "a range of negative rows": (
         "'src(\"q\").take(range(2, -2, -1))' = 'z'",
@@ -302,6 +306,25 @@ def test_what_is_no_path(path: Any) -> None:
         tf2flax.load_map(path)
     with pytest.raises(tf2flax.AssignmentError):
         tf2flax.save_map(path, {"a": "b"})
+
+
+def test_half_a_letter_is_no_name_of_a_file(tmp_path: pathlib.Path) -> None:
+    for call in (
+        lambda: tf2flax.load_map("\ud800.toml"),
+        lambda: tf2flax.save_map("\ud800.toml", {"a": "b"}),
+        lambda: tf2flax.convert({"a": 1.0}, "\ud800.npz"),
+        lambda: tf2flax.save_checkpoint("\ud800/m", {"a": 1.0}),
+    ):
+        with pytest.raises(tf2flax.AssignmentError, match="not a valid file name: sur"):
+            call()
+    with pytest.raises(tf2flax.CheckpointNotFoundError, match="No directory at"):
+        tf2flax.list_variables("\ud800/")
+    path = tmp_path / "m.json"
+    for escape in (r"\ud800", r"\\ud800"):
+        key = f"src('t').take(vocabulary('{escape}', 'new.txt'), fill=0)"
+        path.write_text(f'{{"assignment_map": {{"{key}": "x"}}}}')
+        with pytest.raises(tf2flax.AssignmentError, match=r"m.json:1: .*(surr|a file)"):
+            tf2flax.load_map(path)
 
 
 def test_paths_of_bytes(tmp_path: pathlib.Path) -> None:

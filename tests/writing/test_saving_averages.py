@@ -280,3 +280,44 @@ def test_both_in_a_view_of_one_scope(tmp_path: pathlib.Path) -> None:
     saved = tf2flax.open_checkpoint(prefix)
     assert changes(checkpoint, saved) == {"w", "b", f"eval/w/{EMA}"}
     assert saved["w"].read().tolist() == saved[f"eval/w/{EMA}"].read().tolist()
+
+
+@pytest.mark.parametrize("is_double", [True, False])
+@pytest.mark.parametrize("way", ["average", "variable", "stored average"])
+def test_both_in_an_export_of_keras_3(
+    way: str, tmp_path: pathlib.Path, *, is_double: bool
+) -> None:
+    """It stores each variable twice, perhaps its average: all copies are written."""
+    variables = {
+        "variables/0": ("w", F4),
+        "_all_variables/0": ("w", F4),
+        "variables/1": ("t", F4 + 2),
+        "_all_variables/1": ("t", F4 + 2),
+        "variables/2": (f"w/{EMA}", F4 + 1),
+    }
+    if is_double:
+        variables["_all_variables/2"] = variables["variables/2"]
+    stored = write_object_based(tmp_path / "a", variables)
+    view = stored.by_variable_name()
+    view = view if way == "variable" else view.by_moving_average()
+    if way == "stored average":  # of the checkpoint itself, the view renamed
+        view = stored.by_moving_average().by_variable_name()
+    saved, message = save(tmp_path / "1", view, "w", averages="both")
+    copies = [name for name, (variable, _) in variables.items() if variable != "t"]
+    assert changes(stored, saved) == {f"{name}{SUFFIX}" for name in copies}
+    assert message == ""
+    saved, message = save(tmp_path / "2", view, "w")
+    assert changes(stored, saved) < {f"{name}{SUFFIX}" for name in copies}
+    assert "has changed" in message or "have changed" in message
+
+
+def test_both_leaves_other_copies_of_one_name_alone(tmp_path: pathlib.Path) -> None:
+    """Two variables of one name are not one where their values differ."""
+    variables = {
+        "variables/0": ("w", F4),
+        "_all_variables/0": ("w", F4 + 1),
+        "ema/0": (f"w/{EMA}", F4 + 2),
+    }
+    stored = write_object_based(tmp_path / "a", variables)
+    with pytest.raises(tf2flax.NotFoundError, match="No variable has a moving average"):
+        stored.by_moving_average()

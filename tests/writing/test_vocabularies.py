@@ -112,6 +112,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "buckets below 0": (
         lambda: vocabulary(OLD, NEW, num_oov_buckets=-1), "from 0 on, got -1",
     ),
+    "too many buckets": (
+        lambda: vocabulary(OLD, NEW, num_oov_buckets=2**40),
+        "num_oov_buckets of at most 16777216, got 1099511627776",
+    ),
+    "half a letter": (lambda: vocabulary("\ud800", NEW), r"a file, got '.ud800'"),
     "two axes": (
         lambda: src("t").take(vocabulary(OLD, NEW, axis=1), axis=0),
         "axis=0, and vocabulary",
@@ -205,3 +210,34 @@ def test_mistakes_in_a_map_file_name_both_files(tmp_path: pathlib.Path) -> None:
         path.write_text(f'[assignment_map]\n"src(\'t\').take({call})" = "x"\n')
         with pytest.raises(tf2flax.AssignmentError, match=message):
             tf2flax.load_map(path)
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_maps_in_a_folder_behind_a_link(
+    kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`..` leaves the folder that a link leads to, and not that in which it lies."""
+    (tmp_path / "words").mkdir()
+    for name in ("old", "new"):
+        content = (FOLDER / f"{name}.txt").read_bytes()
+        (tmp_path / "words" / f"{name}.txt").write_bytes(content)
+    far = tmp_path / "disk" / "deep" / "maps"
+    far.mkdir(parents=True)
+    (tmp_path / "maps").symlink_to(far, target_is_directory=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "words", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    for words in ("words", "linked", "maps/../../../words"):
+        rows = vocabulary(f"{words}/old.txt", f"{words}/new.txt")
+        for folder in (tmp_path / "maps", far, tmp_path, tmp_path / "maps" / ".."):
+            path = folder / f"m.{kind}"
+            tf2flax.save_map(path, {src("t").take(rows, fill=0.0): "x"}, overwrite=True)
+            monkeypatch.chdir(ROOT)
+            (key,) = tf2flax.load_map(path)
+            assert isinstance(key, tf2flax.Expression)
+            assert key.rows.numbers == rows.numbers  # pyright: ignore
+            # Written as it stands where that leads to the same files.
+            monkeypatch.chdir(tmp_path)
+            assert str(tmp_path) not in path.read_text()
+    rows = vocabulary((tmp_path / "words" / "old.txt").as_uri(), NEW)
+    tf2flax.save_map("m.toml", {src("t").take(rows, fill=0.0): "x"}, overwrite=True)
+    assert [*tf2flax.load_map("m.toml")] == [src("t").take(rows, fill=0.0)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from .names import MAX_DIGITS
@@ -21,11 +21,13 @@ from .text import and_more, printable
 # into a number. Ranges that were made in an earlier pass stay as they are.
 _RUNNING: Final = rf"(?:0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})"
 _NUMBER: Final = re.compile(rf"(\{{\d+\.\.\d+\}}|(?<!\d){_RUNNING}(?!\d))")
-_IS_NUMBER: Final = re.compile(_RUNNING)
 # Nested numbers, each of which takes a pass: block, unit, convolution.
 _MAX_PASSES: Final = 4
 # Lines of a message that people read: a screen, less a heading and a last line.
 MAX_LINES: Final = 58
+# Names that are joined by their words, and components of one.
+_MAX_BY_WORDS: Final = 5000
+_MAX_DEPTH: Final = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def collapse(rows: Sequence[tuple[str, ...]]) -> list[Row]:
         [('a_{0..2}/w', 'x{1..3}'), ('b', 'b')]
     """
     result = [Row(cells, (i,)) for i, cells in enumerate(rows)]
+    if len(result) == 1:  # as thousands of causes are, each by itself
+        return result
     for _ in range(_MAX_PASSES):
         shorter = _collapse_once(result)
         if len(shorter) == len(result):
@@ -99,6 +103,51 @@ def list_collapsed(names: Collection[str], count: int) -> str:
     return and_more(text, sum(len(row.members) for row in rows[count:]))
 
 
+def list_by_words(names: Collection[str], count: int) -> str:
+    """Lists names for a message, also those that differ by words, and at most so many.
+
+    Where there are too many, components in which most of them differ are left out.
+
+    Examples:
+        >>> list_by_words(["a/x/w", "a/y/w", "a/z/w", "b"], count=2)
+        '`a/…/w` (3), `b`'
+    """
+    rows = collapse([(name,) for name in names])
+    if not count < len(rows) <= _MAX_BY_WORDS:
+        return list_collapsed(names, count)
+    # One component at a time: that which makes the fewest kinds of names.
+    counts = {tuple(row.cells[0].split("/")): len(row.members) for row in rows}
+    depth = max(map(len, counts))
+    while len(counts) > count and depth <= _MAX_DEPTH:
+        shorter = [_without_place(counts, place) for place in range(depth)]
+        fewest = min(shorter, key=len)
+        if len(fewest) == len(counts):
+            break
+        counts = fewest
+    texts = ["/".join(components) for components in counts]
+    listed = ", ".join(
+        f"`{printable(text)}`" + (f" ({number})" if "…" in text else "")
+        for text, number in zip(texts[:count], counts.values(), strict=False)
+    )
+    return and_more(listed, sum([*counts.values()][count:]))
+
+
+def _without_place(
+    counts: Mapping[tuple[str, ...], int], place: int
+) -> dict[tuple[str, ...], int]:
+    """Joins names that differ in one component; how many leaves each stands for."""
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for name in counts:
+        joined = (*name[:place], "…", *name[place + 1 :])
+        # Of names that have nothing in common, nothing would be left.
+        joined = joined if {*joined} - {"…"} else name
+        groups.setdefault(joined, []).append(name)
+    return {
+        joined if len(names) > 1 else names[0]: sum(counts[name] for name in names)
+        for joined, names in groups.items()
+    }
+
+
 def in_sequence(texts: Sequence[str]) -> list[str]:
     """Joins neighbours that count up, and keeps the order.
 
@@ -139,9 +188,18 @@ def _collapse_once(rows: list[Row]) -> list[Row]:
 
 def _parsed(cells: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     r"""Text with places for numbers (`\1`), cells ending in `\0`; and the numbers."""
-    tokens = [token for cell in cells for token in (*_split(cell), "\0")]
-    template = tuple("\1" if _is_number(token) else token for token in tokens)
-    return template, tuple(int(token) for token in tokens if _is_number(token))
+    template: list[str] = []
+    numbers: list[int] = []
+    for cell in cells:
+        tokens = _split(cell)
+        # Every second token is a number, or a range of an earlier pass.
+        for place in range(1, len(tokens), 2):
+            if tokens[place][0] != "{":
+                numbers.append(int(tokens[place]))
+                tokens[place] = "\1"
+        template += tokens
+        template.append("\0")
+    return tuple(template), tuple(numbers)
 
 
 def _end_of_run(members: list[tuple[tuple[int, ...], Row]], start: int) -> int:
@@ -178,7 +236,3 @@ def _range(first: int, last: int) -> str:
 def _split(cell: str) -> list[str]:
     """Splits at numbers; what marks places and ends is replaced by its picture."""
     return _NUMBER.split(cell.replace("\0", "\u2400").replace("\1", "\u2401"))
-
-
-def _is_number(token: str) -> bool:
-    return _IS_NUMBER.fullmatch(token) is not None

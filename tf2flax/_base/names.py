@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import difflib
 import heapq
+import os
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -62,6 +63,22 @@ def nearest(name: str, names: Collection[str], count: int = 3) -> tuple[str, ...
     return tuple(
         candidate for ratio, candidate in scored[:count] if ratio <= scored[0][0] + 0.1
     )
+
+
+def why_no_file(name: str) -> str:
+    r"""Says why no file can have a name; "" where one can.
+
+    Examples:
+        >>> why_no_file("a\0b"), why_no_file("\ud800"), why_no_file("a b")
+        ('it has a NUL', 'surrogates not allowed', '')
+    """
+    if "\0" in name:
+        return "it has a NUL"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        return error.reason
+    return ""
 
 
 class _Comparison:

@@ -162,7 +162,7 @@ def _bar(total: int, what: str) -> Generator[Advance]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[tensor]}"),

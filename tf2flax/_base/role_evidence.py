@@ -55,9 +55,9 @@ class RoleEvidence:
         """True if an optimizer, or averages, in a scope repeat names of variables.
 
         Either the scope holds an optimizer's powers, counter or settings, or is called
-        as theirs are (`training/Adam`); or variables
-        have slots there, several, and it is no scope of other variables: those may have
-        had the slots, and be left out of the checkpoint.
+        as theirs are (`training/Adam`); or variables have slots there, several and in
+        scopes alone, and it is no scope of other variables: those may have had the
+        slots, and be left out of the checkpoint.
 
         Args:
             scope: The scope before the name of a variable, not empty.
@@ -70,8 +70,7 @@ class RoleEvidence:
         if len(variables) < _SEVERAL:
             return False
         # Where slots of this name lie below their variables, those in a layer do, too.
-        unscoped = by_scope.get("", set())
-        if unscoped and not variables <= unscoped:
+        if by_scope.get(""):
             return False
         return scope not in self._scopes_of_variables or all(
             variable.startswith(f"{scope}/") for variable in variables
@@ -92,7 +91,7 @@ class RoleEvidence:
         slots, averages = self._owners
         if name in slots or (name in averages and PLAIN_SLOT.fullmatch(last)):
             return True
-        if CERTAIN_SLOT.fullmatch(last):
+        if _is_certain(last):
             return False
         stem, _, number = name.rpartition("_")
         is_second = number.isdigit() and stem in self._names
@@ -121,7 +120,7 @@ class RoleEvidence:
                 continue
             split = self._find_variable(name)
             if split and (not split[0] or self.repeats_names(split[0], last)):
-                owners[AVERAGES.fullmatch(last) is not None].add(split[1])
+                owners[_is_average(last)].add(split[1])
         return frozenset(owners[0]), frozenset(owners[1])
 
     @functools.cached_property
@@ -152,7 +151,17 @@ class RoleEvidence:
 @functools.lru_cache(maxsize=1024)
 def _may_belong(last: str) -> bool:
     """True for the names of slots and averages."""
-    return bool(AVERAGES.fullmatch(last) or SLOT.fullmatch(last))
+    return _is_average(last) or SLOT.fullmatch(last) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_average(last: str) -> bool:
+    return AVERAGES.fullmatch(last) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_certain(last: str) -> bool:
+    return CERTAIN_SLOT.fullmatch(last) is not None
 
 
 @functools.lru_cache(maxsize=1024)

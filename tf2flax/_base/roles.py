@@ -137,6 +137,7 @@ class NamedRoles(Roles):
         # Several slots have one variable, whose entry is decoded once.
         self._shape_of = functools.cache(shape_of)
         self._roles: dict[str, Role] = {}
+        self._splits: dict[tuple[str, str], tuple[str, str] | None] = {}
 
     def of(self, name: str) -> Role:
         """The role of a tensor; see `Roles`."""
@@ -199,6 +200,13 @@ class NamedRoles(Roles):
 
     def _split(self, name: str, scope: str, last: str) -> tuple[str, str] | None:
         """Takes a scope apart: that of an optimizer, and the longest variable in it."""
+        # Asked for again by `_evidence`, for all names.
+        key = name, last
+        if key not in self._splits:
+            self._splits[key] = self._find_split(name, scope, last)
+        return self._splits[key]
+
+    def _find_split(self, name: str, scope: str, last: str) -> tuple[str, str] | None:
         start = 0
         while start <= len(scope):
             variable = scope[start:]

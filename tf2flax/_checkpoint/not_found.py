@@ -18,7 +18,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._storage.base import Storage
-from tf2flax._storage.not_paths import unpack_tar
+from tf2flax._storage.not_paths import describe_spelling, unpack_tar
 
 from .choosing import INDEX, V1_FILE, checkpoints_in, listed_names
 from .foreign_folders import describe_contents, kind_of_folder
@@ -44,8 +44,9 @@ def no_checkpoint_in(storage: Storage, directory: str, state: State) -> Checkpoi
             f"`{storage.show(prefix)}`?"
         )
     if storage.is_local and not os.path.isdir(directory):
-        fix = suggest_folder(storage, directory)
-        if prefix and os.path.isdir(os.path.dirname(prefix) or "."):
+        spelling = describe_spelling(directory)
+        fix = spelling or suggest_folder(storage, directory)
+        if not spelling and prefix and os.path.isdir(os.path.dirname(prefix) or "."):
             # A prefix with a slash, perhaps.
             close = close_to(storage, prefix)
             fix = f"Did you mean `{storage.show(close)}`?" if close else fix
@@ -129,8 +130,9 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
             "`.index`) or their directory."
         )
     moved = _in_another_spelling(storage, path)
-    if moved:
-        fix = f"Did you mean `{storage.show(moved)}`?"
+    spelling = describe_spelling(path) if storage.is_local else ""
+    if moved or spelling:
+        fix = f"Did you mean `{storage.show(moved)}`?" if moved else spelling
         return CheckpointNotFoundError(f"No checkpoint at `{full_path}`. {fix}")
     if storage.is_local and not os.path.isdir(folder or "."):
         fix = _suggest_url(storage, path) or suggest_folder(storage, path)

@@ -113,6 +113,15 @@ class ObjectBasedManifest(Manifest):
         twins = self._twins(self._keys_by_variable())
         return RenamedManifest(self, keys, more_keys=graph.keys_at, twins=twins)
 
+    def twins(self) -> dict[str, tuple[str, ...]]:
+        """Keys of variables that an export of Keras 3 holds twice -> both keys.
+
+        Raises:
+            DamagedError: The object graph is malformed.
+            ReadError: The system or the store refuses.
+        """
+        return self._twins(self._keys_by_variable())
+
     def unwritten_copies(self, written: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Finds what may be another copy of a variable that is written in one place.
 
@@ -148,7 +157,7 @@ class ObjectBasedManifest(Manifest):
         if graph is None:
             return super().roles()
         keys = names_by_variable(graph, _Stored(self._base))
-        return ObjectRoles(self, keys, slots_of_graph(graph))
+        return ObjectRoles(self, keys, slots_of_graph(graph), self._twins(keys))
 
     def graph_of(self, dropped: Collection[str]) -> bytes:
         """The object graph of a copy that holds fewer tensors.

@@ -34,6 +34,7 @@ class ObjectRoles(Roles):
         manifest: Manifest,
         keys: Names,
         slots: Mapping[str, tuple[str, str]],
+        twins: Mapping[str, tuple[str, ...]],
     ) -> None:
         """Takes what the object graph says.
 
@@ -41,14 +42,21 @@ class ObjectRoles(Roles):
             manifest: The checkpoint, under its stored keys.
             keys: Names of variables -> keys.
             slots: Keys of slots -> key of the variable, and name of the slot.
+            twins: Keys of variables that are stored twice -> both keys.
         """
         self._names = frozenset(manifest.names)
         self._shape_of = manifest.shape_of
         self._slots = slots
+        self._twins = twins
         self._by_key = NamedRoles(self._names, self._shape_of)
         # A name that several variables share says of none what it is.
-        self._keys = {name: key[0] for name, key in keys.items() if len(key) == 1}
-        self._name_of = {key: name for name in keys for key in keys[name]}
+        places = {name: twins.get(key[0], key) for name, key in keys.items()}
+        self._keys = {
+            name: place[0]
+            for name, place in places.items()
+            if len(place) == 1 or place[0] in twins
+        }
+        self._name_of = {key: name for name in self._keys for key in keys[name]}
         self._by_name = NamedRoles(
             self._keys.keys(), lambda name: manifest.shape_of(self._keys[name])
         )
@@ -64,25 +72,27 @@ class ObjectRoles(Roles):
             return role
         if role.kind == "slot" and role.variable is None:
             return self._in_list(name) or role
-        if role.kind == "variable" and self._is_named(name):
-            return self._translated(self._by_name.of(self._name_of[name]))
+        if role.kind == "variable" and name in self._name_of:
+            return self._translated(name, self._by_name.of(self._name_of[name]))
         return role
 
     def average(self, name: str, average: str) -> Role:
         """The role of a tensor where averages have a certain name; see `Roles`."""
-        if self.of(name).kind in ("variable", "average") and self._is_named(name):
+        if self.of(name).kind in ("variable", "average") and name in self._name_of:
             role = self._by_name.average(self._name_of[name], average)
-            return self._translated(role)
+            return self._translated(name, role)
         return VARIABLE
 
-    def _is_named(self, key: str) -> bool:
-        return self._keys.get(self._name_of.get(key, "")) == key
-
-    def _translated(self, role: Role) -> Role:
+    def _translated(self, key: str, role: Role) -> Role:
         """The role of a name of a variable, with keys."""
         if role.variable is None:
             return role
-        return role._replace(variable=self._keys[role.variable])
+        variable = self._keys[role.variable]
+        places, own_places = self._twins.get(variable), self._twins.get(key)
+        if places is not None and own_places is not None:
+            # Of a variable and an average in two lists, those in one list.
+            variable = places[own_places.index(key)]
+        return role._replace(variable=variable)
 
     def _in_list(self, key: str) -> Role | None:
         """The role of a slot in the list of an optimizer; None if names do not tell."""

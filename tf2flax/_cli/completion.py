@@ -13,9 +13,9 @@ from typing import Any, Final
 
 _EXAMPLES: Final = """\
 examples:
-  tf2flax completion bash > ~/.local/share/bash-completion/completions/tf2flax
-  eval "$(tf2flax completion bash)"   # or this in ~/.bashrc
-  eval "$(tf2flax completion zsh)"    # in ~/.zshrc, after compinit
+  tf2flax completion bash > ~/.tf2flax.bash   # and in ~/.bashrc: . ~/.tf2flax.bash
+  eval "$(tf2flax completion bash)"           # or this in ~/.bashrc
+  eval "$(tf2flax completion zsh)"            # in ~/.zshrc, after compinit
 """
 
 _BASH: Final = """\
@@ -32,6 +32,10 @@ _tf2flax() {{
           -*)
             case "$command" in
 {options}
+            esac ;;
+          *)
+            case "$command $COMP_CWORD" in
+{arguments}
             esac ;;
         esac ;;
     esac
@@ -96,24 +100,27 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 def _bash_script(parsers: Mapping[str, argparse.ArgumentParser]) -> str:
     choices: list[str] = []
     options: list[str] = []
+    arguments: list[str] = []
     for name, parser in parsers.items():
+        # The first argument of a command is the third word.
+        position = itertools.count(2)
         names = " ".join(
             o for action in _actions(parser) for o in action.option_strings
         )
         options.append(f'              {name}) words="{names}" ;;')
         for action in _actions(parser):
-            if action.nargs == 0 or (
-                action.choices is None and not action.option_strings
-            ):
-                continue
-            # An argument follows the command itself. Any value: a file, perhaps.
+            # Any value: a file, perhaps.
             words = " ".join(map(str, action.choices or ()))
-            for option in action.option_strings or [name]:
+            if not action.option_strings:
+                place = f'"{name} {next(position)}"'
+                arguments.append(f'              {place}) words="{words}" ;;')
+            for option in action.option_strings if action.nargs != 0 else ():
                 choices.append(f'      "{name} {option}") words="{words}" ;;')
     return _BASH.format(
         commands=" ".join(parsers),
         choices="\n".join(choices),
         options="\n".join(options),
+        arguments="\n".join(arguments),
     )
 
 
@@ -143,6 +150,8 @@ def _specs(action: argparse.Action) -> Iterator[str]:
     for escaped in "[]":
         text = text.replace(escaped, f"\\{escaped}")
     takes_value = action.nargs != 0
+    if action.nargs == "?":  # a value may follow, or none
+        values = f":{values}"
     for option in action.option_strings:
         yield _quoted(f"{option}[{text}]{values if takes_value else ''}")
 

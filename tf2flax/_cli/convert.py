@@ -10,8 +10,9 @@ import tf2flax
 
 from .documents import print_json
 from .numbers import whole_number
-from .selecting import add_checkpoint
+from .selecting import add_checkpoint, add_names, open_named
 from .targets import add_target, load_target
+from .wording import in_options
 
 _EXAMPLES: Final = """\
 examples:
@@ -19,6 +20,7 @@ examples:
   tf2flax convert model.ckpt-1000 orbax/ --format orbax --no-slots
   tf2flax convert model.ckpt-1000 small.ckpt --format tensorbundle --dtype bfloat16
   tf2flax convert model.ckpt-1000 model.npz --map names.toml
+  tf2flax convert saved_model/ dense.safetensors --names variables
   tf2flax convert model.ckpt-1000 flax/ --format orbax --map bert.toml \\
       --target model:make_params
 """
@@ -46,6 +48,7 @@ def add_to(commands: Any) -> None:
         "--map", metavar="FILE", help="map file: what is written, under which names"
     )
     add_target(parser, required=False)
+    add_names(parser)
     _add_options(parser)
     parser.set_defaults(run=run)
 
@@ -100,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     assignment_map = tf2flax.load_map(arguments.map) if arguments.map else None
     report = tf2flax.convert(
-        arguments.checkpoint,
+        open_named(arguments.checkpoint, arguments.names),
         arguments.out,
         format=arguments.format,
         assignment_map=assignment_map,
@@ -121,7 +124,7 @@ def _print(report: tf2flax.ConversionReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
     else:
-        print(report)
+        print(in_options(str(report), {"names": ["--names"]}))
 
 
 def _convert_tree(arguments: argparse.Namespace) -> tf2flax.ConversionReport:
@@ -135,7 +138,7 @@ def _convert_tree(arguments: argparse.Namespace) -> tf2flax.ConversionReport:
     # The map first: a mistake in it needs neither the checkpoint nor the target.
     assignment_map = tf2flax.load_map(arguments.map)
     return convert_tree(
-        tf2flax.open_checkpoint(arguments.checkpoint),
+        open_named(arguments.checkpoint, arguments.names),
         arguments.out,
         assignment_map,
         load_target(arguments.target),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 
+import tf2flax
 from tf2flax._base.progress import Advance, reporting
 from tf2flax._base.text import counted, printable
 from tf2flax._export.readers import ReadableArray, open_arrays, slots_of
 
 from .documents import print_json
 from .numbers import tolerance
-from .selecting import matches
+from .selecting import add_names, matches, show_named
 from .terminals import print_table, wants_bar
 
 _EXAMPLES: Final = """\
@@ -63,6 +65,7 @@ def add_to(commands: Any) -> None:
         nargs="?",
         help="names to compare; scope/ for all in it",
     )
+    add_names(parser)
     parser.add_argument(
         "--rtol",
         type=tolerance,
@@ -87,7 +90,10 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares both; returns the exit code."""
-    first, second = open_arrays(arguments.first), open_arrays(arguments.second)
+    view = functools.partial(_view_of, names=arguments.names)
+    first, second = (
+        open_arrays(path, view) for path in (arguments.first, arguments.second)
+    )
     names, slots = _select_names(arguments, first, second)
     shared = [name for name in names if _is_compared(name, first, second)]
     total = sum(first[name].nbytes + second[name].nbytes for name in shared)
@@ -107,6 +113,17 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(differences, count, len(slots))
     return 1 if differences else 0
+
+
+def _view_of(checkpoint: tf2flax.Checkpoint, names: str) -> tf2flax.Checkpoint:
+    """A checkpoint under other names; as it is, where it has no others.
+
+    What `convert --names` wrote has them as stored names.
+    """
+    try:
+        return show_named(checkpoint, names)
+    except tf2flax.UnsupportedError:
+        return checkpoint
 
 
 def _select_names(

@@ -18,7 +18,7 @@ _EXAMPLES: Final = """\
 examples:
   tf2flax ls model.ckpt-1000 --no-slots
   tf2flax ls gs://bucket/run/model.ckpt-1000 bert/encoder/ --sort size
-  tf2flax ls saved_model/ 'dense*' --names variables --json
+  tf2flax ls saved_model/ '*kernel' --names variables --json
 """
 
 

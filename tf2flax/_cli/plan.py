@@ -11,10 +11,13 @@ from typing import Any, Final
 
 import tf2flax
 from tf2flax._storage.faults import write_error
+from tf2flax._storage.local import LOCAL
+from tf2flax._storage.stores import storage_of
+from tf2flax._storage.writing import new_folders, write_atomically
 
 from .documents import print_json
 from .page import render_page
-from .selecting import add_checkpoint
+from .selecting import add_checkpoint, add_names, open_named
 from .targets import add_target, load_target
 
 _EXAMPLES: Final = """\
@@ -42,6 +45,7 @@ def add_to(commands: Any) -> None:
         "--map", metavar="FILE", required=True, help="map file: .toml or .json"
     )
     add_target(parser, required=True)
+    add_names(parser)
     parser.add_argument(
         "--html",
         metavar="FILE",
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         entries = tf2flax.load_map(arguments.map)
     except tf2flax.AssignmentError as problem:
         error = str(problem)
-    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
+    checkpoint = open_named(arguments.checkpoint, arguments.names)
     document: dict[str, Any] = {"checkpoint": checkpoint.prefix}
     text = ""
     if not error:
@@ -91,6 +95,7 @@ def _check_page(arguments: argparse.Namespace) -> None:
     Raises:
         AssignmentError: There is nothing to replace.
         ExistsError: A file lies there.
+        UnsupportedError: It is a URL.
     """
     if arguments.html is None:
         if arguments.overwrite:
@@ -98,6 +103,12 @@ def _check_page(arguments: argparse.Namespace) -> None:
                 "--overwrite: there is no output. Give --html FILE too."
             )
         return
+    storage, text = storage_of(arguments.html)
+    if not storage.is_local:
+        raise tf2flax.UnsupportedError(
+            f"--html: `{storage.show(text)}` is not a local path. Write a local file, "
+            "and copy it."
+        )
     # Not of devices and pipes, such as /dev/stdout: nothing is lost there.
     path = pathlib.Path(arguments.html)
     if (path.is_file() or path.is_symlink()) and not arguments.overwrite:
@@ -137,8 +148,14 @@ def _write_page(
         if name in checkpoint
     }
     page = render_page(document, error=error, sizes=sizes)
+    # Names of files need not be text.
+    contents = page.encode("utf-8", errors="xmlcharrefreplace")
+    full_path, file = LOCAL.show(path), pathlib.Path(path)
     try:
-        # Names of files need not be text.
-        pathlib.Path(path).write_text(page, "utf-8", errors="xmlcharrefreplace")
+        if file.exists() and not file.is_file():  # a device, or a pipe
+            file.write_bytes(contents)
+            return
+        with new_folders(full_path):
+            write_atomically(full_path, contents)
     except OSError as problem:
         raise write_error(path, problem) from problem

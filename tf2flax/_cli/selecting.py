@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import tf2flax
+from tf2flax._assignment.resolution.scopes import scopes_of
 from tf2flax._base.names import nearest
 from tf2flax._base.text import counted
 
@@ -17,6 +18,32 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CKPT", help="prefix, directory, file or URL"
     )
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says which names tensors have; see `open_named`."""
+    parser.add_argument(
+        "--names",
+        choices=("stored", "variables", "objects"),
+        default="stored",
+        help="names of TF2 and Keras files: as stored, of variables, or of attributes",
+    )
+
+
+def open_named(path: str, names: str) -> tf2flax.Checkpoint:
+    """Opens a checkpoint under the names that the option `--names` asks for.
+
+    Raises:
+        CheckpointError: As `tf2flax.open_checkpoint`.
+    """
+    return show_named(tf2flax.open_checkpoint(path), names)
+
+
+def show_named(checkpoint: tf2flax.Checkpoint, names: str) -> tf2flax.Checkpoint:
+    """The view of a checkpoint that the option `--names` asks for."""
+    if names == "variables":
+        return checkpoint.by_variable_name()
+    return checkpoint.by_object_path() if names == "objects" else checkpoint
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +59,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="names that are wanted; * matches / as well, scope/ all names in it",
     )
-    parser.add_argument(
-        "--names",
-        choices=("stored", "variables", "objects"),
-        default="stored",
-        help="names of TF2 and Keras files: as stored, of variables, or of attributes",
-    )
+    add_names(parser)
     parser.add_argument(
         "--slots",
         action=argparse.BooleanOptionalAction,
@@ -82,11 +104,7 @@ def select(arguments: argparse.Namespace) -> Selected:
         NotFoundError: The pattern matches no name.
         CheckpointError: As `tf2flax.open_checkpoint`.
     """
-    checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
-    if arguments.names == "variables":
-        checkpoint = checkpoint.by_variable_name()
-    elif arguments.names == "objects":
-        checkpoint = checkpoint.by_object_path()
+    checkpoint = open_named(arguments.checkpoint, arguments.names)
     names = match_names(checkpoint, arguments.pattern)
     left_out: Sequence[str] = ()
     if not arguments.slots:
@@ -139,5 +157,8 @@ def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
     scope = f"{pattern.rstrip('/')}/"
     if any(name.startswith(scope) for name in checkpoint):
         return f"It is a scope: write '{scope}'."
-    close = nearest(pattern.replace("*", ""), checkpoint.manifest.names)
+    wanted = pattern.replace("*", "")
+    # A scope for a scope, where one is like it.
+    scopes = scopes_of(checkpoint) if wanted.endswith("/") else frozenset[str]()
+    close = nearest(wanted, scopes) or nearest(wanted, checkpoint.manifest.names)
     return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."

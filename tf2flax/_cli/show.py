@@ -17,7 +17,7 @@ from tf2flax._base.text import counted, format_nbytes, printable
 
 from .documents import print_json
 from .histogram import Histogram, count_values, draw_histogram, is_ascii_only
-from .selecting import add_checkpoint
+from .selecting import add_checkpoint, add_names, open_named
 from .statistics import describe_values
 from .terminals import wants_bar
 
@@ -48,6 +48,7 @@ def add_to(commands: Any) -> None:
     )
     add_checkpoint(parser)
     parser.add_argument("name", metavar="NAME", help="name of the tensor")
+    add_names(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -64,7 +65,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tensor; returns the exit code."""
     path = _check_output(arguments)
-    checkpoint, tensor = _find(arguments.checkpoint, arguments.name)
+    checkpoint, tensor = _find(arguments.checkpoint, arguments.name, arguments.names)
     damage = ""
     try:
         has_bar = wants_bar(tensor.nbytes)
@@ -110,14 +111,16 @@ def _write(
     return {"path": path, "dtype": name}
 
 
-def _find(path: str, name: str) -> tuple[tf2flax.Checkpoint, tf2flax.StoredTensor]:
+def _find(
+    path: str, name: str, names: str
+) -> tuple[tf2flax.Checkpoint, tf2flax.StoredTensor]:
     """Looks up the tensor; says what to write on a command line where it is not there.
 
     Raises:
         CheckpointError: There is no such checkpoint, or no such tensor in it.
     """
     try:
-        checkpoint = tf2flax.open_checkpoint(path)
+        checkpoint = open_named(path, names)
     except tf2flax.CheckpointNotFoundError as error:
         if not tf2flax.checkpoint_exists(name):
             raise

@@ -1,4 +1,9 @@
-"""`tf2flax tree`: scopes with their parameters and bytes, as `du` shows folders."""
+"""`tf2flax tree`: scopes with their parameters and bytes, as `du` shows folders.
+
+Parameters are what a model has: elements of its variables. What training adds (slots,
+averages, an optimizer's own numbers) is counted apart; counters of steps and strings
+are neither. Bytes are those of all.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import tf2flax
+from tf2flax._base.roles import Roles
 from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
 from .documents import print_json
 from .numbers import whole_number
-from .selecting import add_selection, select
+from .selecting import Selected, add_selection, select
 
 _EXAMPLES: Final = """\
 examples:
@@ -30,6 +36,8 @@ class Scope:
         name: Its last component.
         num_tensors: Number of tensors.
         num_elements: Number of their elements.
+        num_parameters: Number of those of the model's variables.
+        num_slot_elements: Number of those of slots and averages.
         nbytes: Bytes of their elements.
         members: What lies directly under it, by name.
     """
@@ -37,14 +45,20 @@ class Scope:
     name: str
     num_tensors: int = 0
     num_elements: int = 0
+    num_parameters: int = 0
+    num_slot_elements: int = 0
     nbytes: int = 0
     members: dict[str, Scope] = dataclasses.field(default_factory=dict[str, "Scope"])
 
-    def add(self, tensor: tf2flax.StoredTensor) -> None:
-        """Counts a tensor."""
+    def add(self, tensor: tf2flax.StoredTensor, kind: str) -> None:
+        """Counts a tensor of a kind of `roles`."""
         self.num_tensors += 1
         self.num_elements += tensor.size
         self.nbytes += tensor.nbytes
+        if kind not in ("variable", "counter"):
+            self.num_slot_elements += tensor.size
+        elif kind == "variable" and not tensor.entry.spec.dtype.is_string:
+            self.num_parameters += tensor.size
 
     def to_dict(self, depth: int | None) -> dict[str, Any]:
         """The scope as plain values, so many levels deep."""
@@ -52,6 +66,8 @@ class Scope:
             "name": self.name,
             "num_tensors": self.num_tensors,
             "num_elements": self.num_elements,
+            "num_parameters": self.num_parameters,
+            "num_slot_elements": self.num_slot_elements,
             "nbytes": self.nbytes,
             "members": [
                 member.to_dict(None if depth is None else depth - 1)
@@ -66,7 +82,10 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "tree",
         help="show scopes with their parameters and bytes",
-        description="Shows scopes as `du` shows folders; reads no tensor.",
+        description="Shows scopes as `du` shows folders; reads no tensor. Parameters "
+        "are those of the model; elements of slots and averages are counted apart. "
+        "Where the output is no terminal, one line each, separated by tabs: name, "
+        "parameters, elements of slots and averages, bytes.",
         epilog=_EXAMPLES,
     )
     add_selection(parser)
@@ -79,7 +98,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tree; returns the exit code."""
     selected = select(arguments)
-    root = build_tree(selected.tensors)
+    root = build_tree(selected.tensors, selected.checkpoint.manifest.roles())
     if arguments.sort == "size":
         _sort(root)
     if arguments.json:
@@ -87,37 +106,50 @@ def run(arguments: argparse.Namespace) -> int:
             "checkpoint": selected.checkpoint.prefix
         } | root.to_dict(arguments.depth)
         print_json(document)
-        return 0
-    rows = list(_rows(root, arguments.depth, 0))
-    if sys.stdout.isatty():
-        head = ("parameters", "size", "name")
-        print(*align_columns([head, *rows], right={0, 1}), sep="\n")
-        print(
-            f"{counted(root.num_tensors, 'tensor')}, "
-            f"{root.num_elements:,} parameters, {format_nbytes(root.nbytes)}"
-        )
+    elif sys.stdout.isatty():
+        _print_table(root, arguments.depth, selected)
     else:
         for name, scope in _paths(root, arguments.depth, ""):
-            print(f"{printable(name)}\t{scope.num_elements}\t{scope.nbytes}")
+            counts = (scope.num_parameters, scope.num_slot_elements, scope.nbytes)
+            print(printable(name), *counts, sep="\t")
     return 0
 
 
-def build_tree(tensors: Iterable[tf2flax.StoredTensor]) -> Scope:
+def _print_table(root: Scope, depth: int | None, selected: Selected) -> None:
+    rows = [("parameters", "slots", "size", "name"), *_rows(root, depth)]
+    if not root.num_slot_elements:  # the column would be empty
+        rows = [(row[0], *row[2:]) for row in rows]
+    print(*align_columns(rows, right=range(len(rows[0]) - 1)), sep="\n")
+    slots = ""
+    if root.num_slot_elements:
+        slots = f"slots and averages {root.num_slot_elements:,} elements, "
+    print(
+        f"{counted(root.num_tensors, 'tensor')}, {root.num_parameters:,} parameters, "
+        f"{slots}{format_nbytes(root.nbytes)}"
+    )
+    if selected.left_out:
+        number = counted(len(selected.left_out), "tensor")
+        print(f"slots and averages left out: {number}")
+
+
+def build_tree(tensors: Iterable[tf2flax.StoredTensor], roles: Roles) -> Scope:
     """Counts tensors by scope.
 
     Args:
         tensors: The tensors.
+        roles: What they are to a training.
 
     Returns:
         The scope of all of them.
     """
     root = Scope("")
     for tensor in tensors:
+        kind = roles.of(tensor.name).kind
         scope = root
-        scope.add(tensor)
+        scope.add(tensor, kind)
         for component in tensor.name.split("/"):
             scope = scope.members.setdefault(component, Scope(component))
-            scope.add(tensor)
+            scope.add(tensor, kind)
     return root
 
 
@@ -131,15 +163,17 @@ def _sort(root: Scope) -> None:
         pending += scope.members.values()
 
 
-def _rows(
-    scope: Scope, depth: int | None, level: int
-) -> Iterator[tuple[str, str, str]]:
+def _rows(root: Scope, depth: int | None) -> Iterator[tuple[str, str, str, str]]:
     """Rows of the table, in the order of the tree."""
-    for path, member in _paths(scope, depth, ""):
+    for path, scope in _paths(root, depth, ""):
         indent = "  " * path.rstrip("/").count("/")
-        slash = "/" if member.members else ""
-        name = f"{indent}{printable(member.name)}{slash}"
-        yield f"{member.num_elements:,}", format_nbytes(member.nbytes), name
+        slash = "/" if scope.members else ""
+        yield (
+            f"{scope.num_parameters:,}",
+            f"{scope.num_slot_elements:,}" if scope.num_slot_elements else "",
+            format_nbytes(scope.nbytes),
+            f"{indent}{printable(scope.name)}{slash}",
+        )
 
 
 def _paths(scope: Scope, depth: int | None, prefix: str) -> Iterator[tuple[str, Scope]]:

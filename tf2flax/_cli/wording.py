@@ -12,6 +12,10 @@ from typing import Final
 
 # Parameters whose options are called otherwise.
 _RENAMED: Final = {"assignment_map": "map"}
+# Views of a checkpoint in Python, for which commands have `--names`.
+_VIEW: Final = re.compile(
+    r"(?:checkpoint\.|open_checkpoint\(path\)\.)?by_(variable|object)(?:_name|_path)\(\)"
+)
 _OPTION: Final = re.compile(
     r"\b(?P<lead>Option |(?P<word>in |with ))?(?P<name>[a-z_]+)"
     r"(?:=(?P<value>True|False|'[^']*'|\"[^\"]*\"|\[\(.*?\)\]|(?=[,.])))?(?![\w=])"
@@ -45,6 +49,8 @@ def in_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
     Examples:
         >>> in_options("Give overwrite=True.", {"overwrite": ["--overwrite"]})
         'Give --overwrite.'
+        >>> in_options("It is in `by_object_path()`.", {"names": ["--names"]})
+        'It is in `--names objects`.'
     """
 
     def spelled(match: re.Match[str]) -> str:
@@ -65,4 +71,5 @@ def in_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
 
     parts = message.split("`")
     parts[::2] = [_OPTION.sub(spelled, part) for part in parts[::2]]
-    return "`".join(parts)
+    text = "`".join(parts)
+    return _VIEW.sub(r"--names \1s", text) if "names" in options else text

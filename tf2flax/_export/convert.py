@@ -26,6 +26,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.names import why_no_file
 from tf2flax._base.progress import Advance, ProgressFunction, check_progress, reporting
 from tf2flax._base.text import counted, format_nbytes, list_names, printable
 from tf2flax._checkpoint.checkpoint import Checkpoint
@@ -105,8 +106,8 @@ class ConversionReport:
         if GRAPH_KEY in self.left_out:
             # Without the graph, nothing says which variable a path of objects is.
             lines.append(
-                "names are paths of objects; for those of variables, convert "
-                "open_checkpoint(path).by_variable_name()"
+                "names are paths of objects; "
+                "open_checkpoint(path).by_variable_name() has those of variables"
             )
         return "\n".join(lines)
 
@@ -321,6 +322,8 @@ def _check_output(out: PathLike) -> str:
             f"`{storage.show(text)}` is not a local path: conversions are written to "
             "local files. Write it there, and copy it."
         )
+    if reason := why_no_file(text):
+        raise AssignmentError(f"{text!r} is not a valid file name: {reason}.")
     path = LOCAL.show(text)
     return path.rstrip("/") or path
 

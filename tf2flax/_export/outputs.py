@@ -137,8 +137,10 @@ class RawFile:
             self._syncing.join()
 
     def _sync(self) -> None:
+        # macOS lacks the first, which leaves out what tells times.
+        sync = os.fdatasync if hasattr(os, "fdatasync") else os.fsync
         try:
-            os.fdatasync(self._descriptor)
+            sync(self._descriptor)
         except OSError as error:
             self._failures.append(error)
 

@@ -80,12 +80,15 @@ def slots_of(arrays: Mapping[str, ReadableArray]) -> frozenset[str]:
     return frozenset(filter(roles.is_of_training, arrays))
 
 
-def open_arrays(path: str) -> Mapping[str, ReadableArray]:
+def open_arrays(
+    path: str, view: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+) -> Mapping[str, ReadableArray]:
     """Opens a checkpoint, or what one was converted to.
 
     Args:
         path: A checkpoint of any kind; a file of safetensors, or an npz; or an Orbax
             directory, of a step or of the items in it.
+        view: Gives a checkpoint, and nothing else, other names.
 
     Returns:
         Its arrays, by name.
@@ -100,7 +103,7 @@ def open_arrays(path: str) -> Mapping[str, ReadableArray]:
             return _open_npz(path)
     if orbax := _find_orbax(path):
         return _open_orbax(orbax)
-    return _CheckpointArrays(open_checkpoint(path))
+    return _CheckpointArrays(view(open_checkpoint(path)))
 
 
 def _begins_as_safetensors(path: str) -> bool:

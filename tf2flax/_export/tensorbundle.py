@@ -11,8 +11,10 @@ import numpy as np
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 from tf2flax._storage.exchanging import existing_files
-from tf2flax._writing.bundle import MAX_DATA_FILES, write_bundle
+from tf2flax._storage.local_destination import LocalDestination
+from tf2flax._writing.bundle import write_bundle
 from tf2flax._writing.new_tensors import NewTensor, stored_dtype, whole_tensor
+from tf2flax._writing.parts import MAX_DATA_FILES
 from tf2flax._writing.slicing import rewrite_tensor
 
 from .exporter import ExportedTensor, Exporter, ExportOptions, TensorSource
@@ -55,7 +57,8 @@ class TensorBundle(Exporter):
         tensors = [_new_tensor(tensor, source, reads) for tensor in source.tensors]
         tensors.sort(key=lambda tensor: tensor.key)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_bundle(path, tensors, num_data_files=self.options.data_files)
+        destination = LocalDestination(path)
+        write_bundle(destination, tensors, num_data_files=self.options.data_files)
 
 
 def _new_tensor(

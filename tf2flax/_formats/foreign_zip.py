@@ -3,13 +3,12 @@
 Reads the end of an archive, where its table lies, and nothing else. tensorstore opens
 what a zip archive holds by a URL; this finds the URL.
 
-Source: PKWARE's APPNOTE.TXT, 4.3.12 and 4.3.16; URLs of tensorstore's zip driver:
+Source: PKWARE's APPNOTE.TXT, 4.3.7; URLs of tensorstore's zip driver:
 https://google.github.io/tensorstore/kvstore/zip/index.html
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
@@ -17,16 +16,9 @@ from urllib.parse import quote
 from tf2flax._base.errors import CheckpointError
 from tf2flax._storage.base import Storage
 from tf2flax._storage.foreign import PATH, ForeignFile
+from tf2flax._storage.zip_table import END_MAGIC, TAIL_NBYTES, read_table
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
-_EMPTY_MAGIC: Final = b"PK\x05\x06"
-# How much of the end is read: the table of some ten thousand members (bytes).
-_TAIL_NBYTES: Final = 1 << 20
-# The end of the table, which says how long the table is, and one row of it.
-_END: Final = struct.Struct("<4s4H2IH")
-_ROW: Final = struct.Struct("<4s6H3I5H2I")
-_ROW_MAGIC: Final = b"PK\x01\x02"
-_UTF8: Final = 0x800
 # What may come first in an archive that Keras wrote, or that was made of its folder.
 _KERAS_MEMBERS: Final = ("metadata.json", "config.json", "model.weights.h5", "assets/")
 _LOCAL_NBYTES: Final = 30
@@ -34,7 +26,7 @@ _LOCAL_NBYTES: Final = 30
 
 def is_zip(head: bytes) -> bool:
     """True if a file begins as a zip archive."""
-    return head.startswith((ZIP_MAGIC, _EMPTY_MAGIC))
+    return head.startswith((ZIP_MAGIC, END_MAGIC))
 
 
 def is_keras_archive(head: bytes, path: str) -> bool:
@@ -58,7 +50,7 @@ def describe_zip(storage: Storage, path: str, endings: tuple[str, ...]) -> Forei
         Its kind, and a way out: URLs of the checkpoints in it.
     """
     try:
-        names = _names_in(storage.file(path).tail(_TAIL_NBYTES))
+        names = _names_in(storage.file(path).tail(TAIL_NBYTES))
     except CheckpointError:
         names = None
     if names is None:
@@ -104,33 +96,9 @@ def _kind_of(names: Sequence[str]) -> ForeignFile:
 
 
 def _names_in(tail: bytes) -> list[str] | None:
-    """The names of all files in an archive.
-
-    Args:
-        tail: Its last bytes.
-
-    Returns:
-        The names, in the order of the table, of a table longer than `tail` the last
-        ones; None where the table is not there.
-    """
-    end = tail.rfind(_EMPTY_MAGIC)
-    if end < 0 or len(tail) - end < _END.size:
-        return None
-    nbytes = _END.unpack_from(tail, end)[5]
-    position = end - nbytes
-    if position < 0 or (nbytes and tail[position : position + 4] != _ROW_MAGIC):
-        # A table longer than the tail, or of a large archive (zip64).
-        position = tail.find(_ROW_MAGIC)
-    names: list[str] = []
-    while 0 <= position <= end - _ROW.size:
-        row = _ROW.unpack_from(tail, position)
-        if row[0] != _ROW_MAGIC:
-            break
-        start = position + _ROW.size
-        name = tail[start : start + row[10]]
-        names.append(name.decode("utf-8" if row[3] & _UTF8 else "cp437", "replace"))
-        position = start + row[10] + row[11] + row[12]
-    return [name for name in names if not name.endswith("/")]
+    """The names of all files in an archive; None where its table is not there."""
+    members = read_table(tail)
+    return None if members is None else [member.name for member in members]
 
 
 def _is_metadata(name: str) -> bool:

@@ -11,14 +11,14 @@ from typing import Final
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.resolution.assignments import Leaf, Resolution
 from tf2flax._assignment.resolution.entry_labels import label_of, target_of
-from tf2flax._assignment.resolution.unfilled import describe_unused
-from tf2flax._base.collapsing import list_collapsed, summarise
+from tf2flax._assignment.resolution.unfilled import unused_lines
+from tf2flax._base.collapsing import list_by_words, summarise
 from tf2flax._base.errors import AssignmentError
 
 from .targets import Target
 
-# Leaves that a message names.
-_MAX_NAMED: Final = 20
+# Leaves that a message names, or kinds of them.
+_MAX_NAMED: Final = 8
 
 
 def abstract_leaves_error(
@@ -55,8 +55,10 @@ def abstract_leaves_error(
         ),
     ]
     message = " ".join(filter(None, texts))
-    if unused := describe_unused(resolution, target.leaves):
-        message = f"{message} Entries that reach no leaf: {unused}"
+    if unused := unused_lines(resolution, target.leaves):
+        # Most likely the cause of the others, and therefore first.
+        separator = "\n" if "\n" in unused else " "
+        message = f"{unused}{separator}{message}"
     return AssignmentError(message)
 
 
@@ -64,7 +66,7 @@ def abstract_growth_error(names: Sequence[str]) -> AssignmentError:
     """Says which leaves have no elements that they could keep, and what to do."""
     return AssignmentError(
         f'fill="keep" keeps elements of these leaves ({len(names)}), which are '
-        f"jax.ShapeDtypeStruct and have none: {list_collapsed(names, _MAX_NAMED)}. "
+        f"jax.ShapeDtypeStruct and have none: {list_by_words(names, _MAX_NAMED)}. "
         "Initialise them with tf2flax.warm_start, or give arrays in the target."
     )
 
@@ -97,7 +99,7 @@ def _names(leaves: Sequence[Leaf]) -> list[str]:
 def _describe_unreached(names: Sequence[str], *, is_fillable: bool) -> str:
     if not names:
         return ""
-    listed = list_collapsed(names, _MAX_NAMED)
+    listed = list_by_words(names, _MAX_NAMED)
     way_out = "Add entries for them, or initialise" if is_fillable else "Initialise"
     return (
         f"No entry fills these leaves ({len(names)}), which would stay "
@@ -109,7 +111,7 @@ def _describe_unreached(names: Sequence[str], *, is_fillable: bool) -> str:
 def _describe_kept(option: str, names: Sequence[str]) -> str:
     if not names:
         return ""
-    listed = list_collapsed(names, _MAX_NAMED)
+    listed = list_by_words(names, _MAX_NAMED)
     return (
         f"{option} keeps these leaves ({len(names)}) as they are, which is "
         f"jax.ShapeDtypeStruct: {listed}. Initialise them with "
@@ -123,7 +125,7 @@ def _describe_rngs(names: Sequence[str]) -> str:
     return (
         f"These states of random numbers (nnx.RngState, {len(names)}) are "
         f"jax.ShapeDtypeStruct, and no tensor fills them: "
-        f"{list_collapsed(names, _MAX_NAMED)}. Make the model with tf2flax.warm_start, "
+        f"{list_by_words(names, _MAX_NAMED)}. Make the model with tf2flax.warm_start, "
         "which initialises them, or split them off: `rngs, state = "
         "nnx.split_state(state, nnx.RngState, ...)`, where `state = nnx.state(model)`, "
         "and fill `state`."

@@ -10,6 +10,7 @@ computation on their common mesh, for ever.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Generator, Mapping
 from typing import Final
@@ -30,17 +31,44 @@ _FAILED: Final = "failed "
 _READY: Final = "ready "
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class JointWork:
+    """What processes do together, for messages.
+
+    Attributes:
+        verb: A verb: "restore".
+        difference: What is wrong where they are about to do different things, and what
+            to do.
+    """
+
+    verb: str
+    difference: str
+
+
+RESTORING: Final = JointWork(
+    "restore",
+    "Processes are about to redistribute different leaves, or tensors, or in different "
+    "ways. Give all of them the same checkpoint, map, target, shardings (devices in "
+    "the same order) and strategy.",
+)
+
+
 class Agreement:
-    """An agreement of the processes that restore together; made by `all_or_none`.
+    """An agreement of the processes that work together; made by `all_or_none`.
 
     Attributes:
         participants: One device of each process; empty while they are unknown.
         common: Digest of what all of them must be about to do alike.
+        note: A short text without spaces at its ends that this process lets the others
+            know.
+        notes: The notes of all processes, once all of them have got through.
     """
 
     def __init__(self, participants: Mapping[int, Device]) -> None:
         self.participants: dict[int, Device] = dict(participants)
         self.common = ""
+        self.note = ""
+        self.notes: dict[int, str] = {}
 
     @property
     def is_shared(self) -> bool:
@@ -70,12 +98,15 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def all_or_none(participants: Mapping[int, Device]) -> Generator[Agreement]:
+def all_or_none(
+    participants: Mapping[int, Device], job: JointWork = RESTORING
+) -> Generator[Agreement]:
     """Runs a block on several processes: all get through it, or none.
 
     Args:
         participants: One device of each process that has a part of some leaf; none
             where they are not yet known.
+        job: What they do, for messages.
 
     Yields:
         What the block may say more about it.
@@ -92,30 +123,32 @@ def all_or_none(participants: Mapping[int, Device]) -> Generator[Agreement]:
             _exchange(agreement.participants, _FAILED + text)
         raise
     if agreement.is_shared:
-        messages = _exchange(agreement.participants, _READY + agreement.common)
+        text = f"{_READY}{agreement.common} {agreement.note}"
+        messages = _exchange(agreement.participants, text)
         failures = {
             number: text.removeprefix(_FAILED)
             for number, text in messages.items()
             if text.startswith(_FAILED)
         }
         if failures:
-            raise ReadError(_describe_failures(failures, len(messages)))
-        if len(set(messages.values())) > 1:
-            raise ReadError(
-                "Processes are about to redistribute different leaves, or tensors, or "
-                "in different ways. Give all of them the same checkpoint, map, target, "
-                "shardings (devices in the same order) and strategy."
-            )
+            raise ReadError(_describe_failures(failures, len(messages), job))
+        answers = {
+            number: text.removeprefix(_READY).partition(" ")
+            for number, text in messages.items()
+        }
+        if len({common for common, _, _ in answers.values()}) > 1:
+            raise ReadError(job.difference)
+        agreement.notes = {number: note for number, (_, _, note) in answers.items()}
 
 
-def _describe_failures(failures: Mapping[int, str], count: int) -> str:
+def _describe_failures(failures: Mapping[int, str], count: int, job: JointWork) -> str:
     lines = [f"  process {number}: {text}" for number, text in failures.items()]
     return "\n".join(
         [
-            f"{len(failures)} of {count} processes could not restore, so that all of "
-            "them stop:",
+            f"{len(failures)} of {count} processes could not {job.verb}, so that all "
+            "of them stop:",
             *lines,
-            "Fix this and restore again on all processes.",
+            f"Fix this and {job.verb} again on all processes.",
         ]
     )
 
@@ -126,19 +159,42 @@ def _exchange(participants: Mapping[int, Device], message: str) -> dict[int, str
     Returns:
         The message of each of them.
     """
-    mesh = Mesh(np.array(list(participants.values())), ("processes",))
-    row = np.zeros((1, _MESSAGE_NBYTES), np.uint8)
+    row = np.zeros(_MESSAGE_NBYTES, np.uint8)
     encoded = message.encode("utf-8", "replace")[:_MESSAGE_NBYTES]
-    row[0, : len(encoded)] = np.frombuffer(encoded, np.uint8)
-    shape = (len(participants), _MESSAGE_NBYTES)
+    row[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    return {
+        number: bytes(row).rstrip(b"\0").decode("utf-8", "replace")
+        for number, row in exchange_rows(participants, row).items()
+    }
+
+
+def this_process() -> int:
+    """Number of this process."""
+    return jax.process_index()
+
+
+def exchange_rows(
+    participants: Mapping[int, Device], row: np.ndarray
+) -> dict[int, np.ndarray]:
+    """Sends an array to all participants.
+
+    Args:
+        participants: One device of each process; this one is among them.
+        row: The array of this process, of one axis; of the same length and dtype on
+            all of them.
+
+    Returns:
+        The array of each of them.
+    """
+    mesh = Mesh(np.array(list(participants.values())), ("processes",))
+    shape = (len(participants), len(row))
     sharding = NamedSharding(mesh, PartitionSpec("processes"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     with isolated():
         # Each process puts its own row of the array; all of them get all rows.
-        sent = put_shards(shape, sharding, lambda _: row, np.dtype(np.uint8))
+        sent = put_shards(shape, sharding, lambda _: row[None], row.dtype)
         rows = jax.device_get(jax.jit(_same, out_shardings=everywhere)(sent))
-    texts = (bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in rows)
-    return dict(zip(participants, texts, strict=True))
+    return dict(zip(participants, rows, strict=True))
 
 
 def _same(array: jax.Array) -> jax.Array:

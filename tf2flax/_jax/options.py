@@ -27,6 +27,7 @@ from tf2flax._assignment.resolution.option_checks import (
 )
 from tf2flax._assignment.resolution.policies import (
     MapOptions,
+    UnusedPolicy,
     check_option,
     option_field,
 )
@@ -155,10 +156,10 @@ def check_options(
     facts = facts_of(assignment_map)
     for name, value in facts.options.items():
         if name not in options:
+            place = facts.option_places.get(name, "")
             try:
-                checked[name] = check_option(fields[name], value)
+                checked[name] = _placed(check_option(fields[name], value), place)
             except AssignmentError as error:
-                place = facts.option_places.get(name, "")
                 raise AssignmentError(f"{place}: {error}") from error
     for name, value in options.items():
         if name not in fields:
@@ -169,6 +170,13 @@ def check_options(
             )
         checked[name] = check_option(fields[name], value)
     return CheckedOptions(**checked)
+
+
+def _placed(value: object, place: str) -> object:
+    """An option of a map file, which knows its place if it can fail later."""
+    if isinstance(value, UnusedPolicy):
+        return dataclasses.replace(value, place=place)
+    return value
 
 
 def takes_options(function: F) -> F:

@@ -206,7 +206,9 @@ def make_job(
     if target.rng_states:
         refuse_rng_states(entries, target.rng_states)
     leaves, x64 = target.leaves, is_x64()
-    resolution = resolve_map(entries, leaves, manifest, options, x64=x64)
+    resolution = resolve_map(
+        entries, leaves, manifest, options, x64=x64, is_initialised=is_initialised
+    )
     if any(len(leaf.names) > 1 for leaf in leaves):
         ties = find_ties(entries, leaves, manifest, options, resolution, x64=x64)
         resolution = dataclasses.replace(resolution, ties=ties)

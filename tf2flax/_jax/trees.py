@@ -269,7 +269,7 @@ class Slot:
     @property
     def is_abstract(self) -> bool:
         """True if no array stands there yet."""
-        return isinstance(self.value, jax.ShapeDtypeStruct)
+        return self.leaf.is_abstract
 
 
 def is_array(value: Any) -> bool:
@@ -309,7 +309,8 @@ def make_slot(names: tuple[str, ...], holder: Any, *, refusal: str = "") -> Slot
     partitioning = None if is_bare else _partitioning_of(holder)
     if isinstance(partitioning, jax.sharding.Sharding):
         sharding, partitioning = sharding or partitioning, None
-    leaf = Leaf(names, shape, dtype, refusal)
+    is_abstract = isinstance(value, jax.ShapeDtypeStruct)
+    leaf = Leaf(names, shape, dtype, refusal, is_abstract)
     return Slot(leaf, value, owners, sharding, partitioning)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.layouts.filling import constants_within, fill_array
-from tf2flax._assignment.layouts.nodes import Layout, StridedView
+from tf2flax._assignment.layouts.filling import fill_array
+from tf2flax._assignment.layouts.nodes import Layout, StridedView, constants_within
 from tf2flax._assignment.layouts.steps import ValueRangeError
 from tf2flax._base.boxes import distance
 from tf2flax._base.collapsing import summarise

@@ -7,8 +7,12 @@ Begin with `base.py`, the contracts that everything above uses.
 - `stores.py`: from a path or URL to its place; stores as places of checkpoints.
 - `store_files.py`: keys of a store as indexes and data files.
 - `requests.py`: requests to stores, bounded in size, number and time.
+- `archives.py`: compressed members of zip archives, uncompressed once; `zip_table.py`:
+  the table at the end of an archive.
 - `snapshots.py`: what identified local files when they were opened.
 - `lazy.py`: views of tensors whose chunks are read when they are needed.
+- `save_destinations.py`: where a save writes, as a contract; `local_destination.py` and
+  `store_destination.py` fulfil it.
 - `writing.py`, `exchanging.py`: one file, and all files of a checkpoint, replaced
   whole or not at all.
 - `faults.py`: errors of systems and stores as errors of ours; `hosts.py`: hosts that

@@ -41,7 +41,7 @@ _LOOK_AGAIN_S: Final = 0.001
 # miss the end (seconds).
 _LOOK_UP_S: Final = 0.1
 # How the names of the files of a checkpoint go on, and those of a save under way.
-_MEMBER: Final = re.compile(r"(\.index|\.data-\d{5}-of-\d{5})?")
+MEMBER: Final = re.compile(r"(\.index|\.data-\d{5}-of-\d{5})?")
 _TEMPORARY: Final = re.compile(
     r"\.tempstate[0-9a-f]{16}(\.index|(\.old)?(\.data-\d{5}-of-\d{5})?)"
 )
@@ -306,7 +306,7 @@ def existing_files(prefix: str) -> list[str]:
     """
     # These are found even if the directory cannot be listed.
     by_name = filter(os.path.lexists, (prefix, f"{prefix}.index"))
-    suffixes = filter(_MEMBER.fullmatch, _suffixes(prefix))
+    suffixes = filter(MEMBER.fullmatch, _suffixes(prefix))
     return sorted({*(prefix + suffix for suffix in suffixes), *by_name})
 
 

@@ -39,9 +39,11 @@ def write_error(path: str, error: OSError) -> ReadError:
     return ReadError(f"Cannot write `{path}`: {error.strerror or error}.")
 
 
-def store_error(path: str, error: Exception, where: str = "") -> ReadError:
+def store_error(
+    path: str, error: Exception, where: str = "", *, verb: str = "read"
+) -> ReadError:
     """The error for a request that a store refuses; `where` as in `system_error`."""
-    return ReadError(f"Cannot read `{path}`: {store_reason(error)}{where}.")
+    return ReadError(f"Cannot {verb} `{path}`: {store_reason(error)}{where}.")
 
 
 def http_status(error: Exception) -> str:

@@ -8,6 +8,7 @@ by one connection of its own. Reads no more of a file than a byte.
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import socket
 import threading
@@ -25,6 +26,8 @@ _GOOD_FOR_S: Final = 30.0
 _PORTS: Final = {"http": 80, "https": 443, "gs": 443, "s3": 443}
 # Where stores of a scheme are; a bucket of S3 has a host of its own.
 _HOSTS: Final = {"gs": "storage.googleapis.com", "s3": "s3.amazonaws.com"}
+# Variables that hold the URL of another server.
+_ENDPOINTS: Final = {"gs": "TENSORSTORE_GCS_HTTP_URL", "s3": "AWS_ENDPOINT_URL"}
 _HUGGING_FACE: Final = re.compile(
     r"https?://huggingface\.co/(?P<repo>[^/]+/[^/]+)/(?:resolve|raw|blob)/"
     r"(?P<revision>[^/]+)/(?P<path>[^?|]*)"
@@ -170,6 +173,8 @@ def describe_redirect(url: str, target: str) -> str:
 def _address_of(parts: SplitResult) -> tuple[str, int]:
     """Host and port of a URL; no host where it has none, or is behind a proxy."""
     scheme = parts.scheme.lower()
+    if endpoint := os.environ.get(_ENDPOINTS.get(scheme, ""), ""):
+        return _address_of(urlsplit(endpoint))
     if scheme not in _PORTS:
         return "", 0
     host = _HOSTS.get(scheme) or parts.hostname or ""

@@ -78,8 +78,8 @@ class LocalStorage:
         """Names of the files in a directory, sorted."""
         try:
             return sorted(os.listdir(directory or "."))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):
+            return []  # names with half a character are no folder's
         except OSError as error:
             raise system_error(directory, error) from error
 
@@ -227,6 +227,8 @@ class LocalFile:
             raise self._missing("The checkpoint") from error
         except OSError as error:
             raise system_error(self.path, error) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise not_a_file(self.path, "The checkpoint")
         if self.snapshot is not None:
             self.snapshot.check(self.path, status, "The checkpoint")
         return status.st_size

@@ -18,6 +18,9 @@ from tf2flax._base.names import nearest
 # Schemes as others spell them, and as tensorstore does.
 _SPELLINGS: Final = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 _SCHEMES: Final = ("gs", "s3", "http", "https", "file", "memory")
+# Variables as shells of UNIX and Windows write them; a drive of Windows.
+_VARIABLE: Final = re.compile(r"\$\{\w+\}|\$[A-Za-z_]\w*|%\w+%", re.A)
+_DRIVE: Final = re.compile(r"(?P<letter>[A-Za-z]):[\\/]+")
 _TAR: Final = re.compile(r"\|(tar|tgz|tar\.gz):")
 
 
@@ -40,6 +43,44 @@ def refuse_home(path: str) -> None:
         raise UnsupportedError(
             f"`{path}`: only shells take `~` for the home directory. Give `{expanded}`."
         )
+
+
+def describe_spelling(path: str) -> str:
+    """Says what to give for a path that a shell, or Windows, would understand.
+
+    Args:
+        path: A local path at which nothing lies.
+
+    Returns:
+        Sentences; "" for any other path.
+    """
+    names = [match.strip("${}%") for match in _VARIABLE.findall(path)]
+    if names and os.path.lexists(_first_folder_with_variable(path)):
+        return ""
+    unset = [name for name in names if name not in os.environ]
+    if unset:
+        return f"The variable `{unset[0]}` of the environment is not set."
+    if names:
+        expanded = _VARIABLE.sub(
+            lambda m: os.environ[m[0].strip("${}%")], path.removeprefix("./")
+        )
+        return f"Only shells replace `{_VARIABLE.findall(path)[0]}`. Give `{expanded}`."
+    drive = _DRIVE.match(path)
+    if os.name == "nt" or not (drive or path.startswith("\\\\")):
+        return ""
+    fact = "It is a path of Windows, and this system is another one."
+    if drive is None:
+        return f"{fact} Copy the files here."
+    below = path[drive.end() :].replace("\\", "/")
+    mounted = f"/mnt/{drive['letter'].lower()}/{below}"
+    return f"{fact} WSL has it at `{mounted}`; elsewhere, copy the files here."
+
+
+def _first_folder_with_variable(path: str) -> str:
+    """A path as far as the component that has a variable in its name."""
+    match = _VARIABLE.search(path)
+    end = path.find("/", match.end()) if match else -1
+    return path if end < 0 else path[:end]
 
 
 def unknown_scheme(text: str, url: re.Match[str], scheme: str) -> UnsupportedError:

@@ -12,7 +12,8 @@ import functools
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import quote
 
 from tf2flax._base.errors import ReadError, RedirectedError, UnsupportedError
 from tf2flax._base.threads import is_given_up
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tensorstore import TensorStore as TensorStore
     from tensorstore import VirtualChunkedReadParameters as VirtualChunkedReadParameters
 
+    from .archives import Archive
     from .hosts import HostCheck
 
 # One request: small enough to end within the time below on a slow line, large enough
@@ -58,20 +60,28 @@ _DEFAULT_CONTEXT: Final = {
 
 
 class StoreClient:
-    """Asks one store for keys, which are paths."""
+    """Asks one store for keys, which are paths.
 
-    __slots__ = ("_root",)
+    Attributes:
+        archive: What uncompresses members, where the store is a zip archive.
+    """
 
-    def __init__(self, root: KvStore) -> None:
+    __slots__ = ("_root", "archive")
+
+    def __init__(self, root: KvStore, archive: Archive | None = None) -> None:
         """Wraps a store, of which the path is empty."""
         self._root = root
+        self.archive = archive
 
     def url_of(self, key: str) -> str:
         """The URL of a key, for users."""
         try:
             return (self._root + key).url
-        except Exception:  # not every driver has URLs
-            return f"{self._root.spec().to_json().get('driver', 'kvstore')}:{key}"
+        except Exception:  # not every driver has URLs, nor S3 of another server
+            spec = self._root.spec().to_json()
+            driver = spec.get("driver", "kvstore")
+            bucket = f"//{spec['bucket']}/" if driver == "s3" else ""
+            return f"{driver}:{bucket}{quote(key) if bucket else key}"
 
     def start_read(self, key: str, span: slice | None = None) -> Future[Any]:
         """Starts to read a key, or some of its bytes.
@@ -98,7 +108,13 @@ class StoreClient:
             OutOfRangeError: The key has fewer bytes.
             ReadError: The store refuses.
         """
-        return wait_for(self.start_read(key, span), self.url_of(key))
+        try:
+            return wait_for(self.start_read(key, span), self.url_of(key))
+        except OutOfRangeError as error:
+            if span is not None:
+                raise
+            # Not what was asked for: the archive that the store reads is damaged.
+            raise store_error(self.url_of(key), error) from error
 
     def read_unless(self, key: str, generation: bytes) -> Any:
         """Reads a byte of a key, unless the key still has a generation.
@@ -114,6 +130,20 @@ class StoreClient:
             encode_name(key), byte_range=slice(0, 1), if_not_equal=generation
         )
         return wait_for(future, self.url_of(key))
+
+    def start_write(self, key: str, contents: bytes | bytearray | None) -> Future[Any]:
+        """Starts to write a key whole, or to delete it.
+
+        Args:
+            key: The key.
+            contents: All bytes, which are copied at once; None deletes the key.
+
+        Returns:
+            The answer, for `wait_for`.
+        """
+        load_tensorstore()
+        # Its stub leaves out that a bytearray will do.
+        return self._root.write(encode_name(key), cast("bytes | None", contents))
 
     def list_keys(self, folder: str) -> list[str]:
         """Lists what follows a path in the keys that begin with it, sorted.
@@ -139,18 +169,27 @@ class StoreClient:
         """Hashes what equal stores share."""
         return hash(type(self))
 
-    def __reduce__(self) -> tuple[type[StoreClient], tuple[KvStore]]:
+    def __reduce__(self) -> tuple[type[StoreClient], tuple[KvStore, Archive | None]]:
         """Pickles the store with the specification of its context."""
-        return StoreClient, (self._root,)
+        return StoreClient, (self._root, self.archive)
 
 
-def wait_for(future: Any, path: str, where: str = "") -> Any:
+def wait_for(
+    future: Any,
+    path: str,
+    where: str = "",
+    *,
+    verb: str = "read",
+    timeout_s: float | None = None,
+) -> Any:
     """Waits for an answer of tensorstore, but not for ever.
 
     Args:
         future: The answer.
         path: The path or URL that was asked for, for messages.
         where: Which bytes of it, likewise: see `describe_bytes`.
+        verb: What is done with it, likewise.
+        timeout_s: How long; None for `REQUEST_TIMEOUT_S`.
 
     Raises:
         OutOfRangeError: More bytes were asked for than there are.
@@ -158,22 +197,23 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
         NotImplementedError: The store cannot do that.
     """
     started = time.monotonic()
+    timeout_s = REQUEST_TIMEOUT_S if timeout_s is None else timeout_s
     check: HostCheck | None = None
     try:
         while True:
             waited = time.monotonic() - started
-            left = REQUEST_TIMEOUT_S - waited
+            left = timeout_s - waited
             try:
                 return future.result(timeout=max(0, min(left, _LOOK_UP_S)))
             except TimeoutError as error:
                 if left > 0 and not is_given_up():
                     # tensorstore would try an unreachable host for much longer.
                     if waited > PATIENCE_S:
-                        check = _check_host(check, path, future)
+                        check = _check_host(check, path, future, verb)
                     continue
                 future.cancel()
                 raise ReadError(
-                    f"Cannot read `{path}`: no answer within {REQUEST_TIMEOUT_S:g} "
+                    f"Cannot {verb} `{path}`: no answer within {timeout_s:.3g} "
                     f"seconds{where}."
                 ) from error
     except (ReadError, NotImplementedError):
@@ -185,16 +225,19 @@ def wait_for(future: Any, path: str, where: str = "") -> Any:
             from . import hosts
 
             raise hosts.redirected(path) from error
-        raise store_error(path, error, where) from error
+        raise store_error(path, error, where, verb=verb) from error
 
 
-def _check_host(check: HostCheck | None, url: str, future: Any) -> HostCheck | None:
+def _check_host(
+    check: HostCheck | None, url: str, future: Any, verb: str
+) -> HostCheck | None:
     """Looks at the host of a request that is not answered for long.
 
     Args:
         check: A look that was begun before; None for none.
         url: What was asked for.
         future: The answer.
+        verb: What is done with it, for messages.
 
     Returns:
         The look.
@@ -209,7 +252,7 @@ def _check_host(check: HostCheck | None, url: str, future: Any) -> HostCheck | N
     trouble = check.trouble()
     if trouble and not future.done():
         future.cancel()
-        fact = f"Cannot read `{url}`: {trouble}."
+        fact = f"Cannot {verb} `{url}`: {trouble}."
         # Only of a redirect is there another path to go to.
         raise RedirectedError(fact, check.path) if check.path else ReadError(fact)
     return check

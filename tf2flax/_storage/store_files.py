@@ -10,9 +10,9 @@ import collections
 import hashlib
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tf2flax._base.errors import DamagedError, ReadError
+from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
 from tf2flax._base.values import ByteRange
 
 from .base import HEAD_NBYTES
@@ -25,6 +25,9 @@ from .requests import (
     wait_for,
 )
 from .snapshots import replaced
+
+if TYPE_CHECKING:
+    from .archives import UnpackedFile
 
 
 class StoreIndex:
@@ -169,14 +172,18 @@ class StoreFile:
     def head(self) -> bytes:
         """First bytes of the file; empty where it cannot be read."""
         try:
+            if unpacked := self._unpacked("The checkpoint"):
+                return unpacked.read(0, HEAD_NBYTES)
             return self._client.read(self._key, slice(0, HEAD_NBYTES)).value
         except OutOfRangeError:  # it is shorter than that
             return self._read_all()
-        except ReadError:
+        except (DamagedError, ReadError, UnsupportedError):
             return b""
 
     def tail(self, nbytes: int) -> bytes:
         """Last bytes of the file; see `DataFile`."""
+        if unpacked := self._unpacked("The checkpoint"):
+            return unpacked.read(max(0, unpacked.nbytes - nbytes), nbytes)
         try:
             result = self._client.read(self._key, slice(-nbytes, None))
         except OutOfRangeError:  # it is shorter than that
@@ -206,6 +213,13 @@ class StoreFile:
             buffer      |- run 0 -|- run 1 -| …
         """
         nbytes = len(buffer) // len(starts)
+        if unpacked := self._unpacked(subject):
+            last = max(starts)
+            self._check_unpacked(unpacked, ByteRange(last, last + nbytes), subject)
+            for number, start in enumerate(starts):
+                run = buffer[number * nbytes : (number + 1) * nbytes]
+                unpacked.read_into(start, run)
+            return
         in_flight: collections.deque[tuple[slice, ByteRange, Any]] = collections.deque()
         longest = min(REQUEST_NBYTES, max(nbytes, 1))
         max_in_flight = min(MAX_REQUESTS, IN_FLIGHT_NBYTES // longest)
@@ -238,6 +252,9 @@ class StoreFile:
         Asks for the last byte, since a store does not say how long a value is. For what
         one request would read, it is not worth it.
         """
+        if unpacked := self._unpacked(subject):
+            self._check_unpacked(unpacked, span, subject)
+            return
         if span.nbytes <= REQUEST_NBYTES or span.stop <= self._min_nbytes:
             return
         last = slice(span.stop - 1, span.stop)
@@ -261,6 +278,25 @@ class StoreFile:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles store, key and generation."""
         return StoreFile, (self._client, self._key, self._index, self._generation)
+
+    def _unpacked(self, subject: str) -> UnpackedFile | None:
+        """The file uncompressed, if it is a compressed member of an archive."""
+        if self._client.archive is None:
+            return None
+        index = self._index
+
+        def check() -> None:
+            if index is not None:
+                index.check(subject)
+
+        return self._client.archive.unpacked(self._key, subject=subject, check=check)
+
+    def _check_unpacked(
+        self, unpacked: UnpackedFile, span: ByteRange, subject: str
+    ) -> None:
+        if span.stop > unpacked.nbytes:
+            head = unpacked.read(0, HEAD_NBYTES)
+            raise short_file(self._url, span, subject, size=unpacked.nbytes, head=head)
 
     def _missing(self, subject: str) -> DamagedError:
         if self._index is not None:  # another index names other data files

@@ -26,6 +26,7 @@ from .requests import StoreClient, default_context, load_tensorstore
 from .store_files import StoreFile, StoreIndex
 
 if TYPE_CHECKING:
+    from .archives import Archive
     from .base import Storage
     from .requests import Context, KvStore
 
@@ -86,13 +87,34 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
         )
     ts = load_tensorstore()
     try:
-        store = ts.KvStore.open(text, context=context or default_context()).result()
+        store = ts.KvStore.open(
+            _spec_of(text), context=context or default_context()
+        ).result()
     except Exception as error:
         scheme = re.search(r'unsupported URL scheme "([^"]*)"', str(error))
         if scheme or "unsupported URL scheme" in str(error):
             raise unknown_scheme(text, url, scheme[1] if scheme else "") from error
         raise ReadError(f"Cannot open `{text}`: {store_reason(error)}.") from error
     return _storage_of_kvstore(store)
+
+
+def _spec_of(url: str) -> str | dict[str, Any]:
+    """What opens a URL: the server of `AWS_ENDPOINT_URL`, if there is one, for S3.
+
+    tensorstore itself reads TENSORSTORE_GCS_HTTP_URL, but not this variable.
+    """
+    parts = urlsplit(url)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint or parts.scheme.lower() != "s3" or "|" in url:
+        return url
+    spec: dict[str, Any] = {
+        "driver": "s3",
+        "bucket": parts.netloc,
+        "path": unquote(parts.path[1:]),
+        "endpoint": endpoint.rstrip("/"),
+    }
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return spec | ({"aws_region": region} if region else {})
 
 
 def _check_not_a_url(path: str) -> None:
@@ -125,9 +147,24 @@ def _storage_of_kvstore(store: KvStore) -> tuple[Storage, str]:
     spec = store.spec().to_json()
     if spec.get("driver") == "file":
         return LOCAL, store.path
+    archive = _archive_of(store) if spec.get("driver") == "zip" else None
+    return KvStorage(StoreClient(_root_of(store), archive)), store.path
+
+
+def _root_of(store: KvStore) -> KvStore:
     root = store.copy()
     root.path = ""
-    return KvStorage(StoreClient(root)), store.path
+    return root
+
+
+def _archive_of(store: KvStore) -> Archive | None:
+    """What uncompresses members of a zip archive; None for one in another archive."""
+    from .archives import Archive  # imports what few checkpoints need
+
+    base = store.base
+    if base is None or base.spec().to_json().get("driver") == "zip":
+        return None
+    return Archive(StoreFile(StoreClient(_root_of(base)), base.path))
 
 
 def _path_of_file_url(url: str) -> str:
@@ -148,6 +185,11 @@ class KvStorage:
     def __init__(self, client: StoreClient) -> None:
         """Wraps a store."""
         self._client = client
+
+    @property
+    def client(self) -> StoreClient:
+        """What asks the store."""
+        return self._client
 
     @property
     def is_local(self) -> bool:

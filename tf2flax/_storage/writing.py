@@ -59,9 +59,14 @@ def write_atomically(path: str, contents: bytes) -> None:
         remove(temporary)
 
 
-def temporary_name(path: str) -> str:
-    """A name beside a path that no other process uses; TensorFlow's word is in it."""
-    return f"{path}.tempstate{secrets.token_hex(8)}"
+def temporary_name(path: str, token: str = "") -> str:
+    """A name beside a path that no other process uses; TensorFlow's word is in it.
+
+    Args:
+        path: The path.
+        token: 16 hexadecimal digits that nobody else has; "" for new ones.
+    """
+    return f"{path}.tempstate{token or secrets.token_hex(8)}"
 
 
 def write_new_file(path: str, contents: bytes) -> None:

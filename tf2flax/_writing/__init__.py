@@ -7,10 +7,14 @@ fetched and written one by one.
 - `trees.py`, `arrays.py`, `device_arrays.py`, `slicing.py`: what a caller saves ->
   `NewTensor`s, which `new_tensors.py` defines.
 - `by_plan.py`: the same by the map of a plan, backwards; `backwards.py` puts each
-  tensor together from leaves; `stale.py` warns about copies that no longer belong to
-  what is written; `averages.py` writes a variable and its averages alike.
-- `bundle.py`, `table.py`: `NewTensor`s -> data files and index; `state_file.py`: the
-  file `checkpoint`.
+  tensor together from leaves, `growing.py` those of leaves that have grown; `stale.py`
+  warns about copies that no longer belong to what is written; `averages.py` writes a
+  variable and its averages alike.
+- `prefixes.py`: a prefix -> the destination of a save. `bundle.py`: `NewTensor`s ->
+  data files and index; `parts.py`: what of them one process writes; `table.py`: the
+  table of an index; `state_file.py`: the file `checkpoint`.
+- `together.py`: a save of several processes; `sharded.py`, `sharded_backwards.py`:
+  what of arrays that span them each one writes.
 - `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`
   know the text, and no file. `map_lines.py`: lines of keys; `map_options.py`: options
   and parameters; `toml_errors.py`, `json_errors.py`: what is wrong with a text;

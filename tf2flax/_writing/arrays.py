@@ -45,13 +45,18 @@ def prepare_tensor(name: str, value: Any) -> NewTensor:
 
     Raises:
         AssignmentError: The name or the value cannot be saved.
-        UnsupportedError: No checkpoint holds the dtype; or the array is being traced or
-            spans processes.
+        UnsupportedError: No checkpoint holds the dtype; or the array is being traced.
     """
     if isinstance(value, StoredTensor):
         return copy_tensor(name, value)
     if is_jax_array(value):
-        return whole_tensor(name, *prepare_jax_array(name, value))
+        spec, array = prepare_jax_array(name, value)
+        if not value.is_fully_addressable:
+            # Here, since only jobs of several processes have such arrays.
+            from .sharded import sharded_tensor
+
+            return sharded_tensor(name, spec, value)
+        return whole_tensor(name, spec, array)
     return whole_tensor(name, *_prepare_host_array(name, value))
 
 

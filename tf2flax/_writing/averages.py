@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 
 from tf2flax._assignment.plans.inverse import InversePlan
+from tf2flax._base.errors import CheckpointError
+from tf2flax._base.manifest import Manifest
 from tf2flax._base.role_patterns import DEBIASING
+from tf2flax._checkpoint.object_based import ObjectBasedManifest
 
 
 def write_both(inverse: InversePlan) -> InversePlan:
@@ -28,6 +32,7 @@ def write_both(inverse: InversePlan) -> InversePlan:
     averages: dict[str, list[str]] = {}
     for average, variable in variables.items():
         averages.setdefault(variable, []).append(average)
+    twins = _twins_of(manifest)
     loaded = {assignment.name for assignment in inverse.assignments}
     partners_of: dict[str, list[str]] = {}
     sources_of: dict[str, list[str]] = {}
@@ -38,7 +43,7 @@ def write_both(inverse: InversePlan) -> InversePlan:
         candidates = averages.get(name, [])
         if name in variables:
             candidates = [variables[name], *candidates]
-        for partner in candidates:
+        for partner in (p for c in candidates for p in twins.get(c, (c,))):
             if partner not in loaded:
                 partners_of.setdefault(name, []).append(partner)
                 sources_of.setdefault(partner, []).append(name)
@@ -59,6 +64,15 @@ def write_both(inverse: InversePlan) -> InversePlan:
     return inverse.stored_elsewhere(
         dataclasses.replace(stored, places=places, is_view=True, partners=partners)
     )
+
+
+def _twins_of(manifest: Manifest) -> Mapping[str, tuple[str, ...]]:
+    """Stored names of variables that are stored twice -> both names."""
+    if isinstance(manifest, ObjectBasedManifest):
+        # A damaged graph is copied as it is.
+        with contextlib.suppress(CheckpointError):
+            return manifest.twins()
+    return {}
 
 
 def _variables_of_averages(inverse: InversePlan) -> Mapping[str, str]:

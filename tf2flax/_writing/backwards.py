@@ -38,7 +38,7 @@ from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.dtypes import forced_cast, kind_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.values import TensorSpec
+from tf2flax._base.values import Box, TensorSpec
 from tf2flax._reading.whole import read_entry
 
 # Contributions to tensors, by stored name.
@@ -133,7 +133,7 @@ class TensorWriter:
                 ) from error
             stored = entry.spec.dtype.numpy
             leaf_values += [
-                _leaf_value(assignment, stored, contribution)
+                leaf_value_of(assignment, stored, contribution)
                 for contribution in contributions
             ]
         return leaf_values
@@ -154,7 +154,7 @@ class TensorWriter:
         )
         raise AssignmentError(
             f"Leaf `{conflict.leaf}` cannot be written as `{entry.name}`: "
-            f"{_misfit(conflict, culprit, entry.spec)}"
+            f"{describe_misfit(conflict, culprit, entry.spec)}"
         )
 
     def _take_contributions(self, number: int, name: str) -> list[Contribution]:
@@ -237,10 +237,16 @@ def _intersection(
     return first if second is None else first & second
 
 
-def _leaf_value(
+def leaf_value_of(
     assignment: Assignment, stored: np.dtype, contribution: Contribution
 ) -> LeafValue:
-    """The value of a contribution, and the casts by which it was loaded."""
+    """The value of a contribution, and the casts by which it was loaded.
+
+    Args:
+        assignment: How the leaf was loaded.
+        stored: Dtype of the tensor.
+        contribution: Elements of the leaf.
+    """
     value = contribution.value
     assert value is not None
     casts = [*contribution.casts, assignment.dtype]
@@ -260,9 +266,23 @@ def _leaf_value(
     return LeafValue(assignment.leaf, value, contribution.mask, chain, is_widened)
 
 
-def _misfit(conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec) -> str:
-    """Says why a leaf cannot be written, and what to do."""
-    place = [int(i) for i in np.unravel_index(conflict.place, spec.shape)]
+def describe_misfit(
+    conflict: Conflict,
+    leaf_value: LeafValue,
+    spec: TensorSpec,
+    box: Box | None = None,
+) -> str:
+    """Says why a leaf cannot be written, and what to do.
+
+    Args:
+        conflict: The elements that do not fit.
+        leaf_value: The value of the leaf.
+        spec: Shape and dtype of the tensor.
+        box: The box of it that was looked at; None for all of it.
+    """
+    box = Box.whole(spec.shape) if box is None else box
+    within = np.unravel_index(conflict.place, box.shape)
+    place = [start + int(i) for start, i in zip(box.starts, within, strict=True)]
     where = (
         f"{conflict.count} of {spec.size}, the first is {conflict.value} at {place} of "
         "the tensor"

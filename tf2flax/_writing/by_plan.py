@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
-from tf2flax._assignment.layouts.uncasting import is_one_to_one
 from tf2flax._assignment.plans.inverse import InversePlan
 from tf2flax._base.caller import attribute_of, warn_caller
-from tf2flax._base.dtypes import forced_cast
 from tf2flax._base.errors import AssignmentError, CheckpointError
 from tf2flax._base.text import list_names
 from tf2flax._base.values import TensorSpec
@@ -27,7 +23,8 @@ from tf2flax._formats.object_graph import GRAPH_KEY
 from .arrays import prepare_tensor
 from .averages import write_both
 from .backwards import TensorWriter
-from .new_tensors import NewTensor, whole_tensor
+from .growing import grown_tensors
+from .new_tensors import NewTensor, spans_processes, whole_tensor
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
 from .stale import StaleCopies
 from .trees import leaves_of
@@ -80,12 +77,21 @@ def prepare_by_plan(
     ]
     copied = inverse.copied if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
-    tensors = [
+    tensors: list[NewTensor] = []
+    sharded = frozenset[str]()
+    if any(map(spans_processes, arrays.values())):
+        # Here, since only jobs of several processes have such leaves.
+        from .sharded_backwards import sharded_names, sharded_tensors
+
+        sharded = sharded_names(inverse, arrays)
+        tensors += sharded_tensors(inverse, arrays, sharded, stale)
+    tensors += [
         rewrite_tensor(
             manifest.entry(name),
             stale.watched(name, functools.partial(writer.tensor, name)),
         )
         for name in covered
+        if name not in sharded
     ]
     tensors += renewed.values()
     graph = _changed_graph(inverse, stale, is_copying=is_copying)
@@ -155,6 +161,15 @@ def _renewed_tensors(
     for renewal in inverse.renewals:
         if not all(leaf in arrays for leaf in renewal.leaves):
             continue
+        if any(spans_processes(arrays[leaf]) for leaf in renewal.leaves):
+            # Here, since only jobs of several processes have such leaves.
+            from .sharded_backwards import renewed_in_slices
+
+            tensors |= renewed_in_slices(inverse, renewal, arrays)
+            continue
+        if renewal.is_grown:
+            tensors |= grown_tensors(inverse, renewal, arrays)
+            continue
         if renewal.parts:
             parts = [arrays[part] for part in renewal.parts]
             tensors |= {name: join_parts(name, parts) for name in renewal.places}
@@ -165,18 +180,8 @@ def _renewed_tensors(
         for name, (expression, shape) in resized.items():
             spec = TensorSpec(shape, leaf.spec.dtype)
             array = functools.partial(whole.evaluate, expression)
-            stored = inverse.manifest.entry(name).spec.dtype
-            # What was loaded through a cast is cast back where nothing can be lost.
-            if renewal.is_grown and is_one_to_one(spec.dtype.numpy, stored.numpy):
-                spec = TensorSpec(shape, stored)
-                array = functools.partial(_cast_back, array, stored.numpy)
             tensors[name] = whole_tensor(name, spec, array)
     return tensors
-
-
-def _cast_back(read: Callable[[], np.ndarray], dtype: np.dtype) -> np.ndarray:
-    array = read()
-    return array if array.dtype == dtype else forced_cast(array, dtype)
 
 
 def _watch_copies(

@@ -34,12 +34,12 @@ def prepare_jax_array(
         value: The array.
 
     Returns:
-        Shape and dtype, and what fetches the elements.
+        Shape and dtype, and what fetches the elements; of an array that spans
+        processes, it fetches those of this one.
 
     Raises:
         AssignmentError: The array was deleted, or holds keys of random numbers.
-        UnsupportedError: It is being traced, spans processes, or no checkpoint holds
-            the dtype.
+        UnsupportedError: It is being traced, or no checkpoint holds the dtype.
     """
     jax = sys.modules["jax"]
     if isinstance(value, jax.core.Tracer):
@@ -50,12 +50,6 @@ def prepare_jax_array(
     if value.is_deleted():
         raise AssignmentError(
             f"Leaf `{name}` was deleted or donated. Save before it is."
-        )
-    if not value.is_fully_addressable:
-        raise UnsupportedError(
-            f"Leaf `{name}` spans processes. Gather it first, with "
-            "jax.experimental.multihost_utils.process_allgather, and save in one "
-            "process."
         )
     if not isinstance(value.dtype, np.dtype):
         raise AssignmentError(
@@ -75,14 +69,15 @@ def fetch_array(jax: Any, value: Any) -> np.ndarray:
         for shard in value.addressable_shards
     }
     if len(shards) == 1:
-        return _fetch_shard(jax, next(iter(shards.values())))
+        return fetch_shard(jax, next(iter(shards.values())))
     out = empty(value.shape, value.dtype)
     for shard in shards.values():
-        out[shard.index] = _fetch_shard(jax, shard)
+        out[shard.index] = fetch_shard(jax, shard)
     return out
 
 
-def _fetch_shard(jax: Any, shard: Any) -> np.ndarray:
+def fetch_shard(jax: Any, shard: Any) -> np.ndarray:
+    """Copies a shard to the host, unless it is there."""
     # An array keeps its copy on the host once it was asked for. This array of the same
     # buffer is dropped at once, and with it the copy.
     data = shard.data

@@ -81,7 +81,8 @@ def describe_repeated_key(key: str, values: Iterable[Any]) -> str:
     listed = and_more(", ".join(pairs[:_MAX_PAIRS]), len(pairs) - _MAX_PAIRS)
     return (
         f"key {json.dumps(key, ensure_ascii=False)} occurs twice. Write the map as a "
-        f'list of pairs, in place of the object: `"{TABLE_KEY}": [{listed}]`.'
+        f'list of pairs, in place of the object: `"{TABLE_KEY}": [{listed}]`. Other '
+        "entries become pairs in it as well."
     )
 
 

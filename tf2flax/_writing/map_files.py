@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
-from tf2flax._base.names import nearest
+from tf2flax._base.names import nearest, why_no_file
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._storage.faults import system_error, write_error
 from tf2flax._storage.local import LOCAL
@@ -125,8 +125,8 @@ def _name_of(path: object) -> str:
             "Expected the path of a map file (str, bytes or os.PathLike), got "
             f"{type(path).__name__}."
         ) from error
-    if "\0" in name:
-        raise AssignmentError(f"{name!r} is not a valid file name: it has a NUL.")
+    if reason := why_no_file(name):
+        raise AssignmentError(f"{name!r} is not a valid file name: {reason}.")
     refuse_home(name)
     return name
 

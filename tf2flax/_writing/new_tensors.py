@@ -12,6 +12,7 @@ from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.values import (
     DTYPES_BY_NUMPY,
     STORED_DTYPES,
+    Box,
     StoredDtype,
     TensorSpec,
     encode_name,
@@ -31,11 +32,22 @@ class NewPiece:
         spec: Shape of the piece, and dtype.
         extents: Start and length along every axis; None unless it is a slice.
         array: Gives its elements, when they are written.
+        process: Number of the process that has the elements and writes them, where
+            several save together; None where all of them have them.
+        part: Gives the elements of a box of the piece, where that takes less memory
+            than all of them.
     """
 
     spec: TensorSpec
     extents: Extents | None
     array: Callable[[], np.ndarray]
+    process: int | None = None
+    part: Callable[[Box], np.ndarray] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file; of strings, a guess that only balances data files."""
+        return self.spec.size * self.spec.dtype.numpy.itemsize
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +75,11 @@ def whole_tensor(
 ) -> NewTensor:
     """A tensor that is written in one piece."""
     return NewTensor(stored_key(name), spec, (NewPiece(spec, None, array),))
+
+
+def spans_processes(tensor: NewTensor) -> bool:
+    """True if processes have different pieces of a tensor."""
+    return any(piece.process is not None for piece in tensor.pieces)
 
 
 def stored_key(name: str) -> bytes:

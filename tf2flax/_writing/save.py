@@ -7,26 +7,19 @@ flat mapping of numpy arrays is saved without it.
 
 from __future__ import annotations
 
-import os
+import sys
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
-from tf2flax._base.errors import (
-    AssignmentError,
-    ExistsError,
-    ReadError,
-    UnsupportedError,
-)
+from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
-from tf2flax._storage.exchanging import existing_files
-from tf2flax._storage.faults import write_error
-from tf2flax._storage.local import LOCAL
-from tf2flax._storage.stores import storage_of
-from tf2flax._storage.writing import new_folders
 
-from .bundle import MAX_DATA_FILES, write_bundle
+from .bundle import write_bundle
 from .by_plan import Invertible, prepare_by_plan
 from .new_tensors import NewTensor
+from .parts import MAX_DATA_FILES
+from .prefixes import open_destination, refuse_present, writing_to
 from .stale import StaleCopies
 from .state_file import update_state
 from .trees import prepare_tree
@@ -54,9 +47,14 @@ def save_checkpoint(
     state file `checkpoint` names the prefix, and keeps the checkpoints that it named
     before; a SavedModel has no state file and gets none.
 
+    Where an array spans processes of `jax.distributed`, all of them call this alike.
+    Each writes a data file of its shards, every element once; the first one writes the
+    index, and what every process has: NumPy arrays, scalars, copies.
+
     Args:
-        prefix: Local path of the new checkpoint, without suffix ("run/model.ckpt-7");
-            its directory is made if it is missing.
+        prefix: Path of the new checkpoint, without suffix ("run/model.ckpt-7"), local
+            or a URL that tensorstore can write (gs://, s3:// …). A local directory is
+            made if it is missing.
         tree_or_mapping: What to save. A flat mapping of names to arrays, or a
             `Checkpoint`, is written under its names as they stand. In anything else
             (nested dicts, linen variables, `nnx.State`, `nnx.Module`, any pytree) a
@@ -84,23 +82,24 @@ def save_checkpoint(
             "follow", what the leaf was loaded from, so that a plan for
             `by_moving_average()` writes averages, and a warning names the variables
             that stay as they were; "both", the leaf is written to either.
-        data_files: Number of data files, between which the bytes are balanced.
+        data_files: Number of data files, between which the bytes are balanced; a store
+            gets more where one would be larger than 32 MiB.
         overwrite: Whether files of this prefix that exist already are replaced, once
             the new ones are complete; an interrupt waits until all of them are. A
             checkpoint that was open must be opened again, and its plans made again:
             also a plan that was saved over the checkpoint it was made for.
 
     Returns:
-        The prefix, absolute.
+        The prefix, absolute; or its URL.
 
     Raises:
         ExistsError: Files of this prefix exist already.
         AssignmentError: A name or a value cannot be saved; two leaves have one name; no
             values of the checkpoint's dtype would load as those of a leaf; or the plan
             was made for several merged checkpoints with an object graph.
-        UnsupportedError: No checkpoint holds a dtype; an array spans processes; the
-            prefix is a URL; tensors share a name in a view.
-        ReadError: The system refuses.
+        UnsupportedError: No checkpoint holds a dtype; the store of a URL can only be
+            read; tensors share a name in a view.
+        ReadError: The system or the store refuses.
 
     Examples:
         >>> import numpy as np, tempfile, tf2flax
@@ -113,26 +112,56 @@ def save_checkpoint(
     Source: `tf.train.Saver.save`, tensorflow/python/training/saver.py;
     `update_checkpoint_state_internal`, checkpoint_management.py.
     """
-    path = _check_prefix(prefix)
     is_replacing = check_switch("overwrite", overwrite)
     _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
-    if plan is None:
-        tensors = prepare_tree(tree_or_mapping)
+
+    def prepare() -> list[NewTensor]:
+        nonlocal stale
+        if plan is None:
+            tensors = prepare_tree(tree_or_mapping)
+        else:
+            tensors, stale = prepare_by_plan(
+                tree_or_mapping,
+                plan,
+                is_copying=unused == "copy",
+                has_averages=averages == "both",
+            )
+        if not tensors:
+            raise AssignmentError("There is nothing to save: the tree holds no arrays.")
+        return sorted(tensors, key=_key_of)
+
+    if processes := _saving_processes(tree_or_mapping):
+        # Here, since only jobs of several processes need it.
+        from .together import SharedSave
+
+        save = SharedSave(prefix, processes, data_files, is_replacing)
+        path = save.run(prepare)
     else:
-        tensors, stale = prepare_by_plan(
-            tree_or_mapping,
-            plan,
-            is_copying=unused == "copy",
-            has_averages=averages == "both",
-        )
-    if not tensors:
-        raise AssignmentError("There is nothing to save: the tree holds no arrays.")
-    tensors.sort(key=lambda tensor: tensor.key)
-    _write_files(path, tensors, data_files=data_files, is_replacing=is_replacing)
+        destination = open_destination(prefix)
+        tensors = prepare()
+        path = destination.path
+        with writing_to(destination), destination.folders():
+            refuse_present(destination, is_replacing=is_replacing)
+            write_bundle(destination, tensors, num_data_files=data_files)
+            update_state(destination)
     if stale is not None and (message := stale.message()):
         warn_caller(message)
     return path
+
+
+def _key_of(tensor: NewTensor) -> bytes:
+    return tensor.key
+
+
+def _saving_processes(*trees: Any) -> Mapping[int, Any]:
+    """A device of each process that saves; none where nothing spans processes."""
+    if "jax" not in sys.modules:
+        return {}
+    # Here, since it imports JAX.
+    from .sharded import saving_processes
+
+    return saving_processes(trees)
 
 
 def _check_options(unused: object, averages: object, data_files: object) -> None:
@@ -152,49 +181,3 @@ def _check_options(unused: object, averages: object, data_files: object) -> None
         raise AssignmentError(
             f"Expected averages 'follow' or 'both', got {show_value(averages)}."
         )
-
-
-def _write_files(
-    path: str, tensors: list[NewTensor], *, data_files: int, is_replacing: bool
-) -> None:
-    """Writes the checkpoint, then the state file."""
-    try:
-        with new_folders(path):
-            present = existing_files(path)
-            if present and not is_replacing:
-                raise ExistsError(
-                    f"A checkpoint is there already - at `{present[0]}`. Choose "
-                    "another prefix, or give overwrite=True."
-                )
-            write_bundle(path, tensors, num_data_files=data_files)
-            update_state(path)
-    except (ExistsError, ReadError):  # both are OSErrors, and say what is wrong
-        raise
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-def _check_prefix(prefix: PathLike) -> str:
-    """The absolute path of a prefix that files can be written to."""
-    storage, text = storage_of(prefix)
-    if not storage.is_local:
-        raise UnsupportedError(
-            f"`{storage.show(text)}` is not a local path: checkpoints are written "
-            "to local directories. Write it there and copy its files, the index last."
-        )
-    if "\0" in text:
-        raise AssignmentError(f"{text!r} is not a valid file name: it has a NUL.")
-    try:
-        os.fsencode(text)
-        os.path.basename(text).encode()  # as the state file must
-    except UnicodeEncodeError as error:
-        raise AssignmentError(
-            f"{show_value(text)} is not a valid file name: {error.reason}."
-        ) from error
-    path = LOCAL.show(text)
-    if not os.path.basename(path) or os.path.isdir(path):
-        raise AssignmentError(
-            f"`{path}` is a directory, and a checkpoint needs a name in it: "
-            f"`{os.path.join(path, 'model.ckpt')}`."
-        )
-    return path

@@ -12,6 +12,8 @@ Parts of a tree, `table/part_0` and `table/part_1`, become slices of one tensor:
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -28,6 +30,7 @@ from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.checks import check_readable
 
 from .new_tensors import Extents, NewPiece, NewTensor, stored_key, whole_tensor
+from .parts import split_box
 
 # Shapes that a message shows.
 _MAX_SHAPES: Final = 6
@@ -57,7 +60,7 @@ def join_parts(name: str, parts: Sequence[NewTensor]) -> NewTensor:
 
     Args:
         name: Name of the variable.
-        parts: Its parts, each in one piece.
+        parts: Its parts.
 
     Raises:
         AssignmentError: They are not slices of one tensor.
@@ -68,11 +71,12 @@ def join_parts(name: str, parts: Sequence[NewTensor]) -> NewTensor:
     start = 0
     slices: list[NewPiece] = []
     for part in parts:
-        starts, stops = [0] * len(shape), list(shape)
-        starts[axis], stops[axis] = start, start + part.spec.shape[axis]
-        start = stops[axis]
-        extents = extents_of_box(Box(tuple(starts), tuple(stops)), tuple(shape))
-        slices.append(NewPiece(part.spec, extents, part.pieces[0].array))
+        starts = [0] * len(shape)
+        starts[axis], start = start, start + part.spec.shape[axis]
+        for piece in part.pieces:  # several where the part spans processes
+            box = box_of_piece(piece, part.spec.shape).moved(tuple(starts))
+            extents = extents_of_box(box, tuple(shape))
+            slices.append(dataclasses.replace(piece, extents=extents))
     spec = TensorSpec(tuple(shape), parts[0].spec.dtype)
     return _sliced_tensor(stored_key(name), spec, slices)
 
@@ -164,7 +168,8 @@ def _sliced_tensor(
     def array() -> np.ndarray:
         return only.array().reshape(spec.shape)
 
-    return NewTensor(key, spec, (NewPiece(spec, None, array),))
+    piece = dataclasses.replace(only, spec=spec, extents=None, array=array, part=None)
+    return NewTensor(key, spec, (piece,))
 
 
 def extents_of_box(box: Box, shape: tuple[int, ...]) -> Extents:
@@ -178,6 +183,46 @@ def extents_of_box(box: Box, shape: tuple[int, ...]) -> Extents:
         (0, -1) if (start, stop) == (0, dim) else (start, stop - start)
         for start, stop, dim in zip(box.starts, box.stops, shape, strict=True)
     )
+
+
+def box_of_piece(piece: NewPiece, shape: tuple[int, ...]) -> Box:
+    """The box of a piece in a tensor of a shape."""
+    if piece.extents is None:
+        return Box.whole(shape)
+    bounds = [
+        (start, dim if length < 0 else start + length)
+        for (start, length), dim in zip(piece.extents, shape, strict=True)
+    ]
+    return Box(tuple(b[0] for b in bounds), tuple(b[1] for b in bounds))
+
+
+def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
+    """Cuts pieces that can be had in parts, where they are larger than a size.
+
+    Args:
+        tensor: The tensor.
+        max_nbytes: The size.
+
+    Returns:
+        The tensor in more slices, or itself.
+    """
+    pieces: list[NewPiece] = []
+    for piece in tensor.pieces:
+        if piece.part is None or piece.nbytes <= max_nbytes:
+            pieces.append(piece)
+            continue
+        origin = box_of_piece(piece, tensor.spec.shape).starts
+        max_size = max_nbytes // piece.spec.dtype.numpy.itemsize
+        for box in split_box(Box.whole(piece.spec.shape), max_size):
+            pieces.append(
+                NewPiece(
+                    TensorSpec(box.shape, piece.spec.dtype),
+                    extents_of_box(box.moved(origin), tensor.spec.shape),
+                    functools.partial(piece.part, box),
+                    piece.process,
+                )
+            )
+    return dataclasses.replace(tensor, pieces=tuple(pieces))
 
 
 class ReadOnce:

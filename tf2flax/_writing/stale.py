@@ -16,6 +16,7 @@ from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.memory import bytes_of, view_at
 from tf2flax._base.text import counted
 from tf2flax._base.values import Box
+from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._formats.wire.coding import crc32c, mask
 from tf2flax._reading.whole import read_entry
 
@@ -94,13 +95,14 @@ class StaleCopies:
         self.dropped: tuple[str, ...] = tuple(dropped)
 
     def watched(
-        self, name: str, read: Callable[[], np.ndarray]
+        self, name: str, read: Callable[[], np.ndarray], box: Box | None = None
     ) -> Callable[[], np.ndarray]:
         """Makes a tensor be compared with the stored one when it is written.
 
         Args:
             name: Name of the tensor.
             read: Gives its array.
+            box: The box of the tensor that it gives; None for all of it.
 
         Returns:
             What gives the array; `read` itself where nothing depends on the tensor.
@@ -116,7 +118,7 @@ class StaleCopies:
             array = read()
             # Steps belong to all variables: one that has changed is enough.
             if (has_members or not self._changed) and _differs(
-                self._manifest.entry(name), array
+                self._manifest.entry(name), array, box
             ):
                 self._changed.add(name)
             return array
@@ -216,9 +218,12 @@ class StaleCopies:
         return sorted(set(copies))
 
 
-def _differs(entry: TensorEntry, array: np.ndarray) -> bool:
-    """True if an array of a tensor's shape and dtype is not what is stored."""
+def _differs(entry: TensorEntry, array: np.ndarray, box: Box | None) -> bool:
+    """True if an array of a tensor's dtype is not what is stored, in a box of it."""
     whole = Box.whole(entry.spec.shape)
+    if box is not None:
+        stored = StoredTensor(entry)[box.within(whole)]
+        return _raw(stored).tobytes() != _raw(array).tobytes()
     has_crcs = all(piece.crc32c is not None for piece in entry.pieces)
     if entry.is_big_endian or not has_crcs:
         stored = read_entry(entry)

@@ -14,8 +14,8 @@ from tf2flax._formats.wire.state_messages import (
     format_checkpoint_state,
     parse_checkpoint_paths,
 )
-from tf2flax._storage.local import LOCAL
-from tf2flax._storage.writing import write_atomically
+from tf2flax._storage.base import Storage
+from tf2flax._storage.save_destinations import SaveDestination
 
 # What makes a directory a SavedModel, and the folders in it.
 # Source: tensorflow/cc/saved_model/constants.h.
@@ -23,38 +23,40 @@ _SAVED_MODEL_FILES: Final = ("saved_model.pb", "saved_model.pbtxt", "saved_model
 _SAVED_MODEL_FOLDERS: Final = ("variables", "assets", "assets.extra", "debug")
 
 
-def update_state(path: str) -> None:
+def update_state(destination: SaveDestination) -> None:
     """Makes the state file name a checkpoint, and keep those that it named before.
 
     A SavedModel has no state file and gets none: who opened its directory would be led
     away from the variables of the model.
 
     Args:
-        path: Absolute path of the checkpoint, without suffix.
+        destination: The place of the checkpoint.
 
     Raises:
         OSError: The system refuses.
+        ReadError: The store refuses.
     """
+    storage, path = destination.storage, destination.location
     folder, name = os.path.split(path)
-    if _is_in_saved_model(folder):
+    if _is_in_saved_model(storage, folder):
         return
     state = os.path.join(folder, STATE_FILE)
-    before = LOCAL.read(state) or b""
+    before = storage.read(state) or b""
     paths = [
         named
         for named in parse_checkpoint_paths(before.decode("utf-8", "replace"))
         if os.path.join(folder, named) != path
     ]
     contents = format_checkpoint_state(name, [*paths, name])
-    write_atomically(state, contents.encode())
+    destination.replace(state, contents.encode())
 
 
-def _is_in_saved_model(folder: str) -> bool:
+def _is_in_saved_model(storage: Storage, folder: str) -> bool:
     folders = [folder]
     if os.path.basename(folder) in _SAVED_MODEL_FOLDERS:
         folders.append(os.path.dirname(folder))
     return any(
-        os.path.exists(os.path.join(candidate, name))
+        storage.is_file(os.path.join(candidate, name))
         for candidate in folders
         for name in _SAVED_MODEL_FILES
     )

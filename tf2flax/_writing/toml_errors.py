@@ -40,7 +40,8 @@ def describe_toml_error(text: str, number: int, fact: str) -> str:
         pairs = ", ".join(f"[{quote(key)}, {quote(value)}]" for value in values)
         return (
             f"key {quote(key)} occurs twice. Write the map as a list of pairs, in "
-            f"place of the table: `{TABLE_KEY} = [{pairs}]`."
+            f"place of the table: `{TABLE_KEY} = [{pairs}]`. Other entries become "
+            "pairs in it as well."
         )
     fix = _repaired(line)
     if not fix:

@@ -53,11 +53,14 @@ def vocabulary(
         ReadError: The system refuses.
 
     Examples:
-        >>> import tf2flax
-        >>> folder = "tests/data/vocabulary"
-        >>> rows = tf2flax.vocabulary(f"{folder}/old.txt", f"{folder}/new.txt")
+        >>> import os, pathlib, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     old, new = pathlib.Path(folder, "old"), pathlib.Path(folder, "new")
+        ...     _ = old.write_text(os.linesep.join(["mat", "the", "bird"]))
+        ...     _ = new.write_text(os.linesep.join(["the", "cat", "mat"]))
+        ...     rows = tf2flax.vocabulary(old, new)
         >>> rows.numbers
-        (3, 0, -1, 1)
+        (1, -1, 0)
         >>> key = tf2flax.src("table").take(rows, fill="keep")
 
     Source: `generate_vocab_remapping`,
@@ -125,9 +128,22 @@ def move_vocabularies(expression: Expression, folder: str) -> Expression:
 
 
 def _moved(path: str, old_folder: str, folder: str) -> str:
-    if os.path.isabs(path):
+    """A path that leads from a folder where another one led from its own.
+
+    words/old.txt from /maps, for /maps/v2              ../words/old.txt
+    the same, where /maps/v2 is a link to /data/v2      ../../maps/words/old.txt
+    """
+    if os.path.isabs(storage_of(path)[1]):  # a URL of a file, perhaps
         return path
-    return os.path.relpath(os.path.join(old_folder, path), folder)
+    file = os.path.join(old_folder, path)
+    moved = os.path.relpath(file, folder)
+    # What `..` leaves is where a link leads, and not where it lies.
+    if os.path.realpath(os.path.join(folder, moved)) == os.path.realpath(file):
+        return moved
+    parent, name = os.path.split(file)
+    return os.path.join(
+        os.path.relpath(os.path.realpath(parent), os.path.realpath(folder)), name
+    )
 
 
 def _path_of(path: object) -> str:
@@ -141,7 +157,6 @@ def _path_of(path: object) -> str:
 
 def _read_rows(rows: Rows, folder: str) -> Rows:
     """Reads both files."""
-    folder = os.path.abspath(folder)
     old_path, new_path = (_located(path, folder) for path in (rows.old, rows.new))
     old_words = _sized(_read_lines(old_path), rows.old_size, old_path)
     _refuse_empty(old_words, old_path)

@@ -17,7 +17,7 @@ from tf2flax._base.errors import AssignmentError
 from .literals import IndexItem
 
 # Rows that are picked by number: a vocabulary has fewer.
-_MAX_ROWS: Final = 1 << 24
+MAX_ROWS: Final = 1 << 24
 # Of integers; Python does not write longer ones as text, and no shape has any.
 _MAX_BITS: Final = 1024
 
@@ -229,8 +229,8 @@ def _rows_of_array(rows: object) -> tuple[int, ...]:
             f"take: expected numbers of rows, got an array of {kind}, "
             f"shape {list(np.shape(array))}."
         )
-    if array.size > _MAX_ROWS:
-        raise AssignmentError(f"take: expected at most {_MAX_ROWS} rows.")
+    if array.size > MAX_ROWS:
+        raise AssignmentError(f"take: expected at most {MAX_ROWS} rows.")
     return tuple(array.tolist())
 
 
@@ -241,9 +241,9 @@ def _rows_of_iterable(rows: object) -> tuple[int, ...]:
             f"take: expected numbers of rows, got {show_value(rows)}."
         )
     given = members("take", cast("Iterable[Any]", rows))
-    numbers = list(itertools.islice(given, _MAX_ROWS + 1))
-    if len(numbers) > _MAX_ROWS:
-        raise AssignmentError(f"take: expected at most {_MAX_ROWS} rows.")
+    numbers = list(itertools.islice(given, MAX_ROWS + 1))
+    if len(numbers) > MAX_ROWS:
+        raise AssignmentError(f"take: expected at most {MAX_ROWS} rows.")
     return check_integers("take", "rows", (numbers,))
 
 

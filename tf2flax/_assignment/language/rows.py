@@ -11,8 +11,9 @@ from typing import SupportsIndex
 
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError
+from tf2flax._base.names import why_no_file
 
-from .arguments import check_integer
+from .arguments import MAX_ROWS, check_integer
 from .literals import quote
 
 
@@ -32,11 +33,14 @@ class Rows:
             the files have been read.
 
     Examples:
-        >>> import tf2flax
-        >>> folder = "tests/data/vocabulary"
-        >>> rows = tf2flax.vocabulary(f"{folder}/old.txt", f"{folder}/new.txt")
+        >>> import os, pathlib, tempfile, tf2flax
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     old, new = pathlib.Path(folder, "old"), pathlib.Path(folder, "new")
+        ...     _ = old.write_text(os.linesep.join(["mat", "the", "bird"]))
+        ...     _ = new.write_text(os.linesep.join(["the", "cat", "mat"]))
+        ...     rows = tf2flax.vocabulary(old, new)
         >>> rows.numbers
-        (3, 0, -1, 1)
+        (1, -1, 0)
     """
 
     old: str
@@ -87,7 +91,7 @@ def check_vocabulary(
         AssignmentError: Paths are not text, or numbers are no integers.
     """
     for value in (old, new):
-        if not isinstance(value, str) or not value or "\0" in value:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(value, str) or not value or why_no_file(value):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
                 f"vocabulary: expected the path of a file, got {show_value(value)}."
             )
@@ -103,9 +107,10 @@ def check_vocabulary(
                 "the file."
             )
     buckets = check_integer("vocabulary", "num_oov_buckets", num_oov_buckets)
-    if buckets < 0:
+    if not 0 <= buckets <= MAX_ROWS:
+        bounds = "from 0 on" if buckets < 0 else f"of at most {MAX_ROWS}"
         raise AssignmentError(
-            f"vocabulary: expected num_oov_buckets from 0 on, got {buckets}."
+            f"vocabulary: expected num_oov_buckets {bounds}, got {buckets}."
         )
     number = check_integer("vocabulary", "axis", axis)
     return Rows(old, new, number, sizes["old_size"], sizes["new_size"], buckets)

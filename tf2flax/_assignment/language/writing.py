@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from tf2flax._base.collapsing import in_sequence
+
 if TYPE_CHECKING:
     from .expressions import Expression
 
@@ -29,6 +31,8 @@ class Style:
 FULL: Final = Style()
 # As plans and messages write expressions, where nobody reads 30,000 rows.
 BRIEF: Final = Style(max_rows=16)
+# The same, where nobody looks an expression up: 48 layers of a stack are `{0..47}`.
+COLLAPSED: Final = Style(max_rows=16, shorten=in_sequence)
 
 
 def write_expression(expression: Expression, style: Style = BRIEF) -> str:

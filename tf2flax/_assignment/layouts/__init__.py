@@ -21,6 +21,7 @@ Backwards, from leaves to tensors:
 - `scattering`   the value of an expression -> elements of its tensors
 - `inverting`    the same, written as expressions
 - `resizing`     the same for a leaf whose shape has changed
+- `origins`      the stored elements that a grown leaf was loaded from
 - `comparing`    arrays compared element by element
 - `uncasting`    values of leaves -> stored elements that load as these values
 """

@@ -27,6 +27,7 @@ an `out` that cannot be written, asks for the same views and writes nothing.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -53,7 +54,13 @@ from .nodes import (
 )
 from .operations import slice_layout
 from .shapes import axis_groups
-from .steps import apply_steps, combine_checked
+from .steps import (
+    ValueRangeError,
+    apply_steps,
+    combine_checked,
+    combine_elements,
+    follow_steps,
+)
 
 # Rows that are taken are read with those between them if the next one is this near ...
 MAX_ROW_GAP: Final = 8
@@ -62,6 +69,14 @@ MAX_ROW_GAP: Final = 8
 Fetch = Callable[[StridedView, np.ndarray], None]
 # `(start, stop)` along some axes.
 _Ranges = list[tuple[int, int]]
+
+
+class _Mode(enum.Enum):
+    """What an array is filled with, where integers may leave their range."""
+
+    CHECKED = enum.auto()  # values; those that leave it raise
+    WRAPPED = enum.auto()  # values; those that leave it have wrapped around
+    OUTSIDE = enum.auto()  # True for those that leave it
 
 
 def views_in_box(node: Layout, box: Box) -> Iterator[StridedView]:
@@ -83,24 +98,6 @@ def views_in_box(node: Layout, box: Box) -> Iterator[StridedView]:
     yield from views
 
 
-def constants_within(node: Layout, box: Box) -> Iterator[tuple[ConstantLayout, Box]]:
-    """Lists the constants of a layout of views and constants, and the boxes they fill.
-
-    Args:
-        node: The layout.
-        box: A box within its shape.
-    """
-    if isinstance(node, ConstantLayout) and box.size:
-        yield node, box
-    elif isinstance(node, JoinedLayout):
-        for operand_box, operand in node.placed():
-            shared = operand_box.intersection(box)
-            if shared is not None:
-                below = shared.relative_to(operand_box)
-                for constant, inner in constants_within(operand, below):
-                    yield constant, inner.moved(operand_box.starts)
-
-
 def fill_array(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     """Fills an array with a box of a layout.
 
@@ -114,60 +111,107 @@ def fill_array(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
     Raises:
         ValueRangeError: Arithmetic takes integers out of the range of their dtype.
     """
+    try:
+        _fill(node, box, out, fetch, _Mode.CHECKED)
+    except ValueRangeError:
+        # Perhaps something that is read besides, and not kept: a row between others.
+        outside = empty(box.shape, np.dtype(np.bool_))
+        _fill(node, box, outside, fetch, _Mode.OUTSIDE)
+        if outside.any():
+            raise
+        _fill(node, box, out, fetch, _Mode.WRAPPED)
+
+
+def _fill(node: Layout, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode) -> None:
+    """Fills an array as `fill_array` does, or with what a mode says."""
     if box.size == 0:
         return
     match node:
         case StridedView():
-            _fill_view(node, box, out, fetch)
+            _fill_view(node, box, out, fetch, mode)
         case JoinedLayout():
             for operand_box, operand in node.placed():
                 shared = operand_box.intersection(box)
                 if shared is not None:
                     target = view_at(out, shared.within(box))
                     below = shared.relative_to(operand_box)
-                    fill_array(operand, below, target, fetch)
+                    _fill(operand, below, target, fetch, mode)
         case TransposedLayout():
             # The array is filled through a transposed view of itself, without a copy.
             back = tuple(node.axes.index(axis) for axis in range(len(node.axes)))
             starts = tuple(box.starts[axis] for axis in back)
             stops = tuple(box.stops[axis] for axis in back)
             target = out.transpose(back)
-            fill_array(node.operand, Box(starts, stops), target, fetch)
+            _fill(node.operand, Box(starts, stops), target, fetch, mode)
         case SlicedLayout():
-            _fill_sliced(node, box, out, fetch)
+            _fill_sliced(node, box, out, fetch, mode)
         case RowsLayout():
-            _fill_rows(node, box, out, fetch)
+            _fill_rows(node, box, out, fetch, mode)
         case ReshapedLayout():
-            _fill_reshaped(node, box, out, fetch)
+            _fill_reshaped(node, box, out, fetch, mode)
         case ConstantLayout():
             if not _is_dry(out):
-                out[...] = node.value
-        case StepsLayout():
-            array = _filled(node.operand, box, out, fetch)
-            if not _is_dry(out):
-                out[...] = apply_steps(array, node.steps)
-        case CombinedLayout():
-            left = _filled(node.left, box, out, fetch)
-            right = _filled(node.right, box, out, fetch)
-            if not _is_dry(out):
-                out[...] = combine_checked(node.operator, left, right)
+                out[...] = False if mode is _Mode.OUTSIDE else node.value
+        case StepsLayout() | CombinedLayout():
+            _fill_computed(node, box, out, fetch, mode)
+
+
+def _fill_computed(
+    node: StepsLayout | CombinedLayout,
+    box: Box,
+    out: np.ndarray,
+    fetch: Fetch,
+    mode: _Mode,
+) -> None:
+    """Fills with what arithmetic makes of operands, or with where it goes wrong."""
+    is_flags = mode is _Mode.OUTSIDE
+    values = _Mode.WRAPPED if is_flags else mode
+    is_steps = isinstance(node, StepsLayout)
+    operands = [node.operand] if is_steps else [node.left, node.right]
+    arrays = [_filled(operand, box, out, fetch, values) for operand in operands]
+    if _is_dry(out):
+        return
+    if mode is _Mode.CHECKED:
+        out[...] = (
+            apply_steps(arrays[0], node.steps)
+            if is_steps
+            else combine_checked(node.operator, arrays[0], arrays[1])
+        )
+        return
+    wrapped, outside = (
+        follow_steps(arrays[0], node.steps)
+        if is_steps
+        else combine_elements(node.operator, arrays[0], arrays[1])
+    )
+    out[...] = outside if is_flags else wrapped
+    if is_flags:  # operands that have left their range have no sensible result
+        for operand in operands:
+            out |= _filled(operand, box, out, fetch, mode)
 
 
 def _is_dry(out: np.ndarray) -> bool:
     return not out.flags.writeable
 
 
-def _filled(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> np.ndarray:
+def _filled(
+    node: Layout, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode
+) -> np.ndarray:
     """A new array with a box of a layout, of which only a selection is kept.
 
     It takes memory only if `out`, where the selection goes, can be written.
     """
-    array = shape_only(box.shape) if _is_dry(out) else empty(box.shape, node.dtype)
-    fill_array(node, box, array, fetch)
+    dtype = np.dtype(np.bool_) if mode is _Mode.OUTSIDE else node.dtype
+    array = shape_only(box.shape) if _is_dry(out) else empty(box.shape, dtype)
+    _fill(node, box, array, fetch, mode)
     return array
 
 
-def _fill_view(view: StridedView, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_view(
+    view: StridedView, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode
+) -> None:
+    if mode is _Mode.OUTSIDE:  # what is stored is in the range of its dtype
+        out[...] = False
+        return
     bounds = zip(box.starts, box.stops, strict=True)
     within = slice_layout(view, [(start, 1, stop - start) for start, stop in bounds])
     assert isinstance(within, StridedView)
@@ -183,10 +227,12 @@ def _fill_view(view: StridedView, box: Box, out: np.ndarray, fetch: Fetch) -> No
     out[...] = forced_cast(array, view.casts[-1])
 
 
-def _fill_sliced(node: SlicedLayout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_sliced(
+    node: SlicedLayout, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode
+) -> None:
     """Fills from the smallest box around the elements, as NumPy would index it."""
     below, index = _box_below_slices(node, box)
-    array = _filled(node.operand, below, out, fetch)
+    array = _filled(node.operand, below, out, fetch, mode)
     if not _is_dry(out):
         out[...] = array[index]
 
@@ -223,13 +269,16 @@ def _box_below_slices(node: SlicedLayout, box: Box) -> tuple[Box, tuple[Any, ...
     return Box(tuple(starts), tuple(stops)), tuple(index)
 
 
-def _fill_rows(node: RowsLayout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_rows(
+    node: RowsLayout, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode
+) -> None:
     """Fills from boxes around a few neighbouring rows at a time."""
     numbers = np.array(node.rows[box.starts[0] : box.stops[0]])
     if node.fill:
         # Rows of -1 are filled, whatever the others are.
         if not _is_dry(out):
-            out[numbers < 0] = np.frombuffer(node.fill, node.dtype)
+            fill = np.frombuffer(node.fill, node.dtype)
+            out[numbers < 0] = False if mode is _Mode.OUTSIDE else fill
         taken = np.flatnonzero(numbers >= 0)
     else:
         taken = np.arange(len(numbers))
@@ -240,7 +289,7 @@ def _fill_rows(node: RowsLayout, box: Box, out: np.ndarray, fetch: Fetch) -> Non
         rows = numbers[places]
         low, high = int(rows[0]), int(rows[-1]) + 1
         around = Box((low, *box.starts[1:]), (high, *box.stops[1:]))
-        array = _filled(node.operand, around, out, fetch)
+        array = _filled(node.operand, around, out, fetch, mode)
         if not _is_dry(out):
             out[places] = array[rows - low]
 
@@ -272,7 +321,7 @@ def _near_rows(rows: np.ndarray, max_rows: int) -> Iterator[np.ndarray]:
 
 
 def _fill_reshaped(
-    node: ReshapedLayout, box: Box, out: np.ndarray, fetch: Fetch
+    node: ReshapedLayout, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode
 ) -> None:
     """Fills from the boxes that each group of axes has below.
 
@@ -296,22 +345,24 @@ def _fill_reshaped(
         assert shared is not None
         target = view_at(out, shared.within(box))
         if shared == above and not _is_dry(out):
-            _fill_in_place(node.operand, below, target, fetch)
+            _fill_in_place(node.operand, below, target, fetch, mode)
             continue
         # More than the box: a group was taken whole.
-        array = _filled(node.operand, below, out, fetch)
+        array = _filled(node.operand, below, out, fetch, mode)
         if not _is_dry(out):
             target[...] = view_at(array.reshape(above.shape), shared.within(above))
 
 
-def _fill_in_place(node: Layout, box: Box, out: np.ndarray, fetch: Fetch) -> None:
+def _fill_in_place(
+    node: Layout, box: Box, out: np.ndarray, fetch: Fetch, mode: _Mode
+) -> None:
     """Fills an array of another shape, in place where NumPy can view it in this one."""
     try:
         view = np.reshape(out, box.shape, copy=False)
     except ValueError:
-        out[...] = _filled(node, box, out, fetch).reshape(out.shape)
+        out[...] = _filled(node, box, out, fetch, mode).reshape(out.shape)
     else:
-        fill_array(node, box, view, fetch)
+        _fill(node, box, view, fetch, mode)
 
 
 def _box_of(groups: Iterator[_Ranges]) -> Box:

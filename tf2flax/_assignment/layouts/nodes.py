@@ -318,6 +318,24 @@ def views_of(node: Layout) -> Iterator[StridedView]:
         yield from views_of(node.operand)
 
 
+def constants_within(node: Layout, box: Box) -> Iterator[tuple[ConstantLayout, Box]]:
+    """Lists the constants of a layout of views and constants, and the boxes they fill.
+
+    Args:
+        node: The layout.
+        box: A box within its shape.
+    """
+    if isinstance(node, ConstantLayout) and box.size:
+        yield node, box
+    elif isinstance(node, JoinedLayout):
+        for operand_box, operand in node.placed():
+            shared = operand_box.intersection(box)
+            if shared is not None:
+                below = shared.relative_to(operand_box)
+                for constant, inner in constants_within(operand, below):
+                    yield constant, inner.moved(operand_box.starts)
+
+
 def scratch_itemsize(node: Layout) -> int:
     """Bytes for each element that arithmetic takes besides its result."""
     match node:

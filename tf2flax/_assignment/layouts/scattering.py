@@ -207,9 +207,11 @@ def _without_fill(
         filled[index] = False
         if masked.mask is not None:
             filled &= masked.mask
-        fill = fill_of(verb, expression.fill, operand.dtype)
-        element = np.frombuffer(fill, operand.dtype).reshape(())
-        _check_filled(verb, masked.value, filled, apply_steps(element, casts))
+        # Where all of it was cut off later, arithmetic may not even hold it.
+        if filled.any():
+            fill = fill_of(verb, expression.fill, operand.dtype)
+            element = np.frombuffer(fill, operand.dtype).reshape(())
+            _check_filled(verb, masked.value, filled, apply_steps(element, casts))
     inner = masked.changed(functools.partial(view_at, index=index))
     return inner if places is None else inner.placed_at(places, shape)
 

@@ -363,21 +363,42 @@ def step_back(array: np.ndarray, step: NumberStep) -> np.ndarray:
         if not number:
             # Zeros alone come from zeros, each from that of its sign.
             return np.asarray(array * number)
-        return np.asarray(array / number).astype(step.dtype)
+        result = np.asarray(array / number).astype(step.dtype)
+        # Of complex numbers, the small part has lost digits to the large one: what is
+        # still missing is divided as well.
+        for _ in range(2 if step.dtype.kind == "c" else 0):
+            error = np.asarray(array - result * number)
+            better = np.asarray(result + error / number).astype(step.dtype)
+            result = np.where(np.isfinite(better), better, result)
+        return result
+
+
+# How many values further a number is: of a complex one, both of its parts.
+Distance = int | tuple[int, int]
+_FARTHEST: Final = 4
 
 
 @functools.cache
-def neighbours(dtype: np.dtype) -> tuple[int, ...]:
+def neighbours(dtype: np.dtype) -> tuple[Distance, ...]:
     """How many values away a stored one is looked for, nearest first.
 
     Narrower dtypes are searched whole, and integers are exact.
     """
+    counts = range(-_FARTHEST, _FARTHEST + 1)
+    if dtype.kind == "c":
+        pairs = [(real, imaginary) for real in counts for imaginary in counts]
+        return tuple(sorted(pairs, key=lambda pair: abs(pair[0]) + abs(pair[1])))[1:]
     is_wide = dtype.kind == "f" and dtype.itemsize > 2
-    return (-1, 1, -2, 2, -3, 3, -4, 4) if is_wide else ()
+    return tuple(sorted(counts, key=abs))[1:] if is_wide else ()
 
 
-def moved_by(array: np.ndarray, count: int) -> np.ndarray:
-    """The floats that lie some values further, up or down."""
+def moved_by(array: np.ndarray, count: Distance) -> np.ndarray:
+    """The numbers that lie some values further, up or down."""
+    if isinstance(count, tuple):
+        moved = np.empty_like(array)
+        moved.real = moved_by(np.asarray(np.real(array)), count[0])
+        moved.imag = moved_by(np.asarray(np.imag(array)), count[1])
+        return moved
     direction = np.array(np.inf if count > 0 else -np.inf, array.dtype)
     with np.errstate(all="ignore"):
         for _ in range(abs(count)):

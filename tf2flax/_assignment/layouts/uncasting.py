@@ -33,6 +33,7 @@ from .comparing import (
     is_nan,
 )
 from .steps import (
+    Distance,
     NumberStep,
     Step,
     dtype_after,
@@ -46,6 +47,8 @@ from .steps import (
 
 # Elements that are compared at once: temporary arrays stay within a few MiB.
 _CHUNK_SIZE: Final = 1 << 18
+# After so many candidates, elements that have a value by then are left alone.
+_FIRST_TRIES: Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,7 +176,7 @@ class LeafValue:
             signed = self.value.view(f"i{self.value.dtype.itemsize}")
             yield forced_cast(signed, dtype)
 
-    def _steps_back(self, moved: int = 0, count: int = 0) -> np.ndarray:
+    def _steps_back(self, moved: int = 0, count: Distance = 0) -> np.ndarray:
         """The value with every step taken back, from last to first.
 
         Args:
@@ -260,19 +263,39 @@ def _settle_chunk(stored: np.ndarray, values: Sequence[LeafValue]) -> Conflict |
     index = slice(None) if places.size == stored.size else places
     changed = [value.at(index) for value in values]
     old = stored[index]
-    new, is_open = old.copy(), np.ones(places.shape, bool)
-    for value in changed:
-        for candidate in value.candidates(old):
+    new, is_open = _find_values(old, changed)
+    left = np.flatnonzero(is_open)
+    if not left.size:
+        stored[index] = new
+        return None
+    return _conflict_at([value.at(left) for value in changed], old[left], places[left])
+
+
+def _find_values(
+    stored: np.ndarray, values: Sequence[LeafValue]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds stored elements that load as leaves have them.
+
+    Returns:
+        The elements; and True for those that have none.
+    """
+    new, is_open = stored.copy(), np.ones(stored.shape, bool)
+    for value in values:
+        for number, candidate in enumerate(value.candidates(stored)):
             is_right = is_open & ~np.asarray(value.is_uncovered())
-            for judge in changed:
+            for judge in values:
                 is_right &= judge.fits(candidate) | judge.is_uncovered()
             np.copyto(new, candidate, where=is_right)
             is_open &= ~is_right
-            if not is_open.any():
-                stored[index] = new
-                return None
-    left = np.flatnonzero(is_open)
-    return _conflict_at([value.at(left) for value in changed], old[left], places[left])
+            left = np.flatnonzero(is_open)
+            if not left.size:
+                return new, is_open
+            if number >= _FIRST_TRIES and left.size * 2 < stored.size:
+                # There may be many more candidates: for these elements alone.
+                narrowed = [judge.at(left) for judge in values]
+                new[left], is_open[left] = _find_values(stored[left], narrowed)
+                return new, is_open
+    return new, is_open
 
 
 def _conflict_at(

@@ -34,7 +34,7 @@ from tf2flax._base.text import counted, printable
 from tf2flax._base.values import TensorSpec
 
 from .families import family_name, group_families, join_group
-from .one_way import find_ways_back
+from .one_way import find_ways_back, gap_of
 from .plan import RestorePlan
 from .renewals import Renewal, describe_unwritable, find_renewals
 
@@ -147,7 +147,11 @@ class InversePlan:
         spec_of = spec_lookup(manifest)
         taken = {assignment.name for assignment in inverted}
         grown, self._unwritable = find_renewals(
-            self._ways.grown, taken, spec_of, self._stored.places, is_grown=True
+            map(gap_of, self._ways.grown),
+            taken,
+            spec_of,
+            self._stored.places,
+            loaded=self._ways.grown,
         )
         taken |= {place for renewal in grown for place in renewal.places}
         kept, self._problems = find_renewals(

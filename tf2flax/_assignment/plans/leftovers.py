@@ -70,7 +70,8 @@ def check_leftovers(
     """
     leftovers = find_leftovers(resolution, unused, entries, manifest)
     if message := describe_leftovers(leftovers, policy, "error"):
-        raise AssignmentError(f"Option on_unused: {message}")
+        place = f"{policy.place}: " if policy.place else ""
+        raise AssignmentError(f"{place}Option on_unused: {message}")
     return leftovers
 
 

@@ -21,12 +21,12 @@ class WaysBack:
 
     Attributes:
         inverted: Those that are written by the inverse of their expression.
-        grown: Leaves that are written in their own shape and order, each with why.
+        grown: Those whose leaves are written in their own shape and order.
         problems: Leaves that cannot be written, each with the reason.
     """
 
     inverted: tuple[Assignment, ...]
-    grown: tuple[Gap, ...]
+    grown: tuple[Assignment, ...]
     problems: dict[str, str]
 
 
@@ -50,7 +50,7 @@ def find_ways_back(assignments: Sequence[Assignment]) -> WaysBack:
             grown.append(assignment)
         else:
             inverted.append(assignment)
-    return WaysBack(tuple(inverted), tuple(map(_gap_of, grown)), problems)
+    return WaysBack(tuple(inverted), tuple(grown), problems)
 
 
 def _nodes(expression: Expression) -> Iterator[Expression]:
@@ -59,7 +59,7 @@ def _nodes(expression: Expression) -> Iterator[Expression]:
         yield from _nodes(child)
 
 
-def _gap_of(assignment: Assignment) -> Gap:
+def gap_of(assignment: Assignment) -> Gap:
     """What describes leaves that do not fit their tensors, as grown ones do not."""
     return Gap(
         assignment.leaf,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.resizing import Resized, resize_backwards
-from tf2flax._assignment.resolution.assignments import Gap
+from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 
@@ -32,7 +32,8 @@ class Renewal:
         gap: Why the leaf was kept; of a family, that of its first leaf.
         expression: Source that did not fit the leaf.
         stored: Stored names of the tensors, by the names that the plan was made for.
-        is_grown: True if the leaf was loaded, and has grown.
+        loaded: How a leaf that has grown was loaded, by its name or by those of parts;
+            empty for a leaf that was kept.
     """
 
     leaf: str
@@ -40,7 +41,14 @@ class Renewal:
     gap: Gap
     expression: Expression
     stored: Mapping[str, tuple[str, ...]]
-    is_grown: bool = False
+    loaded: Mapping[str, Assignment] = dataclasses.field(
+        default_factory=dict[str, Assignment]
+    )
+
+    @property
+    def is_grown(self) -> bool:
+        """True if the leaf was loaded, and has grown."""
+        return bool(self.loaded)
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -84,8 +92,7 @@ def find_renewals(
     taken: Collection[str],
     spec_of: SpecOf,
     places_of: PlacesOf,
-    *,
-    is_grown: bool = False,
+    loaded: Iterable[Assignment] = (),
 ) -> tuple[tuple[Renewal, ...], dict[str, str]]:
     """Finds the kept leaves that can be written in their own shape.
 
@@ -94,11 +101,14 @@ def find_renewals(
         taken: Stored names of tensors that other leaves are written to.
         spec_of: Gives shape and dtype of a tensor.
         places_of: Gives the stored names of a tensor.
-        is_grown: True if the leaves were loaded, and have grown.
+        loaded: How they were loaded, if they have grown; a tied one several times.
 
     Returns:
         The leaves that can be written; and for each other leaf, why it cannot.
     """
+    assignments: dict[tuple[str, Expression | None], Assignment] = {
+        (assignment.leaf, assignment.expression): assignment for assignment in loaded
+    }
     families: dict[object, list[Gap]] = {}
     for gap in gaps:
         # Without an expression there is no tensor in whose place to write.
@@ -111,7 +121,11 @@ def find_renewals(
     for group in families.values():
         try:
             renewal = _make_renewal(group, spec_of, places_of)
-            renewal = dataclasses.replace(renewal, is_grown=is_grown)
+            grown = {
+                gap.leaf: assignments[gap.leaf, gap.expression]
+                for gap in (group if assignments else ())
+            }
+            renewal = dataclasses.replace(renewal, loaded=grown)
             for name in renewal.places:
                 if name in writers:
                     raise AssignmentError(f"`{name}` is written from {writers[name]}.")

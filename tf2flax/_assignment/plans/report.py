@@ -12,13 +12,14 @@ from typing import Final
 
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Source
-from tf2flax._assignment.language.writing import BRIEF, write_expression
+from tf2flax._assignment.language.writing import COLLAPSED, write_expression
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.policies import DtypeChoice
 from tf2flax._assignment.resolution.problem_report import SUGGEST, fails_mostly
-from tf2flax._base.collapsing import collapse, in_sequence
+from tf2flax._assignment.resolution.unfilled import source_of_gap
+from tf2flax._base.collapsing import collapse
 from tf2flax._base.html import report_html
 from tf2flax._base.text import and_more, counted, format_nbytes, printable
 
@@ -30,8 +31,6 @@ from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, format_sections, 
 _MAX_LISTED: Final = 60
 # Marks leaves of which a shard cannot be read from its own bytes alone.
 _MARK: Final = " *"
-# Operands of a join that count up are written as one.
-_STYLE: Final = dataclasses.replace(BRIEF, shorten=in_sequence)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -216,11 +215,13 @@ def _source_text(assignment: Assignment) -> str:
     """A source in the table, short where it is long."""
     if isinstance(assignment.expression, Source):
         return assignment.source
-    return write_expression(assignment.expression, _STYLE)
+    return write_expression(assignment.expression, COLLAPSED)
 
 
 def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
-    cells = [(gap.leaf, gap.source, gap.fact, label_of(gap.entry)) for gap in gaps]
+    cells = [
+        (gap.leaf, source_of_gap(gap), gap.fact, label_of(gap.entry)) for gap in gaps
+    ]
     return Section(
         title=f"{title} ({len(gaps)})",
         colour=RED,

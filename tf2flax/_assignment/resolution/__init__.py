@@ -15,10 +15,13 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 - `causes`: which problems are one mistake. `missing_tensors`, `missing_levels`,
   `missing_names`, `near_scopes`, `missing_leaves`, `mismatches`, `fitting_sizes`
   explain one kind each. `doubts`, `swapped_values`: where what fits a leaf may well
-  be wrong. `training_state`: what is not suggested. `stored_parts`:
-  parts of partitioned variables that are stored otherwise.
-- `suggestions`, `new_entries`: lines that can be pasted into a map. `entry_labels`,
-  `scopes`, `likeness`: entries in messages; scopes of names; how alike names are.
+  be wrong. `training_state`: what is not suggested. `ways_out`: leaves that may stay.
+- Of layers and parts: `numbered_layers`, `unnumbered`: other numbers in the
+  checkpoint. `adjacent_captures`: where one ends. `fused`: query, key and value in
+  one tensor. `stored_parts`: parts of partitioned variables that are stored otherwise.
+- `suggestions`, `new_entries`, `counted_sources`: lines that can be pasted into a map.
+  `entry_labels`, `scopes`, `likeness`: entries in messages; scopes of names; how alike
+  names are.
 - `spellings`: names that were meant as expressions. `unfilled`: entries that reach no
   leaf.
 - `half_norms`: normalisations of which only the scale is loaded.

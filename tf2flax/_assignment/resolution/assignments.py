@@ -36,12 +36,15 @@ class Leaf:
         dtype: Dtype of the leaf. None if it does not hold numbers (a PRNG key or
             another object): no scope reaches it, and no tensor can fill it.
         refusal: Why no tensor can fill it and what to do; "" if the dtype explains it.
+        is_abstract: True if it has a shape and no elements, so that it cannot stay as
+            it is.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype | None
     refusal: str = ""
+    is_abstract: bool = False
 
     @property
     def name(self) -> str:

@@ -25,7 +25,9 @@ from tf2flax._base.collapsing import collapse
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import and_more
 
+from .counted_sources import is_counted, write_counted
 from .entry_labels import fills_scope, label_of
+from .fused import find_slice
 from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
 from .missing_leaves import explain_missing_leaves, explain_wrong_key
 from .missing_tensors import explain_missing_tensors
@@ -42,16 +44,14 @@ from .problems import (
 )
 from .suggestions import Surroundings, source_of_entry, write_key
 from .swapped_values import SwappedValues
+from .ways_out import keep_new_head
 
 # Mismatches that differ in the same sizes are one cause from so many on.
 _MIN_OF_ONE_SIZE: Final = 4
-# What to do about a leaf that is meant to have another shape.
-_NEW_HEAD: Final = (
-    'A new head or vocabulary stays as it is with on_mismatch="keep"; '
-    "tf2flax.warm_start initialises it."
-)
 # Mismatches of different shapes of which reasons are sought, the first ones.
 _MAX_REASONS: Final = 200
+# Leaves of a scope whose counted sources are written, since each takes a search.
+_MAX_COUNTED: Final = 10
 # Lines that say more about one cause.
 _MAX_DETAILS: Final = 8
 
@@ -169,7 +169,7 @@ def _with_doubt(
     """The reason; or a question, where values may be swapped instead."""
     if reason and reason.is_of_key:  # numbers in the key, which say more
         return reason
-    return swapped.doubt(group) or reason
+    return swapped.doubt(group) or find_slice(group[0]) or reason
 
 
 def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
@@ -195,7 +195,7 @@ def _explain_group(
     fact = f"leaf {listed} cannot take tensor `{source}`: {first.reason}"
     advice = f"{reason.text}{_way_out(reason, group, around)}" if reason else ""
     if reason and reason.text == ANOTHER_CONFIGURATION:
-        advice = f"{advice} {_NEW_HEAD}"
+        advice = f"{advice} {keep_new_head((p.leaf for p in group), around)}"
     return Cause(label_of(first.entry), fact, tuple(group), advice)
 
 
@@ -209,8 +209,12 @@ def _way_out(reason: Reason, group: Sequence[Mismatch], around: Surroundings) ->
         key = write_key(entry, change(source_of_entry(entry)))
         return f": use the key `{key}`."
     sources = [(p.expression, p.leaf) for p in group if p.expression is not None]
-    if not fills_scope(entry):
-        sources = sources[:1]  # the entry's own captures say as much of other leaves
+    # The entry's own captures say as much of other leaves.
+    limit = _MAX_COUNTED if is_counted(source_of_entry(entry)) else len(sources)
+    sources = [
+        (write_counted(entry, expression, leaf, around.manifest), leaf)
+        for expression, leaf in sources[: limit if fills_scope(entry) else 1]
+    ]
     new = propose_entry(
         [(change(expression), leaf) for expression, leaf in sources], around.leaves
     )

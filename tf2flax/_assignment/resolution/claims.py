@@ -15,7 +15,12 @@ from tf2flax._assignment.language.captures import parse_name
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Expression, Source, sources_of
 from tf2flax._assignment.language.grammar import has_braces
-from tf2flax._assignment.language.writing import write_expression
+from tf2flax._assignment.language.writing import (
+    BRIEF,
+    COLLAPSED,
+    Style,
+    write_expression,
+)
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout, views_of, whole_view
 from tf2flax._assignment.layouts.operations import slice_layout
@@ -74,6 +79,7 @@ class Claims:
         options: MapOptions,
         *,
         x64: bool,
+        is_initialised: bool = False,
     ) -> None:
         """Begins a resolution, without any claim."""
         self.leaves: Mapping[str, Leaf] = {leaf.name: leaf for leaf in leaves}
@@ -83,6 +89,7 @@ class Claims:
         self.manifest = manifest
         self.options = options
         self._x64 = x64
+        self._is_initialised = is_initialised
         self.rule_leaves: dict[str, MapEntry] = {}
         self.problems: list[problems.Problem] = []
         self._claims: dict[str, Claim] = {}
@@ -143,7 +150,13 @@ class Claims:
                 (claim.source, leaf.shape)
             )
         shapes = {name: self.leaves[leaf].shape for name, leaf in self.index.items()}
-        return Surroundings(self.manifest, shapes, claimed)
+        stay = self._is_initialised
+        abstract = {
+            n for n, leaf in self.index.items() if self.leaves[leaf].is_abstract
+        }
+        return Surroundings(
+            self.manifest, shapes, claimed, frozenset() if stay else abstract
+        )
 
     def _check_claims(self) -> dict[str, Assignment]:
         """Makes assignments of claims; what does not fit is reported."""
@@ -190,7 +203,6 @@ class Claims:
         The parts of a family have one problem together.
         """
         self.mark_used(claim.entry)
-        source = name_of(claim.source)
         # A name that several tensors share does not say which tensor is meant. That is
         # an error of the map, which on_mismatch="keep" must not hide.
         if self.options.on_mismatch.keeps(claim.leaf) and not any(
@@ -199,7 +211,7 @@ class Claims:
             leaf = self.leaves[claim.leaf]
             self._mismatched[claim.leaf] = Gap(
                 claim.leaf,
-                source,
+                name_of(claim.source),
                 claim.entry,
                 str(error),
                 expression=None if leaf.dtype is None else claim.source,
@@ -214,7 +226,7 @@ class Claims:
         problem = problems.Mismatch(
             claim.entry,
             name,
-            source,
+            name_of(claim.source, COLLAPSED),
             error.fact if is_shape else str(error),
             None if claim.parts else claim.source,
             self.leaves[claim.leaf].shape,
@@ -411,10 +423,10 @@ def _names_of(expression: Expression) -> Iterator[str]:
             yield pattern.literal
 
 
-def name_of(expression: Expression) -> str:
+def name_of(expression: Expression, style: Style = BRIEF) -> str:
     """The text of a source in messages: the tensor's name, or the expression."""
     if not isinstance(expression, Source):
-        return write_expression(expression)
+        return write_expression(expression, style)
     pattern = expression.pattern
     return parse_name(pattern).literal if has_braces(pattern) else pattern
 

@@ -45,15 +45,27 @@ def resolve_map(
     options: MapOptions,
     *,
     x64: bool,
+    is_initialised: bool = False,
 ) -> Resolution:
     """Finds what fills each leaf, and which leaves stay as they are.
+
+    Args:
+        entries: The entries of the map.
+        leaves: The leaves of the target.
+        manifest: The checkpoint.
+        options: Options that decide what the map means.
+        x64: True if JAX holds 64-bit dtypes.
+        is_initialised: True if leaves that stay are made anew, also abstract ones.
+
+    Returns:
+        The resolution.
 
     Raises:
         AssignmentError: Entries do not fit the target or the checkpoint; all problems
             are listed, with the nearest names.
         DamagedError: The entry of a tensor that fills a leaf is malformed.
     """
-    claims = Claims(leaves, manifest, options, x64=x64)
+    claims = Claims(leaves, manifest, options, x64=x64, is_initialised=is_initialised)
     rules = [entry for entry in entries if isinstance(entry, Rule)]
     plain_entries = [entry for entry in entries if isinstance(entry, PlainEntry)]
     plain = PlainEntries(claims, plain_entries)

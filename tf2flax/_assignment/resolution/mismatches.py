@@ -14,6 +14,7 @@ from tf2flax._assignment.language.expressions import (
     Joined,
     Rearranged,
     Source,
+    sources_of,
 )
 from tf2flax._assignment.language.literals import write_integers
 from tf2flax._assignment.layouts.shapes import axis_groups
@@ -32,6 +33,8 @@ from .fitting_sizes import fit_sizes
 
 # The reason where none is more likely.
 ANOTHER_CONFIGURATION: Final = "Was the model built with another configuration?"
+# Tensors of a key that is proposed where the entry is not known.
+_MAX_SOURCES: Final = 4
 # Shapes of parts that a message lists.
 _MAX_LISTED: Final = 6
 # Axes of which all orders are tried.
@@ -82,6 +85,9 @@ class ShapeMismatchError(AssignmentError):
             return self.fact
         if reason.change is None:
             return f"{self.fact} {reason.text}"
+        # Of 48 layers that a stack counts, the key has a capture and this has names.
+        if len(list(sources_of(source))) > _MAX_SOURCES:
+            return f"{self.fact} {reason.text}."
         return f"{self.fact} {reason.text}: use the key `{reason.change(source)!r}`."
 
 
@@ -173,6 +179,16 @@ def _reason_for_order(
         source, leaf, spec_of, orders[0] if len(orders) == 1 else None
     ):
         return Reason(doubt)
+    # Another axis of a stack is the same as a transpose, and says what was meant.
+    if (
+        len(orders) == 1
+        and (axis := _stacked_axis(source, leaf, orders[0])) is not None
+    ):
+        return Reason(
+            "The layers are stacked along another axis",
+            lambda source: _along_axis(source, axis),
+            is_of_key=True,
+        )
     if len(leaf) == 2:
         return Reason("The leaf is the transpose", lambda source: source.transpose())
     if len(orders) == 1:
@@ -185,6 +201,24 @@ def _reason_for_order(
         f"The axes are in another order, and several are equally long: transpose them "
         f"by {listed}. Only their meaning tells which gives the right values."
     )
+
+
+def _stacked_axis(
+    source: Expression, leaf: tuple[int, ...], axes: tuple[int, ...]
+) -> int | None:
+    """The axis along which a stack has a shape; None if it is another transpose."""
+    if not isinstance(source, Joined) or not source.is_stack:
+        return None
+    stacked = source.axis % len(leaf)
+    axis = axes.index(stacked)
+    others = [place for place in axes if place != stacked]
+    return axis if others == sorted(others) else None
+
+
+def _along_axis(source: Expression, axis: int) -> Expression:
+    """A stack along another axis."""
+    assert isinstance(source, Joined)
+    return dataclasses.replace(source, axis=axis)
 
 
 def _reason_for_grouping(

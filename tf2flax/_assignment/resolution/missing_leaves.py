@@ -11,7 +11,7 @@ from tf2flax._assignment.language.expressions import sources_of
 from tf2flax._base.names import nearest
 from tf2flax._base.text import list_names
 
-from .entry_labels import label_of
+from .entry_labels import key_of, label_of
 from .likeness import closest_names
 from .problems import (
     Cause,
@@ -21,7 +21,7 @@ from .problems import (
     label_of_problems,
 )
 from .scopes import other_beginnings, scopes_of, template_of
-from .spellings import suggest_for_target
+from .spellings import captures_for_stars, suggest_for_target
 from .suggestions import (
     Surroundings,
     change_key,
@@ -143,7 +143,9 @@ def _suggest_value(problem: TargetNotFound, around: Surroundings) -> str:
     if not target:
         return "Write `/` for the whole target."
     if spelling := suggest_for_target(target):
-        return spelling
+        captured = captures_for_stars(key_of(problem.entry), target)
+        line = captured and write_line(problem.entry, *captured)
+        return f"{spelling} Write `{line}`." if line else spelling
     if text := describe_numbers(target, around):
         return text
     entry = problem.entry

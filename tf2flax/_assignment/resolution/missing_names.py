@@ -22,6 +22,7 @@ from tf2flax._base.text import counted, list_names
 from .entry_labels import fills_scope, key_of, target_of
 from .likeness import closest_names, like_components, names_same_parameter
 from .new_entries import propose_entry, propose_sources
+from .numbered_layers import describe_shift
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
@@ -36,17 +37,13 @@ from .suggestions import (
     transfer,
 )
 from .training_state import means_variable_above, without_training_state
+from .ways_out import is_way_out, keep_missing
 
 # Tensors of a scope that are looked at, and components of names.
 _MAX_TENSORS: Final = 1000
 _MAX_DEPTH: Final = 64
 # Names that are suggested for one.
 _MAX_SUGGESTED: Final = 3
-# What to do about leaves of which nothing is there.
-KEEP_MISSING: Final = (
-    "Keep leaves that the checkpoint lacks with on_missing='keep', or leave them out "
-    "of the target."
-)
 _MEANT: Final = re.compile(r"If `([^`]+)` is meant, ")
 _CAPTURE: Final = re.compile(r"\{\w+(?:\.\.\.|[+-]\d+)?\}")
 
@@ -264,8 +261,9 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     present = [name.split("/")[place] for i, name in single if i == place]
     fact = f"The checkpoint has it for {list_collapsed(present, 2)} only."
     if place == len(components) - 1:
-        return fact
-    return f"{fact} {KEEP_MISSING}"
+        shift = describe_shift([(p, p.source) for p in problems], around)
+        return f"{fact} {shift}".rstrip()
+    return f"{fact} {_keep(problems, around)}"
 
 
 def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -292,7 +290,8 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
     if not close or not is_sure or around.is_taken(first.entry, close[0]):
         if not fills_scope(first.entry):
             return ""
-        return f"{_advise_related(problems, around)} {KEEP_MISSING}".lstrip()
+        related = _advise_related(problems, around)
+        return f"{related} {_keep(problems, around)}".lstrip()
     if len(close) > 1:
         return f"The checkpoint has {list_names(close, _MAX_SUGGESTED)}."
     scope, slash, last = close[0].rpartition("/")
@@ -321,7 +320,11 @@ def _advise_related(problems: Sequence[SourceNotFound], around: Surroundings) ->
         return ""
     new = related[0].rpartition("/")[2]
     advice = _replace(problems, lambda s: f"{s.rpartition('/')[0]}{slash}{new}", around)
-    return "" if advice == KEEP_MISSING else advice
+    return "" if is_way_out(advice) else advice
+
+
+def _keep(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    return keep_missing((problem.leaf for problem in problems), around)
 
 
 def _names_like(source: str, around: Surroundings) -> tuple[list[str], bool]:
@@ -369,7 +372,7 @@ def _replace(
         if leaf and name in around.tensors and around.may_fill(first.entry, name, leaf)
     ]
     if not pairs:
-        return KEEP_MISSING
+        return _keep(problems, around)
     entry = propose_sources(pairs, around.leaves)
     return f"If `{pairs[0][0]}` is meant, a{str(entry)[1:]}"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,14 +17,17 @@ from tf2flax._assignment.language.expressions import Source
 from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.text import and_more, counted, list_names
 
+from .adjacent_captures import explain_adjacent_captures
 from .entry_labels import fills_scope, target_of
+from .fused import explain_fused
 from .missing_levels import explain_missing_levels
-from .missing_names import KEEP_MISSING, explain_name, kind_of_name, tensor_meant
+from .missing_names import explain_name, kind_of_name, tensor_meant
 from .near_scopes import MovedScope, find_moved_scope
 from .new_entries import propose_entry
+from .numbered_layers import describe_layers
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
 from .scopes import template_of
-from .spellings import suggest_for_key
+from .spellings import suggest_for_key, suggest_for_pattern
 from .suggestions import (
     Surroundings,
     change_key,
@@ -34,10 +36,11 @@ from .suggestions import (
     scopes_named,
     transfer,
 )
+from .unnumbered import describe_unnumbered
+from .ways_out import keep_missing
 
 # Roots that a line names, and from how many on the roots of one entry share a line.
 _MAX_ROOTS: Final = 3
-_NUMBER: Final = re.compile(r"\d+")
 
 
 def explain_missing_tensors(
@@ -52,6 +55,8 @@ def explain_missing_tensors(
     Returns:
         Causes: scopes that are missing first, then single tensors.
     """
+    adjacent, problems = explain_adjacent_captures(problems, around)
+    fused, problems = explain_fused(problems, around)
     levels, problems = explain_missing_levels(problems, around)
     roots = [_root_of(problem, around) for problem in problems]
     groups = group_by_key(
@@ -75,10 +80,16 @@ def explain_missing_tensors(
         else:
             names.append(explain_name(members, around, may_search=may_search))
     _withdraw_shared(scopes)
-    return [*levels, *_join_scopes(scopes, around), *_without_shared(names)]
+    return [
+        *adjacent,
+        *fused,
+        *levels,
+        *_join_scopes(scopes, around),
+        *_without_shared(names, around),
+    ]
 
 
-def _without_shared(causes: Sequence[Cause]) -> list[Cause]:
+def _without_shared(causes: Sequence[Cause], around: Surroundings) -> list[Cause]:
     """Takes back a tensor that was found for several leaves of one scope."""
     keys = [(tensor_meant(cause.advice), _parent_of_leaf(cause)) for cause in causes]
     counts = collections.Counter(keys)
@@ -86,7 +97,8 @@ def _without_shared(causes: Sequence[Cause]) -> list[Cause]:
         dataclasses.replace(
             cause,
             advice=f"`{key[0]}` is as much like the names that other leaves need: only "
-            f"its meaning tells which leaf it fills. {KEEP_MISSING}",
+            "its meaning tells which leaf it fills. "
+            f"{keep_missing(_leaves_of(cause), around)}",
         )
         if key[0] and counts[key] > 1
         else cause
@@ -95,9 +107,11 @@ def _without_shared(causes: Sequence[Cause]) -> list[Cause]:
 
 
 def _parent_of_leaf(cause: Cause) -> str:
-    problem = cause.problems[0]
-    leaf = problem.leaf if isinstance(problem, SourceNotFound) else None
-    return (leaf or "").rpartition("/")[0]
+    return (_leaves_of(cause)[0] or "").rpartition("/")[0]
+
+
+def _leaves_of(cause: Cause) -> list[str | None]:
+    return [p.leaf if isinstance(p, SourceNotFound) else None for p in cause.problems]
 
 
 def _withdraw_shared(scopes: Sequence[_MissingScope]) -> None:
@@ -144,11 +158,14 @@ class _MissingScope:
         self.root = missing[0][1]
         parent, component = _split(self.root)
         self.parent = parent
+        self._may_search = may_search
         self.beside = around.tensors.numbers_beside(parent, component)
         entry = missing[0][0].entry
         is_named = change_key(entry, self.root, self.root) is not None
+        # The key has this component as it is, whatever stands around it.
+        place = self.root.count("/") - 1
         is_literal = any(
-            pattern.startswith(literal_pattern(self.root))
+            pattern.split("/")[place : place + 1] == [literal_pattern(component)]
             for pattern in scopes_named(entry)
         )
         if len(self.beside) == 1 and is_literal:
@@ -163,6 +180,17 @@ class _MissingScope:
     def problems(self) -> tuple[SourceNotFound, ...]:
         """The problems."""
         return tuple(problem for problem, _ in self.missing)
+
+    @property
+    def is_explained(self) -> bool:
+        """True if there is more to say than that nothing lies there."""
+        return bool(
+            self.beside
+            or self.moved is not None
+            or self._rivals
+            or self._hint()
+            or self._describe_unnumbered()
+        )
 
     @property
     def relation(self) -> tuple[str, str] | None:
@@ -181,14 +209,29 @@ class _MissingScope:
         else:
             fact = f"nothing lies under {self._list_roots()}, which {self._needs()}."
         label = label_of_problems(self.problems)
+        if advice := self._describe_unnumbered():
+            return Cause(label, fact, self.problems, advice)
         if self.beside:
-            return Cause(label, fact, self.problems, self._describe_layers())
+            advice = describe_layers(
+                self.missing, self.beside, self._around, is_captured=self.is_captured
+            )
+            return Cause(label, fact, self.problems, advice)
         if self.moved is None:
             return Cause(label, fact, self.problems, self._hint() or self._list())
+        advice = self._hint() or self._advise()
+        if not advice and not self.is_moved:  # only its name is like it
+            return Cause(label, fact, self.problems, self._list())
         where = self._where_they_lie()
         if len(self.missing) > 1 or fills_scope(first.entry):
             fact = f"{fact[:-1]}; {where}."
-        return Cause(label, fact, self.problems, self._hint() or self._advise())
+        return Cause(label, fact, self.problems, advice)
+
+    def _describe_unnumbered(self) -> str:
+        """Says that TensorFlow does not number the first layer, where that is so."""
+        entries = {problem.entry.number for problem in self.problems}
+        if len(entries) > 1 or not self._may_search:
+            return ""
+        return describe_unnumbered(self.missing, self._around)
 
     def _where_they_lie(self) -> str:
         """What lies under the scope that may have been meant."""
@@ -205,7 +248,8 @@ class _MissingScope:
         return f"{counted(count, 'tensor')} {lie} under {list_collapsed(scopes, 2)}"
 
     def _list_roots(self) -> str:
-        return list_collapsed(list(dict.fromkeys(r for _, r in self.missing)), 2)
+        roots = list(dict.fromkeys(root for _, root in self.missing))
+        return list_collapsed(roots, len(roots) if len(roots) <= _MAX_ROOTS else 2)
 
     def _needs(self) -> str:
         """Who needs the scopes."""
@@ -219,32 +263,24 @@ class _MissingScope:
         target = target_of(entry) if len(numbers) == 1 and fills_scope(entry) else ""
         return f"{len(leaves)} leaves{f' of `{target}`' if target else ''} need"
 
-    def _describe_layers(self) -> str:
-        """Which numbers there are, where scopes have others."""
-        first, last = self.beside[0], self.beside[-1]
-        present = f"`{first}` to `{last}`" if len(self.beside) > 1 else f"`{first}`"
-        fact = f"The checkpoint has {present} there"
-        numbers = [[int(n) for n in _NUMBER.findall(c)[-1:]] for c in self.beside]
-        lowest = min(
-            [int(n) for n in _NUMBER.findall(_split(root)[1])[-1:]]
-            for _, root in self.missing
-        )
-        if lowest > max(numbers) and (len(numbers) > 1 or self.is_captured):
-            return f"{fact}: was the model built with another number of layers?"
-        return f"{fact}."
-
     def _list(self) -> str:
         """What there is, where nothing is like the scope."""
         if self._rivals:
             listed = list_names(self._rivals, _MAX_ROOTS)
             return f"Such names lie under {listed}: only their meaning tells which."
-        entry = self.missing[0][0].entry
-        keep = KEEP_MISSING if fills_scope(entry) else ""
+        keep = ""
+        if fills_scope(self.missing[0][0].entry):
+            leaves = (problem.leaf for problem in self.problems)
+            keep = keep_missing(leaves, self._around)
         return f"{list_below(self.root, self._around)} {keep}".strip()
 
     def _hint(self) -> str:
         manifest = self._around.manifest
-        return manifest.hint(self.root) or manifest.hint(self.missing[0][0].source)
+        return (
+            manifest.hint(self.root)
+            or manifest.hint(self.missing[0][0].source)
+            or suggest_for_pattern(self.root)
+        )
 
     def _with_captures(self, old: str, new: str) -> tuple[str, str]:
         """Two scopes with captures for numbers, if all keys are written so."""
@@ -313,13 +349,21 @@ def _join_scopes(scopes: Sequence[_MissingScope], around: Surroundings) -> list[
         if key[0] == "moved" and len(members) > 1:
             causes.append(_explain_level(members))
         elif len(members) > _MAX_ROOTS and not members[0].beside:
-            missing = [pair for scope in members for pair in scope.missing]
-            missing.sort(key=lambda pair: pair[1] != members[0].root)
-            joined = _MissingScope(missing, around, may_search=True)
-            causes.append(joined.explain())
+            causes.append(_join_members(members, around, may_search=True).explain())
+        elif len(members) > 1 and not any(scope.is_explained for scope in members):
+            # The same is said of each: what lies under the scope around them.
+            causes.append(_join_members(members, around, may_search=False).explain())
         else:
             causes += [scope.explain() for scope in members]
     return causes
+
+
+def _join_members(
+    scopes: Sequence[_MissingScope], around: Surroundings, *, may_search: bool
+) -> _MissingScope:
+    missing = [pair for scope in scopes for pair in scope.missing]
+    missing.sort(key=lambda pair: pair[1] != scopes[0].root)
+    return _MissingScope(missing, around, may_search=may_search)
 
 
 def _explain_level(scopes: Sequence[_MissingScope]) -> Cause:

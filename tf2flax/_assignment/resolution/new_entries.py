@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
@@ -40,6 +40,21 @@ class NewEntry:
         """The entry, as a sentence."""
         what = "entries such as" if self.is_example else "the entry"
         return f"Add {what} `{self.key}` -> `{self.value}`."
+
+
+def add_entries(entries: Sequence[NewEntry]) -> str:
+    """Says which entries to add, as a sentence.
+
+    Examples:
+        >>> add_entries([NewEntry("a", "x"), NewEntry("b", "y"), NewEntry("c", "z")])
+        'Add the entries `a` -> `x`, `b` -> `y` and `c` -> `z`.'
+    """
+    if len(entries) == 1:
+        return str(entries[0])
+    written = [f"`{entry.key}` -> `{entry.value}`" for entry in entries]
+    listed = f"{', '.join(written[:-1])} and {written[-1]}"
+    is_example = any(entry.is_example for entry in entries)
+    return f"Add {'entries such as' if is_example else 'the entries'} {listed}."
 
 
 def propose_entry(
@@ -82,6 +97,8 @@ def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     Examples:
         >>> generalise([("a_0/w", "b/0/w"), ("a_1/w", "b/1/w")])
         ('a_{i}/w', 'b/{i}/w')
+        >>> generalise([("a_0/w", "b/1/w"), ("a_1/w", "b/2/w")])
+        ('a_{i-1}/w', 'b/{i}/w')
     """
     keys = [_NUMBER.split(key) for key, _ in pairs]
     values = [_NUMBER.split(value) for _, value in pairs]
@@ -114,14 +131,33 @@ def _write_captures(
     for place, column in enumerate(zip(*rows, strict=True)):
         if len(set(column)) == 1:
             written.append(column[0])
-        elif place % 2 == 0 or (column not in captures and not is_value):
+        elif place % 2 == 0:
             return None
+        elif column not in captures and not is_value:
+            shifted = _shifted(column, captures)
+            if shifted is None:
+                return None
+            written.append(shifted)
         else:
             if column not in captures and len(captures) == len(_CAPTURES):
                 return None
             name = captures.setdefault(column, _CAPTURES[len(captures) % 6])
             written.append(f"{{{name}}}")
     return "".join(written)
+
+
+def _shifted(
+    column: tuple[str, ...], captures: Mapping[tuple[str, ...], str]
+) -> str | None:
+    """A capture with an offset, which gives the numbers of a place; None for none."""
+    for numbers, name in captures.items():
+        # `{i+1}` matches no leading zeros.
+        if any(text != str(int(text)) for text in (*column, *numbers)):
+            continue
+        offsets = {int(a) - int(b) for a, b in zip(column, numbers, strict=True)}
+        if len(offsets) == 1:
+            return f"{{{name}{offsets.pop():+d}}}"
+    return None
 
 
 def propose_sources(pairs: Sequence[tuple[str, str]], names: NameTable) -> NewEntry:

@@ -63,10 +63,12 @@ class UnusedPolicy:
     Attributes:
         rules: Patterns and their choices; the first pattern found in a name counts.
         default: The choice for names in which no pattern is found.
+        place: File and line of the option; "" where the call gives it.
     """
 
     rules: tuple[tuple[re.Pattern[str], UnusedChoice], ...] = ()
     default: UnusedChoice = "ignore"
+    place: str = ""
 
     def choice_of(self, name: str) -> UnusedChoice:
         """The choice for a tensor."""

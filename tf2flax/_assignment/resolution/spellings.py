@@ -22,6 +22,36 @@ _OPERATION: Final = re.compile(
 # `\d+`, `[^/]+`, `*`.
 _PATTERN: Final = re.compile(r"\*|\\[0-9dDwWSsbg]|\[\^|\)\+|\.\+")
 
+_CAPTURES: Final = "ijklmn"
+
+
+def captures_for_stars(key: str, target: str) -> tuple[str, str] | None:
+    """Writes captures in place of the `*` of a key and a value.
+
+    Args:
+        key: The key, as it reads in the map.
+        target: The value.
+
+    Returns:
+        Both; None unless each has as many, with something else beside it.
+
+    Examples:
+        >>> captures_for_stars("layer_*/w", "layers_*/kernel")
+        ('layer_{i}/w', 'layers_{i}/kernel')
+    """
+    count = key.count("*")
+    if not 0 < count == target.count("*") <= len(_CAPTURES) or "{" in key + target:
+        return None
+    if "**" in key + target:
+        return None
+    key, target = (_with_captures(text) for text in (key, target))
+    return key, target
+
+
+def _with_captures(text: str) -> str:
+    names = iter(_CAPTURES)
+    return re.sub(r"\*", lambda _: f"{{{next(names)}}}", text)
+
 
 def suggest_for_key(key: str) -> str:
     """What to write instead of a key that is not in the checkpoint; "" for no idea."""
@@ -42,7 +72,7 @@ def suggest_for_key(key: str) -> str:
         except AssignmentError:
             return ""
         return f"An operation needs an expression: use the key `{expression!r}`."
-    return _suggest_for_pattern(key)
+    return suggest_for_pattern(key)
 
 
 def suggest_for_target(target: str) -> str:
@@ -52,10 +82,11 @@ def suggest_for_target(target: str) -> str:
             "Expressions are keys, and the value is the name of a leaf: "
             '`src("name").transpose()` as the key.'
         )
-    return _suggest_for_pattern(target)
+    return suggest_for_pattern(target)
 
 
-def _suggest_for_pattern(name: str) -> str:
+def suggest_for_pattern(name: str) -> str:
+    """What to write instead of a pattern of another kind; "" for none."""
     if not _PATTERN.search(name):
         return ""
     return (

@@ -59,11 +59,13 @@ class Surroundings:
         shapes: Shape of every leaf, by all its names.
         claimed: For each entry, by number, the sources that it gives to leaves, and
             the shapes of these leaves.
+        abstract: Names of leaves that cannot stay as they are.
     """
 
     manifest: Manifest
     shapes: Mapping[str, tuple[int, ...]]
     claimed: Mapping[int, Sequence[tuple[Expression, tuple[int, ...]]]]
+    abstract: Set[str] = frozenset()
 
     @functools.cached_property
     def tensors(self) -> NameTable:
@@ -170,8 +172,13 @@ def write_line(entry: MapEntry, key: str, value: str) -> str:
         value: The value.
 
     Returns:
-        A dict of one entry: `{"a/": "params/"}`.
+        A dict of one entry: `{"a/": "params/"}`; in the form of TOML for a map from
+        such a file.
     """
+    if ".toml:" in entry.place:
+        # Keys may hold double quotes, which single ones leave as they are.
+        literal = f"'{key}'" if "'" not in key and key.isprintable() else quote(key)
+        return f"{literal} = {quote(value)}"
     is_text = isinstance(entry, PlainEntry) or entry.key != repr(entry.source)
     return f"{{{quote(key) if is_text else key}: {quote(value)}}}"
 

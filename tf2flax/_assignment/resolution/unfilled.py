@@ -12,6 +12,8 @@ from typing import Final
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.entries import MapEntry
+from tf2flax._assignment.language.expressions import Source
+from tf2flax._assignment.language.writing import COLLAPSED, write_expression
 from tf2flax._base.collapsing import collapse, summarise
 from tf2flax._base.names import nearest
 from tf2flax._base.text import and_more, list_names
@@ -20,6 +22,7 @@ from .assignments import Gap, Leaf, Resolution
 from .entry_labels import key_of, label_of, target_of
 from .problem_report import SUGGEST
 from .scopes import NameTable, other_beginnings, scopes_of
+from .spellings import captures_for_stars
 from .suggestions import source_of_entry, with_captures, write_key, write_line
 
 # Entries that a message names: with a heading, less than 25 lines.
@@ -30,6 +33,8 @@ _MAX_NAMED: Final = 3
 # comparisons of names: each entry takes a pass over all names.
 _MAX_SUGGESTED: Final = 20
 _MAX_COMPARED: Final = 400_000
+# Collections of linen, which NNX models and bare parameters do not have.
+_COLLECTIONS: Final = ("params", "batch_stats")
 # Names that are written with the captures of a value, to be compared with it.
 _MAX_WRITTEN: Final = 20_000
 
@@ -49,6 +54,24 @@ def describe_unused(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     rows = collapse([(text,) for text in texts])
     listed = "; ".join(row.cells[0] for row in rows[:_MAX_ENTRIES])
     return and_more(listed, sum(len(row.members) for row in rows[_MAX_ENTRIES:]))
+
+
+def unused_lines(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
+    """Names the entries that reach no leaf as `describe_unused`, each on a line.
+
+    Args:
+        resolution: Meaning of the map.
+        leaves: All leaves of the target.
+
+    Returns:
+        Lines; "" if every entry reaches a leaf.
+    """
+    names = _reachable_names(leaves)
+    lines = [
+        f"Entry {entry.number} reaches no leaf: {text}."
+        for entry, text in _describe_entries(resolution, names)
+    ]
+    return summarise(lines, _MAX_ENTRIES)
 
 
 def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
@@ -77,7 +100,7 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     for gap in gaps:
         by_entry.setdefault((gap.entry.number, gap.fact), []).append(gap)
     for (number, fact), group in by_entry.items():
-        rows = collapse([(gap.leaf, gap.source) for gap in group])
+        rows = collapse([(gap.leaf, source_of_gap(gap)) for gap in group])
         leaf, source = rows[0].cells
         more = and_more(f"`{leaf}`", len(group) - len(rows[0].members))
         lines.append(
@@ -96,6 +119,20 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
         f"{SUGGEST}"
         f"\n{summarise([text for _, text in lines], _MAX_ENTRIES)}"
     )
+
+
+def source_of_gap(gap: Gap) -> str:
+    """The source of a leaf that is kept, as people read it.
+
+    Args:
+        gap: The leaf.
+
+    Returns:
+        The tensor's name, or the expression, with layers of a stack as one.
+    """
+    if gap.expression is None or isinstance(gap.expression, Source):
+        return gap.source
+    return write_expression(gap.expression, COLLAPSED)
 
 
 def _describe_entries(
@@ -127,6 +164,9 @@ def _suggest_target(
     is_scope = target.endswith("/")
     if is_scope and target[:-1] in names:
         return f"`{target[:-1]}` is a leaf: give its name as the value, and a tensor"
+    if captured := captures_for_stars(key_of(entry), target):
+        line = write_line(entry, *captured)
+        return f"`*` is not a pattern here, a capture is: write `{line}`"
     if others := _other_beginnings(entry, names):
         key = write_key(entry, source_of_entry(entry))
         if len(others) > 1:
@@ -145,6 +185,8 @@ def _suggest_target(
 def _other_beginnings(entry: MapEntry, names: Sequence[str]) -> list[str]:
     """Values that reach leaves, with more or less before them than a value has."""
     table, target = NameTable(sorted(names)), target_of(entry)
+    if target[:-1] in _COLLECTIONS and target not in table:
+        return ["/"]
     pattern = parse_name(target)
     if not pattern.captures:
         values = other_beginnings(pattern.literal, table)[:_MAX_NAMED]

@@ -255,7 +255,9 @@ class FileSlice(io.RawIOBase):
             try:
                 count = read_at(self._origin, target[done:], start + done)
             except OSError as error:
-                self.failure = error
+                # Without its traceback, of which the frames hold what h5py has open:
+                # kept until Python ends, HDF5 would then call what is gone.
+                self.failure = OSError(error.errno, error.strerror)
                 raise
             if count == 0:  # it became shorter
                 break

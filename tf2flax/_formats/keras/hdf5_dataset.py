@@ -96,12 +96,12 @@ def describe(dataset: Handle, file_nbytes: int) -> Description:
     shape = tuple(int(dim) for dim in space.get_simple_extent_dims())
     dtype, stored = _dtypes(h5py, dataset.get_type())
     nbytes = math.prod(shape) * stored.itemsize
-    if nbytes and dtype.is_readable and not dataset.get_storage_size():
-        fill = _fill_value(created, stored, nbytes, file_nbytes)
-        return Description(TensorSpec(shape, dtype), stored, None, fill)
     # Zero dimensions do not excuse the others: numpy cannot hold such shapes either.
     if math.prod(dim for dim in shape if dim) * stored.itemsize > MAX_ELEMENTS:
         raise MalformedError(f"the size of shape {list(shape)} overflows")
+    if nbytes and dtype.is_readable and not dataset.get_storage_size():
+        fill = _fill_value(created, stored, nbytes, file_nbytes)
+        return Description(TensorSpec(shape, dtype), stored, None, fill)
     where = None
     if not nbytes or not dtype.is_readable:
         pass

@@ -1,0 +1,181 @@
+"""Several processes save one checkpoint: each its shards, and all of them, or none."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from gcs_server import serving_bucket
+from jobs import run_job, start_job
+from s3_server import serving_s3
+
+import tf2flax
+
+NBYTES = 16 * 8 * 4
+# Who is told what: the text of the last process, and that of the others.
+ERRORS = {
+    "a leaf is gone": "was deleted or donated",
+    "no space": "No space left on device",
+    "the store refuses": "All 3 retry attempts failed: Service Unavailable",
+    "no space, and one is there": "No space left on device",
+}
+ALIKE = ("other trees", "other options", "another prefix")
+
+
+def test_two_processes(tmp_path: pathlib.Path) -> None:
+    check_job(tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_four_processes(tmp_path: pathlib.Path) -> None:
+    check_job(tmp_path, 4)
+
+
+def check_job(folder: pathlib.Path, count: int) -> None:
+    found, names = run_saving_job(folder, count)
+    assert names == [
+        "run/checkpoint", *(f"run/m.data-{i:05d}-of-{count:05d}" for i in range(count)),
+        "run/m.index",
+    ]  # fmt: skip
+    checkpoint = tf2flax.open_checkpoint(folder / "all/m")
+    data = sorted((folder / "all").glob("m.data-*"))
+    assert [path.name for path in data] == [
+        f"m.data-{i:05d}-of-{count:05d}" for i in range(count)
+    ]
+    assert sorted(path.name for path in (folder / "all").iterdir()) == [
+        "checkpoint", *(path.name for path in data), "m.index",
+    ]  # fmt: skip
+    # Each element is there once, also those that all processes have.
+    sizes = [path.stat().st_size for path in data]
+    assert sum(sizes) == sum(tensor.nbytes for tensor in checkpoint.values())
+    # By the lowest of those that have it: the mesh is of 2 x 4 devices.
+    writers = {
+        name: [int(piece.path[-14:-9]) for piece in tensor.entry.pieces]
+        for name, tensor in checkpoint.items()
+    }
+    assert writers["params/rows"] == [i * count // 8 for i in range(8)]
+    assert writers["params/half_rows"] == [0, count // 2]
+    assert writers["params/columns"] == [i * count // 8 for i in range(4)]
+    assert writers["params/replicated"] == writers["params/host"] == [0]
+    num_slices = {name: len(tensor.slices) for name, tensor in checkpoint.items()}
+    assert num_slices["params/rows"] == num_slices["params/both"] == 8
+    assert (num_slices["params/half_rows"], num_slices["params/columns"]) == (2, 4)
+    assert num_slices["params/replicated"] == num_slices["params/none"] == 0
+    assert num_slices["params/family"] == 4
+    few = sorted((folder / "few").glob("m.data-*"))
+    assert [one["few"] for one in found] == [NBYTES] + [0] * (count - 1)
+    assert len(few) == 2 * count
+    for name, offset in (("rows", 0), ("columns", 2)):
+        want = np.arange(16 * 8, dtype=np.float32).reshape(16, 8) + offset
+        assert np.array_equal(checkpoint[f"params/{name}"].read(), want)
+    assert tf2flax.latest_checkpoint(folder / "all") == f"{folder}/all/m"
+    check_errors(found, count)
+    for one in found:
+        parts = [text.partition(": ")[2] for text in one["refusals"]]
+        assert len(parts) == 4
+        for text in parts[:2]:
+            assert "`odd` spans processes, and its shards are no slices of" in text
+        assert "covered only partly by leaves that span processes: `odd`" in parts[2]
+        assert "covered several times by leaves that span" in parts[3]
+
+
+def run_saving_job(folder: pathlib.Path, count: int) -> tuple[list[dict], list[str]]:
+    """What the processes found, and what they left in a store."""
+    rng = np.random.default_rng(0)
+    tensors = {f"layer_{i}/w": rng.random((4, 6), "f4") for i in range(4)}
+    tensors |= {
+        "kernel": rng.random((8, 16), "f4"), "kernel/Adam": rng.random((8, 16), "f4"),
+        "narrow": rng.random((4, 3), "f4"), "table": rng.random((4, 8), "f4"),
+        "bias": rng.random(5, "f4"), "global_step": np.int64(7),
+    }  # fmt: skip
+    tf2flax.save_checkpoint(folder / "source/m", tensors)
+    with serving_bucket() as bucket:
+        # The first answers of all kinds are faults.
+        seen: set[tuple[str, str]] = set()
+
+        def fail(method: str, key: str) -> str:
+            if f"refused/m.data-{count - 1:05d}" in key:
+                return "503"
+            is_first = (method, key) not in seen
+            seen.add((method, key))
+            return "503" if is_first and method == "POST" else ""
+
+        bucket.fails = fail
+        found = run_job(count, "saving_job_worker.py", folder, bucket.url)
+        names = bucket.names()
+    return found, names
+
+
+def check_errors(found: list[dict], count: int) -> None:
+    for one in found:
+        is_last = one["process"] == count - 1
+        errors = one["errors"]
+        for case, text in ERRORS.items():
+            assert text in errors[case]
+            assert ("processes could not save" in errors[case]) != is_last, errors[case]
+        for case in ALIKE:
+            assert "Give all of them the same prefix" in errors[case], errors[case]
+        assert "does not see what process 0 wrote" in errors["another place"]
+        assert "A checkpoint is there already" in errors["it exists"]
+        assert errors["it exists"].startswith("ExistsError") == (one["process"] == 0)
+        assert "Input/output error" in errors["no renaming"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_at_any_moment(tmp_path: pathlib.Path, victim: int) -> None:
+    killed = 0
+    for calls in range(1, 60, 1 if victim else 2):
+        prefix = tmp_path / f"{calls}" / "m"
+        old = {name: np.full((16, 8), 100, "f4") for name in ("rows", "columns")}
+        tf2flax.save_checkpoint(prefix, old, data_files=2)
+        done = start_job(2, "saving_kill_worker.py", prefix, victim, calls)
+        assert done[victim].returncode in (0, -9), done[victim].stderr
+        try:
+            got = tf2flax.open_checkpoint(prefix).read()
+        except tf2flax.CheckpointNotFoundError:
+            got = {}  # between the old index and the new one
+        new = np.arange(16 * 8, dtype="f4").reshape(16, 8) + 500
+        for array in got.values():
+            want = new if got["rows"][0, 0] == 500 else old["rows"]
+            assert np.array_equal(array, want)
+        if "done" in done[victim].stdout:
+            break
+        killed += 1
+    else:
+        pytest.fail("it never came to its end")
+    assert killed >= (3 if victim else 6)
+    assert got["rows"][0, 0] == 500
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc"
+)
+@pytest.mark.parametrize("place", ["files", "a store"])
+def test_peak_memory_is_bounded(tmp_path: pathlib.Path, place: str) -> None:
+    with serving_bucket() as bucket:
+        prefix = "gs://bucket/m" if place == "a store" else str(tmp_path / "m")
+        arguments = (prefix, 1 << 30, bucket.url)
+        found = run_job(2, "saving_memory_worker.py", *arguments)
+        nbytes = sum(len(contents) for contents, _ in bucket.objects.values())
+    assert (nbytes > 1 << 30) == (place == "a store")
+    for one in found:
+        assert one["peak"] <= 256 << 20, found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="needs moto[server]")
+def test_two_processes_and_s3(tmp_path: pathlib.Path) -> None:
+    with serving_s3("bucket") as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        run_job(2, "saving_flat_worker.py", "s3://bucket/run/m", json.dumps(variables))
+        got = tf2flax.open_checkpoint("s3://bucket/run/m")
+        assert got.verify().ok
+        want = np.arange(16 * 8, dtype="f4").reshape(16, 8)
+        assert np.array_equal(got["rows"].read(), want)
+        assert len(got["rows"].slices) == 8

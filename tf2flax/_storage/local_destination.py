@@ -1,0 +1,158 @@
+"""Files of this machine as the destination of a save.
+
+Everything is written under temporary names, and renamed at the end: see `exchanging`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from tf2flax._base.errors import ReadError
+
+from .base import Storage
+from .exchanging import Exchange, existing_files, remove_stale, uninterrupted
+from .local import LOCAL
+from .writing import (
+    new_folders,
+    remove,
+    sync_directory,
+    temporary_name,
+    write_all,
+    write_atomically,
+    write_new_file,
+)
+
+# As `open(path, "xb")`.
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class LocalDestination:
+    """A prefix in a folder of this machine."""
+
+    def __init__(self, path: str, token: str = "") -> None:
+        """Chooses temporary names.
+
+        Args:
+            path: Absolute path of the checkpoint, without suffix.
+            token: What tells this save from others; "" for a new one.
+        """
+        self._path = path
+        self._temporary = temporary_name(path, token)
+
+    @property
+    def path(self) -> str:
+        """The prefix."""
+        return self._path
+
+    @property
+    def storage(self) -> Storage:
+        """The file system."""
+        return LOCAL
+
+    @property
+    def location(self) -> str:
+        """The prefix."""
+        return self._path
+
+    @property
+    def token(self) -> str:
+        """The end of all temporary names."""
+        return self._temporary[-16:]
+
+    @property
+    def max_file_nbytes(self) -> None:
+        """None: files are written bit by bit."""
+        return None
+
+    def existing(self) -> list[str]:
+        """Files of a checkpoint with this prefix; see `existing_files`."""
+        return existing_files(self._path)
+
+    def free_count(self, count: int) -> int:
+        """The count itself: old files have their names until all is written."""
+        return count
+
+    def folders(self) -> contextlib.AbstractContextManager[None]:
+        """Makes the folder of the prefix."""
+        return new_folders(self._path)
+
+    def mark(self) -> None:
+        """Writes the token into a file."""
+        write_new_file(self._temporary, self.token.encode())
+
+    def unmark(self) -> None:
+        """Removes the file, as far as the system lets us."""
+        with contextlib.suppress(OSError):
+            remove(self._temporary)
+
+    def is_marked(self) -> bool:
+        """True if the file is there."""
+        return LOCAL.read(self._temporary) == self.token.encode()
+
+    def create(self, suffix: str) -> LocalSink:
+        """Begins a data file, under its temporary name."""
+        return LocalSink(f"{self._temporary}{suffix}")
+
+    def settle(self) -> None:
+        """Nothing: a finished file is on the disk."""
+
+    def check(self, suffix: str, nbytes: int) -> None:
+        """Compares the size of a data file."""
+        path = f"{self._temporary}{suffix}"
+        size = os.stat(path).st_size
+        if size != nbytes:
+            raise ReadError(
+                f"Cannot write `{self._path}`: `{path}` has {size} bytes, and its "
+                f"process has written {nbytes}. Give a folder that shows all processes "
+                "the same."
+            )
+
+    def publish(self, index: bytes, suffixes: Sequence[str]) -> None:
+        """Writes the index, and renames all files; see `Exchange`."""
+        remove_stale(self._path)
+        try:
+            write_new_file(f"{self._temporary}.index", index)
+        except BaseException:
+            self.discard(suffixes)
+            raise
+        # Everything is on the disk; what follows only renames.
+        self._exchange(suffixes).run()
+        try:
+            sync_directory(self._path)
+        except OSError as error:
+            reason = f"{error.strerror}; it is written, but a crash may undo that"
+            raise OSError(error.errno, reason) from error
+
+    def discard(self, suffixes: Sequence[str]) -> None:
+        """Removes the files with temporary names."""
+        uninterrupted(self._exchange(suffixes).discard)
+
+    def replace(self, location: str, contents: bytes) -> None:
+        """Writes a small file whole, or not at all."""
+        write_atomically(location, contents)
+
+    def _exchange(self, suffixes: Sequence[str]) -> Exchange:
+        return Exchange(self._path, self._temporary, tuple(suffixes))
+
+
+class LocalSink:
+    """A data file under its temporary name."""
+
+    def __init__(self, path: str) -> None:
+        """Creates the file."""
+        self._descriptor = os.open(path, _NEW_FILE, 0o666)
+
+    def write(self, buffer: memoryview) -> None:
+        """Appends bytes."""
+        write_all(self._descriptor, buffer)
+
+    def finish(self) -> None:
+        """Waits until the file is on the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._descriptor)

@@ -1,0 +1,118 @@
+"""Arrays that span processes -> tensors in slices, one for each distinct shard.
+
+Every process makes the same slices of all shards, of which it fetches its own:
+
+    mesh       process 0: | rows 0-1 | rows 2-3 |    process 1: | rows 0-1 | rows 2-3 |
+    slices     [0:2] and [2:4], both of process 0, the lowest that has them
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tf2flax._base.errors import CheckpointError
+from tf2flax._base.memory import empty
+from tf2flax._base.values import Box, TensorSpec
+from tf2flax._checkpoint.checkpoint import Checkpoint
+from tf2flax._jax.isolation import explicit_transfers, isolated
+from tf2flax._jax.meshes import Device, box_of, device_boxes, device_processes
+
+from .arrays import is_flat_mapping
+from .device_arrays import fetch_shard, is_jax_array
+from .new_tensors import NewPiece, NewTensor, stored_key, whole_tensor
+from .slicing import extents_of_box
+from .trees import leaves_of
+
+
+def saving_processes(trees: Iterable[Any]) -> Mapping[int, Device]:
+    """Finds the processes that save together: they hold arrays that span processes.
+
+    Args:
+        trees: What is saved.
+
+    Returns:
+        A device of each process; none where nothing spans processes.
+    """
+    jax = sys.modules["jax"]
+    spanning = [
+        leaf.sharding
+        for tree in trees
+        for leaf in _leaves_of(tree)
+        if is_jax_array(leaf)
+        and not isinstance(leaf, jax.core.Tracer)
+        and not leaf.is_fully_addressable
+    ]
+    devices = {device for sharding in {*spanning} for device in sharding.device_set}
+    # The last one of a process that is put in is its first one.
+    ordered = sorted(devices, key=lambda device: device.id, reverse=True)
+    first = {device.process_index: device for device in ordered}
+    return dict(sorted(first.items()))
+
+
+def _leaves_of(tree: Any) -> Iterable[Any]:
+    if isinstance(tree, Checkpoint):
+        return ()
+    if is_flat_mapping(tree):
+        return tree.values()
+    try:
+        return leaves_of(tree).values()
+    except CheckpointError:  # raised again where it is prepared
+        return ()
+
+
+def sharded_tensor(name: str, spec: TensorSpec, value: Any) -> NewTensor:
+    """The tensor of an array that spans processes.
+
+    Args:
+        name: Its name.
+        spec: Its shape and dtype.
+        value: The array of JAX.
+    """
+    sharding, shape = value.sharding, spec.shape
+    if not spec.size:  # TensorFlow 1 reads no tensor of which a slice is empty
+        return whole_tensor(name, spec, lambda: empty(shape, spec.dtype.numpy))
+    process_of: dict[Box, int] = {}
+    boxes = device_boxes(sharding, shape)
+    for box, process in zip(boxes, device_processes(sharding, None), strict=True):
+        process_of[box] = min(process, process_of.get(box, process))
+    shards = {box_of(shard.index, shape): shard for shard in value.addressable_shards}
+    pieces = tuple(
+        NewPiece(
+            TensorSpec(box.shape, spec.dtype),
+            None if len(process_of) == 1 else extents_of_box(box, shape),
+            functools.partial(_fetch, shards.get(box)),
+            process_of[box],
+            functools.partial(_fetch_part, shards.get(box)),
+        )
+        for box in sorted(process_of, key=_starts_of)
+    )
+    return NewTensor(stored_key(name), spec, pieces)
+
+
+def _starts_of(box: Box) -> tuple[int, ...]:
+    return box.starts
+
+
+def _fetch(shard: Any) -> np.ndarray:
+    return fetch_shard(sys.modules["jax"], shard)
+
+
+def _fetch_part(shard: Any, box: Box) -> np.ndarray:
+    """Copies a box of a shard to the host."""
+    jax, data = sys.modules["jax"], shard.data
+    if _is_on_host(data):
+        return _fetch(shard)[box.within(Box.whole(data.shape))]
+    starts = np.array(box.starts, np.int32)
+    with isolated(), explicit_transfers():
+        part = jax.lax.dynamic_slice(data, jax.device_put(starts), box.shape)
+        return jax.device_get(part)
+
+
+def _is_on_host(data: Any) -> bool:
+    """True if a shard is in memory of the host already."""
+    return next(iter(data.devices())).platform == "cpu"
