@@ -104,8 +104,8 @@ def test_names() -> None:
     assert everything.keys() >= NAMES
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'suggest'"):
-        _ = tf2flax.suggest  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="no attribute 'guess'"):
+        _ = tf2flax.guess  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("name", list(SIGNATURES))

@@ -22,7 +22,7 @@ from .layers import (
     split_heads,
     without_collection,
 )
-from .pairing import MIN_MARGIN, Pair, Rival, coverage, pair_layers
+from .pairing import MIN_MARGIN, Pair, Rival, fitted_part, pair_layers
 from .scoring import Scorer
 from .words import read_words
 
@@ -112,7 +112,7 @@ class Matcher:
                     continue
                 result = self._fit_blocks(source, target, alignment)
                 least = _MIN_STACKED if target.is_stacked else _MIN_COVERAGE
-                if coverage(result.pairs, result.targets) >= least:
+                if fitted_part(result.pairs, result.targets) >= least:
                     points = scorer.score(labels[0][s], labels[1][t])
                     results[s, t] = result._replace(score=result.score + points)
         return results
@@ -124,7 +124,7 @@ class Matcher:
         layers = make_layers(find_layers(source.families, is_target=False), wanted)
         pairs = pair_layers(layers, wanted, alignment, self._shared)
         points = sum(pair.points - pair.fit.cost for pair in pairs)
-        score = _COVERAGE_POINTS * coverage(pairs, wanted)
+        score = _COVERAGE_POINTS * fitted_part(pairs, wanted)
         score += points / max(len(pairs), 1)
         return _Result(source, target, alignment, layers, wanted, pairs, score)
 
@@ -202,7 +202,7 @@ class Matcher:
                 if alignment is None:
                     continue
                 result = self._fit_blocks(*cut, alignment)
-                if coverage(result.pairs, result.targets) >= _MIN_COVERAGE:
+                if fitted_part(result.pairs, result.targets) >= _MIN_COVERAGE:
                     noted.add(id(group))
                     note = (
                         f"the checkpoint has {counts[0]} blocks `{source.label}`, the "

@@ -27,7 +27,7 @@ from .cells import (
 from .deciding import Decider
 from .layers import COLLECTIONS, join_pieces
 from .lines import Line
-from .pairing import Pair, coverage
+from .pairing import Pair, fitted_part
 
 
 @dataclasses.dataclass
@@ -90,7 +90,7 @@ def draft_map(
     sources = {id(pair.source) for pair in pairs}
     is_whole = (
         all(id(layer) in sources for layer in matcher.sources if not layer.is_made)
-        and coverage(pairs, matcher.targets) == 1.0
+        and fitted_part(pairs, matcher.targets) == 1.0
     )
     decider = Decider(pairs, is_whole=is_whole, slices=slices)
     # Lines of what is certain; candidates of all else, leaf by leaf.

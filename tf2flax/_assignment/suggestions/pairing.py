@@ -135,7 +135,7 @@ def pair_layers(
     ]
 
 
-def coverage(pairs: Iterable[Pair], targets: Sequence[Layer]) -> float:
+def fitted_part(pairs: Iterable[Pair], targets: Sequence[Layer]) -> float:
     """The part of the layers of a target that something fits, 0 to 1."""
     return len({id(pair.target) for pair in pairs}) / max(len(targets), 1)
 
