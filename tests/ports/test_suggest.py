@@ -434,3 +434,38 @@ def test_braces_and_numbers_in_names() -> None:
     assert (result.ambiguous, result.unmatched) == ((), ())
     plan = tf2flax.plan(weights_of(tensors), result.assignment_map, target_of(leaves))
     assert {a.leaf: a.sources for a in plan.assignments} == {n: (n,) for n in leaves}
+
+
+def test_heads_become_a_parameter(demo: ModuleType, tmp_path: pathlib.Path) -> None:
+    target = target_of_port(demo, "bert_linen")
+    result = tf2flax.suggest(DATA / "bert" / "model.ckpt", target)
+    lines = str(result).splitlines()
+    assert lines[1:6] == ["", "[parameters]", "heads = 4", "", "[assignment_map]"]
+    assert sum("h=heads" in line for line in lines) == 2
+    path = tmp_path / "map.toml"
+    path.write_text(str(result))
+    assert dict(tf2flax.load_map(path)) == result.assignment_map
+
+
+def test_errors_and_plans_propose_it_where_most_of_a_map_fails() -> None:
+    checkpoint, target = weights_of(bert()), target_of(hf_bert())
+    wrong = {
+        f"bert/{scope}/": f"bert/{scope}/"
+        for scope in ("embeddings", "encoder", "pooler", "encoder/layer/0")
+    }
+    names = {f"w{letter}": f"bert/encoder/layer/0/{letter}" for letter in "abcdef"}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(checkpoint, {**wrong, **names}, target)
+    proposal = "Most of the map fails: tf2flax.suggest(checkpoint, target) suggests"
+    assert proposal in str(caught.value)
+    with pytest.raises(tf2flax.AssignmentError) as caught:  # one mistake is mended
+        tf2flax.plan(checkpoint, {"bert/": "bert/", "brt/pooler/": "x/"}, target)
+    assert "tf2flax.suggest" not in str(caught.value)
+    with pytest.raises(tf2flax.AssignmentError, match=r"target stays: tf2flax\.sugg"):
+        tf2flax.plan(checkpoint, {"bert/": "params/"}, target)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), target)
+    with pytest.raises(tf2flax.AssignmentError, match=r"fills a leaf .* tf2flax\.sugg"):
+        tf2flax.plan(checkpoint, {"bert/": "params/"}, zeros)
+    kept = tf2flax.plan(checkpoint, {"bert/": "bert/"}, zeros, on_missing="keep")
+    assert proposal in format(kept)
+    assert proposal not in format(tf2flax.plan(checkpoint, HEADS, zeros))

@@ -11,6 +11,7 @@ from typing import Final
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.resolution.assignments import Leaf, Resolution
 from tf2flax._assignment.resolution.entry_labels import label_of, target_of
+from tf2flax._assignment.resolution.problem_report import SUGGEST, fails_mostly
 from tf2flax._assignment.resolution.unfilled import unused_lines
 from tf2flax._base.collapsing import list_by_words, summarise
 from tf2flax._base.errors import AssignmentError
@@ -54,6 +55,8 @@ def abstract_leaves_error(
             [name for name, is_shape in target.rng_states.items() if is_shape]
         ),
     ]
+    if fails_mostly(len(abstract), len(resolution.assignments)):
+        texts.append(f"Most of the target stays: {SUGGEST}")
     message = " ".join(filter(None, texts))
     if unused := unused_lines(resolution, target.leaves):
         # Most likely the cause of the others, and therefore first.
