@@ -55,13 +55,13 @@ def abstract_leaves_error(
             [name for name, is_shape in target.rng_states.items() if is_shape]
         ),
     ]
-    if fails_mostly(len(abstract), len(resolution.assignments)):
-        texts.append(f"Most of the target stays: {SUGGEST}")
     message = " ".join(filter(None, texts))
     if unused := unused_lines(resolution, target.leaves):
         # Most likely the cause of the others, and therefore first.
         separator = "\n" if "\n" in unused else " "
         message = f"{unused}{separator}{message}"
+    elif fails_mostly(len(abstract), len(resolution.assignments)):
+        message += f" Most of the target stays: {SUGGEST}"
     return AssignmentError(message)
 
 
