@@ -150,10 +150,9 @@ def _find_fits(
             by_size.setdefault((part, size_of(origin)), []).append(number)
     candidates: dict[int, list[int]] = {}
     for number, layer in enumerate(targets):
-        anchors = [part for part in ANCHORS if part in layer.parts]
-        if anchors:
-            size = size_of(layer.parts[anchors[0]])
-            candidates[number] = by_size.get((anchors[0], size), [])
+        anchor = min(layer.parts, key=ANCHORS.index)
+        size = size_of(layer.parts[anchor])
+        candidates[number] = by_size.get((anchor, size), [])
     if sum(map(len, candidates.values())) > _MAX_PAIRS:
         candidates = _prune(candidates, sources, targets)
     fits: dict[tuple[int, int], LayerFit] = {}
