@@ -23,7 +23,7 @@ DATA = HERE.parent / "tests" / "data" / "resnet_slim"
 
 
 def main() -> int:
-    """Loads three times, through three views, and compares."""
+    """Loads three times by one map, and compares."""
     checkpoint = tf2flax.open_checkpoint(DATA / "model.ckpt")
     the_map = tf2flax.load_map(HERE / "maps" / "resnet_linen.toml")
     recorded = np.load(DATA / "oracle.npz")
@@ -38,13 +38,11 @@ def main() -> int:
         f"averages: {len(averages.averaged)} of {len(jax.tree.leaves(weights))} leaves"
     )
 
-    # The state of an optimizer has the structure of the parameters.
+    # The state of an optimizer takes the way of the parameters.
     print(checkpoint.slots)
-    trace, *others = optax.sgd(0.1, momentum=0.9).init(weights["params"])
-    momentum = tf2flax.init_from_checkpoint(
-        checkpoint.by_slot("Momentum"), the_map, {"params": trace.trace}
-    )
-    opt_state = (trace._replace(trace=momentum["params"]), *others)
+    plan = tf2flax.plan(checkpoint, the_map, weights)
+    empty = optax.sgd(0.1, momentum=0.9).init(weights["params"])
+    opt_state = tf2flax.optimizer_state(plan, empty)
     print(f"momentum: {len(jax.tree.leaves(opt_state))} leaves")
 
     with jax.default_matmul_precision("highest"):

@@ -46,8 +46,10 @@ from ._writing.save import save_checkpoint
 from ._writing.vocabularies import vocabulary
 
 if TYPE_CHECKING:
+    from . import optax as optax
     from ._export.convert import ConversionReport, convert
     from ._jax.init import init_from_checkpoint, warm_start
+    from ._jax.optimizer_plan import optimizer_plan, optimizer_state
     from ._jax.partition_rules import from_partitions, partition_rules
     from ._jax.plan import Plan, plan
     from ._jax.plan_cost import PlanCost, ProcessCost
@@ -94,6 +96,8 @@ __all__ = [
     "Replicated",
     "from_partitions",
     "init_from_checkpoint",
+    "optimizer_plan",
+    "optimizer_state",
     "partition_rules",
     "plan",
     "warm_start",
@@ -125,6 +129,8 @@ _LAZY: Final = {
     "from_partitions": "_jax.partition_rules",
     "partition_rules": "_jax.partition_rules",
     "init_from_checkpoint": "_jax.init",
+    "optimizer_plan": "_jax.optimizer_plan",
+    "optimizer_state": "_jax.optimizer_plan",
     "plan": "_jax.plan",
     "warm_start": "_jax.init",
     "Suggestion": "_porting.suggest",
@@ -136,6 +142,8 @@ _LAZY: Final = {
 
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used (PEP 562)."""
+    if name == "optax":  # not in __all__: `import *` would hide optax itself
+        return importlib.import_module(".optax", __name__)
     if name not in _LAZY:
         raise missing_attribute(f"module {__name__!r}", "tf2flax", name, __all__)
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

@@ -24,7 +24,8 @@ NAMES = {
     "PlanCost", "Progress", "from_partitions", "partition_rules", "Assignment", "Gap",
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
-    "Rows", "first_of", "vocabulary", "Suggestion", "suggest",
+    "Rows", "first_of", "vocabulary", "optimizer_plan", "optimizer_state",
+    "Suggestion", "suggest",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -32,7 +33,13 @@ OPTIONS = (
     "on_mismatch='error', on_unused='ignore', on_uneven='error', verify=True, "
     "max_in_flight_bytes=1073741824, progress=False"
 )
+OF_OPTIMIZER = (
+    "plan, opt_state, *, slots=None, prefix=None, betas=(0.9, 0.999), count=None, "
+    "negate=None"
+)
 SIGNATURES = {
+    "optimizer_plan": OF_OPTIMIZER,
+    "optimizer_state": OF_OPTIMIZER,
     "open_checkpoint": "path, *, context=None",
     "list_variables": "path",
     "load_variable": "path, name",
@@ -40,8 +47,8 @@ SIGNATURES = {
     "load_checkpoint": "ckpt_dir_or_file",
     "merge_checkpoints": "checkpoints",
     "save_checkpoint": (
-        "prefix, tree_or_mapping, *, plan=None, unused='copy', averages='follow', "
-        "data_files=1, overwrite=False"
+        "prefix, tree_or_mapping, *, plan=None, opt_state=None, new=None, "
+        "unused='copy', averages='follow', data_files=1, overwrite=False"
     ),
     "convert": (
         "checkpoint, out, *, format=None, assignment_map=None, dtype=None, "

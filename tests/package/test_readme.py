@@ -21,6 +21,7 @@ from repository import ROOT
         ("docs/maps.md", 30),
         ("docs/views.md", 10),
         ("docs/suggest.md", 8),
+        ("docs/optimizers.md", 14),
     ],
 )
 def test_examples_run_as_pasted(file: str, least: int) -> None:

@@ -62,6 +62,11 @@ def read(path: pathlib.Path) -> None:
     tf2flax.merge_checkpoints(paths.items())
     arrays: dict[str, np.ndarray] = {}
     assert_type(tf2flax.save_checkpoint(path, arrays, overwrite=True), str)
+    names: dict[str, str] = {"output_bias": "params/head/bias"}
+    expressions = {"output_weights": tf2flax.src("params/head/kernel").transpose()}
+    tf2flax.save_checkpoint(path, arrays, new=names)
+    tf2flax.save_checkpoint(path, arrays, new=expressions)
+    tf2flax.save_checkpoint(path, arrays, new={**names, **expressions})
 
 
 def init(key: jax.Array, *, width: int) -> dict[str, jax.Array]:
@@ -109,6 +114,17 @@ def assign(path: pathlib.Path, leaf: jax.Array) -> None:
     warm(leaf, wide=3)  # pyright: ignore[reportCallIssue]
     loose: Callable[[], Any] = tf2flax.warm_start(dict, checkpoint, {"a": "a"})
     assert_type(loose(), Any)
+
+
+def train_on(path: pathlib.Path, params: dict[str, jax.Array]) -> None:
+    plan = tf2flax.plan(path, {"a": "a"}, params)
+    tx = tf2flax.optax.adam(1e-3)
+    opt_plan = tf2flax.optimizer_plan(plan, tx.init(params), slots={"mu": "Adam"})
+    assert_type(opt_plan, tf2flax.Plan)
+    assert_type(tf2flax.optimizer_state(plan, tx.init(params), count="step"), Any)
+    state = (opt_plan, opt_plan.restore())
+    tf2flax.save_checkpoint(path, params, plan=plan, opt_state=state)
+    tf2flax.optimizer_plan(plan, None, negate="no")  # pyright: ignore[reportArgumentType]
 
 
 def tell(error: tf2flax.TensorNotFoundError) -> None:

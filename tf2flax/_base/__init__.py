@@ -12,5 +12,7 @@ Begin with `values.py` and `manifest.py`, the neck between formats and everythin
 - `roles.py`: which tensors are slots, averages and counters, and of what;
   `role_patterns.py`: their names; `role_evidence.py`: scopes of optimizers;
   `keras_slots.py`: slots that Keras 3 names.
+- `moments.py`: what slots are for their variables, by their spelling; `powers.py`:
+  steps counted by powers of betas.
 - `progress.py`, `threads.py`, `tuning.py`: what long reads need.
 """

@@ -19,5 +19,7 @@ Begin with `opening`, then `checkpoint`.
   tensors are to a training; `merging`: several as one.
 - `training_views`: averages and slots under the names of their variables; `slots`:
   which there are.
+- `moment_slots`, `factored_slots`: which slots a state of optax has; `step_counts`: how
+  many steps were done; `optimizer_view`: both as a checkpoint.
 - `verifying`: every byte checked; `watching`: new checkpoints of a running training.
 """

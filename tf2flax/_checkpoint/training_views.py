@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tf2flax._base.caller import show_value, warn_caller
 from tf2flax._base.errors import (
@@ -26,6 +26,9 @@ from .slots import ANY_VARIABLE, Sources, find_slots, slot_label
 
 class _TrainingView(Manifest):
     """Names of variables, some of which stand for other tensors of a checkpoint."""
+
+    # A new variable is stored under its name, a new slot is not.
+    _shows_variables: ClassVar[bool] = True
 
     def __init__(self, base: Manifest, sources: Sources) -> None:
         """Takes what stands for what.
@@ -121,7 +124,10 @@ class _TrainingView(Manifest):
             return below.places(source)
 
         return StoredNames(
-            below.manifest, places, averages={**below.averages, **self._averages(below)}
+            below.manifest,
+            places,
+            averages={**below.averages, **self._averages(below)},
+            takes_new_names=self._shows_variables and below.takes_new_names,
         )
 
     def _averages(self, below: StoredNames) -> dict[str, str]:
@@ -209,6 +215,8 @@ class AveragedManifest(_TrainingView):
 class SlotManifest(_TrainingView):
     """The slots of one name, under the names of their variables."""
 
+    _shows_variables: ClassVar[bool] = False
+
     def __init__(self, base: Manifest, slot: str) -> None:
         """Finds the slots of a name.
 
@@ -241,6 +249,14 @@ class SlotManifest(_TrainingView):
 
     def _source_of(self, listed: str) -> str | None:
         return self._sources.get(listed)
+
+    def source_of(self, name: str) -> str | None:
+        """Name of the slot in the checkpoint below; None where there is none.
+
+        Args:
+            name: Any name of the variable.
+        """
+        return self._source(name)
 
     def hint(self, name: str) -> str:
         """Says that a variable has no such slot, and which slots have no variable."""

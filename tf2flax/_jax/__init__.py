@@ -11,6 +11,8 @@ Begin with `init.py`: `init_from_checkpoint` is a few lines over the files below
   named leaves, and back. `empty_targets.py`: what is not a target.
 - `shardings.py`, `sharding_option.py`, `partition_rules.py`, `uneven.py`: where leaves
   live. `meshes.py`: shardings as numbers. `read_once.py`: sharing in reading.
+- `optimizer_plan.py`: the same for the state of an optimizer; `optimizer_states.py`:
+  what it consists of; `optimizer_fields.py`: which slot fills which leaf.
 - `growth.py`: elements that a leaf keeps, beside those that are loaded.
 - `transfer.py`, `portioned_leaf.py`: host arrays onto devices. `isolation.py`: JAX
   without the caller's switches. `agreement.py`: all processes go on, or none.

@@ -23,6 +23,7 @@ Begin with `expressions`.
 - `entries`       entries of a map, plain ones and rules
 - `grammar`       a map -> its entries
 - `rule_checks`   whether key and value of a rule fit together
+- `slot_expressions`   the same for the slots of an optimizer
 - `hints`, `capture_hints`   what to write in place of what is no key or capture
 - `aliases`       names that Flax and TensorFlow give to the same parameter
 """

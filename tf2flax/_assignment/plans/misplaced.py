@@ -53,6 +53,6 @@ def describe_misplaced(assignments: Sequence[Assignment]) -> str:
         f"{counted(len(leaves), 'leaf', 'leaves')} of an optimizer's state "
         f"{'is' if is_one else 'are'} filled with weights, not with slots: "
         f"{list_collapsed(leaves, _MAX_NAMED)} (`{first.leaf}` with `{first.source}`). "
-        "Name the scope of the parameters in the map, and fill the state from "
-        "checkpoint.by_slot(...), whose names are those of the variables."
+        "Name the scope of the parameters in the map, and fill the state by "
+        "tf2flax.optimizer_state(plan, opt_state)."
     )

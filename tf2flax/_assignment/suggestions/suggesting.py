@@ -131,7 +131,7 @@ def _wanted_leaves(
             reasons[leaf.name] = leaf.refusal or "it does not hold numbers"
         elif _STATES & set(leaf.name.split("/")):
             reasons[leaf.name] = (
-                "state of an optimizer: fill the parameters first, then it from slots"
+                "state of an optimizer: tf2flax.optimizer_plan fills it from slots"
             )
         else:
             wanted[leaf.name] = leaf.shape
