@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ._jax.partition_rules import from_partitions, partition_rules
     from ._jax.plan import Plan, plan
     from ._jax.plan_cost import PlanCost, ProcessCost
+    from ._porting.suggest import Suggestion, suggest
 
 __version__: Final = "0.1.0"
 
@@ -100,6 +101,9 @@ __all__ = [
     "partition_rules",
     "plan",
     "warm_start",
+    # Porting
+    "Suggestion",
+    "suggest",
     # Writing
     "ConversionReport",
     "convert",
@@ -129,6 +133,8 @@ _LAZY: Final = {
     "optimizer_state": "_jax.optimizer_plan",
     "plan": "_jax.plan",
     "warm_start": "_jax.init",
+    "Suggestion": "_porting.suggest",
+    "suggest": "_porting.suggest",
     "ConversionReport": "_export.convert",
     "convert": "_export.convert",
 }

@@ -257,7 +257,10 @@ def test_convert(
 
 @pytest.mark.parametrize(
     "command",
-    ["ls", "tree", "show", "stats", "diff", "verify", "plan", "convert", "completion"],
+    [
+        *("ls", "tree", "show", "stats", "diff", "verify", "plan", "suggest"),
+        *("convert", "completion"),
+    ],
 )
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -142,6 +142,7 @@ JSON = {
     "diff": [["m", "n"], ["n", "m"]],
     "verify": [["m"]],
     "plan": [["m", "--map", "map.toml", "--target", "options_target:tree"]],
+    "suggest": [["m", "--target", "options_target:tree"]],
     "convert": [["m", "out.npz"]],
 }
 

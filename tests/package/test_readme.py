@@ -20,6 +20,7 @@ from repository import ROOT
         ("docs/formats.md", 18),
         ("docs/maps.md", 30),
         ("docs/views.md", 10),
+        ("docs/suggest.md", 8),
         ("docs/optimizers.md", 14),
     ],
 )
