@@ -83,7 +83,7 @@ def test_tables_fit_the_terminal(columns: int) -> None:
     ("environment", "steers", "colours"),
     [
         pytest.param({}, True, True, marks=slow),
-        ({"NO_COLOR": "1"}, True, False),
+        pytest.param({"NO_COLOR": "1"}, True, False, marks=slow),
         ({"TERM": "dumb"}, False, False),
     ],
 )

@@ -101,6 +101,39 @@ def test_what_keep_leaves_abstract_is_said_to_be_kept(checkpoint: str) -> None:
     )
 
 
+def test_leaves_that_differ_by_words_are_joined(checkpoint: str) -> None:
+    leaf = jax.ShapeDtypeStruct((2, 3), "float32")
+    modules = [a + b for a in "abcdef" for b in "uvwxyz"]
+    target = {"kernel": leaf, **{f"{m}/{p}": leaf for m in modules for p in "wb"}}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(checkpoint, {"kernel": "kernel"}, target)
+    assert ": `…/b` (36), `…/w` (36). Add entries" in str(caught.value)
+    # Names that have nothing in common are listed, the first of them.
+    target = {"kernel": leaf, **dict.fromkeys(modules, leaf)}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(checkpoint, {"kernel": "kernel"}, target)
+    assert "`au`, `av`, `aw`," in str(caught.value)
+    assert "and 28 more." in str(caught.value)
+
+
+def test_entries_that_reach_no_leaf_come_first(checkpoint: str) -> None:
+    target = abstract()
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(checkpoint, {"kernel": "dense/kernel", "x/": "dens/"}, target)
+    lines = str(caught.value)
+    assert lines.startswith("Entry 2 reaches no leaf: `x/` -> `dens/` (did you mean")
+    assert "No entry fills these leaves (1)" in lines
+    entries = {"kernel": "dense/kernel", "x/": "dens/", "y/": "dns/"}
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.plan(checkpoint, entries, target)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [
+        "Entry 2 reaches no leaf",
+        "Entry 3 reaches no leaf",
+    ]
+    assert lines[2].startswith("No entry fills these leaves (1)")
+
+
 def test_a_new_head_is_kept_and_initialised_as_the_message_says(
     checkpoint: str,
 ) -> None:

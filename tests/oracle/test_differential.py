@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -247,9 +248,23 @@ def parts_need_no_slice_info(case: dict[str, Any]) -> bool:
 
 
 def a_module_may_be_called_part(case: dict[str, Any]) -> bool:
-    """A scope fills `q/part_x/sq` by its name; TF takes it for a part of `q`."""
-    return any("/part_x/" in v["name"] for v in case["answer"]["variables"]) and any(
-        "name" in target and target["name"].endswith("/") for _, target in case["map"]
+    """A scope fills `q/part_x/sq` by its name; TF takes it for a part of `q`.
+
+    It finds no variable `q`, no tensor `q`, or none with the scope's own name.
+    """
+    kind, text = case["answer"]["error"][1:]
+    missing = re.match(r"Tensor (\S*) \(.* is not found", text)
+    scopes = {
+        key.rstrip("/")
+        for key, target in case["map"]
+        if target.get("name", "").endswith("/")
+    }
+    return any("/part_x/" in v["name"] for v in case["answer"]["variables"]) and (
+        (kind == "AttributeError" and bool(scopes))
+        or (
+            missing is not None
+            and (missing[1] in scopes or missing[1].rpartition("/")[2] == "q")
+        )
     )
 
 

@@ -123,3 +123,34 @@ def test_tensorflow_restores_a_new_head(tmp_path: pathlib.Path) -> None:
     for name, want in {"trunk": trunk, "head": new.T}.items():
         for way in ("read", "saver", "parts"):
             assert got[name][way] == want.tobytes().hex()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+def test_tensorflow_restores_new_names(tmp_path: pathlib.Path) -> None:
+    """Of `new=`, and of entries that the checkpoint lacked; whole and in partitions."""
+    trunk = np.arange(6, dtype="f4").reshape(2, 3)
+    prefix = tf2flax.save_checkpoint(tmp_path / "from" / "m", {"trunk": trunk})
+    head = np.arange(15, dtype="f4").reshape(5, 3)
+    parts = {"part_0": head[:2], "part_1": head[2:]}
+    target = {"trunk": trunk, "head": head, "step": np.array(7, "i4"), "t": parts}
+    entries = {"trunk": "trunk", tf2flax.src("head").transpose(): "head"}
+    plan = tf2flax.plan(prefix, entries, target, on_missing="keep")
+    new = {"step": "step", "table": "t", "both": tf2flax.stack("head", "head")}
+    saved = tf2flax.save_checkpoint(
+        tmp_path / "m", plan.restore(), plan=plan, new=new, data_files=2
+    )
+    want = {
+        "trunk": trunk, "head": head.T, "step": np.array(7, "i4"), "table": head,
+        "both": np.stack([head, head]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [TF1, str(SAVER), saved, json.dumps([*want])], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = json.loads(done.stdout.splitlines()[-1])
+    assert got["__all__"] == sorted(want)
+    for name, array in want.items():
+        for way in ("read", "saver", "parts"):
+            hexed = np.ascontiguousarray(array).tobytes().hex()
+            assert got[name].get(way, hexed) == hexed, (name, way)

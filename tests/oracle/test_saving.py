@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -185,3 +186,50 @@ def test_tensorflow_restores_what_several_processes_saved(
         assert array.shape == (16, 8)
         for way in ("read", "saver", "parts"):
             assert got[name][way] == plain(array), (name, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "python",
+    [
+        pytest.param(
+            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+        ),
+        pytest.param(
+            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
+        ),
+    ],
+    ids=["tf1", "tf2"],
+)
+@pytest.mark.parametrize("data_files", [1, 3])
+def test_tensorflow_restores_what_is_being_replaced(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    python: str,
+    data_files: int,
+) -> None:
+    """The old checkpoint under its second names, as a kill may leave it."""
+    want = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "b": np.ones(9, "<i4")}
+    folder, left = tmp_path / "m", tmp_path / "left"
+    prefix = tf2flax.save_checkpoint(folder / "m", want, data_files=data_files)
+    replace = os.replace
+
+    def copied(source: str, target: str) -> None:
+        replace(source, target)
+        if target.endswith(f".data-00000-of-0000{data_files}"):
+            shutil.copytree(folder, left, dirs_exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", copied)
+        changed = {name: array * 2 for name, array in want.items()}
+        tf2flax.save_checkpoint(prefix, changed, data_files=data_files, overwrite=True)
+    assert (left / f"m.data-00000-of-0000{data_files + 1}").exists()
+    done = subprocess.run(
+        [python, str(WORKER), str(left / "m"), json.dumps([*want])],
+        capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = json.loads(done.stdout.splitlines()[-1])
+    for name, array in want.items():
+        for way in ("read", "saver", "parts"):
+            assert got[name][way] == plain(array), name

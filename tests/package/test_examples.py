@@ -9,6 +9,8 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -83,6 +85,7 @@ def test_example(path: pathlib.Path) -> None:
         ("moving_averages", "main", "ema_logits_even", 1e-3),
         pytest.param("finetune", "main", "losses", 1e-3, marks=pytest.mark.slow),
         ("wide_deep_partitioned", "compare", "probabilities", 1e-3),
+        ("savedmodel", "main", "y", 1e-3),
     ],
 )
 def test_an_example_can_fail(
@@ -107,6 +110,30 @@ def test_an_example_can_fail(
     monkeypatch.setattr(np, "load", changed)
     assert example[function]() == 1
     assert "FAILED: not all within 1e-05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stem", ["savedmodel", "new_head"])
+def test_an_example_that_saves_can_fail(
+    stem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "examples" / f"{stem}.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    example = runpy.run_path(str(path), run_name=stem)
+    save = tf2flax.save_checkpoint
+
+    def changed(prefix: str, tree: Any, **options: Any) -> str:
+        return save(prefix, jax.tree.map(lambda leaf: leaf + 1, tree), **options)
+
+    monkeypatch.setattr(tf2flax, "save_checkpoint", changed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*copied from the checkpoint as they were")
+        assert example["main"]() == 1
+    assert "FAILED: the" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stem", ["savedmodel", "new_head"])
+def test_an_example_fits_on_a_screen(stem: str) -> None:
+    assert len((ROOT / "examples" / f"{stem}.py").read_text().splitlines()) <= 80
 
 
 @pytest.fixture(scope="module")

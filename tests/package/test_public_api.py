@@ -46,8 +46,8 @@ SIGNATURES = {
     "load_checkpoint": "ckpt_dir_or_file",
     "merge_checkpoints": "checkpoints",
     "save_checkpoint": (
-        "prefix, tree_or_mapping, *, plan=None, opt_state=None, unused='copy', "
-        "averages='follow', data_files=1, overwrite=False"
+        "prefix, tree_or_mapping, *, plan=None, opt_state=None, new=None, "
+        "unused='copy', averages='follow', data_files=1, overwrite=False"
     ),
     "convert": (
         "checkpoint, out, *, format=None, assignment_map=None, dtype=None, "

@@ -96,13 +96,13 @@ def test_a_flipped_bit_is_found(archive: pathlib.Path) -> None:
         tf2flax.open_checkpoint(f"file://{archive}|zip:dir/model.ckpt").read()
 
 
-TENSORS = {f"t{i}": np.arange(i, 1 << 20, 1 << 3, dtype="<f4") for i in range(6)}
+TENSORS = {f"t{i}": np.arange(i, 1 << 20, 1 << 5, dtype="<f4") for i in range(6)}
 
 
 def packed(
     folder: pathlib.Path, method: int = zipfile.ZIP_DEFLATED, name: str = "m"
 ) -> pathlib.Path:
-    """An archive of 3 MiB of tensors, which is smaller if it is compressed."""
+    """An archive of 768 KiB of tensors, which is smaller if it is compressed."""
     (folder / "files").mkdir(exist_ok=True)
     tf2flax.save_checkpoint(folder / "files" / name, TENSORS)
     with zipfile.ZipFile(folder / "m.zip", "w", method) as archive:
@@ -183,7 +183,7 @@ def test_no_room_to_uncompress(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     checkpoint = tf2flax.open_checkpoint(url)
-    with pytest.raises(tf2flax.UnsupportedError, match=r"3\.15 MB in .* Set TMPDIR"):
+    with pytest.raises(tf2flax.UnsupportedError, match=r"786 kB in .* Set TMPDIR"):
         checkpoint.read()
     monkeypatch.undo()
     same(checkpoint)
@@ -232,13 +232,12 @@ def test_every_byte_that_is_damaged(tmp_path: pathlib.Path) -> None:
         archive.write(f"{prefix}.data-00000-of-00001", "m.data-00000-of-00001")
     contents = path.read_bytes()
     for place in range(len(contents)):
-        for byte in (0, 0x7F):
-            damaged = bytearray(contents)
-            damaged[place] = byte
-            path.write_bytes(damaged)
-            with contextlib.suppress(tf2flax.CheckpointError):
-                read = tf2flax.open_checkpoint(f"file://{path}|zip:m")["a"].read()
-                assert np.array_equal(read, np.arange(9.0))
+        damaged = bytearray(contents)
+        damaged[place] = 0
+        path.write_bytes(damaged)
+        with contextlib.suppress(tf2flax.CheckpointError):
+            read = tf2flax.open_checkpoint(f"file://{path}|zip:m")["a"].read()
+            assert np.array_equal(read, np.arange(9.0))
 
 
 def test_no_folder_to_uncompress_in(

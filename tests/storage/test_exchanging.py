@@ -104,6 +104,8 @@ def test_interrupted_at_every_call(
         assert value_of(folder / "m") in (100, 500)  # never none
         assert value_of(folder) in (100, 500)
         assert not temporary(folder), (number, calls)
+        # Neither are there second names of data files.
+        assert len(list(folder.iterdir())) - 2 in files
     else:
         pytest.fail("it never came to its end")
     assert seen == {100, 500}
@@ -172,7 +174,7 @@ def test_refused_where_there_are_no_links(
 def test_a_directory_that_cannot_be_read(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, files: tuple[int, int]
 ) -> None:
-    """It has no lock then, and no list of names; the old index is hidden as always."""
+    """It has no lock then, and no list of names; the old one goes on as always."""
     prefix = save(tmp_path / "m", 100, files[0])
     original, replace, listed = os.open, os.replace, os.listdir
     seen: list[int | None] = []
@@ -199,7 +201,7 @@ def test_a_directory_that_cannot_be_read(
             tf2flax.save_checkpoint(prefix, {"t": np.ones(2)})
         with pytest.raises(tf2flax.ReadError, match="it is written"):
             save(tmp_path / "m", 500, files[1])
-    assert seen == ([None, None, None, 500] if files == (2, 2) else [100, 500])
+    assert seen == ([100, 100, 100, 500] if files == (2, 2) else [100, 500])
     assert not temporary(tmp_path)
 
 
@@ -252,7 +254,7 @@ def test_signals_wait_for_the_end(
     original = os.replace
 
     def slow(source: str, target: str) -> None:
-        if target.endswith(".old"):
+        if source.endswith(".old.index"):
             for number in (signal.SIGINT, signal.SIGUSR1):
                 os.kill(os.getpid(), number)
         time.sleep(0.02)
@@ -298,15 +300,18 @@ def test_saving_when_python_ends(tmp_path: pathlib.Path) -> None:
     assert tf2flax.load_variable(tmp_path / "m", "a").tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
 def test_the_moment_without_a_checkpoint(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
 ) -> None:
-    """In it is a rename for each file; nothing is synced, written or removed."""
+    """Where there are links there is none; else only renames, one for each file."""
 
     def noting(name: str, index: pathlib.Path, calls: list[tuple[str, bool]]) -> Any:
         original = getattr(os, name)
 
         def call(*args: Any, **options: Any) -> Any:
+            if name == "link" and not has_links:
+                raise PermissionError(1, "Operation not permitted")
             result = original(*args, **options)
             calls.append((name, index.exists()))
             return result
@@ -324,8 +329,32 @@ def test_the_moment_without_a_checkpoint(
         calls = [name for name, _ in noted]
         moment = [name for name, is_there in noted if not is_there]
         # The rename that ends it is the one after which the index is there again.
-        assert moment == ([] if old != new else ["replace"] * (1 + new))
+        is_short = has_links or old != new
+        assert moment == ([] if is_short else ["replace"] * (1 + new))
         assert "fsync" in calls[calls.index("replace") :]
+
+
+def test_second_names_that_a_killed_save_left(tmp_path: pathlib.Path) -> None:
+    """They are not taken again, and the next save removes them."""
+    for count in (2, 3, 4):
+        prefix = save(tmp_path / "m", 100, 2)
+        for number in range(count):
+            path = tmp_path / f"m.data-{number:05d}-of-{count:05d}"
+            if not path.exists():
+                path.write_bytes(b"left")
+        assert value_of(prefix) == 100
+        assert value_of(save(tmp_path / "m", 500, 2)) == 500
+        assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("contents", [b"", b"not a table" * 9])
+def test_a_damaged_index_is_replaced_all_the_same(
+    tmp_path: pathlib.Path, contents: bytes
+) -> None:
+    prefix = save(tmp_path / "m", 100)
+    (tmp_path / "m.index").write_bytes(contents)
+    assert value_of(save(tmp_path / "m", 500)) == 500
+    assert not temporary(pathlib.Path(prefix).parent)
 
 
 def test_temporary_files_of_a_killed_save(tmp_path: pathlib.Path) -> None:

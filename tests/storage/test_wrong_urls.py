@@ -80,7 +80,7 @@ def test_a_member_of_a_local_archive_has_a_url(
 @pytest.mark.parametrize(
     ("path", "given"),
     [
-        (r"C:\Users\me\model.ckpt", "WSL has it as `/mnt/c/Users/me/model.ckpt`"),
+        (r"C:\Users\me\model.ckpt", "WSL has it at `/mnt/c/Users/me/model.ckpt`"),
         ("$RUNS/model.ckpt", "Give `/data/runs/model.ckpt`"),
         ("${RUNS}/1/model.ckpt", "Give `/data/runs/1/model.ckpt`"),
     ],

@@ -287,7 +287,7 @@ ADVICE: dict[str, Advice] = {
     "weights by a longer name": advice(
         BERT, {"cls/seq_relationship/": "h/"}, {"h/kernel": (2, 32)},
         {"cls/seq_relationship/output_weights": "h/kernel"},
-        "`cls/seq_relationship/output_weights`", "on_missing='keep'",
+        "`cls/seq_relationship/output_weights` is meant, add the entry",
     ),
     "no slash on both sides": advice(
         BERT, {"bert/pooler/dense": "params"},

@@ -191,7 +191,7 @@ LAYER_ADVICE: dict[str, Advice] = {
         'src("h/c_attn/w")[:, :32].reshape(32, 4, 8)` -> `query/kernel`',
     ),
     "a third that is not a part of attention": no_key(
-        {"w": (8, 24)}, {"w": "out/kernel"}, {"out/kernel": (8, 8)}, {},
+        {"w": (8, 24)}, {"w": "value/kernel"}, {"value/kernel": (8, 8)}, {},
         "another configuration",
     ),
     "query, key and value for one leaf": advice(

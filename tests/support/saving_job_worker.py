@@ -55,6 +55,11 @@ def main(process: int, port: str, folder: str, url: str) -> None:
     found["errors"] = failures(process, folder, mesh)
     found["refusals"] = save_by_plan(folder, mesh)
     found["store"] = save_everything("gs://bucket/run/m", mesh)
+    restore("gs://bucket/run/m", mesh)
+    # Its objects have names that no old one has: one more of them, which is empty.
+    tf2flax.save_checkpoint("gs://bucket/run/m", tree_on(mesh), overwrite=True)
+    again = tf2flax.open_checkpoint("gs://bucket/run/m")
+    assert np.array_equal(again["params/rows"].read(), ARRAY)
     multihost_utils.sync_global_devices("the end")
     print(json.dumps(found))
 
@@ -131,6 +136,19 @@ def save_everything(prefix: str, mesh: Mesh, names: list[str] | None = None) -> 
     for name, array in values(names).items():
         assert np.array_equal(got[f"params/{name}"].read(), array), name
     return sum(fetched)
+
+
+def restore(prefix: str, mesh: Mesh) -> None:
+    """Restores what was saved onto other shardings."""
+    for name, array in values(["rows", "columns"]).items():
+        for spec in (P(), P("m", "d")):
+            sharding = NamedSharding(mesh, spec)
+            leaf = jax.ShapeDtypeStruct(array.shape, "float32", sharding=sharding)
+            got = tf2flax.init_from_checkpoint(
+                prefix, {f"params/{name}": "x"}, {"x": leaf}
+            )["x"]
+            for shard in got.addressable_shards:
+                assert np.array_equal(shard.data, array[shard.index]), (name, spec)
 
 
 def failures(process: int, folder: str, mesh: Mesh) -> dict[str, str]:

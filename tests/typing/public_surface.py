@@ -62,6 +62,11 @@ def read(path: pathlib.Path) -> None:
     tf2flax.merge_checkpoints(paths.items())
     arrays: dict[str, np.ndarray] = {}
     assert_type(tf2flax.save_checkpoint(path, arrays, overwrite=True), str)
+    names: dict[str, str] = {"output_bias": "params/head/bias"}
+    expressions = {"output_weights": tf2flax.src("params/head/kernel").transpose()}
+    tf2flax.save_checkpoint(path, arrays, new=names)
+    tf2flax.save_checkpoint(path, arrays, new=expressions)
+    tf2flax.save_checkpoint(path, arrays, new={**names, **expressions})
 
 
 def init(key: jax.Array, *, width: int) -> dict[str, jax.Array]:

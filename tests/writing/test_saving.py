@@ -444,10 +444,7 @@ def test_killed_at_any_moment(tmp_path: pathlib.Path) -> None:
         other = tf2flax.save_checkpoint(folder / "other", {"a": np.ones(1)})
         done = save_and_die(folder / "m", 500, count)
         for path in (prefix, folder):
-            try:
-                got = tf2flax.open_checkpoint(path).read()
-            except tf2flax.CheckpointNotFoundError:
-                continue  # between the old index and the new one
+            got = tf2flax.open_checkpoint(path).read()  # the old one or the new one
             if list(got) == ["a"]:
                 continue  # the state file still names the other one
             values = [int(got[f"t{i}"][3, 5]) for i in range(4)]

@@ -36,20 +36,18 @@ def test_four_processes(tmp_path: pathlib.Path) -> None:
 
 def check_job(folder: pathlib.Path, count: int) -> None:
     found, names = run_saving_job(folder, count)
-    assert names == [
-        "run/checkpoint", *(f"run/m.data-{i:05d}-of-{count:05d}" for i in range(count)),
-        "run/m.index",
-    ]  # fmt: skip
+    data = [f"run/m.data-{i:05d}-of-{count + 1:05d}" for i in range(count + 1)]
+    assert names == ["run/checkpoint", *data, "run/m.index"]
     checkpoint = tf2flax.open_checkpoint(folder / "all/m")
-    data = sorted((folder / "all").glob("m.data-*"))
-    assert [path.name for path in data] == [
+    files = sorted((folder / "all").glob("m.data-*"))
+    assert [path.name for path in files] == [
         f"m.data-{i:05d}-of-{count:05d}" for i in range(count)
     ]
     assert sorted(path.name for path in (folder / "all").iterdir()) == [
-        "checkpoint", *(path.name for path in data), "m.index",
+        "checkpoint", *(path.name for path in files), "m.index",
     ]  # fmt: skip
     # Each element is there once, also those that all processes have.
-    sizes = [path.stat().st_size for path in data]
+    sizes = [path.stat().st_size for path in files]
     assert sum(sizes) == sum(tensor.nbytes for tensor in checkpoint.values())
     # By the lowest of those that have it: the mesh is of 2 x 4 devices.
     writers = {

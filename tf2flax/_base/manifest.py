@@ -401,7 +401,9 @@ class Manifest(abc.ABC):
         Raises:
             AssignmentError: It is not a single checkpoint.
         """
-        return StoredNames(self, lambda name: (name,), is_view=False)
+        return StoredNames(
+            self, lambda name: (name,), is_view=False, takes_new_names=True
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -422,6 +424,7 @@ class StoredNames:
         averages: Stored names of moving averages that a view shows under the names of
             their variables -> those of the variables.
         partners: Stored names that get what is written under other ones -> the latter.
+        takes_new_names: True if a name that the view lacks is also the stored one.
     """
 
     manifest: Manifest
@@ -429,6 +432,7 @@ class StoredNames:
     is_view: bool = True
     averages: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     partners: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    takes_new_names: bool = False
 
     def prefixed_averages(self, added: str) -> Iterable[tuple[str, str]]:
         """Stored names of averages and of their variables, with a prefix before both.

@@ -200,6 +200,7 @@ class MergedManifest(Manifest):
             stored.manifest for stored in below if stored.manifest.has_object_graph
         ]
         if graphs:
+            # The graph names tensors of its file, so that no prefix may be put there.
             _check_one_file(below, graphs[0])
 
         def places(name: str) -> tuple[str, ...]:
@@ -221,6 +222,7 @@ class MergedManifest(Manifest):
             MergedManifest(zip(prefixes, manifests, strict=True)),
             places,
             averages=averages,
+            takes_new_names=all(stored.takes_new_names for stored in below),
         )
 
 

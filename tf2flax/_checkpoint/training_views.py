@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tf2flax._base.caller import show_value, warn_caller
 from tf2flax._base.errors import (
@@ -26,6 +26,9 @@ from .slots import ANY_VARIABLE, Sources, find_slots, slot_label
 
 class _TrainingView(Manifest):
     """Names of variables, some of which stand for other tensors of a checkpoint."""
+
+    # A new variable is stored under its name, a new slot is not.
+    _shows_variables: ClassVar[bool] = True
 
     def __init__(self, base: Manifest, sources: Sources) -> None:
         """Takes what stands for what.
@@ -121,7 +124,10 @@ class _TrainingView(Manifest):
             return below.places(source)
 
         return StoredNames(
-            below.manifest, places, averages={**below.averages, **self._averages(below)}
+            below.manifest,
+            places,
+            averages={**below.averages, **self._averages(below)},
+            takes_new_names=self._shows_variables and below.takes_new_names,
         )
 
     def _averages(self, below: StoredNames) -> dict[str, str]:
@@ -208,6 +214,8 @@ class AveragedManifest(_TrainingView):
 
 class SlotManifest(_TrainingView):
     """The slots of one name, under the names of their variables."""
+
+    _shows_variables: ClassVar[bool] = False
 
     def __init__(self, base: Manifest, slot: str) -> None:
         """Finds the slots of a name.

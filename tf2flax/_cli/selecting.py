@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import tf2flax
-from tf2flax._assignment.resolution.scopes import scopes_of
 from tf2flax._base.names import nearest
 from tf2flax._base.text import counted
 
@@ -157,6 +156,8 @@ def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
     scope = f"{pattern.rstrip('/')}/"
     if any(name.startswith(scope) for name in checkpoint):
         return f"It is a scope: write '{scope}'."
+    from tf2flax._assignment.resolution.scopes import scopes_of  # for this alone
+
     wanted = pattern.replace("*", "")
     # A scope for a scope, where one is like it.
     scopes = scopes_of(checkpoint) if wanted.endswith("/") else frozenset[str]()

@@ -12,6 +12,7 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.local_destination import LocalDestination
+from tf2flax._writing.bridging import name_data_files_anew
 from tf2flax._writing.bundle import write_bundle
 from tf2flax._writing.new_tensors import NewTensor, stored_dtype, whole_tensor
 from tf2flax._writing.parts import MAX_DATA_FILES
@@ -57,7 +58,7 @@ class TensorBundle(Exporter):
         tensors = [_new_tensor(tensor, source, reads) for tensor in source.tensors]
         tensors.sort(key=lambda tensor: tensor.key)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        destination = LocalDestination(path)
+        destination = LocalDestination(path, find_names=name_data_files_anew)
         write_bundle(destination, tensors, num_data_files=self.options.data_files)
 
 

@@ -14,7 +14,7 @@ Begin with `base.py`, the contracts that everything above uses.
 - `save_destinations.py`: where a save writes, as a contract; `local_destination.py` and
   `store_destination.py` fulfil it.
 - `writing.py`, `exchanging.py`: one file, and all files of a checkpoint, replaced
-  whole or not at all.
+  whole or not at all; `bridges.py`: the old one under second names meanwhile.
 - `faults.py`: errors of systems and stores as errors of ours; `hosts.py`: hosts that
   cannot be reached, and redirects.
 - `foreign.py`: the table of files of other programs.

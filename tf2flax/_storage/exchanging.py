@@ -1,17 +1,26 @@
 """The files of a checkpoint replace those of another one: all of them, or none.
 
-Files that are complete under temporary names are renamed. In between there is a moment
-without a checkpoint: the worst that a reader, an interrupt or a kill can meet. It is
-kept short: nothing is written, synced or removed in it, interrupts wait for its end,
-and where the system refuses one rename the others are undone.
+Files that are complete under temporary names are renamed. Whenever that is interrupted
+or killed, the old checkpoint is there or the new one: where a new data file takes the
+name of an old one, the old checkpoint goes on under other names meanwhile.
 
-    old:   m.index   m.data          new:   m.tempstate….index   m.tempstate….data
+    old:   m.index   m.data-0-of-1      new:   m.tempstate….index  m.tempstate….data
 
-    1. m.data is linked to m.tempstate….old.data, to undo step 3
-    2. m.index           -> m.tempstate….old      the moment begins
-    3. m.tempstate….data  -> m.data
-    4. m.tempstate….index -> m.index              the moment ends
+    1. m.data-0-of-1 is linked to m.data-0-of-2, and m.index to m.tempstate….old
+    2. m.tempstate….old.index -> m.index         the old one, in m.data-0-of-2
+    3. m.tempstate….data      -> m.data-0-of-1
+    4. m.tempstate….index     -> m.index         the new one
     5. what is left of the old checkpoint is removed
+
+File systems without links have no second names. There is a moment without a checkpoint
+there, which is kept short: nothing is written, synced or removed in it, and interrupts
+wait for its end.
+
+    2. m.index                -> m.tempstate….old     the moment begins
+    3. m.tempstate….data      -> m.data-0-of-1
+    4. m.tempstate….index     -> m.index              the moment ends
+
+Where the system refuses a rename, the others are undone.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
+from .bridges import Bridge, FindOtherNames
 from .writing import remove
 
 # How often a system call is tried that an exception of a signal handler ends.
@@ -43,7 +53,7 @@ _LOOK_UP_S: Final = 0.1
 # How the names of the files of a checkpoint go on, and those of a save under way.
 MEMBER: Final = re.compile(r"(\.index|\.data-\d{5}-of-\d{5})?")
 _TEMPORARY: Final = re.compile(
-    r"\.tempstate[0-9a-f]{16}(\.index|(\.old)?(\.data-\d{5}-of-\d{5})?)"
+    r"\.tempstate[0-9a-f]{16}(\.old)?(\.index|\.data-\d{5}-of-\d{5})?"
 )
 
 
@@ -55,12 +65,14 @@ class Exchange:
         prefix: Path of the checkpoint, without suffix.
         temporary: Path of the new files until then, without suffix.
         suffixes: Suffixes of the new data files.
+        find_names: What the old checkpoint may be called meanwhile; None for nothing.
         interrupts: Exceptions of signal handlers; raised when all is done.
     """
 
     prefix: str
     temporary: str
     suffixes: tuple[str, ...]
+    find_names: FindOtherNames | None = None
     interrupts: list[BaseException] = dataclasses.field(
         default_factory=list[BaseException]
     )
@@ -93,30 +105,33 @@ class Exchange:
         # By name, since not every directory that can be written can be listed.
         shared = [s for s in self.suffixes if os.path.lexists(f"{self.prefix}{s}")]
         is_hiding = bool(shared) and os.path.lexists(index)
-        kept: list[str] = []
+        bridge = Bridge(self.prefix, self._aside(), self._remove)
+        kept: dict[str, str] = {}
         undo: list[Callable[[], None]] = []
         try:
             if is_hiding:
-                kept = self._kept(shared)
-                # The moment begins: data without an index is no checkpoint.
-                self._rename(index, self._aside())
-                undo.append(lambda: self._rename(self._aside(), index))
+                bridge.build(self.find_names)
+                kept = bridge.names or self._kept(shared)
+                self._hide(bridge)
+                undo.append(lambda: self._bring_back(bridge))
             for suffix in self.suffixes:
                 self._rename(f"{self.temporary}{suffix}", f"{self.prefix}{suffix}")
-                undo.append(self._undo_of(suffix, is_kept=suffix in kept))
+                undo.append(self._undo_of(suffix, kept.get(suffix)))
             self._rename(f"{self.temporary}.index", index)
-            # The moment is over. There was none if no new data file has the name of an
-            # old one: the new index replaced the old one in one step.
+            # The new index replaced the old one, or that of the bridge, in one step.
+            bridge.is_used = False
         except OSError as error:
             # Data that was replaced and has no second name cannot come back.
             is_lost = is_hiding and len(undo) > 1 and len(kept) < len(shared)
-            raise self._undo_all(error, undo, is_lost=is_lost) from error
+            is_lost = is_lost and not bridge.names
+            raise self._undo_all(error, undo, bridge, is_lost=is_lost) from error
         except BaseException:
             self.discard()
             raise
         finally:
-            for suffix in shared if is_hiding else ():
-                self._remove(self._aside(suffix))
+            bridge.clear()
+            for path in () if bridge.names else kept.values():
+                self._remove(path)
         self._remove(self._aside())
         new = {f"{self.prefix}{suffix}" for suffix in (*self.suffixes, ".index")}
         for path in sorted(old - new):
@@ -126,31 +141,50 @@ class Exchange:
         """Path of an old file until all is done; no reader looks there."""
         return f"{self.temporary}.old{suffix}"
 
-    def _kept(self, suffixes: Sequence[str]) -> list[str]:
+    def _hide(self, bridge: Bridge) -> None:
+        """Makes the index name no file that is going to be replaced."""
+        index = f"{self.prefix}.index"
+        if bridge.names:
+            self._rename(bridge.index, index)
+            bridge.is_used = True
+        else:  # the moment begins: data without an index is no checkpoint
+            self._rename(index, self._aside())
+
+    def _bring_back(self, bridge: Bridge) -> None:
+        """Undoes `_hide`."""
+        self._rename(self._aside(), f"{self.prefix}.index")
+        bridge.is_used = False
+
+    def _kept(self, suffixes: Sequence[str]) -> dict[str, str]:
         """Gives old data files a second name, where the file system knows links.
 
         Returns:
-            The suffixes of those that have one.
+            Suffixes of those that have one -> these names.
         """
-        kept: list[str] = []
+        kept: dict[str, str] = {}
         for suffix in suffixes:
             try:
                 os.link(f"{self.prefix}{suffix}", self._aside(suffix))
             except OSError:
                 break
-            kept.append(suffix)
+            kept[suffix] = self._aside(suffix)
         return kept
 
-    def _undo_of(self, suffix: str, *, is_kept: bool) -> Callable[[], None]:
+    def _undo_of(self, suffix: str, kept: str | None) -> Callable[[], None]:
         def undo() -> None:
             self._rename(f"{self.prefix}{suffix}", f"{self.temporary}{suffix}")
-            if is_kept:
-                os.link(self._aside(suffix), f"{self.prefix}{suffix}")
+            if kept is not None:
+                os.link(kept, f"{self.prefix}{suffix}")
 
         return undo
 
     def _undo_all(
-        self, error: OSError, undo: list[Callable[[], None]], *, is_lost: bool
+        self,
+        error: OSError,
+        undo: list[Callable[[], None]],
+        bridge: Bridge,
+        *,
+        is_lost: bool,
     ) -> OSError:
         """Undoes the renames; returns the error that says what is there then.
 
@@ -167,6 +201,11 @@ class Exchange:
                 f"then {failure.strerror}: files of the old and of the new checkpoint "
                 f"lie at `{self.prefix}` and `{self.temporary}`, and none of them opens"
             )
+            if bridge.is_used:
+                state = (
+                    f"then {failure.strerror}: what was there is still there, in data "
+                    "files of other names"
+                )
             return OSError(error.errno, f"{reason}, {state}")
         if is_lost:
             self._remove(self._aside())

@@ -13,6 +13,7 @@ from typing import Final
 from tf2flax._base.errors import ReadError
 
 from .base import Storage
+from .bridges import FindOtherNames
 from .exchanging import Exchange, existing_files, remove_stale, uninterrupted
 from .local import LOCAL
 from .writing import (
@@ -32,13 +33,21 @@ _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 class LocalDestination:
     """A prefix in a folder of this machine."""
 
-    def __init__(self, path: str, token: str = "") -> None:
+    def __init__(
+        self,
+        path: str,
+        token: str = "",
+        *,
+        find_names: FindOtherNames | None = None,
+    ) -> None:
         """Chooses temporary names.
 
         Args:
             path: Absolute path of the checkpoint, without suffix.
             token: What tells this save from others; "" for a new one.
+            find_names: What an old checkpoint may be called while it is replaced.
         """
+        self._find_names = find_names
         self._path = path
         self._temporary = temporary_name(path, token)
 
@@ -135,7 +144,7 @@ class LocalDestination:
         write_atomically(location, contents)
 
     def _exchange(self, suffixes: Sequence[str]) -> Exchange:
-        return Exchange(self._path, self._temporary, tuple(suffixes))
+        return Exchange(self._path, self._temporary, tuple(suffixes), self._find_names)
 
 
 class LocalSink:

@@ -55,6 +55,7 @@ def describe_spelling(path: str) -> str:
         Sentences; "" for any other path.
     """
     names = [match.strip("${}%") for match in _VARIABLE.findall(path)]
+    # A folder may be called so: then something else is wrong with the path.
     if names and os.path.lexists(_first_folder_with_variable(path)):
         return ""
     unset = [name for name in names if name not in os.environ]
@@ -65,6 +66,11 @@ def describe_spelling(path: str) -> str:
             lambda m: os.environ[m[0].strip("${}%")], path.removeprefix("./")
         )
         return f"Only shells replace `{_VARIABLE.findall(path)[0]}`. Give `{expanded}`."
+    return _describe_windows(path)
+
+
+def _describe_windows(path: str) -> str:
+    """Says what to give for a path of Windows; "" for any other."""
     drive = _DRIVE.match(path)
     if os.name == "nt" or not (drive or path.startswith("\\\\")):
         return ""

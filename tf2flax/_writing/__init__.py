@@ -11,9 +11,12 @@ fetched and written one by one.
   warns about copies that no longer belong to what is written; `averages.py` writes a
   variable and its averages alike.
 - `optimizer.py`: the state of an optimizer joined to its parameters.
+- `new_names.py`: leaves under names that the checkpoint lacks (`new=`), and what
+  expressions over them are; `leaf_manifest.py`: leaves as tensors of a checkpoint.
 - `prefixes.py`: a prefix -> the destination of a save. `bundle.py`: `NewTensor`s ->
   data files and index; `parts.py`: what of them one process writes; `table.py`: the
-  table of an index; `state_file.py`: the file `checkpoint`.
+  table of an index; `bridging.py`: the index of a checkpoint that is being replaced;
+  `state_file.py`: the file `checkpoint`.
 - `together.py`: a save of several processes; `sharded.py`, `sharded_backwards.py`:
   what of arrays that span them each one writes.
 - `map_files.py`: `load_map` and `save_map`; `map_parsing.py` and `map_formatting.py`

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tf2flax._assignment.plans.inverse import InversePlan
@@ -24,6 +24,7 @@ from .arrays import prepare_tensor
 from .averages import write_both
 from .backwards import TensorWriter
 from .growing import grown_tensors
+from .new_names import NewNames, prepare_new, refuse_written
 from .new_tensors import NewTensor, spans_processes, whole_tensor
 from .optimizer import join_state
 from .slicing import ReadOnce, copy_tensor, join_parts, rewrite_tensor
@@ -50,6 +51,7 @@ def prepare_by_plan(
     is_copying: bool,
     has_averages: bool = False,
     opt_state: Any = None,
+    new: NewNames | None = None,
 ) -> tuple[list[NewTensor], StaleCopies]:
     """Names and checks the tensors that a plan's leaves came from.
 
@@ -60,6 +62,7 @@ def prepare_by_plan(
         has_averages: Whether averages are written with their variables, and variables
             with their averages.
         opt_state: The state of an optimizer with its plan, to be written as well.
+        new: What else is written, under names that the checkpoint lacks.
 
     Returns:
         The tensors, and what watches the copies while they are written.
@@ -67,6 +70,7 @@ def prepare_by_plan(
     Raises:
         AssignmentError: A leaf cannot be written as what it came from; or it is not a
             plan.
+        ExistsError: The checkpoint has a tensor of a new name.
     """
     inverse, leaves = _inverse_of(plan), leaves_of(tree)
     counters: Mapping[str, NewTensor] = {}
@@ -74,10 +78,11 @@ def prepare_by_plan(
         state = join_state(inverse, opt_state, leaves)
         inverse, counters = state.inverse, state.counters
         leaves = {**leaves, **state.leaves}
+    added = prepare_new(new, leaves, inverse)
+    refuse_written(added, inverse)
     if has_averages:
         inverse = write_both(inverse)
-    arrays = _prepare_leaves(inverse, leaves, is_copying=is_copying)
-    writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
+    arrays = _prepare_leaves(inverse, leaves, added.leaves, is_copying=is_copying)
     manifest = inverse.manifest
     renewed = _renewed_tensors(inverse, arrays)
     # Leaves that did not fit when they were loaded: written as they are now.
@@ -89,23 +94,8 @@ def prepare_by_plan(
     ]
     copied = [n for n in inverse.copied if n not in counters] if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
-    tensors: list[NewTensor] = []
-    sharded = frozenset[str]()
-    if any(map(spans_processes, arrays.values())):
-        # Here, since only jobs of several processes have such leaves.
-        from .sharded_backwards import sharded_names, sharded_tensors
-
-        sharded = sharded_names(inverse, arrays)
-        tensors += sharded_tensors(inverse, arrays, sharded, stale)
-    tensors += [
-        rewrite_tensor(
-            manifest.entry(name),
-            stale.watched(name, functools.partial(writer.tensor, name)),
-        )
-        for name in covered
-        if name not in sharded
-    ]
-    tensors += (*renewed.values(), *counters.values())
+    tensors = _loaded_tensors(inverse, arrays, covered, stale)
+    tensors += [*renewed.values(), *added.tensors, *counters.values()]
     graph = _changed_graph(inverse, stale, counters, is_copying=is_copying)
     left_out_of_copies = {*stale.dropped, *renewed}
     if graph is not None:
@@ -119,20 +109,53 @@ def prepare_by_plan(
     return tensors, stale
 
 
+def _loaded_tensors(
+    inverse: InversePlan,
+    arrays: Mapping[str, NewTensor],
+    names: Iterable[str],
+    stale: StaleCopies,
+) -> list[NewTensor]:
+    """The tensors that leaves were loaded from, in their shapes, dtypes and slices."""
+    tensors: list[NewTensor] = []
+    sharded = frozenset[str]()
+    if any(map(spans_processes, arrays.values())):
+        # Here, since only jobs of several processes have such leaves.
+        from .sharded_backwards import sharded_names, sharded_tensors
+
+        sharded = sharded_names(inverse, arrays)
+        tensors += sharded_tensors(inverse, arrays, sharded, stale)
+    writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
+    tensors += [
+        rewrite_tensor(
+            inverse.manifest.entry(name),
+            stale.watched(name, functools.partial(writer.tensor, name)),
+        )
+        for name in names
+        if name not in sharded
+    ]
+    return tensors
+
+
 def _prepare_leaves(
-    inverse: InversePlan, leaves: Mapping[str, Any], *, is_copying: bool
+    inverse: InversePlan,
+    leaves: Mapping[str, Any],
+    elsewhere: Collection[str],
+    *,
+    is_copying: bool,
 ) -> dict[str, NewTensor]:
-    """Checks the leaves that a plan has loaded; warns about others."""
+    """Checks the leaves that a plan writes; warns about those that nothing writes."""
     planned = set(inverse.leaves)
     arrays = {
         name: prepare_tensor(name, leaves[name]) for name in planned & leaves.keys()
     }
     specs = {name: array.spec for name, array in arrays.items()}
-    inverse.check(specs, is_copying=is_copying, present=leaves.keys())
-    if left_out := [name for name in leaves if name not in planned]:
+    others = [name for name in leaves if name not in elsewhere]
+    inverse.check(specs, is_copying=is_copying, present=others)
+    if left_out := [name for name in others if name not in planned]:
         warn_caller(
             f"{len(left_out)} leaves that the plan did not load are not written: "
-            f"{list_names(left_out, 20)}. Save them in a separate checkpoint."
+            f"{list_names(left_out, 20)}. Name them, new={{name of a tensor: leaf}}, "
+            "or save them in a separate checkpoint."
         )
     return arrays
 
@@ -208,6 +231,8 @@ def _watch_copies(
 ) -> StaleCopies:
     """Begins to watch what is copied, by names and by what the object graph knows."""
     manifest = inverse.manifest
+    # What the checkpoint lacked makes no copy stale.
+    renewed = [name for name in renewed if name in manifest]
     copies: Mapping[str, Sequence[str]] = {}
     if copied and isinstance(manifest, ObjectBasedManifest):
         # A damaged graph is copied as it is.

@@ -15,6 +15,8 @@ from tf2flax._storage.local_destination import LocalDestination
 from tf2flax._storage.save_destinations import SaveDestination
 from tf2flax._storage.stores import KvStorage, storage_of
 
+from .bridging import name_data_files_anew
+
 
 def open_destination(prefix: PathLike, token: str = "") -> SaveDestination:
     """Checks a prefix, and makes the destination of a save of it.
@@ -38,7 +40,7 @@ def open_destination(prefix: PathLike, token: str = "") -> SaveDestination:
         return StoreDestination(storage, text, token)
     path = LOCAL.show(text)
     _refuse_directory(path, not os.path.basename(path) or os.path.isdir(path))
-    return LocalDestination(path, token)
+    return LocalDestination(path, token, find_names=name_data_files_anew)
 
 
 def _check_name(path: str) -> None:

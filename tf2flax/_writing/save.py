@@ -8,16 +8,19 @@ flat mapping of numpy arrays is saved without it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
+from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
 from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
 
 from .bundle import write_bundle
 from .by_plan import Invertible, prepare_by_plan
+from .new_names import refuse_without_plan
 from .new_tensors import NewTensor
+from .optimizer import refuse_state_without_plan
 from .parts import MAX_DATA_FILES
 from .prefixes import open_destination, refuse_present, writing_to
 from .stale import StaleCopies
@@ -36,6 +39,7 @@ def save_checkpoint(
     *,
     plan: Invertible | None = None,
     opt_state: tuple[Invertible, Any] | None = None,
+    new: Mapping[str, str | Expression] | None = None,
     unused: Literal["copy", "drop"] = "copy",
     averages: Literal["follow", "both"] = "follow",
     data_files: int = 1,
@@ -71,13 +75,18 @@ def save_checkpoint(
             …), these are the stored names, with the object graph, so that TensorFlow
             can restore the new file instead of the old one. What was only loaded comes
             back bit for bit. Leaves that `on_mismatch` kept are written in their
-            present shape and dtype, a tied Variable to all of its tensors. Other leaves
-            that the plan did not load are left out, with a warning; another warning
-            names slots, averages and steps that are copied although their variables
-            have changed.
+            present shape and dtype, and those that `on_missing` kept under the names
+            that the map has for them, which the checkpoint lacks; a tied Variable to
+            all of its tensors. Other leaves that the plan did not load are left out,
+            with a warning; another warning names slots, averages and steps that are
+            copied although their variables have changed.
         opt_state: With a plan, the state of an optimizer as well: a pair of the plan
             that `tf2flax.optimizer_plan` made, and the state. Slots, powers of betas
             and counters are written under their own names.
+        new: With a plan, what else is written: names of tensors that the checkpoint
+            lacks -> names of leaves, or expressions over leaves (`tf2flax.src`), in the
+            leaf's dtype. The object graph of TF2 does not get these names: they are
+            read by name.
         unused: With a plan, what happens to tensors, and elements of tensors, that it
             did not load: "copy" copies them from the checkpoint, also those that a view
             hides; "drop" leaves them out, also out of the object graph. Slots and
@@ -97,7 +106,8 @@ def save_checkpoint(
         The prefix, absolute; or its URL.
 
     Raises:
-        ExistsError: Files of this prefix exist already.
+        ExistsError: Files of this prefix exist already; or the checkpoint has a tensor
+            of a name in `new` already.
         AssignmentError: A name or a value cannot be saved; two leaves have one name; no
             values of the checkpoint's dtype would load as those of a leaf; or the plan
             was made for several merged checkpoints with an object graph.
@@ -119,15 +129,12 @@ def save_checkpoint(
     is_replacing = check_switch("overwrite", overwrite)
     _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
-    if plan is None and opt_state is not None:
-        raise AssignmentError(
-            "opt_state: which variables the slots belong to, the plan of the "
-            "parameters says. Give it as plan=."
-        )
 
     def prepare() -> list[NewTensor]:
         nonlocal stale
         if plan is None:
+            refuse_without_plan(new)
+            refuse_state_without_plan(opt_state)
             tensors = prepare_tree(tree_or_mapping)
         else:
             tensors, stale = prepare_by_plan(
@@ -136,13 +143,11 @@ def save_checkpoint(
                 is_copying=unused == "copy",
                 has_averages=averages == "both",
                 opt_state=opt_state,
+                new=new,
             )
-        if not tensors:
-            raise AssignmentError("There is nothing to save: the tree holds no arrays.")
-        return sorted(tensors, key=_key_of)
+        return _in_order(tensors)
 
-    states = () if opt_state is None else (opt_state,)
-    if processes := _saving_processes(tree_or_mapping, *states):
+    if processes := _saving_processes(tree_or_mapping, opt_state):
         # Here, since only jobs of several processes need it.
         from .together import SharedSave
 
@@ -159,6 +164,13 @@ def save_checkpoint(
     if stale is not None and (message := stale.message()):
         warn_caller(message)
     return path
+
+
+def _in_order(tensors: Iterable[NewTensor]) -> list[NewTensor]:
+    """Sorts tensors by their keys, as an index does; there is one at least."""
+    if ordered := sorted(tensors, key=_key_of):
+        return ordered
+    raise AssignmentError("There is nothing to save: the tree holds no arrays.")
 
 
 def _key_of(tensor: NewTensor) -> bytes:

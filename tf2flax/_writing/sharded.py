@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from .new_tensors import NewPiece, NewTensor, stored_key, whole_tensor
 from .slicing import extents_of_box
 from .trees import leaves_of
 
+# Nodes of a tree among which an array is looked for, before it is taken apart.
+_MAX_NODES: Final = 1000
+
 
 def saving_processes(trees: Iterable[Any]) -> Mapping[int, Device]:
     """Finds the processes that save together: they hold arrays that span processes.
@@ -39,6 +42,11 @@ def saving_processes(trees: Iterable[Any]) -> Mapping[int, Device]:
         A device of each process; none where nothing spans processes.
     """
     jax = sys.modules["jax"]
+    trees = tuple(trees)
+    # Taking a large tree apart takes seconds. JAX is asked only where there are arrays
+    # of its own: it looks for devices when it is asked first.
+    if any(map(_has_array, trees)) and jax.process_count() == 1:
+        return {}
     spanning = [
         leaf.sharding
         for tree in trees
@@ -52,6 +60,24 @@ def saving_processes(trees: Iterable[Any]) -> Mapping[int, Device]:
     ordered = sorted(devices, key=lambda device: device.id, reverse=True)
     first = {device.process_index: device for device in ordered}
     return dict(sorted(first.items()))
+
+
+def _has_array(tree: object) -> bool:
+    """True if an array of JAX shows in a short look at a tree."""
+    nodes = [tree]
+    for _ in range(_MAX_NODES):
+        if not nodes:
+            break
+        node = nodes.pop()
+        if is_jax_array(node):
+            return True
+        if isinstance(node, Mapping):
+            nodes += cast("Mapping[Any, Any]", node).values()
+        elif isinstance(node, (list, tuple)):
+            nodes += cast("Sequence[Any]", node)
+        else:
+            nodes += getattr(node, "__dict__", {}).values()
+    return False
 
 
 def _leaves_of(tree: Any) -> Iterable[Any]:

@@ -53,8 +53,12 @@ def update_state(destination: SaveDestination) -> None:
 
 def _is_in_saved_model(storage: Storage, folder: str) -> bool:
     folders = [folder]
-    if os.path.basename(folder) in _SAVED_MODEL_FOLDERS:
-        folders.append(os.path.dirname(folder))
+    if storage.is_local:
+        # A link to `variables`, or a path with `..`, does not show where it leads.
+        folders.append(os.path.realpath(folder))
+    for path in tuple(folders):
+        if os.path.basename(path) in _SAVED_MODEL_FOLDERS:
+            folders.append(os.path.dirname(path))
     return any(
         storage.is_file(os.path.join(candidate, name))
         for candidate in folders

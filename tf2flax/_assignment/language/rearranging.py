@@ -193,6 +193,26 @@ def shape_before(
     return Steps(split, steps.axes, shape, lengths), _lengths_of(before, lengths)
 
 
+def shape_of_operand(pattern: Pattern, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Works out the only operand that a pattern turns into a result.
+
+    Args:
+        pattern: The pattern.
+        shape: Shape of the result.
+
+    Raises:
+        AssignmentError: No operand gives that result, or several do.
+
+    Examples:
+        >>> shape_of_operand(parse_pattern("d (h k) -> h d k", ()), (4, 6, 3))
+        (6, 12)
+    """
+    if any(len(axis) > 1 and _ELLIPSIS in axis for axis in pattern.after):
+        raise _error(pattern.text, "`...` cannot be split out of an axis")
+    turned = dataclasses.replace(pattern, before=pattern.after, after=pattern.before)
+    return steps_for(turned, shape).merged
+
+
 def _lengths_of(axes: list[Axis], lengths: dict[str, int]) -> tuple[int, ...]:
     return tuple(math.prod(lengths[name] for name in axis) for axis in axes)
 

@@ -21,11 +21,7 @@ from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.layouts.inverting import inverse_of
 from tf2flax._assignment.layouts.scattering import scatter_value
-from tf2flax._assignment.resolution.assignments import (
-    Assignment,
-    Gap,
-    Resolution,
-)
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import kind_of
 from tf2flax._base.errors import AssignmentError
@@ -36,7 +32,7 @@ from tf2flax._base.values import TensorSpec
 from .families import family_name, group_families, join_group
 from .one_way import find_ways_back, gap_of
 from .plan import RestorePlan
-from .renewals import Renewal, describe_unwritable, find_renewals
+from .renewals import Renewal, describe_unwritable, find_kept, find_renewals
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class InversePlan:
             them from the checkpoint.
         left_out: Names of the leaves that are not written.
         renewals: Leaves that are written in their own shape: `on_mismatch` kept them,
-            or they have grown.
+            they have grown, or the checkpoint lacks their tensors.
 
     Examples:
         >>> import jax, tf2flax
@@ -154,9 +150,7 @@ class InversePlan:
             loaded=self._ways.grown,
         )
         taken |= {place for renewal in grown for place in renewal.places}
-        kept, self._problems = find_renewals(
-            _kept_gaps(resolution), taken, spec_of, self._stored.places
-        )
+        kept, self._problems = find_kept(resolution, taken, spec_of, self._stored)
         self.renewals = (*grown, *kept)
         renewed = [
             InverseAssignment(place, renewal.leaves, expression, True)
@@ -278,7 +272,7 @@ class InversePlan:
 
         Args:
             specs: Shape and dtype of the leaves of the tree that the plan writes.
-            present: Names of all leaves of the tree.
+            present: Names of the leaves of the tree that this plan alone writes.
             is_copying: True if the checkpoint supplies what leaves do not cover.
 
         Raises:
@@ -337,6 +331,8 @@ class InversePlan:
         problems: list[str] = []
         for renewal in self.renewals:
             missing = [leaf for leaf in renewal.leaves if leaf not in specs]
+            if renewal.is_new and len(missing) == len(renewal.leaves):
+                continue
             # The tensors would be copied instead, or lack slices. If nothing is copied,
             # a leaf that is missing as a whole leaves its tensors out.
             if missing and (is_copying or len(missing) < len(renewal.leaves)):
@@ -351,7 +347,9 @@ class InversePlan:
                 except AssignmentError as error:
                     problems.append(
                         describe_unwritable(
-                            renewal.leaf, str(error), is_grown=renewal.is_grown
+                            renewal.leaf,
+                            str(error),
+                            is_grown=renewal.is_grown or renewal.is_new,
                         )
                     )
         return problems
@@ -415,13 +413,6 @@ def spec_lookup(manifest: Manifest) -> Callable[[str], TensorSpec]:
         return manifest.entry(name).spec
 
     return spec_of
-
-
-def _kept_gaps(resolution: Resolution) -> list[Gap]:
-    """Leaves that do not fit; for tied ones, what all their names lead to."""
-    kept = {gap.leaf for gap in resolution.mismatched}
-    mismatches = [gap for tie in resolution.ties for gap in tie.mismatches]
-    return [*resolution.mismatched, *(gap for gap in mismatches if gap.leaf in kept)]
 
 
 def _is_covered(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> bool:

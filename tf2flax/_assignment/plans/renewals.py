@@ -1,8 +1,8 @@
-"""Writing leaves in their own shape: those that `on_mismatch` kept, and grown ones.
+"""Writing leaves in their own shape: those that options kept, and grown ones.
 
 Such a leaf, a new head for example, or a table with more words, is written in place of
-the tensors that did not fit it. Only says what to write; `_writing.save` reads leaves
-and writes files.
+the tensors that did not fit it, or as those that the checkpoint lacks. Only says what
+to write; `_writing.save` reads leaves and writes files.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.layouts.absent_shapes import shapes_of_absent
 from tf2flax._assignment.layouts.resizing import Resized, resize_backwards
-from tf2flax._assignment.resolution.assignments import Assignment, Gap
+from tf2flax._assignment.resolution.assignments import Assignment, Gap, Resolution
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.values import TensorSpec
+from tf2flax._base.manifest import StoredNames
+from tf2flax._base.values import STORED_DTYPES, TensorSpec
 
 SpecOf = Callable[[str], TensorSpec]
 # Stored names of a tensor, by the name that the plan was made for.
@@ -24,7 +26,7 @@ PlacesOf = Callable[[str], tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Renewal:
-    """A leaf that did not fit its tensors and is written in their place.
+    """A leaf that did not fit its tensors, or had none, and is written as them.
 
     Attributes:
         leaf: Name of the leaf, or of a family of parts.
@@ -34,6 +36,7 @@ class Renewal:
         stored: Stored names of the tensors, by the names that the plan was made for.
         loaded: How a leaf that has grown was loaded, by its name or by those of parts;
             empty for a leaf that was kept.
+        is_new: True if the checkpoint lacks the tensors.
     """
 
     leaf: str
@@ -44,6 +47,7 @@ class Renewal:
     loaded: Mapping[str, Assignment] = dataclasses.field(
         default_factory=dict[str, Assignment]
     )
+    is_new: bool = False
 
     @property
     def is_grown(self) -> bool:
@@ -78,6 +82,8 @@ class Renewal:
         # Parts belong to one tensor, and the writer stores them as its slices.
         if self.parts:
             return dict.fromkeys(self.places, (source, shape))
+        if self.is_new:
+            spec_of = _absent_specs(self.expression, shape)
         return {
             place: tensor
             for name, tensor in resize_backwards(
@@ -87,12 +93,56 @@ class Renewal:
         }
 
 
+def _absent_specs(expression: Expression, shape: tuple[int, ...]) -> SpecOf:
+    """What tensors that the checkpoint lacks would be, for a leaf of some shape."""
+    shapes = shapes_of_absent(expression, shape)
+    # Of the dtype nothing depends here.
+    return lambda name: TensorSpec(shapes[name], STORED_DTYPES[1])
+
+
+def find_kept(
+    resolution: Resolution,
+    taken: Collection[str],
+    spec_of: SpecOf,
+    stored: StoredNames,
+) -> tuple[tuple[Renewal, ...], dict[str, str]]:
+    """Finds the leaves that options kept and that can be written in their own shape.
+
+    Args:
+        resolution: The resolution.
+        taken: Stored names of tensors that other leaves are written to.
+        spec_of: Gives shape and dtype of a tensor.
+        stored: Stored names of the tensors.
+
+    Returns:
+        The leaves that can be written; and for each other leaf that does not fit its
+        tensors, why it cannot. Leaves without tensors that cannot be written are left
+        out.
+    """
+    gaps = _mismatches(resolution)
+    kept, problems = find_renewals(gaps, taken, spec_of, stored.places)
+    taken = {*taken, *(place for renewal in kept for place in renewal.places)}
+    # Where some tensors of a leaf are there, the others do not follow from the leaf.
+    gaps = [gap for gap in resolution.missing if not gap.present]
+    new, _ = find_renewals(gaps, taken, spec_of, _places_of_new(stored), is_new=True)
+    return (*kept, *new), problems
+
+
+def _mismatches(resolution: Resolution) -> list[Gap]:
+    """Leaves that do not fit; for tied ones, what all their names lead to."""
+    kept = {gap.leaf for gap in resolution.mismatched}
+    mismatches = [gap for tie in resolution.ties for gap in tie.mismatches]
+    return [*resolution.mismatched, *(gap for gap in mismatches if gap.leaf in kept)]
+
+
 def find_renewals(
     gaps: Iterable[Gap],
     taken: Collection[str],
     spec_of: SpecOf,
     places_of: PlacesOf,
     loaded: Iterable[Assignment] = (),
+    *,
+    is_new: bool = False,
 ) -> tuple[tuple[Renewal, ...], dict[str, str]]:
     """Finds the kept leaves that can be written in their own shape.
 
@@ -102,6 +152,7 @@ def find_renewals(
         spec_of: Gives shape and dtype of a tensor.
         places_of: Gives the stored names of a tensor.
         loaded: How they were loaded, if they have grown; a tied one several times.
+        is_new: True if the checkpoint lacks the tensors.
 
     Returns:
         The leaves that can be written; and for each other leaf, why it cannot.
@@ -120,7 +171,7 @@ def find_renewals(
     writers = dict.fromkeys(taken, "another leaf")
     for group in families.values():
         try:
-            renewal = _make_renewal(group, spec_of, places_of)
+            renewal = _make_renewal(group, spec_of, places_of, is_new=is_new)
             grown = {
                 gap.leaf: assignments[gap.leaf, gap.expression]
                 for gap in (group if assignments else ())
@@ -137,16 +188,20 @@ def find_renewals(
     return tuple(renewals), problems
 
 
-def _make_renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Renewal:
+def _make_renewal(
+    group: list[Gap], spec_of: SpecOf, places_of: PlacesOf, *, is_new: bool
+) -> Renewal:
     """The renewal of a single leaf, or of all parts of a family."""
     gap = group[0]
     expression = gap.expression
     assert expression is not None
     source = Source(literal_pattern(gap.leaf))
+    if is_new:
+        spec_of = _absent_specs(expression, gap.shape)
     names = resize_backwards(expression, gap.shape, source, spec_of)
     stored = {name: places_of(name) for name in names}
     if not gap.parts:
-        return Renewal(gap.leaf, (), gap, expression, stored)
+        return Renewal(gap.leaf, (), gap, expression, stored, is_new=is_new)
     if missing := set(gap.parts).difference(member.leaf for member in group):
         raise AssignmentError(f"its part `{min(missing)}` is not kept with it.")
     # Rows for another vocabulary, or more of them, lie in the parts as in the tensor.
@@ -157,7 +212,24 @@ def _make_renewal(group: list[Gap], spec_of: SpecOf, places_of: PlacesOf) -> Ren
             "parts of one variable can only be written to a tensor that the key names."
         )
     family = gap.parts[0].rpartition("/part_")[0]
-    return Renewal(family, gap.parts, gap, gap.expression or expression, stored)
+    whole = gap.expression or expression
+    return Renewal(family, gap.parts, gap, whole, stored, is_new=is_new)
+
+
+def _places_of_new(stored: StoredNames) -> PlacesOf:
+    """What gives the stored names of tensors that the checkpoint lacks.
+
+    Args:
+        stored: The stored names of those that it has.
+    """
+
+    def places_of(name: str) -> tuple[str, ...]:
+        # A view may hide a tensor of that name.
+        if not stored.takes_new_names or name in stored.manifest:
+            raise AssignmentError(f"`{name}` has no stored name in this view.")
+        return (name,)
+
+    return places_of
 
 
 def describe_unwritable(leaf: str, problem: str, *, is_grown: bool = False) -> str:
@@ -169,6 +241,7 @@ def describe_unwritable(leaf: str, problem: str, *, is_grown: bool = False) -> s
         )
     return (
         f"Leaf `{leaf}` was kept because it does not fit, and cannot be written in its "
-        f'own shape: {problem} Use unused="drop" to leave it out together with what '
-        "the plan did not load, or save a flat mapping of names to arrays."
+        f"own shape: {problem} Name it in new=, a tensor of another name; or use "
+        'unused="drop" to leave it out together with what the plan did not load; or '
+        "save a flat mapping of names to arrays."
     )

@@ -188,8 +188,9 @@ class Gap:
         source: The tensor or expression that does not fill the leaf.
         entry: The entry of the assignment map that reaches the leaf.
         fact: Why the source does not fill the leaf.
-        expression: The source as an expression. None if the checkpoint does not have
-            it, or if the leaf does not hold numbers.
+        expression: The source as an expression. None if the leaf does not hold
+            numbers, or if the checkpoint lacks the source and nothing says which of
+            several tensors it would be.
         parts: Names of all leaves that are parts of the same partitioned variable; ()
             for a leaf that is not a part of one.
         shape: Shape of the leaf.

@@ -241,6 +241,9 @@ class Claims:
         leaves: Sequence[str],
         missing: Sequence[str],
         present: tuple[str, ...] = (),
+        *,
+        source: Expression | None,
+        parts: tuple[str, ...] = (),
     ) -> None:
         """Reports tensors that the checkpoint lacks, or keeps the leaves that may be.
 
@@ -249,6 +252,8 @@ class Claims:
             leaves: Names of the leaves that need them.
             missing: Names of the tensors.
             present: Names of tensors of the same source that the checkpoint has.
+            source: The source; None if it does not say which tensors the leaves are.
+            parts: All leaves of the family that the leaves are parts of; () if none.
         """
         self.mark_used(entry)
         strict: list[str] = []
@@ -259,7 +264,14 @@ class Claims:
                 if not self.options.on_missing.yields:
                     self._take(leaf, entry)
                 self._missing[leaf] = Gap(
-                    leaf, ", ".join(missing), entry, fact, present=present
+                    leaf,
+                    ", ".join(missing),
+                    entry,
+                    fact,
+                    expression=None if self.leaves[leaf].dtype is None else source,
+                    parts=parts,
+                    shape=self.leaves[leaf].shape,
+                    present=present,
                 )
             else:
                 strict.append(leaf)

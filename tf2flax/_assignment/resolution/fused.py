@@ -30,7 +30,7 @@ _WORDS: Final = {
 }
 _FUSED: Final = frozenset({"qkv", "qkv_proj", "c_attn", "query_key_value", "in_proj"})
 _ALL: Final = _FUSED | _WORDS.keys()
-# What names of such tensors hold, where the name of a leaf is a single letter.
+# What names of such tensors hold, where one part alone is asked for.
 _ATTENTION: Final = ("attn", "attention", "qkv")
 # Components of a name that are looked at.
 _MAX_DEPTH: Final = 64
@@ -79,8 +79,9 @@ def find_slice(problem: Mismatch) -> Reason | None:
     parts = _parts(problem.source_shape, problem.shape)
     if not words or not parts:
         return None
-    # `k` may be any kernel.
-    if len(words[0]) == 1 and not any(w in problem.source for w in _ATTENTION):
+    # `k` may be any kernel, and `value` that of a game.
+    names = f"{problem.source} {problem.leaf}".casefold()
+    if not any(word in names for word in _ATTENTION):
         return None
     return Reason(
         "The tensor is three times as large. If it holds query, key and value in this "
@@ -208,7 +209,7 @@ def _parts(
         return []
     merged = (*shape[:-2], shape[-2] * shape[-1])
     return [
-        lambda source, index=index: source[index].reshape(shape)
+        lambda source, index=index, shape=shape: source[index].reshape(shape)
         for index in _slices(whole, merged)
     ]
 

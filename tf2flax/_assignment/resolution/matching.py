@@ -32,7 +32,7 @@ from tf2flax._base.manifest import Manifest
 from . import problems
 from .assignments import Leaf, Resolution
 from .claims import Claim, Claims
-from .partitions import member_of_scope, parts_of
+from .partitions import family_of, member_of_scope, parts_of
 from .policies import MapOptions
 from .precedence import PlainReach, choose_winners, strength_of_name, strength_of_scope
 from .rules import apply_rules, find_reaches
@@ -197,13 +197,26 @@ class PlainEntries:
                 return True
         return False
 
-    def _source_exists(self, entry: PlainEntry, leaves: Sequence[str]) -> bool:
-        """True if the key names a tensor; reports it as missing if not."""
+    def _source_exists(
+        self, entry: PlainEntry, leaves: Sequence[str], parts: tuple[str, ...] = ()
+    ) -> bool:
+        """True if the key names a tensor; reports it as missing if not.
+
+        Args:
+            entry: The entry.
+            leaves: The leaves that it would fill.
+            parts: All leaves of the family that they are parts of; () if none.
+        """
         if entry.source in self._manifest:
             return True
         keeps = self._claims.options.on_missing.keeps
         if entry.is_optional or (leaves and all(keeps(leaf) for leaf in leaves)):
-            self._claims.report_missing(entry, leaves, [entry.source])
+            # Several leaves that are not one family are not one tensor.
+            is_one = bool(parts) or len(leaves) == 1
+            source = _source_of(entry.source) if is_one else None
+            self._claims.report_missing(
+                entry, leaves, [entry.source], source=source, parts=parts
+            )
         else:
             self._claims.problems.append(
                 problems.SourceNotFound(entry, entry.source, None)
@@ -234,7 +247,9 @@ class PlainEntries:
             return
         free = self._claimable(entry, leaves)
         # An empty list fills nothing, but its tensor must exist, as in TensorFlow.
-        if (free or not leaves) and not self._source_exists(entry, free):
+        family = family_of(leaves[0]) if leaves else None
+        parts = parts_of(family[0], self._index) if family else ()
+        if (free or not leaves) and not self._source_exists(entry, free, parts):
             return
         if leaves and (parts := self._claims.find_family(entry, leaves)):
             self._claim_parts(entry, free, parts)
@@ -245,7 +260,7 @@ class PlainEntries:
         if self._report_clash(entry, leaves):
             return
         free = self._claimable(entry, leaves)
-        if free and self._source_exists(entry, free):
+        if free and self._source_exists(entry, free, parts):
             self._claim_parts(entry, free, parts)
 
     def _claim_parts(
@@ -303,12 +318,12 @@ class PlainEntries:
         if not free:
             return
         spellings = self._spellings(entry, target, scope, name)
-        spelling = self._choose_spelling(entry, spellings, free, leaf or name)
+        parts = () if leaf else parts_of(name, self._index)
+        spelling = self._choose_spelling(entry, spellings, free, leaf or name, parts)
         if spelling is None:
             return
         source, alias = spelling
         expression = _source_of(source)
-        parts = () if leaf else parts_of(name, self._index)
         for claimed in free:
             self._claims.assign(Claim(claimed, expression, entry, parts, alias))
 
@@ -334,21 +349,26 @@ class PlainEntries:
         spellings: Sequence[_Spelling],
         leaves: Sequence[str],
         member: str,
+        parts: tuple[str, ...],
     ) -> _Spelling | None:
         """The first spelling that the checkpoint has.
 
         Args:
             entry: The entry.
             spellings: Names that the tensor may have.
-            leaves: The leaves that need it, for messages.
+            leaves: The leaves that need it.
             member: Name of the leaf or family, for messages.
+            parts: All leaves of the family; () if it is a leaf.
 
         Returns:
             The spelling; None if there is a problem, which is reported.
         """
         present = [spelling for spelling in spellings if spelling[0] in self._manifest]
         if not present:
-            self._claims.report_missing(entry, leaves, [spellings[0][0]])
+            exact = spellings[0][0]
+            self._claims.report_missing(
+                entry, leaves, [exact], source=_source_of(exact), parts=parts
+            )
             return None
         source, alias = present[0]
         if alias is not None and len(by_alias := dict(present)) > 1:

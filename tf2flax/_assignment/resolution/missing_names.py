@@ -290,8 +290,7 @@ def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> st
     if not close or not is_sure or around.is_taken(first.entry, close[0]):
         if not fills_scope(first.entry):
             return ""
-        related = _advise_related(problems, around)
-        return f"{related} {_keep(problems, around)}".lstrip()
+        return _advise_related(problems, around) or _keep(problems, around)
     if len(close) > 1:
         return f"The checkpoint has {list_names(close, _MAX_SUGGESTED)}."
     scope, slash, last = close[0].rpartition("/")

@@ -272,11 +272,16 @@ def _assign_leaves(
     complete = [candidate for candidate in candidates if not candidate[0].missing]
     if not complete:
         # A stack that has gaps explains more than names that are not there at all.
-        sources = [source for source, _ in candidates]
-        counted = [source for source in sources if source.is_counted]
-        chosen = (counted or sources)[0]
-        present = chosen.names.difference(chosen.missing)
-        claims.report_missing(rule, leaves, chosen.missing, tuple(sorted(present)))
+        counted = [candidate for candidate in candidates if candidate[0].is_counted]
+        chosen, spelling = (counted or candidates)[0]
+        claims.report_missing(
+            rule,
+            leaves,
+            chosen.missing,
+            tuple(sorted(chosen.names.difference(chosen.missing))),
+            source=chosen.expression,
+            parts=spelling.reach.parts,
+        )
         return
     first, (reach, _, alias) = complete[0]
     # If the exact name is not there, only one of its aliases may be.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
@@ -81,6 +81,7 @@ def _entries_for(
     lowest = _lowest_number([root for _, root in missing], f"{parent}{first}", around)
     if lowest is None:
         return []
+    # The first name has no number, so that no entry covers it and the others.
     pairs: dict[bool, dict[tuple[str, str], None]] = {True: {}, False: {}}
     for problem, root in missing:
         numbered = _NUMBERED.fullmatch(root[:-1].rpartition("/")[2])
@@ -93,8 +94,13 @@ def _entries_for(
         if not _may_fill(problem, scope, below, around):
             return []
         pairs[is_first][scope, leaf[: -len(below)]] = None
+    return _generalised(pairs.values())
+
+
+def _generalised(groups: Iterable[Iterable[tuple[str, str]]]) -> list[NewEntry]:
+    """One entry for each group of scopes and values; [] if one has none."""
     entries: list[NewEntry] = []
-    for group in filter(None, pairs.values()):
+    for group in filter(None, groups):
         general = generalise(
             [
                 (repr(Source(literal_pattern(scope))), literal_pattern(value))
