@@ -10,9 +10,9 @@ fetched and written one by one.
   tensor together from leaves, `growing.py` those of leaves that have grown; `stale.py`
   warns about copies that no longer belong to what is written; `averages.py` writes a
   variable and its averages alike.
-- `optimizer.py`: the state of an optimizer joined to its parameters.
 - `new_names.py`: leaves under names that the checkpoint lacks (`new=`), and what
   expressions over them are; `leaf_manifest.py`: leaves as tensors of a checkpoint.
+- `optimizer.py`: the state of an optimizer joined to its parameters.
 - `prefixes.py`: a prefix -> the destination of a save. `bundle.py`: `NewTensor`s ->
   data files and index; `parts.py`: what of them one process writes; `table.py`: the
   table of an index; `bridging.py`: the index of a checkpoint that is being replaced;
