@@ -47,19 +47,6 @@ class JoinedState:
     counters: Mapping[str, NewTensor]
 
 
-def refuse_state_without_plan(opt_state: object) -> None:
-    """Refuses a state where no plan says which variables its slots belong to.
-
-    Raises:
-        AssignmentError: A state is given.
-    """
-    if opt_state is not None:
-        raise AssignmentError(
-            "Option opt_state: which variables the slots belong to, the plan of the "
-            "parameters says, and there is none. Give it as plan=."
-        )
-
-
 def join_state(
     inverse: InversePlan, opt_state: Any, taken: Iterable[str]
 ) -> JoinedState:
@@ -91,6 +78,19 @@ def join_state(
     written = {prefix + name: given[name] for name in names}
     counters = _counters(parts, given, inverse)
     return JoinedState(inverse.extended(assignments), written, counters)
+
+
+def refuse_state_without_plan(opt_state: object) -> None:
+    """Refuses a state of an optimizer without the plan of its parameters.
+
+    Raises:
+        AssignmentError: There is one.
+    """
+    if opt_state is not None:
+        raise AssignmentError(
+            "opt_state: which variables the slots belong to, the plan of the "
+            "parameters says. Give it as plan=."
+        )
 
 
 def _check_pair(opt_state: object) -> tuple[OptimizerParts, Any]:

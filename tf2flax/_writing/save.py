@@ -8,7 +8,7 @@ flat mapping of numpy arrays is saved without it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from tf2flax._assignment.language.expressions import Expression
@@ -145,12 +145,9 @@ def save_checkpoint(
                 opt_state=opt_state,
                 new=new,
             )
-        if not tensors:
-            raise AssignmentError("There is nothing to save: the tree holds no arrays.")
-        return sorted(tensors, key=_key_of)
+        return _in_order(tensors)
 
-    states = () if opt_state is None else (opt_state,)
-    if processes := _saving_processes(tree_or_mapping, *states):
+    if processes := _saving_processes(tree_or_mapping, opt_state):
         # Here, since only jobs of several processes need it.
         from .together import SharedSave
 
@@ -178,6 +175,13 @@ def _write(
         write_bundle(destination, tensors, num_data_files=data_files)
         update_state(destination)
     return destination.path
+
+
+def _in_order(tensors: Iterable[NewTensor]) -> list[NewTensor]:
+    """Sorts tensors by their keys, as an index does; there is one at least."""
+    if ordered := sorted(tensors, key=_key_of):
+        return ordered
+    raise AssignmentError("There is nothing to save: the tree holds no arrays.")
 
 
 def _key_of(tensor: NewTensor) -> bytes:
