@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from . import converting, growth, listing, remote, restores
+from . import converting, growth, listing, remote, restores, suggesting
 from .measuring import machine
 from .processes import NEEDS, ROOT, is_there
 from .report import Goal, Section, Table, draw, goal_rows, update_page
@@ -45,6 +45,9 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
         ),
         "warm-start": lambda folder: restores.missing_head(folder, scale),
         "converting": lambda folder: converting.converting(folder, scale),
+        "suggesting": lambda _: suggesting.suggesting(
+            (25,) if small else (400, 20_000), rounds
+        ),
     }
 
 

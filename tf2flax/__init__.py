@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ._jax.plan_cost import PlanCost, ProcessCost
     from ._porting.compare import compare_outputs
     from ._porting.comparison import Comparison
+    from ._porting.suggest import Suggestion, suggest
 
 __version__: Final = "0.1.0"
 
@@ -104,7 +105,9 @@ __all__ = [
     "warm_start",
     # Porting
     "Comparison",
+    "Suggestion",
     "compare_outputs",
+    "suggest",
     # Writing
     "ConversionReport",
     "convert",
@@ -136,6 +139,8 @@ _LAZY: Final = {
     "warm_start": "_jax.init",
     "Comparison": "_porting.comparison",
     "compare_outputs": "_porting.compare",
+    "Suggestion": "_porting.suggest",
+    "suggest": "_porting.suggest",
     "ConversionReport": "_export.convert",
     "convert": "_export.convert",
 }

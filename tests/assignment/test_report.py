@@ -264,8 +264,9 @@ def test_an_error_stays_within_a_screen(prefix: pathlib.Path) -> None:
     # The likely causes first: a target that is not there, then tensors, then shapes.
     assert "the target has no leaf `none`" in lines[1]
     assert "found no tensor `enc/ak`" in lines[2]
-    assert "leaf `layers_{0..23}/w` cannot take tensor `enc/layer_{0..23}/" in lines[-2]
-    assert re.search(r"and \d+ more", lines[-1])
+    assert "leaf `layers_{0..23}/w` cannot take tensor `enc/layer_{0..23}/" in lines[-3]
+    assert re.search(r"and \d+ more", lines[-2])
+    assert "Most of the map fails: tf2flax.suggest(" in lines[-1]
 
 
 def test_names_that_nearly_match_are_told_for_each(prefix: pathlib.Path) -> None:
@@ -293,5 +294,6 @@ def test_lines_that_differ_by_names_alone_are_few(prefix: pathlib.Path) -> None:
         tf2flax.plan(prefix, entries, {"leaf": np.zeros((2, 3), "f4")})
     text = str(caught.value)
     assert text.startswith("24 problems")
-    assert text.endswith("and 9 more. Fix these first.")
+    assert "and 9 more. Fix these first.\n" in text
+    assert text.endswith("tf2flax.suggest(checkpoint, target) suggests a map.")
     assert text.count("\n") <= 25

@@ -258,7 +258,7 @@ def test_convert(
 @pytest.mark.parametrize(
     "command",
     [
-        *("ls", "tree", "show", "stats", "diff", "verify", "plan"),
+        *("ls", "tree", "show", "stats", "diff", "verify", "plan", "suggest"),
         *("compare", "convert", "completion"),
     ],
 )

@@ -118,6 +118,7 @@ def calls() -> Iterator[list[str]]:
     for target in TARGETS:
         given = ["--target", f"hostile_target:{target}"]
         yield ["plan", "good", "--map", "m.toml", *given]
+        yield ["suggest", "good", *given]
     for dtype in DTYPES:
         yield ["convert", "good", "made/for/it.npz", "--dtype", dtype, "--overwrite"]
     yield from OTHER

@@ -145,6 +145,7 @@ JSON = {
     "compare": [["m", "n"], ["n", "m"]],
     "verify": [["m"]],
     "plan": [["m", "--map", "map.toml", "--target", "options_target:tree"]],
+    "suggest": [["m", "--target", "options_target:tree"]],
     "convert": [["m", "out.npz"]],
 }
 

@@ -18,7 +18,7 @@ from repository import ROOT
 pytest.importorskip("importlinter")
 
 LAYERS = "Imports point downwards (docs/architecture.md)"
-ENGINE = "Within the engine: plans, resolution, layouts, language"
+ENGINE = "Within the engine: suggestions, plans, resolution, layouts, language"
 NO_FILES = "The engine touches no file"
 NO_JAX = "JAX and Flax only in _jax and above"
 TENSORSTORE = "tensorstore only in _storage"

@@ -26,6 +26,7 @@ NAMES = {
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
     "Rows", "first_of", "vocabulary", "optimizer_plan", "optimizer_state",
     "Comparison", "compare_outputs",
+    "Suggestion", "suggest",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -66,6 +67,7 @@ SIGNATURES = {
     "vocabulary": (
         "old, new, *, axis=0, old_size=None, new_size=None, num_oov_buckets=0"
     ),
+    "suggest": "checkpoint, target",
     "load_map": "path, parameters",
     "save_map": "path, assignment_map, *, overwrite=False",
     "checkpoints_iterator": (
@@ -114,8 +116,8 @@ def test_names() -> None:
     assert everything.keys() >= NAMES
     for name in NAMES:
         assert getattr(tf2flax, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'suggest'"):
-        _ = tf2flax.suggest  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="no attribute 'guess'"):
+        _ = tf2flax.guess  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("name", list(SIGNATURES))

@@ -22,6 +22,7 @@ from repository import ROOT
         ("docs/maps.md", 30),
         ("docs/views.md", 10),
         ("docs/porting.md", 25),
+        ("docs/suggest.md", 8),
         ("docs/optimizers.md", 14),
     ],
 )

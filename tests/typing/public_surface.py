@@ -149,6 +149,15 @@ def tell(error: tf2flax.TensorNotFoundError) -> None:
     _ = as_key, as_value, tf2flax.AssignmentError("said")
 
 
+def port(path: pathlib.Path) -> None:
+    result = tf2flax.suggest(path, {})
+    assert_type(result, tf2flax.Suggestion)
+    assert_type(result.unmatched, tuple[str, ...])
+    for _leaf, candidates in result.ambiguous:
+        assert_type(candidates, tuple[tuple[str | tf2flax.Expression, str], ...])
+    tf2flax.plan(path, result.assignment_map, {})
+
+
 def grow(path: pathlib.Path) -> None:
     rows = tf2flax.vocabulary(path, "new.txt", num_oov_buckets=2)
     assert_type(rows, tf2flax.Rows)

@@ -154,7 +154,8 @@ def test_scalars_of_trees_keep_their_values(tmp_path: pathlib.Path) -> None:
         "opt": {
             "step": 2**40, "low": -(2**40), "edge": 2**31, "most": 2**63,
             "rate": 1e300, "inf": float("inf"), "nan": float("nan"), "z": 1e300j,
-            "flag": True, "few": 7,
+            "flag": True, "few": 7, "own": np.float64(1.1),
+            "own_z": np.complex128(1.1j),
         }
     }  # fmt: skip
     got = read(tf2flax.save_checkpoint(tmp_path / "m", tree))
@@ -167,7 +168,7 @@ def test_scalars_of_trees_keep_their_values(tmp_path: pathlib.Path) -> None:
     assert dtypes == {
         "step": "int64", "low": "int64", "edge": "int64", "most": "uint64",
         "rate": "float64", "inf": "float32", "nan": "float32", "z": "complex128",
-        "flag": "bool", "few": "int32",
+        "flag": "bool", "few": "int32", "own": "float64", "own_z": "complex128",
     }  # fmt: skip
     for huge in (2**64, -(2**63) - 1, 10**5000):
         with pytest.raises(

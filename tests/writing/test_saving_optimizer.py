@@ -196,6 +196,25 @@ def test_leaves_of_the_state_that_nothing_writes_are_named(
         )
 
 
+def test_a_new_head_is_written_with_its_slots_by_new(tmp_path: pathlib.Path) -> None:
+    prefix = checkpoint(tmp_path, "Momentum")
+    params = {**PARAMS, "head": jnp.zeros(3)}
+    plan = tf2flax.plan(prefix, THE_MAP, params)
+    opt_plan = tf2flax.optimizer_plan(plan, SGD.init(params))
+    saved = tf2flax.save_checkpoint(
+        tmp_path / "new",
+        plan.restore(),
+        plan=plan,
+        opt_state=(opt_plan, opt_plan.restore()),
+        new={"head": "head", "head/Momentum": "opt_state/0/trace/head"},
+    )
+    assert tf2flax.open_checkpoint(saved).slots["Momentum"] == (
+        "d/bias",
+        "d/kernel",
+        "head",
+    )
+
+
 def test_other_pairs_are_refused(tmp_path: pathlib.Path) -> None:
     prefix = checkpoint(tmp_path, "Adam", "Adam_1", global_step=np.int64(7))
     tx = optax.chain(optax.adam(1e-3), optax.scale_by_schedule(lambda _: 1.0))

@@ -11,6 +11,7 @@ from typing import Final
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.resolution.assignments import Leaf, Resolution
 from tf2flax._assignment.resolution.entry_labels import label_of, target_of
+from tf2flax._assignment.resolution.problem_report import SUGGEST, fails_mostly
 from tf2flax._assignment.resolution.unfilled import unused_lines
 from tf2flax._base.collapsing import list_by_words, summarise
 from tf2flax._base.errors import AssignmentError
@@ -59,6 +60,8 @@ def abstract_leaves_error(
         # Most likely the cause of the others, and therefore first.
         separator = "\n" if "\n" in unused else " "
         message = f"{unused}{separator}{message}"
+    elif fails_mostly(len(abstract), len(resolution.assignments)):
+        message += f" Most of the target stays: {SUGGEST}"
     return AssignmentError(message)
 
 

@@ -73,12 +73,12 @@ def prepare_by_plan(
         ExistsError: The checkpoint has a tensor of a new name.
     """
     inverse, leaves = _inverse_of(plan), leaves_of(tree)
-    added = prepare_new(new, leaves, inverse)
     counters: Mapping[str, NewTensor] = {}
     if opt_state is not None:
         state = join_state(inverse, opt_state, leaves)
         inverse, counters = state.inverse, state.counters
         leaves = {**leaves, **state.leaves}
+    added = prepare_new(new, leaves, inverse)
     refuse_written(added, inverse)
     if has_averages:
         inverse = write_both(inverse)
@@ -95,7 +95,7 @@ def prepare_by_plan(
     copied = [n for n in inverse.copied if n not in counters] if is_copying else ()
     stale = _watch_copies(inverse, covered, copied, renewed)
     tensors = _loaded_tensors(inverse, arrays, covered, stale)
-    tensors += [*renewed.values(), *counters.values(), *added.tensors]
+    tensors += [*renewed.values(), *added.tensors, *counters.values()]
     graph = _changed_graph(inverse, stale, counters, is_copying=is_copying)
     left_out_of_copies = {*stale.dropped, *renewed}
     if graph is not None:

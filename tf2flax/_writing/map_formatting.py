@@ -136,7 +136,7 @@ def format_toml(contents: MapText, old_text: str) -> str:
         lines += [*before, f"[{section}]" if is_table else f"{section} = ["]
         indent = "" if is_table else "    "
         for key, target in entries:
-            left, right = _toml_string(key), _toml_string(target)
+            left, right = toml_string(key), toml_string(target)
             entry = f"{left} = {right}" if is_table else f"[{left}, {right}],"
             texts = comments.around(section, key, entry)
             lines += [f"{indent}{text}".rstrip() for text in texts]
@@ -232,7 +232,7 @@ def _split_entry(line: str) -> tuple[str, str] | None:
     return None if key is None else (key, comment)
 
 
-def _toml_string(text: str) -> str:
+def toml_string(text: str) -> str:
     if '"' in text and "'" not in text and text.isprintable():
         return f"'{text}'"
     return quote(text)
@@ -244,13 +244,13 @@ def _toml_value(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return _toml_string(value)
+            return toml_string(value)
         case list() | tuple():
             members = cast("Sequence[Any]", value)
             return f"[{', '.join(map(_toml_value, members))}]"
         case dict():
             members = cast("dict[str, Any]", value).items()
-            pairs = (f"{_toml_string(k)} = {_toml_value(v)}" for k, v in members)
+            pairs = (f"{toml_string(k)} = {_toml_value(v)}" for k, v in members)
             return f"{{{', '.join(pairs)}}}"
         case None:
             return "{}"  # of JSON: no aliases

@@ -80,6 +80,19 @@ def join_state(
     return JoinedState(inverse.extended(assignments), written, counters)
 
 
+def refuse_state_without_plan(opt_state: object) -> None:
+    """Refuses a state of an optimizer without the plan of its parameters.
+
+    Raises:
+        AssignmentError: There is one.
+    """
+    if opt_state is not None:
+        raise AssignmentError(
+            "opt_state: which variables the slots belong to, the plan of the "
+            "parameters says. Give it as plan=."
+        )
+
+
 def _check_pair(opt_state: object) -> tuple[OptimizerParts, Any]:
     # Here, and not above, since it imports JAX and Flax.
     from tf2flax._jax.optimizer_plan import OptimizerPlan

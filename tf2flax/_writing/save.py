@@ -8,7 +8,7 @@ flat mapping of numpy arrays is saved without it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from tf2flax._assignment.language.expressions import Expression
@@ -20,6 +20,7 @@ from .bundle import write_bundle
 from .by_plan import Invertible, prepare_by_plan
 from .new_names import refuse_without_plan
 from .new_tensors import NewTensor
+from .optimizer import refuse_state_without_plan
 from .parts import MAX_DATA_FILES
 from .prefixes import open_destination, refuse_present, writing_to
 from .stale import StaleCopies
@@ -128,16 +129,12 @@ def save_checkpoint(
     is_replacing = check_switch("overwrite", overwrite)
     _check_options(unused, averages, data_files)
     stale: StaleCopies | None = None
-    if plan is None and opt_state is not None:
-        raise AssignmentError(
-            "opt_state: which variables the slots belong to, the plan of the "
-            "parameters says. Give it as plan=."
-        )
 
     def prepare() -> list[NewTensor]:
         nonlocal stale
         if plan is None:
             refuse_without_plan(new)
+            refuse_state_without_plan(opt_state)
             tensors = prepare_tree(tree_or_mapping)
         else:
             tensors, stale = prepare_by_plan(
@@ -148,28 +145,43 @@ def save_checkpoint(
                 opt_state=opt_state,
                 new=new,
             )
-        if not tensors:
-            raise AssignmentError("There is nothing to save: the tree holds no arrays.")
-        return sorted(tensors, key=_key_of)
+        return _in_order(tensors)
 
-    states = () if opt_state is None else (opt_state,)
-    if processes := _saving_processes(tree_or_mapping, *states):
+    if processes := _saving_processes(tree_or_mapping, opt_state):
         # Here, since only jobs of several processes need it.
         from .together import SharedSave
 
         save = SharedSave(prefix, processes, data_files, is_replacing)
         path = save.run(prepare)
     else:
-        destination = open_destination(prefix)
-        tensors = prepare()
-        path = destination.path
-        with writing_to(destination), destination.folders():
-            refuse_present(destination, is_replacing=is_replacing)
-            write_bundle(destination, tensors, num_data_files=data_files)
-            update_state(destination)
+        path = _write(prefix, prepare, data_files, is_replacing=is_replacing)
     if stale is not None and (message := stale.message()):
         warn_caller(message)
     return path
+
+
+def _write(
+    prefix: PathLike,
+    prepare: Callable[[], Sequence[NewTensor]],
+    data_files: int,
+    *,
+    is_replacing: bool,
+) -> str:
+    """Writes the checkpoint of one process, and names it in its folder."""
+    destination = open_destination(prefix)
+    tensors = prepare()
+    with writing_to(destination), destination.folders():
+        refuse_present(destination, is_replacing=is_replacing)
+        write_bundle(destination, tensors, num_data_files=data_files)
+        update_state(destination)
+    return destination.path
+
+
+def _in_order(tensors: Iterable[NewTensor]) -> list[NewTensor]:
+    """Sorts tensors by their keys, as an index does; there is one at least."""
+    if ordered := sorted(tensors, key=_key_of):
+        return ordered
+    raise AssignmentError("There is nothing to save: the tree holds no arrays.")
 
 
 def _key_of(tensor: NewTensor) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from tf2flax._base.errors import CheckpointError
-from tf2flax._base.memory import empty
+from tf2flax._base.memory import empty, view_at
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._jax.isolation import explicit_transfers, isolated
@@ -132,7 +132,7 @@ def _fetch_part(shard: Any, box: Box) -> np.ndarray:
     """Copies a box of a shard to the host."""
     jax, data = sys.modules["jax"], shard.data
     if _is_on_host(data):
-        return _fetch(shard)[box.within(Box.whole(data.shape))]
+        return view_at(_fetch(shard), box.within(Box.whole(data.shape)))
     starts = np.array(box.starts, np.int32)
     with isolated(), explicit_transfers():
         part = jax.lax.dynamic_slice(data, jax.device_put(starts), box.shape)

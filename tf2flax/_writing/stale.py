@@ -222,7 +222,8 @@ def _differs(entry: TensorEntry, array: np.ndarray, box: Box | None) -> bool:
     """True if an array of a tensor's dtype is not what is stored, in a box of it."""
     whole = Box.whole(entry.spec.shape)
     if box is not None:
-        stored = StoredTensor(entry)[box.within(whole)]
+        index = box.within(whole)
+        stored = StoredTensor(entry)[index]
         return _raw(stored).tobytes() != _raw(array).tobytes()
     has_crcs = all(piece.crc32c is not None for piece in entry.pieces)
     if entry.is_big_endian or not has_crcs:

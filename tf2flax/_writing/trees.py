@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+import numpy as np
+
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.text import list_names
@@ -95,7 +97,9 @@ def leaves_of(tree: Any) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for slot in targets.take_apart(tree).slots:
         value = slot.value
-        if isinstance(value, (bool, int, float, complex)):
+        is_number = isinstance(value, (bool, int, float, complex))
+        # `np.float64` is a float, and has a dtype of its own all the same.
+        if is_number and not isinstance(value, np.generic):
             assert slot.leaf.dtype is not None  # a number has one
             value = array_of_scalar(slot.leaf.name, value, slot.leaf.dtype)
         leaves[slot.leaf.name] = value

@@ -395,7 +395,7 @@ def neighbours(dtype: np.dtype) -> tuple[Distance, ...]:
 def moved_by(array: np.ndarray, count: Distance) -> np.ndarray:
     """The numbers that lie some values further, up or down."""
     if isinstance(count, tuple):
-        moved = np.empty_like(array)
+        moved = array.copy()
         moved.real = moved_by(np.asarray(np.real(array)), count[0])
         moved.imag = moved_by(np.asarray(np.imag(array)), count[1])
         return moved

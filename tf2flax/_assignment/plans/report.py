@@ -17,6 +17,7 @@ from tf2flax._assignment.resolution.assignments import Assignment, Gap, Override
 from tf2flax._assignment.resolution.entry_labels import label_of
 from tf2flax._assignment.resolution.half_norms import HalfNorm
 from tf2flax._assignment.resolution.policies import DtypeChoice
+from tf2flax._assignment.resolution.problem_report import SUGGEST, fails_mostly
 from tf2flax._assignment.resolution.unfilled import source_of_gap
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.html import report_html
@@ -106,7 +107,11 @@ def summary(plan: RestorePlan) -> str:
         counts.append(f"{len(resolution.missing)} missing")
     if resolution.mismatched:
         counts.append(f"{len(resolution.mismatched)} mismatched")
-    return ", ".join([*counts, f"{counted(len(plan.unused), 'tensor')} unused"])
+    text = ", ".join([*counts, f"{counted(len(plan.unused), 'tensor')} unused"])
+    gaps = len(resolution.missing) + len(resolution.mismatched)
+    if fails_mostly(gaps, len(plan.assignments)):
+        return f"{text}. Most of the map fails: {SUGGEST}"
+    return text
 
 
 def render(

@@ -124,8 +124,9 @@ class Claims:
         """
         assignments = self._check_claims()
         if self.problems:
+            around = self._surroundings()
             raise AssignmentError(
-                describe_problems(self.problems, self._surroundings())
+                describe_problems(self.problems, around, len(assignments))
             )
         return Resolution(
             assignments=tuple(

@@ -134,6 +134,7 @@ def _write_captures(
         elif place % 2 == 0:
             return None
         elif column not in captures and not is_value:
+            # Numbers of a key may be others than those of the value by a constant.
             shifted = _shifted(column, captures)
             if shifted is None:
                 return None

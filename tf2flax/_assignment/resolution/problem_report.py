@@ -22,17 +22,24 @@ _MAX_LINES_OF_ENTRY: Final = 15
 _MIN_LINES_OF_ENTRY: Final = 3
 # Lines that differ by names alone: 47 misspelt leaves are one mistake.
 _MAX_LINES_OF_KIND: Final = 15
+# Leaves that a map misses, and mistakes that it has, before another one is proposed.
+_MIN_FAILED: Final = 8
+_MIN_CAUSES: Final = 4
+SUGGEST: Final = "tf2flax.suggest(checkpoint, target) suggests a map."
 _NAME: Final = re.compile(r"`[^`]*`")
 # Problems of which causes are sought: 5,000 take about half a second.
 _MAX_EXPLAINED: Final = 5000
 
 
-def describe_problems(problems: Sequence[Problem], around: Surroundings) -> str:
+def describe_problems(
+    problems: Sequence[Problem], around: Surroundings, filled: int = 0
+) -> str:
     """States every problem of a map.
 
     Args:
         problems: At least one.
         around: Names of the checkpoint and the target.
+        filled: Number of leaves that the map fills.
 
     Returns:
         One line, or lines under a heading, 60 of them at most.
@@ -48,10 +55,24 @@ def describe_problems(problems: Sequence[Problem], around: Surroundings) -> str:
         lines.append(printable(f"{cause.label}: {cause.text}"))
         lines += [printable(f"  {detail}") for detail in cause.details]
     del lines[MAX_LINES:]
+    # A single mistake is mended; of many, another map is easier to mend.
+    is_hopeless = len(causes) >= _MIN_CAUSES and fails_mostly(len(problems), filled)
     if hidden := len(problems) - sum(len(cause.problems) for cause in visible):
         lines.append(f"and {hidden} more. Fix these first.")
+    if is_hopeless:
+        lines.append(f"Most of the map fails: {SUGGEST}")
     body = "".join(f"\n  {line}" for line in lines)
     return f"{len(problems)} problems with the assignment map - {place}:{body}"
+
+
+def fails_mostly(failed: int, filled: int) -> bool:
+    """True if a map misses most of what it reaches: another map is easier to mend.
+
+    Args:
+        failed: Number of leaves, or problems.
+        filled: Number of leaves that it fills.
+    """
+    return failed >= _MIN_FAILED and failed > filled
 
 
 def _join_alike(causes: Sequence[Cause]) -> list[Cause]:

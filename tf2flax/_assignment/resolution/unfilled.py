@@ -20,6 +20,7 @@ from tf2flax._base.text import and_more, list_names
 
 from .assignments import Gap, Leaf, Resolution
 from .entry_labels import key_of, label_of, target_of
+from .problem_report import SUGGEST
 from .scopes import NameTable, other_beginnings, scopes_of
 from .spellings import captures_for_stars
 from .suggestions import source_of_entry, with_captures, write_key, write_line
@@ -114,7 +115,8 @@ def describe_unfilled(resolution: Resolution, leaves: Sequence[Leaf]) -> str:
     more = ", ..." if len(names) > _MAX_NAMED else ""
     return (
         f"No entry of the assignment map fills a leaf of the target, which has "
-        f"{len(leaves)}: {first}{more}. Give an empty map to fill nothing on purpose."
+        f"{len(leaves)}: {first}{more}. Give an empty map to fill nothing on purpose. "
+        f"{SUGGEST}"
         f"\n{summarise([text for _, text in lines], _MAX_ENTRIES)}"
     )
 
