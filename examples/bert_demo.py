@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import bert_linen
 import bert_nnx
 import jax
 import numpy as np
-from comparing import difference, report
+from comparing import compare, report
 from flax import nnx
 
 import tf2flax
 
+# What TensorFlow recorded -> its place in what the models give.
+OUTPUTS = {"sequence_output": "0", "pooled_output": "1"}
 DATA = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "bert"
-
-Outputs = tuple[jax.Array, jax.Array]
 
 
 def list_checkpoint(checkpoint: tf2flax.Checkpoint) -> None:
@@ -48,21 +47,25 @@ def list_checkpoint(checkpoint: tf2flax.Checkpoint) -> None:
     print()
 
 
-def load_linen(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Outputs:
-    """Plans, loads into linen variables, and runs."""
+def compare_linen(
+    checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any], recorded: Any
+) -> tf2flax.Comparison:
+    """Plans, loads into linen variables, runs and compares."""
     model = bert_linen.Bert(bert_linen.Config())
     target = jax.eval_shape(model.init, jax.random.key(0), **inputs)
     plan = tf2flax.plan(checkpoint, bert_linen.ASSIGNMENT_MAP, target)
     print(plan, end="\n\n")
-    return jax.jit(model.apply)(plan.restore(), **inputs)
+    return compare(model.apply, plan.restore(), inputs, recorded, plan, **OUTPUTS)
 
 
-def load_nnx(checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any]) -> Outputs:
-    """Loads into an nnx.Module and runs."""
+def compare_nnx(
+    checkpoint: tf2flax.Checkpoint, inputs: dict[str, Any], recorded: Any
+) -> tf2flax.Comparison:
+    """Loads into an nnx.Module, runs and compares."""
     config = bert_linen.Config()
     model = nnx.eval_shape(lambda: bert_nnx.Bert(config, rngs=nnx.Rngs(0)))
     tf2flax.init_from_checkpoint(checkpoint, bert_nnx.assignment_map(config), model)
-    return nnx.jit(bert_nnx.Bert.__call__)(model, **inputs)
+    return compare(bert_nnx.Bert.__call__, model, inputs, recorded, **OUTPUTS)
 
 
 def main(path: str) -> int:
@@ -75,15 +78,12 @@ def main(path: str) -> int:
     }
     checkpoint = tf2flax.open_checkpoint(path)
     list_checkpoint(checkpoint)
-    loaders: dict[str, Callable[..., Outputs]] = {"linen": load_linen, "nnx": load_nnx}
-    differences: dict[str, float] = {}
-    for kind, load in loaders.items():
-        with jax.default_matmul_precision("highest"):
-            outputs = load(checkpoint, inputs)
-        names = ("sequence_output", "pooled_output")
-        for name, output in zip(names, outputs, strict=True):
-            differences[f"{kind:<5}  {name}"] = difference(output, recorded[name])
-    return report(differences)
+    return report(
+        {
+            "linen": compare_linen(checkpoint, inputs, recorded),
+            "nnx  ": compare_nnx(checkpoint, inputs, recorded),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from comparing import difference, report
+from comparing import compare, report
 from resnet_linen import ResNet
 
 import tf2flax
@@ -45,9 +45,10 @@ def main() -> int:
     opt_state = tf2flax.optimizer_state(plan, empty)
     print(f"momentum: {len(jax.tree.leaves(opt_state))} leaves")
 
-    with jax.default_matmul_precision("highest"):
-        logits = jax.jit(model.apply)(averaged, images)
-    return report({"ema_logits": difference(logits, recorded["ema_logits_even"])})
+    comparison = compare(
+        model.apply, averaged, (images,), recorded, ema_logits_even="output"
+    )
+    return report({"": comparison})
 
 
 if __name__ == "__main__":

@@ -10,14 +10,20 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from comparing import difference, report
+from comparing import compare, report
 
 import tf2flax
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data"
 FOLDER = DATA / "wide_deep_partitioned"
 NAME = "dnn/input_from_feature_columns/input_layer/colour_embedding/embedding_weights"
+
+
+def look_up(parts: dict[str, jax.Array], ids: jax.Array) -> jax.Array:
+    """Rows of the table that both parts are."""
+    return jnp.concatenate([parts["table/part_0"], parts["table/part_1"]])[ids]
 
 
 def main() -> int:
@@ -39,9 +45,10 @@ def main() -> int:
 
     # What TensorFlow looked up in its three parts, looked up in these two.
     recorded = np.load(FOLDER / "oracle.npz")
-    whole = np.concatenate([parts["table/part_0"], parts["table/part_1"]])
-    embeddings = whole[recorded["ids_colour"]]
-    return report({"embeddings": difference(embeddings, recorded["emb_div"])})
+    comparison = compare(
+        look_up, parts, recorded["ids_colour"], recorded, emb_div="output"
+    )
+    return report({"": comparison})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import resnet_linen
 from bert_linen import Config
-from comparing import difference, report
+from comparing import compare, report
 from flax import linen, nnx
 
 import tf2flax
@@ -38,13 +38,13 @@ class Port:
         checkpoint: Folder in tests/data.
         model: Makes the model; NNX models from `nnx.Rngs`.
         inputs: Recorded arrays -> arguments of the model.
-        outputs: Recorded arrays, in the order in which the model gives them.
+        outputs: Recorded arrays -> what the model calls them: places in its tuple.
     """
 
     checkpoint: str
     model: Callable[..., linen.Module | nnx.Module]
     inputs: Mapping[str, str]
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, str]
 
     def recorded(self) -> dict[str, np.ndarray]:
         """What TensorFlow 1.15 took and gave."""
@@ -57,7 +57,7 @@ BERT_INPUTS = {
     "input_mask": "mask",
     "token_type_ids": "token_types",
 }
-BERT_OUTPUTS = ("sequence_output", "pooled_output")
+BERT_OUTPUTS = {"sequence_output": "0", "pooled_output": "1"}
 # Map file -> what it ports.
 PORTS: dict[str, Port] = {
     "bert_linen": Port(
@@ -82,17 +82,15 @@ PORTS: dict[str, Port] = {
         "gpt2",
         lambda: gpt2_linen.GPT2(gpt2_linen.Config()),
         {"ids": "ids"},
-        ("hidden", "logits"),
+        {"hidden": "0", "logits": "1"},
     ),
     "resnet_linen": Port(
-        "resnet_slim", resnet_linen.ResNet, {"x_odd": "x"}, ("logits_odd",)
+        "resnet_slim", resnet_linen.ResNet, {"x_odd": "x"}, {"logits_odd": "output"}
     ),
 }
 
 
-def load(
-    name: str, inputs: Mapping[str, Any]
-) -> tuple[tf2flax.Plan, Callable[[], Any]]:
+def load(name: str, inputs: Mapping[str, Any]) -> tuple[tf2flax.Plan, Any]:
     """Plans a port.
 
     Args:
@@ -100,51 +98,35 @@ def load(
         inputs: Arguments of the model.
 
     Returns:
-        The plan, and a function that restores it and runs the model.
+        The plan, and the function that runs what it restores.
     """
     port = PORTS[name]
     checkpoint = DATA / port.checkpoint / "model.ckpt"
     assignment_map = tf2flax.load_map(HERE / "maps" / f"{name}.toml")
     if name.endswith("nnx"):
         module: Any = nnx.eval_shape(lambda: port.model(nnx.Rngs(0)))
-        plan = tf2flax.plan(checkpoint, assignment_map, module)
-        return plan, lambda: nnx.jit(type(module).__call__)(plan.restore(), **inputs)
+        return tf2flax.plan(checkpoint, assignment_map, module), type(module).__call__
     model: Any = port.model()
     target = jax.eval_shape(model.init, jax.random.key(0), **inputs)
-    plan = tf2flax.plan(checkpoint, assignment_map, target)
-    return plan, lambda: jax.jit(model.apply)(plan.restore(), **inputs)
+    return tf2flax.plan(checkpoint, assignment_map, target), model.apply
 
 
-def compare(name: str) -> dict[str, float]:
-    """Runs a port.
+def compare_port(name: str) -> tf2flax.Comparison:
+    """Runs a port and compares its outputs with those of TensorFlow 1.15.
 
     Args:
         name: Name of the map file.
-
-    Returns:
-        Greatest absolute difference to TensorFlow 1.15, by output.
     """
     port = PORTS[name]
     recorded = port.recorded()
     inputs = {argument: recorded[array] for array, argument in port.inputs.items()}
-    with jax.default_matmul_precision("highest"):
-        outputs = load(name, inputs)[1]()
-    given = outputs if isinstance(outputs, tuple) else (outputs,)
-    return {
-        key: difference(output, recorded[key])
-        for key, output in zip(port.outputs, given, strict=True)
-    }
+    plan, fn = load(name, inputs)
+    return compare(fn, plan.restore(), inputs, recorded, plan, **port.outputs)
 
 
 def main(names: list[str]) -> int:
     """Runs ports and gives the exit status."""
-    return report(
-        {
-            f"{name:<16}  {output}": value
-            for name in names or PORTS
-            for output, value in compare(name).items()
-        }
-    )
+    return report({f"{name:<16}": compare_port(name) for name in names or PORTS})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 from bert_linen import ASSIGNMENT_MAP, Bert, Config
-from comparing import difference, report
+from comparing import compare, report
 from flax import linen as nn
 
 import tf2flax
@@ -50,9 +50,11 @@ def main() -> int:
         return 1
     print(f"encoder: {len(jax.tree.leaves(params['bert']))} leaves are loaded")
     print(f"head: kernel {list(head.shape)}, as Classifier().init makes it")
-    with jax.default_matmul_precision("highest"):
-        _, pooled = jax.jit(Classifier().apply)({"params": params}, *inputs)
-    return report({"pooled_output": difference(pooled, recorded["pooled_output"])})
+    variables = {"params": params}
+    comparison = compare(
+        Classifier().apply, variables, tuple(inputs), recorded, pooled_output="1"
+    )
+    return report({"": comparison})
 
 
 if __name__ == "__main__":

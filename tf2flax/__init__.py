@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from ._jax.partition_rules import from_partitions, partition_rules
     from ._jax.plan import Plan, plan
     from ._jax.plan_cost import PlanCost, ProcessCost
+    from ._porting.compare import compare_outputs
+    from ._porting.comparison import Comparison
     from ._porting.suggest import Suggestion, suggest
 
 __version__: Final = "0.1.0"
@@ -104,6 +106,8 @@ __all__ = [
     # Porting
     "Suggestion",
     "suggest",
+    "Comparison",
+    "compare_outputs",
     # Writing
     "ConversionReport",
     "convert",
@@ -135,6 +139,8 @@ _LAZY: Final = {
     "warm_start": "_jax.init",
     "Suggestion": "_porting.suggest",
     "suggest": "_porting.suggest",
+    "Comparison": "_porting.comparison",
+    "compare_outputs": "_porting.compare",
     "ConversionReport": "_export.convert",
     "convert": "_export.convert",
 }

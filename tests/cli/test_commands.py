@@ -259,7 +259,7 @@ def test_convert(
     "command",
     [
         *("ls", "tree", "show", "stats", "diff", "verify", "plan", "suggest"),
-        *("convert", "completion"),
+        *("compare", "convert", "completion"),
     ],
 )
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:

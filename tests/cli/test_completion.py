@@ -22,7 +22,7 @@ def script_of(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
 # Words of a command line -> what bash offers for the last of them.
 OFFERED = {
     "": [*NAMES, "--help", "--version"],
-    "co": ["convert", "completion"],
+    "co": ["compare", "convert", "completion"],
     "plan --h": ["--help", "--html"],
     "plan CKPT --map m.toml --j": ["--json"],
     "convert a b --format s": ["safetensors"],

@@ -104,6 +104,7 @@ def calls() -> Iterator[list[str]]:
     for path in PATHS:
         yield ["ls", path]
         yield ["diff", "good", path]
+        yield ["compare", path, "good"]
         yield ["convert", "good", path, "--format", "npz"]
         yield ["plan", "good", "--map", path, "--target", "hostile_target:tree"]
     for path in PATHS[::3]:

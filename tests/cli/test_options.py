@@ -57,6 +57,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("tree --depth", ["-1", "x", "1.5", "", "9" * 5000, "٣"], "0 or more, got '"),
         ("diff --rtol", ["-1", "nan", "inf", "1e999", "x", ""], "finite number, 0 or"),
         ("diff --atol", ["-0.1", "nan", "x"], "finite number, 0 or more, got '"),
+        ("compare --rtol", ["-1", "nan", "x"], "finite number, 0 or more, got '"),
+        ("compare --atol", ["-0.1", "inf", ""], "finite number, 0 or more, got '"),
         ("convert --data-files", ["-1", "2.5", "x"], "whole number, 0 or more, got"),
     ],
 )
@@ -140,6 +142,7 @@ JSON = {
     "show": [["m", name] for name in ("w", "big", "step", "ids", "none", "words")],
     "stats": [["m"]],
     "diff": [["m", "n"], ["n", "m"]],
+    "compare": [["m", "n"], ["n", "m"]],
     "verify": [["m"]],
     "plan": [["m", "--map", "map.toml", "--target", "options_target:tree"]],
     "suggest": [["m", "--target", "options_target:tree"]],

@@ -26,6 +26,7 @@ NAMES = {
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
     "Rows", "first_of", "vocabulary", "optimizer_plan", "optimizer_state",
     "Suggestion", "suggest",
+    "Comparison", "compare_outputs",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
@@ -49,6 +50,10 @@ SIGNATURES = {
     "save_checkpoint": (
         "prefix, tree_or_mapping, *, plan=None, opt_state=None, new=None, "
         "unused='copy', averages='follow', data_files=1, overwrite=False"
+    ),
+    "compare_outputs": (
+        "fn, variables, inputs, recorded, *, plan=None, intermediates=None, "
+        "rtol=1e-05, atol=1e-05"
     ),
     "convert": (
         "checkpoint, out, *, format=None, assignment_map=None, dtype=None, "

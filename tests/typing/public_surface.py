@@ -20,6 +20,21 @@ import tf2flax
 def report_bytes(done: int, total: int) -> None: ...
 
 
+def compare(model: Any, recorded: dict[str, np.ndarray], plan: tf2flax.Plan) -> None:
+    comparison = tf2flax.compare_outputs(
+        model.apply, {}, (), recorded, plan=plan, intermediates={"a": "0"}, atol=1e-4
+    )
+    assert_type(comparison, tf2flax.Comparison)
+    assert_type(comparison.ok, bool)
+    assert_type([row.max_abs for row in comparison.rows], list[float | None])
+    if comparison.first is not None:
+        assert_type(comparison.first.entries, tuple[str, ...])
+    for change in comparison.candidates:
+        assert_type(change.lines, tuple[str, ...])
+    assert_type(str(comparison), str)
+    tf2flax.compare_outputs(model.apply, {}, (), "oracle.npz", 1e-5)  # pyright: ignore[reportCallIssue]
+
+
 def read(path: pathlib.Path) -> None:
     checkpoint = tf2flax.open_checkpoint(path)
     assert_type(checkpoint, tf2flax.Checkpoint)

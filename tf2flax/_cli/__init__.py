@@ -25,7 +25,19 @@ from typing import Any, Final, Protocol, TextIO
 
 import tf2flax
 
-from . import completion, convert, diff, ls, plan, show, stats, suggest, tree, verify
+from . import (
+    compare,
+    completion,
+    convert,
+    diff,
+    ls,
+    plan,
+    show,
+    stats,
+    suggest,
+    tree,
+    verify,
+)
 from .parser import Parser, Version
 from .wording import in_options, shorten_words
 
@@ -40,7 +52,7 @@ class Command(Protocol):
 
 # All commands, in the order in which the help lists them.
 COMMANDS: Final[tuple[Command, ...]] = (
-    ls, tree, show, stats, diff, verify, plan, suggest, convert, completion
+    ls, tree, show, stats, diff, verify, plan, suggest, compare, convert, completion
 )  # fmt: skip
 
 # What shells report of a process that was interrupted.
