@@ -104,10 +104,10 @@ __all__ = [
     "plan",
     "warm_start",
     # Porting
-    "Comparison",
     "Suggestion",
-    "compare_outputs",
     "suggest",
+    "Comparison",
+    "compare_outputs",
     # Writing
     "ConversionReport",
     "convert",
@@ -137,10 +137,10 @@ _LAZY: Final = {
     "optimizer_state": "_jax.optimizer_plan",
     "plan": "_jax.plan",
     "warm_start": "_jax.init",
-    "Comparison": "_porting.comparison",
-    "compare_outputs": "_porting.compare",
     "Suggestion": "_porting.suggest",
     "suggest": "_porting.suggest",
+    "Comparison": "_porting.comparison",
+    "compare_outputs": "_porting.compare",
     "ConversionReport": "_export.convert",
     "convert": "_export.convert",
 }

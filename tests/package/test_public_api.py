@@ -25,8 +25,8 @@ NAMES = {
     "InverseAssignment", "InversePlan", "PlacementReport", "ProcessCost", "Replicated",
     "ConversionReport", "convert", "CheckpointReader", "load_checkpoint",
     "Rows", "first_of", "vocabulary", "optimizer_plan", "optimizer_state",
-    "Comparison", "compare_outputs",
     "Suggestion", "suggest",
+    "Comparison", "compare_outputs",
 }  # fmt: skip
 OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "

@@ -21,8 +21,8 @@ from repository import ROOT
         ("docs/formats.md", 18),
         ("docs/maps.md", 30),
         ("docs/views.md", 10),
-        ("docs/porting.md", 25),
         ("docs/suggest.md", 8),
+        ("docs/porting.md", 25),
         ("docs/optimizers.md", 14),
     ],
 )

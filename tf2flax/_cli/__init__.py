@@ -37,7 +37,7 @@ from . import (
     suggest,
     tree,
     verify,
-)  # fmt: skip
+)
 from .parser import Parser, Version
 from .wording import in_options, shorten_words
 
