@@ -148,11 +148,11 @@ _LAZY: Final = {
 
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used (PEP 562)."""
-    if name == "optax":  # not in __all__: `import *` would hide optax itself
-        return importlib.import_module(".optax", __name__)
-    if name not in _LAZY:
+    is_module = name == "optax"  # not in __all__: `import *` would hide optax itself
+    if name not in _LAZY and not is_module:
         raise missing_attribute(f"module {__name__!r}", "tf2flax", name, __all__)
-    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    module = importlib.import_module(f".{_LAZY.get(name, name)}", __name__)
+    value = module if is_module else getattr(module, name)
     globals()[name] = value
     return value
 

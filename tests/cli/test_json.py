@@ -58,6 +58,20 @@ VERIFY = {
     "ok": bool, "prefix": str, "num_tensors": int, "nbytes": int,
     "damaged": [{"name": str, "message": str}], "unchecked": [str],
 }  # fmt: skip
+# Of leaves by name: candidates with what speaks for each; and evidence.
+SUGGEST = {
+    "checkpoint": str, "complete": bool, "assignment_map": [[str]],
+    "unmatched": [str], "ambiguous": dict, "evidence": dict, "misfits": [str],
+}  # fmt: skip
+ROW = {
+    "name": str, "path": str, "shape": [int], "ok": bool, "fact": str,
+    "max_abs": (*NUMBER, None), "max_rel": (*NUMBER, None), "cosine": (*NUMBER, None),
+}  # fmt: skip
+FIRST = {"name": str, "path": str, "leaves": [str], "entries": [str]}
+COMPARE = {
+    "got": str, "want": str, "ok": bool, "rows": [ROW], "first": (FIRST, None),
+    "candidates": [object], "rtol": float, "atol": float, "notes": [str],
+}  # fmt: skip
 CONVERT = {
     "path": str, "format": str, "written": [str], "dropped": [str],
     "left_out": [str], "nbytes": int, "kept": [str],
@@ -114,11 +128,14 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
     )
     write_bundle(tmp_path / "bad", {"a": np.ones(2)})
     (tmp_path / "bad.data-00000-of-00001").write_bytes(bytes(16))
+    np.savez(tmp_path / "got.npz", x=np.ones(3), y=np.array([np.nan, 1]))
+    np.savez(tmp_path / "want.npz", x=np.ones(3), y=np.ones(2), z=np.ones((2, 2)))
     (tmp_path / "map.toml").write_text('[assignment_map]\n"enc/w" = "w"\n')
     (tmp_path / "json_target.py").write_text(
         "import numpy as np\n"
         "tree = {'w': np.zeros((2, 3), 'f4'), 'head': np.zeros(2, 'f4')}\n"
         "wrong = {'w': np.zeros(3, 'f4')}\n"
+        "small = {'w': np.zeros((2, 3), 'f4')}\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -141,6 +158,10 @@ CALLS: list[tuple[list[str], int, Any]] = [
     (["diff", "m", "m", "--no-slots"], 0, DIFF),
     (["verify", "m"], 0, VERIFY),
     (["verify", "bad"], 1, VERIFY),
+    (["suggest", "m", "--target", "json_target:tree"], 1, SUGGEST),
+    (["suggest", "n", "--target", "json_target:small"], 0, SUGGEST),
+    (["compare", "got.npz", "want.npz"], 1, COMPARE),
+    (["compare", "got.npz", "got.npz"], 0, COMPARE),
     (["convert", "m", "m.npz"], 0, CONVERT),
     (["convert", "m", "n.npz", "--map", "map.toml"], 0, CONVERT),
 ]

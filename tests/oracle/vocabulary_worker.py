@@ -16,10 +16,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 warnings.filterwarnings("ignore")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "data", "generators"))
-import vocabulary
 
 
 def main():
+    import vocabulary  # here: it imports TensorFlow
+
     for line in sys.stdin:
         case = json.loads(line)
         old, new = (base64.b64decode(case[name]) for name in ("old", "new"))

@@ -57,7 +57,7 @@ def _read_npz(given: Any, option: str) -> dict[str, np.ndarray]:
     try:
         # NumPy leaves files open that it cannot read.
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
+            archive = np.load(file)
             if isinstance(archive, np.ndarray):  # a .npy file
                 return {OUTPUT: archive}
             return dict(archive)
