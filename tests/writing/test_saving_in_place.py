@@ -266,3 +266,39 @@ def test_interrupted_or_refused_at_every_step(
     else:
         pytest.fail("it never came to its end")
     assert factors == {1, 2}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("m.index", "the name of a file of the checkpoint"),
+        ("m.data-00000-of-00001", "Give its prefix"),
+        ("checkpoint", "the name of the state file"),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "memory://in-place-{}/"])
+def test_files_of_another_checkpoint_are_no_prefixes(
+    place: str, name: str, words: str, *, overwrite: bool, tmp_path: pathlib.Path
+) -> None:
+    folder = place.format(f"{name}{overwrite}") or f"{tmp_path}/"
+    tf2flax.save_checkpoint(f"{folder}m", {"w": np.arange(3.0)})
+    with pytest.raises(tf2flax.AssignmentError, match=words):
+        tf2flax.save_checkpoint(
+            f"{folder}{name}", {"w": np.zeros(3)}, overwrite=overwrite
+        )
+    assert np.array_equal(tf2flax.load_variable(f"{folder}m", "w"), np.arange(3.0))
+    assert tf2flax.latest_checkpoint(folder) == f"{folder}m"
+
+
+@pytest.mark.parametrize("contents", [b"", b"x = 1\n", bytes(100)])
+def test_a_file_that_is_no_checkpoint_is_not_replaced(
+    contents: bytes, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "weights.py").write_bytes(contents)
+    with pytest.raises(tf2flax.ExistsError, match="no checkpoint lies"):
+        tf2flax.save_checkpoint(
+            tmp_path / "weights.py", {"w": np.ones(2)}, overwrite=True
+        )
+    assert (tmp_path / "weights.py").read_bytes() == contents
+    assert list(tmp_path.iterdir()) == [tmp_path / "weights.py"]

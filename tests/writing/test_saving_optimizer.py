@@ -49,6 +49,14 @@ def arrays_of(prefix: str) -> dict[str, np.ndarray]:
     return tf2flax.open_checkpoint(prefix).read()
 
 
+def counting(state: Any, count: Any) -> Any:
+    """A chain of Adam and a schedule that both say so many steps."""
+    return (
+        (state[0][0]._replace(count=count), *state[0][1:]),
+        state[1]._replace(count=count),
+    )
+
+
 def test_what_was_only_loaded_comes_back_bit_for_bit(tmp_path: pathlib.Path) -> None:
     prefix = checkpoint(
         tmp_path,
@@ -227,6 +235,16 @@ def test_other_pairs_are_refused(tmp_path: pathlib.Path) -> None:
         (other, (opt_plan, state), "made for other parameters"),
         (None, (opt_plan, state), "the plan of the parameters says"),
         (plan, (opt_plan, uneven), "count different steps"),
+        *(
+            (plan, (opt_plan, counting(state, count)), "expected a number of steps")
+            for count in (
+                jnp.int32([7, 8]),
+                jnp.int32(-1),
+                np.float32(3.7),
+                np.nan,
+                "x",
+            )
+        ),
         (plan, (opt_plan, state[:1]), "is not in the state"),
         (plan, (opt_plan, PARAMS), "is not in the"),
     ]
@@ -235,6 +253,20 @@ def test_other_pairs_are_refused(tmp_path: pathlib.Path) -> None:
             tf2flax.save_checkpoint(
                 tmp_path / "new", params, plan=the_plan, opt_state=pair
             )
+
+
+def test_a_counter_that_its_dtype_cannot_hold_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
+    prefix = checkpoint(tmp_path, "Adam", "Adam_1", global_step=np.int32(2**31 - 2))
+    plan, params, opt_plan, state = loaded(prefix, optax.adam(1e-3))
+    steps = int(state[0].count)
+    changed = (state[0]._replace(count=np.int64(steps + 2)), *state[1:])
+    with pytest.raises(tf2flax.AssignmentError, match="int32 cannot hold 2147483648"):
+        tf2flax.save_checkpoint(
+            tmp_path / "new", params, plan=plan, opt_state=(opt_plan, changed)
+        )
+    assert not (tmp_path / "new.index").exists()
 
 
 def test_a_train_state_is_written_with_what_its_optimizer_counts(

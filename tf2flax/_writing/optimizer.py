@@ -152,11 +152,33 @@ def _counters(
 
 def _tensor(place: str, counter: Counter, steps: int, before: int) -> NewTensor:
     spec = prepare_tensor(place, counter.value).spec
+    dtype = counter.value.dtype
+    if counter.beta is None and dtype.kind in "iu":
+        value = int(counter.value) + steps - before
+        if not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+            raise AssignmentError(
+                f"Counter `{place}` of dtype {dtype} cannot hold {value} steps."
+            )
     return whole_tensor(
         place,
         TensorSpec((), spec.dtype),
         functools.partial(counter.after, steps, before),
     )
+
+
+def _read_count(name: str, leaf: object) -> int:
+    """A number of steps as a leaf has it.
+
+    Raises:
+        AssignmentError: It is no number of steps.
+    """
+    value = np.asarray(leaf)
+    if value.shape or value.dtype.kind not in "iu" or value < 0:
+        raise AssignmentError(
+            f"Leaf `{name}` of opt_state: expected a number of steps, an integer of "
+            f"shape () from 0 on, got {show_value(leaf)}."
+        )
+    return int(value)
 
 
 def _steps(parts: OptimizerParts, leaves: Mapping[str, Any]) -> int:
@@ -170,7 +192,7 @@ def _steps(parts: OptimizerParts, leaves: Mapping[str, Any]) -> int:
             f"Leaf `{missing[0]}` of opt_state, which the plan loaded, is not in the "
             "state."
         )
-    counts = {name: int(np.asarray(leaves[name])) for name in parts.counts}
+    counts = {name: _read_count(name, leaves[name]) for name in parts.counts}
     # A TrainState may count other steps than its optimizer: under MultiSteps, say.
     inner = {n: c for n, c in counts.items() if n.rpartition("/")[2] != "step"}
     values = set((inner or counts).values())

@@ -8,7 +8,9 @@ from collections.abc import Generator
 
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
-from tf2flax._checkpoint.state import PathLike
+from tf2flax._checkpoint.choosing import MEMBER
+from tf2flax._checkpoint.state import STATE_FILE, PathLike
+from tf2flax._formats.wire.sstable import TABLE_MAGIC
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.local_destination import LocalDestination
@@ -32,6 +34,7 @@ def open_destination(prefix: PathLike, token: str = "") -> SaveDestination:
     """
     storage, text = storage_of(prefix)
     _check_name(text)
+    _refuse_member(text)
     if isinstance(storage, KvStorage):
         # Here, since who writes local files needs none of it.
         from tf2flax._storage.store_destination import StoreDestination
@@ -56,6 +59,26 @@ def _check_name(path: str) -> None:
         ) from error
 
 
+def _refuse_member(path: str) -> None:
+    """Refuses the names of files of checkpoints: `m.index` is not a prefix, `m` is.
+
+    What lies at a prefix is replaced, so that a file of another checkpoint would go.
+    """
+    name = os.path.basename(path)
+    member = MEMBER.fullmatch(name)
+    if member is not None and member["prefix"]:
+        given = path.removesuffix(name) + member["prefix"]
+        raise AssignmentError(
+            f"`{path}` is the name of a file of the checkpoint `{given}`. Give its "
+            f"prefix, `{given}`."
+        )
+    if name == STATE_FILE:
+        raise AssignmentError(
+            f"`{path}` is the name of the state file, which lists the checkpoints of a "
+            "directory. Choose another prefix."
+        )
+
+
 def _refuse_directory(path: str, is_directory: bool) -> None:
     if is_directory:
         raise AssignmentError(
@@ -72,7 +95,7 @@ def refuse_present(destination: SaveDestination, *, is_replacing: bool) -> None:
         is_replacing: Whether what is there is to be replaced.
 
     Raises:
-        ExistsError: One is there, and is not to be replaced.
+        ExistsError: One is there, and is not to be replaced; or another file is.
         ReadError: The store refuses.
     """
     present = destination.existing()
@@ -81,6 +104,22 @@ def refuse_present(destination: SaveDestination, *, is_replacing: bool) -> None:
             f"A checkpoint is there already - at `{present[0]}`. Choose another "
             "prefix, or give overwrite=True."
         )
+    for path in present:
+        if path == destination.path and _is_foreign(path):
+            raise ExistsError(
+                f"A file that is no checkpoint lies at `{path}`, and is not replaced. "
+                "Choose another prefix."
+            )
+
+
+def _is_foreign(path: str) -> bool:
+    """True for a local file that is no V1 checkpoint, which would lie at its prefix."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(TABLE_MAGIC), os.SEEK_END)
+            return file.read() != TABLE_MAGIC
+    except OSError:  # also where it is shorter than that, or no local file
+        return os.path.isfile(path)
 
 
 @contextlib.contextmanager
