@@ -456,3 +456,12 @@ def test_object_graphs_are_left_out(
     view = tf2flax.open_checkpoint(exported).by_variable_name()
     report = tf2flax.convert(view, tmp_path / "y", format=format)
     assert "by_variable_name" not in str(report)
+
+
+def test_a_complex_dtype_is_proposed_for_a_complex_one(tmp_path: pathlib.Path) -> None:
+    prefix = saved(tmp_path, {"c": np.array([1 + 2j]), "d": np.array([0.5])})
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(tf2flax.UnsupportedError, match='regex, "complex64"') as caught:
+        tf2flax.convert(prefix, out)
+    assert "float32" not in str(caught.value)
+    tf2flax.convert(prefix, out, dtype=[("c", "complex64")])

@@ -121,9 +121,14 @@ def refuse_dtypes(
         listed = "; ".join(
             f"{dtype} of {list_names(names, 3)}" for dtype, names in lacking.items()
         )
+        # A cast of a complex tensor to a real one would lose half of it.
+        is_complex = any(dtype.startswith("complex") for dtype in lacking)
+        example = "complex64" if is_complex else "float32"
+        holds = np.dtype(example) in dtypes
+        give = f'Give a dtype that it holds (dtype=[(regex, "{example}")]), or leave'
         raise UnsupportedError(
-            f"Format {format_name!r} does not hold {listed}. Give a dtype that it "
-            'holds (dtype=[(regex, "float32")]), or leave them out with assignment_map.'
+            f"Format {format_name!r} does not hold {listed}. "
+            f"{give if holds else 'Leave'} them out with assignment_map."
         )
 
 
