@@ -26,6 +26,13 @@ NORMS: Shapes = {
     for ending in ("", "_1")
     for name in ("gamma", "beta")
 }
+BLOCKS: Shapes = {
+    f"m/block_{b}/{layer}/w": (4, 4) for b in (0, 1) for layer in ("dense", "dense_1")
+}
+BLOCKS_RIGHT = {
+    "m/block_{i}/dense/": "p/block_{i}/dense_0/",
+    "m/block_{i}/dense_1/": "p/block_{i}/dense_1/",
+}
 PARTS = ("query", "key", "value")
 C_ATTN = "model/h{i}/attn/c_attn/"
 SELF = "bert/encoder/layer_{i}/attention/self/"
@@ -46,6 +53,10 @@ def dense(*numbers: int) -> Shapes:
         for i in numbers
         for name, shape in (("kernel", (8, 8)), ("bias", (8,)))
     }
+
+
+def blocks(stem: str) -> Shapes:
+    return {f"p/block_{b}/{stem}_{k}/w": (4, 4) for b in (0, 1) for k in (0, 1)}
 
 
 def slices(scope: str, value: str, width: int, *words: str) -> list[tuple[object, str]]:
@@ -138,6 +149,37 @@ LAYER_ADVICE: dict[str, Advice] = {
         DENSE, {"net/": "params/"}, dense(1, 2),
         {"net/dense_{i}/": "params/Dense_{i}/"},
         '`src("net/dense_{i}/")` -> `params/Dense_{i}/`',
+    ),
+    "dense within blocks": advice(
+        BLOCKS, {"m/": "p/"}, blocks("dense"), BLOCKS_RIGHT,
+        'Add the entry `src("m/block_{i}/dense/")` -> `p/block_{i}/dense_0/`.',
+    ),
+    "dense within blocks, captured": advice(
+        BLOCKS, {"m/block_{b}/dense_{k}/": "p/block_{b}/dense_{k}/"}, blocks("dense"),
+        BLOCKS_RIGHT,
+        'Add the entry `src("m/block_{i}/dense/")` -> `p/block_{i}/dense_0/`.',
+    ),
+    "dense within blocks, captured leaves": advice(
+        BLOCKS, {"m/block_{b}/dense_{k}/w": "p/block_{b}/dense_{k}/w"}, blocks("dense"),
+        BLOCKS_RIGHT,
+        'Add the entry `src("m/block_{i}/dense/w")` -> `p/block_{i}/dense_0/w`.',
+    ),
+    "dense within blocks to Dense_0": advice(
+        BLOCKS, {"m/": "p/"}, blocks("Dense"),
+        {key: value.replace("dense", "Dense") for key, value in BLOCKS_RIGHT.items()},
+        '`src("m/block_{i}/dense_1/")` -> `p/block_{i}/Dense_1/`.',
+    ),
+    "dense, three levels": advice(
+        {f"s{s}/{name}": shape for s in (0, 1) for name, shape in BLOCKS.items()},
+        {"/": "/"},
+        {f"s{s}/m{name[1:]}": shape for s in (0, 1)
+         for name, shape in blocks("dense").items()},
+        {"/": "/", "s{s}/m/block_{i}/dense/": "s{s}/m/block_{i}/dense_0/"},
+        'Add the entry `src("s{i}/m/block_{j}/dense/")` -> `s{i}/m/block_{j}/dense_0/`',
+    ),
+    "dense of an entry that transposes": no_key(
+        DENSE, {src("net/dense_{i}/kernel").transpose(): "d{i}"},
+        {f"d{i}": (8, 8) for i in range(3)}, {},
     ),
     "batch_normalization to BatchNorm_0": advice(
         NORMS, {"net/": "params/"},
