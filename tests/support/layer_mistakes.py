@@ -223,6 +223,26 @@ LAYER_ADVICE: dict[str, Advice] = {
         {src(f"{C_ATTN}w")[0, :, 32:64]: "a{i}/k"},
         'use the key `src("model/h{i}/attn/c_attn/w")[0, :, 32:64]`',
     ),
+    # Each entry gives one part; all of them are pasted in test_advice.py.
+    "slices of a fused tensor, captured": advice(
+        GPT2, {f"{C_ATTN}w": "a{i}/{m}/kernel", f"{C_ATTN}b": "a{i}/{m}/bias"},
+        gpt2("a{i}/", *PARTS), slices(C_ATTN, "a{i}/", 32, *PARTS),
+        'the entry `src("model/h{i}/attn/c_attn/w")[0, :, :32]` -> `a{i}/query/kernel`',
+        solved=False,
+    ),
+    "slices of a fused stack, captured": advice(
+        GPT2, {stack(f"{C_ATTN}w", over="i"): "a/{m}/kernel"},
+        {f"a/{m}/kernel": (2, 32, 32) for m in PARTS},
+        [(stack(f"{C_ATTN}w", over="i")[:, 0, :, k * 32:k * 32 + 32], f"a/{m}/kernel")
+         for k, m in enumerate(PARTS)],
+        "three times as large", solved=False,
+    ),
+    "transposed leaves beside a square one": advice(
+        {"a/w": (4, 6), "b/w": (6, 6), "c/w": (5, 4)}, {"{n}/w": "{n}/k"},
+        {"a/k": (6, 4), "b/k": (6, 6), "c/k": (4, 5)},
+        {"b/w": "b/k", src("a/w").transpose(): "a/k", src("c/w").transpose(): "c/k"},
+        'Add the entry `src("a/w").transpose()` -> `a/k`.', solved=False,
+    ),
     "slices of a fused tensor, with heads": advice(
         {"h/c_attn/w": (32, 96), "h/c_attn/b": (96,)}, {"h/": "/"},
         {f"{part}/{n}": s for part in PARTS
