@@ -177,6 +177,12 @@ LAYER_ADVICE: dict[str, Advice] = {
         {"/": "/", "s{s}/m/block_{i}/dense/": "s{s}/m/block_{i}/dense_0/"},
         'Add the entry `src("s{i}/m/block_{j}/dense/")` -> `s{i}/m/block_{j}/dense_0/`',
     ),
+    "dense that is stacked without the first": no_key(
+        DENSE, {stack("net/dense_{i}/", over="i"): "d/"},
+        {"d/kernel": (3, 8, 8), "d/bias": (3, 8)},
+        {stack("net/dense/", "net/dense_1/", "net/dense_2/"): "d/"},
+        "2 are stacked, and `net/dense/bias` is not among them",
+    ),
     "dense of an entry that transposes": no_key(
         DENSE, {src("net/dense_{i}/kernel").transpose(): "d{i}"},
         {f"d{i}": (8, 8) for i in range(3)}, {},

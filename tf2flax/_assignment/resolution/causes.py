@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.entries import MapEntry
-from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.expressions import Expression, sources_of
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.errors import AssignmentError
@@ -44,6 +44,7 @@ from .problems import (
 )
 from .suggestions import Surroundings, source_of_entry, write_key
 from .swapped_values import SwappedValues
+from .unnumbered import left_out_of_stack
 from .ways_out import keep_new_head
 
 # Mismatches that differ in the same sizes are one cause from so many on.
@@ -107,7 +108,7 @@ def _explain_mismatches(
     explained = _join_groups(groups[:_MAX_REASONS], around)
     swapped = SwappedValues(problems)
     causes = [
-        _explain_group(group, _with_doubt(group, reason, swapped), around)
+        _explain_group(group, _with_doubt(group, reason, swapped, around), around)
         for group, reason in explained
     ]
     groups = [group for group, _ in explained] + groups[_MAX_REASONS:]
@@ -164,12 +165,35 @@ def _reason_of(problem: Mismatch, around: Surroundings) -> Reason | None:
 
 
 def _with_doubt(
-    group: Sequence[Mismatch], reason: Reason | None, swapped: SwappedValues
+    group: Sequence[Mismatch],
+    reason: Reason | None,
+    swapped: SwappedValues,
+    around: Surroundings,
 ) -> Reason | None:
     """The reason; or a question, where values may be swapped instead."""
     if reason and reason.is_of_key:  # numbers in the key, which say more
         return reason
-    return swapped.doubt(group) or find_slice(group[0]) or reason
+    first = group[0]
+    doubt = swapped.doubt(group) or find_slice(first)
+    return doubt or _reason_for_first_layer(first, around) or reason
+
+
+def _reason_for_first_layer(problem: Mismatch, around: Surroundings) -> Reason | None:
+    """The reason, where a stack lacks the one layer that has no number."""
+    source = problem.expression
+    if source is None or not is_counted(source_of_entry(problem.entry)):
+        return None
+    tensors = [tensor.pattern for tensor in sources_of(source)]
+    sizes = _differing_sizes(problem)
+    if len(sizes) != 1 or any(s != len(tensors) or n < s for n, s in sizes):
+        return None
+    first = left_out_of_stack(tensors, around.tensors)
+    if not first:
+        return None
+    return Reason(
+        f"{len(tensors)} are stacked, and `{first}` is not among them: TensorFlow "
+        "numbers layers from the second one on. Name each in the key."
+    )
 
 
 def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:

@@ -18,6 +18,7 @@ from tf2flax._assignment.language.expressions import Source
 from .entry_labels import fills_scope, target_of
 from .new_entries import NewEntry, add_entries, generalise
 from .problems import SourceNotFound
+from .scopes import NameTable
 from .suggestions import Surroundings, source_of_entry
 
 # What lies beside the layers and is looked at.
@@ -53,6 +54,30 @@ def describe_unnumbered(
                 f"{add_entries(entries)}"
             )
     return ""
+
+
+def left_out_of_stack(tensors: Sequence[str], names: NameTable) -> str:
+    """Finds the first layer, which has no number, beside layers that are stacked.
+
+    Args:
+        tensors: Names of the tensors that are stacked.
+        names: Names of the checkpoint.
+
+    Returns:
+        Its tensor; "" if the layers differ by more than a number, or there is none.
+    """
+    rows = list(zip(*(name.split("/") for name in tensors), strict=False))
+    places = [place for place, row in enumerate(rows) if len(set(row)) > 1]
+    if len(places) != 1:
+        return ""
+    layers = [_NUMBERED.fullmatch(component) for component in rows[places[0]]]
+    if not all(layers) or {layer[2] for layer in layers if layer} >= {"0"}:
+        return ""
+    components = tensors[0].split("/")
+    stems = {layer[1] for layer in layers if layer}
+    components[places[0]] = stems.pop()
+    first = "/".join(components)
+    return first if not stems and first in names else ""
 
 
 def _first_layers(parent: str, stem: str, around: Surroundings) -> list[str]:
