@@ -26,6 +26,14 @@ MAX_LINES = 25
 CASES = {**ADVICE, **LAYER_ADVICE}
 
 
+# Cases of which several entries are suggested, each for some of the leaves.
+IN_PIECES = (
+    "slices of a fused tensor, captured",
+    "slices of a fused stack, captured",
+    "transposed leaves beside a square one",
+)
+
+
 @pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest) -> Advice:
     return CASES[request.param]
@@ -52,6 +60,20 @@ def test_what_is_pasted_gives_the_right_values(
         assert after != before
         is_solved |= not after
     assert is_solved == case.is_solved, before
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+def test_all_that_is_pasted_gives_the_right_values(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    case = CASES[name]
+    mistake, pairs = case.mistake, case.mistake.pairs()
+    message = mistake.error(tmp_path, mistake.entries)
+    suggestions = suggestions_in(message, pairs)
+    new = [pair for s in suggestions for pair in s.entries[len(pairs) :]]
+    assert len(new) > 1
+    assert not mistake.error(tmp_path, [*pairs, *new])
+    assert not wrong_leaves(case, tmp_path, [*pairs, *new])
 
 
 def test_the_message_says(case: Advice, tmp_path: pathlib.Path) -> None:

@@ -26,6 +26,13 @@ NORMS: Shapes = {
     for ending in ("", "_1")
     for name in ("gamma", "beta")
 }
+BLOCKS: Shapes = {
+    f"m/block_{b}/{layer}/w": (4, 4) for b in (0, 1) for layer in ("dense", "dense_1")
+}
+BLOCKS_RIGHT = {
+    "m/block_{i}/dense/": "p/block_{i}/dense_0/",
+    "m/block_{i}/dense_1/": "p/block_{i}/dense_1/",
+}
 PARTS = ("query", "key", "value")
 C_ATTN = "model/h{i}/attn/c_attn/"
 SELF = "bert/encoder/layer_{i}/attention/self/"
@@ -46,6 +53,10 @@ def dense(*numbers: int) -> Shapes:
         for i in numbers
         for name, shape in (("kernel", (8, 8)), ("bias", (8,)))
     }
+
+
+def blocks(stem: str) -> Shapes:
+    return {f"p/block_{b}/{stem}_{k}/w": (4, 4) for b in (0, 1) for k in (0, 1)}
 
 
 def slices(scope: str, value: str, width: int, *words: str) -> list[tuple[object, str]]:
@@ -139,6 +150,43 @@ LAYER_ADVICE: dict[str, Advice] = {
         {"net/dense_{i}/": "params/Dense_{i}/"},
         '`src("net/dense_{i}/")` -> `params/Dense_{i}/`',
     ),
+    "dense within blocks": advice(
+        BLOCKS, {"m/": "p/"}, blocks("dense"), BLOCKS_RIGHT,
+        'Add the entry `src("m/block_{i}/dense/")` -> `p/block_{i}/dense_0/`.',
+    ),
+    "dense within blocks, captured": advice(
+        BLOCKS, {"m/block_{b}/dense_{k}/": "p/block_{b}/dense_{k}/"}, blocks("dense"),
+        BLOCKS_RIGHT,
+        'Add the entry `src("m/block_{i}/dense/")` -> `p/block_{i}/dense_0/`.',
+    ),
+    "dense within blocks, captured leaves": advice(
+        BLOCKS, {"m/block_{b}/dense_{k}/w": "p/block_{b}/dense_{k}/w"}, blocks("dense"),
+        BLOCKS_RIGHT,
+        'Add the entry `src("m/block_{i}/dense/w")` -> `p/block_{i}/dense_0/w`.',
+    ),
+    "dense within blocks to Dense_0": advice(
+        BLOCKS, {"m/": "p/"}, blocks("Dense"),
+        {key: value.replace("dense", "Dense") for key, value in BLOCKS_RIGHT.items()},
+        '`src("m/block_{i}/dense_1/")` -> `p/block_{i}/Dense_1/`.',
+    ),
+    "dense, three levels": advice(
+        {f"s{s}/{name}": shape for s in (0, 1) for name, shape in BLOCKS.items()},
+        {"/": "/"},
+        {f"s{s}/m{name[1:]}": shape for s in (0, 1)
+         for name, shape in blocks("dense").items()},
+        {"/": "/", "s{s}/m/block_{i}/dense/": "s{s}/m/block_{i}/dense_0/"},
+        'Add the entry `src("s{i}/m/block_{j}/dense/")` -> `s{i}/m/block_{j}/dense_0/`',
+    ),
+    "dense that is stacked without the first": no_key(
+        DENSE, {stack("net/dense_{i}/", over="i"): "d/"},
+        {"d/kernel": (3, 8, 8), "d/bias": (3, 8)},
+        {stack("net/dense/", "net/dense_1/", "net/dense_2/"): "d/"},
+        "2 are stacked, and `net/dense/bias` is not among them",
+    ),
+    "dense of an entry that transposes": no_key(
+        DENSE, {src("net/dense_{i}/kernel").transpose(): "d{i}"},
+        {f"d{i}": (8, 8) for i in range(3)}, {},
+    ),
     "batch_normalization to BatchNorm_0": advice(
         NORMS, {"net/": "params/"},
         {f"params/BatchNorm_{i}/{n}": (8,) for i in (0, 1) for n in ("scale", "bias")},
@@ -180,6 +228,26 @@ LAYER_ADVICE: dict[str, Advice] = {
         GPT2, {f"{C_ATTN}w": "a{i}/k"}, {f"a{i}/k": (32, 32) for i in (0, 1)},
         {src(f"{C_ATTN}w")[0, :, 32:64]: "a{i}/k"},
         'use the key `src("model/h{i}/attn/c_attn/w")[0, :, 32:64]`',
+    ),
+    # Each entry gives one part; all of them are pasted in test_advice.py.
+    "slices of a fused tensor, captured": advice(
+        GPT2, {f"{C_ATTN}w": "a{i}/{m}/kernel", f"{C_ATTN}b": "a{i}/{m}/bias"},
+        gpt2("a{i}/", *PARTS), slices(C_ATTN, "a{i}/", 32, *PARTS),
+        'the entry `src("model/h{i}/attn/c_attn/w")[0, :, :32]` -> `a{i}/query/kernel`',
+        solved=False,
+    ),
+    "slices of a fused stack, captured": advice(
+        GPT2, {stack(f"{C_ATTN}w", over="i"): "a/{m}/kernel"},
+        {f"a/{m}/kernel": (2, 32, 32) for m in PARTS},
+        [(stack(f"{C_ATTN}w", over="i")[:, 0, :, k * 32:k * 32 + 32], f"a/{m}/kernel")
+         for k, m in enumerate(PARTS)],
+        "three times as large", solved=False,
+    ),
+    "transposed leaves beside a square one": advice(
+        {"a/w": (4, 6), "b/w": (6, 6), "c/w": (5, 4)}, {"{n}/w": "{n}/k"},
+        {"a/k": (6, 4), "b/k": (6, 6), "c/k": (4, 5)},
+        {"b/w": "b/k", src("a/w").transpose(): "a/k", src("c/w").transpose(): "c/k"},
+        'Add the entry `src("a/w").transpose()` -> `a/k`.', solved=False,
     ),
     "slices of a fused tensor, with heads": advice(
         {"h/c_attn/w": (32, 96), "h/c_attn/b": (96,)}, {"h/": "/"},

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tf2flax._assignment.language.entries import MapEntry
-from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.expressions import Expression, sources_of
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._base.collapsing import collapse
 from tf2flax._base.errors import AssignmentError
@@ -27,7 +27,7 @@ from tf2flax._base.text import and_more
 
 from .counted_sources import is_counted, write_counted
 from .entry_labels import fills_scope, label_of
-from .fused import find_slice
+from .fused import find_slice, part_of
 from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
 from .missing_leaves import explain_missing_leaves, explain_wrong_key
 from .missing_tensors import explain_missing_tensors
@@ -44,6 +44,7 @@ from .problems import (
 )
 from .suggestions import Surroundings, source_of_entry, write_key
 from .swapped_values import SwappedValues
+from .unnumbered import left_out_of_stack
 from .ways_out import keep_new_head
 
 # Mismatches that differ in the same sizes are one cause from so many on.
@@ -97,7 +98,7 @@ def _explain_mismatches(
         for group in group_by_key(
             problems,
             [
-                (p.entry.number, p.shape, p.source_shape)
+                (p.entry.number, p.shape, p.source_shape, part_of(p))
                 if p.source_shape
                 else (p.entry.number, p.reason)
                 for p in problems
@@ -107,7 +108,7 @@ def _explain_mismatches(
     explained = _join_groups(groups[:_MAX_REASONS], around)
     swapped = SwappedValues(problems)
     causes = [
-        _explain_group(group, _with_doubt(group, reason, swapped), around)
+        _explain_group(group, _with_doubt(group, reason, swapped, around), around)
         for group, reason in explained
     ]
     groups = [group for group, _ in explained] + groups[_MAX_REASONS:]
@@ -164,12 +165,35 @@ def _reason_of(problem: Mismatch, around: Surroundings) -> Reason | None:
 
 
 def _with_doubt(
-    group: Sequence[Mismatch], reason: Reason | None, swapped: SwappedValues
+    group: Sequence[Mismatch],
+    reason: Reason | None,
+    swapped: SwappedValues,
+    around: Surroundings,
 ) -> Reason | None:
     """The reason; or a question, where values may be swapped instead."""
     if reason and reason.is_of_key:  # numbers in the key, which say more
         return reason
-    return swapped.doubt(group) or find_slice(group[0]) or reason
+    first = group[0]
+    doubt = swapped.doubt(group) or find_slice(first)
+    return doubt or _reason_for_first_layer(first, around) or reason
+
+
+def _reason_for_first_layer(problem: Mismatch, around: Surroundings) -> Reason | None:
+    """The reason, where a stack lacks the one layer that has no number."""
+    source = problem.expression
+    if source is None or not is_counted(source_of_entry(problem.entry)):
+        return None
+    tensors = [tensor.pattern for tensor in sources_of(source)]
+    sizes = _differing_sizes(problem)
+    if len(sizes) != 1 or any(s != len(tensors) or n < s for n, s in sizes):
+        return None
+    first = left_out_of_stack(tensors, around.tensors)
+    if not first:
+        return None
+    return Reason(
+        f"{len(tensors)} are stacked, and `{first}` is not among them: TensorFlow "
+        "numbers layers from the second one on. Name each in the key."
+    )
 
 
 def _differing_sizes(problem: Mismatch) -> set[tuple[int, int]]:
@@ -204,33 +228,51 @@ def _way_out(reason: Reason, group: Sequence[Mismatch], around: Surroundings) ->
     change, entry = reason.change, group[0].entry
     if change is None:
         return ""
-    is_of_key = reason.is_of_key or not fills_scope(entry)
-    if is_of_key and _fits_all(change, entry, around):
+    if _is_for_all(reason, group, around) and _fits_all(change, entry, around):
         key = write_key(entry, change(source_of_entry(entry)))
         return f": use the key `{key}`."
     sources = [(p.expression, p.leaf) for p in group if p.expression is not None]
     # The entry's own captures say as much of other leaves.
+    is_by_leaf = fills_scope(entry) or reason.is_of_part
     limit = _MAX_COUNTED if is_counted(source_of_entry(entry)) else len(sources)
     sources = [
         (write_counted(entry, expression, leaf, around.manifest), leaf)
-        for expression, leaf in sources[: limit if fills_scope(entry) else 1]
+        for expression, leaf in sources[: limit if is_by_leaf else 1]
     ]
     new = propose_entry(
         [(change(expression), leaf) for expression, leaf in sources], around.leaves
     )
     if len(sources) < len(group):
         new = dataclasses.replace(new, is_example=True)
-    return f". {new}"
+    return f", a{str(new)[1:]}" if reason.is_of_part else f". {new}"
+
+
+def _is_for_all(
+    reason: Reason, group: Sequence[Mismatch], around: Surroundings
+) -> bool:
+    """True if a change is meant for all leaves of the entry, and not for some."""
+    if reason.is_of_key:
+        return True
+    entry = group[0].entry
+    claimed = around.claimed.get(entry.number, ())
+    if fills_scope(entry) or (reason.is_of_part and len(group) < len(claimed)):
+        return False
+    # A square leaf would still fit after a transpose, and have other values.
+    return not any(_has_shape(source, shape, around) for source, shape in claimed)
+
+
+def _has_shape(
+    source: Expression, shape: tuple[int, ...], around: Surroundings
+) -> bool:
+    try:
+        return lower(source, around.manifest.spec).shape == shape
+    except AssignmentError:
+        return False
 
 
 def _fits_all(
     change: Callable[[Expression], Expression], entry: MapEntry, around: Surroundings
 ) -> bool:
     """True if a change of a key fits all leaves that the entry gets."""
-    for expression, shape in around.claimed.get(entry.number, ()):
-        try:
-            if lower(change(expression), around.manifest.spec).shape != shape:
-                return False
-        except AssignmentError:
-            return False
-    return True
+    claimed = around.claimed.get(entry.number, ())
+    return all(_has_shape(change(source), shape, around) for source, shape in claimed)

@@ -87,7 +87,15 @@ def find_slice(problem: Mismatch) -> Reason | None:
         "The tensor is three times as large. If it holds query, key and value in this "
         "order",
         parts[_WORDS[words[0]]],
+        is_of_part=True,
     )
+
+
+def part_of(problem: Mismatch) -> int | None:
+    """Which part of a tensor a leaf is by its name; None if it is none."""
+    if find_slice(problem) is None:
+        return None
+    return next(_WORDS[c] for c in problem.leaf.split("/") if c in _WORDS)
 
 
 def _explain_parts(

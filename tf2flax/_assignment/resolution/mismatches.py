@@ -50,11 +50,14 @@ class Reason:
         change: What makes the source fit, if that is known: for any expression of the
             same form, the expression of the key to use instead.
         is_of_key: True if the key is wrong for all leaves of its entry alike.
+        is_of_part: True if the change gives one part of a tensor; other leaves of the
+            entry may be other parts.
     """
 
     text: str
     change: Callable[[Expression], Expression] | None = None
     is_of_key: bool = False
+    is_of_part: bool = False
 
 
 class ShapeMismatchError(AssignmentError):

@@ -92,7 +92,9 @@ def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
         pairs: Key and value of each.
 
     Returns:
-        Key and value; None if the numbers of the values do not give those of the keys.
+        Key and value; None if the numbers of the values do not give those of the keys,
+        or those of the keys are fewer: one tensor would fill all that a capture of the
+        value matches.
 
     Examples:
         >>> generalise([("a_0/w", "b/0/w"), ("a_1/w", "b/1/w")])
@@ -103,14 +105,18 @@ def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     keys = [_NUMBER.split(key) for key, _ in pairs]
     values = [_NUMBER.split(value) for _, value in pairs]
     captures: dict[tuple[str, ...], str] = {}
-    value = _write_captures(values, captures, is_value=True)
-    key = _write_captures(keys, captures, is_value=False)
-    return None if key is None or value is None else (key, value)
+    used: set[str] = set()
+    value = _write_captures(values, captures, set(), is_value=True)
+    key = _write_captures(keys, captures, used, is_value=False)
+    if key is None or value is None or used != {*captures.values()}:
+        return None
+    return key, value
 
 
 def _write_captures(
     rows: Sequence[Sequence[str]],
     captures: dict[tuple[str, ...], str],
+    used: set[str],
     *,
     is_value: bool,
 ) -> str | None:
@@ -120,6 +126,7 @@ def _write_captures(
         rows: Literal text and numbers in turn, of each text.
         captures: Numbers of all texts at one place -> the capture; of values, captures
             are added.
+        used: Captures that the text has are added.
         is_value: True for the texts of values, which give captures their meaning.
 
     Returns:
@@ -138,11 +145,13 @@ def _write_captures(
             shifted = _shifted(column, captures)
             if shifted is None:
                 return None
-            written.append(shifted)
+            used.add(shifted[0])
+            written.append(f"{{{shifted}}}")
         else:
             if column not in captures and len(captures) == len(_CAPTURES):
                 return None
             name = captures.setdefault(column, _CAPTURES[len(captures) % 6])
+            used.add(name)
             written.append(f"{{{name}}}")
     return "".join(written)
 
@@ -157,7 +166,7 @@ def _shifted(
             continue
         offsets = {int(a) - int(b) for a, b in zip(column, numbers, strict=True)}
         if len(offsets) == 1:
-            return f"{{{name}{offsets.pop():+d}}}"
+            return f"{name}{offsets.pop():+d}"
     return None
 
 

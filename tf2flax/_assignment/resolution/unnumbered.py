@@ -15,9 +15,11 @@ from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Source
 
+from .entry_labels import fills_scope, target_of
 from .new_entries import NewEntry, add_entries, generalise
 from .problems import SourceNotFound
-from .suggestions import Surroundings
+from .scopes import NameTable
+from .suggestions import Surroundings, source_of_entry
 
 # What lies beside the layers and is looked at.
 _MAX_CHILDREN: Final = 1000
@@ -37,19 +39,45 @@ def describe_unnumbered(
     Returns:
         Sentences; "" unless all that is missing is there under such names.
     """
-    parent, _, component = missing[0][1][:-1].rpartition("/")
-    parent = f"{parent}/" if parent else ""
-    numbered = _NUMBERED.fullmatch(component)
+    root = missing[0][1]
+    parent = _parent_of(root)
+    numbered = _NUMBERED.fullmatch(root[len(parent) : -1])
     if numbered is None or any(not problem.leaf for problem, _ in missing):
         return ""
+    if not isinstance(source_of_entry(missing[0][0].entry), Source):
+        return ""  # the entry does more to its tensors than what is proposed
     for first in _first_layers(parent, numbered[1], around):
-        if entries := _entries_for(missing, parent, first, around):
+        if entries := _entries_for(missing, first, around):
             layers = f"`{first}`, `{first}_1`"
             return (
                 f"TensorFlow numbers layers from the second one on: {layers}. "
                 f"{add_entries(entries)}"
             )
     return ""
+
+
+def left_out_of_stack(tensors: Sequence[str], names: NameTable) -> str:
+    """Finds the first layer, which has no number, beside layers that are stacked.
+
+    Args:
+        tensors: Names of the tensors that are stacked.
+        names: Names of the checkpoint.
+
+    Returns:
+        Its tensor; "" if the layers differ by more than a number, or there is none.
+    """
+    rows = list(zip(*(name.split("/") for name in tensors), strict=False))
+    places = [place for place, row in enumerate(rows) if len(set(row)) > 1]
+    if len(places) != 1:
+        return ""
+    layers = [_NUMBERED.fullmatch(component) for component in rows[places[0]]]
+    if not all(layers) or {layer[2] for layer in layers if layer} >= {"0"}:
+        return ""
+    components = tensors[0].split("/")
+    stems = {layer[1] for layer in layers if layer}
+    components[places[0]] = stems.pop()
+    first = "/".join(components)
+    return first if not stems and first in names else ""
 
 
 def _first_layers(parent: str, stem: str, around: Surroundings) -> list[str]:
@@ -72,35 +100,73 @@ def _letters(name: str) -> str:
 
 
 def _entries_for(
-    missing: Sequence[tuple[SourceNotFound, str]],
-    parent: str,
-    first: str,
-    around: Surroundings,
+    missing: Sequence[tuple[SourceNotFound, str]], first: str, around: Surroundings
 ) -> list[NewEntry]:
     """The entries, for the first layer and for the others; [] if not all is there."""
-    lowest = _lowest_number([root for _, root in missing], f"{parent}{first}", around)
-    if lowest is None:
-        return []
+    # Layers of each block are numbered on their own.
+    parents: dict[str, list[str]] = {}
+    for _, root in missing:
+        parents.setdefault(_parent_of(root), []).append(root)
+    lowest = {
+        parent: _lowest_number(roots, f"{parent}{first}", around)
+        for parent, roots in parents.items()
+    }
     # The first name has no number, so that no entry covers it and the others.
-    pairs: dict[bool, dict[tuple[str, str], None]] = {True: {}, False: {}}
+    groups: dict[tuple[bool, str], dict[tuple[str, str], None]] = {}
     for problem, root in missing:
-        numbered = _NUMBERED.fullmatch(root[:-1].rpartition("/")[2])
-        below, leaf = problem.source[len(root) :], problem.leaf or ""
-        if numbered is None or not leaf.endswith(f"/{below}"):
+        parent = _parent_of(root)
+        start = lowest[parent]
+        numbered = _NUMBERED.fullmatch(root[len(parent) : -1])
+        below = problem.source[len(root) :]
+        if numbered is None or start is None:
             return []
-        number = int(numbered[2]) - lowest
-        is_first = number == 0
-        scope = f"{parent}{first}/" if is_first else f"{parent}{first}_{number}/"
-        if not _may_fill(problem, scope, below, around):
+        number = int(numbered[2]) - start
+        scope = f"{parent}{first}_{number}/" if number else f"{parent}{first}/"
+        pair = _pair_of(problem, scope, below, around)
+        if pair is None:
             return []
-        pairs[is_first][scope, leaf[: -len(below)]] = None
-    return _generalised(pairs.values())
+        # A scope would lose to an entry that names leaves.
+        part = "" if fills_scope(problem.entry) else below
+        groups.setdefault((number > 0, part), {})[pair] = None
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+    entries = _generalised(ordered)
+    entry = missing[0][0].entry
+    # Of two entries that name leaves, the one with fewer captures wins.
+    if not fills_scope(entry) and any(
+        _captured(new.value) >= _captured(target_of(entry)) for new in entries
+    ):
+        return []
+    return entries
+
+
+def _captured(value: str) -> int:
+    """Number of components of a value that have captures."""
+    return sum("{" in component for component in value.split("/"))
+
+
+def _parent_of(root: str) -> str:
+    """The scope that a scope lies in; "" for the outermost one."""
+    parent, slash, _ = root[:-1].rpartition("/")
+    return parent + slash
+
+
+def _pair_of(
+    problem: SourceNotFound, scope: str, below: str, around: Surroundings
+) -> tuple[str, str] | None:
+    """A scope and its value, or a tensor and its leaf; None if none may be meant."""
+    leaf = problem.leaf or ""
+    tensor = _tensor_for(problem, scope, below, around)
+    if tensor is None:
+        return None
+    if not fills_scope(problem.entry):
+        return tensor, leaf
+    return (scope, leaf[: -len(below)]) if leaf.endswith(f"/{below}") else None
 
 
 def _generalised(groups: Iterable[Iterable[tuple[str, str]]]) -> list[NewEntry]:
     """One entry for each group of scopes and values; [] if one has none."""
     entries: list[NewEntry] = []
-    for group in filter(None, groups):
+    for group in groups:
         general = generalise(
             [
                 (repr(Source(literal_pattern(scope))), literal_pattern(value))
@@ -132,13 +198,14 @@ def _lowest_number(
     return lowest if numbers == set(range(lowest, lowest + count)) else None
 
 
-def _may_fill(
+def _tensor_for(
     problem: SourceNotFound, scope: str, below: str, around: Surroundings
-) -> bool:
-    """True if a tensor of a scope may be meant, perhaps by an alias of its name."""
+) -> str | None:
+    """A tensor of a scope that may be meant, perhaps by an alias of its name."""
     spelled = (below, *alias_sources(below, below.rpartition("/")[2], FLAX_ALIASES))
-    return any(
-        scope + name in around.tensors
-        and around.may_fill(problem.entry, scope + name, problem.leaf)
-        for name in spelled
-    )
+    for name in spelled:
+        if scope + name in around.tensors and around.may_fill(
+            problem.entry, scope + name, problem.leaf
+        ):
+            return scope + name
+    return None
