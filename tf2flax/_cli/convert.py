@@ -10,7 +10,14 @@ import tf2flax
 
 from .documents import print_json
 from .numbers import whole_number
-from .selecting import add_checkpoint, add_names, open_named
+from .selecting import (
+    add_checkpoint,
+    add_names,
+    open_named,
+    say_unlisted,
+    show_named,
+    unlisted_in,
+)
 from .targets import add_target, load_target
 from .wording import in_options
 
@@ -103,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     assignment_map = tf2flax.load_map(arguments.map) if arguments.map else None
     report = tf2flax.convert(
-        open_named(arguments.checkpoint, arguments.names),
+        _open_whole(arguments) if assignment_map is None else _open(arguments),
         arguments.out,
         format=arguments.format,
         assignment_map=assignment_map,
@@ -118,6 +125,34 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _print(report, as_json=arguments.json)
     return 0
+
+
+def _open(arguments: argparse.Namespace) -> tf2flax.Checkpoint:
+    """The checkpoint; warns of what its names leave out, which no map can take."""
+    return open_named(arguments.checkpoint, arguments.names)
+
+
+def _open_whole(arguments: argparse.Namespace) -> tf2flax.Checkpoint:
+    """The checkpoint, where its names leave out nothing that would be written.
+
+    Raises:
+        UnsupportedError: They leave something out.
+    """
+    stored = tf2flax.open_checkpoint(arguments.checkpoint)
+    checkpoint = show_named(stored, arguments.names)
+    unlisted = unlisted_in(checkpoint)
+    if unlisted and not arguments.slots:
+        roles = stored.manifest.roles()
+        unlisted = tuple(key for key in unlisted if not roles.is_of_training(key))
+    if unlisted:
+        has_paths = arguments.names == "variables" and stored.manifest.has_object_graph
+        others = " or --names objects" if has_paths else ""
+        sentence = say_unlisted(checkpoint, arguments.names, unlisted)
+        raise tf2flax.UnsupportedError(
+            f"{sentence} Nothing is written. Give --names stored{others}, or say with "
+            "--map what is wanted."
+        )
+    return checkpoint
 
 
 def _print(report: tf2flax.ConversionReport, *, as_json: bool) -> None:
@@ -138,7 +173,7 @@ def _convert_tree(arguments: argparse.Namespace) -> tf2flax.ConversionReport:
     # The map first: a mistake in it needs neither the checkpoint nor the target.
     assignment_map = tf2flax.load_map(arguments.map)
     return convert_tree(
-        open_named(arguments.checkpoint, arguments.names),
+        _open(arguments),
         arguments.out,
         assignment_map,
         load_target(arguments.target),

@@ -12,13 +12,14 @@ from typing import Any, Final
 import numpy as np
 
 import tf2flax
+from tf2flax._base.caller import warn_caller
 from tf2flax._base.progress import Advance, reporting
 from tf2flax._base.text import counted, printable
 from tf2flax._export.readers import ReadableArray, open_arrays, slots_of
 
 from .documents import print_json
 from .numbers import tolerance
-from .selecting import add_names, matches, show_named
+from .selecting import add_names, match_among, say_unlisted, show_named, unlisted_in
 from .terminals import print_table, wants_bar
 
 _EXAMPLES: Final = """\
@@ -119,11 +120,20 @@ def _view_of(checkpoint: tf2flax.Checkpoint, names: str) -> tf2flax.Checkpoint:
     """A checkpoint under other names; as it is, where it has no others.
 
     What `convert --names` wrote has them as stored names.
+
+    Warns:
+        UserWarning: Some tensors have no name of their own there.
     """
     try:
-        return show_named(checkpoint, names)
+        view = show_named(checkpoint, names)
     except tf2flax.UnsupportedError:
         return checkpoint
+    if unlisted := unlisted_in(view):
+        warn_caller(
+            f"{say_unlisted(view, names, unlisted)} They are compared under their "
+            "stored names, which --names stored shows."
+        )
+    return view
 
 
 def _select_names(
@@ -131,10 +141,15 @@ def _select_names(
     first: Mapping[str, ReadableArray],
     second: Mapping[str, ReadableArray],
 ) -> tuple[list[str], frozenset[str]]:
-    """The names that are compared, sorted, and the slots that are left out."""
+    """The names that are compared, sorted, and the slots that are left out.
+
+    Raises:
+        NotFoundError: The pattern matches none.
+    """
     names = sorted({*first, *second})
     if arguments.pattern is not None:
-        names = [name for name in names if matches(name, arguments.pattern)]
+        place = f"`{arguments.first}` and `{arguments.second}`"
+        names = match_among(names, arguments.pattern, place)
     if arguments.slots:
         return names, frozenset()
     slots = (slots_of(first) | slots_of(second)).intersection(names)
@@ -167,26 +182,24 @@ def _differences(
             continue
         is_cast = a.dtype != b.dtype
         fact = f"dtype {a.dtype} and {b.dtype}" if is_cast else ""
-        values = _compare(a.read(), b.read(), *accepted)
+        max_abs, max_rel, is_far = _compare(a.read(), b.read(), *accepted)
         advance(a.nbytes + b.nbytes, name)
-        if values is None:
-            if is_cast:
-                yield Difference(name, fact, 0.0, 0.0)
-            continue
-        max_abs, max_rel = values
-        fact = f"{fact}, values" if fact else "values"
-        yield Difference(name, fact, max_abs, max_rel)
+        if is_far:
+            fact = f"{fact}, values" if fact else "values"
+        if is_far or is_cast:
+            yield Difference(name, fact, max_abs, max_rel)
 
 
 def _compare(
     a: np.ndarray, b: np.ndarray, rtol: float, atol: float
-) -> tuple[float | None, float | None] | None:
-    """The largest differences; None where values are equal, or as near as accepted.
+) -> tuple[float | None, float | None, bool]:
+    """The largest differences, and whether one is not accepted.
 
-    NaNs are equal to NaNs.
+    NaNs are equal to NaNs. Strings differ by no number.
     """
     if a.dtype == object or b.dtype == object:
-        return None if np.array_equal(a, b) else (None, None)
+        is_equal = np.array_equal(a, b)
+        return (0.0, 0.0, False) if is_equal else (None, None, True)
     first, second = a.reshape(-1), b.reshape(-1)
     differences = [
         difference
@@ -200,10 +213,10 @@ def _compare(
             )
         )
     ]
-    if not any(is_far for *_, is_far in differences):
-        return None
-    gaps, relative, _ = zip(*differences, strict=True)
-    return max(gaps), max(relative)
+    if not differences:
+        return 0.0, 0.0, False
+    gaps, relative, far = zip(*differences, strict=True)
+    return max(gaps), max(relative), any(far)
 
 
 def _compare_chunk(
@@ -224,7 +237,9 @@ def _compare_chunk(
         if integers and a.dtype.kind == b.dtype.kind:
             gap = _gap_of_integers(a, b)
         gap = np.where(np.isnan(gap), np.inf, gap)
-        is_near = (gap <= atol + rtol * np.abs(y)).all()
+        # No tolerance makes a number of an infinity, or takes equal ones apart.
+        is_close = np.isfinite(gap) & (gap <= atol + rtol * np.abs(y))
+        is_near = ((gap == 0) | is_close).all()
         scale = np.maximum(np.abs(x), np.abs(y))
         relative = np.where(gap > 0, gap / np.where(scale > 0, scale, 1), 0)
         # An infinity beside a number, or beside another one.

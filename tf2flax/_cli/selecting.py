@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import tf2flax
+from tf2flax._base.caller import warn_caller
 from tf2flax._base.names import nearest
-from tf2flax._base.text import counted
+from tf2flax._base.text import counted, list_names
+from tf2flax._formats.renamed import RenamedManifest
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +34,36 @@ def add_names(parser: argparse.ArgumentParser) -> None:
 def open_named(path: str, names: str) -> tf2flax.Checkpoint:
     """Opens a checkpoint under the names that the option `--names` asks for.
 
+    Warns:
+        UserWarning: Some tensors have no name of their own there.
+
     Raises:
         CheckpointError: As `tf2flax.open_checkpoint`.
     """
-    return show_named(tf2flax.open_checkpoint(path), names)
+    checkpoint = show_named(tf2flax.open_checkpoint(path), names)
+    if unlisted := unlisted_in(checkpoint):
+        warn_caller(
+            f"{say_unlisted(checkpoint, names, unlisted)} Give --names stored to see "
+            "them."
+        )
+    return checkpoint
+
+
+def unlisted_in(checkpoint: tf2flax.Checkpoint) -> tuple[str, ...]:
+    """Stored names of the tensors that a view of `--names` leaves out."""
+    manifest = checkpoint.manifest
+    return manifest.unlisted() if isinstance(manifest, RenamedManifest) else ()
+
+
+def say_unlisted(
+    checkpoint: tf2flax.Checkpoint, names: str, unlisted: Sequence[str]
+) -> str:
+    """A sentence that names the tensors which a view leaves out."""
+    count = counted(len(unlisted), "tensor")
+    return (
+        f"--names {names} leaves out {count}, without a name of their own: "
+        f"{list_names(unlisted, count=3)} - in `{checkpoint.manifest.index_path}`."
+    )
 
 
 def show_named(checkpoint: tf2flax.Checkpoint, names: str) -> tf2flax.Checkpoint:
@@ -133,13 +161,29 @@ def match_names(checkpoint: tf2flax.Checkpoint, pattern: str | None) -> list[str
     """
     if pattern is None:
         return list(checkpoint)
-    names = [name for name in checkpoint if matches(name, pattern)]
-    if not names:
+    return match_among(
+        checkpoint.manifest.names, pattern, f"`{checkpoint.manifest.index_path}`"
+    )
+
+
+def match_among(names: Sequence[str], pattern: str, place: str) -> list[str]:
+    """The names that a pattern matches; see `match_names`.
+
+    Args:
+        names: Names, sorted.
+        pattern: The pattern.
+        place: Where they are, for the message.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    matching = [name for name in names if matches(name, pattern)]
+    if not matching:
         raise tf2flax.NotFoundError(
-            f"`{pattern}` matches none of {counted(len(checkpoint), 'tensor')} - in "
-            f"`{checkpoint.manifest.index_path}`. {_suggest(checkpoint, pattern)}"
+            f"`{pattern}` matches none of {counted(len(names), 'tensor')} - in "
+            f"{place}. {_suggest(names, pattern)}"
         )
-    return names
+    return matching
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -151,15 +195,15 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name, glob)
 
 
-def _suggest(checkpoint: tf2flax.Checkpoint, pattern: str) -> str:
+def _suggest(names: Sequence[str], pattern: str) -> str:
     """What to write instead of a pattern that matches no name."""
     scope = f"{pattern.rstrip('/')}/"
-    if any(name.startswith(scope) for name in checkpoint):
+    if any(name.startswith(scope) for name in names):
         return f"It is a scope: write '{scope}'."
     from tf2flax._assignment.resolution.scopes import scopes_of  # for this alone
 
     wanted = pattern.replace("*", "")
     # A scope for a scope, where one is like it.
-    scopes = scopes_of(checkpoint) if wanted.endswith("/") else frozenset[str]()
-    close = nearest(wanted, scopes) or nearest(wanted, checkpoint.manifest.names)
+    scopes = scopes_of(names) if wanted.endswith("/") else frozenset[str]()
+    close = nearest(wanted, scopes) or nearest(wanted, names)
     return f"Did you mean `{close[0]}`?" if close else "Leave it out to see all."

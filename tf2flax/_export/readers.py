@@ -23,6 +23,7 @@ from tf2flax._base.memory import empty
 from tf2flax._base.roles import NamedRoles
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
+from tf2flax._formats.renamed import RenamedManifest
 from tf2flax._storage.requests import load_tensorstore
 
 from .orbax import MANIFEST
@@ -48,9 +49,17 @@ class ReadableArray(NamedTuple):
 
 
 class _CheckpointArrays(dict[str, ReadableArray]):
-    """Arrays of a checkpoint, which knows what they are to a training."""
+    """Arrays of a checkpoint, which knows what they are to a training.
+
+    What a view does not list, since names are shared or missing, has its stored name.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        view = checkpoint.manifest
+        below, unlisted = checkpoint, tuple[str, ...]()
+        if isinstance(view, RenamedManifest):
+            below, unlisted = Checkpoint(view.base), view.unlisted()
+        tensors = {key: below[key] for key in unlisted} | dict(checkpoint.items())
         super().__init__(
             (
                 name,
@@ -61,9 +70,18 @@ class _CheckpointArrays(dict[str, ReadableArray]):
                     tensor.read,
                 ),
             )
-            for name, tensor in checkpoint.items()
+            for name, tensor in tensors.items()
         )
-        self.roles = checkpoint.manifest.roles()
+        self._roles = ((checkpoint, view.roles()), (unlisted, below.manifest.roles()))
+
+    def of_training(self) -> frozenset[str]:
+        """Names of optimizer slots and moving averages."""
+        return frozenset(
+            name
+            for names, roles in self._roles
+            for name in names
+            if roles.is_of_training(name)
+        )
 
 
 def slots_of(arrays: Mapping[str, ReadableArray]) -> frozenset[str]:
@@ -74,9 +92,8 @@ def slots_of(arrays: Mapping[str, ReadableArray]) -> frozenset[str]:
             shapes tell.
     """
     if isinstance(arrays, _CheckpointArrays):
-        roles = arrays.roles
-    else:
-        roles = NamedRoles(frozenset(arrays), lambda name: arrays[name].shape)
+        return arrays.of_training()
+    roles = NamedRoles(frozenset(arrays), lambda name: arrays[name].shape)
     return frozenset(filter(roles.is_of_training, arrays))
 
 
@@ -88,7 +105,8 @@ def open_arrays(
     Args:
         path: A checkpoint of any kind; a file of safetensors, or an npz; or an Orbax
             directory, of a step or of the items in it.
-        view: Gives a checkpoint, and nothing else, other names.
+        view: Gives a checkpoint, and nothing else, other names. A tensor that has none
+            there keeps its stored name.
 
     Returns:
         Its arrays, by name.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 
-from tf2flax._base.errors import SharedNameError, TensorNotFoundError
+from tf2flax._base.errors import CheckpointError, SharedNameError, TensorNotFoundError
 from tf2flax._base.manifest import Manifest, StoredNames, TensorEntry
+from tf2flax._base.role_patterns import VARIABLE_SUFFIX
 from tf2flax._base.roles import VARIABLE, Role, Roles
 from tf2flax._base.text import list_names
 from tf2flax._formats.object_graph import Names
@@ -83,6 +84,28 @@ class RenamedManifest(Manifest):
     def base(self) -> Manifest:
         """The checkpoint below."""
         return self._base
+
+    def unlisted(self) -> tuple[str, ...]:
+        """Keys of tensors that no listed name leads to, sorted.
+
+        They share their names, or have none. Notes of TensorFlow's own, single strings
+        such as the object graph, are no variables, and not among them.
+        """
+        listed = {key for name in self._names for key in self.places(name)}
+        return tuple(
+            key
+            for key in self._base.names
+            if key not in listed and not self._is_note(key)
+        )
+
+    def _is_note(self, key: str) -> bool:
+        if key.endswith(VARIABLE_SUFFIX):
+            return False
+        try:
+            spec = self._base.spec(key)
+        except CheckpointError:  # nobody knows what it was
+            return False
+        return spec.dtype.is_string and not spec.shape
 
     def __contains__(self, name: object) -> bool:
         """Tells whether a variable has this name, or several."""
