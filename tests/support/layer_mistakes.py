@@ -183,6 +183,16 @@ LAYER_ADVICE: dict[str, Advice] = {
         {stack("net/dense/", "net/dense_1/", "net/dense_2/"): "d/"},
         "2 are stacked, and `net/dense/bias` is not among them",
     ),
+    "a stack of layers without the scope around them": advice(
+        under("enc/", SQUARE), {stack("layer_{i}/", over="i"): "l/"},
+        {"l/w": (3, 4, 4), "l/b": (3, 4)},
+        {stack("enc/layer_{i}/", over="i"): "l/"},
+        'Did you mean `stack("enc/layer_{i}/", over="i", axis=0)`?',
+    ),
+    "a stack of layers that lie under two scopes": no_key(
+        under("enc/", SQUARE) | under("dec/", SQUARE),
+        {stack("layer_{i}/", over="i"): "l/"}, {"l/w": (3, 4, 4), "l/b": (3, 4)}, {},
+    ),
     "dense of an entry that transposes": no_key(
         DENSE, {src("net/dense_{i}/kernel").transpose(): "d{i}"},
         {f"d{i}": (8, 8) for i in range(3)}, {},

@@ -7,21 +7,36 @@ leaf `params/w`     stack("enc/layer_0/w", "enc/layer_1/w", ... 46 more)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
-from tf2flax._assignment.language.captures import NamePattern
+from tf2flax._assignment.language.captures import (
+    NamePattern,
+    literal_pattern,
+    parse_name,
+)
 from tf2flax._assignment.language.entries import MapEntry, Rule
-from tf2flax._assignment.language.expressions import Expression, Joined
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Joined,
+    Source,
+    map_sources,
+    sources_of,
+)
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
 from .entry_labels import fills_scope
+from .problems import SourceNotFound
+from .scopes import template_of
 from .sources import append_to_scopes, bind_captures, find_source
+from .suggestions import Surroundings, source_of_entry, write_key
 
 # Names in a leaf's scope: itself, and those of its aliases.
 _MAX_SPELLINGS: Final = 8
+_CAPTURE: Final = re.compile(r"\{\w+\}")
 
 
 def write_counted(
@@ -65,6 +80,45 @@ def _written_so(rule: Rule, target: NamePattern, leaf: str) -> Iterator[Expressi
     spelled = alias_sources(below, below.rpartition("/")[2], FLAX_ALIASES)
     for name in (below, *spelled)[:_MAX_SPELLINGS]:
         yield append_to_scopes(source, name)
+
+
+def scope_around(problem: SourceNotFound, around: Surroundings) -> str:
+    """Finds the one scope under which all that an entry counts lies.
+
+    Args:
+        problem: A tensor that is missing, with the capture that is counted.
+        around: Names of the checkpoint and the target.
+
+    Returns:
+        The scope; "" if there is none, or several, or the entry finds other tensors.
+    """
+    entry = problem.entry
+    is_used = bool(around.claimed.get(entry.number))
+    source = source_of_entry(entry)
+    if is_used or not is_counted(source) or len(list(sources_of(source))) > 1:
+        return ""
+    template = template_of(_CAPTURE.sub("0", problem.source))
+    scopes = [
+        name.removesuffix(template)
+        for name in around.tensors_by_template
+        if name.endswith(f"/{template}")
+    ]
+    # Of scopes with numbers, the numbers would be another capture.
+    if len(scopes) != 1 or scopes[0] not in around.tensors:
+        return ""
+    scope = scopes[0]
+    counted = parse_name(literal_pattern(scope) + problem.source)
+    if not any(map(counted.matches, around.tensors_by_template[scope + template])):
+        return ""
+    return scope
+
+
+def key_under(entry: MapEntry, scope: str) -> str:
+    """Writes the key of an entry with a scope around its names."""
+    around = literal_pattern(scope)
+    source = source_of_entry(entry)
+    moved = map_sources(source, lambda inner: Source(around + inner.pattern))
+    return write_key(entry, moved)
 
 
 def is_counted(expression: Expression) -> bool:

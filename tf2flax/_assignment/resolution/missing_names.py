@@ -19,6 +19,7 @@ from tf2flax._base.collapsing import collapse, list_collapsed
 from tf2flax._base.names import nearest
 from tf2flax._base.text import counted, list_names
 
+from .counted_sources import key_under, scope_around
 from .entry_labels import fills_scope, key_of, target_of
 from .likeness import closest_names, like_components, names_same_parameter
 from .new_entries import propose_entry, propose_sources
@@ -83,6 +84,8 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return "below", last, "" if is_general else source
     if template_of(source) in around.tensors_by_template:
         return "numbers", template_of(source), entry if is_scope_entry else -1
+    if scope := scope_around(problem, around):
+        return "scope around", entry, scope
     return "name", entry, last if is_general else source
 
 
@@ -115,6 +118,13 @@ def _state(problems: Sequence[SourceNotFound]) -> str:
     more = len(problems) - len(rows[0].members)
     others = f", and {more} more like it" if more else ""
     return f"found no tensor `{source}`{needs}{others}."
+
+
+def _advise_around(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """The scope around layers that are counted."""
+    scope = scope_around(problems[0], around)
+    key = key_under(problems[0].entry, scope)
+    return f"Such names lie under `{scope}`. Did you mean `{key}`?"
 
 
 def _advise_empty(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
@@ -346,6 +356,7 @@ _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
     "alias": _advise_alias,
     "below": _advise_below,
     "numbers": _advise_numbers,
+    "scope around": _advise_around,
 }
 
 

@@ -70,6 +70,7 @@ def left_out_of_stack(tensors: Sequence[str], names: NameTable) -> str:
     places = [place for place, row in enumerate(rows) if len(set(row)) > 1]
     if len(places) != 1:
         return ""
+    # Where a layer has the number 0, one without a number is another one.
     layers = [_NUMBERED.fullmatch(component) for component in rows[places[0]]]
     if not all(layers) or {layer[2] for layer in layers if layer} >= {"0"}:
         return ""
