@@ -247,3 +247,19 @@ def test_force_is_offered_where_values_survive_it(
     assert (f"Force it with dtype='{leaf}'" in message) == is_offered
     assert (f"A cast to {leaf} would lose values" in message) != is_offered
     assert "dtype='checkpoint'" in message
+
+
+@pytest.mark.parametrize(("sound", "offers"), [(0, True), (4, False)])
+def test_numbers_are_not_shifted_where_some_layers_are_right(
+    sound: int, *, offers: bool, tmp_path: pathlib.Path
+) -> None:
+    """The key would move the layers of `enc0` that are right as they are."""
+    first = 0 if sound else 1
+    names = [f"enc0/layer{i}/w" for i in range(first, 4)]
+    names += [f"enc1/layer{i}/w" for i in range(1, 4)]
+    arrays = {name: np.full(2, k, "f4") for k, name in enumerate(names)}
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", arrays)
+    target = {f"e{e}": {f"l{i}": arrays[names[0]] for i in range(3)} for e in (0, 1)}
+    with pytest.raises(tf2flax.AssignmentError, match="differ by one") as caught:
+        tf2flax.plan(prefix, {"enc{e}/layer{i}/w": "e{e}/l{i}"}, target)
+    assert ("{i+1}" in str(caught.value)) == offers

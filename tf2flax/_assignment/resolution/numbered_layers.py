@@ -85,7 +85,8 @@ def describe_shift(missing: Missing, around: Surroundings) -> str:
     if not shift:
         return ""
     by = "one" if abs(shift) == 1 else str(abs(shift))
-    return f"The numbers differ by {by}. {_shifted(missing, shift)}".rstrip()
+    written = _shifted(missing, shift, around)
+    return f"The numbers differ by {by}. {written}".rstrip()
 
 
 def _find_shift(missing: Missing, around: Surroundings) -> int:
@@ -132,16 +133,20 @@ def _shift_of(missing: set[int], there: set[int], used: set[int]) -> int:
     return shift if {number + shift for number in there} == needed else 0
 
 
-def _shifted(missing: Missing, shift: int) -> str:
+def _shifted(missing: Missing, shift: int, around: Surroundings) -> str:
     """What to write where numbers are shifted; "" where that is not known."""
     problem, root = missing[0]
     entry = problem.entry
     if len({problem.entry.number for problem, _ in missing}) > 1:
         return ""
-    if key := shift_key(entry, root, -shift):
-        return did_you_mean([key])
     places = {place for _, scope in missing if (place := _place_of(scope))}
     parents = {place.parent for place, _ in places}
+    if key := shift_key(entry, root, -shift):
+        # The key would move what it finds in other scopes as well.
+        depth = root.rstrip("/").count("/")
+        taken = around.taken.get(entry.number, ())
+        is_whole = all(_parent_at(name, depth) in parents for name in taken)
+        return did_you_mean([key]) if is_whole else ""
     scope = _scope_of(entry)
     if scope is None or len(parents) > 1 or not min(parents).startswith(scope):
         return ""
@@ -154,6 +159,11 @@ def _shifted(missing: Missing, shift: int) -> str:
         for beginning, capture in ((parent, f"{{i{-shift:+d}}}"), (value, "{i}"))
     ]
     return str(NewEntry(repr(Source(written[0])), written[1]))
+
+
+def _parent_at(name: str, depth: int) -> str:
+    """The scope that the component of a name at a depth lies in."""
+    return "".join(f"{component}/" for component in name.split("/")[:depth])
 
 
 def _scope_of(entry: MapEntry) -> str | None:
