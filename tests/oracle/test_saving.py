@@ -47,6 +47,21 @@ def plain(array: np.ndarray) -> object:
     return array.tobytes().hex()
 
 
+# With the Python of TensorFlow 1.15, and with that of TensorFlow 2.
+ON_BOTH = pytest.mark.parametrize(
+    "python",
+    [
+        pytest.param(
+            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
+        ),
+        pytest.param(
+            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
+        ),
+    ],
+    ids=["tf1", "tf2"],
+)
+
+
 def families() -> dict[str, dict[str, np.ndarray]]:
     """Families of which parts are empty, at every place, along every axis."""
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -64,18 +79,7 @@ def families() -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "python",
-    [
-        pytest.param(
-            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
-        ),
-        pytest.param(
-            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
-        ),
-    ],
-    ids=["tf1", "tf2"],
-)
+@ON_BOTH
 def test_tensorflow_restores_families_with_empty_parts(
     tmp_path: pathlib.Path, python: str
 ) -> None:
@@ -157,18 +161,7 @@ def test_tensorflow_restores_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize(
-    "python",
-    [
-        pytest.param(
-            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
-        ),
-        pytest.param(
-            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
-        ),
-    ],
-    ids=["tf1", "tf2"],
-)
+@ON_BOTH
 def test_tensorflow_restores_what_several_processes_saved(
     tmp_path: pathlib.Path, python: str, count: int
 ) -> None:
@@ -189,18 +182,7 @@ def test_tensorflow_restores_what_several_processes_saved(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "python",
-    [
-        pytest.param(
-            TF1, marks=pytest.mark.skipif(not TF1, reason="set TF2FLAX_TF1_PYTHON")
-        ),
-        pytest.param(
-            TF2, marks=pytest.mark.skipif(not TF2, reason="TensorFlow is not installed")
-        ),
-    ],
-    ids=["tf1", "tf2"],
-)
+@ON_BOTH
 @pytest.mark.parametrize("data_files", [1, 3])
 def test_tensorflow_restores_what_is_being_replaced(
     tmp_path: pathlib.Path,

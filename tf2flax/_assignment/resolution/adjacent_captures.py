@@ -13,7 +13,7 @@ from tf2flax._assignment.language.entries import Rule
 from tf2flax._assignment.language.expressions import sources_of
 
 from .entry_labels import label_of
-from .problems import Cause, SourceNotFound, group_by_key
+from .problems import Cause, SourceNotFound, explain_entries
 from .suggestions import Surroundings, write_key, write_line
 
 
@@ -29,16 +29,7 @@ def explain_adjacent_captures(
     Returns:
         Causes, and the problems that they do not explain.
     """
-    causes: list[Cause] = []
-    remaining: list[SourceNotFound] = []
-    for group in group_by_key(problems, [p.entry.number for p in problems]):
-        members = [problems[number] for number in group]
-        cause = _explain_entry(members, around)
-        if cause is None:
-            remaining += members
-        else:
-            causes.append(cause)
-    return causes, remaining
+    return explain_entries(problems, lambda members: _explain_entry(members, around))
 
 
 def _explain_entry(

@@ -17,7 +17,7 @@ from tf2flax._base.text import counted, list_names
 
 from .entry_labels import fills_scope, target_of
 from .near_scopes import find_deeper_scopes
-from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
+from .problems import Cause, SourceNotFound, explain_entries, label_of_problems
 from .suggestions import (
     Surroundings,
     did_you_mean,
@@ -43,16 +43,7 @@ def explain_missing_levels(
     Returns:
         Causes, and the problems that they do not explain.
     """
-    causes: list[Cause] = []
-    remaining: list[SourceNotFound] = []
-    for group in group_by_key(problems, [p.entry.number for p in problems]):
-        members = [problems[number] for number in group]
-        cause = _explain_entry(members, around)
-        if cause is None:
-            remaining += members
-        else:
-            causes.append(cause)
-    return causes, remaining
+    return explain_entries(problems, lambda members: _explain_entry(members, around))
 
 
 def _explain_entry(

@@ -7,7 +7,7 @@ one cause, and what to do about it, is the matter of `causes` and `suggestions`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry, Rule
@@ -269,3 +269,28 @@ def group_by_key(
     for number, key in enumerate(keys):
         groups.setdefault(key, []).append(number)
     return list(groups.values())
+
+
+def explain_entries(
+    problems: Sequence[SourceNotFound],
+    explain: Callable[[Sequence[SourceNotFound]], Cause | None],
+) -> tuple[list[Cause], list[SourceNotFound]]:
+    """Explains the problems of each entry of the map together, or leaves them.
+
+    Args:
+        problems: The problems.
+        explain: The problems of one entry -> their cause, if it is known.
+
+    Returns:
+        Causes, and the problems that they do not explain.
+    """
+    causes: list[Cause] = []
+    remaining: list[SourceNotFound] = []
+    for group in group_by_key(problems, [p.entry.number for p in problems]):
+        members = [problems[number] for number in group]
+        cause = explain(members)
+        if cause is None:
+            remaining += members
+        else:
+            causes.append(cause)
+    return causes, remaining
