@@ -9,9 +9,9 @@ import subprocess
 
 import pytest
 
-from tf2flax._cli import COMMANDS, _parser, main
+from tf2flax._cli import COMMANDS, main, make_parser
 
-NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]  # type: ignore[attr-defined]
+NAMES = list(COMMANDS)
 
 
 def script_of(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -74,7 +74,7 @@ def test_zsh(capsys: pytest.CaptureFixture[str]) -> None:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
-    return _parser()._commands()  # pyright: ignore[reportPrivateUsage]
+    return make_parser(COMMANDS).commands
 
 
 def options_of(parser: argparse.ArgumentParser) -> list[str]:

@@ -18,7 +18,7 @@ from repository import DATA
 import tf2flax
 from tf2flax._cli import COMMANDS, main
 
-NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]  # type: ignore[attr-defined]
+NAMES = list(COMMANDS)
 # Places that are not there, and what stands for them here.
 ELSEWHERE = {"gs://bucket/run/": "file://{here}/", "https://example.com/": "{url}"}
 MODEL = """

@@ -170,8 +170,7 @@ def test_json_is_strict(prefix: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_every_command_with_json_is_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [command.__name__.rpartition(".")[2] for command in COMMANDS]  # type: ignore[attr-defined]
-    for name in names:
+    for name in COMMANDS:
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert ("--json" in capsys.readouterr().out) == (name in JSON), name

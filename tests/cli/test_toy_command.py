@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 from repository import ROOT
@@ -33,7 +35,8 @@ class Count:
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    monkeypatch.setattr(_cli, "COMMANDS", (*_cli.COMMANDS, Count()))
+    monkeypatch.setattr(_cli, "COMMANDS", (*_cli.COMMANDS, "count"))
+    monkeypatch.setitem(sys.modules, "tf2flax._cli.count", cast("ModuleType", Count()))
 
 
 def test_a_toy_command_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,10 +25,11 @@ EXECUTES = {
     "eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "dill",
     "cloudpickle", "joblib", "yaml", "runpy", "ctypes", "subprocess", "import_module",
 }  # fmt: skip
-# The public names that need JAX are imported by names that stand in the source.
+# Public names, and commands, are imported by names that stand in the source.
 ALLOWED = {
     ("__init__.py", "import_module"): 1,
     ("_formats/keras/hdf5_dataset.py", "import_module"): 1,
+    ("_cli/__init__.py", "import_module"): 1,
     # `--target module:attribute`, which stands on the command line.
     ("_cli/targets.py", "import_module"): 1,
 }

@@ -15,29 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol, TextIO
 
 import tf2flax
 
-from . import (
-    compare,
-    completion,
-    convert,
-    diff,
-    ls,
-    plan,
-    show,
-    stats,
-    suggest,
-    tree,
-    verify,
-)
 from .parser import Parser, Version
 from .wording import in_options, shorten_words
 
@@ -50,9 +38,10 @@ class Command(Protocol):
         ...
 
 
-# All commands, in the order in which the help lists them.
-COMMANDS: Final[tuple[Command, ...]] = (
-    ls, tree, show, stats, diff, verify, plan, suggest, compare, convert, completion
+# All commands, in the order in which the help lists them: modules beside this one.
+COMMANDS: Final[tuple[str, ...]] = (
+    "ls", "tree", "show", "stats", "diff", "verify", "plan", "suggest", "compare",
+    "convert", "completion",
 )  # fmt: skip
 
 # What shells report of a process that was interrupted.
@@ -106,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = _parser()
+    given = (sys.argv[1:] if argv is None else argv)[:1]
+    # Only the command that is asked for is imported, where it is spelled right.
+    parser = make_parser(given if set(given) & set(COMMANDS) else COMMANDS)
     arguments = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         # Names need not be ASCII, nor UTF-8, where the stream's encoding is.
@@ -166,7 +157,15 @@ def _discard_buffer(stream: TextIO) -> None:
         os.close(null)
 
 
-def _parser() -> Parser:
+def make_parser(names: Iterable[str]) -> Parser:
+    """Makes the parser of some commands.
+
+    Args:
+        names: Their names, out of `COMMANDS`.
+
+    Returns:
+        The parser.
+    """
     parser = Parser(
         prog="tf2flax",
         description="Looks into TensorFlow checkpoints, without TensorFlow.",
@@ -179,6 +178,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         title="commands", required=True, metavar="COMMAND", dest="command"
     )
-    for command in COMMANDS:
+    for name in names:
+        command: Command = importlib.import_module(f".{name}", __name__)
         command.add_to(commands)
     return parser

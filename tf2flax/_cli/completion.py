@@ -6,10 +6,11 @@ Made from the parsers, so that it has all of them.
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from tf2flax import _cli
 
 _EXAMPLES: Final = """\
 examples:
@@ -78,18 +79,17 @@ def add_to(commands: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.add_argument("shell", choices=("bash", "zsh"), help="the shell")
-    parser.set_defaults(run=functools.partial(run, commands=commands))
+    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, *, commands: Any) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Writes the script; returns the exit code."""
-    parsers: Mapping[str, argparse.ArgumentParser] = commands.choices
+    # The parser of this command alone has no others.
+    parser = _cli.make_parser(_cli.COMMANDS)
     if arguments.shell == "bash":
-        print(_bash_script(parsers), end="")
+        print(_bash_script(parser.commands), end="")
     else:
-        # What the help lists: a line for each command.
-        helps = {action.dest: action.help for action in commands._choices_actions}
-        print(_zsh_script(parsers, helps), end="")
+        print(_zsh_script(parser.commands, parser.command_helps), end="")
     return 0
 
 

@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Writes usage and a message, and exits with 2."""
-        commands = self._commands()
+        commands = self.commands
         command = self._command()
         if commands and command in commands:
             # An option of the command: its own parser knows the others.
@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
 
     def options_of(self, command: str) -> dict[str, list[str]]:
         """Spellings of the options of a command, by the names of its parameters."""
-        actions = self._commands()[command]._actions
+        actions = self.commands[command]._actions
         return {
             action.dest: [*action.option_strings]
             for action in actions
@@ -101,12 +101,27 @@ class Parser(argparse.ArgumentParser):
         """Writes the help."""
         (sys.stdout if file is None else file).write(self.format_help())
 
-    def _commands(self) -> dict[str, argparse.ArgumentParser]:
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
-                commands: dict[str, argparse.ArgumentParser] = dict(action.choices)  # pyright: ignore[reportUnknownArgumentType]
-                return commands
-        return {}
+    @property
+    def commands(self) -> dict[str, argparse.ArgumentParser]:
+        """Parsers of the commands, by name."""
+        return {
+            name: parser
+            for action in self._subparsers_actions()
+            for name, parser in action.choices.items()
+        }
+
+    @property
+    def command_helps(self) -> dict[str, str | None]:
+        """What the help says of each command, in a line."""
+        return {
+            choice.dest: choice.help
+            for action in self._subparsers_actions()
+            for choice in action._choices_actions  # pyright: ignore[reportPrivateUsage]
+        }
+
+    def _subparsers_actions(self) -> list[Any]:
+        kind = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+        return [action for action in self._actions if isinstance(action, kind)]
 
     def _command(self) -> str | None:
         """The first argument that is no option; those before a command take none."""
