@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tf2flax._base.caller import show_value
+from tf2flax._base.collecting import collection_paused
 from tf2flax._base.errors import (
     AssignmentError,
     CheckpointNotFoundError,
@@ -170,6 +171,7 @@ def merge_checkpoints(
     return Checkpoint(MergedManifest(manifests))
 
 
+@collection_paused()
 def list_variables(
     path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
 ) -> list[tuple[str, list[int]]]:

@@ -22,7 +22,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO, cast
 
 import tf2flax
 
@@ -179,6 +179,6 @@ def make_parser(names: Iterable[str]) -> Parser:
         title="commands", required=True, metavar="COMMAND", dest="command"
     )
     for name in names:
-        command: Command = importlib.import_module(f".{name}", __name__)
-        command.add_to(commands)
+        command: Any = importlib.import_module(f".{name}", __name__)
+        cast("Command", command).add_to(commands)
     return parser

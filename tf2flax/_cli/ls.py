@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from typing import Any, Final
 
 import tf2flax
+from tf2flax._base.collecting import collection_paused
 from tf2flax._base.text import counted, format_nbytes, printable
 
 from .documents import print_json
@@ -36,20 +36,9 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+@collection_paused()
 def run(arguments: argparse.Namespace) -> int:
     """Lists the tensors; returns the exit code."""
-    # The collector would look for cycles among the thousands of entries that are made,
-    # which have none: a fifth of the time.
-    is_collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return _list_tensors(arguments)
-    finally:
-        if is_collecting:
-            gc.enable()
-
-
-def _list_tensors(arguments: argparse.Namespace) -> int:
     selected = select(arguments)
     checkpoint = selected.checkpoint
     if arguments.json or sys.stdout.isatty():

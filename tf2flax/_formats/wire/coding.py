@@ -53,6 +53,29 @@ def read_varint64(buffer: Sequence[int], pos: int, stop: int) -> tuple[int, int]
     raise MalformedError(f"a varint at byte {pos} needs more than 64 bits")
 
 
+def decode_varint(varint: bytes) -> int:
+    """Decodes one varint whose bytes are known to be it: the top bit ends it.
+
+    Args:
+        varint: Its bytes, nine at most.
+
+    Returns:
+        The value.
+
+    Examples:
+        >>> decode_varint(bytes([0xAC, 0x02]))
+        300
+    """
+    bits = int.from_bytes(varint, "little")
+    # Seven bits of each byte move together; most varints have four bytes or fewer.
+    value = (
+        bits & 0x7F | bits >> 1 & 0x3F80 | bits >> 2 & 0x1FC000 | bits >> 3 & 0xFE00000
+    )
+    for number in range(4, len(varint)):
+        value |= (varint[number] & 0x7F) << 7 * number
+    return value
+
+
 def encode_varint64(value: int) -> bytes:
     """Encodes a varint.
 

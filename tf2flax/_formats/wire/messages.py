@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from google.protobuf.message import DecodeError, Message
 
 from tf2flax._base.errors import MalformedError
 
-from .coding import read_varint64
+from .coding import decode_varint
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE: Final = "tf2flax"
@@ -308,35 +309,48 @@ def format_bundle_entry(entry: BundleEntry) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
+# What follows the shape in an entry as TensorFlow writes it: number of the data file,
+# offset and size, each left out where it is zero, and the checksum.
+_match_places: Final = re.compile(
+    rb"(?:\x18([\x80-\xff]{0,4}[\x00-\x7f]))?"
+    rb"(?:\x20([\x80-\xff]{0,8}[\x00-\x7f]))?"
+    rb"(?:\x28([\x80-\xff]{0,8}[\x00-\x7f]))?"
+    rb"\x35(.{4})",
+    re.DOTALL,
+).fullmatch
+
+
 def _plain_entry(data: bytes) -> BundleEntry | None:
     """An entry as TensorFlow writes those of whole tensors; None for any other.
 
-    An index has one for each tensor, and protobuf takes three times as long: fields
+    An index has one for each tensor, and protobuf takes four times as long: fields
     follow each other by number, zeros are left out, the checksum is the last.
     """
-    stop = len(data) - 5  # where the checksum's tag is
-    if stop < 4 or data[0] != 0x08 or data[2] != 0x12 or data[stop] != 0x35:
+    if len(data) < 9 or data[0] != 0x08 or data[2] != 0x12:
         return None
     dtype_code, pos = data[1], 4 + data[3]
-    if dtype_code > 0x7F or data[3] > 0x7F or pos > stop:
+    places = _match_places(data, pos)
+    if places is None or (dtype_code | data[3]) > 0x7F:
         return None
     dims, is_unknown_rank = _short_shape(data[4:pos])
-    data_file_index = offset = size = 0
-    try:
-        if data[pos] == 0x18:
-            data_file_index, pos = read_varint64(data, pos + 1, stop)
-        if data[pos] == 0x20:
-            offset, pos = read_varint64(data, pos + 1, stop)
-        if data[pos] == 0x28:
-            size, pos = read_varint64(data, pos + 1, stop)
-    except MalformedError:
+    index, offset, size, crc32c = places.groups(b"\0")
+    data_file_index = _decode_short(index)
+    if data_file_index > _INT32_MAX:
         return None
-    if pos != stop or data_file_index > _INT32_MAX or (offset | size) > _INT64_MAX:
-        return None
-    crc32c = int.from_bytes(data[stop + 1 :], "little")
     return BundleEntry(
-        dtype_code, dims, is_unknown_rank, data_file_index, offset, size, crc32c, ()
+        dtype_code,
+        dims,
+        is_unknown_rank,
+        data_file_index,
+        decode_varint(offset),
+        _decode_short(size),
+        int.from_bytes(crc32c, "little"),
+        (),
     )
+
+
+# Sizes and numbers of data files are few.
+_decode_short: Final = functools.lru_cache(maxsize=1024)(decode_varint)
 
 
 @functools.lru_cache(maxsize=1024)  # many tensors are alike
