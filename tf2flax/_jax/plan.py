@@ -21,6 +21,7 @@ from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._assignment.resolution.option_checks import check_strategy, is_count
 from tf2flax._base.caller import show_value
+from tf2flax._base.collecting import collection_paused
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.progress import ProgressFunction, check_progress
 from tf2flax._base.text import counted
@@ -268,6 +269,7 @@ class Plan:
             "and call tf2flax.plan again where they are loaded."
         )
 
+    @collection_paused()
     def __str__(self) -> str:
         """The plan as a report for people; in colour where that is a terminal."""
         return render(self._job.plan, self._read_summary(), is_coloured=is_terminal())

@@ -28,6 +28,7 @@ from tf2flax._assignment.resolution.matching import resolve_map
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
 from tf2flax._base.caller import warn_caller
+from tf2flax._base.collecting import collection_paused
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
@@ -107,6 +108,7 @@ class Job:
         )
 
     @functools.cached_property
+    @collection_paused()
     def transfers(self) -> Mapping[str, Transfer]:
         """Transfers of the loaded leaves onto devices, by leaf."""
         return {
@@ -119,6 +121,7 @@ class Job:
         }
 
     @functools.cached_property
+    @collection_paused()
     def reads(self) -> ReadPlan:
         """All that this process reads, in the order in which it does."""
         assignments = self.plan.assignments
@@ -158,6 +161,7 @@ class Job:
         )
 
 
+@collection_paused()
 def take_target(target: Any, subject: str = "The target") -> Target:
     """Takes a target apart into named leaves, of which one at least can be filled.
 
@@ -177,6 +181,7 @@ def take_target(target: Any, subject: str = "The target") -> Target:
     return parts
 
 
+@collection_paused()
 def make_job(
     checkpoint: PathLike | Checkpoint | Mapping[str, Any],
     assignment_map: AssignmentMap | FrozenMap,

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._base.collecting import collection_paused
 from tf2flax._base.memory import ALIGNMENT, view_at
 from tf2flax._base.values import Box
 
@@ -142,6 +143,7 @@ class Placer:
         self._transfers = transfers
         self._portioned: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
 
+    @collection_paused()
     def put(
         self, leaves: Mapping[str, Mapping[Box, np.ndarray]]
     ) -> Callable[[], object]:
