@@ -16,7 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from . import converting, growth, listing, remote, restores, suggesting
+from . import (
+    converting,
+    growth,
+    leaves,
+    listing,
+    reading,
+    remote,
+    restores,
+    suggesting,
+)
 from .measuring import machine
 from .processes import NEEDS, ROOT, is_there
 from .report import Goal, Section, Table, draw, goal_rows, update_page
@@ -47,6 +56,13 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
         "converting": lambda folder: converting.converting(folder, scale),
         "suggesting": lambda _: suggesting.suggesting(
             (25,) if small else (400, 20_000), rounds
+        ),
+        "reading": lambda folder: reading.reading(folder, scale),
+        "leaves": lambda folder: leaves.leaves(
+            folder,
+            (200,) if small else (20_000, 100_000),
+            200 if small else 2000,
+            rounds,
         ),
     }
 

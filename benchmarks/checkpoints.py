@@ -11,6 +11,8 @@ import numpy as np
 import tf2flax
 
 Shape = tuple[int, ...]
+# Tiny tensors of one layer.
+CELLS = 100
 
 
 def bert_shapes(
@@ -57,10 +59,12 @@ def random_tensors(shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
 
 def tiny_tensors(count: int) -> dict[str, np.ndarray]:
     """Tensors of 8 bytes, under names like those of layers."""
-    return {
-        f"layer_{i // 100}/cell_{i % 100}/w": np.full(2, i, np.float32)
-        for i in range(count)
-    }
+    return {name: np.full(2, i, np.float32) for i, name in enumerate(tiny_names(count))}
+
+
+def tiny_names(count: int) -> list[str]:
+    """The names of `tiny_tensors`, in the order in which they count."""
+    return [f"layer_{i // CELLS}/cell_{i % CELLS}/w" for i in range(count)]
 
 
 def bundle(prefix: pathlib.Path, shapes: Mapping[str, Shape]) -> str:

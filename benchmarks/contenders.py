@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .measuring import forget_peak, read_so_far, status_nbytes
+from .measuring import faults_so_far, forget_peak, read_so_far, status_nbytes
 
 # Gives values by name; a run lasts until all of them are where they belong.
 Run = Callable[[], Mapping[str, Any]]
@@ -39,9 +39,11 @@ def tf2flax_restore(prefix: str, *, layout: str = "", verify: bool = True) -> Ru
 
     shapes = {n: t.shape for n, t in tf2flax.open_checkpoint(prefix).items()}
     target = _target(shapes, layout)
+    restore = tf2flax.init_from_checkpoint  # imports all that restoring needs
+    jax.devices()
 
     def run() -> Mapping[str, Any]:
-        got = tf2flax.init_from_checkpoint(prefix, {"/": "/"}, target, verify=verify)
+        got = restore(prefix, {"/": "/"}, target, verify=verify)
         return jax.block_until_ready(got)
 
     return run
@@ -68,6 +70,8 @@ def tensorflow_restore(prefix: str) -> Run:
     import jax
     import jax.numpy as jnp
     import tensorflow as tf
+
+    jax.devices()
 
     def run() -> Mapping[str, Any]:
         reader = tf.train.load_checkpoint(prefix)
@@ -137,7 +141,7 @@ def write_orbax(prefix: str, path: str, layout: str = "") -> Run:
     return run
 
 
-def raw_preadv(prefix: str, *, verify: bool = False) -> Run:
+def raw_preadv(prefix: str, *, verify: bool = False, is_kept: bool = False) -> Run:
     """The bytes of each tensor into an aligned buffer, a thread for each processor.
 
     Opens nothing else and knows the places beforehand: the limit.
@@ -171,7 +175,7 @@ def raw_preadv(prefix: str, *, verify: bool = False) -> Run:
         os.close(descriptor)
         return buffers
 
-    return run
+    return _keeping(run, is_kept)
 
 
 def tf2flax_open(prefix: str) -> Run:
@@ -188,14 +192,14 @@ def tensorflow_open(prefix: str) -> Run:
     return lambda: dict(tf.train.list_variables(prefix))
 
 
-def tf2flax_read(prefix: str) -> Run:
+def tf2flax_read(prefix: str, *, is_kept: bool = False) -> Run:
     """All tensors as NumPy arrays."""
     import tf2flax
 
-    return lambda: tf2flax.open_checkpoint(prefix).read()
+    return _keeping(lambda: tf2flax.open_checkpoint(prefix).read(), is_kept)
 
 
-def tensorflow_read(prefix: str, *, is_sorted: bool) -> Run:
+def tensorflow_read(prefix: str, *, is_sorted: bool, is_kept: bool = False) -> Run:
     """All tensors by `get_tensor`, sorted or in the order of TensorFlow's own map."""
     import tensorflow as tf
 
@@ -205,7 +209,90 @@ def tensorflow_read(prefix: str, *, is_sorted: bool) -> Run:
         order = sorted(names) if is_sorted else names
         return {name: reader.get_tensor(name) for name in order}
 
+    return _keeping(run, is_kept)
+
+
+def _keeping(run: Run, is_kept: bool) -> Run:
+    """Holds the values of a run until the next one has ended, if that is wanted."""
+    kept: list[Mapping[str, Any]] = []
+
+    def run_and_keep() -> Mapping[str, Any]:
+        result = run()
+        kept[:] = [result] if is_kept else []
+        return result
+
+    return run_and_keep
+
+
+def put_leaves(count: int, target: str) -> Run:
+    """`jax.device_put` of host arrays of 8 bytes, as many as there are leaves."""
+    import jax
+
+    hosts = [np.full(2, i, np.float32) for i in range(count)]
+    return lambda: dict(enumerate(jax.block_until_ready(jax.device_put(hosts))))
+
+
+def tf2flax_leaves(prefix: str, count: int, target: str) -> Run:
+    """Plan and restore of as many leaves, from the path on."""
+    import jax
+
+    import tf2flax
+
+    assignment_map, leaves = _leaves(target, count)
+
+    def run() -> Mapping[str, Any]:
+        got = tf2flax.init_from_checkpoint(prefix, assignment_map, leaves())
+        return dict(enumerate(jax.block_until_ready(jax.tree.leaves(got))))
+
     return run
+
+
+def tf2flax_print(prefix: str, count: int, target: str) -> Run:
+    """`str(plan)`, the first after the plan was made; `seconds` counts that alone."""
+    import tf2flax
+
+    assignment_map, leaves = _leaves(target, count)
+
+    def run() -> Mapping[str, Any]:
+        plan = tf2flax.plan(prefix, assignment_map, leaves())
+        begun = time.perf_counter()
+        text = str(plan)
+        return {"seconds": time.perf_counter() - begun, "text": text}
+
+    return run
+
+
+def _leaves(target: str, count: int) -> tuple[Mapping[Any, str], Callable[[], Any]]:
+    """A map for tiny tensors, and what makes the target that it fills."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    import tf2flax
+
+    from .checkpoints import CELLS, tiny_names
+
+    if target == "nnx":
+
+        class Cell(nnx.Module):
+            def __init__(self) -> None:
+                self.w = nnx.Param(jnp.zeros(2))
+
+        class Model(nnx.Module):
+            def __init__(self) -> None:
+                self.layers = nnx.List(
+                    [nnx.List([Cell() for _ in range(CELLS)]) for _ in range(layers)]
+                )
+
+        layers = count // CELLS
+        return {"layer_{i}/cell_{j}/w": "layers/{i}/{j}/w"}, Model
+    if target == "scanned":  # the parameters as `nn.scan` over the layers has them
+        stacked = tf2flax.stack(tf2flax.src("layer_{i}/cell_{j}/w"), over="i")
+        leaf = jax.ShapeDtypeStruct((count // CELLS, 2), "float32")
+        cells = {f"cell_{j}": {"w": leaf} for j in range(CELLS)}
+        return {stacked: "params/cell_{j}/w"}, lambda: {"params": cells}
+    leaf = jax.ShapeDtypeStruct((2,), "float32")
+    return {"/": "/"}, lambda: dict.fromkeys(tiny_names(count), leaf)
 
 
 def warm_start(prefix: str, *, width: int, layers: int, way: str) -> Run:
@@ -301,6 +388,9 @@ CONTENDERS: Mapping[str, Callable[..., Run]] = {
     "TensorFlow open": tensorflow_open,
     "tf2flax read": tf2flax_read,
     "TensorFlow read": tensorflow_read,
+    "jax.device_put": put_leaves,
+    "tf2flax leaves": tf2flax_leaves,
+    "tf2flax print": tf2flax_print,
     "warm_start": warm_start,
 }
 
@@ -308,20 +398,21 @@ CONTENDERS: Mapping[str, Callable[..., Run]] = {
 def measured(run: Run, action: str) -> dict[str, Any]:
     """Runs once; see `Worker.run`."""
     gc.collect()
-    held, read = status_nbytes("VmRSS"), read_so_far()
+    held, read, faults = status_nbytes("VmRSS"), read_so_far(), faults_so_far()
     forget_peak()
     profiler = cProfile.Profile() if action == "profile" else None
     if profiler is not None:
         profiler.enable()
     begun = time.perf_counter()
     result = run()
-    seconds = time.perf_counter() - begun
+    seconds = result.get("seconds", time.perf_counter() - begun)
     if profiler is not None:
         profiler.disable()
     answer: dict[str, Any] = {
         "seconds": seconds,
         "peak_nbytes": status_nbytes("VmHWM") - held,
         "read_nbytes": read_so_far() - read,
+        "faults": faults_so_far() - faults,
         "count": len(result),
     }
     if action == "digest":

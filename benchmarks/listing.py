@@ -70,7 +70,7 @@ def listing(
                         Goal(
                             f"{count:,} variables, new process: TensorFlow / {name}",
                             ratio(found[THEIRS], found[name]),
-                            8.0 if count < 10_000 else 3.0,
+                            10.0 if count < 10_000 else 4.0,
                         )
                     )
     tables.append(Table(("new process", "median s", "best s", "× tf2flax"), rows))
@@ -105,7 +105,7 @@ def listing(
     )
     if "TensorFlow open" in found:
         for what, ours, theirs, most in (
-            (f"open of {counts[-1]:,}", "tf2flax open", "TensorFlow open", 1.5),
+            (f"open of {counts[-1]:,}", "tf2flax open", "TensorFlow open", 1.2),
             (
                 f"read of {tiny:,}, own order",
                 "tf2flax read",

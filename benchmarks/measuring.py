@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -102,6 +103,11 @@ def read_so_far() -> int:
     text = pathlib.Path("/proc/self/io").read_text()
     found = re.search(r"^rchar: (\d+)", text, re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def faults_so_far() -> int:
+    """Page faults of this process that read no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def machine() -> list[str]:
