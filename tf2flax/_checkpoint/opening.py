@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tf2flax._base.caller import show_value
-from tf2flax._base.collecting import collection_paused
 from tf2flax._base.errors import (
     AssignmentError,
     CheckpointNotFoundError,
     RedirectedError,
 )
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.memory import collection_paused
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
 from tf2flax._storage.base import Storage

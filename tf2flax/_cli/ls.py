@@ -7,7 +7,7 @@ import sys
 from typing import Any, Final
 
 import tf2flax
-from tf2flax._base.collecting import collection_paused
+from tf2flax._base.memory import collection_paused
 from tf2flax._base.text import counted, format_nbytes, printable
 
 from .documents import print_json

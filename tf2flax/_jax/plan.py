@@ -21,8 +21,8 @@ from tf2flax._assignment.plans.sections import is_terminal
 from tf2flax._assignment.resolution.assignments import Assignment, Gap
 from tf2flax._assignment.resolution.option_checks import check_strategy, is_count
 from tf2flax._base.caller import show_value
-from tf2flax._base.collecting import collection_paused
 from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.memory import collection_paused
 from tf2flax._base.progress import ProgressFunction, check_progress
 from tf2flax._base.text import counted
 from tf2flax._checkpoint.checkpoint import Checkpoint

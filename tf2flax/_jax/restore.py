@@ -28,10 +28,10 @@ from tf2flax._assignment.resolution.matching import resolve_map
 from tf2flax._assignment.resolution.ties import find_ties
 from tf2flax._assignment.resolution.unfilled import describe_unfilled, describe_unused
 from tf2flax._base.caller import warn_caller
-from tf2flax._base.collecting import collection_paused
 from tf2flax._base.dtypes import WIDE_DTYPES
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.memory import collection_paused
 from tf2flax._base.progress import ProgressFunction, reporting
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import manifest_of

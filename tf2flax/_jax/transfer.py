@@ -20,8 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
-from tf2flax._base.collecting import collection_paused
-from tf2flax._base.memory import ALIGNMENT, view_at
+from tf2flax._base.memory import ALIGNMENT, collection_paused, view_at
 from tf2flax._base.values import Box
 
 from .isolation import isolated, put_shards
