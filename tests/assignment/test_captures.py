@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 import tf2flax
 from tf2flax import Expression, concat, src, stack
-from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.captures import (
+    literal_pattern,
+    lowest_numbers,
+    parse_name,
+)
 
 Pairs = Sequence[tuple[str | Expression, Any]]
 
@@ -302,3 +306,29 @@ def test_paths_move_scopes_of_converted_checkpoints(
         ]
     )  # fmt: skip
     assert moved["g/2/w"].read().tolist() == [NUMBER["gap/l_3/w"]]
+
+
+@given(
+    st.lists(
+        st.from_regex(r"(a_|b/|)[01279]{0,2}(/[w0x]|\.|_|:|-){0,2}w?", fullmatch=True)
+    )
+)
+def test_numbered_names_are_those_that_a_look_at_all_finds(names: list[str]) -> None:
+    ordered = sorted(set(names))
+    for text in ("a_{i}/w", "a_{i}/0/{j}", "b/{i}/x", "{i}/w", "a_{i+1}/w"):
+        pattern = parse_name(text)
+        counted = frozenset(pattern.captures)
+        lowest = lowest_numbers([pattern])
+        found = list(pattern.among(ordered, counted, lowest))
+        every = (pattern.matches(n, digits=counted, lowest=lowest) for n in ordered)
+        assert found == [binding for binding in every if binding is not None]
+
+
+def test_a_stack_looks_at_one_name_of_each_layer() -> None:
+    """Also where a layer has thousands of tensors, each of which has a stack."""
+    names = sorted(f"layer_{i}/cell_{j}/w" for i in range(20) for j in range(200))
+    pattern = parse_name("layer_{i}/cell_7/w")
+    found: list[dict[str, str]] = []
+    calls = count_calls(lambda: found.extend(pattern.among(names, frozenset("i"))))
+    assert len(found) == 20
+    assert calls < len(names) // 4

@@ -1,4 +1,4 @@
-"""Names that are nearest to one that was not found.
+"""Names that are nearest to one that was not found; and those with a number.
 
 The search is fast enough for 100,000 names, and for names of 10,000 letters: names are
 ranked by the path components that they share, and only the best are compared letter by
@@ -7,16 +7,19 @@ letter, where they differ, as far as a budget goes.
 
 from __future__ import annotations
 
+import bisect
 import collections
 import difflib
 import heapq
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 # Numbers in names have at most so many digits, which Python always converts; what has
 # more is text. Source: `sys.int_info.str_digits_check_threshold`.
 MAX_DIGITS: Final = 600
+_DIGITS: Final = re.compile(r"[0-9]+")
 # How many names are compared letter by letter; difflib takes about 20 µs for each.
 _MAX_COMPARED: Final = 200
 # Below this likeness (0 to 1) a suggestion misleads more often than it helps.
@@ -141,3 +144,41 @@ def _sharing_components(name: str, names: Iterable[str]) -> list[str]:
         return shared, -abs(len(candidate) - length)
 
     return heapq.nlargest(_MAX_COMPARED, names, key=score)
+
+
+def numbered_names(names: Sequence[str], prefix: str, behind: str) -> Iterator[str]:
+    """Names that begin with a prefix, a number, and a text that begins with `/`.
+
+    A stack asks for one of the thousands of tensors that each layer has, layer by
+    layer. `/` comes before all digits, so that what is in between is skipped::
+
+        layer_1/a  layer_1/b  layer_1/w  layer_1/z  layer_10/a ...
+        |--- to layer_1/w --->|--- to layer_10 ---->|
+
+    Args:
+        names: Names, sorted.
+        prefix: What comes before the number.
+        behind: What comes behind it; begins with `/`.
+
+    Yields:
+        The names, in their order.
+
+    Examples:
+        >>> list(numbered_names(["a_1/b", "a_1/w", "a_1/w2", "a_x/w"], "a_", "/w"))
+        ['a_1/w', 'a_1/w2']
+    """
+    i = bisect.bisect_left(names, f"{prefix}0")
+    while i < len(names) and names[i].startswith(prefix):
+        number = _DIGITS.match(names[i], len(prefix))
+        if number is None:  # behind the last one that begins with a digit
+            return
+        wanted = f"{names[i][: number.end()]}{behind}"
+        if names[i] < wanted:
+            i = bisect.bisect_left(names, wanted, i)
+        elif names[i].startswith(wanted):
+            yield names[i]
+            i += 1
+        elif names[i][number.end()] == "/":
+            i = bisect.bisect_left(names, f"{names[i][: number.end()]}0", i)
+        else:
+            i += 1

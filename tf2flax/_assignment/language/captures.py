@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from tf2flax._base.errors import AssignmentError
+from tf2flax._base.names import numbered_names
 
 from .capture_hints import suggest_capture
 
@@ -275,14 +276,24 @@ class NamePattern:
         Yields:
             Text by name of the capture.
         """
-        # Sorted names with the same beginning follow each other.
+        for name in self._candidates(names, digits):
+            binding = self.matches(name, digits=digits, lowest=lowest)
+            if binding is not None:
+                yield binding
+
+    def _candidates(self, names: Sequence[str], digits: Set[str]) -> Iterator[str]:
+        """The names that may match: all that begin as they must."""
         prefix = self.literals[0]
+        if self.written and self.written[0].name in digits:
+            behind = self.literals[1]
+            if behind.startswith("/"):
+                yield from numbered_names(names, prefix, behind)
+                return
+        # Sorted names with the same beginning follow each other.
         for i in range(bisect.bisect_left(names, prefix), len(names)):
             if not names[i].startswith(prefix):
                 return
-            binding = self.matches(names[i], digits=digits, lowest=lowest)
-            if binding is not None:
-                yield binding
+            yield names[i]
 
 
 def lowest_numbers(
