@@ -285,7 +285,8 @@ def _leaves(target: str, count: int) -> tuple[Mapping[Any, str], Callable[[], An
                 )
 
         layers = count // CELLS
-        return {"layer_{i}/cell_{j}/w": "layers/{i}/{j}/w"}, Model
+        model = Model()
+        return {"layer_{i}/cell_{j}/w": "layers/{i}/{j}/w"}, lambda: model
     if target == "scanned":  # the parameters as `nn.scan` over the layers has them
         stacked = tf2flax.stack(tf2flax.src("layer_{i}/cell_{j}/w"), over="i")
         leaf = jax.ShapeDtypeStruct((count // CELLS, 2), "float32")

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Final
 
 import tf2flax
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import collection_paused
 from tf2flax._base.text import counted, format_nbytes, printable
 
@@ -49,17 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             _print_table(tensors, left_out)
     else:
-        # Lines are collected, and tensors are not: a quarter of the time where there
-        # are many.
-        lines = [
-            "\t".join(_cells(tensor, str(tensor.nbytes))) for tensor in selected.tensors
-        ]
+        # Lines are collected, entries are not, and no tensors are made of them: a third
+        # of the time where there are many.
+        entries = map(checkpoint.manifest.entry, selected.names)
+        lines = ["\t".join(_cells(entry, str(entry.nbytes))) for entry in entries]
         sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 
 
-def _cells(tensor: tf2flax.StoredTensor, size: str) -> tuple[str, ...]:
-    entry = tensor.entry
+def _cells(entry: TensorEntry, size: str) -> tuple[str, ...]:
     spec = entry.spec
     num_slices = str(len(entry.pieces)) if entry.is_sliced else "0"
     return (
@@ -76,7 +75,7 @@ def _print_table(
 ) -> None:
     rows: list[tuple[str, ...]] = [("name", "dtype", "shape", "size", "slices")]
     for tensor in tensors:
-        *cells, num_slices = _cells(tensor, format_nbytes(tensor.nbytes))
+        *cells, num_slices = _cells(tensor.entry, format_nbytes(tensor.nbytes))
         rows.append((*cells, "" if num_slices == "0" else num_slices))
     if not any(row[4] for row in rows[1:]):  # the column would be empty
         rows = [row[:4] for row in rows]
