@@ -6,6 +6,7 @@ import copy
 import json
 import pathlib
 import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from bundle_writer import Tensor, write_bundle
 import tf2flax
 from tf2flax import src
 from tf2flax._jax.options import check_options
+from tf2flax._writing.toml_values import toml_value
 
 HEADS = """
 [parameters]
@@ -351,6 +353,15 @@ LINES: dict[str, tuple[str, int]] = {
         '[assignment_map]\n"a"="b"\n',
         3,
     ),
+    "an option that is a table": (
+        '[assignment_map]\n"options" = "b"\n\n[options.dtype]\n"kernel" = "float3"\n', 4
+    ),
+    "an option of several parts": (
+        '[assignment_map]\n"a" = "b"\n[options]\ndtype.kernel = "float3"\n', 4
+    ),
+    "options in one line": (
+        'options = {verify = 3}\n[assignment_map]\n"a" = "b"\n', 1
+    ),
     "json": ('{"assignment_map": {\n"a": "b",\n"b"\n: "c{"}}', 3),
     "pairs in json": ('{"assignment_map": [\n["a",\n"b"],\n["b", "c{"]]}', 4),
 }  # fmt: skip
@@ -363,6 +374,43 @@ def test_lines_are_those_of_keys(name: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(tf2flax.AssignmentError) as caught:
         tf2flax.load_map(path)
     assert str(caught.value).startswith(f"{path}:{line}: ")
+
+
+# Options as a file gives them, and what is proposed: pairs, as the file has them.
+PROPOSED: dict[str, tuple[object, str]] = {
+    "dtype": ({"kernel": "float16"}, 'Write pairs: [["kernel$", "bfloat16"]].'),
+    "on_missing": ("kept", 'Write [["^head/", "keep"]] for some leaves.'),
+    "on_mismatch": ([["head"]], 'Write [["^head/", "keep"]].'),
+    "on_unused": (3, 'Write [["^head/", "ignore"], ["", "error"]] for some tensors.'),
+    "logical_axis_rules": (["a"], 'Write [["embed", "data"], ["mlp", "model"]].'),
+    "aliases": ({"scale": "gamma"}, 'Write {"scale": ["gamma"]}.'),
+}
+
+
+@pytest.mark.parametrize("option", list(PROPOSED))
+def test_advice_is_in_the_language_of_the_file(
+    option: str, tmp_path: pathlib.Path
+) -> None:
+    value, advice = PROPOSED[option]
+    document = {"assignment_map": {"a": "b"}, "options": {option: value}}
+    for suffix, text in (
+        ("json", json.dumps(document)),
+        (
+            "toml",
+            f"[assignment_map]\na = 'b'\n[options]\n{option} = {toml_value(value)}",
+        ),
+    ):
+        with pytest.raises(tf2flax.AssignmentError) as caught:
+            tf2flax.load_map(write(tmp_path, text, f"m.{suffix}"))
+        proposed = advice if suffix == "json" else advice.replace(': ["g', ' = ["g')
+        assert str(caught.value).endswith(proposed)
+        # What is proposed can be pasted.
+        start = re.search(r"[\[{].*[\]}]", proposed)
+        assert start
+        pasted = text.replace(
+            json.dumps(value) if suffix == "json" else toml_value(value), start[0]
+        )
+        assert tf2flax.load_map(write(tmp_path, pasted, f"m.{suffix}")) == {"a": "b"}
 
 
 def test_a_misspelt_parameter_in_a_value_is_no_capture(tmp_path: pathlib.Path) -> None:

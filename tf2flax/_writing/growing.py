@@ -183,10 +183,7 @@ def _as_stored(
     """
     stored = origins.stored
     has_origins = origins.is_alike and not elements.is_moved
-    is_real_part = kind_of(stored.numpy) == "complex" and any(
-        isinstance(step, np.dtype) and kind_of(step) != "complex"
-        for step in (*origins.steps, assignment.dtype)
-    )
+    is_real_part = origins.is_real_part(assignment.dtype)
     if is_real_part and not has_origins:
         raise AssignmentError(
             f"Leaf `{assignment.leaf}` cannot be written as `{elements.place}`: it has "
@@ -300,3 +297,9 @@ class _Origins:
 
         self.elements = ReadOnce(read, uses=uses)
         self.mask = ReadOnce(lambda: has_origin(expression, name, spec_of), uses=uses)
+
+    def is_real_part(self, dtype: np.dtype) -> bool:
+        """True if a leaf of a dtype has no imaginary parts, and the tensor does."""
+        casts = (s for s in (*self.steps, dtype) if isinstance(s, np.dtype))
+        kinds = [kind_of(self.stored.numpy), *map(kind_of, casts)]
+        return kinds[0] == "complex" and any(kind != "complex" for kind in kinds)
