@@ -421,6 +421,39 @@ def test_a_misspelt_parameter_in_a_value_is_no_capture(tmp_path: pathlib.Path) -
     assert tf2flax.load_map(path) == {"e/w": "{any}/w"}
 
 
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("n * src('a')", 2 * src("a")),
+        ("-(n) * src('a') + n", -2 * src("a") + 2),
+        ("1 - n * src('a')", 1 - 2 * src("a")),
+        (".5 * src('a')", 0.5 * src("a")),
+        ("2. * src('a')", 2.0 * src("a")),
+        ("n-src/a", "n-src/a"),
+        # All ways to cut it into numbers would take years.
+        ("1." * 60, "1." * 60),
+    ],
+)
+def test_numbers_and_parameters_begin_expressions(
+    key: str, wanted: tf2flax.Expression | str, tmp_path: pathlib.Path
+) -> None:
+    text = f'[parameters]\nn = 2\n[assignment_map]\n"{key}" = "x"\n'
+    assert [*tf2flax.load_map(write(tmp_path, text))] == [wanted]
+    # A misspelt one is no name either.
+    with pytest.raises(tf2flax.AssignmentError, match="there is no parameter `m`"):
+        tf2flax.load_map(write(tmp_path, text.replace(key, "m * src('a')")))
+
+
+def test_an_entry_that_is_optional_as_well_is_named_once(
+    tmp_path: pathlib.Path,
+) -> None:
+    text = '[assignment_map]\n"a" = "b"\n[optional]\n"a" = "b"\n'
+    path = write(tmp_path, text)
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.load_map(path)
+    assert str(caught.value) == f'{path}:4: "a": this entry stands in {path}:2 as well.'
+
+
 def test_parameters_are_text_and_no_patterns(tmp_path: pathlib.Path) -> None:
     text = (
         '[parameters]\nn = "a{i}"\n[assignment_map]\n"x/{n}" = "x"\n\'src(n)\' = "y"\n'

@@ -133,7 +133,6 @@ class _Reader:
             except AssignmentError as error:
                 self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
                 continue
-            self.entries.append(entry)
             is_twice = entry in self.places
             # A pair may occur twice in one list, not in both.
             is_mixed = (entry in self.optional) != (section == "optional")
@@ -142,6 +141,8 @@ class _Reader:
                     f"{place}: {_shorten_key(key_text)}: this entry stands in "
                     f"{self.places[entry]} as well."
                 )
+                continue
+            self.entries.append(entry)
             self.places[entry] = place
             if section == "optional":
                 self.optional.add(entry)

@@ -136,9 +136,11 @@ def _quoted_key(key: str) -> str:
     if _QUOTED.fullmatch(key):
         return key
     if key[:1] in ("'", '"'):
-        if len(key) < 2 or key[-1] != key[0]:
+        # Three quotes, as of a text of several lines, begin no key.
+        quotes = key[:3] if key[:3] == key[0] * 3 else key[0]
+        if len(key) < 2 * len(quotes) or not key.endswith(quotes):
             return ""
-        key = key[1:-1]
+        key = key[len(quotes) : -len(quotes)]
     if key.count("(") != key.count(")"):
         return ""
     if is_expression(key):
