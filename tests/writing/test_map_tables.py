@@ -191,7 +191,7 @@ def test_what_a_map_knows_stays_when_it_is_copied_or_joined(
     joined = loaded | {"other/w": "more"}
     added = {"other/w": "more"} | loaded
     grown = loaded.copy()
-    grown |= {"other/w": "more"}
+    grown |= (pair for pair in [("other/w", "more")])
     assert "other/w" not in loaded
     target = leaves(q4=(4, 2), last=(8,), w=(8,), more=(8,))
     for one in (

@@ -77,6 +77,8 @@ class MapTable(dict[Key, str], LoadedMap):
 
     def __ior__(self, after: Any) -> Self:
         """Adds the entries of another map, and what it knows."""
+        # Pairs may come from a generator, which gives them once.
+        after = after if isinstance(after, (dict, LoadedMap)) else dict(after)
         self.facts = _join(self, after)
         self.update(after)
         return self
