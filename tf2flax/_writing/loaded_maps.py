@@ -78,9 +78,10 @@ class MapTable(dict[Key, str], LoadedMap):
     def __ior__(self, after: Any) -> Self:
         """Adds the entries of another map, and what it knows."""
         # Pairs may come from a generator, which gives them once.
-        after = after if isinstance(after, (dict, LoadedMap)) else dict(after)
-        self.facts = _join(self, after)
-        self.update(after)
+        is_map = isinstance(after, (dict, LoadedMap))
+        entries: Any = after if is_map else dict[Any, Any](after)
+        self.facts = _join(self, entries)
+        self.update(entries)
         return self
 
 
