@@ -79,7 +79,7 @@ class MapTable(dict[Key, str], LoadedMap):
         """Adds the entries of another map, and what it knows."""
         # Pairs may come from a generator, which gives them once.
         is_map = isinstance(after, (dict, LoadedMap))
-        entries: Any = after if is_map else dict[Any, Any](after)
+        entries = cast("Any", after if is_map else dict[Any, Any](after))
         self.facts = _join(self, entries)
         self.update(entries)
         return self
