@@ -260,6 +260,7 @@ NUMBERS: dict[str, tuple[Callable[[], object], str]] = {
     "an endless integer": (lambda: A + (1 << 2000), "2001 bits"),
     "a fill of text": (lambda: A.pad(((0, 1),), fill="zero"), "got 'zero'"),  # pyright: ignore[reportArgumentType]
     "no fill": (lambda: A.pad(((0, 1),), fill=None), "got None"),  # pyright: ignore[reportArgumentType]
+    "a fill of arrays": (lambda: A.take([-1], fill=np.ones(2)), "Arrays cannot stand"),  # pyright: ignore[reportArgumentType]
     "widths of one number": (lambda: A.pad(3), "a pair of widths"),  # pyright: ignore[reportArgumentType]
     "widths that are no pairs": (lambda: A.pad(((1, 2, 3),)), "before and after"),
     "a negative width": (lambda: A.pad(((0, -1),)), "from 0 on"),

@@ -202,6 +202,9 @@ def test_a_grown_leaf_is_written_in_its_own_shape_and_order(
         (src("w").take(rows, fill="keep"), fresh),
         (src("w").take(rows, fill=-1.0).transpose(), fresh.T),
         (src("w").cast("bfloat16").take(rows, fill="keep"), fresh.astype("bfloat16")),
+        # Doubled, so that what is written is half of what the leaf has.
+        ((src("w") * 2.0).take(rows, fill=-2.0), 2 * fresh),
+        (src("w").take(rows, fill=-1.0) * 2.0, 2 * fresh),
     ]
     for key, leaf in keys:
         plan = tf2flax.plan(prefix, {key: "x"}, {"x": leaf})
@@ -216,9 +219,8 @@ def test_a_grown_leaf_is_written_in_its_own_shape_and_order(
         assert table.dtype == np.float32
         assert str(plan.inverse().assignments[0]).startswith("`w` <- ")
     # What TensorFlow would need to know is not known.
-    plan = tf2flax.plan(
-        prefix, {src("w").take(rows, fill=0.0) * 2.0: "x"}, {"x": fresh}
-    )
+    padded = src("w").pad(((0, 0), (0, 0)), fill=0.0).take(rows, fill=0.0)
+    plan = tf2flax.plan(prefix, {padded: "x"}, {"x": fresh})
     with pytest.raises(tf2flax.AssignmentError, match="`x` cannot be written in its"):
         tf2flax.save_checkpoint(tmp_path / "n", plan.restore(), plan=plan)
 

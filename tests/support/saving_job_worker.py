@@ -268,6 +268,7 @@ def save_by_plan(folder: str, mesh: Mesh) -> list[str]:
     assert np.array_equal(got["kernel/Adam"].read(), before["kernel/Adam"])
     assert got["narrow"].read().tobytes() == before["narrow"].tobytes()
     multihost_utils.sync_global_devices("compared again")
+    grow(folder, mesh)
     refusals: list[str] = []
     odd, rows = P(None, None, "d"), P("d")
     cases: list[tuple[Any, tuple[int, ...], PartitionSpec]] = [
@@ -287,6 +288,24 @@ def save_by_plan(folder: str, mesh: Mesh) -> list[str]:
         except tf2flax.CheckpointError as error:
             refusals.append(f"{type(error).__name__}: {error}")
     return refusals
+
+
+def grow(folder: str, mesh: Mesh) -> None:
+    """Saves leaves that have grown: in the tensor's dtype, with its own bits."""
+    narrow = tf2flax.src("narrow")
+    own = spread(np.full((8, 3), 2, ml_dtypes.bfloat16), mesh, P("d"))
+    before = tf2flax.load_variable(f"{folder}/source/m", "narrow")
+    for operand, new in ((narrow, 2.0), (narrow * 4.0, 0.5)):
+        key = operand.pad(((0, 4), (0, 0)), fill="keep")
+        plan = tf2flax.plan(f"{folder}/source/m", {key: "x"}, {"x": own})
+        saved = tf2flax.save_checkpoint(
+            f"{folder}/grown/m", plan.restore(), plan=plan, overwrite=True
+        )
+        got = tf2flax.open_checkpoint(saved)["narrow"]
+        assert got.read()[:4].tobytes() == before.tobytes()
+        assert np.array_equal(got.read()[4:], np.full((4, 3), new, "f4"))
+        assert len(got.slices) == 2
+        multihost_utils.sync_global_devices("looked at what has grown")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from bundle_writer import Tensor, rows_in, write_bundle
 from repository import DATA
 
 import tf2flax
-from tf2flax import concat, src, stack, vocabulary
+from tf2flax import Expression, concat, src, stack, vocabulary
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(5, 3)).astype("f4")
@@ -21,14 +21,16 @@ V = RNG.normal(size=(5, 3))  # float64
 WIDE = RNG.integers(-(2**40), 2**40, (5, 3))
 SQUARE = RNG.normal(size=(5, 5)).astype("f4")
 OLD, NEW = DATA / "vocabulary" / "old.txt", DATA / "vocabulary" / "new.txt"
+COMPLEX = (RNG.normal(size=(5, 3)) + 1j * RNG.normal(size=(5, 3))).astype("c8")
 NAN = np.array([[0x7FC12345, 0x3F812345]], "u4").view("f4")
 
 
 def write(folder: pathlib.Path, *, big_endian: bool = False) -> pathlib.Path:
     tensors = {
         "w": Tensor(W), "v": Tensor(V), "i": Tensor(WIDE), "nan": Tensor(NAN),
-        "sliced": Tensor(W, rows_in(W, 3), data_file=[0, 1, 0]), "s": Tensor(W[0, 0]),
-        "none": Tensor(W[:, :0]), "w/Adam": Tensor(W), "square": Tensor(SQUARE),
+        "sliced": Tensor(W, rows_in(W, 3), data_file=[0, 1, 0]), "c": Tensor(COMPLEX),
+        "s": Tensor(W[0, 0]), "none": Tensor(W[:, :0]), "w/Adam": Tensor(W),
+        "square": Tensor(SQUARE),
     }  # fmt: skip
     write_bundle(folder / "m", tensors, num_data_files=2, big_endian=big_endian)
     return folder / "m"
@@ -212,3 +214,161 @@ def test_over_the_checkpoint_it_was_loaded_from(prefix: pathlib.Path) -> None:
     with pytest.warns(UserWarning, match="left out"):
         tf2flax.save_checkpoint(prefix, plan.restore(), plan=plan, overwrite=True)
     assert tf2flax.load_variable(prefix, "w")[:5].tobytes() == W.tobytes()
+
+
+SAME = vocabulary(OLD, OLD)
+UNCHANGED: list[Expression] = [
+    src("w").take(range(5), fill="keep"),
+    src("w").pad(((0, 0), (0, 0)), fill="keep"),
+    (src("w") + 2.0).take(SAME, fill=0.0).T,
+    src("w").T.take(vocabulary(OLD, OLD, axis=1)).cast("bfloat16"),
+]
+
+
+@pytest.mark.parametrize("key", UNCHANGED, ids=["take", "pad", "sum", "columns"])
+def test_growth_by_nothing_drops_nothing(key: Expression, prefix: pathlib.Path) -> None:
+    """The leaf is written as any other: a slot still fits, and is stale at most."""
+    shape = (3, 5) if ".transpose()" in repr(key) else (5, 3)
+    target = {"x": np.zeros(shape, "f4")}
+    plan = tf2flax.plan(prefix, {key: "x"}, target)
+    tree = {"x": np.array(plan.restore()["x"])}
+    to = prefix.parent / "to"
+    saved = tf2flax.open_checkpoint(tf2flax.save_checkpoint(to, tree, plan=plan))
+    before = tf2flax.open_checkpoint(prefix).read()
+    assert {n: a.tobytes() for n, a in saved.read().items()} == {
+        n: a.tobytes() for n, a in before.items()
+    }
+    tree["x"] *= 2
+    with pytest.warns(UserWarning, match="as it was, although .*: `w/Adam`"):
+        tf2flax.save_checkpoint(to, tree, plan=plan, overwrite=True)
+    assert tf2flax.load_variable(to, "w/Adam").tobytes() == W.tobytes()
+
+
+def test_another_order_drops_slots(prefix: pathlib.Path) -> None:
+    key = src("w").take([1, 0, 2, 3, 4], fill="keep")
+    plan = tf2flax.plan(prefix, {key: "x"}, {"x": np.zeros((5, 3), "f4")})
+    with pytest.warns(UserWarning, match=r"shape, order or dtype .*\(1\): `w/Adam`"):
+        tf2flax.save_checkpoint(prefix.parent / "to", plan.restore(), plan=plan)
+
+
+def test_an_average_or_a_slot_grows_with_its_variable(tmp_path: pathlib.Path) -> None:
+    average = "w/ExponentialMovingAverage"
+    names = ("w", average, "w/Adam")
+    tf2flax.save_checkpoint(tmp_path / "m", dict.fromkeys(names, W))
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    key = src("w").pad(((0, 1), (0, 0)), fill="keep")
+    target = {"x": np.zeros((6, 3), "f4")}
+    plan = tf2flax.plan(checkpoint.by_moving_average(), {key: "x"}, target)
+    tree = plan.restore()
+    message = f'`x` would give `{average}` another .* variable `w` .*averages="both"'
+    with pytest.raises(tf2flax.AssignmentError, match=message):
+        tf2flax.save_checkpoint(tmp_path / "to", tree, plan=plan)
+    with pytest.warns(UserWarning, match=r"\(1\): `w/Adam`"):
+        saved = tf2flax.save_checkpoint(
+            tmp_path / "both", tree, plan=plan, averages="both"
+        )
+    assert tf2flax.list_variables(saved) == [("w", [6, 3]), (average, [6, 3])]
+    saved = tf2flax.save_checkpoint(tmp_path / "drop", tree, plan=plan, unused="drop")
+    assert tf2flax.list_variables(saved) == [(average, [6, 3])]
+    plan = tf2flax.plan(checkpoint.by_slot("Adam"), {key: "x"}, target)
+    with pytest.raises(tf2flax.AssignmentError, match="Write `w` from a leaf as well"):
+        tf2flax.save_checkpoint(tmp_path / "to", plan.restore(), plan=plan)
+
+
+REAL: list[tuple[Any, Any]] = [
+    (src("c").pad(((0, 1), (0, 0)), fill="keep"), [("x", "float32")]),
+    (src("c").cast("float32").pad(((0, 1), (0, 0)), fill="keep"), None),
+    # Not every double is a single one: still as the tensor is stored.
+    (src("c").pad(((0, 1), (0, 0)), fill="keep"), [("x", "float64")]),
+    ((-src("c")).cast("float32").pad(((0, 1), (0, 0)), fill="keep"), None),
+]
+
+
+@pytest.mark.parametrize(("key", "option"), REAL)
+def test_imaginary_parts_that_were_not_loaded_stay(
+    key: Expression, option: Any, prefix: pathlib.Path
+) -> None:
+    sign = -1 if "-" in repr(key) else 1
+
+    def change(tree: dict[str, np.ndarray]) -> None:
+        tree["x"][1, 1] = 7
+
+    target = {"x": np.full((6, 3), 2, "f4")}
+    for dtype in option or ():
+        target = {"x": target["x"].astype(dtype[1])}
+    saved, tree = save(prefix, key, target, option, change)
+    wanted = np.concatenate([COMPLEX, np.full((1, 3), sign * 2, "c8")])
+    wanted[1, 1] = complex(sign * 7, COMPLEX[1, 1].imag)
+    assert np.array_equal(saved["c"].read(), wanted)
+    assert saved["c"].dtype == np.complex64
+    assert tree["x"].dtype.kind == "f"
+
+
+def test_imaginary_parts_that_nobody_knows_are_refused(prefix: pathlib.Path) -> None:
+    key = src("c").pad(((0, 1), (0, 0)), fill="keep")
+
+    def grow(tree: dict[str, np.ndarray]) -> None:
+        tree["x"] = np.concatenate([tree["x"], tree["x"]])
+
+    def drop(tree: dict[str, np.ndarray]) -> None:
+        tree["x"] = tree["x"].real.copy()
+
+    for dtype, option, change, message in (
+        (
+            "float32",
+            [("x", "float32")],
+            grow,
+            "`x` cannot .* `c`: it has the real part",
+        ),
+        (
+            "complex64",
+            None,
+            drop,
+            "expected dtype complex64, as in the plan, got float",
+        ),
+    ):
+        with pytest.raises(tf2flax.AssignmentError, match=message):
+            save(prefix, key, {"x": np.zeros((6, 3), dtype)}, option, change)
+
+
+# Key, the leaf's own elements, what they are written as.
+COMPUTED: dict[str, tuple[Any, Any, str, Any, Any]] = {
+    "a product": ((src("w") * 2).pad(((0, 1), (0, 0)), fill="keep"), "w", "float32",
+                  7.0, 3.5),
+    "a sum": ((1.5 - src("w")).pad(((0, 1), (0, 0)), fill="keep"), "w", "float32",
+              7.0, -5.5),
+    "a narrower leaf": ((src("w") * 0.5).pad(((0, 1), (0, 0)), fill="keep"), "w",
+                        "bfloat16", 7.0, 14.0),
+    "integers": ((-src("i") * 3).pad(((0, 1), (0, 0)), fill="keep"), "i", "int64",
+                 6, -2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(COMPUTED))
+def test_arithmetic_is_taken_back(name: str, prefix: pathlib.Path) -> None:
+    key, tensor, dtype, own, wanted = COMPUTED[name]
+    elements = {"w": W, "i": WIDE}[tensor]
+
+    def change(tree: dict[str, np.ndarray]) -> None:
+        tree["x"][1, 1] = own
+
+    for target in (
+        {"x": np.full((6, 3), own, dtype)},
+        {f"x/part_{i}": np.full((3, 3), own, dtype) for i in range(2)},
+    ):
+        change_whole = change if "x" in target else None
+        saved, _ = save(prefix, key, target, change=change_whole)
+        written = saved[tensor].read()
+        assert written.dtype == elements.dtype
+        result = np.concatenate([elements, np.full((1, 3), wanted, elements.dtype)])
+        if change_whole:
+            result[1, 1] = wanted
+        assert written.tobytes() == result.tobytes()
+        assert "w/Adam" not in saved or tensor != "w"
+
+
+def test_elements_that_no_value_loads_as_are_refused(prefix: pathlib.Path) -> None:
+    key = (src("i") * 3).pad(((0, 1), (0, 0)), fill="keep")
+    message = r"`x` cannot be written as `i`: .* 3 of 18, the first is 7 at \[5, 0\]"
+    with pytest.raises(tf2flax.AssignmentError, match=message):
+        save(prefix, key, {"x": np.full((6, 3), 7)})

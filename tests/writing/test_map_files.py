@@ -191,6 +191,33 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "a key twice": (
         b"[assignment_map]\na = 'b'\na = 'c'\n", "toml", '@:3: key "a" occurs twice'
     ),
+    "an optional key twice": (
+        b'[parameters]\nn = 1\n[optional]\n"a" = "x"\n[assignment_map]\n"a" = "b"\n'
+        b'"a" = "c"\n',
+        "toml",
+        r'@:7: key "a" .* first table: `assignment_map = \[\["a", "b"\], \["a", "c"',
+    ),
+    "an option twice": (
+        b'[options]\ndtype = "exact"\ndtype = "float16"\n[assignment_map]\na = "b"',
+        "toml", r'@:3: key "dtype" occurs twice in \[options\]\. Leave one out\.$',
+    ),
+    "a parameter twice": (
+        b'[parameters]\nn = 1\nn = 2\n[assignment_map]\na = "b"', "toml",
+        r'@:3: key "n" occurs twice in \[parameters\]\. Leave one out\.$',
+    ),
+    "options twice": (
+        b'[options]\nverify = true\n[assignment_map]\na = "b"\n[options]\n', "toml",
+        r"@:5: table \[options\] occurs twice\. Put the lines of both below the first",
+    ),
+    "two lists": (
+        b'assignment_map = [\n["a", "b"],\n]\nassignment_map = [["a", "c"]]', "toml",
+        r'@:4: key "assignment_map" occurs twice\. Leave one out\.$',
+    ),
+    "an option of JSON twice": (
+        b'{"assignment_map": {"dtype": "b"},\n"options": {\n'
+        b'"dtype": "exact",\n"dtype": "float16"}}',
+        "json", r'@:4: key "dtype" occurs twice\. Leave one out\.$',
+    ),
     "cut short": (b"[assignment_map]\na = 'b", "toml", "@:2: invalid TOML"),
     "no table": (b"a = 'b'", "toml", r"expected a table `assignment_map`"),
     "more tables": (b"x = 1\n[assignment_map]", "toml", '"x" as well'),
@@ -243,6 +270,42 @@ def test_files_that_are_not_there(tmp_path: pathlib.Path) -> None:
         tf2flax.save_map(tmp_path / "none" / "m.toml", {"a": "b"})
     with pytest.raises(tf2flax.AssignmentError, match="local files"):
         tf2flax.load_map("http://127.0.0.1:9/m.toml")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_link_to_a_map_stays(tmp_path: pathlib.Path, suffix: str) -> None:
+    """As where a file is opened and written; files of checkpoints replace links."""
+    far = tmp_path / "far"
+    far.mkdir()
+    path, link = far / f"m.{suffix}", tmp_path / f"link.{suffix}"
+    link.symlink_to(path)
+    for entries in ({"a": "b"}, {"c": "d"}):
+        tf2flax.save_map(link, entries, overwrite=True)
+        assert link.is_symlink()
+        assert tf2flax.load_map(path) == entries
+        assert [*far.iterdir()] == [path]  # no temporary file is left
+    with pytest.raises(tf2flax.ExistsError):
+        tf2flax.save_map(link, {"a": "b"})
+    # Paths of vocabularies count from the file itself.
+    for name in ("old", "new"):
+        (far / f"{name}.txt").write_text("word")
+    rows = tf2flax.vocabulary(far / "old.txt", far / "new.txt")
+    tf2flax.save_map(link, {tf2flax.src("a").take(rows): "b"}, overwrite=True)
+    text = path.read_text().replace(f"{far}/", "")
+    path.write_text(text)
+    assert [*tf2flax.load_map(link)] == [*tf2flax.load_map(path)]
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(tf2flax.ReadError, match="symbolic links"):
+        tf2flax.save_map(link, {"a": "b"}, overwrite=True)
+
+
+def test_urls_of_local_files(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.toml"
+    tf2flax.save_map(path.as_uri(), {"a": "b"})
+    assert tf2flax.load_map(path.as_uri()) == tf2flax.load_map(path) == {"a": "b"}
+    with pytest.raises(tf2flax.AssignmentError, match=r"local files\. Give a local"):
+        tf2flax.save_map("gs://bucket/m.toml", {"a": "b"})
 
 
 # What cannot be written, and why.

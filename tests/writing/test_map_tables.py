@@ -6,6 +6,7 @@ import copy
 import json
 import pathlib
 import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from bundle_writer import Tensor, write_bundle
 import tf2flax
 from tf2flax import src
 from tf2flax._jax.options import check_options
+from tf2flax._writing.toml_values import toml_value
 
 HEADS = """
 [parameters]
@@ -189,7 +191,7 @@ def test_what_a_map_knows_stays_when_it_is_copied_or_joined(
     joined = loaded | {"other/w": "more"}
     added = {"other/w": "more"} | loaded
     grown = loaded.copy()
-    grown |= {"other/w": "more"}
+    grown |= (pair for pair in [("other/w", "more")])
     assert "other/w" not in loaded
     target = leaves(q4=(4, 2), last=(8,), w=(8,), more=(8,))
     for one in (
@@ -351,6 +353,15 @@ LINES: dict[str, tuple[str, int]] = {
         '[assignment_map]\n"a"="b"\n',
         3,
     ),
+    "an option that is a table": (
+        '[assignment_map]\n"options" = "b"\n\n[options.dtype]\n"kernel" = "float3"\n', 4
+    ),
+    "an option of several parts": (
+        '[assignment_map]\n"a" = "b"\n[options]\ndtype.kernel = "float3"\n', 4
+    ),
+    "options in one line": (
+        'options = {verify = 3}\n[assignment_map]\n"a" = "b"\n', 1
+    ),
     "json": ('{"assignment_map": {\n"a": "b",\n"b"\n: "c{"}}', 3),
     "pairs in json": ('{"assignment_map": [\n["a",\n"b"],\n["b", "c{"]]}', 4),
 }  # fmt: skip
@@ -365,12 +376,82 @@ def test_lines_are_those_of_keys(name: str, tmp_path: pathlib.Path) -> None:
     assert str(caught.value).startswith(f"{path}:{line}: ")
 
 
+# Options as a file gives them, and what is proposed: pairs, as the file has them.
+PROPOSED: dict[str, tuple[object, str]] = {
+    "dtype": ({"kernel": "float16"}, 'Write pairs: [["kernel$", "bfloat16"]].'),
+    "on_missing": ("kept", 'Write [["^head/", "keep"]] for some leaves.'),
+    "on_mismatch": ([["head"]], 'Write [["^head/", "keep"]].'),
+    "on_unused": (3, 'Write [["^head/", "ignore"], ["", "error"]] for some tensors.'),
+    "logical_axis_rules": (["a"], 'Write [["embed", "data"], ["mlp", "model"]].'),
+    "aliases": ({"scale": "gamma"}, 'Write {"scale": ["gamma"]}.'),
+}
+
+
+@pytest.mark.parametrize("option", list(PROPOSED))
+def test_advice_is_in_the_language_of_the_file(
+    option: str, tmp_path: pathlib.Path
+) -> None:
+    value, advice = PROPOSED[option]
+    document = {"assignment_map": {"a": "b"}, "options": {option: value}}
+    for suffix, text in (
+        ("json", json.dumps(document)),
+        (
+            "toml",
+            f"[assignment_map]\na = 'b'\n[options]\n{option} = {toml_value(value)}",
+        ),
+    ):
+        with pytest.raises(tf2flax.AssignmentError) as caught:
+            tf2flax.load_map(write(tmp_path, text, f"m.{suffix}"))
+        proposed = advice if suffix == "json" else advice.replace(': ["g', ' = ["g')
+        assert str(caught.value).endswith(proposed)
+        # What is proposed can be pasted.
+        start = re.search(r"[\[{].*[\]}]", proposed)
+        assert start
+        pasted = text.replace(
+            json.dumps(value) if suffix == "json" else toml_value(value), start[0]
+        )
+        assert tf2flax.load_map(write(tmp_path, pasted, f"m.{suffix}")) == {"a": "b"}
+
+
 def test_a_misspelt_parameter_in_a_value_is_no_capture(tmp_path: pathlib.Path) -> None:
     text = '[parameters]\nscope = "enc"\n[assignment_map]\n"e/w" = "{scop}/w"\n'
     with pytest.raises(tf2flax.AssignmentError, match=r"parameter \{scope\}"):
         tf2flax.load_map(write(tmp_path, text))
     path = write(tmp_path, text.replace("{scop}/w", "{any}/w"))
     assert tf2flax.load_map(path) == {"e/w": "{any}/w"}
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("n * src('a')", 2 * src("a")),
+        ("-(n) * src('a') + n", -2 * src("a") + 2),
+        ("1 - n * src('a')", 1 - 2 * src("a")),
+        (".5 * src('a')", 0.5 * src("a")),
+        ("2. * src('a')", 2.0 * src("a")),
+        ("n-src/a", "n-src/a"),
+        # All ways to cut it into numbers would take years.
+        ("1." * 60, "1." * 60),
+    ],
+)
+def test_numbers_and_parameters_begin_expressions(
+    key: str, wanted: tf2flax.Expression | str, tmp_path: pathlib.Path
+) -> None:
+    text = f'[parameters]\nn = 2\n[assignment_map]\n"{key}" = "x"\n'
+    assert [*tf2flax.load_map(write(tmp_path, text))] == [wanted]
+    # A misspelt one is no name either.
+    with pytest.raises(tf2flax.AssignmentError, match="there is no parameter `m`"):
+        tf2flax.load_map(write(tmp_path, text.replace(key, "m * src('a')")))
+
+
+def test_an_entry_that_is_optional_as_well_is_named_once(
+    tmp_path: pathlib.Path,
+) -> None:
+    text = '[assignment_map]\n"a" = "b"\n[optional]\n"a" = "b"\n'
+    path = write(tmp_path, text)
+    with pytest.raises(tf2flax.AssignmentError) as caught:
+        tf2flax.load_map(path)
+    assert str(caught.value) == f'{path}:4: "a": this entry stands in {path}:2 as well.'
 
 
 def test_parameters_are_text_and_no_patterns(tmp_path: pathlib.Path) -> None:

@@ -7,12 +7,13 @@ an attribute. A message about it must not fail for that reason.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import pathlib
 import reprlib
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 
@@ -63,6 +64,56 @@ def show_value(value: object) -> str:
     except Exception:  # of the value's own code; or an integer of too many digits
         return f"an object of type {type(value).__name__}"
     return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."
+
+
+def wrong_value(fact: str, example: object, use: str = "") -> AssignmentError:
+    """An error about a value that a caller gives, with a right one.
+
+    Args:
+        fact: What is wrong, up to the right value.
+        example: That value: lists, tuples, dicts and strings.
+        use: What follows it.
+
+    Returns:
+        The error. It has its parts as well, since files write values otherwise: see
+        `reworded`.
+
+    Examples:
+        >>> str(wrong_value("Write", [("a$", "keep")], " for some leaves."))
+        'Write [("a$", "keep")] for some leaves.'
+    """
+    return AssignmentError(f"{fact} {_as_python(example)}{use}", fact, example, use)
+
+
+def reworded(error: AssignmentError, write: Callable[[object], str]) -> str:
+    """The text of an error, where values are written in another language.
+
+    Args:
+        error: The error, perhaps one of `wrong_value`.
+        write: Writes a value.
+    """
+    if len(error.args) == 1:
+        return str(error)
+    _, fact, example, use = error.args
+    return f"{fact} {write(example)}{use}"
+
+
+def _as_python(value: Any) -> str:
+    """Writes a value as Python has it, strings in double quotes."""
+    match value:
+        case tuple():
+            texts = list(map(_as_python, cast("tuple[object, ...]", value)))
+            return f"({', '.join(texts)}{',' * (len(texts) == 1)})"
+        case list():
+            return f"[{', '.join(map(_as_python, cast('list[object]', value)))}]"
+        case dict():
+            pairs = cast("dict[object, object]", value).items()
+            texts = [
+                f"{_as_python(key)}: {_as_python(member)}" for key, member in pairs
+            ]
+            return f"{{{', '.join(texts)}}}"
+        case _:
+            return json.dumps(value)
 
 
 def check_switch(option: str, value: object) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import ml_dtypes
 import numpy as np
 
-from .caller import show_value
+from .caller import show_value, wrong_value
 from .errors import AssignmentError
 from .memory import empty
 from .names import nearest
@@ -65,10 +65,14 @@ def parse_dtype(dtype: object) -> DtypePolicy:
     try:
         parsed = np.dtype(getattr(ml_dtypes, dtype) if _is_ml_name(dtype) else dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
     except Exception as error:  # TypeError, ValueError, or an object's own
-        raise AssignmentError(
-            f"Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
-            f"{show_value(dtype)}.{suggest_dtype(dtype)}"
-        ) from error
+        fact = (
+            "Option dtype: expected None, 'exact', 'checkpoint' or a dtype, got "
+            f"{show_value(dtype)}."
+        )
+        if isinstance(dtype, Mapping):
+            pairs = [("kernel$", "bfloat16")]
+            raise wrong_value(f"{fact} Write pairs:", pairs, ".") from error
+        raise AssignmentError(f"{fact}{suggest_dtype(dtype)}") from error
     if kind_of(parsed) is None:
         raise AssignmentError(
             f"Option dtype: expected a dtype of numbers, got {parsed}."
@@ -78,8 +82,6 @@ def parse_dtype(dtype: object) -> DtypePolicy:
 
 def suggest_dtype(value: object) -> str:
     """What to write instead of something that is no dtype; begins with a space."""
-    if isinstance(value, Mapping):
-        return ' Write pairs: [("kernel$", "bfloat16")].'
     if isinstance(value, str):
         short = _SHORT_NAMES.get(value.lower())
         close = (

@@ -13,7 +13,7 @@ import tf2flax
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
-from tf2flax._storage.writing import new_folders, write_atomically
+from tf2flax._storage.writing import new_folders, write_document
 
 from .documents import print_json
 from .page import render_page
@@ -156,6 +156,6 @@ def _write_page(
             file.write_bytes(contents)
             return
         with new_folders(full_path):
-            write_atomically(full_path, contents)
+            write_document(full_path, contents)
     except OSError as problem:
         raise write_error(path, problem) from problem

@@ -12,7 +12,7 @@ from typing import Any, Final
 import tf2flax
 from tf2flax._base.text import counted
 from tf2flax._storage.faults import write_error
-from tf2flax._storage.writing import write_atomically
+from tf2flax._storage.writing import write_document
 
 from .documents import print_json
 from .selecting import add_checkpoint
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = tf2flax.suggest(checkpoint, load_target(arguments.target))
     if arguments.out:
         try:
-            write_atomically(arguments.out, str(result).encode("utf-8"))
+            write_document(arguments.out, str(result).encode("utf-8"))
         except OSError as error:
             raise write_error(arguments.out, error) from error
     if arguments.json:

@@ -2,11 +2,16 @@
 
 Everything is written under a temporary name, synced, and renamed. For several files
 that belong together, see `exchanging`.
+
+A symbolic link to a file of a checkpoint is replaced: what it leads to may belong to
+another checkpoint, as links that `convert(by_reference=True)` makes do. A link to a
+document, such as a map, stays, and the document is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Generator
@@ -44,8 +49,21 @@ def new_folders(path: str) -> Generator[None]:
         raise
 
 
+def write_document(path: str, contents: bytes) -> None:
+    """As `write_atomically`; a symbolic link stays, and what it leads to is replaced.
+
+    Raises:
+        OSError: The system refuses, or links lead in a circle.
+    """
+    if os.path.islink(path):
+        path = os.path.realpath(path)
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    write_atomically(path, contents)
+
+
 def write_atomically(path: str, contents: bytes) -> None:
-    """Writes a small file, in place of one that is there already.
+    """Writes a small file, in place of one, or of a link, that is there already.
 
     Raises:
         OSError: The system refuses; what was there is still there.

@@ -1,13 +1,18 @@
-"""Moving averages written with their variables, and variables with their averages."""
+"""Moving averages written with their variables, and variables with their averages.
+
+An average or a slot that has grown is written with its variable, or not at all.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from tf2flax._assignment.plans.inverse import InversePlan
-from tf2flax._base.errors import CheckpointError
+from tf2flax._assignment.plans.renewals import Renewal
+from tf2flax._base.collapsing import summarise
+from tf2flax._base.errors import AssignmentError, CheckpointError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.role_patterns import DEBIASING
 from tf2flax._checkpoint.object_based import ObjectBasedManifest
@@ -64,6 +69,47 @@ def write_both(inverse: InversePlan) -> InversePlan:
     return inverse.stored_elsewhere(
         dataclasses.replace(stored, places=places, is_view=True, partners=partners)
     )
+
+
+def refuse_outgrown(inverse: InversePlan, copied: Collection[str]) -> None:
+    """Refuses averages and slots of a new shape whose variables keep the old one.
+
+    Args:
+        inverse: The plan backwards.
+        copied: Stored names of the tensors that are copied as they are.
+
+    Raises:
+        AssignmentError: There are such; all are named.
+    """
+    problems = [
+        problem
+        for renewal in inverse.renewals
+        if not renewal.is_new
+        for problem in _describe_outgrown(inverse, renewal, copied)
+    ]
+    if problems:
+        raise AssignmentError(summarise(problems))
+
+
+def _describe_outgrown(
+    inverse: InversePlan, renewal: Renewal, copied: Collection[str]
+) -> Iterator[str]:
+    roles = inverse.manifest.roles()
+    for place in renewal.places:
+        average_of = inverse.stored.averages.get(place)
+        lineage = [average_of] if average_of else roles.lineage(place)
+        variable = next((name for name in lineage if name in copied), None)
+        if variable is None:
+            continue
+        way_out = f"Write `{variable}` from a leaf as well"
+        if average_of or roles.of(place).kind == "average":
+            way_out = 'Use averages="both" to write both'
+        yield (
+            f"Leaf `{renewal.leaf}` would give `{place}` another shape or order, while "
+            f"its variable `{variable}` is copied as it was: no model could restore "
+            f'both. {way_out}, or unused="drop" to leave out what the plan did not '
+            "load."
+        )
 
 
 def _twins_of(manifest: Manifest) -> Mapping[str, tuple[str, ...]]:

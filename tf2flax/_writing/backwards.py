@@ -152,10 +152,7 @@ class TensorWriter:
         culprit = next(
             leaf_value for leaf_value in leaf_values if leaf_value.leaf == conflict.leaf
         )
-        raise AssignmentError(
-            f"Leaf `{conflict.leaf}` cannot be written as `{entry.name}`: "
-            f"{describe_misfit(conflict, culprit, entry.spec)}"
-        )
+        raise misfit_error(conflict, culprit, entry.name, entry.spec)
 
     def _take_contributions(self, number: int, name: str) -> list[Contribution]:
         """Contributions of a group of leaves to one tensor; dropped here."""
@@ -266,20 +263,31 @@ def leaf_value_of(
     return LeafValue(assignment.leaf, value, contribution.mask, chain, is_widened)
 
 
-def describe_misfit(
+def misfit_error(
     conflict: Conflict,
     leaf_value: LeafValue,
+    name: str,
     spec: TensorSpec,
     box: Box | None = None,
-) -> str:
-    """Says why a leaf cannot be written, and what to do.
+) -> AssignmentError:
+    """The error that says why a leaf cannot be written, and what to do.
 
     Args:
         conflict: The elements that do not fit.
         leaf_value: The value of the leaf.
+        name: Name of the tensor.
         spec: Shape and dtype of the tensor.
         box: The box of it that was looked at; None for all of it.
     """
+    fact = _describe_misfit(conflict, leaf_value, spec, box)
+    return AssignmentError(
+        f"Leaf `{leaf_value.leaf}` cannot be written as `{name}`: {fact}"
+    )
+
+
+def _describe_misfit(
+    conflict: Conflict, leaf_value: LeafValue, spec: TensorSpec, box: Box | None
+) -> str:
     box = Box.whole(spec.shape) if box is None else box
     within = np.unravel_index(conflict.place, box.shape)
     place = [start + int(i) for start, i in zip(box.starts, within, strict=True)]

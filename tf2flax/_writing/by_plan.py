@@ -21,7 +21,7 @@ from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._formats.object_graph import GRAPH_KEY
 
 from .arrays import prepare_tensor
-from .averages import write_both
+from .averages import refuse_outgrown, write_both
 from .backwards import TensorWriter
 from .growing import grown_tensors
 from .new_names import NewNames, prepare_new, refuse_written
@@ -93,6 +93,7 @@ def prepare_by_plan(
         if assignment.name not in kept
     ]
     copied = [n for n in inverse.copied if n not in counters] if is_copying else ()
+    refuse_outgrown(inverse, frozenset(copied))
     stale = _watch_copies(inverse, covered, copied, renewed)
     tensors = _loaded_tensors(inverse, arrays, covered, stale)
     tensors += [*renewed.values(), *added.tensors, *counters.values()]
@@ -200,14 +201,14 @@ def _renewed_tensors(
     for renewal in inverse.renewals:
         if not all(leaf in arrays for leaf in renewal.leaves):
             continue
+        if renewal.is_grown:
+            tensors |= grown_tensors(inverse, renewal, arrays)
+            continue
         if any(spans_processes(arrays[leaf]) for leaf in renewal.leaves):
             # Here, since only jobs of several processes have such leaves.
             from .sharded_backwards import renewed_in_slices
 
             tensors |= renewed_in_slices(inverse, renewal, arrays)
-            continue
-        if renewal.is_grown:
-            tensors |= grown_tensors(inverse, renewal, arrays)
             continue
         if renewal.parts:
             parts = [arrays[part] for part in renewal.parts]

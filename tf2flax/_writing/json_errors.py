@@ -14,7 +14,7 @@ from tf2flax._assignment.language.syntax import is_expression, parse_expression
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.text import and_more
 
-from .toml_errors import TABLE_KEY
+from .toml_errors import ENTRY_TABLES, TABLE_KEY
 
 # A map file without entries.
 _EMPTY: Final = f'{{"{TABLE_KEY}": {{}}}}'
@@ -67,22 +67,23 @@ def describe_json_error(text: str, error: json.JSONDecodeError) -> str:
     )
 
 
-def describe_repeated_key(key: str, values: Iterable[Any]) -> str:
+def describe_repeated_key(section: str, key: str, values: Iterable[Any]) -> str:
     """Says that a key occurs more than once, and what to write.
 
     Args:
+        section: The object in which it does, by its own key; "" for the whole file.
         key: The key.
         values: What it is given, in the order of the text.
     """
     values = list(values)
-    if not all(isinstance(value, str) for value in values):  # no entries of a map
-        return f"key {json.dumps(key, ensure_ascii=False)} occurs twice. Leave one out."
+    if section not in ENTRY_TABLES or not all(isinstance(v, str) for v in values):
+        return f"key {_quoted(key)} occurs twice. Leave one out."
     pairs = [json.dumps([key, value], ensure_ascii=False) for value in values]
     listed = and_more(", ".join(pairs[:_MAX_PAIRS]), len(pairs) - _MAX_PAIRS)
     return (
-        f"key {json.dumps(key, ensure_ascii=False)} occurs twice. Write the map as a "
-        f'list of pairs, in place of the object: `"{TABLE_KEY}": [{listed}]`. Other '
-        "entries become pairs in it as well."
+        f"key {_quoted(key)} occurs twice. Write the map as a list of pairs, in place "
+        f'of the object: `"{section}": [{listed}]`. Other entries become pairs in it '
+        "as well."
     )
 
 

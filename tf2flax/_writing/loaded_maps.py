@@ -77,8 +77,11 @@ class MapTable(dict[Key, str], LoadedMap):
 
     def __ior__(self, after: Any) -> Self:
         """Adds the entries of another map, and what it knows."""
-        self.facts = _join(self, after)
-        self.update(after)
+        # Pairs may come from a generator, which gives them once.
+        is_map = isinstance(after, (dict, LoadedMap))
+        entries = cast("Any", after if is_map else dict[Any, Any](after))
+        self.facts = _join(self, entries)
+        self.update(entries)
         return self
 
 

@@ -16,7 +16,7 @@ from tf2flax._storage.faults import system_error, write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.not_paths import refuse_home
 from tf2flax._storage.stores import storage_of
-from tf2flax._storage.writing import write_atomically
+from tf2flax._storage.writing import write_document
 
 from .loaded_maps import MapPairs, MapTable
 from .map_formatting import check_map_to_write, format_json, format_toml
@@ -82,8 +82,9 @@ def save_map(
         assignment_map: A dict, or pairs, of names, scopes and expressions to names and
             scopes. Of a map that was loaded, the values of its parameters stand in the
             entries; its options and optional entries are written too.
-        overwrite: Whether a file that exists already is replaced. Its comments stay:
-            those at the top, and those at entries that are written again.
+        overwrite: Whether a file that exists already is replaced; of a symbolic link,
+            the file that it leads to. Its comments stay: those at the top, and those at
+            entries that are written again.
 
     Raises:
         AssignmentError: Keys or values that no file can hold (objects), or that
@@ -106,14 +107,15 @@ def save_map(
     name = _name_of(path)
     format_map = format_json if _is_json(name) else format_toml
     contents = check_map_to_write(assignment_map, folder_of(name))
-    exists = os.path.exists(name)
-    if exists and not overwrite:
+    file = _local_file(path, name, "Give a local path.")
+    if os.path.lexists(file) and not overwrite:
         raise ExistsError(
             f"A file is there already - at `{name}`. Choose another path, or give "
             "overwrite=True."
         )
-    old_text = _read(path, name) if exists else ""
-    _write(name, format_map(contents, old_text))
+    # A link may lead to a file that is not there yet.
+    old_text = _read(path, name) if os.path.exists(file) else ""
+    _write(name, file, format_map(contents, old_text))
 
 
 def _name_of(path: object) -> str:
@@ -141,13 +143,16 @@ def _is_json(name: str) -> bool:
     return suffix == ".json"
 
 
-def _read(path: PathLike, name: str) -> str:
+def _local_file(path: PathLike, name: str, way_out: str) -> str:
+    """The absolute path of a map file; URLs of other files are refused."""
     storage, text = storage_of(path)
     if not storage.is_local:
-        raise AssignmentError(
-            f"`{name}`: map files are local files. Download it first."
-        )
-    path_of_file = LOCAL.show(text)
+        raise AssignmentError(f"`{name}`: map files are local files. {way_out}")
+    return LOCAL.show(text)
+
+
+def _read(path: PathLike, name: str) -> str:
+    path_of_file = _local_file(path, name, "Download it first.")
     try:
         # A pipe would be waited for, and a device has no end.
         if os.path.exists(path_of_file) and not os.path.isfile(path_of_file):
@@ -157,7 +162,7 @@ def _read(path: PathLike, name: str) -> str:
             contents = file.read(_MAX_NBYTES + 1)
     except OSError as error:
         fact = system_error(name, error)
-        close = _close_to(text) if isinstance(error, FileNotFoundError) else ""
+        close = _close_to(path_of_file) if isinstance(error, FileNotFoundError) else ""
         raise (
             ReadError(f"{fact} Did you mean `{close}`?") if close else fact
         ) from error
@@ -181,9 +186,9 @@ def _close_to(path: str) -> str:
     return os.path.join(folder, close[0]) if close else ""
 
 
-def _write(name: str, text: str) -> None:
+def _write(name: str, file: str, text: str) -> None:
     try:
-        write_atomically(name, text.encode("utf-8"))
+        write_document(file, text.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise AssignmentError(
             f"A name in the map is not valid text: {error.reason}."

@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.language.grammar import check_entry, facts_of
-from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import is_expression
 from tf2flax._base.caller import show_value
 from tf2flax._base.collapsing import summarise
@@ -21,6 +20,7 @@ from tf2flax._base.errors import AssignmentError
 
 from .map_lines import STRING, find_strings
 from .map_parsing import COMMENT_KEY, TABLE_KEY
+from .toml_values import toml_string, toml_value
 from .vocabularies import move_vocabularies
 
 # A pair of strings, as `json.dumps` writes it: on four lines.
@@ -155,7 +155,7 @@ def _options_lines(options: Mapping[str, Any], comments: _Comments) -> list[str]
     for key, value in options.items():
         # TOML has no null, which is the default of all but the aliases.
         if value is not None or key == "aliases":
-            entry = f"{key} = {_toml_value(value)}"
+            entry = f"{key} = {toml_value(value)}"
             lines += comments.around("options", key, entry)
     return [*lines, *(comments.footer if comments.last == "options" else [])]
 
@@ -230,32 +230,6 @@ def _split_entry(line: str) -> tuple[str, str] | None:
             strings = list(find_strings(token, is_json=False))
             key = strings[0][0] if strings else token
     return None if key is None else (key, comment)
-
-
-def toml_string(text: str) -> str:
-    if '"' in text and "'" not in text and text.isprintable():
-        return f"'{text}'"
-    return quote(text)
-
-
-def _toml_value(value: Any) -> str:
-    """Writes the value of an option, which came from a file."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return toml_string(value)
-        case list() | tuple():
-            members = cast("Sequence[Any]", value)
-            return f"[{', '.join(map(_toml_value, members))}]"
-        case dict():
-            members = cast("dict[str, Any]", value).items()
-            pairs = (f"{toml_string(k)} = {_toml_value(v)}" for k, v in members)
-            return f"{{{', '.join(pairs)}}}"
-        case None:
-            return "{}"  # of JSON: no aliases
-        case _:
-            return repr(value)
 
 
 def _json_comment(text: str) -> Any:

@@ -29,10 +29,11 @@ def find_lines(
     section: str = "",
     is_table: bool = True,
 ) -> list[int]:
-    """The line of each key, which are in the order of the file; 0 if it is not found.
+    """The line of each key, which are in the order of the file.
 
     The parsers do not give lines, so the strings of the text are searched for the keys,
-    from the beginning of the section on.
+    from the beginning of the section on. A key may also be a table of its own, as in
+    `[options.dtype]`. One that is not found gets the line of the section; 0 for none.
     """
     start = _start_of(text, section, is_json=is_json) if section else 0
     strings = [
@@ -45,7 +46,13 @@ def find_lines(
     for key in keys:
         matches = (i for i in range(position, len(strings)) if strings[i][0] == key)
         index = next(matches, None)
-        lines.append(0 if index is None else strings[index][1])
+        if index is not None:
+            lines.append(strings[index][1])
+        else:
+            table = (
+                0 if is_json else _header_line(text, rf"{section}\.{re.escape(key)}")
+            )
+            lines.append(table or start)
         # A key that is not found (a dotted one of TOML, say) skips nothing.
         position = position if index is None else index + 1
     return lines
@@ -54,12 +61,25 @@ def find_lines(
 def _start_of(text: str, section: str, *, is_json: bool) -> int:
     """The line on which a section begins; 0 if it is not found."""
     if not is_json:
-        header = re.compile(rf"(?m)^[ \t]*(\[[ \t]*)?[\"']?{section}[\"']?[ \t]*[\]=]")
-        match = header.search(text)
-        return text.count("\n", 0, match.start()) + 1 if match else 0
+        return _header_line(text, section)
     strings = find_strings(text, is_json=True)
     keys = ((string, line) for string, line, kind in strings if kind == "key")
     return next((line for string, line in keys if string == section), 0)
+
+
+def _header_line(text: str, name: str) -> int:
+    """The line of TOML on which a table begins; 0 if it is not found.
+
+    Args:
+        text: All of the text.
+        name: Name of the table, as a regex.
+    """
+    quoted = rf"[\"']?{name}[\"']?"
+    # A header first: an entry may be called `options`.
+    for start in (rf"\[[ \t]*{quoted}[ \t]*[\].]", rf"{quoted}[ \t]*[=.]"):
+        if match := re.search(rf"(?m)^[ \t]*{start}", text):
+            return text.count("\n", 0, match.start()) + 1
+    return 0
 
 
 def find_strings(text: str, *, is_json: bool) -> Iterator[tuple[str, int, str]]:

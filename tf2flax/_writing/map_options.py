@@ -6,6 +6,7 @@ Opens no file.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -23,9 +24,11 @@ from tf2flax._assignment.resolution.option_checks import (
     check_uneven,
 )
 from tf2flax._assignment.resolution.policies import MapOptions
-from tf2flax._base.caller import check_switch, show_value
+from tf2flax._base.caller import check_switch, reworded, show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
+
+from .toml_values import toml_value
 
 Parameter = int | float | str
 
@@ -44,8 +47,14 @@ _CALLS_ALONE: Final = ("mesh", "progress", "sharding", "tuning")
 _RESERVED: Final = ("path",)
 
 
-def check_file_option(name: str, value: object) -> None:
+def check_file_option(name: str, value: object, *, is_json: bool) -> None:
     """Checks an option that a map file gives.
+
+    Args:
+        name: Its name.
+        value: Its value.
+        is_json: Whether the file is JSON, in which messages then say what to write;
+            else it is TOML.
 
     Raises:
         AssignmentError: There is no such option, a file cannot give it, or its value is
@@ -60,7 +69,16 @@ def check_file_option(name: str, value: object) -> None:
         raise AssignmentError(
             f"plan has no option `{name}`. {_did_you_mean(name, _CHECKS, 'There are')}"
         )
-    _CHECKS[name](name, value)
+    try:
+        _CHECKS[name](name, value)
+    except AssignmentError as error:
+        raise AssignmentError(
+            reworded(error, _as_json if is_json else toml_value)
+        ) from error
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def check_parameter(name: str, value: object) -> Parameter:

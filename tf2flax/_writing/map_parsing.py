@@ -7,6 +7,7 @@ names, scopes, or the text of an expression. Opens no file.
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 import tomllib
@@ -37,7 +38,7 @@ from .map_options import (
     override,
     refuse_near_parameter,
 )
-from .toml_errors import TABLE_KEY, describe_toml_error
+from .toml_errors import ENTRY_TABLES, TABLE_KEY, describe_toml_error
 from .vocabularies import folder_of, read_vocabularies
 
 # JSON has no comments; this key may hold one.
@@ -50,8 +51,7 @@ _MAX_VALUE: Final = 60
 # Where `tomllib` says that a text is wrong.
 _AT_LINE: Final = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)")
 
-_TABLES: Final = (TABLE_KEY, "optional")
-_SECTIONS: Final = (*_TABLES, "parameters", "options")
+_SECTIONS: Final = (*ENTRY_TABLES, "parameters", "options")
 
 
 def parse_map_text(
@@ -73,7 +73,7 @@ def parse_map_text(
     reader = _Reader(text, name, is_json=is_json)
     parameters = reader.read_parameters(contents.get("parameters", {}), given)
     options = reader.read_options(contents.get("options", {}))
-    tables = {key: contents[key] for key in _TABLES if key in contents}
+    tables = {key: contents[key] for key in ENTRY_TABLES if key in contents}
     for key, table in tables.items():
         reader.read_entries(key, table, parameters)
     is_table = all(isinstance(table, dict) for table in tables.values())
@@ -133,7 +133,6 @@ class _Reader:
             except AssignmentError as error:
                 self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
                 continue
-            self.entries.append(entry)
             is_twice = entry in self.places
             # A pair may occur twice in one list, not in both.
             is_mixed = (entry in self.optional) != (section == "optional")
@@ -142,6 +141,8 @@ class _Reader:
                     f"{place}: {_shorten_key(key_text)}: this entry stands in "
                     f"{self.places[entry]} as well."
                 )
+                continue
+            self.entries.append(entry)
             self.places[entry] = place
             if section == "optional":
                 self.optional.add(entry)
@@ -168,7 +169,7 @@ class _Reader:
         for (key, value), place in zip(table.items(), places, strict=True):
             self.option_places[key] = place
             try:
-                check_file_option(key, value)
+                check_file_option(key, value, is_json=self._is_json)
             except AssignmentError as error:
                 self.problems.append(f"{place}: {error}")
         return dict(table)
@@ -208,15 +209,15 @@ def _parse_toml(text: str, name: str) -> Any:
 
 
 def _parse_json(text: str, name: str) -> Any:
-    repeated: list[tuple[str, list[Any]]] = []
+    # By the object in which a key occurs twice: the first such key, and its values.
+    repeated: list[tuple[dict[str, Any], str, list[Any]]] = []
 
     def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in members:
-                values = [member for name, member in pairs if name == key]
-                repeated.append((key, values))
-            members[key] = value
+        members = dict(pairs)
+        counts = collections.Counter(key for key, _ in pairs)
+        for key in [key for key, count in counts.items() if count > 1][:1]:
+            values = [member for name, member in pairs if name == key]
+            repeated.append((members, key, values))
         return members
 
     try:
@@ -228,9 +229,12 @@ def _parse_json(text: str, name: str) -> Any:
     except (RecursionError, ValueError) as error:
         raise AssignmentError(f"{name}: invalid JSON: {error}.") from error
     if repeated:
-        key, values = repeated[0]
-        line = find_lines(text, [key, key], is_json=True)[-1]
-        raise AssignmentError(f"{name}:{line}: {describe_repeated_key(key, values)}")
+        table, key, values = repeated[0]
+        sections = cast("dict[str, Any]", contents if type(contents) is dict else {})
+        section = next((k for k, member in sections.items() if member is table), "")
+        lines = find_lines(text, [key, key], is_json=True, section=section)
+        fact = describe_repeated_key(section, key, values)
+        raise AssignmentError(f"{name}:{lines[-1]}: {fact}")
     return contents
 
 
@@ -238,7 +242,7 @@ def _check_sections(contents: Any, name: str, *, is_json: bool) -> None:
     """Checks the keys of a file: tables of entries, parameters, options, a comment."""
     members = cast("dict[str, Any]", contents) if isinstance(contents, dict) else {}
     kind = "an object" if is_json else "a table"
-    if not any(key in members for key in _TABLES):
+    if not any(key in members for key in ENTRY_TABLES):
         fix = f"Begin it with [{TABLE_KEY}]."
         raise AssignmentError(
             f"`{name}`: expected {kind} `{TABLE_KEY}`. "
@@ -255,7 +259,7 @@ def _check_sections(contents: Any, name: str, *, is_json: bool) -> None:
                 f"{quote(key)} as well.{fix}"
             )
         # Only entries may be pairs: where a key occurs twice, a table cannot hold them.
-        is_entries = key in _TABLES
+        is_entries = key in ENTRY_TABLES
         if isinstance(section, dict) or (isinstance(section, list) and is_entries):
             continue
         raise AssignmentError(

@@ -8,7 +8,7 @@ from typing import Final
 
 from tf2flax._assignment.language.expressions import Expression
 
-from .map_formatting import toml_string
+from .toml_values import toml_string
 
 Key = str | Expression
 Entry = tuple[Key, str]

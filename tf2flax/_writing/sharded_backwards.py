@@ -20,7 +20,6 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.language.expressions import Source
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.layouts.nodes import Layout
 from tf2flax._assignment.layouts.scattering import Contribution
@@ -41,7 +40,8 @@ from tf2flax._base.memory import view_at
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
-from .backwards import describe_misfit, leaf_value_of
+from .backwards import leaf_value_of, misfit_error
+from .growing import refuse_rearranged
 from .new_tensors import NewPiece, NewTensor, spans_processes, stored_key
 from .slicing import box_of_piece, cut_slices, extents_of_box, join_parts
 from .stale import StaleCopies
@@ -109,7 +109,7 @@ def sharded_tensors(
 def renewed_in_slices(
     inverse: InversePlan, renewal: Renewal, arrays: Mapping[str, NewTensor]
 ) -> dict[str, NewTensor]:
-    """Tensors like a leaf of a new shape, or like the parts of a family, by name.
+    """Tensors like a leaf that was kept, or like the parts of a family, by name.
 
     Args:
         inverse: The plan backwards.
@@ -125,12 +125,7 @@ def renewed_in_slices(
     leaf = arrays[renewal.leaf]
     resized = inverse.resized(renewal, leaf.spec.shape)
     for name, (expression, _) in resized.items():
-        if not isinstance(expression, Source):
-            raise AssignmentError(
-                f"Leaf `{renewal.leaf}` spans processes, does not have the shape of "
-                f"the tensor, and is written to `{name}` as `{expression}`. Replicate "
-                "it, or save it without the plan."
-            )
+        refuse_rearranged(renewal, name, expression)
     return {name: dataclasses.replace(leaf, key=stored_key(name)) for name in resized}
 
 
@@ -215,10 +210,7 @@ def _stored_values(entry: TensorEntry, shard: _Shard) -> np.ndarray:
     conflict = settle_values(stored, [leaf_value])
     if conflict is None:
         return stored
-    raise AssignmentError(
-        f"Leaf `{shard.assignment.leaf}` cannot be written as `{entry.name}`: "
-        f"{describe_misfit(conflict, leaf_value, entry.spec, part.box)}"
-    )
+    raise misfit_error(conflict, leaf_value, entry.name, entry.spec, part.box)
 
 
 def _describe_no_slices(

@@ -28,8 +28,8 @@ class StaleCopies:
     """Compares what is written, and knows which copies no longer belong to it.
 
     Attributes:
-        dropped: Slots and averages of tensors that get another shape or dtype, which no
-            model could restore.
+        dropped: Slots and averages of tensors that get another shape, order or dtype:
+            no model could restore them, or they would belong to other rows.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StaleCopies:
             manifest: The checkpoint.
             written: Names of the tensors that leaves are written to.
             copied: Names of those that are copied as they are.
-            renewed: Those of the written ones that get another shape or dtype.
+            renewed: Those of the written ones that get another shape, order or dtype.
             copies: Written tensors -> copied ones that may hold the same variable.
             averages: Averages that only a view knows -> their variables.
             alternatives: Written tensors -> those that `first_of` did not choose.
@@ -168,8 +168,8 @@ class StaleCopies:
             )
         if self.dropped:
             sentences.append(
-                "Slots and averages of tensors that now have another shape or dtype "
-                f"are left out ({len(self.dropped)}): "
+                "Slots and averages of tensors that now have another shape, order or "
+                f"dtype are left out ({len(self.dropped)}): "
                 f"{list_collapsed(self.dropped, _MAX_NAMES)}."
             )
         return " ".join(sentences)

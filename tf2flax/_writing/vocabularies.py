@@ -78,9 +78,10 @@ def vocabulary(
 
 
 def folder_of(path: str) -> str:
-    """The absolute path of the folder that a map file lies in."""
+    """The absolute path of the folder that a map file lies in, not a link to it."""
     storage, text = storage_of(path)
-    return os.path.dirname(LOCAL.show(text) if storage.is_local else path)
+    file = LOCAL.show(text) if storage.is_local else path
+    return os.path.dirname(os.path.realpath(file) if os.path.islink(file) else file)
 
 
 def read_vocabularies(expression: Expression, folder: str) -> Expression:

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from tf2flax._base.caller import is_one_of
+
 from .arguments import count_from_front
 from .expressions import Expression, Several, Unary, write_source
 from .limits import check_size
@@ -284,7 +286,7 @@ def check_fill(verb: str, fill: object) -> Fill:
     Raises:
         AssignmentError: It is neither "keep" nor a finite number.
     """
-    return "keep" if fill == "keep" else check_number(verb, fill)
+    return "keep" if is_one_of(fill, ("keep",)) else check_number(verb, fill)
 
 
 def _write_fill(fill: Fill) -> str:

@@ -40,9 +40,15 @@ _OPERATORS: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
 # A text that begins like this is meant as an expression: a call of one of our
 # functions, behind numbers, signs and parentheses; or a call of anything with a string,
 # which is a typing error of one.
-_BEGINNING: Final = re.compile(
-    r"(?:[-+*()\s]|\d[\d._]*(?:[eE][-+]?\d+)?j?\b)*(?:src|concat|stack|first_of)\s*\("
-    r"|\s*[A-Za-z_.]+\(\s*[\"']"
+# A number is taken whole: with all ways to cut "1.1.1.1", a text would take years.
+_NUMBER: Final = r"[-+*()\s]|(?>\.?\d[\d._]*(?:[eE][-+]?\d+)?j?)(?!\w)"
+_CALL: Final = r"(?:src|concat|stack|first_of)\s*\("
+_WRONG_CALL: Final = r"\s*[A-Za-z_.]+\(\s*[\"']"
+_BEGINNING: Final = re.compile(rf"(?:{_NUMBER})*{_CALL}|{_WRONG_CALL}")
+# Where there are parameters, they may stand in place of the numbers.
+_VARIABLE: Final = r"[A-Za-z_]\w*(?=[)\s]*[-+*])"
+_BEGINNING_WITH_PARAMETERS: Final = re.compile(
+    rf"(?:{_NUMBER}|{_VARIABLE})*{_CALL}|{_WRONG_CALL}"
 )
 _NO_PARAMETERS: Final[Mapping[str, int | float | str]] = MappingProxyType({})
 # Nobody wrote a text that is longer or deeper (characters; brackets that are opened).
@@ -71,11 +77,12 @@ def parse_key(
         >>> parse_key("src('w').transpose()")
         src("w").transpose()
     """
-    return parse_expression(text, parameters) if is_expression(text) else text
+    begins_so = _BEGINNING_WITH_PARAMETERS if parameters else _BEGINNING
+    return parse_expression(text, parameters) if begins_so.match(text) else text
 
 
 def is_expression(text: str) -> bool:
-    """True if a key of a map file is read as an expression, valid or not."""
+    """True if a key of a map without parameters is read as an expression."""
     return _BEGINNING.match(text) is not None
 
 

@@ -25,8 +25,9 @@ from tf2flax._base.memory import empty
 from tf2flax._base.values import DTYPES_BY_NUMPY, Box, StoredDtype, TensorSpec
 
 from .filling import Fetch, fill_array
-from .lowering import lower
+from .lowering import lower, number_step_of
 from .nodes import StridedView
+from .steps import Step
 
 SpecOf = Callable[[str], TensorSpec]
 # What stands where a leaf has no element of the tensor: every dtype holds it.
@@ -39,7 +40,8 @@ def origin_elements(
     """Puts the stored elements of a tensor where a leaf has what they were loaded as.
 
     Args:
-        expression: What the leaf was loaded from: no arithmetic, but growth.
+        expression: What the leaf was loaded from: tensors are not combined, and it has
+            grown.
         name: The tensor, which stands in it once.
         spec_of: Gives shape and dtype of a tensor.
         fetch: Reads a view of the tensor.
@@ -66,15 +68,20 @@ def has_origin(expression: ex.Expression, name: str, spec_of: SpecOf) -> np.ndar
     return _filled(expression, spec_of, DTYPES_BY_NUMPY[np.dtype(np.bool_)], fetch)
 
 
-def casts_of(expression: ex.Expression, name: str) -> tuple[np.dtype, ...]:
-    """The casts that elements of a tensor go through in an expression, in order."""
-    casts: list[np.dtype] = []
+def steps_through(
+    expression: ex.Expression, name: str, spec_of: SpecOf
+) -> tuple[Step, ...]:
+    """What elements of a tensor go through in an expression: casts and arithmetic."""
+    steps: list[Step] = []
     node = expression
     while node.children:
         if isinstance(node, nodes.Cast):
-            casts.append(node.dtype)
+            steps.append(node.dtype)
+        elif isinstance(node, nodes.Negated | nodes.WithNumber):
+            dtype = lower(node.operand, spec_of).dtype
+            steps.append(number_step_of(node, dtype))
         node = next(child for child in node.children if name in _names_in(child))
-    return tuple(reversed(casts))
+    return tuple(reversed(steps))
 
 
 def _names_in(expression: ex.Expression) -> set[str]:
@@ -84,19 +91,19 @@ def _names_in(expression: ex.Expression) -> set[str]:
 def _filled(
     expression: ex.Expression, spec_of: SpecOf, dtype: StoredDtype, fetch: Fetch
 ) -> np.ndarray:
-    """What an expression makes of tensors of one dtype, without its casts."""
+    """What an expression makes of tensors of one dtype, in places alone."""
     layout = lower(
-        _without_casts(expression), lambda name: TensorSpec(spec_of(name).shape, dtype)
+        _without_steps(expression), lambda name: TensorSpec(spec_of(name).shape, dtype)
     )
     out = empty(layout.shape, layout.dtype)
     fill_array(layout, Box.whole(layout.shape), out, fetch)
     return out
 
 
-def _without_casts(expression: ex.Expression) -> ex.Expression:
-    """The same elements in the same places; 0 where no tensor has any."""
-    children = [_without_casts(child) for child in expression.children]
-    if isinstance(expression, nodes.Cast):
+def _without_steps(expression: ex.Expression) -> ex.Expression:
+    """Each element in its place, as it is stored; 0 where no tensor has any."""
+    children = [_without_steps(child) for child in expression.children]
+    if isinstance(expression, nodes.Cast | nodes.Negated | nodes.WithNumber):
         return children[0]
     if not children:
         return expression

@@ -36,7 +36,12 @@ Resized = tuple[ex.Expression, Shape]
 
 
 def resize_backwards(
-    expression: ex.Expression, shape: Shape, leaf: ex.Expression, spec_of: SpecOf
+    expression: ex.Expression,
+    shape: Shape,
+    leaf: ex.Expression,
+    spec_of: SpecOf,
+    *,
+    is_grown: bool = False,
 ) -> dict[str, Resized]:
     """Writes what each tensor of an expression is, for a leaf of another shape.
 
@@ -45,6 +50,8 @@ def resize_backwards(
         shape: Shape of the leaf.
         leaf: What stands for its value.
         spec_of: Gives shape and dtype of a tensor, as the checkpoint has it.
+        is_grown: True if the leaf was loaded by the expression: whoever writes it takes
+            arithmetic with numbers back, as casts.
 
     Returns:
         For each tensor an expression of transposes, reshapes, indices and rows, and the
@@ -69,8 +76,10 @@ def resize_backwards(
                 walk(operand, value[index], below)
         else:
             (operand,) = node.children
-            new, below = _undone(node, value, shape, spec_of)
-            walk(operand, new, below)
+            is_step = isinstance(node, nodes.Negated | nodes.WithNumber)
+            if not (is_step and is_grown):
+                value, shape = _undone(node, value, shape, spec_of)
+            walk(operand, value, shape)
 
     walk(expression, leaf, shape)
     return result

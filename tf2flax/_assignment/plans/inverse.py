@@ -137,10 +137,10 @@ class InversePlan:
         resolution = plan.resolution
         # A tied leaf is written to the tensors of all its names.
         twins = [twin for tie in resolution.ties for twin in tie.twins]
-        self._ways = find_ways_back([*plan.assignments, *twins])
+        spec_of = spec_lookup(manifest)
+        self._ways = find_ways_back([*plan.assignments, *twins], spec_of)
         self._groups = group_families(self._ways.inverted)
         inverted = self._invert_groups()
-        spec_of = spec_lookup(manifest)
         taken = {assignment.name for assignment in inverted}
         grown, self._unwritable = find_renewals(
             map(gap_of, self._ways.grown),
@@ -153,7 +153,12 @@ class InversePlan:
         kept, self._problems = find_kept(resolution, taken, spec_of, self._stored)
         self.renewals = (*grown, *kept)
         renewed = [
-            InverseAssignment(place, renewal.leaves, expression, True)
+            InverseAssignment(
+                place,
+                renewal.leaves,
+                None if renewal.has_arithmetic else expression,
+                True,
+            )
             for renewal in self.renewals
             for place, (expression, _) in renewal.tensors(
                 renewal.gap.shape, spec_of
@@ -314,14 +319,10 @@ class InversePlan:
                     f": expected shape {list(assignment.shape)}, as in the plan, got "
                     f"{list(spec.shape)}."
                 )
-            elif kind_of(spec.dtype.numpy) != kind_of(assignment.dtype):
-                fact = (
-                    f": expected dtype {assignment.dtype}, as in the plan, got "
-                    f"{spec.dtype.name}. Cast it first."
-                )
             else:
-                continue
-            problems.append(f"Leaf `{assignment.leaf}`{fact}")
+                fact = _other_kind(spec, assignment)
+            if fact:
+                problems.append(f"Leaf `{assignment.leaf}`{fact}")
         return problems
 
     def _check_kept(
@@ -333,25 +334,30 @@ class InversePlan:
             missing = [leaf for leaf in renewal.leaves if leaf not in specs]
             if renewal.is_new and len(missing) == len(renewal.leaves):
                 continue
-            # The tensors would be copied instead, or lack slices. If nothing is copied,
-            # a leaf that is missing as a whole leaves its tensors out.
-            if missing and (is_copying or len(missing) < len(renewal.leaves)):
-                names = ", ".join(f"`{name}`" for name in renewal.places)
-                problems.append(
-                    f"Leaf `{missing[0]}`, which replaces {names}, is not in the tree. "
-                    'Use unused="drop" to leave both out.'
-                )
-            elif not missing and not renewal.parts:
-                try:
-                    self.resized(renewal, specs[renewal.leaf].shape)
-                except AssignmentError as error:
+            if missing:
+                # The tensors would be copied instead, or lack slices. If nothing is
+                # copied, a leaf that is missing as a whole leaves its tensors out.
+                if is_copying or len(missing) < len(renewal.leaves):
+                    names = ", ".join(f"`{name}`" for name in renewal.places)
                     problems.append(
-                        describe_unwritable(
-                            renewal.leaf,
-                            str(error),
-                            is_grown=renewal.is_grown or renewal.is_new,
-                        )
+                        f"Leaf `{missing[0]}`, which replaces {names}, is not in the "
+                        'tree. Use unused="drop" to leave both out.'
                     )
+                continue
+            problems += [
+                f"Leaf `{leaf}`{fact}"
+                for leaf, assignment in renewal.loaded.items()
+                if (fact := _other_kind(specs[leaf], assignment))
+            ]
+            if renewal.parts:
+                continue
+            try:
+                self.resized(renewal, specs[renewal.leaf].shape)
+            except AssignmentError as error:
+                is_grown = renewal.is_grown or renewal.is_new
+                problems.append(
+                    describe_unwritable(renewal.leaf, str(error), is_grown=is_grown)
+                )
         return problems
 
     def resized(
@@ -403,6 +409,16 @@ class InversePlan:
                 for place in variable
             ]
         return tuple(sorted(result, key=lambda assignment: assignment.name))
+
+
+def _other_kind(spec: TensorSpec, assignment: Assignment) -> str:
+    """Says that a leaf holds numbers of another kind now; "" if it does not."""
+    if kind_of(spec.dtype.numpy) == kind_of(assignment.dtype):
+        return ""
+    return (
+        f": expected dtype {assignment.dtype}, as in the plan, got {spec.dtype.name}. "
+        "Cast it first."
+    )
 
 
 def spec_lookup(manifest: Manifest) -> Callable[[str], TensorSpec]:

@@ -12,12 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.language.nodes import Cast, Negated, WithNumber
 from tf2flax._assignment.layouts.absent_shapes import shapes_of_absent
 from tf2flax._assignment.layouts.resizing import Resized, resize_backwards
 from tf2flax._assignment.resolution.assignments import Assignment, Gap, Resolution
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import StoredNames
 from tf2flax._base.values import STORED_DTYPES, TensorSpec
+
+# What happens to elements one by one; whoever writes a loaded leaf takes it back.
+_STEPS = (Cast, Negated, WithNumber)
 
 SpecOf = Callable[[str], TensorSpec]
 # Stored names of a tensor, by the name that the plan was made for.
@@ -55,6 +59,11 @@ class Renewal:
         return bool(self.loaded)
 
     @property
+    def has_arithmetic(self) -> bool:
+        """True if the leaf was computed from its tensors, and not only rearranged."""
+        return _has_arithmetic(self.expression)
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         """Names of the leaves."""
         return self.parts or (self.leaf,)
@@ -87,10 +96,15 @@ class Renewal:
         return {
             place: tensor
             for name, tensor in resize_backwards(
-                self.expression, shape, source, spec_of
+                self.expression, shape, source, spec_of, is_grown=self.is_grown
             ).items()
             for place in self.stored[name]
         }
+
+
+def _has_arithmetic(expression: Expression) -> bool:
+    is_step = isinstance(expression, Negated | WithNumber)
+    return is_step or any(map(_has_arithmetic, expression.children))
 
 
 def _absent_specs(expression: Expression, shape: tuple[int, ...]) -> SpecOf:
@@ -171,12 +185,11 @@ def find_renewals(
     writers = dict.fromkeys(taken, "another leaf")
     for group in families.values():
         try:
-            renewal = _make_renewal(group, spec_of, places_of, is_new=is_new)
             grown = {
                 gap.leaf: assignments[gap.leaf, gap.expression]
                 for gap in (group if assignments else ())
             }
-            renewal = dataclasses.replace(renewal, loaded=grown)
+            renewal = _make_renewal(group, grown, spec_of, places_of, is_new=is_new)
             for name in renewal.places:
                 if name in writers:
                     raise AssignmentError(f"`{name}` is written from {writers[name]}.")
@@ -189,7 +202,12 @@ def find_renewals(
 
 
 def _make_renewal(
-    group: list[Gap], spec_of: SpecOf, places_of: PlacesOf, *, is_new: bool
+    group: list[Gap],
+    loaded: Mapping[str, Assignment],
+    spec_of: SpecOf,
+    places_of: PlacesOf,
+    *,
+    is_new: bool,
 ) -> Renewal:
     """The renewal of a single leaf, or of all parts of a family."""
     gap = group[0]
@@ -198,14 +216,16 @@ def _make_renewal(
     source = Source(literal_pattern(gap.leaf))
     if is_new:
         spec_of = _absent_specs(expression, gap.shape)
-    names = resize_backwards(expression, gap.shape, source, spec_of)
+    names = resize_backwards(
+        expression, gap.shape, source, spec_of, is_grown=bool(loaded)
+    )
     stored = {name: places_of(name) for name in names}
     if not gap.parts:
-        return Renewal(gap.leaf, (), gap, expression, stored, is_new=is_new)
+        return Renewal(gap.leaf, (), gap, expression, stored, loaded, is_new=is_new)
     if missing := set(gap.parts).difference(member.leaf for member in group):
         raise AssignmentError(f"its part `{min(missing)}` is not kept with it.")
     # Rows for another vocabulary, or more of them, lie in the parts as in the tensor.
-    while expression.is_growth:
+    while expression.is_growth or (loaded and isinstance(expression, _STEPS)):
         (expression,) = expression.children
     if not isinstance(expression, Source):
         raise AssignmentError(
@@ -213,7 +233,7 @@ def _make_renewal(
         )
     family = gap.parts[0].rpartition("/part_")[0]
     whole = gap.expression or expression
-    return Renewal(family, gap.parts, gap, whole, stored, is_new=is_new)
+    return Renewal(family, gap.parts, gap, whole, stored, loaded, is_new=is_new)
 
 
 def _places_of_new(stored: StoredNames) -> PlacesOf:

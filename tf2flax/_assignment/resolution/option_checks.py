@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tf2flax._base.caller import is_one_of, show_value
+from tf2flax._base.caller import is_one_of, show_value, wrong_value
 from tf2flax._base.errors import AssignmentError
 
 
@@ -72,10 +72,11 @@ def check_logical_rules(option: str, rules: Any) -> object:
     if rules is None:
         return None
     if not isinstance(rules, (tuple, list)) or not all(map(_is_rule, rules)):
-        raise AssignmentError(
+        raise wrong_value(
             f"Option {option}: expected pairs of a logical name and the mesh axis that "
-            f"it means (or None), got {show_value(rules)}. Write "
-            '[("embed", "data"), ("mlp", None)].'
+            f"it means (or None), got {show_value(rules)}. Write",
+            [("embed", "data"), ("mlp", "model")],
+            ".",
         )
     return tuple((name, tuple(a) if isinstance(a, list) else a) for name, a in rules)
 

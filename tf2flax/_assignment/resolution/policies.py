@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar, cast
 import numpy as np
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES
-from tf2flax._base.caller import is_one_of, show_value
+from tf2flax._base.caller import is_one_of, show_value, wrong_value
 from tf2flax._base.dtypes import DtypePolicy, kind_of, parse_dtype
 from tf2flax._base.errors import AssignmentError
 
@@ -24,8 +24,9 @@ Choice = Literal["error", "keep"]
 _CHOICES: Final = ("error", "keep")
 UnusedChoice = Literal["ignore", "warn", "error"]
 _UNUSED_CHOICES: Final = ("ignore", "warn", "error")
-# A choice of each kind, for messages.
+# Right values, for messages: a choice of each kind, and aliases.
 _EXAMPLES: Final = {"policy": "keep", "dtype": "bfloat16"}
+_ALIASES: Final = {"scale": ("gamma",)}
 
 
 def _first_rule(
@@ -142,9 +143,11 @@ def parse_policy(option: str, value: object) -> Policy:
     if isinstance(value, str) and value in _CHOICES:
         return Policy(default=value)
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise AssignmentError(
+        raise wrong_value(
             f"Option {option}: expected 'error', 'keep' or a list of (regex, policy), "
-            f'got {show_value(value)}. Write [("^head/", "keep")] for some leaves.'
+            f"got {show_value(value)}. Write",
+            [("^head/", "keep")],
+            " for some leaves.",
         )
     rules: list[tuple[re.Pattern[str], Choice]] = []
     for pattern, choice in _parse_pairs(option, cast("object", value), "policy"):
@@ -170,10 +173,11 @@ def parse_unused(option: str, value: object) -> UnusedPolicy:
     if is_one_of(value, _UNUSED_CHOICES):
         return UnusedPolicy(default=cast("UnusedChoice", value))
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise AssignmentError(
+        raise wrong_value(
             f"Option {option}: expected 'ignore', 'warn', 'error' or a list of (regex, "
-            f'policy), got {show_value(value)}. Write [("^head/", "ignore"), ("", '
-            '"error")] for some tensors.'
+            f"policy), got {show_value(value)}. Write",
+            [("^head/", "ignore"), ("", "error")],
+            " for some tensors.",
         )
     rules: list[tuple[re.Pattern[str], UnusedChoice]] = []
     for pattern, choice in _parse_pairs(option, cast("object", value), "policy"):
@@ -202,20 +206,22 @@ def parse_aliases(option: str, value: object) -> Mapping[str, tuple[str, ...]] |
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise AssignmentError(
+        raise wrong_value(
             f"Option {option}: expected a mapping of leaf names to tuples of "
-            f"checkpoint names, or None, got {type(value).__name__}. Write "
-            '{"scale": ("gamma",)}.'
+            f"checkpoint names, or None, got {type(value).__name__}. Write",
+            _ALIASES,
+            ".",
         )
     aliases: dict[str, tuple[str, ...]] = {}
     for leaf, names in cast("Mapping[object, object]", value).items():
         tensors: list[Any] = [*names] if isinstance(names, (tuple, list)) else [None]
         is_named = all(isinstance(tensor, str) for tensor in tensors)
         if not isinstance(leaf, str) or not is_named:
-            raise AssignmentError(
+            raise wrong_value(
                 f"Option {option}: expected a tuple of names for {show_value(leaf)}, "
-                f"got {show_value(cast('object', names))}. Write "
-                '{"scale": ("gamma",)}.'
+                f"got {show_value(cast('object', names))}. Write",
+                _ALIASES,
+                ".",
             )
         aliases[leaf] = tuple(tensors)
     return aliases
@@ -321,10 +327,11 @@ def _parse_pairs(
             cast("Sequence[object]", pair) if isinstance(pair, (tuple, list)) else ()
         )
         if len(items) != 2 or not _is_text_regex(items[0]):
-            raise AssignmentError(
+            raise wrong_value(
                 f"Option {option}: expected pairs of a regex and a {choice}, got "
-                f"{show_value(cast('object', pair))}. Write "
-                f'[("^head/", "{_EXAMPLES[choice]}")].'
+                f"{show_value(cast('object', pair))}. Write",
+                [("^head/", _EXAMPLES[choice])],
+                ".",
             )
         try:
             pattern = re.compile(cast("str", items[0]))
