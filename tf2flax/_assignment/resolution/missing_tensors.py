@@ -62,15 +62,13 @@ def explain_missing_tensors(
     levels, problems = explain_missing_levels(problems, around)
     shifted, problems = explain_shifted_levels(problems, around)
     roots = [_root_of(problem, around) for problem in problems]
-    groups = group_by_key(
-        problems,
-        [
-            ("scope", template_of(root))
-            if root
-            else ("name", *kind_of_name(problem, around))
-            for problem, root in zip(problems, roots, strict=True)
-        ],
-    )
+    kinds = [
+        ("scope", template_of(root))
+        if root
+        else ("name", *kind_of_name(problem, around))
+        for problem, root in zip(problems, roots, strict=True)
+    ]
+    groups = group_by_key(problems, kinds)
     limit = max_searches(around.tensors)
     scopes: list[_MissingScope] = []
     names: list[Cause] = []
@@ -81,7 +79,8 @@ def explain_missing_tensors(
             missing = [(problems[number], roots[number] or "") for number in group]
             scopes.append(_MissingScope(missing, around, may_search=may_search))
         else:
-            names.append(explain_name(members, around, may_search=may_search))
+            kind = kinds[group[0]][1]
+            names.append(explain_name(members, kind, around, may_search=may_search))
     _withdraw_shared(scopes)
     return [
         *adjacent,

@@ -47,7 +47,15 @@ def explain_shifted_levels(
     Returns:
         Causes, and the problems that they do not explain.
     """
-    return explain_entries(problems, lambda members: _explain_entry(members, around))
+    # Keys that name one tensor each are thousands, and say which they mean.
+    general = [problem for problem in problems if problem.leaf is not None]
+    causes, remaining = explain_entries(
+        general, lambda members: _explain_entry(members, around)
+    )
+    if not causes:
+        return [], list(problems)
+    named = [problem for problem in problems if problem.leaf is None]
+    return causes, [*remaining, *named]
 
 
 def _explain_entry(
