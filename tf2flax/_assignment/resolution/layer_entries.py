@@ -1,7 +1,7 @@
 """What to write where the checkpoint has layers under other names or numbers.
 
-    {"m/": "params/"}                m/dense_{i+8}/ -> params/Dense_{i}/    an entry more
-    {"m/l_{i}/": "params/l_{i}/"}    m/l_{i+1}/                             another key
+{"m/": "params/"}                m/dense_{i+8}/ -> params/Dense_{i}/    an entry more
+{"m/l_{i}/": "params/l_{i}/"}    m/l_{i+1}/                             another key
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ def _places(layer: Layer, scope: str) -> tuple[str, str] | None:
         key, value = entry.source, target_of(entry)
         written = literal_pattern(key), literal_pattern(value)
     else:
-        assert isinstance(entry, Rule) and isinstance(entry.target, NamePattern)
+        assert isinstance(entry, Rule)
+        assert isinstance(entry.target, NamePattern)
         (source,) = sources_of(source_of_entry(entry))
         written = source.pattern, entry.target.text
         binding = entry.target.matches(
@@ -204,7 +205,7 @@ def _literal_texts(
 
 def _changed_key(pairs: _Pairs, moved: MovedLayers, around: Surroundings) -> str:
     """The key of an entry that says which layer it is, with other numbers; or ""."""
-    layer, scope = pairs[0]
+    layer = pairs[0][0]
     entry, before = layer.entry, moved.family.before
     components = moved.family.components
     numbers = {f"{layer.parent}{name}/": n for n, name in components.items()}

@@ -198,7 +198,8 @@ def _layers_in_use(
         for family in families
         if family.before == first.before
         for number in family.components
-        if number not in missing and f"{parent}{first.before}{number}/" in around.tensors
+        if number not in missing
+        and f"{parent}{first.before}{number}/" in around.tensors
     }
     for number in sorted(numbers):
         for value, layer in values.items():
