@@ -22,7 +22,7 @@ from tf2flax._base.text import list_names
 from .entry_labels import fills_scope, target_of
 from .new_entries import NewEntry, add_entries, generalise
 from .numbered_layers import shift_key
-from .renamed_layers import Layer, MovedLayers, find_tensor
+from .renamed_layers import MovedLayers, NeededLayer, find_tensor
 from .suggestions import (
     Surroundings,
     captures_of,
@@ -35,40 +35,40 @@ _MAX_ENTRIES: Final = 4
 _MAX_LISTED: Final = 3
 
 # Layers of one kind, each with the scope that it has in the checkpoint.
-_Pairs = Sequence[tuple[Layer, str]]
+_Pairs = Sequence[tuple[NeededLayer, str]]
 
 
-def describe_moved_layers(found: Sequence[MovedLayers], around: Surroundings) -> str:
+def describe_moved_layers(kinds: Sequence[MovedLayers], around: Surroundings) -> str:
     """Says where layers are, and what to write.
 
     Args:
-        found: The layers of each entry; of several entries, the same layers. () for
+        kinds: The layers of each entry; of several entries, the same layers. () for
             none.
         around: Names of the checkpoint and the target.
 
     Returns:
         Sentences; "" where no lines would give all layers their tensors.
     """
-    if not found:
+    if not kinds:
         return ""
     keys: list[str] = []
     entries: list[NewEntry] = []
-    for moved in found:
+    for moved in kinds:
         written = _write(moved, around)
         if written is None:
             return ""
         keys += [written[0]] if written[0] else []
         entries += written[1]
-    if len(found) > 1 and keys:  # which entry has which key is more than a line
+    if len(kinds) > 1 and keys:  # which entry has which key is more than a line
         return ""
     added = add_entries(entries) if entries else ""
-    if not _is_sure(found[0]):
+    if not _is_sure(kinds[0]):
         steps = [f"use the key `{key}`" for key in keys]
         steps += [f"{added[0].lower()}{added[1:-1]}"] if added else []
         advice = f"If they are meant in this order, {' and '.join(steps)}."
     else:
         advice = f"{did_you_mean(keys)} {added}".strip()
-    return f"{_state(found[0])} {advice}"
+    return f"{_state(kinds[0])} {advice}"
 
 
 def _is_sure(moved: MovedLayers) -> bool:
@@ -139,7 +139,7 @@ def write_entries_below(
     """
     if not fills_scope(moved.pairs[0][0].entry):
         return None
-    rows: list[tuple[tuple[Layer, str], tuple[str, str]]] = []
+    rows: list[tuple[tuple[NeededLayer, str], tuple[str, str]]] = []
     for pair in moved.changed:
         texts = _places(*pair)
         if texts is None:
@@ -148,13 +148,13 @@ def write_entries_below(
     return _entries_for(rows, moved, around)
 
 
-def _is_first(layer: Layer, scope: str, moved: MovedLayers) -> bool:
+def _is_first(layer: NeededLayer, scope: str, moved: MovedLayers) -> bool:
     """True for a layer that the checkpoint has without a number."""
     name = moved.family.components.get(0, "")
     return moved.family.is_unnumbered and scope == f"{layer.parent}{name}/"
 
 
-def _places(layer: Layer, scope: str) -> tuple[str, str] | None:
+def _places(layer: NeededLayer, scope: str) -> tuple[str, str] | None:
     """Key and value for a layer, with the captures of its entry; or None.
 
     Args:
@@ -191,7 +191,7 @@ def _places(layer: Layer, scope: str) -> tuple[str, str] | None:
 
 
 def _literal_texts(
-    layer: Layer, scope: str, around: Surroundings
+    layer: NeededLayer, scope: str, around: Surroundings
 ) -> list[tuple[str, str]]:
     """Keys and values for a layer: its scope, or each of its leaves."""
     if fills_scope(layer.entry):
@@ -223,7 +223,7 @@ def _changed_key(pairs: _Pairs, moved: MovedLayers, around: Surroundings) -> str
 
 
 def _entries_for(
-    rows: Sequence[tuple[tuple[Layer, str], tuple[str, str]]],
+    rows: Sequence[tuple[tuple[NeededLayer, str], tuple[str, str]]],
     moved: MovedLayers,
     around: Surroundings,
 ) -> list[NewEntry]:

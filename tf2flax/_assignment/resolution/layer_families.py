@@ -31,7 +31,7 @@ class LayerName(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Family:
+class LayerFamily:
     """Layers that differ by their numbers alone.
 
     Attributes:
@@ -83,7 +83,7 @@ def letters_of(name: str) -> str:
     return name.replace("_", "").replace("/", "").casefold()
 
 
-def families_under(scope: str, names: NameTable) -> list[Family]:
+def families_under(scope: str, names: NameTable) -> list[LayerFamily]:
     """Finds the layers directly under a scope, and those of lists there.
 
     Args:
@@ -103,13 +103,15 @@ def families_under(scope: str, names: NameTable) -> list[Family]:
                 if item.isdecimal() and (layer := split_number(f"{child}/{item}")):
                     members = numbered.setdefault(layer.before, {})
                     members[layer.number] = f"{child}/{item}"
-    families: list[Family] = []
+    families: list[LayerFamily] = []
     for before, members in numbered.items():
         first = before.removesuffix("_")
         is_unnumbered = 0 not in members and 1 in members and first in children
         if is_unnumbered:
             members[0] = first
-        families.append(Family(before, dict(sorted(members.items())), is_unnumbered))
+        families.append(
+            LayerFamily(before, dict(sorted(members.items())), is_unnumbered)
+        )
     return families
 
 

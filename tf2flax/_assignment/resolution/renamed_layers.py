@@ -19,7 +19,7 @@ from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Source
 
 from .entry_labels import fills_scope
-from .layer_families import Family, families_under, letters_of, split_number
+from .layer_families import LayerFamily, families_under, letters_of, split_number
 from .problems import SourceNotFound, group_by_key
 from .suggestions import Surroundings, source_of_entry
 
@@ -34,7 +34,7 @@ Missing = Sequence[tuple[SourceNotFound, str]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Layer:
+class NeededLayer:
     """A layer that an entry of a map needs.
 
     Attributes:
@@ -77,12 +77,12 @@ class MovedLayers:
         is_alike: True if the layers have names that are alike.
     """
 
-    family: Family
-    pairs: tuple[tuple[Layer, str], ...]
+    family: LayerFamily
+    pairs: tuple[tuple[NeededLayer, str], ...]
     is_alike: bool
 
     @property
-    def changed(self) -> list[tuple[Layer, str]]:
+    def changed(self) -> list[tuple[NeededLayer, str]]:
         """The layers that are elsewhere than the map has them."""
         return [(layer, scope) for layer, scope in self.pairs if layer.scope != scope]
 
@@ -109,15 +109,16 @@ def find_moved_layers(
         The layers of each entry; [] unless all that is missing is there, in one way
         only.
     """
-    groups = group_by_key(missing, [problem.entry.number for problem, _ in missing])
-    found: list[MovedLayers] = []
+    problems = [problem for problem, _ in missing]
+    groups = group_by_key(problems, [problem.entry.number for problem in problems])
+    results: list[MovedLayers] = []
     for group in groups:
         members = [missing[number] for number in group]
         moved = _find_of_entry(members, around, any_name=any_name)
-        if moved is None or (found and moved.family != found[0].family):
+        if moved is None or (results and moved.family != results[0].family):
             return []
-        found.append(moved)
-    return found
+        results.append(moved)
+    return results
 
 
 def _find_of_entry(
@@ -156,9 +157,9 @@ def _find_of_entry(
     return None if is_guess and len(moved.pairs) < _MIN_OTHERS else moved
 
 
-def _layers_of(missing: Missing) -> list[Layer]:
+def _layers_of(missing: Missing) -> list[NeededLayer]:
     """The layers that are missing; [] unless all that is missing lies in layers."""
-    layers: dict[tuple[str, str], Layer] = {}
+    layers: dict[tuple[str, str], NeededLayer] = {}
     needs: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
     for problem, root in missing:
         parent, slash, component = root[:-1].rpartition("/")
@@ -175,7 +176,7 @@ def _layers_of(missing: Missing) -> list[Layer]:
                 return []
             value = problem.leaf[: -len(below)]
         needs.setdefault((scope, value), {})[below, problem.leaf] = None
-        layers[scope, value] = Layer(parent + slash, *name, value, (), problem)
+        layers[scope, value] = NeededLayer(parent + slash, *name, value, (), problem)
     return [
         dataclasses.replace(layer, needs=tuple(needs[key]))
         for key, layer in layers.items()
@@ -183,11 +184,11 @@ def _layers_of(missing: Missing) -> list[Layer]:
 
 
 def _layers_in_use(
-    layers: Sequence[Layer],
+    layers: Sequence[NeededLayer],
     parent: str,
-    families: Sequence[Family],
+    families: Sequence[LayerFamily],
     around: Surroundings,
-) -> Iterator[Layer]:
+) -> Iterator[NeededLayer]:
     """Yields the layers beside those that are missing, of which tensors fill leaves."""
     beside = [layer for layer in layers if layer.parent == parent]
     first = beside[0]
@@ -215,7 +216,7 @@ def _layers_in_use(
                 yield dataclasses.replace(used, needs=needs)
 
 
-def _without_number(layer: Layer) -> str:
+def _without_number(layer: NeededLayer) -> str:
     """The scope of the leaves of a layer, with a mark in place of its number."""
     name = split_number(layer.value[:-1])
     if name is None or name.number != layer.number:
@@ -223,7 +224,9 @@ def _without_number(layer: Layer) -> str:
     return f"{name.before}\0/"
 
 
-def _needs_in_use(layer: Layer, around: Surroundings) -> Iterator[tuple[str, str]]:
+def _needs_in_use(
+    layer: NeededLayer, around: Surroundings
+) -> Iterator[tuple[str, str]]:
     """Yields names below a layer that fill leaves now, and the leaves."""
     if not fills_scope(layer.entry):
         taken = around.taken.get(layer.entry.number, ())
@@ -247,9 +250,9 @@ def find_tensor(scope: str, below: str, around: Surroundings) -> str:
 
 
 def _match_family(
-    family: Family,
-    layers: Sequence[Layer],
-    families: Mapping[str, Sequence[Family]],
+    family: LayerFamily,
+    layers: Sequence[NeededLayer],
+    families: Mapping[str, Sequence[LayerFamily]],
     around: Surroundings,
     *,
     is_alike: bool,
@@ -277,7 +280,7 @@ def _match_family(
 
 
 def _has(
-    layer: Layer,
+    layer: NeededLayer,
     scope: str,
     below: str,
     leaf: str,

@@ -18,11 +18,11 @@ from tf2flax._base.text import counted
 
 from .entry_labels import fills_scope
 from .layer_entries import write_entries_below
-from .layer_families import Family, split_number
+from .layer_families import LayerFamily, split_number
 from .new_entries import add_entries
 from .numbered_layers import shift_source
 from .problems import Cause, SourceNotFound, explain_entries, label_of_problems
-from .renamed_layers import Layer, MovedLayers
+from .renamed_layers import MovedLayers, NeededLayer
 from .scopes import template_of
 from .suggestions import Surroundings, did_you_mean, source_of_entry, write_key
 
@@ -161,7 +161,7 @@ def _advise(
     entries = None
     if fills_scope(first.entry) and (layers := _layers(problems, scopes)):
         pairs = tuple((layer, scopes[layer.scope]) for layer in layers)
-        moved = MovedLayers(Family("", {}), pairs, is_alike=True)
+        moved = MovedLayers(LayerFamily("", {}), pairs, is_alike=True)
         entries = write_entries_below(moved, around)
     if entries is not None:
         return add_entries(entries) if entries else ""
@@ -176,18 +176,18 @@ def _advise(
     return did_you_mean([write_key(first.entry, written)])
 
 
-def _layers(problems: Sequence[SourceNotFound], scopes: _Moves) -> list[Layer]:
+def _layers(problems: Sequence[SourceNotFound], scopes: _Moves) -> list[NeededLayer]:
     """The innermost layers; [] if they have no numbers of their own."""
     first = problems[0]
     key, value = _without_common_end(first.source, first.leaf or "")
-    layers: list[Layer] = []
+    layers: list[NeededLayer] = []
     for scope in scopes:
         parent, slash, component = scope[:-1].rpartition("/")
         name = split_number(component)
         if not scope.endswith("/") or not scope.startswith(key) or name is None:
             return []
         leaves = f"{value}{scope[len(key) :]}"
-        layers.append(Layer(parent + slash, *name, leaves, (), first))
+        layers.append(NeededLayer(parent + slash, *name, leaves, (), first))
     return layers
 
 
