@@ -6,7 +6,16 @@ the same shapes.
 
 from __future__ import annotations
 
-from advice_mistakes import BERT, LAYERS, RESNET, Advice, Shapes, advice, no_key
+from advice_mistakes import (
+    BERT,
+    LAYERS,
+    RESNET,
+    Advice,
+    Shapes,
+    advice,
+    no_key,
+    renamed,
+)
 from map_mistakes import layers, under
 from repository import DATA
 
@@ -36,6 +45,19 @@ BLOCKS_RIGHT = {
 PARTS = ("query", "key", "value")
 C_ATTN = "model/h{i}/attn/c_attn/"
 SELF = "bert/encoder/layer_{i}/attention/self/"
+EIGHT: Shapes = {
+    name.replace("dense_", "dense_1").replace("dense/", "dense_10/"): shape
+    for name, shape in DENSE.items()
+}
+COUNTED: Shapes = under("e/", layers(4, w=(4, 4), b=(4,)))
+COUNTED = {name: shape for name, shape in COUNTED.items() if "layer_0" not in name}
+STATS: Shapes = {
+    f"net/batch_normalization{ending}/{name}": (8,)
+    for ending in ("", "_1")
+    for name in ("gamma", "beta", "moving_mean", "moving_variance")
+}
+TWO_LEVELS: Shapes = {f"m/b_{b}/l_{k}/w": (4, 4) for b in (1, 2) for k in (1, 2, 3)}
+TWO_TARGET: Shapes = {f"p/b_{b}/l_{k}/w": (4, 4) for b in (0, 1) for k in (0, 1, 2)}
 STACKED: Shapes = {f"e/l_{i}/{name}": (4, 6) for i in range(12) for name in "abc"}
 
 
@@ -53,6 +75,25 @@ def dense(*numbers: int) -> Shapes:
         for i in numbers
         for name, shape in (("kernel", (8, 8)), ("bias", (8,)))
     }
+
+
+def items(before: str) -> Shapes:
+    return {
+        f"p/{before}{i}/{name}": shape
+        for i in (0, 1, 2)
+        for name, shape in (("w", (4, 4)), ("b", (4,)))
+    }
+
+
+def stats(stem: str) -> Shapes:
+    return {
+        f"{collection}/{stem}_{i}/{name}": (8,)
+        for i in (0, 1)
+        for collection, names in (
+            ("params", ("scale", "bias")), ("batch_stats", ("mean", "var")),
+        )
+        for name in names
+    }  # fmt: skip
 
 
 def blocks(stem: str) -> Shapes:
@@ -126,7 +167,94 @@ LAYER_ADVICE: dict[str, Advice] = {
         {f"u{i}": (3, 3, 8, 8) for i in (1, 2)}, {UNIT: "u{u}"},
         f"Did you mean `{UNIT}`?",
     ),
+    "numbers of other layers of the same model": advice(
+        EIGHT, {"net/": "params/"}, dense(0, 1, 2),
+        {"net/dense_{i+10}/": "params/Dense_{i}/"},
+        'Add the entry `src("net/dense_{i+10}/")` -> `params/Dense_{i}/`.',
+    ),
+    "layers of another name": advice(
+        COUNTED, {"e/": "p/"}, items("blocks_"), {"e/layer_{i+1}/": "p/blocks_{i}/"},
+        'add the entry `src("e/layer_{i+1}/")` -> `p/blocks_{i}/`.',
+    ),
+    "layers of another name, in a list": advice(
+        COUNTED, {"e/": "p/"}, items("blocks/"), {"e/layer_{i+1}/": "p/blocks/{i}/"},
+        "If they are meant in this order, add the entry",
+    ),
+    "a list of layers": advice(
+        {name.replace("layer_", "layers/"): s for name, s in COUNTED.items()},
+        {"e/": "p/"}, items("layers_"), {"e/layers/{i+1}/": "p/layers_{i}/"},
+        'Add the entry `src("e/layers/{i+1}/")` -> `p/layers_{i}/`.',
+    ),
+    "layers of two other names": no_key(
+        COUNTED | {n.replace("layer", "unit"): s for n, s in COUNTED.items()},
+        {"e/": "p/"}, items("blocks_"), {"e/layer_{i+1}/": "p/blocks_{i}/"},
+    ),
+    "two kinds of layers for one": no_key(
+        COUNTED, {"e/": "p/"}, items("enc_") | items("dec_"), {},
+    ),
+    "layers of another name, more than there are": no_key(
+        COUNTED, {"e/": "p/"}, items("blocks_") | {"p/blocks_3/w": (4, 4)}, {},
+    ),
+    "layers of another name and size": no_key(
+        dict.fromkeys(COUNTED, (5,)), {"e/": "p/"}, items("blocks_"), {},
+    ),
+    "shifted layers of collections": advice(
+        {f"m/bn_{i}/{n}": (8,) for i in (1, 2)
+         for n in ("gamma", "beta", "moving_mean", "moving_variance")},
+        {"m/": "{collection}/"}, stats("bn"), {"m/bn_{i+1}/": "{collection}/bn_{i}/"},
+        'Add the entry `src("m/bn_{i+1}/")` -> `{collection}/bn_{i}/`.',
+    ),
+    "shifts of each block": advice(
+        {f"m/block_{b}/dense_{2 * b + k}/w": (4, 4) for b in (0, 1) for k in (1, 2)},
+        {"m/": "p/"}, blocks("dense"),
+        {f"m/block_{b}/dense_{{i+{2 * b + 1}}}/": f"p/block_{b}/dense_{{i}}/"
+         for b in (0, 1)},
+        'src("m/block_1/dense_{i+3}/")` -> `p/block_1/dense_{i}/`',
+    ),
+    "shifts at two levels": advice(
+        TWO_LEVELS, {"m/": "p/"}, TWO_TARGET, {"m/b_{b+1}/l_{k+1}/": "p/b_{b}/l_{k}/"},
+        'Add the entry `src("m/b_{i+1}/l_{j+1}/")` -> `p/b_{i}/l_{j}/`.',
+    ),
+    "shifts at two levels, captured": advice(
+        TWO_LEVELS, {"m/b_{b}/l_{k}/": "p/b_{b}/l_{k}/"}, TWO_TARGET,
+        {"m/b_{b+1}/l_{k+1}/": "p/b_{b}/l_{k}/"},
+        "Did you mean `m/b_{b+1}/l_{k+1}/`?", "the numbers differ at 2 levels",
+    ),
+    "shifts at two levels, captured leaves": advice(
+        TWO_LEVELS, {"m/b_{b}/l_{k}/w": "p/b_{b}/l_{k}/w"}, TWO_TARGET,
+        {"m/b_{b+1}/l_{k+1}/": "p/b_{b}/l_{k}/"},
+        "Did you mean `m/b_{b+1}/l_{k+1}/w`?",
+    ),
     # Layers of which TensorFlow does not number the first
+    "dense to dense_1": advice(
+        DENSE, {"net/": "params/"}, renamed(dense(1, 2, 3), ("Dense", "dense")),
+        {"net/dense/": "params/dense_1/", "net/dense_{i-1}/": "params/dense_{i}/"},
+        "If they are meant in this order, add the entries",
+    ),
+    # The key and the entry, of which each is half of it.
+    "dense to dense_1, captured": no_key(
+        DENSE, {"net/dense_{i}/": "params/dense_{i}/"},
+        renamed(dense(1, 2, 3), ("Dense", "dense")),
+        {"net/dense/": "params/dense_1/", "net/dense_{i-1}/": "params/dense_{i}/"},
+        'the key `net/dense_{i-1}/` and add the entry `src("net/dense/")`',
+    ),
+    "dense and one more": no_key(
+        DENSE | {"net/dense_3/x": (1,)}, {"net/": "params/"},
+        renamed(dense(1, 2, 3), ("Dense", "dense")), {},
+    ),
+    "batch_normalization of collections": advice(
+        STATS, {"net/": "{collection}/"}, stats("BatchNorm"),
+        {"net/batch_normalization/": "{collection}/BatchNorm_0/",
+         "net/batch_normalization_{i}/": "{collection}/BatchNorm_{i}/"},
+        '`src("net/batch_normalization_1/")` -> `{collection}/BatchNorm_1/`',
+    ),
+    "batch_normalization of two entries": advice(
+        STATS, [("net/", "params/"), (src("net/"), "batch_stats/")],
+        stats("BatchNorm"),
+        {"net/batch_normalization/": "{collection}/BatchNorm_0/",
+         "net/batch_normalization_{i}/": "{collection}/BatchNorm_{i}/"},
+        '`src("net/batch_normalization/")` -> `params/BatchNorm_0/`',
+    ),
     "dense to Dense_0": advice(
         DENSE, {"net/": "params/"}, dense(0, 1, 2),
         {"net/dense/": "params/Dense_0/", "net/dense_{i}/": "params/Dense_{i}/"},

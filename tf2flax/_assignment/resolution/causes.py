@@ -28,6 +28,7 @@ from tf2flax._base.text import and_more
 from .counted_sources import is_counted, write_counted
 from .entry_labels import fills_scope, label_of
 from .fused import find_slice, part_of
+from .layer_families import left_out_of_stack
 from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
 from .missing_leaves import explain_missing_leaves, explain_wrong_key
 from .missing_tensors import explain_missing_tensors
@@ -44,7 +45,6 @@ from .problems import (
 )
 from .suggestions import Surroundings, source_of_entry, write_key
 from .swapped_values import SwappedValues
-from .unnumbered import left_out_of_stack
 from .ways_out import keep_new_head
 
 # Mismatches that differ in the same sizes are one cause from so many on.

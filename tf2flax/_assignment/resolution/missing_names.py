@@ -90,20 +90,23 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
 
 
 def explain_name(
-    problems: Sequence[SourceNotFound], around: Surroundings, *, may_search: bool
+    problems: Sequence[SourceNotFound],
+    kind: Hashable,
+    around: Surroundings,
+    *,
+    may_search: bool,
 ) -> Cause:
     """States what is wrong with names of one kind, and what to do.
 
     Args:
         problems: The problems of one kind.
+        kind: The kind of mistake, the first that `kind_of_name` says.
         around: Names of the checkpoint and the target.
         may_search: False if near names are not looked up any more.
 
     Returns:
         The cause.
     """
-    first = problems[0]
-    kind = kind_of_name(first, around)[0]
     advise = _ADVICE.get(kind, _advise_near)
     is_search = advise is _advise_near
     advice = "" if is_search and not may_search else advise(problems, around)

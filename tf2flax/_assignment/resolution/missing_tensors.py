@@ -20,13 +20,16 @@ from tf2flax._base.text import and_more, counted, list_names
 from .adjacent_captures import explain_adjacent_captures
 from .entry_labels import fills_scope, target_of
 from .fused import explain_fused
+from .layer_entries import describe_moved_layers
 from .missing_levels import explain_missing_levels
 from .missing_names import explain_name, kind_of_name, tensor_meant
 from .near_scopes import MovedScope, find_moved_scope
 from .new_entries import propose_entry
 from .numbered_layers import describe_layers
 from .problems import Cause, SourceNotFound, group_by_key, label_of_problems
+from .renamed_layers import MovedLayers, find_moved_layers
 from .scopes import template_of
+from .shifted_levels import explain_shifted_levels
 from .spellings import suggest_for_key, suggest_for_pattern
 from .suggestions import (
     Surroundings,
@@ -36,7 +39,6 @@ from .suggestions import (
     scopes_named,
     transfer,
 )
-from .unnumbered import describe_unnumbered
 from .ways_out import keep_missing
 
 # Roots that a line names, and from how many on the roots of one entry share a line.
@@ -58,16 +60,15 @@ def explain_missing_tensors(
     adjacent, problems = explain_adjacent_captures(problems, around)
     fused, problems = explain_fused(problems, around)
     levels, problems = explain_missing_levels(problems, around)
+    shifted, problems = explain_shifted_levels(problems, around)
     roots = [_root_of(problem, around) for problem in problems]
-    groups = group_by_key(
-        problems,
-        [
-            ("scope", template_of(root))
-            if root
-            else ("name", *kind_of_name(problem, around))
-            for problem, root in zip(problems, roots, strict=True)
-        ],
-    )
+    kinds = [
+        ("scope", template_of(root))
+        if root
+        else ("name", *kind_of_name(problem, around))
+        for problem, root in zip(problems, roots, strict=True)
+    ]
+    groups = group_by_key(problems, kinds)
     limit = max_searches(around.tensors)
     scopes: list[_MissingScope] = []
     names: list[Cause] = []
@@ -78,12 +79,14 @@ def explain_missing_tensors(
             missing = [(problems[number], roots[number] or "") for number in group]
             scopes.append(_MissingScope(missing, around, may_search=may_search))
         else:
-            names.append(explain_name(members, around, may_search=may_search))
+            kind = kinds[group[0]][1]
+            names.append(explain_name(members, kind, around, may_search=may_search))
     _withdraw_shared(scopes)
     return [
         *adjacent,
         *fused,
         *levels,
+        *shifted,
         *_join_scopes(scopes, around),
         *_without_shared(names, around),
     ]
@@ -123,6 +126,12 @@ def _withdraw_shared(scopes: Sequence[_MissingScope]) -> None:
     for scope in scopes:
         if scope.moved is not None and counts[scope.parent, scope.moved] > 1:
             scope.moved, scope.is_moved = None, False
+    counts = collections.Counter(
+        name for scope in scopes for name in {*scope.scopes_of_layers}
+    )
+    for scope in scopes:
+        if any(counts[name] > 1 for name in scope.scopes_of_layers):
+            scope.layers = ()
 
 
 def _root_of(problem: SourceNotFound, around: Surroundings) -> str | None:
@@ -158,7 +167,6 @@ class _MissingScope:
         self.root = missing[0][1]
         parent, component = _split(self.root)
         self.parent = parent
-        self._may_search = may_search
         self.beside = around.tensors.numbers_beside(parent, component)
         entry = missing[0][0].entry
         is_named = change_key(entry, self.root, self.root) is not None
@@ -172,14 +180,33 @@ class _MissingScope:
             self.beside = []  # `MobilenetV2/` in a key: a name with a number in it
         self.is_captured = is_named and not is_literal
         instead = MovedScope(None)
-        if may_search and not self.beside:
+        self.layers: Sequence[MovedLayers] = ()
+        self.advice_on_layers = ""
+        # A number that the key has as it is belongs to a name.
+        if may_search and not is_literal:
+            self._find_layers(any_name=False)
+        if may_search and not self.beside and not self.layers:
             instead = find_moved_scope(missing, around)
         self.moved, self.is_moved, self._rivals = instead
+        is_known = self.beside or self.layers or self.moved or is_literal
+        if may_search and not is_known:
+            self._find_layers(any_name=True)
+
+    def _find_layers(self, *, any_name: bool) -> None:
+        """Looks for layers of other numbers or names, and for what to write of them."""
+        layers = find_moved_layers(self.missing, self._around, any_name=any_name)
+        if advice := describe_moved_layers(layers, self._around):
+            self.layers, self.advice_on_layers = layers, advice
 
     @property
     def problems(self) -> tuple[SourceNotFound, ...]:
         """The problems."""
         return tuple(problem for problem, _ in self.missing)
+
+    @property
+    def scopes_of_layers(self) -> list[str]:
+        """Scopes of the layers that may have been meant."""
+        return [scope for moved in self.layers for _, scope in moved.changed]
 
     @property
     def is_explained(self) -> bool:
@@ -189,7 +216,7 @@ class _MissingScope:
             or self.moved is not None
             or self._rivals
             or self._hint()
-            or self._describe_unnumbered()
+            or self.layers
         )
 
     @property
@@ -209,8 +236,8 @@ class _MissingScope:
         else:
             fact = f"nothing lies under {self._list_roots()}, which {self._needs()}."
         label = label_of_problems(self.problems)
-        if advice := self._describe_unnumbered():
-            return Cause(label, fact, self.problems, advice)
+        if self.layers:
+            return Cause(label, fact, self.problems, self.advice_on_layers)
         if self.beside:
             advice = describe_layers(
                 self.missing, self.beside, self._around, is_captured=self.is_captured
@@ -225,13 +252,6 @@ class _MissingScope:
         if len(self.missing) > 1 or fills_scope(first.entry):
             fact = f"{fact[:-1]}; {where}."
         return Cause(label, fact, self.problems, advice)
-
-    def _describe_unnumbered(self) -> str:
-        """Says that TensorFlow does not number the first layer, where that is so."""
-        entries = {problem.entry.number for problem in self.problems}
-        if len(entries) > 1 or not self._may_search:
-            return ""
-        return describe_unnumbered(self.missing, self._around)
 
     def _where_they_lie(self) -> str:
         """What lies under the scope that may have been meant."""
@@ -348,7 +368,10 @@ def _join_scopes(scopes: Sequence[_MissingScope], around: Surroundings) -> list[
         members = [s for s, k in zip(scopes, keys, strict=True) if k == key]
         if key[0] == "moved" and len(members) > 1:
             causes.append(_explain_level(members))
-        elif len(members) > _MAX_ROOTS and not members[0].beside:
+            continue
+        causes += [scope.explain() for scope in members if scope.layers]
+        members = [scope for scope in members if not scope.layers]
+        if len(members) > _MAX_ROOTS and not members[0].beside:
             causes.append(_join_members(members, around, may_search=True).explain())
         elif len(members) > 1 and not any(scope.is_explained for scope in members):
             # The same is said of each: what lies under the scope around them.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
@@ -85,11 +85,14 @@ def propose_entry(
     return NewEntry(*texts[0], is_example=len(texts) > 1)
 
 
-def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+def generalise(
+    pairs: Sequence[tuple[str, str]], *, avoid: Set[str] = frozenset()
+) -> tuple[str, str] | None:
     """Writes pairs of texts that differ by numbers alone as one, with captures.
 
     Args:
         pairs: Key and value of each.
+        avoid: Captures that the texts have already.
 
     Returns:
         Key and value; None if the numbers of the values do not give those of the keys,
@@ -106,8 +109,9 @@ def generalise(pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     values = [_NUMBER.split(value) for _, value in pairs]
     captures: dict[tuple[str, ...], str] = {}
     used: set[str] = set()
-    value = _write_captures(values, captures, set(), is_value=True)
-    key = _write_captures(keys, captures, used, is_value=False)
+    free = [letter for letter in _CAPTURES if letter not in avoid]
+    value = _write_captures(values, captures, set(), free)
+    key = _write_captures(keys, captures, used, ())
     if key is None or value is None or used != {*captures.values()}:
         return None
     return key, value
@@ -117,8 +121,7 @@ def _write_captures(
     rows: Sequence[Sequence[str]],
     captures: dict[tuple[str, ...], str],
     used: set[str],
-    *,
-    is_value: bool,
+    free: Sequence[str],
 ) -> str | None:
     """Joins split texts, with captures for numbers that differ.
 
@@ -127,7 +130,8 @@ def _write_captures(
         captures: Numbers of all texts at one place -> the capture; of values, captures
             are added.
         used: Captures that the text has are added.
-        is_value: True for the texts of values, which give captures their meaning.
+        free: Captures that may be added; () for the texts of keys, to which those of
+            values give their meaning.
 
     Returns:
         The text; None if the texts differ by more, or a capture is not there.
@@ -140,7 +144,7 @@ def _write_captures(
             written.append(column[0])
         elif place % 2 == 0:
             return None
-        elif column not in captures and not is_value:
+        elif column not in captures and not free:
             # Numbers of a key may be others than those of the value by a constant.
             shifted = _shifted(column, captures)
             if shifted is None:
@@ -148,9 +152,10 @@ def _write_captures(
             used.add(shifted[0])
             written.append(f"{{{shifted}}}")
         else:
-            if column not in captures and len(captures) == len(_CAPTURES):
+            if column not in captures and len(captures) == len(free):
                 return None
-            name = captures.setdefault(column, _CAPTURES[len(captures) % 6])
+            name = captures.get(column) or free[len(captures)]
+            captures[column] = name
             used.add(name)
             written.append(f"{{{name}}}")
     return "".join(written)

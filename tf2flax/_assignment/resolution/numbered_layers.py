@@ -17,12 +17,16 @@ from typing import Final, NamedTuple
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry
-from tf2flax._assignment.language.expressions import Source, map_sources
+from tf2flax._assignment.language.expressions import (
+    Expression,
+    Source,
+    map_sources,
+)
 from tf2flax._base.collapsing import list_collapsed
 
 from .entry_labels import fills_scope, target_of
 from .new_entries import NewEntry
-from .problems import SourceNotFound
+from .renamed_layers import Missing
 from .suggestions import Surroundings, did_you_mean, source_of_entry, write_key
 
 # Scopes whose numbers are compared, what lies under each, and numbers of a message.
@@ -33,9 +37,6 @@ _MAX_LISTED: Final = 3
 _NUMBERED: Final = re.compile(r"(\D*)(0|[1-9]\d{0,17})(\D*)")
 _LAST_NUMBER: Final = re.compile(r"\d+(?=\D*$)")
 _CAPTURE: Final = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)([+-]\d+)?\}")
-
-# A scope that is missing, or a name, and the problem.
-Missing = Sequence[tuple[SourceNotFound, str]]
 
 
 class _Place(NamedTuple):
@@ -148,6 +149,8 @@ def _shifted(missing: Missing, shift: int, around: Surroundings) -> str:
         is_whole = all(_parent_at(name, depth) in parents for name in taken)
         return did_you_mean([key]) if is_whole else ""
     scope = _scope_of(entry)
+    if root.endswith("/"):  # `renamed_layers` has what is written of whole layers
+        return ""
     if scope is None or len(parents) > 1 or not min(parents).startswith(scope):
         return ""
     # The entry stays for what lies beside the layers.
@@ -173,7 +176,9 @@ def _scope_of(entry: MapEntry) -> str | None:
     return "" if entry.source == "/" else entry.source
 
 
-def shift_key(entry: MapEntry, root: str, shift: int) -> str | None:
+def shift_key(
+    entry: MapEntry, root: str, shift: int, *, before: str | None = None
+) -> str | None:
     """Writes the key of an entry with another offset of the capture of a number.
 
     Args:
@@ -181,6 +186,7 @@ def shift_key(entry: MapEntry, root: str, shift: int) -> str | None:
         root: A scope or name that its key stands for; the number is in its last
             component.
         shift: What is added to the number.
+        before: What stands before the number instead; None for what stands there.
 
     Returns:
         The key; None if no single capture stands for the number.
@@ -191,6 +197,14 @@ def shift_key(entry: MapEntry, root: str, shift: int) -> str | None:
         >>> shift_key(entry, "enc/layer_3/", -1)
         'enc/layer_{i-1}/w'
     """
+    changed = shift_source(source_of_entry(entry), root, shift, before=before)
+    return write_key(entry, changed) if changed is not None else None
+
+
+def shift_source(
+    source: Expression, root: str, shift: int, *, before: str | None = None
+) -> Expression | None:
+    """As `shift_key`, of the source that a key is."""
     place = root.rstrip("/").count("/")
     is_changed = False
 
@@ -210,11 +224,14 @@ def shift_key(entry: MapEntry, root: str, shift: int) -> str | None:
         name, offset = captures[0]
         number = int(offset or 0) + shift
         written = f"{{{name}{number:+d}}}" if number else f"{{{name}}}"
-        components[place] = _CAPTURE.sub(lambda _: written, components[place])
+        if before is None:
+            components[place] = _CAPTURE.sub(lambda _: written, components[place])
+        else:
+            components[place] = literal_pattern(before) + written
         return Source("/".join(components))
 
-    changed = map_sources(source_of_entry(entry), change)
-    return write_key(entry, changed) if is_changed else None
+    changed = map_sources(source, change)
+    return changed if is_changed else None
 
 
 def _place_of(root: str) -> tuple[_Place, int] | None:
