@@ -325,6 +325,7 @@ def test_names_are_names(name: Any, several: tf2flax.Checkpoint) -> None:
 def test_checkpoints_without_slots() -> None:
     weights = tf2flax.open_checkpoint({"a": F4})
     assert dict(weights.slots) == {}
+    assert str(weights.slots) == "Slots of the optimizers: none"
     with pytest.raises(tf2flax.NotFoundError, match="holds no slots"):
         weights.by_slot("Adam")
     with pytest.raises(tf2flax.NotFoundError, match="holds no moving averages"):

@@ -390,6 +390,15 @@ def test_half_a_letter_is_no_name_of_a_file(tmp_path: pathlib.Path) -> None:
             tf2flax.load_map(path)
 
 
+def test_a_vocabulary_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.toml"
+    key = "src('t').take(vocabulary('old.txt', 'new.txt'), fill=0)"
+    path.write_text(f'[assignment_map]\n"{key}" = "x"\n')
+    with pytest.raises(tf2flax.ReadError) as caught:
+        tf2flax.load_map(path)
+    assert str(caught.value).startswith(f'{path}:2: "{key}": Cannot read `')
+
+
 def test_paths_of_bytes(tmp_path: pathlib.Path) -> None:
     path = bytes(tmp_path / "m.toml")
     tf2flax.save_map(path, {"a": "b"})

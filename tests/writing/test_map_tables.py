@@ -429,6 +429,12 @@ def test_a_misspelt_parameter_in_a_value_is_no_capture(tmp_path: pathlib.Path) -
         ("1 - n * src('a')", 1 - 2 * src("a")),
         (".5 * src('a')", 0.5 * src("a")),
         ("2. * src('a')", 2.0 * src("a")),
+        ("src('a')[:, n : 2 * n + 1]", src("a")[:, 2:5]),
+        ("src('a').reshape(n * 3, 1 - n)", src("a").reshape(6, -1)),
+        (
+            "src('a').pad(((0, n - 2), (n * 2, 0)), fill=n * .5 + 2j)",
+            src("a").pad(((0, 0), (4, 0)), fill=1 + 2j),
+        ),
         ("n-src/a", "n-src/a"),
         # All ways to cut it into numbers would take years.
         ("1." * 60, "1." * 60),
@@ -442,6 +448,28 @@ def test_numbers_and_parameters_begin_expressions(
     # A misspelt one is no name either.
     with pytest.raises(tf2flax.AssignmentError, match="there is no parameter `m`"):
         tf2flax.load_map(write(tmp_path, text.replace(key, "m * src('a')")))
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("src('a')[n / 2]", "`2 / 2` is not a value"),
+        ("src('a')[n * True]", "`2 * True` is not a value"),
+        ("src('a').reshape(n * 'b')", "`2 * 'b'` is not a value"),
+        ("src('a')[n * 9223372036854775808]", "is not a value"),
+        ("src('a')[" + "n * " * 99 + "n]", "is not a value"),
+    ],
+)
+def test_what_is_not_computed(key: str, found: str, tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, f'[parameters]\nn = 2\n[assignment_map]\n"{key}" = "x"\n')
+    with pytest.raises(tf2flax.AssignmentError, match=re.escape(found)):
+        tf2flax.load_map(path)
+
+
+def test_a_variable_without_parameters(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, '[assignment_map]\n"src(\'a\').reshape(n, -1)" = "x"\n')
+    with pytest.raises(tf2flax.AssignmentError, match=r"the table \[parameters\]"):
+        tf2flax.load_map(path)
 
 
 def test_an_entry_that_is_optional_as_well_is_named_once(

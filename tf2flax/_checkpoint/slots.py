@@ -121,7 +121,7 @@ class SlotNames(Mapping[str, tuple[str, ...]]):
 
     def __repr__(self) -> str:
         """A line for each slot, and what is left out."""
-        lines = ["Slots of the optimizers:"]
+        lines = ["Slots of the optimizers:" + " none" * (not self._slots.by_label)]
         for slot, variables in self._slots.by_label.items():
             lines.append(f"  {printable(slot)}: {counted(len(variables), 'variable')}")
         if left := self._slots.left_out:

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from tf2flax._assignment.language.grammar import MapFacts, check_entry
 from tf2flax._assignment.language.literals import quote
 from tf2flax._assignment.language.syntax import parse_key
-from tf2flax._base.errors import AssignmentError
+from tf2flax._base.errors import AssignmentError, ReadError
 from tf2flax._base.names import nearest
 from tf2flax._base.text import and_more
 
@@ -133,6 +133,10 @@ class _Reader:
             except AssignmentError as error:
                 self.problems.append(f"{place}: {_shorten_key(key_text)}: {error}")
                 continue
+            except ReadError as error:  # of a vocabulary
+                raise ReadError(
+                    f"{place}: {_shorten_key(key_text)}: {error}"
+                ) from error
             is_twice = entry in self.places
             # A pair may occur twice in one list, not in both.
             is_mixed = (entry in self.optional) != (section == "optional")

@@ -11,6 +11,8 @@ import ast
 import functools
 import itertools
 import json
+import operator
+from collections.abc import Callable
 from types import EllipsisType
 from typing import Any, Final
 
@@ -20,6 +22,13 @@ from tf2flax._base.errors import AssignmentError
 _MIN_RANGE: Final = 4
 # How much of a text a message shows (characters).
 _MAX_SHOWN: Final = 60
+# Integers that no dtype holds are not computed: Python does not even write long ones.
+_MAX_COMPUTED: Final = 1 << 64
+OPERATORS: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
 
 Slice = tuple[int | None, int | None, int | None]
 # One item of a basic index; a slice is a triple, since `slice` has no hash.
@@ -91,8 +100,8 @@ def read_literal(node: ast.expr) -> Any:
     """Reads a value that can stand in an expression; executes nothing.
 
     Args:
-        node: Syntax tree of a string, an integer, None, `...`, a slice, a range, or of
-            a tuple or list of these.
+        node: Syntax tree of a string, a number, sums and products of numbers, None,
+            `...`, a slice, a range, or of a tuple or list of these.
 
     Raises:
         AssignmentError: It is something else.
@@ -111,12 +120,13 @@ def read_literal(node: ast.expr) -> Any:
             number = read_literal(node.operand)
             if isinstance(number, (int, float, complex)):
                 return -number
-        case ast.BinOp(op=ast.Add() | ast.Sub()):
-            # A complex number is a sum for Python: (1+2j).
-            real, imaginary = read_literal(node.left), read_literal(node.right)
-            if isinstance(real, (int, float)) and isinstance(imaginary, complex):
-                is_sum = isinstance(node.op, ast.Add)
-                return real + imaginary if is_sum else real - imaginary
+        case ast.BinOp() if function := OPERATORS.get(type(node.op)):
+            # Of parameters (`[:, units : 2 * units]`); and 1+2j is a sum for Python.
+            numbers = [read_literal(side) for side in (node.left, node.right)]
+            if all(type(number) in (int, float, complex) for number in numbers):
+                number = function(*numbers)
+                if not isinstance(number, int) or abs(number) < _MAX_COMPUTED:
+                    return number
         case ast.Slice():
             bounds = (node.lower, node.upper, node.step)
             return slice(*(None if b is None else read_literal(b) for b in bounds))
@@ -128,9 +138,12 @@ def read_literal(node: ast.expr) -> Any:
                 return range(*numbers)
         case _:
             pass
+    fix = ""
+    if isinstance(node, ast.Name):
+        fix = " Put names into quotes; variables have values in the table [parameters]."
     raise AssignmentError(
         f"not a valid expression: `{show_node(node)}` is not a value that can stand in "
-        "one."
+        f"one.{fix}"
     )
 
 

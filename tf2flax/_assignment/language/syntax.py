@@ -7,7 +7,6 @@ A small part of Python's grammar: calls of a few functions and methods, indices,
 from __future__ import annotations
 
 import ast
-import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from tf2flax._base.names import nearest
 from tf2flax._base.synonyms import synonym_of
 
 from .expressions import METHOD_NAMES, Expression
-from .literals import is_range, read_literal, show_node
+from .literals import OPERATORS, is_range, read_literal, show_node
 from .making import concat, first_of, src, stack
 from .rows import Rows, check_vocabulary
 from .variables import fill_variables
@@ -31,11 +30,6 @@ _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
     "concat": concat,
     "stack": stack,
     "first_of": first_of,
-}
-_OPERATORS: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
 }
 # A text that begins like this is meant as an expression: a call of one of our
 # functions, behind numbers, signs and parentheses; or a call of anything with a string,
@@ -134,7 +128,7 @@ def _read_value(node: ast.expr) -> Any:
                 )
             return value
         case ast.BinOp():
-            function = _OPERATORS.get(type(node.op))
+            function = OPERATORS.get(type(node.op))
             if function is None:
                 raise AssignmentError(
                     f"not a valid expression: `{show_node(node)}` has another operator "
