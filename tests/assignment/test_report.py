@@ -119,6 +119,29 @@ def test_groups_of_to_dict(prefix: pathlib.Path) -> None:
     assert last["casts"] == ["float32", "float16"]
 
 
+def test_slots_are_counted_by_what_they_are() -> None:
+    end = "/.ATTRIBUTES/VARIABLE_VALUE"
+    array = np.zeros(2, "f4")
+    names = (
+        *(f"{v}/.OPTIMIZER_SLOT/opt/{slot}{end}" for v in "wx" for slot in "mv"),
+        *("dense/kernel", "adam/iteration", "adam/dense_kernel_velocity"),
+        *(f"w{end}", f"x{end}", "optimizer/vars/2", "optimizer/vars/3"),
+    )
+    tensors = dict.fromkeys(names, array)
+    tensors["adam/iteration"] = np.array(3)
+    checkpoint = tf2flax.open_checkpoint(tensors)
+    text = str(tf2flax.plan(checkpoint, {"dense/kernel": "k"}, {"k": array}))
+    counts = ["2 tensors"] * 3 + ["1 tensor"]
+    kinds = zip(("m", "v", "numbered", "velocity"), counts, strict=True)
+    found = words(text.partition("Unused optimizer slots (7):\n")[2])
+    assert sorted(found) == sorted([kind, *count.split()] for kind, count in kinds)
+    view = tf2flax.open_checkpoint(
+        {f"{v}{slot}": array for v in "wx" for slot in ("", "/Adam")}
+    ).by_slot("Adam")
+    text = str(tf2flax.plan(view, {"w": "k"}, {"k": array}))
+    assert text.endswith("(1):\n  under the name of its variable  1 tensor")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

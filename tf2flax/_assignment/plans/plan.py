@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Source
@@ -22,6 +22,7 @@ from tf2flax._assignment.resolution.entry_labels import key_of, target_of
 from tf2flax._assignment.resolution.half_norms import Aliases, HalfNorm, find_half_norms
 from tf2flax._base.errors import CheckpointError
 from tf2flax._base.manifest import EncodedPiece, Manifest, Piece
+from tf2flax._base.roles import Role
 
 from .misplaced import find_misplaced
 
@@ -85,6 +86,18 @@ _STATE: Final = re.compile(
 _NOTHING_TO_REPORT: Final = PlacementReport()
 
 
+class TrainingTensor(NamedTuple):
+    """A tensor that an optimizer, or a moving average, keeps.
+
+    Attributes:
+        name: Its name.
+        kind: What it is called for its variable: `Adam_1`, `velocity`.
+    """
+
+    name: str
+    kind: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestorePlan:
     """A resolution together with the tensors and bytes of the checkpoint.
@@ -107,8 +120,8 @@ class RestorePlan:
     prefix: str
     resolution: Resolution
     unused: tuple[str, ...]
-    slots: tuple[str, ...]
-    averages: tuple[str, ...]
+    slots: tuple[TrainingTensor, ...]
+    averages: tuple[TrainingTensor, ...]
     nbytes: int
     placement: PlacementReport = _NOTHING_TO_REPORT
     half_norms: tuple[HalfNorm, ...] = ()
@@ -127,7 +140,7 @@ class RestorePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, ready for `json.dumps`."""
-        of_training = {*self.slots, *self.averages}
+        of_training = {tensor.name for tensor in (*self.slots, *self.averages)}
         return {
             "checkpoint": self.prefix,
             "nbytes": self.nbytes,
@@ -137,8 +150,8 @@ class RestorePlan:
             "mismatched": list(map(_gap_dict, self.resolution.mismatched)),
             "unused": {
                 "variables": [name for name in self.unused if name not in of_training],
-                "averages": list(self.averages),
-                "optimizer_slots": list(self.slots),
+                "averages": [tensor.name for tensor in self.averages],
+                "optimizer_slots": [tensor.name for tensor in self.slots],
             },
             "unused_rules": list(self.unused_rules),
             "misplaced": [assignment.leaf for assignment in self.misplaced],
@@ -204,18 +217,27 @@ def _is_of_state(leaf: str) -> bool:
 
 def _of_training(
     names: tuple[str, ...], manifest: Manifest
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> tuple[tuple[TrainingTensor, ...], tuple[TrainingTensor, ...]]:
     """Those of names that optimizers keep, and those of moving averages."""
     if not names:
         return (), ()
-    roles = manifest.roles(may_read=False)  # a plan reads no tensors
-    kinds = {name: roles.of(name).kind for name in names}
-    slots = tuple(
-        name
-        for name in names
-        if kinds[name] in ("slot", "optimizer") or roles.stands_for_slot(name)
-    )
-    return slots, tuple(name for name in names if kinds[name] == "average")
+    manifest_roles = manifest.roles(may_read=False)  # a plan reads no tensors
+    slots: list[TrainingTensor] = []
+    averages: list[TrainingTensor] = []
+    for name in names:
+        role = manifest_roles.of(name)
+        if role.kind == "average":
+            averages.append(TrainingTensor(name, role.name))
+        elif role.kind in ("slot", "optimizer"):
+            slots.append(TrainingTensor(name, _kind_of(role)))
+        elif manifest_roles.stands_for_slot(name):
+            slots.append(TrainingTensor(name, "under the name of its variable"))
+    return tuple(slots), tuple(averages)
+
+
+def _kind_of(role: Role) -> str:
+    """What a tensor of an optimizer is called; Keras numbers some."""
+    return "numbered" if role.name.isdecimal() else role.name
 
 
 def _find_unused(used: set[str], manifest: Manifest) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from tf2flax._base.html import report_html
 from tf2flax._base.text import and_more, counted, format_nbytes, printable
 
 from .feeding import casts_section, shared_section
-from .plan import Replicated, RestorePlan
+from .plan import Replicated, RestorePlan, TrainingTensor
 from .sections import BLUE, GREEN, GREY, RED, YELLOW, Section, format_sections, html_of
 
 # Lines of a list of names; attributes of the plan have all names.
@@ -61,7 +61,7 @@ def sections(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> list[Sect
         reads: Summary of its reads.
     """
     resolution = plan.resolution
-    of_training = {*plan.slots, *plan.averages}
+    of_training = {tensor.name for tensor in (*plan.slots, *plan.averages)}
     unused = [name for name in plan.unused if name not in of_training]
     candidates = [
         _loaded(plan.assignments, reads.shardings),
@@ -298,11 +298,11 @@ def _names(title: str, colour: str, names: Sequence[str]) -> Section:
     )
 
 
-def _counted(title: str, names: Sequence[str]) -> Section:
-    """Slots or averages, counted by the last component of their names."""
-    counts = collections.Counter(name.rpartition("/")[2] for name in names)
-    rows = tuple((last, counted(count, "tensor")) for last, count in counts.items())
-    return Section(f"{title} ({len(names)})", GREY, (), rows)
+def _counted(title: str, tensors: Sequence[TrainingTensor]) -> Section:
+    """Slots or averages, counted by what they are for their variables."""
+    counts = collections.Counter(tensor.kind for tensor in tensors)
+    rows = tuple((kind, counted(count, "tensor")) for kind, count in counts.items())
+    return Section(f"{title} ({len(tensors)})", GREY, (), rows)
 
 
 def _box_text(assignment: Assignment) -> str:
