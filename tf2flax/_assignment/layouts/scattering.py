@@ -122,7 +122,8 @@ class _MaskedValue:
             if not same_bits(target[places], elements):
                 raise AssignmentError(
                     "rows that were taken several times have different values, and are "
-                    "one row in the checkpoint"
+                    "one row in the checkpoint. Give them one value, or save the tree "
+                    "without the plan."
                 )
         return _MaskedValue(shape, value, mask)
 
