@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from tf2flax._cli import COMMANDS, _parser, main
+from tf2flax._cli import main
+from tf2flax._cli.commands import COMMANDS, _parser
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]  # type: ignore[attr-defined]
 

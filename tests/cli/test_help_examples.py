@@ -16,7 +16,8 @@ import pytest
 from repository import DATA
 
 import tf2flax
-from tf2flax._cli import COMMANDS, main
+from tf2flax._cli import main
+from tf2flax._cli.commands import COMMANDS
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]  # type: ignore[attr-defined]
 # Places that are not there, and what stands for them here.

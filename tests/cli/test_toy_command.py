@@ -10,6 +10,7 @@ from repository import ROOT
 
 import tf2flax
 from tf2flax import _cli
+from tf2flax._cli import commands as command_line
 
 BERT = str(ROOT / "tests" / "data" / "bert" / "model.ckpt")
 
@@ -33,7 +34,8 @@ class Count:
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    monkeypatch.setattr(_cli, "COMMANDS", (*_cli.COMMANDS, Count()))
+    commands = (*command_line.COMMANDS, Count())
+    monkeypatch.setattr(command_line, "COMMANDS", commands)
 
 
 def test_a_toy_command_runs(capsys: pytest.CaptureFixture[str]) -> None:

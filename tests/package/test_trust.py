@@ -69,7 +69,7 @@ def test_that_would_be_seen(line: str) -> None:
 OPENED = """
 import json, os, sys
 import numpy, tensorstore, tf2flax
-from tf2flax import _cli
+from tf2flax._cli import commands
 try:
     import h5py
 except ImportError:
