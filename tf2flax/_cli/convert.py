@@ -16,7 +16,6 @@ from .selecting import (
     open_named,
     say_unlisted,
     show_named,
-    unlisted_in,
 )
 from .targets import add_target, load_target
 from .wording import in_options
@@ -138,12 +137,11 @@ def _open_whole(arguments: argparse.Namespace) -> tf2flax.Checkpoint:
     Raises:
         UnsupportedError: They leave something out.
     """
+    from tf2flax._export.selection import hidden_by_view  # here: it takes a while
+
     stored = tf2flax.open_checkpoint(arguments.checkpoint)
     checkpoint = show_named(stored, arguments.names)
-    unlisted = unlisted_in(checkpoint)
-    if unlisted and not arguments.slots:
-        roles = stored.manifest.roles()
-        unlisted = tuple(key for key in unlisted if not roles.is_of_training(key))
+    unlisted = hidden_by_view(checkpoint.manifest, has_slots=arguments.slots)
     if unlisted:
         has_paths = arguments.names == "variables" and stored.manifest.has_object_graph
         others = " or --names objects" if has_paths else ""
