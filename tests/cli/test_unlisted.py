@@ -87,7 +87,7 @@ def test_convert_refuses_in_python_too(folder: pathlib.Path) -> None:
         tf2flax.convert(view, "o.npz")
     # Of several checkpoints under one roof, the name that is shared.
     merged = tf2flax.merge_checkpoints({"x/": view})
-    with pytest.raises(tf2flax.UnsupportedError, match="1 tensor, .*: `x/w`"):
+    with pytest.raises(tf2flax.UnsupportedError, match=r"1 tensor, .*: `x/w`"):
         tf2flax.convert(merged, "o.npz")
     assert not list(folder.glob("o*"))
     report = tf2flax.convert(view, "o.npz", assignment_map={"d": "d"})
