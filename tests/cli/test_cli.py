@@ -407,7 +407,7 @@ sys.exit(main(command))
 def test_signals_leave_nothing_half_written(
     options: list[str], tmp_path: pathlib.Path
 ) -> None:
-    command = ["convert", BERT, f"{tmp_path}/new/out", "--format", *options]
+    command = ["convert", BERT, f"{tmp_path}/out", "--format", *options]
     for number in (signal.SIGTERM, signal.SIGHUP):
         done = run_forked(ENDED, int(number), *command, imports=RUNNING)
         assert (done.returncode, done.stderr) == (128 + number, "")
@@ -415,7 +415,7 @@ def test_signals_leave_nothing_half_written(
     # What is killed leaves something, which is in nobody's way.
     done = run_forked(ENDED, int(signal.SIGKILL), *command, imports=RUNNING)
     assert done.returncode == -signal.SIGKILL
-    assert [*(tmp_path / "new").glob("out.tempstate*")]
+    assert [*tmp_path.glob("out.tempstate*")]
     assert main(command) == 0
 
 

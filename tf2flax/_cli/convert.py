@@ -10,6 +10,7 @@ import tf2flax
 
 from .documents import print_json
 from .numbers import whole_number
+from .outputs import check_folder
 from .selecting import (
     add_checkpoint,
     add_names,
@@ -103,6 +104,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts the checkpoint; returns the exit code."""
+    check_folder(arguments.out)
     if arguments.target:
         report = _convert_tree(arguments)
         _print(report, as_json=arguments.json)
