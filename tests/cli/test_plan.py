@@ -257,6 +257,8 @@ def test_commands_make_no_folders(
         "it, or choose another path.\n"
     )
     assert not pathlib.Path("new").exists()
+    assert main([call[0], prefix, *call[1:], ""]) == 2
+    assert "'' is not a valid file name: it is empty." in capsys.readouterr().err
     out = f"tree.toml/{pathlib.Path(out).name}"
     assert main([call[0], prefix, *call[1:], out]) == 2
     assert f"Cannot write `{out}`: Not a directory" in capsys.readouterr().err

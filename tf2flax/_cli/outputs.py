@@ -11,6 +11,7 @@ import pathlib
 import stat
 
 import tf2flax
+from tf2flax._base.names import why_no_file
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
 from tf2flax._storage.stores import storage_of
@@ -32,7 +33,8 @@ def check_output(
         The absolute path; "" if no file is wanted.
 
     Raises:
-        AssignmentError: It has another ending, or there is nothing to replace.
+        AssignmentError: It is no name of a file, has another ending, or there is
+            nothing to replace.
         ExistsError: Something lies there.
         ReadError: Its folder does not exist.
         UnsupportedError: It is a URL.
@@ -48,6 +50,10 @@ def check_output(
         raise tf2flax.UnsupportedError(
             f"{option}: `{storage.show(text)}` is not a local path. Write a local "
             "file, and copy it."
+        )
+    if reason := why_no_file(text):
+        raise tf2flax.AssignmentError(
+            f"{option}: {text!r} is not a valid file name: {reason}."
         )
     if not out.lower().endswith(ending):
         raise tf2flax.AssignmentError(
