@@ -29,7 +29,7 @@ EXECUTES = {
 ALLOWED = {
     ("__init__.py", "import_module"): 1,
     ("_formats/keras/hdf5_dataset.py", "import_module"): 1,
-    ("_cli/__init__.py", "import_module"): 1,
+    ("_cli/commands.py", "import_module"): 1,
     # `--target module:attribute`, which stands on the command line.
     ("_cli/targets.py", "import_module"): 1,
 }
@@ -70,7 +70,7 @@ def test_that_would_be_seen(line: str) -> None:
 OPENED = """
 import json, os, sys
 import numpy, tensorstore, tf2flax
-from tf2flax import _cli
+from tf2flax._cli import commands
 try:
     import h5py
 except ImportError:
