@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with _raising_at_signals():
-            # Here: it takes a while, and may be interrupted.
+            # Here: it takes a while, and may be interrupted. NumPy is the first, since
+            # extensions that import it turn an interrupt into an error of their own.
+            import numpy  # noqa: F401
+
             from .commands import run_command
 
             return run_command(argv)
