@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
 import itertools
 import os
@@ -142,6 +143,55 @@ def test_the_state_file(bucket: Bucket) -> None:
     assert not [
         key for key in bucket.names() if key.startswith("saved/v") and "check" in key
     ]
+
+
+def test_the_state_file_keeps_what_another_save_names_meanwhile(
+    bucket: Bucket,
+) -> None:
+    folder, seen = f"gs://bucket-{next(_numbers)}/run", 0
+
+    def meddle(method: str, key: str) -> str:
+        nonlocal seen
+        if (method, key) == ("POST", "run/checkpoint"):
+            seen += 1
+            if seen == 1:
+                line = b'all_model_checkpoint_paths: "other"\n'
+                bucket.objects[key] = line, bucket.generation - 1
+        return ""
+
+    bucket.fails = meddle
+    tf2flax.save_checkpoint(f"{folder}/m", {"a": SIX})
+    assert seen == 2
+    assert tf2flax.latest_checkpoint(folder) == f"{folder}/m"
+    assert b'"other"' in bucket.objects["run/checkpoint"][0]
+
+
+def test_a_server_that_knows_no_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of S3 answer 501, which tensorstore makes a NotImplementedError."""
+    write = requests.StoreClient.start_write
+
+    def start_write(client: Any, *arguments: Any, if_equal: Any = None) -> Any:
+        if if_equal is None:
+            return write(client, *arguments)
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_exception(NotImplementedError("NotImplemented: A header"))
+        return future
+
+    monkeypatch.setattr(requests.StoreClient, "start_write", start_write)
+    for name in ("m", "n"):
+        tf2flax.save_checkpoint(f"memory://unconditional/{name}", TREE)
+    assert tf2flax.latest_checkpoint("memory://unconditional") == (
+        "memory://unconditional/n"
+    )
+
+
+def test_a_state_file_that_is_refused_is_told_of_a_checkpoint_that_is_there(
+    bucket: Bucket, prefix: str
+) -> None:
+    bucket.fails = lambda _, key: "503" if key == "run/checkpoint" else ""
+    with pytest.raises(tf2flax.ReadError, match=r"complete. The state .*Unavailable"):
+        tf2flax.save_checkpoint(prefix, TREE)
+    check(prefix)
 
 
 def test_what_is_there_is_not_replaced_unasked(bucket: Bucket, prefix: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 from tf2flax._storage.exchanging import existing_files
+from tf2flax._storage.faults import complete_error
 from tf2flax._storage.local_destination import LocalDestination
 from tf2flax._writing.bridging import name_data_files_anew
 from tf2flax._writing.bundle import write_bundle
@@ -59,7 +60,11 @@ class TensorBundle(Exporter):
         tensors.sort(key=lambda tensor: tensor.key)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         destination = LocalDestination(path, find_names=name_data_files_anew)
-        write_bundle(destination, tensors, num_data_files=self.options.data_files)
+        count = self.options.data_files
+        bundle = write_bundle(destination, tensors, num_data_files=count)
+        problem = destination.publish(bundle.index, bundle.suffixes)
+        if problem:
+            raise complete_error(destination.path, problem)
 
 
 def _new_tensor(
