@@ -90,6 +90,7 @@ def test_strings_and_scalars(tmp_path: pathlib.Path) -> None:
         "bytes": np.array([[b"", b"a\0"], [b"\xff" * 300, b"x"]], object),
         "text": np.array(["é", "b"]),
         "fixed": np.array([b"ab", b"c"]),
+        "variable": np.array(["é" * 40, ""], np.dtypes.StringDType()),
         "one": "text",
         "two": b"\0",
         "none": np.empty((0, 3), object),
@@ -101,6 +102,7 @@ def test_strings_and_scalars(tmp_path: pathlib.Path) -> None:
     assert got["bytes"].tolist() == [[b"", b"a\0"], [b"\xff" * 300, b"x"]]
     assert got["text"].tolist() == ["é".encode(), b"b"]
     assert got["fixed"].tolist() == [b"ab", b"c"]
+    assert got["variable"].tolist() == [("é" * 40).encode(), b""]
     assert (got["one"][()], got["two"][()]) == (b"text", b"\0")
     assert got["none"].shape == (0, 3)
     assert [got[n].tolist() for n in ("flag", "step", "rate")] == [True, 7, 0.5]
@@ -288,6 +290,10 @@ def test_what_is_no_family(tmp_path: pathlib.Path) -> None:
         ({"a": {"b": None}}, "nothing to save"),
         ({"a": {"b": object()}}, "not an array but a object"),
         ({"a": np.array([1, "x", None], object)}, "one of which is a int"),
+        (
+            {"a": np.array(["x", None], np.dtypes.StringDType(na_object=None))},
+            "one of which is a NoneType",
+        ),
         ({"": np.ones(1)}, "needs a name"),
         ({"a": np.ma.masked_array([1, 2], [0, 1])}, "masked array"),
         ({"a": {"k": jax.random.key(0)}}, "key_data"),

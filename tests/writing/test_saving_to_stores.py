@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -76,6 +77,24 @@ def test_memory() -> None:
 def test_a_file_url_is_a_local_path(tmp_path: pathlib.Path) -> None:
     assert tf2flax.save_checkpoint(f"file://{tmp_path}/m", TREE) == f"{tmp_path}/m"
     check(f"file://{tmp_path}/m")
+    # Encoded, any character; also bytes that are no text.
+    for name in ("a#b?c", "a%20b", "ä\n", "[x", os.fsdecode(b"\xff/m")):
+        url = f"file://{tmp_path}/{quote(os.fsencode(name))}"
+        assert tf2flax.save_checkpoint(url, TREE) == f"{tmp_path}/{name}"
+        check(url)
+        assert (tmp_path / f"{name}.index").exists()
+
+
+@pytest.mark.parametrize("place", ["file:///tmp/", "file://[x/", "s3://b/", "gs://b/"])
+@pytest.mark.parametrize(("name", "encoded"), [("a#b?", "a%23b%3F"), ("a?b", "a%3Fb")])
+def test_what_follows_the_path_of_a_url_is_not_dropped(
+    place: str, name: str, encoded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for use in (tf2flax.open_checkpoint, lambda url: tf2flax.save_checkpoint(url, {})):
+        with pytest.raises(tf2flax.UnsupportedError, match="which names no") as caught:
+            use(place + name)
+        assert f"write `{place}{encoded}`" in str(caught.value)
 
 
 def test_gcs(bucket: Bucket, prefix: str) -> None:

@@ -96,7 +96,7 @@ class Exchange:
     def discard(self) -> None:
         """Removes the new files."""
         for suffix in (*self.suffixes, ".index"):
-            self._remove(f"{self.temporary}{suffix}")
+            self.remove(f"{self.temporary}{suffix}")
 
     def _run_alone(self) -> None:
         """Runs while no other process exchanges files in the same directory.
@@ -111,7 +111,7 @@ class Exchange:
         # By name, since not every directory that can be written can be listed.
         shared = [s for s in self.suffixes if os.path.lexists(f"{self.prefix}{s}")]
         is_hiding = bool(shared) and os.path.lexists(index)
-        bridge = Bridge(self.prefix, self._aside(), self._remove)
+        bridge = Bridge(self.prefix, self._aside(), self.remove)
         kept: dict[str, str] = {}
         undo: list[Callable[[], None]] = []
         try:
@@ -139,11 +139,11 @@ class Exchange:
         finally:
             bridge.clear()
             for path in () if bridge.names else kept.values():
-                self._remove(path)
-        self._remove(self._aside())
+                self.remove(path)
+        self.remove(self._aside())
         new = {f"{self.prefix}{suffix}" for suffix in (*self.suffixes, ".index")}
         for path in sorted(old - new):
-            self._remove(path)
+            self.remove(path)
 
     def _aside(self, suffix: str = "") -> str:
         """Path of an old file until all is done; no reader looks there."""
@@ -214,7 +214,7 @@ class Exchange:
                 )
             return f", then {failure.strerror}: {state}"
         if is_lost:
-            self._remove(self._aside())
+            self.remove(self._aside())
             return (
                 "; the old checkpoint is lost, and the new one is whole at "
                 f"`{self.temporary}`"
@@ -255,7 +255,7 @@ class Exchange:
                 return
         raise OSError(None, f"`{source}` could not be renamed for interrupts")
 
-    def _remove(self, path: str) -> None:
+    def remove(self, path: str) -> None:
         """Removes a file, whatever signal handlers raise meanwhile.
 
         What the system does not remove, it notes.
@@ -372,7 +372,7 @@ def existing_files(prefix: str) -> list[str]:
     """
     # These are found even if the directory cannot be listed.
     by_name = filter(os.path.lexists, (prefix, f"{prefix}.index"))
-    suffixes = filter(MEMBER.fullmatch, _suffixes(prefix))
+    suffixes = filter(MEMBER.fullmatch, name_endings(prefix))
     return sorted({*(prefix + suffix for suffix in suffixes), *by_name})
 
 
@@ -383,14 +383,14 @@ def remove_stale(prefix: str) -> None:
         prefix: The path of a checkpoint, without suffix.
     """
     latest = time.time() - _STALE_S
-    for suffix in filter(_TEMPORARY.fullmatch, _suffixes(prefix)):
+    for suffix in filter(_TEMPORARY.fullmatch, name_endings(prefix)):
         path = prefix + suffix
         with contextlib.suppress(OSError):
             if os.lstat(path).st_mtime < latest:
                 os.unlink(path)
 
 
-def _suffixes(prefix: str) -> list[str]:
+def name_endings(prefix: str) -> list[str]:
     """Lists how the names of files go on that begin like a path; none if it cannot."""
     # No pattern is made of the prefix: to compile one takes longer than all the rest.
     folder, name = os.path.split(prefix)

@@ -15,7 +15,14 @@ from tf2flax._base.errors import ReadError
 
 from .base import Storage
 from .bridges import FindOtherNames
-from .exchanging import Exchange, existing_files, locked, remove_stale, uninterrupted
+from .exchanging import (
+    Exchange,
+    existing_files,
+    locked,
+    name_endings,
+    remove_stale,
+    uninterrupted,
+)
 from .local import LOCAL
 from .writing import (
     new_folders,
@@ -81,6 +88,10 @@ class LocalDestination:
         """Files of a checkpoint with this prefix; see `existing_files`."""
         return existing_files(self._path)
 
+    def suffixes(self) -> list[str]:
+        """From a listing of the folder."""
+        return name_endings(self._path)
+
     def free_count(self, count: int) -> int:
         """The count itself: old files have their names until all is written."""
         return count
@@ -120,7 +131,9 @@ class LocalDestination:
                 "the same."
             )
 
-    def publish(self, index: bytes, suffixes: Sequence[str]) -> str:
+    def publish(
+        self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
+    ) -> str:
         """Writes the index, and renames all files; see `Exchange`."""
         remove_stale(self._path)
         try:
@@ -131,6 +144,8 @@ class LocalDestination:
         # Everything is on the disk; what follows only renames.
         exchange = self._exchange(suffixes)
         exchange.run()
+        for suffix in replaced:
+            exchange.remove(f"{self._path}{suffix}")
         problems = [
             f"`{path}`, which nothing needs, could not be removed: "
             f"{error.strerror or error}. Remove it."

@@ -77,6 +77,14 @@ class SaveDestination(Protocol):
         """
         ...
 
+    def suffixes(self) -> list[str]:
+        """How names go on that begin like the prefix; none where none are listed.
+
+        Raises:
+            ReadError: The store refuses.
+        """
+        ...
+
     def free_count(self, count: int) -> int:
         """Number of data files, at least `count`, with which no old one is in the way.
 
@@ -142,12 +150,15 @@ class SaveDestination(Protocol):
         """
         ...
 
-    def publish(self, index: bytes, suffixes: Sequence[str]) -> str:
+    def publish(
+        self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
+    ) -> str:
         """Makes the data files a checkpoint, in place of an old one.
 
         Args:
             index: All bytes of the index.
             suffixes: Those of all data files, of all processes.
+            replaced: Those of other files that go then: of a V1 checkpoint.
 
         Returns:
             What went wrong once the checkpoint was there, and what to do, in sentences;

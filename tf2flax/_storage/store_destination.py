@@ -58,7 +58,9 @@ class StoreDestination:
         self._client = storage.client
         self._key = key
         self._token = token or secrets.token_hex(8)
-        # Suffixes of objects that were there before; None until they are listed.
+        # How keys went on that begin like the prefix. Of the checkpoint that was there
+        # before, its objects; None until they are listed.
+        self._suffixes: list[str] = []
         self._old: frozenset[str] | None = None
         self._in_flight: collections.deque[_Upload] = collections.deque()
 
@@ -93,6 +95,11 @@ class StoreDestination:
         if not old & {"", ".index"}:
             return []
         return [self._url_of(suffix) for suffix in sorted(old)]
+
+    def suffixes(self) -> list[str]:
+        """From a listing of what begins like the prefix."""
+        self._list_old()
+        return self._suffixes
 
     def free_count(self, count: int) -> int:
         """The first number from `count` on that no old data object has in its name."""
@@ -153,7 +160,9 @@ class StoreDestination:
     def check(self, suffix: str, nbytes: int) -> None:
         """Nothing: a store answers once it has all of an object."""
 
-    def publish(self, index: bytes, suffixes: Sequence[str]) -> str:
+    def publish(
+        self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
+    ) -> str:
         """Writes the index, and removes what was there before."""
         key = f"{self._key}.index"
         old = self._list_old()
@@ -167,7 +176,7 @@ class StoreDestination:
                 raise
             if not isinstance(error, Exception):  # an interrupt
                 raise
-        self._remove(sorted(old - {*suffixes, ".index"}))
+        self._remove([*sorted(old - {*suffixes, ".index"}), *replaced])
         return ""
 
     def discard(self, suffixes: Sequence[str]) -> None:
@@ -206,14 +215,14 @@ class StoreDestination:
         """Suffixes of the objects that were there when this was first asked."""
         if self._old is None:
             try:
-                suffixes = self._client.list_keys(self._key)
+                self._suffixes = self._client.list_keys(self._key)
             except UnsupportedError:  # without a listing, names that there may be
-                suffixes = [
+                self._suffixes = [
                     suffix
                     for suffix in ("", ".index")
                     if self._storage.is_file(f"{self._key}{suffix}")
                 ]
-            self._old = frozenset(filter(MEMBER.fullmatch, suffixes))
+            self._old = frozenset(filter(MEMBER.fullmatch, self._suffixes))
         return self._old
 
     def _wait_for(self, upload: _Upload) -> None:

@@ -179,9 +179,9 @@ def _write(
     destination = open_destination(prefix)
     tensors = prepare()
     with writing_to(destination), destination.folders():
-        refuse_present(destination, is_replacing=is_replacing)
+        replaced = refuse_present(destination, is_replacing=is_replacing)
         bundle = write_bundle(destination, tensors, num_data_files=data_files)
-        problem = publish(destination, bundle.index, bundle.suffixes)
+        problem = publish(destination, bundle.index, bundle.suffixes, replaced)
     return destination.path, problem
 
 

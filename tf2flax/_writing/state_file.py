@@ -25,13 +25,19 @@ _SAVED_MODEL_FILES: Final = ("saved_model.pb", "saved_model.pbtxt", "saved_model
 _SAVED_MODEL_FOLDERS: Final = ("variables", "assets", "assets.extra", "debug")
 
 
-def publish(destination: SaveDestination, index: bytes, suffixes: Sequence[str]) -> str:
+def publish(
+    destination: SaveDestination,
+    index: bytes,
+    suffixes: Sequence[str],
+    replaced: Sequence[str],
+) -> str:
     """Makes the data files a checkpoint, which the state file of the folder names.
 
     Args:
         destination: The place of the checkpoint.
         index: All bytes of the index.
         suffixes: Those of all data files.
+        replaced: Those of other files that go then; see `refuse_present`.
 
     Returns:
         What went wrong once the checkpoint was there, and what to do, in sentences: for
@@ -41,7 +47,7 @@ def publish(destination: SaveDestination, index: bytes, suffixes: Sequence[str])
         OSError: The system refuses; no checkpoint was written.
         ReadError: The store refuses; likewise.
     """
-    problem = destination.publish(index, suffixes)
+    problem = destination.publish(index, suffixes, replaced)
     try:
         _update_state(destination)
     except (OSError, CheckpointError) as error:

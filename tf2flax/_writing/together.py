@@ -97,6 +97,7 @@ class SharedSave:
         self, prepare: Callable[[], list[NewTensor]], cleaning: contextlib.ExitStack
     ) -> _Work:
         """Plans the parts, and finds out whether all processes share the place."""
+        replaced: Sequence[str] = ()
         with all_or_none(self.processes, _SAVING) as agreement:
             destination = open_destination(self.prefix)
             tensors = prepare()
@@ -113,7 +114,9 @@ class SharedSave:
             if self._is_first:
                 with writing_to(destination):
                     cleaning.enter_context(destination.folders())
-                    refuse_present(destination, is_replacing=self.is_replacing)
+                    replaced = refuse_present(
+                        destination, is_replacing=self.is_replacing
+                    )
                     cleaning.callback(destination.unmark)
                     destination.mark()
                     count = destination.free_count(count)
@@ -121,7 +124,7 @@ class SharedSave:
         token, _, number = agreement.notes[min(self.processes)].partition(" ")
         if not self._is_first:
             destination = open_destination(self.prefix, token)
-        work = _Work(destination, tensors, parts, suffixes_of(int(number)))
+        work = _Work(destination, tensors, parts, suffixes_of(int(number)), replaced)
         with self._together():
             if not destination.is_marked():
                 raise ReadError(
@@ -197,7 +200,7 @@ class SharedSave:
         except BaseException:
             destination.discard(work.suffixes)
             raise
-        return publish(destination, index, work.suffixes)
+        return publish(destination, index, work.suffixes, work.replaced)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,12 +212,14 @@ class _Work:
         tensors: All tensors.
         parts: The part of each process.
         suffixes: Suffixes of all data files.
+        replaced: Those of other files that go then, in the first process.
     """
 
     destination: SaveDestination
     tensors: Sequence[NewTensor]
     parts: Mapping[int, Part]
     suffixes: Sequence[str]
+    replaced: Sequence[str]
 
     def suffixes_of(self, process: int) -> list[str]:
         """Suffixes of the data files of a process; the last one has empty ones too."""
