@@ -15,6 +15,7 @@ from tf2flax._storage.save_destinations import SaveDestination
 
 from .new_tensors import NewTensor
 from .parts import format_index, plan_parts, write_part
+from .slicing import cut_slices
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ def write_bundle(
             there is still there.
         ReadError: The store refuses; likewise.
     """
+    if destination.max_file_nbytes is not None:
+        tensors = [cut_slices(t, destination.max_file_nbytes) for t in tensors]
     parts = plan_parts(
         tensors,
         (0,),

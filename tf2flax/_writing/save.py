@@ -97,7 +97,8 @@ def save_checkpoint(
             `by_moving_average()` writes averages, and a warning names the variables
             that stay as they were; "both", the leaf is written to either.
         data_files: Number of data files, between which the bytes are balanced; a store
-            gets more where one would be larger than 32 MiB.
+            gets more where one would be larger than 32 MiB, and tensors that are larger
+            in slices.
         overwrite: Whether files of this prefix that exist already are replaced, once
             the new ones are complete; an interrupt waits until all of them are. A
             checkpoint that was open must be opened again, and its plans made again:
