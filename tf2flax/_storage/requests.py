@@ -131,19 +131,28 @@ class StoreClient:
         )
         return wait_for(future, self.url_of(key))
 
-    def start_write(self, key: str, contents: bytes | bytearray | None) -> Future[Any]:
+    def start_write(
+        self,
+        key: str,
+        contents: bytes | bytearray | None,
+        *,
+        if_equal: bytes | None = None,
+    ) -> Future[Any]:
         """Starts to write a key whole, or to delete it.
 
         Args:
             key: The key.
             contents: All bytes, which are copied at once; None deletes the key.
+            if_equal: The generation that the key must still have; None for any.
 
         Returns:
-            The answer, for `wait_for`.
+            The answer, for `wait_for`: its `generation` is empty where the key has
+            another one.
         """
         load_tensorstore()
         # Its stub leaves out that a bytearray will do.
-        return self._root.write(encode_name(key), cast("bytes | None", contents))
+        value = cast("bytes | None", contents)
+        return self._root.write(encode_name(key), value, if_equal=if_equal)
 
     def list_keys(self, folder: str) -> list[str]:
         """Lists what follows a path in the keys that begin with it, sorted.

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.values import STRING, TensorSpec
+from tf2flax._base.values import STRING, STRING_KINDS, TensorSpec
 from tf2flax._checkpoint.mapping import refuse_masked, strings_as_bytes
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
@@ -69,7 +69,7 @@ def _prepare_host_array(
     array: np.ndarray[Any, np.dtype[Any]]
     # As `object`, since NumPy would cut zero bytes off the end of a byte string.
     array = np.asarray(value, object if isinstance(value, bytes) else None)
-    if array.dtype.kind in "OSU":
+    if array.dtype.kind in STRING_KINDS:
         strings = strings_as_bytes(f"Leaf `{name}`", array)
         return TensorSpec(array.shape, STRING), lambda: strings
     return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array

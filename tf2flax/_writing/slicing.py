@@ -197,7 +197,7 @@ def box_of_piece(piece: NewPiece, shape: tuple[int, ...]) -> Box:
 
 
 def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
-    """Cuts pieces that can be had in parts, where they are larger than a size.
+    """Cuts pieces that are larger than a size; strings have no slices.
 
     Args:
         tensor: The tensor.
@@ -208,20 +208,20 @@ def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
     """
     pieces: list[NewPiece] = []
     for piece in tensor.pieces:
-        if piece.part is None or piece.nbytes <= max_nbytes:
+        if piece.spec.dtype.is_string or piece.nbytes <= max_nbytes:
             pieces.append(piece)
             continue
         origin = box_of_piece(piece, tensor.spec.shape).starts
         max_size = max_nbytes // piece.spec.dtype.numpy.itemsize
-        for box in split_box(Box.whole(piece.spec.shape), max_size):
-            pieces.append(
-                NewPiece(
-                    TensorSpec(box.shape, piece.spec.dtype),
-                    extents_of_box(box.moved(origin), tensor.spec.shape),
-                    functools.partial(piece.part, box),
-                    piece.process,
-                )
-            )
+        boxes = [*split_box(Box.whole(piece.spec.shape), max_size)]
+        whole = ReadOnce(piece.array, uses=len(boxes))
+        for box in boxes:
+            array = whole.view(box.within(Box.whole(piece.spec.shape)))
+            if piece.part is not None:
+                array = functools.partial(piece.part, box)
+            extents = extents_of_box(box.moved(origin), tensor.spec.shape)
+            spec = TensorSpec(box.shape, piece.spec.dtype)
+            pieces.append(NewPiece(spec, extents, array, piece.process))
     return dataclasses.replace(tensor, pieces=tuple(pieces))
 
 
