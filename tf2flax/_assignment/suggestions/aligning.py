@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from .assigning import assign
-from .blocks import Family, Group, Shape, find_stacks, in_order
+from .blocks import Family, Group, Shape, find_stacks
 from .fitting import Alignment, align
+from .kinds import only_blocks, split_by_kinds
 from .layers import (
     Layer,
     PartSource,
@@ -120,13 +121,20 @@ class Matcher:
     def _fit_blocks(
         self, source: Group, target: Group, alignment: Alignment
     ) -> _Result:
-        wanted = find_layers(target.families, is_target=True)
-        layers = make_layers(find_layers(source.families, is_target=False), wanted)
-        pairs = pair_layers(layers, wanted, alignment, self._shared)
+        sources: list[Layer] = []
+        targets: list[Layer] = []
+        pairs: list[Pair] = []
+        for part in split_by_kinds(alignment):
+            wanted = find_layers(part.target.families, is_target=True)
+            named = find_layers(part.source.families, is_target=False)
+            layers = make_layers(named, wanted)
+            pairs += pair_layers(layers, wanted, part, self._shared)
+            sources += layers
+            targets += wanted
         points = sum(pair.points - pair.fit.cost for pair in pairs)
-        score = _COVERAGE_POINTS * fitted_part(pairs, wanted)
+        score = _COVERAGE_POINTS * fitted_part(pairs, targets)
         score += points / max(len(pairs), 1)
-        return _Result(source, target, alignment, layers, wanted, pairs, score)
+        return _Result(source, target, alignment, sources, targets, pairs, score)
 
     def _accept(self, result: _Result, pairs: Sequence[Pair]) -> None:
         """Takes over the pairs of aligned blocks; the others are paired later."""
@@ -136,20 +144,17 @@ class Matcher:
         self.sources += [layer for layer in result.sources if id(layer) in sources]
         self.targets += [layer for layer in result.targets if id(layer) in targets]
         # What has no counterpart in the aligned block may have one elsewhere.
-        used = _patterns_of(pair.source for pair in pairs)
-        filled = _patterns_of(pair.target for pair in pairs)
-        for families, alone, known_patterns in (
+        if result.target.is_stacked:
+            return
+        used = _names_of(pair.source for pair in pairs)
+        filled = _names_of(pair.target for pair in pairs)
+        for families, alone, known_names in (
             (result.source.families, self._alone[0], used),
             (result.target.families, self._alone[1], filled),
         ):
             for family in families:
-                if (
-                    family.pattern not in known_patterns
-                    and not result.target.is_stacked
-                ):
-                    alone.extend(family.expand())
-        if result.target.is_stacked:
-            return
+                single = family.expand()
+                alone.extend(f for f in single if f.pattern not in known_names)
         for target, sources_of in result.alignment.pairs.items():
             scope = _scope_of(result.source.prefixes, sources_of[0])
             below = without_collection(_scope_of(result.target.prefixes, target))
@@ -195,8 +200,8 @@ class Matcher:
                 if counts[0] == counts[1]:
                     continue
                 cut = (
-                    _first_blocks(source, min(counts)),
-                    _first_blocks(group, min(counts)),
+                    only_blocks(source, source.numbers[: min(counts)]),
+                    only_blocks(group, group.numbers[: min(counts)]),
                 )
                 alignment = align(*cut)
                 if alignment is None:
@@ -233,29 +238,19 @@ class Matcher:
         self.targets += wanted
 
 
-def _patterns_of(layers: Iterable[Layer]) -> set[str]:
+def _names_of(layers: Iterable[Layer]) -> set[str]:
     return {
-        family.pattern
+        name
         for layer in layers
         for origin in layer.parts.values()
         for family in origin.families
+        for name in map(family.name, family.members)
     }
 
 
 def _scope_of(prefixes: Sequence[str], numbers: Sequence[str]) -> str:
     """The scope of a block."""
     return "".join(p + n for p, n in zip(prefixes, numbers, strict=True))
-
-
-def _first_blocks(group: Group, count: int) -> Group:
-    """The first blocks of a group."""
-    kept = set(group.numbers[:count])
-    families = [
-        Family(family.pattern, {n: s for n, s in family.members.items() if n in kept})
-        for family in group.families
-    ]
-    families = [family for family in families if family.members]
-    return Group(group.prefixes, families, in_order(kept))
 
 
 def _families_alone(groups: Iterable[Group]) -> list[Family]:
