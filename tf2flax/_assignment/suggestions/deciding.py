@@ -96,7 +96,6 @@ class Option:
         )
         return list(lines) if self.rows is None else [*map(self.rows.take, lines)]
 
-
     def may_have_captures(self, certain: Set[str]) -> bool:
         """True if a line with captures reaches no leaf that another kind leaves open.
 
@@ -111,8 +110,8 @@ class Option:
         if len(family.members) == len(self.leaf.members):
             return True
         # Lines of names win over the captures of the most common kind alone.
-        return self.alignment.is_most and certain.issuperset(
-            map(family.name, family.members)
+        return self.alignment.is_most and all(
+            family.name(numbers) in certain for numbers in family.members
         )
 
 

@@ -3,8 +3,9 @@
     block_0/bn    block_0/bn_1                     depthwise, project
     block_1/bn    block_1/bn_1    block_1/bn_2     expand, depthwise, project
 
-TensorFlow and Flax number layers in the order in which a block makes them. Where one block
-has a layer more, a name stands for another layer in it: such blocks are aligned apart.
+TensorFlow and Flax number layers in the order in which a block makes them. Where one
+block has a layer more, a name stands for another layer in it: such blocks are aligned
+apart.
 """
 
 from __future__ import annotations
