@@ -51,7 +51,6 @@ def abstract_port(port: Any, inputs: Any, *, is_nnx: bool) -> tuple[Any, Any]:
 CELLS: dict[str, tuple[Any, str]] = {
     "basic": (nn.LSTMCell, "basic_out"),
     "lstm_fb": (nn.OptimizedLSTMCell, "lstm_fb_out"),
-    "cudnn_lstm": (nn.LSTMCell, "cudnn_lstm_out"),
     "cudnn_gru": (nn.GRUCell, "cudnn_gru_out"),
 }
 
