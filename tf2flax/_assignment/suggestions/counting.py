@@ -1,7 +1,8 @@
 """One line in place of several that differ by a number: `conv{j+1}` -> `Conv_{j}`.
 
-Numbers of both sides have to go in step, and the captures must reach no leaf that the
-lines did not fill.
+Numbers of both sides have to go in step. The captures may reach leaves of other lines
+only if these win, since they have fewer captures, and are exceptions: `expanded_conv`
+before `expanded_conv_1` to `expanded_conv_16`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ _MAX_COMPARED: Final = 200_000
 # A number without zeros before it, outside of captures.
 _NUMBER: Final = re.compile(r"(?<![0-9{+-])(?:0|[1-9][0-9]*)(?![0-9}])")
 _CAPTURE: Final = re.compile(r"\{[^{}]*\}")
+# Leaves of other lines that a line may reach, for each leaf that it fills.
+_MAX_EXCEPTIONS: Final = 1.0
+_MAX_ROUNDS: Final = 4
 _HOLE: Final = "\0"
 
 
@@ -48,16 +52,28 @@ def join_counted(lines: Sequence[Line], leaves: Iterable[str]) -> list[Line]:
     names = list(leaves)
     if len(lines) * len(names) > _MAX_COMPARED:
         return list(lines)
+    # What one line stands in the way of, it may allow once it is joined itself.
+    result = list(lines)
+    for _ in range(_MAX_ROUNDS):
+        before = len(result)
+        result = _join_once(result, names)
+        if len(result) == before:
+            break
+    return result
+
+
+def _join_once(lines: Sequence[Line], names: Sequence[str]) -> list[Line]:
     groups: dict[_Family, dict[int, Line]] = {}
     for place, line in enumerate(lines):
         for family in _families_of(line):
             groups.setdefault(family, {})[place] = line
     replaced: dict[int, Line | None] = {}
+    reach = _Reach(lines, names)
     for family, members in sorted(groups.items(), key=lambda item: -len(item[1])):
         if len(members) < 2 or not replaced.keys().isdisjoint(members):
             continue
         joined = _join(family, list(members.values()))
-        if joined is not None and _reaches_no_other(joined, names):
+        if joined is not None and reach.take(joined):
             replaced.update(dict.fromkeys(members))
             replaced[min(members)] = joined
     return [
@@ -99,9 +115,49 @@ def _join(family: _Family, lines: Sequence[Line]) -> Line | None:
     return with_leaves(joined, lines)
 
 
-def _reaches_no_other(line: Line, names: Iterable[str]) -> bool:
-    """True if the captures of a line match no leaf that it does not fill."""
-    pieces = _CAPTURE.split(line.value)
-    pattern = re.compile("[^/]+".join(map(re.escape, pieces)))
-    matches = pattern.match if line.value.endswith("/") else pattern.fullmatch
-    return set(line.leaves).issuperset(filter(matches, names))
+class _Reach:
+    """Which leaves lines reach, and which of these they get."""
+
+    def __init__(self, lines: Sequence[Line], names: Sequence[str]) -> None:
+        self._names = names
+        self._ranks = {leaf: _rank(line) for line in lines for leaf in line.leaves}
+        # Of leaves that lines reach and must not get, the best rank of these lines.
+        self._rivals: dict[str, _Rank] = {}
+        for line in lines:
+            if "{" in line.value:
+                self._add_rival(_rank(line), self._others(line))
+
+    def take(self, line: Line) -> bool:
+        """Takes a joined line, if every leaf still gets what its own line says."""
+        rank, others = _rank(line), self._others(line)
+        if len(others) > _MAX_EXCEPTIONS * len(line.leaves):
+            return False
+        if not all(leaf in self._ranks and self._ranks[leaf] < rank for leaf in others):
+            return False
+        rivals = (self._rivals.get(leaf) for leaf in line.leaves)
+        if any(rival is not None and rival <= rank for rival in rivals):
+            return False
+        self._ranks.update(dict.fromkeys(line.leaves, rank))
+        self._add_rival(rank, others)
+        return True
+
+    def _others(self, line: Line) -> set[str]:
+        """Leaves that a line reaches, but does not fill."""
+        pieces = _CAPTURE.split(line.value)
+        pattern = re.compile("[^/]+".join(map(re.escape, pieces)))
+        matches = pattern.match if line.value.endswith("/") else pattern.fullmatch
+        return set(filter(matches, self._names)).difference(line.leaves)
+
+    def _add_rival(self, rank: _Rank, leaves: Iterable[str]) -> None:
+        for leaf in leaves:
+            self._rivals[leaf] = min(rank, self._rivals.get(leaf, rank))
+
+
+_Rank = tuple[bool, int, int]
+
+
+def _rank(line: Line) -> _Rank:
+    """Less for lines that win over others, as `precedence` of resolutions says."""
+    pieces = line.value.split("/")
+    is_scope = not pieces[-1]
+    return is_scope, -len(pieces) if is_scope else 0, sum("{" in p for p in pieces)
