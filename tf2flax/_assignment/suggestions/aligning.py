@@ -25,6 +25,7 @@ from .layers import (
 )
 from .pairing import MIN_MARGIN, Pair, Rival, fitted_part, pair_layers
 from .scoring import Scorer
+from .tying import make_tied
 from .words import read_words
 
 # Blocks are aligned if so much of the target's is fitted, and stacks.
@@ -232,7 +233,7 @@ class Matcher:
         root = Group((), families, [()]), Group((), leaves, [()])
         alignment = Alignment(*root, {(): [()]})
         layers = make_layers(find_layers(families, is_target=False), wanted)
-        layers += made
+        layers += [*made, *make_tied(layers, wanted)]
         self.pairs += pair_layers(layers, wanted, alignment, self._shared, self._scopes)
         self.sources += layers
         self.targets += wanted

@@ -331,5 +331,5 @@ def _evidence(pair: Pair, way: Transform, reason: str) -> str:
     if pair.alignment.target.is_stacked:
         count = len(next(iter(pair.alignment.pairs.values())))
         facts.append(f"a stack of {count} blocks")
-    facts += [fact for fact in (way.fact, reason) if fact]
+    facts += [fact for fact in (way.fact, reason, pair.source.note) if fact]
     return "; ".join(dict.fromkeys(facts)) or "its neighbours"

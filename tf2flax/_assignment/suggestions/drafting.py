@@ -28,6 +28,7 @@ from .deciding import Decider, Option
 from .layers import COLLECTIONS, join_pieces
 from .lines import Line
 from .pairing import Pair, fitted_part
+from .tying import TIED, find_tied
 
 
 @dataclasses.dataclass
@@ -109,6 +110,13 @@ def draft_map(
     for option in certain:
         has_captures = option.may_have_captures(leaf_names)
         draft.add(option.lines(has_captures=has_captures), option.reason)
+    open_leaves = {
+        name: shape
+        for name, shape in leaves.items()
+        if name not in leaf_names and name not in draft.ambiguous
+    }
+    for _, lines in find_tied(tensors, open_leaves):
+        draft.doubt([([line], TIED) for line in lines])
     for note, names in matcher.notes.items():
         draft.notes.append(note)
         draft.evidence.update(dict.fromkeys(names, note))

@@ -120,6 +120,7 @@ class Layer:
         is_made: True for a layer that no name has.
         beside: Name of the layer that a normalisation belongs to by its number alone:
             linen calls them `Conv_1` and `BatchNorm_1`.
+        note: What should be known about it.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Layer:
     words: tuple[str, ...]
     is_made: bool = False
     beside: str = ""
+    note: str = ""
 
     @property
     def scopes(self) -> Iterator[str]:
