@@ -31,6 +31,8 @@ from .words import read_words
 # Blocks are aligned if so much of the target's is fitted, and stacks.
 _MIN_COVERAGE: Final = 0.5
 _MIN_STACKED: Final = 0.7
+# Numbers count blocks, of which one side may have more, if so many families are in all.
+_MIN_EVEN: Final = 0.75
 # Pairs of groups that are compared in full.
 _MAX_GROUPS: Final = 2_000
 _COVERAGE_POINTS: Final = 6.0
@@ -198,7 +200,7 @@ class Matcher:
         for group in open_groups:
             for source in left:
                 counts = len(source.numbers), len(group.numbers)
-                if counts[0] == counts[1]:
+                if counts[0] == counts[1] or not (_is_even(source) and _is_even(group)):
                     continue
                 cut = (
                     only_blocks(source, source.numbers[: min(counts)]),
@@ -252,6 +254,12 @@ def _names_of(layers: Iterable[Layer]) -> set[str]:
 def _scope_of(prefixes: Sequence[str], numbers: Sequence[str]) -> str:
     """The scope of a block."""
     return "".join(p + n for p, n in zip(prefixes, numbers, strict=True))
+
+
+def _is_even(group: Group) -> bool:
+    """True if most families are in all blocks: of branches, for one, they are not."""
+    complete = sum(len(f.members) == len(group.numbers) for f in group.families)
+    return complete >= _MIN_EVEN * len(group.families)
 
 
 def _families_alone(groups: Iterable[Group]) -> list[Family]:

@@ -159,10 +159,15 @@ def find_layers(families: Iterable[Family], *, is_target: bool) -> list[Layer]:
     Returns:
         The layers, in the order of their first arrays.
     """
+    families = list(families)
     table: dict[str, dict[Part, Family]] = {}
     alone: list[tuple[str, Family]] = []
+    # `filter` and `filter_bias`: a name that another one extends is that of a layer.
+    extended = {read_part(family.pattern).layer for family in families}
     for family in families:
         reading = read_part(family.pattern)
+        if reading.part == "main" and family.pattern in extended:
+            reading = reading._replace(layer=family.pattern)
         name = without_collection(reading.layer) if is_target else reading.layer
         parts = table.setdefault(name, {})
         part = _part_of(family, reading)

@@ -20,6 +20,7 @@ from .words import Part, read_part, read_words
 # What tables are that no output is tied to.
 _OTHER_TABLES: Final = frozenset({"position", "segment"})
 _OUTPUTS: Final = frozenset({"head", "mlm", "out", "decoder", "unembed", "unembedding"})
+_INNER: Final = frozenset({"attention", "ffn"})
 
 TIED: Final = "no other tensor fits: right if the model ties its output to this table"
 
@@ -84,7 +85,9 @@ def find_tied(
     for leaf, shape in leaves.items():
         reading = read_part(leaf)
         words = set(read_words(reading.layer))
-        if reading.part != "main" or len(shape) != 2 or not words & _OUTPUTS:
+        if reading.part != "main" or len(shape) != 2:
+            continue
+        if not words & _OUTPUTS or words & _INNER:
             continue
         lines = [
             Line(leaf, (leaf,), name, None, find_transforms(of_table, shape)[0])
