@@ -61,6 +61,26 @@ def test_blocks_that_number_their_layers_unevenly_are_never_mixed_up(
     assert not any("block0" in leaf for leaf in verdict.places)
 
 
+def test_what_one_block_alone_has_is_not_taken_for_its_last_layer() -> None:
+    """Its projection was made first there: `Conv_0`, and not `Conv_2`."""
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    by_hand: dict[str, str] = {}
+    for block in range(3):
+        for number, name in enumerate(("proj", "a", "b")[bool(block) :]):
+            scope, below = f"net/unit_{block}/{name}", f"Block_{block}"
+            tensors[f"{scope}/weights"] = (1, 1, 8, 8)
+            tensors |= norm(f"{scope}/BatchNorm", 8)
+            leaves[f"params/{below}/Conv_{number}/kernel"] = (1, 1, 8, 8)
+            leaves |= flax_norm(f"{below}/BatchNorm_{number}", 8)
+            by_hand |= {
+                f"{scope}/weights": f"params/{below}/Conv_{number}/kernel",
+                f"{scope}/BatchNorm/": f"{{collection}}/{below}/BatchNorm_{number}/",
+            }
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+
+
 def mobilenet(count: int) -> tuple[Shapes, Shapes, dict[str, str]]:
     tensors: Shapes = {}
     leaves: Shapes = {}

@@ -76,6 +76,7 @@ def _take_parameters(
     Returns:
         The texts of the entries, and the lines of the parameters.
     """
+    # Heads, where all lines have as many; then what TensorFlow adds when it runs.
     parameters: list[str] = []
     heads = {size for key, _, _ in texts for size in _HEADS.findall(key)}
     if len(heads) == 1:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from .assigning import assign
 from .blocks import Family, Group, Shape, find_stacks
 from .fitting import Alignment, align
-from .kinds import only_blocks, split_by_kinds
+from .kinds import find_uneven, only_blocks, split_by_kinds
 from .layers import (
     Layer,
     PartSource,
@@ -74,6 +74,8 @@ class Matcher:
         self._shared = _words_of(sources) & _words_of(targets)
         # Scopes of aligned blocks: of the checkpoint -> of the target.
         self._scopes: dict[str, set[str]] = {}
+        # Leaves whose numbers say nothing of them: another layer took their place.
+        self._doubtful: set[str] = set()
 
     def pair_blocks(self) -> None:
         """Aligns blocks; those that have no counterpart are taken apart."""
@@ -158,6 +160,9 @@ class Matcher:
             for family in families:
                 single = family.expand()
                 alone.extend(f for f in single if f.pattern not in known_names)
+        if len(split_by_kinds(result.alignment)) > 1:
+            for family in find_uneven(result.target):
+                self._doubtful.update(map(family.name, family.members))
         for target, sources_of in result.alignment.pairs.items():
             scope = _scope_of(result.source.prefixes, sources_of[0])
             below = without_collection(_scope_of(result.target.prefixes, target))
@@ -236,7 +241,13 @@ class Matcher:
         alignment = Alignment(*root, {(): [()]})
         layers = make_layers(find_layers(families, is_target=False), wanted)
         layers += [*made, *make_tied(layers, wanted)]
-        self.pairs += pair_layers(layers, wanted, alignment, self._shared, self._scopes)
+        pairs = pair_layers(layers, wanted, alignment, self._shared, self._scopes)
+        self.pairs += [
+            dataclasses.replace(pair, margin=0.0, is_only=False)
+            if _names_of([pair.target]) & self._doubtful
+            else pair
+            for pair in pairs
+        ]
         self.sources += layers
         self.targets += wanted
 

@@ -10,15 +10,10 @@ apart.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Final
 
-from .blocks import MARK, Family, Group, Numbers, in_order
+from .blocks import LAST_NUMBERS, MARK, Family, Group, Numbers, in_order
 from .fitting import Alignment
-
-# The number at the end of a component, or nothing: `bn_1`, `bn`.
-_LAST_NUMBER: Final = re.compile(r"_?[0-9]*(?=/|$)")
 
 
 def split_by_kinds(whole: Alignment) -> list[Alignment]:
@@ -33,7 +28,7 @@ def split_by_kinds(whole: Alignment) -> list[Alignment]:
     """
     if whole.target.is_stacked:
         return [whole]
-    uneven = _uneven_names(whole.source), _uneven_names(whole.target)
+    uneven = find_uneven(whole.source), find_uneven(whole.target)
     if not any(uneven):
         return [whole]
     kinds: dict[object, list[Numbers]] = {}
@@ -67,11 +62,11 @@ def only_blocks(group: Group, numbers: Sequence[Numbers]) -> Group:
     return Group(group.prefixes, families, in_order(kept))
 
 
-def _uneven_names(group: Group) -> list[Family]:
+def find_uneven(group: Group) -> list[Family]:
     """Families of layers that some blocks number higher than others."""
     stems: dict[str, list[Family]] = {}
     for family in group.families:
-        stem = _LAST_NUMBER.sub("", family.pattern.rpartition(MARK)[2])
+        stem = LAST_NUMBERS.sub("", family.pattern.rpartition(MARK)[2])
         stems.setdefault(stem, []).append(family)
     return [
         family

@@ -32,6 +32,8 @@ def make_tied(layers: Sequence[Layer], wanted: Sequence[Layer]) -> list[Layer]:
         layers: Layers of a checkpoint.
         wanted: Layers of a target; only what one of them may need is made.
     """
+    # Shapes of kernels that a target has beside a bias, then tables that have them
+    # turned, then biases of as many words.
     outputs = {
         next(iter(layer.parts["main"].members.values()))
         for layer in wanted
@@ -81,6 +83,7 @@ def find_tied(
     Yields:
         Names of leaves, and the lines of candidates.
     """
+    # A table of words, as it is or turned, for what its name calls an output.
     tables = {name: shape for name, shape in tensors.items() if _holds_words(name)}
     for leaf, shape in leaves.items():
         reading = read_part(leaf)
