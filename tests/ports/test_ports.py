@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
-import sys
 from types import ModuleType
 from typing import Any
 
@@ -17,19 +15,6 @@ import tf2flax
 
 EXAMPLES = ROOT / "examples"
 NAMES = [path.stem for path in sorted((EXAMPLES / "maps").glob("*.toml"))]
-
-
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    sys.path.insert(0, str(EXAMPLES))
-    spec = importlib.util.spec_from_file_location("ports", EXAMPLES / "ports_demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ports"] = module
-    spec.loader.exec_module(module)
-    sys.path.remove(str(EXAMPLES))
-    return module
 
 
 @pytest.mark.parametrize("name", NAMES)
