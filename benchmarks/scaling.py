@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 import tf2flax
 from tf2flax._assignment.plans.report import format_nbytes
-from tf2flax._base.manifest import Entry, Piece
+from tf2flax._base.manifest import Manifest, Piece, TensorEntry
 from tf2flax._base.values import STORED_DTYPES, Box, ByteRange, TensorSpec
 from tf2flax._storage.local import LocalFile
 
@@ -32,15 +32,13 @@ FLOAT32 = STORED_DTYPES[1]
 Shape = tuple[int, ...]
 
 
-class ImaginedManifest:
+class ImaginedManifest(Manifest):
     """A checkpoint of float32 tensors, some of them in slices, without files."""
-
-    prefix = index_path = "/imagined/model.ckpt"
 
     def __init__(self, shapes: Mapping[str, Shape], slices: Mapping[str, int]) -> None:
         """Lays tensors out, one behind the other."""
         self._shapes = dict(sorted(shapes.items()))
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, TensorEntry] = {}
         data_file = LocalFile("/imagined/model.ckpt.data-00000-of-00001")
         start = 0
         for name, shape in self._shapes.items():
@@ -57,9 +55,14 @@ class ImaginedManifest:
                 stop = start + math.prod(region.shape) * 4
                 pieces.append(Piece(region, data_file, ByteRange(start, stop), 0))
                 row, start = row + rows, stop
-            self._entries[name] = Entry(
+            self._entries[name] = TensorEntry(
                 name, TensorSpec(shape, FLOAT32), tuple(pieces), count > 1, False
             )
+
+    @property
+    def prefix(self) -> str:
+        """Where it would lie."""
+        return "/imagined/model.ckpt"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,13 +76,9 @@ class ImaginedManifest:
         """What a tensor would be."""
         return self._entries[name].spec
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Where a tensor would lie."""
         return self._entries[name]
-
-    def hint(self, name: str) -> str:
-        """Nothing to say."""
-        return ""
 
     def index_damage(self) -> tuple[tuple[str, str], ...]:
         """Nothing is damaged."""
