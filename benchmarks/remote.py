@@ -73,7 +73,7 @@ def side_by_side(url: str, ranges: Iterable[tuple[int, int]]) -> float:
 def simulated_store(
     folder: pathlib.Path, rows: int, columns: int, count: int, rounds: int
 ) -> Section:
-    """Benchmark 10: what is read of a store, and how long that takes."""
+    """Benchmark 9: what is read of a store, and how long that takes."""
     checkpoints.bundle(folder / "matrix.ckpt", {"matrix": (rows, columns)})
     small = {f"small/{i:04d}": (16,) for i in range(count)}
     checkpoints.bundle(folder / "small.ckpt", small)
@@ -97,10 +97,11 @@ def simulated_store(
     what = f"store: {count:,} small tensors / one latency"
     goals.append(Goal(what, ratio, 3, is_most=True))
     return Section(
-        "10. A store that takes its time",
+        "9. A store that takes its time",
         "A simulated store: the server of section 3, which waits "
-        f"{LATENCY_S * 1e3:.0f} ms before each answer and sends {NBYTES_PER_S / 1e6:.0f} MB/s, and the plain "
-        f"server besides. A column shard, 1/{SHARDS} of a float32 matrix of {rows} × "
+        f"{LATENCY_S * 1e3:.0f} ms before each answer and sends "
+        f"{NBYTES_PER_S / 1e6:.0f} MB/s, and the plain server besides. A column "
+        f"shard, 1/{SHARDS} of a float32 matrix of {rows} × "
         f"{columns}: plain requests of tensorstore, {SIDE_BY_SIDE} at a time, for the "
         "exact ranges or for whole rows, and `tensor[:, :n]`. Then `read()` of "
         f"{count:,} tensors of 64 bytes: {seconds_of_small * 1e3:.0f} ms. Medians of "
@@ -201,7 +202,7 @@ def column_shard(folder: pathlib.Path, rows: int, columns: int) -> Section:
         f"A float32 matrix of {rows} × {columns} on a loopback server (Python's own, "
         "in another process); bodies that it sent are counted. A column shard is a run "
         f"of {columns * 4 // SHARDS:,} bytes from each row; whole rows take less time "
-        "than that many requests (section 10).",
+        "than that many requests (section 9).",
         [
             Table(
                 ("", "MB needed", "MB served", "served / needed", "requests", "s"),
