@@ -9,6 +9,7 @@ strategies. Nothing is read: an index is all that a plan needs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -190,15 +191,16 @@ def plan_own_reads(
     plan: tf2flax.Plan, manifest: Manifest, hosts: int, strategy: Strategy
 ) -> None:
     """Plans what one of the processes reads, as each does before it restores."""
-    split = split_devices(plan.shardings.values(), hosts)
+    shardings = plan.shardings
+    split = split_devices(shardings.values(), hosts)
     chosen = choose_read_shardings(
-        plan.assignments, plan.shardings, manifest, strategy, split
+        plan.assignments, shardings, manifest, strategy, split
     )
     boxes_of_place: dict[LeafPlace, tuple[Box, ...]] = {}
     boxes: dict[str, tuple[Box, ...]] = {}
     for assignment in plan.assignments:
         leaf = assignment.leaf
-        place = LeafPlace(assignment.shape, plan.shardings[leaf], chosen.get(leaf))
+        place = LeafPlace(assignment.shape, shardings[leaf], chosen.get(leaf))
         if place not in boxes_of_place:
             boxes_of_place[place] = boxes_of(read_bounds(place, split)[hosts - 1])
         boxes[leaf] = boxes_of_place[place]
@@ -207,25 +209,25 @@ def plan_own_reads(
 
 def planning_row(model: Model, hosts: int, rounds: int = 3) -> Sequence[str]:
     """Seconds of processor time that planning takes; the least of some rounds."""
+    seconds: dict[str, list[float]] = {}
+
+    def timed(name: str, function: Callable[[], Any]) -> Any:
+        begun = time.process_time()
+        result = function()
+        seconds.setdefault(name, []).append(time.process_time() - begun)
+        return result
+
     strategies: tuple[Strategy, ...] = ("local", "read-once", "auto")
-
-    def plan_anew() -> None:
-        plan_of(model, hosts)
-
-    plan, manifest = plan_of(model, hosts)
-    work: list[Callable[[], object]] = [plan_anew]
-    for strategy in strategies:
-        work.append(lambda s=strategy: plan.cost(processes=hosts, strategy=s))
-    for strategy in strategies:
-        work.append(lambda s=strategy: plan_own_reads(plan, manifest, hosts, s))
-    row = [model.title, str(hosts)]
-    for function in work:
-        seconds: list[float] = []
-        for _ in range(rounds):
-            begun = time.process_time()
-            function()
-            seconds.append(time.process_time() - begun)
-        row.append(f"{min(seconds):.2f}")
+    for _ in range(rounds):
+        plan, manifest = timed("plan", lambda: plan_of(model, hosts))
+        for strategy in strategies:
+            cost = functools.partial(plan.cost, hosts, strategy=strategy)
+            timed(f"cost: {strategy}", cost)
+    for _ in range(rounds):
+        for strategy in strategies:
+            own = functools.partial(plan_own_reads, plan, manifest, hosts, strategy)
+            timed(f"own reads: {strategy}", own)
+    row = [model.title, str(hosts), *(f"{min(s):.2f}" for s in seconds.values())]
     print(" | ".join(row), flush=True)
     return row
 
