@@ -228,8 +228,7 @@ class StoreFile:
             span = request.span
             if not span.nbytes:
                 return request, None
-            key_range = slice(span.start, span.stop)
-            future = self._client.start_read(self._key, key_range)
+            future = self._client.start_read(self._key, slice(span.start, span.stop))
             ALL_IN_FLIGHT.add(span.nbytes)
             return request, future
 
