@@ -46,6 +46,9 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
         "one-device": lambda folder: restores.one_device(folder, scale),
         "eight-devices": lambda folder: restores.eight_devices(folder, scale),
         "http": lambda folder: remote.column_shard(folder, *matrix),
+        "store": lambda folder: remote.simulated_store(
+            folder, *matrix, 10 if small else 1000, rounds
+        ),
         "listing": lambda folder: listing.listing(
             folder, counts, 200 if small else 20_000, rounds
         ),
