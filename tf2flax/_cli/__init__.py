@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _raising_at_signals():
             # Here: it takes a while, and may be interrupted. NumPy is the first, since
             # extensions that import it turn an interrupt into an error of their own.
-            import numpy  # noqa: F401
+            import numpy  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
             from .commands import run_command
 
