@@ -21,6 +21,7 @@ from . import (
     growth,
     leaves,
     listing,
+    memory,
     reading,
     remote,
     restores,
@@ -64,6 +65,7 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
             200 if small else 2000,
             rounds,
         ),
+        "memory": lambda folder: memory.memory(folder, 10**6 if small else 4 * 10**9),
     }
 
 

@@ -220,9 +220,17 @@ def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
                     extents_of_box(box.moved(origin), tensor.spec.shape),
                     functools.partial(piece.part, box),
                     piece.process,
+                    functools.partial(_part_of_box, piece.part, box),
                 )
             )
     return dataclasses.replace(tensor, pieces=tuple(pieces))
+
+
+def _part_of_box(
+    part: Callable[[Box], np.ndarray], origin: Box, box: Box
+) -> np.ndarray:
+    """A box of what is itself a box of a piece."""
+    return part(box.moved(origin.starts))
 
 
 class ReadOnce:
