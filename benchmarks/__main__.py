@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from . import (
+    accelerator,
     converting,
     growth,
     leaves,
@@ -108,6 +109,8 @@ def main() -> int:
         text = update_page(path.read_text(), sections, PICTURES, note)
     else:
         text = page(sections, arguments.small, time.perf_counter() - begun)
+        # Measured elsewhere, by a script of its own.
+        text += "\n" + "\n".join(accelerator.kept_section(path))
     path.write_text(text)
     print(f"wrote {path}")
     return 0

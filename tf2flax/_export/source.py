@@ -19,7 +19,7 @@ from .exporter import ExportedTensor, TakeBox
 
 # Host memory that reads may hold at once, besides the largest tensor where a format
 # takes whole ones alone (bytes).
-IN_FLIGHT_NBYTES: Final = 256 << 20
+IN_FLIGHT_NBYTES: Final = 128 << 20
 # Tensors that are read together where they are wanted one after the other (bytes).
 _BATCH_NBYTES: Final = 64 << 20
 

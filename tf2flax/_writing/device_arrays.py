@@ -116,5 +116,7 @@ def fetch_part(shard: Any, box: Box) -> np.ndarray:
 
 def _is_on_host(data: Any) -> bool:
     """True if a shard is in memory of the host, where a slice of it is no copy."""
-    is_host = str(data.sharding.memory_kind).endswith("_host")  # pinned, or not
-    return is_host or next(iter(data.devices())).platform == "cpu"
+    # Here, since it imports JAX.
+    from tf2flax._jax.meshes import is_on_host
+
+    return is_on_host(data.sharding)
