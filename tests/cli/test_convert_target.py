@@ -153,6 +153,13 @@ def test_tensorbundle(prefix: str) -> None:
     check(dict(tf2flax.open_checkpoint("new.ckpt").read()))
 
 
+def test_npz(prefix: str) -> None:
+    assert convert(prefix, "m.npz", "with_values", "--dtype", "float32") == 0
+    with np.load("m.npz") as archive:
+        assert archive.files == sorted(archive.files)
+        check(dict(archive))
+
+
 def test_npz_of_a_module(prefix: str) -> None:
     assert convert(prefix, "m.npz", "Model", map_="nnx") == 0
     with np.load("m.npz") as archive:

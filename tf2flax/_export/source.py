@@ -85,8 +85,12 @@ class CheckpointSource:
 
     def read_in_order(self, take: TakeBox) -> None:
         """Reads the tensors in the order of their names, large ones in boxes."""
+        self.read_some(self.tensors, take)
+
+    def read_some(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
+        """Reads some of the tensors, in the order in which they are given."""
         batch: list[ExportedTensor] = []
-        for tensor in self.tensors:
+        for tensor in tensors:
             if tensor.is_string or tensor.nbytes <= _BATCH_NBYTES:
                 batch.append(tensor)
                 continue
