@@ -65,19 +65,19 @@ def test_a_section_that_is_measured_by_itself_leaves_the_others(
     ]
     new = [
         report.Section(title[1], "Measured anew.", [], goals),
-        report.Section("9. New", "Measured first.", []),
-        report.Section("10. Newer", "Measured first, too.", []),
+        report.Section("98. New", "Measured first.", []),
+        report.Section("99. Newer", "Measured first, too.", []),
     ]
     updated = report.update_page(text, new, "benchmarks", "Measured by itself.")
     before, after = (re.split(r"^(?=## )", t, flags=re.M) for t in (text, updated))
     old, kept = ({b.partition("\n")[0]: b for b in part} for part in (before, after))
     *numbered, last = old
     assert last == "## Accelerators"
-    assert [*kept] == [*numbered, "## 9. New", "## 10. Newer", last]
+    assert [*kept] == [*numbered, "## 98. New", "## 99. Newer", last]
     changed = [name for name in old if old[name].rstrip() != kept[name].rstrip()]
     assert changed == ["## Goals", f"## {title[1]}"]
     assert "Measured anew.\n" in kept[f"## {title[1]}"]
-    assert kept["## 9. New"].endswith("Measured first.\n\nMeasured by itself.\n\n")
+    assert kept["## 98. New"].endswith("Measured first.\n\nMeasured by itself.\n\n")
     rows = kept["## Goals"].strip().splitlines()
     assert "| open of 100,000: tf2flax / TensorFlow | 1.25 | ≤ 1.5 | met |" in rows
     assert rows[-1] == "| speed of something new | 0.50 | ≥ 0.6 | **missed** |"
