@@ -135,9 +135,9 @@ def convert(
 ) -> ConversionReport:
     """Writes a checkpoint in another format, or in TensorFlow's own, changed.
 
-    Tensors are streamed: memory holds 256 MiB of reads, and the largest tensor where
-    it is needed whole: in "npz" and "tensorbundle", or where it is cast or changed by
-    an expression.
+    Tensors are streamed: memory holds 128 MiB of reads, and the largest tensor where
+    it is needed whole: in "tensorbundle", or where it is cast or changed by an
+    expression.
 
     Args:
         checkpoint: A path, or an open checkpoint or view.

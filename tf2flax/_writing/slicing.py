@@ -217,12 +217,21 @@ def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
         whole = ReadOnce(piece.array, uses=len(boxes))
         for box in boxes:
             array = whole.view(box.within(Box.whole(piece.spec.shape)))
+            part = None
             if piece.part is not None:
                 array = functools.partial(piece.part, box)
+                part = functools.partial(_part_of_box, piece.part, box)
             extents = extents_of_box(box.moved(origin), tensor.spec.shape)
             spec = TensorSpec(box.shape, piece.spec.dtype)
-            pieces.append(NewPiece(spec, extents, array, piece.process))
+            pieces.append(NewPiece(spec, extents, array, piece.process, part))
     return dataclasses.replace(tensor, pieces=tuple(pieces))
+
+
+def _part_of_box(
+    part: Callable[[Box], np.ndarray], origin: Box, box: Box
+) -> np.ndarray:
+    """A box of what is itself a box of a piece."""
+    return part(box.moved(origin.starts))
 
 
 class ReadOnce:
