@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable
 
 from . import (
+    accelerator,
     converting,
     growth,
     leaves,
     listing,
+    memory,
     reading,
     remote,
     restores,
@@ -46,6 +48,9 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
         "one-device": lambda folder: restores.one_device(folder, scale),
         "eight-devices": lambda folder: restores.eight_devices(folder, scale),
         "http": lambda folder: remote.column_shard(folder, *matrix),
+        "store": lambda folder: remote.simulated_store(
+            folder, *matrix, 10 if small else 1000, rounds
+        ),
         "listing": lambda folder: listing.listing(
             folder, counts, 200 if small else 20_000, rounds
         ),
@@ -64,6 +69,7 @@ def benchmarks(small: bool) -> dict[str, Callable[[pathlib.Path], Section]]:
             200 if small else 2000,
             rounds,
         ),
+        "memory": lambda folder: memory.memory(folder, 10**6 if small else 4 * 10**9),
     }
 
 
@@ -106,6 +112,8 @@ def main() -> int:
         text = update_page(path.read_text(), sections, PICTURES, note)
     else:
         text = page(sections, arguments.small, time.perf_counter() - begun)
+        # Measured elsewhere, by a script of its own.
+        text += "\n" + "\n".join(accelerator.kept_section(path))
     path.write_text(text)
     print(f"wrote {path}")
     return 0

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from .holders import HOLDERS
 from .measuring import faults_so_far, forget_peak, read_so_far, status_nbytes
 
 # Gives values by name; a run lasts until all of them are where they belong.
@@ -31,7 +32,9 @@ Run = Callable[[], Mapping[str, Any]]
 CHUNK_NBYTES = 4 << 20
 
 
-def tf2flax_restore(prefix: str, *, layout: str = "", verify: bool = True) -> Run:
+def tf2flax_restore(
+    prefix: str, *, layout: str = "", verify: bool = True, **options: Any
+) -> Run:
     """`init_from_checkpoint` from the path on, all that it does included."""
     import jax
 
@@ -43,7 +46,7 @@ def tf2flax_restore(prefix: str, *, layout: str = "", verify: bool = True) -> Ru
     jax.devices()
 
     def run() -> Mapping[str, Any]:
-        got = restore(prefix, {"/": "/"}, target, verify=verify)
+        got = restore(prefix, {"/": "/"}, target, verify=verify, **options)
         return jax.block_until_ready(got)
 
     return run
@@ -393,6 +396,7 @@ CONTENDERS: Mapping[str, Callable[..., Run]] = {
     "tf2flax leaves": tf2flax_leaves,
     "tf2flax print": tf2flax_print,
     "warm_start": warm_start,
+    **HOLDERS,
 }
 
 
@@ -415,6 +419,7 @@ def measured(run: Run, action: str) -> dict[str, Any]:
         "read_nbytes": read_so_far() - read,
         "faults": faults_so_far() - faults,
         "count": len(result),
+        "result_nbytes": sum(getattr(value, "nbytes", 0) for value in result.values()),
     }
     if action == "digest":
         answer["digest"] = digest(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 
@@ -122,17 +123,22 @@ def update_page(text: str, sections: Sequence[Section], folder: str, note: str) 
     goals = [block for block in blocks if block.startswith("## Goals\n")]
     others = {_title_of(b): b for b in blocks if not b.startswith("## Goals\n")}
     for section in sections:
-        lines = [*section.lines(folder), note, ""]
+        lines = [*section.lines(folder), *([note, ""] if note else [])]
         others[f"## {section.title}"] = "\n".join(lines) + "\n"
     measured = [goal for section in sections for goal in section.goals]
     parts = [_update_goals(goals[0], measured)] if goals else []
-    # Titles begin with numbers.
-    parts += [others[title] for title in sorted(others)]
+    parts += [others[title] for title in sorted(others, key=_place_of)]
     return "\n".join(part.rstrip("\n") + "\n" for part in (head, *parts))
 
 
 def _title_of(block: str) -> str:
     return block.partition("\n")[0]
+
+
+def _place_of(title: str) -> tuple[int, str]:
+    """Sections stand in the order of their numbers, those without one at the end."""
+    number = re.match(r"## (\d+)\.", title)
+    return (int(number[1]) if number else sys.maxsize, title)
 
 
 def _update_goals(block: str, measured: Sequence[Goal]) -> str:

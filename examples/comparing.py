@@ -46,8 +46,12 @@ def compare(
     )
 
 
-def difference(got: Any, wanted: np.ndarray) -> tf2flax.Comparison:
-    """Compares what was computed already."""
+def difference(got: Any, wanted: Any) -> tf2flax.Comparison:
+    """Compares what was computed already: an array, or several by name."""
+    if isinstance(got, Mapping):
+        names = {name: name for name in got}
+        arrays = {name: np.asarray(array) for name, array in got.items()}
+        return compare(lambda arrays: arrays, arrays, (), wanted, **names)
     return tf2flax.compare_outputs(
         lambda array: array, np.asarray(got), (), wanted, rtol=0, atol=TOLERANCE
     )

@@ -1,4 +1,4 @@
-"""A wide & deep model with embeddings, as TensorFlow's estimator builds it.
+"""A wide & deep model with embeddings, as TensorFlow's estimator builds it; its map.
 
 Needs: jax. A model file: `wide_deep_partitioned.py` fills and runs it.
 """
@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+import tf2flax
 
 SHAPES = {
     "colour": (10, 4), "city": (11, 6), "query": (300, 8),
@@ -19,6 +22,32 @@ SHAPES = {
     "wide/colour": (10, 1), "wide/query": (300, 1),
     "wide/num": (3, 1), "wide/bias": (1,),
 }  # fmt: skip
+
+# Where the estimator keeps the embedding of a feature.
+EMBEDDING = "dnn/input_from_feature_columns/input_layer/{}_embedding/embedding_weights"
+
+
+def assignment_map(
+    checkpoint: tf2flax.Checkpoint,
+) -> dict[str | tf2flax.Expression, str]:
+    """What of the checkpoint fills the model.
+
+    The embedding of cities was looked up by the "mod" strategy, which has the row of an
+    id in part `id % parts`, there in row `id // parts`. Here rows are ids.
+    """
+    city = EMBEDDING.format("city")
+    (count, _), parts = SHAPES["city"], len(checkpoint[city].slices)
+    ids = [i for part in range(parts) for i in range(part, count, parts)]
+    return {
+        EMBEDDING.format("colour"): "colour",
+        EMBEDDING.format("query"): "query",
+        tf2flax.src(city).take(np.argsort(ids)): "city",
+        "dnn/hiddenlayer_{i}/": "deep/hidden_{i}/",
+        "dnn/bilinear/tensor": "deep/bilinear",
+        "dnn/logits/": "deep/logits/",
+        "linear/linear_model/{feature}/weights": "wide/{feature}",
+        "linear/linear_model/bias_weights": "wide/bias",
+    }
 
 
 def forward(

@@ -1,8 +1,8 @@
 """Loads a wide & deep model with partitioned embeddings onto a mesh of eight devices.
 
-TensorFlow 1.15 saved its embeddings as slices of uneven sizes (4, 3 and 3 rows), and
-looked one of them up by the "mod" strategy. Here each is cut anew, as the mesh divides
-it. `two_processes.py` does the same in two processes that each read their part.
+TensorFlow 1.15 saved its embeddings as slices of uneven sizes (4, 3 and 3 rows). Here
+each is cut anew, as the mesh divides it. `two_processes.py` does the same in two
+processes that each read their part.
 
 Needs: jax. Size: 36 kB, in tests/data/wide_deep_partitioned. Time: some seconds.
 Exits 0 only if every output is within 1e-5 of what TensorFlow 1.15 computed.
@@ -15,10 +15,9 @@ import sys
 
 import jax
 import numpy as np
-from comparing import compare as compare_all
-from comparing import report
+from comparing import difference, report
 from jax.sharding import Mesh, PartitionSpec
-from wide_deep import SHAPES, forward
+from wide_deep import SHAPES, assignment_map, forward
 
 import tf2flax
 
@@ -36,39 +35,13 @@ RULES = tf2flax.partition_rules(
 )
 
 
-def table(feature: str) -> str:
-    """The name of a feature's embedding in the checkpoint."""
-    layer = "dnn/input_from_feature_columns/input_layer"
-    return f"{layer}/{feature}_embedding/embedding_weights"
-
-
-def rows_by_id(count: int, parts: int) -> list[int]:
-    """Where "mod" put each id: in row `id // parts` of part `id % parts`."""
-    return [row for part in range(parts) for row in range(part, count, parts)]
-
-
 def restore(mesh: Mesh) -> dict[str, jax.Array]:
     """Loads the model onto all devices of all processes."""
     checkpoint = tf2flax.open_checkpoint(FOLDER / "model.ckpt")
-    city = table("city")
-    parts = len(checkpoint[city].slices)
-    stored = np.array(rows_by_id(11, parts))  # the id that each stored row is for
-    assignment_map = {
-        table("colour"): "colour",
-        table("query"): "query",
-        tf2flax.src(city).take(np.argsort(stored)): "city",
-        "dnn/hiddenlayer_{i}/": "deep/hidden_{i}/",
-        "dnn/bilinear/tensor": "deep/bilinear",
-        "dnn/logits/": "deep/logits/",
-        "linear/linear_model/colour/weights": "wide/colour",
-        "linear/linear_model/query/weights": "wide/query",
-        "linear/linear_model/num/weights": "wide/num",
-        "linear/linear_model/bias_weights": "wide/bias",
-    }
     target = {n: jax.ShapeDtypeStruct(shape, "float32") for n, shape in SHAPES.items()}
     plan = tf2flax.plan(
         checkpoint,
-        assignment_map,
+        assignment_map(checkpoint),
         target,
         sharding=RULES,
         mesh=mesh,
@@ -91,10 +64,7 @@ def compare() -> int:
     )
     process = f"process {jax.process_index()} of {jax.process_count()}:"
     # They are here already, on every device.
-    arrays = {name: np.asarray(output) for name, output in outputs.items()}
-    names = {name: name for name in arrays}
-    comparison = compare_all(lambda arrays: arrays, arrays, (), recorded, **names)
-    return report({process: comparison})
+    return report({process: difference(outputs, recorded)})
 
 
 if __name__ == "__main__":

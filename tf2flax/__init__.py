@@ -1,7 +1,8 @@
 """Reads TensorFlow checkpoints without TensorFlow and puts them into Flax models.
 
-Every name is loaded when it is first used, so that who lists a checkpoint imports what
-lists, and neither JAX, Flax nor the map language.
+Every public name is loaded when it is first used: who lists a checkpoint imports what
+lists, and neither JAX, Flax nor the map language; and the command line begins at once,
+so that it ends quietly where it is interrupted while modules are loaded.
 """
 
 from __future__ import annotations

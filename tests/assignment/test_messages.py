@@ -248,5 +248,14 @@ def main() -> None:
             file.write(f"== {name}\n{message}\n\n")
 
 
+@pytest.mark.parametrize(("count", "is_cut"), [(6, False), (7, True)])
+def test_six_parts_are_listed(count: int, is_cut: bool) -> None:
+    parts = {f"w/part_{number}": f32(3, 2) for number in range(count)}
+    with pytest.raises(tf2flax.AssignmentError, match=f"its {count} parts ") as error:
+        tf2flax.plan({"w": np.zeros((4, 2), np.float32)}, {"w": "w"}, parts)
+    assert str(error.value).count("[3, 2]") == 6
+    assert ("[3, 2], ... do not tile" in str(error.value)) == is_cut
+
+
 if __name__ == "__main__":
     sys.exit(main())

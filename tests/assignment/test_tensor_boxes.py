@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from tf2flax import concat, src, stack
 from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.operations import (
+    _steps_within,  # pyright: ignore[reportPrivateUsage]
+)
 from tf2flax._assignment.layouts.tensor_boxes import (
     NoBoxError,
     boxes_in_tensors,
@@ -107,3 +110,15 @@ def test_coverage(shape: tuple[int, ...], data: st.DataObject) -> None:
         boxes.append(box)
         counts[box.within(Box.whole(shape))] += 1
     assert coverage(boxes, shape) == (counts.min(), counts.max())
+
+
+@given(
+    st.integers(0, 9), st.sampled_from((-3, -2, -1, 1, 2, 3)), st.integers(1, 6),
+    st.integers(0, 9), st.integers(1, 9),
+)  # fmt: skip
+def test_steps_within_a_part(
+    start: int, step: int, count: int, low: int, size: int
+) -> None:
+    first, last = _steps_within((start, step, count), low, low + size)
+    within = [i for i in range(count) if low <= start + i * step < low + size]
+    assert [*range(first, last)] == within

@@ -73,8 +73,8 @@ def add(
 ) -> None:
     last = name.removesuffix(VARIABLE_SUFFIX).rpartition("/")[2]
     if kind != "variable":
-        kinds = {"lost": "slot", "counter": "counter", "optimizer": "optimizer"}
-        table[name] = (() if shape is None else shape), Role(kinds[kind], None, last)  # pyright: ignore[reportArgumentType]
+        role = Role("slot" if kind == "lost" else kind, None, last)  # pyright: ignore[reportArgumentType]
+        table[name] = () if shape is None else shape, role
         return
     assert shape is not None
     table[name] = shape, VARIABLE
@@ -114,6 +114,25 @@ def test_weights_alone(path: str, count: int) -> None:
     roles = checkpoint.manifest.roles()
     assert sum(roles.of(name) == VARIABLE for name in checkpoint) == count
     assert dict(checkpoint.slots) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        (f"keras_api/metrics/0/total{VARIABLE_SUFFIX}", Role("metric", None, "total")),
+        (f"m/keras_api/metrics/12/a/b{VARIABLE_SUFFIX}", Role("metric", None, "b")),
+        ("metrics/mean/vars/0", Role("metric", None, "0")),
+        ("seed_generator_3/seed_generator_state",
+         Role("seed", None, "seed_generator_state")),
+        ("layers/dropout/seed_generator/vars/0", Role("seed", None, "0")),
+        # Layers may be called so.
+        ("metrics/dense/kernel", VARIABLE),
+        ("layers/metrics/mean/vars/0", VARIABLE),
+        ("seed_generator/dense/kernel", VARIABLE),
+    ],
+)  # fmt: skip
+def test_what_keras_keeps_beside_weights(name: str, role: Role) -> None:
+    assert NamedRoles([name], lambda _: ()).of(name) == role
 
 
 # Spellings of optimizers that no checkpoint here has.

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pty
+import signal
 import subprocess
 import sys
 
@@ -301,7 +302,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-RUNNING = (*LISTING, "tf2flax._cli")
+RUNNING = (*LISTING, "tf2flax._cli.commands")
 
 
 def in_forks(
@@ -385,3 +386,60 @@ def test_another_error_of_the_system_is_not_of_the_output(
     monkeypatch.setattr(os, "getcwd", gone)
     assert main(["ls", "relative"]) == 2
     assert capsys.readouterr().err == "tf2flax: No such file or directory.\n"
+
+
+ENDED = """
+import os, signal, sys
+from tf2flax._cli import main
+number, *command = sys.argv[1:]
+fsync = os.fsync
+def end(descriptor):
+    signal.raise_signal(int(number))
+    fsync(descriptor)
+os.fsync = end
+sys.exit(main(command))
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [["npz"], ["safetensors"], ["orbax", "--flat"], ["tensorbundle"]]
+)
+def test_signals_leave_nothing_half_written(
+    options: list[str], tmp_path: pathlib.Path
+) -> None:
+    command = ["convert", BERT, f"{tmp_path}/out", "--format", *options]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        done = run_forked(ENDED, int(number), *command, imports=RUNNING)
+        assert (done.returncode, done.stderr) == (128 + number, "")
+        assert not [*tmp_path.iterdir()]
+    # What is killed leaves something, which is in nobody's way.
+    done = run_forked(ENDED, int(signal.SIGKILL), *command, imports=RUNNING)
+    assert done.returncode == -signal.SIGKILL
+    assert [*tmp_path.glob("out.tempstate*")]
+    assert main(command) == 0
+
+
+def test_signals_that_are_handled_are_left_alone() -> None:
+    code = (
+        "import signal, sys\nfrom tf2flax._cli import main\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as `nohup` does
+        "main(['completion', 'bash'])\n"
+        "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+    )
+    run_forked(code, check=True, imports=RUNNING)
+
+
+@pytest.mark.parametrize("module", ["numpy", "tf2flax._cli.commands"])
+def test_an_interrupt_while_modules_are_loaded(module: str) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from tf2flax._cli import main\n"
+        "sys.exit(main(['ls', 'file:///no/such/checkpoint']))"
+    )
+    done = run_forked(code, imports=("json",))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -42,7 +42,7 @@ def test_tree(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "tree", prefix, "--depth", "2", "--no-slots") == (
         0,
         "enc/\t10\t0\t56\nenc/layer_0/\t6\t0\t24\nenc/layer_1/\t4\t0\t32\n"
-        "step\t1\t0\t8\nwords\t0\t0\t10\n",
+        "step\t0\t0\t8\nwords\t0\t0\t10\n",
     )
     _, out = run(capsys, "tree", prefix, "enc/", "--sort", "size", "--json")
     document = json.loads(out)
@@ -53,6 +53,37 @@ def test_tree(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
     (enc,) = document["members"]
     assert [member["name"] for member in enc["members"]] == ["layer_0", "layer_1"]
     assert enc["members"][0]["num_tensors"] == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters"),
+    [
+        # All but the state of a generator of random numbers; `epoch`, `step` and
+        # `model/counter`; `global_step`. A scalar of floats is a parameter.
+        ("keras3_export/functional-3.15.1", 67), ("tf2_object/object.ckpt", 261),
+        ("sharded/model.ckpt", 751),
+    ],
+)  # fmt: skip
+def test_parameters_are_weights(
+    path: str, parameters: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # An export of Keras 3 holds every variable twice, under one name.
+    names = "variables" if path.startswith("keras3") else "stored"
+    _, out = run(capsys, "tree", str(DATA / path), "--json", "--names", names)
+    assert json.loads(out)["num_parameters"] == parameters
+
+
+def test_metrics_are_no_parameters(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = {
+        "dense/kernel": np.zeros((2, 3), np.float32),
+        "keras_api/metrics/0/total/.ATTRIBUTES/VARIABLE_VALUE": np.float32(1),
+    }
+    saved = tf2flax.save_checkpoint(tmp_path / "m", tensors)
+    assert run(capsys, "tree", saved, "--depth", "1") == (
+        0, "dense/\t6\t0\t24\nkeras_api/\t0\t0\t4\n"
+    )  # fmt: skip
 
 
 def test_tree_on_a_terminal(
@@ -76,9 +107,9 @@ def test_tree_on_a_terminal(
         "        10     12  104 B  enc/\n"
         "         6     12   72 B    layer_0/\n"
         "         4          32 B    layer_1/\n"
-        "         1           8 B  step\n"
+        "         0           8 B  step\n"
         "         0          10 B  words\n"
-        "6 tensors, 11 parameters, slots and averages 12 elements, 122 B\n"
+        "6 tensors, 10 parameters, slots and averages 12 elements, 122 B\n"
     )
 
 

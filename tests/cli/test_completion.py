@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from tf2flax._cli import COMMANDS, main, make_parser
+from tf2flax._cli import main
+from tf2flax._cli.commands import COMMANDS, make_parser
 
 NAMES = list(COMMANDS)
 

@@ -153,6 +153,19 @@ def test_tensorbundle(prefix: str) -> None:
     check(dict(tf2flax.open_checkpoint("new.ckpt").read()))
 
 
+def test_npz_in_the_order_of_names(prefix: str) -> None:
+    """Leaves that are kept stand between those that are loaded."""
+    pathlib.Path(f"{MODULE}.py").write_text(
+        "import numpy as np\n"
+        "tree = {name: np.full(4, i, 'f4') for i, name in enumerate('abcd')}\n"
+    )
+    tf2flax.save_map("m.toml", [("kept/x", "b"), ("kept/x", "d")], overwrite=True)
+    assert convert(prefix, "m.npz", "tree") == 0
+    with np.load("m.npz") as archive:
+        assert archive.files == ["a", "b", "c", "d"]
+        assert [archive[name][0] for name in "abcd"] == [0, 1, 2, 1]
+
+
 def test_npz_of_a_module(prefix: str) -> None:
     assert convert(prefix, "m.npz", "Model", map_="nnx") == 0
     with np.load("m.npz") as archive:

@@ -16,7 +16,8 @@ import pytest
 from repository import DATA
 
 import tf2flax
-from tf2flax._cli import COMMANDS, main
+from tf2flax._cli import main
+from tf2flax._cli.commands import COMMANDS
 
 NAMES = list(COMMANDS)
 # Places that are not there, and what stands for them here.

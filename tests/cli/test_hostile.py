@@ -122,7 +122,7 @@ def calls() -> Iterator[list[str]]:
         yield ["plan", "good", "--map", "m.toml", *given]
         yield ["suggest", "good", *given]
     for dtype in DTYPES:
-        yield ["convert", "good", "made/for/it.npz", "--dtype", dtype, "--overwrite"]
+        yield ["convert", "good", "it.npz", "--dtype", dtype, "--overwrite"]
     yield from OTHER
 
 

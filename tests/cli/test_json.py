@@ -11,7 +11,8 @@ import pytest
 from bundle_writer import Tensor, write_bundle
 
 import tf2flax
-from tf2flax._cli import COMMANDS, main
+from tf2flax._cli import main
+from tf2flax._cli.commands import COMMANDS
 
 NUMBER = (int, float, str)  # "inf" and "nan" are strings
 MAYBE_TEXT = (str, None)

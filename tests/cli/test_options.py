@@ -11,7 +11,8 @@ import pytest
 from bundle_writer import write_bundle
 
 import tf2flax
-from tf2flax._cli import COMMANDS, main
+from tf2flax._cli import main
+from tf2flax._cli.commands import COMMANDS
 from tf2flax._cli.wording import in_options, shorten_words
 
 BIG = 2**63 - 1

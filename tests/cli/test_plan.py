@@ -230,8 +230,35 @@ def test_a_page_is_whole_or_not_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        assert main([*given, "--html", "new/plan.html"]) == 2
-    assert "Cannot write `new/plan.html`: No space left" in capsys.readouterr().err
+        assert main([*given, "--html", "new.html"]) == 2
+    assert "new.html`: No space left" in capsys.readouterr().err
+    assert not list(pathlib.Path().glob("new*"))
+    assert main([*given, "--html", "new.html"]) == 0
+    assert [path.name for path in pathlib.Path().glob("new*")] == ["new.html"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["plan", "--map", "tree.toml", "--target", f"{MODULE}:tree", "--html"],
+        ["suggest", "--target", f"{MODULE}:tree", "-o"],
+        ["show", "w", "-o"],
+        ["convert"],
+    ],
+)
+def test_commands_make_no_folders(
+    call: list[str], prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endings = {"plan": "html", "suggest": "toml", "show": "npy", "convert": "npz"}
+    out = f"new/deep/x.{endings[call[0]]}"
+    assert main([call[0], prefix, *call[1:], out]) == 2
+    assert capsys.readouterr().err == (
+        f"tf2flax: Cannot write `{out}`: the folder `new/deep` does not exist. Make "
+        "it, or choose another path.\n"
+    )
     assert not pathlib.Path("new").exists()
-    assert main([*given, "--html", "new/plan.html"]) == 0
-    assert [p.name for p in pathlib.Path("new").iterdir()] == ["plan.html"]
+    assert main([call[0], prefix, *call[1:], ""]) == 2
+    assert "'' is not a valid file name: it is empty." in capsys.readouterr().err
+    out = f"tree.toml/{pathlib.Path(out).name}"
+    assert main([call[0], prefix, *call[1:], out]) == 2
+    assert f"Cannot write `{out}`: Not a directory" in capsys.readouterr().err

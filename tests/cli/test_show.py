@@ -286,15 +286,6 @@ def test_outputs_that_are_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_folders_of_the_output_are_made(
-    prefix: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "new" / "folder" / "x.npy"
-    assert main(["show", prefix, "w", "-o", str(out)]) == 0
-    assert f"written   {out}" in capsys.readouterr().out
-    assert np.load(out).shape == tf2flax.open_checkpoint(prefix)["w"].shape
-
-
 def test_nothing_is_left_half_written(
     prefix: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,9 @@ def test_a_file_is_written_once(
     assert pathlib.Path("map.toml").read_text() == before
     assert main([*given, "map.toml", "--overwrite"]) == 0
     assert main([*given, "map.txt"]) == 2
-    assert "expected a map file, `.toml`, got `map.txt`" in capsys.readouterr().err
+    assert (
+        "expected a file that ends in .toml, got `map.txt`" in capsys.readouterr().err
+    )
     assert main(["suggest", prefix, "--target", "x:y", "--overwrite"]) == 2
     assert "Give -o FILE too." in capsys.readouterr().err
 

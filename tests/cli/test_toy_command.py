@@ -12,6 +12,7 @@ from repository import ROOT
 
 import tf2flax
 from tf2flax import _cli
+from tf2flax._cli import commands as command_line
 
 BERT = str(ROOT / "tests" / "data" / "bert" / "model.ckpt")
 
@@ -35,7 +36,7 @@ class Count:
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    monkeypatch.setattr(_cli, "COMMANDS", (*_cli.COMMANDS, "count"))
+    monkeypatch.setattr(command_line, "COMMANDS", (*command_line.COMMANDS, "count"))
     monkeypatch.setitem(sys.modules, "tf2flax._cli.count", cast("ModuleType", Count()))
 
 

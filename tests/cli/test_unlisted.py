@@ -79,6 +79,21 @@ def test_convert_refuses(
         assert sorted(written) == ["a/w", "b/w", "c", "d"]
 
 
+def test_convert_refuses_in_python_too(folder: pathlib.Path) -> None:
+    stored = tf2flax.open_checkpoint("m")
+    view = stored.by_variable_name()
+    said = f"leaves out 3 tensors, .*: `a/w{SUFFIX}`, `b/w{SUFFIX}`, `c{SUFFIX}` - in `"
+    with pytest.raises(tf2flax.UnsupportedError, match=said):
+        tf2flax.convert(view, "o.npz")
+    # Of several checkpoints under one roof, the name that is shared.
+    merged = tf2flax.merge_checkpoints({"x/": view})
+    with pytest.raises(tf2flax.UnsupportedError, match=r"1 tensor, .*: `x/w`"):
+        tf2flax.convert(merged, "o.npz")
+    assert not list(folder.glob("o*"))
+    report = tf2flax.convert(view, "o.npz", assignment_map={"d": "d"})
+    assert report.written == ("d",)
+
+
 def test_slots_that_are_not_written_anyway_may_lack_names(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

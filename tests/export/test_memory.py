@@ -25,7 +25,7 @@ def status(field):
     return int(re.search(rf"^{field}:\\s+(\\d+) kB", text, re.MULTILINE)[1]) << 10
 
 prefix, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-assert source.IN_FLIGHT_NBYTES == 256 << 20
+assert source.IN_FLIGHT_NBYTES == 128 << 20
 source.IN_FLIGHT_NBYTES, source._BATCH_NBYTES = 8 << 20, 2 << 20
 if options.pop("transposed", False):
     options["assignment_map"] = [(tf2flax.src("{name}").transpose(), "{name}")]
@@ -67,7 +67,7 @@ def peak(prefix: pathlib.Path, folder: pathlib.Path, **options: Any) -> int:
 
 @pytest.mark.parametrize(
     ("name", "held"),
-    [("safetensors", 0), ("orbax", 0), ("npz", LARGE), ("tensorbundle", LARGE)],
+    [("safetensors", 0), ("orbax", 0), ("npz", 0), ("tensorbundle", LARGE)],
 )
 def test_peak_memory(
     name: str, held: int, prefix: pathlib.Path, tmp_path: pathlib.Path

@@ -599,6 +599,37 @@ def test_groups_within_themselves_are_refused() -> None:
             opened(write)
 
 
+@pytest.mark.parametrize(
+    ("is_linked_again", "error", "text"),
+    [
+        (True, tf2flax.UnsupportedError, "linked to each other too often"),
+        (False, tf2flax.DamagedError, "more links than its bytes can hold"),
+    ],
+)
+def test_links_are_counted_one_by_one(
+    is_linked_again: bool,
+    error: type[Exception],
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that the bytes can hold are followed, and not one more."""
+
+    def write(file: Any) -> None:
+        file["a/w"] = 1.0
+        if is_linked_again:
+            file["b"] = file["a"]
+        else:
+            file["b/w"] = 1.0
+
+    nbytes = len(written(write))
+    names = "tf2flax._formats.keras.hdf5_names._MIN_LINK_NBYTES"
+    monkeypatch.setattr(names, nbytes // 4)  # `a`, `b`, and what each holds
+    assert sorted(opened(write)) == ["a/w", "b/w"]
+    monkeypatch.setattr(names, nbytes // 3)
+    with pytest.raises(error, match=text):
+        opened(write)
+
+
 def test_depth_is_bounded() -> None:
     fine = "/".join("g" * MAX_DEPTH) + "/w"
     assert list(opened(lambda file: file.create_dataset(fine, data=1))) == [fine]

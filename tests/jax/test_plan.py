@@ -12,7 +12,8 @@ from bundle_writer import Tensor, write_bundle
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
-from tf2flax._jax import costs, restore
+from tf2flax._jax import restore
+from tf2flax._restoring import clusters
 from tf2flax._restoring.plan_reads import plan_reads
 
 
@@ -28,7 +29,7 @@ def test_a_restore_reuses_what_its_report_has_planned(
         planned.append(arguments)
         return plan_reads(*arguments, **options)
 
-    for module in (restore, costs):
+    for module in (restore, clusters):
         monkeypatch.setattr(module, "plan_reads", counted)
     for sharding in (None, rows):
         planned.clear()

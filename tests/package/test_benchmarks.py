@@ -36,6 +36,7 @@ def test_restores_are_measured_side_by_side(
         monkeypatch.setattr(importlib.import_module(name), "subprocess", forking)
     arguments = ["--small", "--output", str(tmp_path)]
     arguments += ["--only", "one-device", "--only", "http", "--only", "converting"]
+    arguments += ["--only", "memory"]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     assert importlib.import_module("benchmarks.__main__").main() == 0
     page = (tmp_path / "benchmarks.md").read_text()
@@ -44,6 +45,10 @@ def test_restores_are_measured_side_by_side(
     assert "| time of Orbax / time of tf2flax |" in page
     assert "| one row shard: bytes served / needed | 1.00 | ≤ 1.05 | met |" in page
     assert "| speed of Orbax / speed of copying |" in page
+    for what in ("save_checkpoint of jax arrays", "convert to npz"):
+        row = re.search(rf"^\| {what}: MB over what is kept \| ([\d.]+)", page, re.M)
+        assert row
+        assert 0 < float(row[1]) < 256
 
 
 def test_a_section_that_is_measured_by_itself_leaves_the_others(
@@ -60,16 +65,19 @@ def test_a_section_that_is_measured_by_itself_leaves_the_others(
     ]
     new = [
         report.Section(title[1], "Measured anew.", [], goals),
-        report.Section("9. New", "Measured first.", []),
+        report.Section("98. New", "Measured first.", []),
+        report.Section("99. Newer", "Measured first, too.", []),
     ]
     updated = report.update_page(text, new, "benchmarks", "Measured by itself.")
     before, after = (re.split(r"^(?=## )", t, flags=re.M) for t in (text, updated))
     old, kept = ({b.partition("\n")[0]: b for b in part} for part in (before, after))
-    assert [*kept] == [*old, "## 9. New"]
+    *numbered, last = old
+    assert last == "## Accelerators"
+    assert [*kept] == [*numbered, "## 98. New", "## 99. Newer", last]
     changed = [name for name in old if old[name].rstrip() != kept[name].rstrip()]
     assert changed == ["## Goals", f"## {title[1]}"]
     assert "Measured anew.\n" in kept[f"## {title[1]}"]
-    assert kept["## 9. New"].endswith("Measured first.\n\nMeasured by itself.\n")
+    assert kept["## 98. New"].endswith("Measured first.\n\nMeasured by itself.\n\n")
     rows = kept["## Goals"].strip().splitlines()
     assert "| open of 100,000: tf2flax / TensorFlow | 1.25 | ≤ 1.5 | met |" in rows
     assert rows[-1] == "| speed of something new | 0.50 | ≥ 0.6 | **missed** |"
@@ -80,7 +88,73 @@ def test_a_section_that_is_measured_by_itself_leaves_the_others(
     )
 
 
+def test_accelerators_are_checked_on_what_is_there(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import jax
+
+    monkeypatch.syspath_prepend(ROOT)
+    accelerator = importlib.import_module("benchmarks.accelerator")
+    page = tmp_path / "page.md"
+    page.write_text("# Benchmarks\n\n## 1. One\n\nMeasured.\n")
+    arguments = ["--small", "--output", str(page), "--scratch", str(tmp_path)]
+    before = jax.config.read("jax_enable_x64")
+    try:
+        assert accelerator.main(arguments) == 0
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    section = "\n".join(accelerator.kept_section(page))
+    assert page.read_text().startswith("# Benchmarks\n\n## 1. One\n\nMeasured.\n")
+    for dtype in ("bfloat16", "complex128", "int4", "float8_e5m2"):
+        assert f"| values of {dtype} | ok |" in section
+    assert "in portions | skipped | on CPU it comes whole |" in section
+    assert "This is a CPU" in section
+    assert "failed" not in section
+    assert "ok         values of float32" in capsys.readouterr().out
+
+
+def test_a_check_that_fails_is_said_and_returned(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    accelerator = importlib.import_module("benchmarks.accelerator")
+
+    def breaks(*_: object) -> None:
+        raise ValueError("no such memory")
+
+    def differs(*_: object) -> list[object]:
+        return [accelerator.judged("values of float32", False)]
+
+    rest = ["check_dtypes", "check_memory_kinds", "check_portions", "check_many"]
+    for name in rest:
+        monkeypatch.setattr(accelerator, name, differs)
+    monkeypatch.setattr(accelerator, "check_saving", breaks)
+    monkeypatch.setattr(accelerator, "allow_wide_dtypes", lambda: None)
+    page = tmp_path / "page.md"
+    assert accelerator.main(["--output", str(page)]) == 1
+    text = page.read_text()
+    assert "| values of float32 | **failed** |  |" in text
+    assert "| breaks | **failed** | ValueError: no such memory |" in text
+
+
+def test_what_accelerators_gave_outlasts_the_other_benchmarks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    main = importlib.import_module("benchmarks.__main__")
+    monkeypatch.setattr(main, "benchmarks", lambda small: {})
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--output", str(tmp_path)])
+    page = tmp_path / "benchmarks.md"
+    assert main.main() == 0
+    assert "## Accelerators\n\nNot measured on an accelerator yet" in page.read_text()
+    page.write_text("# Benchmarks\n\n## Accelerators\n\nChecked: a GPU.\n")
+    assert main.main() == 0
+    assert page.read_text().endswith("\n\n## Accelerators\n\nChecked: a GPU.\n")
+
+
 @pytest.mark.slow
 def test_every_benchmark_runs(tmp_path: pathlib.Path) -> None:
     page = run(tmp_path)
-    assert [n for n in range(1, 9) if f"\n## {n}. " in page] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [n for n in range(1, 12) if f"\n## {n}. " in page] == [*range(1, 12)]

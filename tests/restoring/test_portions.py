@@ -27,7 +27,7 @@ from ml_dtypes import bfloat16
 import tf2flax
 from tf2flax._base.tuning import Tuning
 from tf2flax._jax import transfer
-from tf2flax._restoring import plan_reads
+from tf2flax._restoring import clusters, plan_reads
 
 P = PartitionSpec
 SHAPE = (96, 40)
@@ -55,7 +55,8 @@ def mesh() -> Mesh:
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
     tuning = Tuning(job_nbytes=640, group_nbytes=LIMIT // 4)
-    monkeypatch.setattr(plan_reads, "DEFAULT_TUNING", tuning)
+    for module in (plan_reads, clusters):
+        monkeypatch.setattr(module, "DEFAULT_TUNING", tuning)
 
 
 @pytest.fixture

@@ -170,6 +170,59 @@ def test_refused_where_there_are_no_links(
             assert value_of(index.with_suffix("")) == 500
 
 
+@pytest.mark.parametrize(
+    ("files", "has_links", "refused", "words"),
+    [
+        # From other names to other names; back to those of the old index; to the place
+        # of data that is gone.
+        ((1, 2), True, ".data-00000-of-00002", "what was there is still there, and"),
+        ((2, 2), False, ".old", "and what was there opens again"),
+        ((2, 2), False, ".data-00001-of-00002", "none of them opens"),
+    ],
+)
+def test_renames_that_are_not_undone(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[int, int],
+    refused: str,
+    words: str,
+    *,
+    has_links: bool,
+) -> None:
+    """It is said what opens then, and only what does not open."""
+    prefix = save(tmp_path / "m", 100, files[0])
+    replace, link = os.replace, os.link
+    is_undoing = False
+
+    def refuse(source: str, target: str) -> None:
+        nonlocal is_undoing
+        # The last step is the first to fail; from then on that of the case.
+        if target == f"{prefix}.index" and ".tempstate" in source and not is_undoing:
+            is_undoing = True
+            raise OSError(5, "Input/output error")
+        if is_undoing and source.endswith(refused):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    def refuse_to_link(source: str, target: str) -> None:
+        # The index alone has no second name, so that the old one goes aside.
+        if not has_links and source == f"{prefix}.index":
+            raise PermissionError(1, "Operation not permitted")
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        patch.setattr(os, "link", refuse_to_link)
+        with pytest.raises(tf2flax.ReadError, match=words) as caught:
+            save(tmp_path / "m", 500, files[1])
+    if ".old" in refused:
+        old, new = str(caught.value).split("`")[3:7:2]
+        pathlib.Path(old).replace(new)
+        assert value_of(str(caught.value).split("`")[7]) == 500
+    is_whole = "none" not in words
+    assert value_of(prefix) == (100 if is_whole else None)
+
+
 @pytest.mark.parametrize("files", [(2, 2), (2, 1)])
 def test_a_directory_that_cannot_be_read(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, files: tuple[int, int]
@@ -199,9 +252,9 @@ def test_a_directory_that_cannot_be_read(
         patch.setattr(os, "listdir", refuse_names)
         with pytest.raises(tf2flax.ExistsError):
             tf2flax.save_checkpoint(prefix, {"t": np.ones(2)})
-        with pytest.raises(tf2flax.ReadError, match="it is written"):
+        with pytest.raises(tf2flax.ReadError, match="is written and complete"):
             save(tmp_path / "m", 500, files[1])
-    assert seen == ([100, 100, 100, 500] if files == (2, 2) else [100, 500])
+    assert seen == ([100, 100, 100, 500, 500] if files == (2, 2) else [100, 500, 500])
     assert not temporary(tmp_path)
 
 
@@ -432,6 +485,8 @@ def test_another_exchange_is_waited_for_but_not_for_ever(
         clock = Clock()
         monkeypatch.setattr(exchanging, "time", clock)
         assert value_of(save(tmp_path / "m", 500)) == 500
-        assert clock.monotonic() == pytest.approx(exchanging._MAX_WAITING_S, abs=1)
+        # Once for the files, and once for the state file.
+        limit = 2 * exchanging._MAX_WAITING_S
+        assert clock.monotonic() == pytest.approx(limit, abs=1)
     finally:
         os.close(lock)

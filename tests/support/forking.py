@@ -1,8 +1,8 @@
 """Runs code in new processes that are forked, not started: most of them in 10 ms.
 
 For tests that need a process (it is killed, its imports or its reads are counted, it is
-one of a job). What is imported before, by default NumPy and `import tf2flax`, stands in
-the new process too; neither a thread does, nor a device of JAX.
+one of a job). What is imported before, by default NumPy and what reads and saves, is
+in the new process too; neither a thread is, nor a device of JAX.
 
 Run as a script, this is the process that forks. It takes lines of JSON: a list is a
 job, answered with the number of its process; a number waits for that process, or -1 for
@@ -31,7 +31,11 @@ from typing import IO, Any
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 # A job that takes longer is killed, in seconds.
 LIMIT_S = 600
-LISTING = ("numpy", "tf2flax")
+LISTING = (
+    "numpy", "tf2flax", "tf2flax._checkpoint.reader", "tf2flax._checkpoint.watching",
+    "tf2flax._writing.map_files", "tf2flax._writing.save",
+    "tf2flax._writing.vocabularies",
+)  # fmt: skip
 # What restoring imports, and the tests of it; 2 seconds for each new interpreter.
 RESTORING = (
     *LISTING, "jax.numpy", "flax.linen", "flax.nnx", "jax.experimental.multihost_utils",

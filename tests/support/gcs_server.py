@@ -102,6 +102,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self, bucket: Bucket, key: str, query: dict[str, str], body: bytes
     ) -> tuple[int, bytes, dict[str, str]]:
         if self.command == "POST":
+            _, generation = bucket.objects.get(key, (b"", 0))
+            if query.get("ifGenerationMatch", str(generation)) != str(generation):
+                return 412, b"", {}
             bucket.generation += 1
             bucket.objects[key] = body, bucket.generation
             return 200, _metadata(key, *bucket.objects[key]), {}

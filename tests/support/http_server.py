@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import http.server
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,9 @@ class Served:
     `failures`: how many requests are answered 503, or have their connection reset,
     before it behaves (-1: for ever). `etags`: whether answers name what they are of.
     `waits_for`: an answer of more than a byte waits until so many requests have been
-    there at once. `redirects`: status and Location by path, or by the beginning of one
-    and `*`, for which the end of the path is added.
+    there at once. `delay_s`: how long each answer takes to begin. `redirects`: status
+    and Location by path, or by the beginning of one and `*`, for which the end of the
+    path is added.
     """
 
     files: dict[str, bytes]
@@ -36,6 +38,7 @@ class Served:
     shifts: bool = False
     etags: bool = False
     waits_for: int = 0
+    delay_s: float = 0
     redirects: dict[str, tuple[int, str]] = dataclasses.field(
         default_factory=dict[str, "tuple[int, str]"]
     )
@@ -72,6 +75,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif is_reset and served.resets > 0:
                 served.resets -= 1
         try:
+            time.sleep(served.delay_s)
             if is_unavailable:
                 self._answer(503, b"")
             elif is_reset:

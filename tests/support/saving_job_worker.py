@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
+from tf2flax._base.values import Box
 from tf2flax._jax import agreement
 from tf2flax._storage import requests
 from tf2flax._writing import sharded, together
@@ -113,10 +114,10 @@ def save_everything(prefix: str, mesh: Mesh, names: list[str] | None = None) -> 
     """Saves arrays of every kind; returns how many bytes of shards this one fetched."""
     fetched: list[int] = []
     exchanged: list[int] = []
-    fetch_shard, exchange_rows = sharded.fetch_shard, agreement.exchange_rows
+    fetch_part, exchange_rows = sharded.fetch_part, agreement.exchange_rows
 
-    def counted(module: Any, shard: Any) -> np.ndarray:
-        array = fetch_shard(module, shard)
+    def counted(shard: Any, box: Box) -> np.ndarray:
+        array = fetch_part(shard, box)
         fetched.append(array.nbytes)
         return array
 
@@ -124,12 +125,12 @@ def save_everything(prefix: str, mesh: Mesh, names: list[str] | None = None) -> 
         exchanged.append(row.nbytes)
         return exchange_rows(participants, row)
 
-    sharded.fetch_shard = counted
+    sharded.fetch_part = counted
     agreement.exchange_rows = together.exchange_rows = weighed
     try:
         assert tf2flax.save_checkpoint(prefix, tree_on(mesh, names)) == prefix
     finally:
-        sharded.fetch_shard = fetch_shard
+        sharded.fetch_part = fetch_part
         agreement.exchange_rows = together.exchange_rows = exchange_rows
     # Nothing is gathered: only messages go to and fro, and checksums of slices.
     assert max(exchanged) == 2048

@@ -24,7 +24,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
 from tf2flax import concat, src, stack
+from tf2flax._base.values import Box
+from tf2flax._writing import device_arrays
+from tf2flax._writing.arrays import prepare_tensor
 from tf2flax._writing.backwards import TensorWriter
+from tf2flax._writing.new_tensors import whole_tensor
 
 
 def bits(prefix: Any) -> dict[str, tuple[str, tuple[int, ...], Any]]:
@@ -568,36 +572,104 @@ def test_other_kinds_of_checkpoints(
         assert got[name].tobytes() == array.tobytes()
 
 
-def test_stacked_layers_are_fetched_once(
+def count_fetches(monkeypatch: pytest.MonkeyPatch, is_on_host: bool) -> list[int]:
+    """Counts the bytes of each copy from a device, which may not be of the host."""
+    counts: list[int] = []
+    original = device_arrays.fetch_part
+
+    def counted(shard: Any, box: Box) -> np.ndarray:
+        array = original(shard, box)
+        counts.append(array.nbytes)
+        return array
+
+    monkeypatch.setattr(device_arrays, "fetch_part", counted)
+    monkeypatch.setattr(device_arrays, "_is_on_host", lambda _: is_on_host)
+    return counts
+
+
+@pytest.mark.parametrize("is_on_host", [True, False])
+@pytest.mark.parametrize(
+    ("expression", "shape", "fetched"),
+    [
+        (stack("l_{i}/w", over="i"), (3, 2), [8, 8, 8]),
+        (stack("l_{i}/w", over="i", axis=1), (2, 3), [8, 8, 8]),
+        (concat("l_0/w", "l_1/w"), (4,), [8, 8]),
+        (stack("l_{i}/w", over="i").transpose().cast("float16"), (2, 3), [4, 4, 4]),
+        (stack(src("l_{i}/w") * 2, over="i") + 1, (3, 2), [8, 8, 8]),
+        (stack(concat("l_0/w", "l_1/w"), concat("l_2/w", "l_2/w")), (2, 4), [8] * 4),
+        # After this no part of the leaf is a box of it.
+        (stack("l_{i}/w", over="i").reshape(2, 3), (2, 3), [24]),
+    ],
+)
+def test_of_joined_tensors_only_the_one_that_is_written_is_fetched(
+    expression: tf2flax.Expression,
+    shape: tuple[int, ...],
+    fetched: list[int],
+    is_on_host: bool,
+    prefix: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = count_fetches(monkeypatch, is_on_host)
+    dtype = "f2" if "float16" in repr(expression) else "f4"
+    plan = tf2flax.plan(prefix, {expression: "w"}, {"w": jnp.zeros(shape, dtype)})
+    path = saved(tmp_path, plan.restore(), plan)
+    assert counts == fetched
+    assert bits(path) == bits(prefix)
+
+
+@pytest.mark.parametrize("is_on_host", [True, False])
+def test_of_shards_only_what_a_tensor_has_is_fetched(
+    is_on_host: bool,
+    prefix: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = count_fetches(monkeypatch, is_on_host)
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+    sharding = NamedSharding(mesh, PartitionSpec(None, "a"))  # and four replicas
+    target = {"w": jax.ShapeDtypeStruct((3, 2), "float32", sharding=sharding)}
+    plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
+    tree = plan.restore()
+    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        path = saved(tmp_path, tree, plan)
+    assert counts == [4] * 6
+    assert bits(path) == bits(prefix)
+
+
+def test_a_leaf_in_a_file_is_read_once(
     prefix: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tf2flax._writing import device_arrays
+    plan = tf2flax.plan(
+        prefix, {stack("l_{i}/w", over="i"): "w"}, {"w": jnp.zeros((3, 2))}
+    )
+    other = tf2flax.save_checkpoint(tmp_path / "o", {"w": np.ones((3, 2), "f4")})
+    stored = tf2flax.open_checkpoint(other)["w"]
+    read: list[str] = []
+    original = type(stored).read
 
-    fetched: list[int] = []
-    original = device_arrays.fetch_array
+    def counted(tensor: tf2flax.StoredTensor) -> np.ndarray:
+        read.append(tensor.name)
+        return original(tensor)
 
-    def counted(jax_module: Any, value: Any) -> np.ndarray:
-        fetched.append(value.nbytes)
-        return original(jax_module, value)
-
-    monkeypatch.setattr(device_arrays, "fetch_array", counted)
-    target = {"w": jnp.zeros((3, 2))}
-    plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
-    saved(tmp_path, plan.restore(), plan)
-    assert fetched == [24]
+    monkeypatch.setattr(type(stored), "read", counted)
+    path = saved(tmp_path, {"w": stored}, plan)
+    assert read.count("w") == 1
+    assert tf2flax.open_checkpoint(path)["l_2/w"].read().tolist() == [1, 1]
 
 
 def test_what_was_fetched_is_dropped(prefix: pathlib.Path) -> None:
-    target = {"w": jnp.zeros((3, 2))}
-    plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i"): "w"}, target)
+    target = {"w": jnp.zeros((2, 3))}
+    plan = tf2flax.plan(prefix, {stack("l_{i}/w", over="i").reshape(2, 3): "w"}, target)
     held: list[weakref.ref[np.ndarray]] = []
 
-    def fetch(_leaf: str) -> np.ndarray:
-        array = np.zeros((3, 2), "f4")
+    def fetch() -> np.ndarray:
+        array = np.zeros((2, 3), "f4")
         held.append(weakref.ref(array))
         return array
 
-    backwards = TensorWriter(plan.inverse(), fetch)
+    leaf = whole_tensor("w", prepare_tensor("w", np.zeros((2, 3), "f4")).spec, fetch)
+    backwards = TensorWriter(plan.inverse(), {"w": leaf})
     for name in ("l_0/w", "l_1/w"):
         backwards.tensor(name)
         assert held[0]() is not None

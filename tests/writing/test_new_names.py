@@ -239,6 +239,7 @@ WRONG: list[tuple[Any, str]] = [
     ({3: "head/bias"}, "Option new, 3: expected the name of a tensor"),
     ({b"x": "head/bias"}, "expected the name of a tensor as the key"),
     ({"": "head/bias"}, "A tensor needs a name"),
+    ({"_CHECKPOINTABLE_OBJECT_GRAPH": "head/bias"}, "the name of the object graph of"),
     ({"\ud800": "head/bias"}, "is not valid text"),
     (["x"], r"Option new: expected a mapping of names of tensors"),
     ("head/bias", "Option new: expected a mapping"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tf2flax._base.values import STORED_DTYPES, Box, TensorSpec
-from tf2flax._writing import parts, sharded, slicing
+from tf2flax._writing import device_arrays, parts, sharded, slicing
 from tf2flax._writing.new_tensors import NewPiece, NewTensor
 
 BYTE = next(dtype for dtype in STORED_DTYPES.values() if dtype.name == "uint8")
@@ -74,7 +74,7 @@ def test_shards_are_fetched_in_blocks(
     array = np.arange(8 * 6 * 12, dtype="<f4").reshape(8, 6, 12)
     sharding = NamedSharding(mesh, PartitionSpec("a", None, "b"))
     value = jax.device_put(array, sharding)
-    monkeypatch.setattr(sharded, "_is_on_host", lambda _: is_on_host)
+    monkeypatch.setattr(device_arrays, "_is_on_host", lambda _: is_on_host)
     monkeypatch.setattr(parts, "BLOCK_NBYTES", 40)
     spec = TensorSpec(
         array.shape, next(d for d in STORED_DTYPES.values() if d.name == "float32")

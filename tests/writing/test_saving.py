@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import math
 import os
 import pathlib
+import time
 import tracemalloc
 from typing import Any
 
@@ -25,6 +27,7 @@ from repository import ROOT
 
 import tf2flax
 from tf2flax._base.values import STORED_DTYPES
+from tf2flax._storage import local_destination
 from tf2flax._writing import parts as bundle_parts
 
 DATA = ROOT / "tests" / "data"
@@ -87,6 +90,7 @@ def test_strings_and_scalars(tmp_path: pathlib.Path) -> None:
         "bytes": np.array([[b"", b"a\0"], [b"\xff" * 300, b"x"]], object),
         "text": np.array(["é", "b"]),
         "fixed": np.array([b"ab", b"c"]),
+        "variable": np.array(["é" * 40, ""], np.dtypes.StringDType()),
         "one": "text",
         "two": b"\0",
         "none": np.empty((0, 3), object),
@@ -98,6 +102,7 @@ def test_strings_and_scalars(tmp_path: pathlib.Path) -> None:
     assert got["bytes"].tolist() == [[b"", b"a\0"], [b"\xff" * 300, b"x"]]
     assert got["text"].tolist() == ["é".encode(), b"b"]
     assert got["fixed"].tolist() == [b"ab", b"c"]
+    assert got["variable"].tolist() == [("é" * 40).encode(), b""]
     assert (got["one"][()], got["two"][()]) == (b"text", b"\0")
     assert got["none"].shape == (0, 3)
     assert [got[n].tolist() for n in ("flag", "step", "rate")] == [True, 7, 0.5]
@@ -285,6 +290,10 @@ def test_what_is_no_family(tmp_path: pathlib.Path) -> None:
         ({"a": {"b": None}}, "nothing to save"),
         ({"a": {"b": object()}}, "not an array but a object"),
         ({"a": np.array([1, "x", None], object)}, "one of which is a int"),
+        (
+            {"a": np.array(["x", None], np.dtypes.StringDType(na_object=None))},
+            "one of which is a NoneType",
+        ),
         ({"": np.ones(1)}, "needs a name"),
         ({"a": np.ma.masked_array([1, 2], [0, 1])}, "masked array"),
         ({"a": {"k": jax.random.key(0)}}, "key_data"),
@@ -366,6 +375,73 @@ def test_the_state_file(tmp_path: pathlib.Path) -> None:
     (tmp_path / "checkpoint").write_bytes(b"\xff not a state file")
     tf2flax.save_checkpoint(tmp_path / "m-3", tree)
     assert tf2flax.latest_checkpoint(tmp_path) == f"{tmp_path}/m-3"
+
+
+@pytest.mark.parametrize("kind", ["directory", "unreadable", "unsynced", "leftover"])
+def test_what_fails_once_the_checkpoint_is_there(
+    kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said to be there, and what it makes stale is said as well."""
+    old = {"w": np.ones(2, "f4"), "w/Adam": np.ones(2, "f4")}
+    plan = tf2flax.plan(
+        tf2flax.save_checkpoint(tmp_path / "m", old, data_files=2),
+        {"w": "w"}, {"w": np.zeros(2, "f4")},
+    )  # fmt: skip
+    state = tmp_path / "checkpoint"
+
+    def refuse(original: Any, place: str) -> Any:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if os.fspath(path) == place:
+                raise OSError(5, "Input/output error")
+            return original(path, *arguments, **options)
+
+        return call
+
+    words = f"The state file `{state}`.*Open the checkpoint by its prefix"
+    with monkeypatch.context() as patch:
+        if kind == "directory":
+            state.unlink()
+            state.mkdir()
+        elif kind == "unreadable":
+            patch.setattr("builtins.open", refuse(open, str(state)))
+        elif kind == "unsynced":
+            words = "Its folder could not be synced: Input/output error. Run"
+            patch.setattr(os, "open", refuse(os.open, str(tmp_path)))
+        else:
+            place = f"{tmp_path}/m.data-00000-of-00002"
+            words = f"`{place}`, which nothing needs, could not be removed: Input"
+            patch.setattr(os, "unlink", refuse(os.unlink, place))
+        with (
+            pytest.warns(UserWarning, match="w/Adam"),
+            pytest.raises(tf2flax.ReadError, match=words) as caught,
+        ):
+            tf2flax.save_checkpoint(
+                tmp_path / "m", {"w": np.full(2, 7, "f4")}, plan=plan, overwrite=True
+            )
+    assert str(caught.value).startswith(
+        f"The checkpoint `{tmp_path}/m` is written and complete. "
+    )
+    assert read(tmp_path / "m")["w"].tolist() == [7, 7]
+    if not state.is_dir():
+        assert tf2flax.latest_checkpoint(tmp_path) == f"{tmp_path}/m"
+
+
+def test_saves_side_by_side_are_all_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = local_destination.write_whole
+
+    def slow(path: str, contents: bytes) -> None:
+        time.sleep(0.005)
+        write(path, contents)
+
+    monkeypatch.setattr(local_destination, "write_whole", slow)
+    names = [f"m-{i}" for i in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        save = tf2flax.save_checkpoint
+        [*pool.map(lambda name: save(tmp_path / name, {"a": np.ones(2)}), names)]
+    state = (tmp_path / "checkpoint").read_text()
+    assert all(f'all_model_checkpoint_paths: "{name}"' in state for name in names)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from forking import RESTORING, run_forked
 from repository import DATA
+from v1_writer import write_v1
 
 import tf2flax
+from tf2flax._storage.stores import KvStorage, storage_of
 
 MODEL = DATA / "saved_model" / "model"
 ENTRIES = {"fc1/": "fc1/", "head/": "head/"}
@@ -289,6 +291,36 @@ def test_files_of_another_checkpoint_are_no_prefixes(
         )
     assert np.array_equal(tf2flax.load_variable(f"{folder}m", "w"), np.arange(3.0))
     assert tf2flax.latest_checkpoint(folder) == f"{folder}m"
+
+
+@pytest.mark.parametrize("place", ["", "memory://in-place-v1/"])
+def test_a_v1_checkpoint_in_several_files_is_one(
+    place: str, tmp_path: pathlib.Path
+) -> None:
+    """Files of other programs that are called alike are none, and stay."""
+    folder = place or f"{tmp_path}/"
+    shards = [f"m-0000{i}-of-00002" for i in range(2)]
+    for name in shards:
+        write_v1(tmp_path / "from" / name, {"w": np.ones(2)})
+    (tmp_path / "from" / "m-00000-of-00003").write_bytes(b"records")
+    storage, root = storage_of(folder)
+    for path in (tmp_path / "from").iterdir():
+        if isinstance(storage, KvStorage):
+            storage.client.start_write(root + path.name, path.read_bytes()).result()
+        else:
+            shutil.copy(path, folder)
+    if not place:
+        source = tf2flax.open_checkpoint(f"{folder}m-?????-of-00002")
+        with pytest.raises(tf2flax.ExistsError, match=f"at `{folder}{shards[0]}`"):
+            tf2flax.convert(source, f"{folder}m", format="tensorbundle")
+    with pytest.raises(tf2flax.ExistsError, match=f"at `{folder}{shards[0]}`"):
+        tf2flax.save_checkpoint(f"{folder}m", {"w": np.zeros(2)})
+    tf2flax.save_checkpoint(f"{folder}m", {"w": np.zeros(2)}, overwrite=True)
+    assert [n for n in storage.names_in(root) if "-of" in n] == [
+        "m-00000-of-00003", "m.data-00000-of-00001",
+    ]  # fmt: skip
+    # A prefix that only the files of another program share is free.
+    tf2flax.save_checkpoint(f"{folder}m-00000-of-00003.x", {"w": np.zeros(2)})
 
 
 @pytest.mark.parametrize("contents", [b"", b"x = 1\n", bytes(100)])

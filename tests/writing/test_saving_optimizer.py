@@ -262,11 +262,21 @@ def test_a_counter_that_its_dtype_cannot_hold_is_refused(
     plan, params, opt_plan, state = loaded(prefix, optax.adam(1e-3))
     steps = int(state[0].count)
     changed = (state[0]._replace(count=np.int64(steps + 2)), *state[1:])
-    with pytest.raises(tf2flax.AssignmentError, match="int32 cannot hold 2147483648"):
+    with pytest.raises(
+        tf2flax.AssignmentError, match="int32 cannot hold 2147483648"
+    ) as caught:
         tf2flax.save_checkpoint(
             tmp_path / "new", params, plan=plan, opt_state=(opt_plan, changed)
         )
     assert not (tmp_path / "new.index").exists()
+    # What it says will do.
+    limit = int(str(caught.value).split("at most ")[1].split()[0])
+    assert limit == steps + 1
+    changed = (state[0]._replace(count=np.int64(limit)), *state[1:])
+    saved = tf2flax.save_checkpoint(
+        tmp_path / "new", params, plan=plan, opt_state=(opt_plan, changed)
+    )
+    assert tf2flax.load_variable(saved, "global_step") == 2**31 - 1
 
 
 def test_a_train_state_is_written_with_what_its_optimizer_counts(

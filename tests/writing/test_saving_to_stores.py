@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
 import itertools
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from s3_server import serving_s3
 
 import tf2flax
 from tf2flax._storage import hosts, requests, store_destination, stores
+from tf2flax._writing import arrays
 
 TREE = {
     "kernel": np.arange(600, dtype="<f4").reshape(20, 30),
@@ -75,6 +78,24 @@ def test_memory() -> None:
 def test_a_file_url_is_a_local_path(tmp_path: pathlib.Path) -> None:
     assert tf2flax.save_checkpoint(f"file://{tmp_path}/m", TREE) == f"{tmp_path}/m"
     check(f"file://{tmp_path}/m")
+    # Encoded, any character; also bytes that are no text.
+    for name in ("a#b?c", "a%20b", "ä\n", "[x", os.fsdecode(b"\xff/m")):
+        url = f"file://{tmp_path}/{quote(os.fsencode(name))}"
+        assert tf2flax.save_checkpoint(url, TREE) == f"{tmp_path}/{name}"
+        check(url)
+        assert (tmp_path / f"{name}.index").exists()
+
+
+@pytest.mark.parametrize("place", ["file:///tmp/", "file://[x/", "s3://b/", "gs://b/"])
+@pytest.mark.parametrize(("name", "encoded"), [("a#b?", "a%23b%3F"), ("a?b", "a%3Fb")])
+def test_what_follows_the_path_of_a_url_is_not_dropped(
+    place: str, name: str, encoded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for use in (tf2flax.open_checkpoint, lambda url: tf2flax.save_checkpoint(url, {})):
+        with pytest.raises(tf2flax.UnsupportedError, match="which names no") as caught:
+            use(place + name)
+        assert f"write `{place}{encoded}`" in str(caught.value)
 
 
 def test_gcs(bucket: Bucket, prefix: str) -> None:
@@ -114,13 +135,25 @@ def test_objects_are_limited_in_size(
     bucket: Bucket, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_destination, "OBJECT_NBYTES", 100)
-    tree = {f"t{i}": SIX + i for i in range(20)} | {"large": np.zeros(99)}
+    tree: dict[str, Any] = {f"t{i}": SIX + i for i in range(20)}
+    tree["large"] = np.arange(100.0).reshape(5, 20).T
+    tree["text"] = np.array([b"x" * 99, b"y" * 99], object)
+    fetched: list[int] = []
+    prepare = arrays._prepare_host_array
+
+    def counted(name: str, value: Any) -> Any:
+        spec, array = prepare(name, value)
+        return spec, lambda: fetched.append(array().nbytes) or array()
+
+    monkeypatch.setattr(arrays, "_prepare_host_array", counted)
     tf2flax.save_checkpoint(prefix, tree)
+    assert fetched.count(800) == 1  # once, for all slices
     sizes = {
         key: len(bucket.objects[key][0]) for key in bucket.names() if "data" in key
     }
-    # Four of 24 bytes each; one piece that is larger by itself.
-    assert sorted(sizes.values()) == [96] * 5 + [792]
+    # Four of 24 bytes each; slices of two rows of 40; strings, which have no slices.
+    assert sorted(sizes.values()) == [80] * 10 + [96] * 5 + [204]
+    assert len(tf2flax.open_checkpoint(prefix)["large"].slices) == 10
     got = tf2flax.open_checkpoint(prefix).read()
     assert all(got[name].tolist() == want.tolist() for name, want in tree.items())
 
@@ -142,6 +175,55 @@ def test_the_state_file(bucket: Bucket) -> None:
     assert not [
         key for key in bucket.names() if key.startswith("saved/v") and "check" in key
     ]
+
+
+def test_the_state_file_keeps_what_another_save_names_meanwhile(
+    bucket: Bucket,
+) -> None:
+    folder, seen = f"gs://bucket-{next(_numbers)}/run", 0
+
+    def meddle(method: str, key: str) -> str:
+        nonlocal seen
+        if (method, key) == ("POST", "run/checkpoint"):
+            seen += 1
+            if seen == 1:
+                line = b'all_model_checkpoint_paths: "other"\n'
+                bucket.objects[key] = line, bucket.generation - 1
+        return ""
+
+    bucket.fails = meddle
+    tf2flax.save_checkpoint(f"{folder}/m", {"a": SIX})
+    assert seen == 2
+    assert tf2flax.latest_checkpoint(folder) == f"{folder}/m"
+    assert b'"other"' in bucket.objects["run/checkpoint"][0]
+
+
+def test_a_server_that_knows_no_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of S3 answer 501, which tensorstore makes a NotImplementedError."""
+    write = requests.StoreClient.start_write
+
+    def start_write(client: Any, *arguments: Any, if_equal: Any = None) -> Any:
+        if if_equal is None:
+            return write(client, *arguments)
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_exception(NotImplementedError("NotImplemented: A header"))
+        return future
+
+    monkeypatch.setattr(requests.StoreClient, "start_write", start_write)
+    for name in ("m", "n"):
+        tf2flax.save_checkpoint(f"memory://unconditional/{name}", TREE)
+    assert tf2flax.latest_checkpoint("memory://unconditional") == (
+        "memory://unconditional/n"
+    )
+
+
+def test_a_state_file_that_is_refused_is_told_of_a_checkpoint_that_is_there(
+    bucket: Bucket, prefix: str
+) -> None:
+    bucket.fails = lambda _, key: "503" if key == "run/checkpoint" else ""
+    with pytest.raises(tf2flax.ReadError, match=r"complete. The state .*Unavailable"):
+        tf2flax.save_checkpoint(prefix, TREE)
+    check(prefix)
 
 
 def test_what_is_there_is_not_replaced_unasked(bucket: Bucket, prefix: str) -> None:

@@ -177,3 +177,34 @@ def test_two_processes_and_s3(tmp_path: pathlib.Path) -> None:
         want = np.arange(16 * 8, dtype="f4").reshape(16, 8)
         assert np.array_equal(got["rows"].read(), want)
         assert len(got["rows"].slices) == 8
+
+
+def test_an_optimizer_of_two_processes(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        name + slot: rng.random(shape, "f4")
+        for name, shape in (("kernel", (8, 16)), ("bias", (16,)))
+        for slot in ("", "/Adam", "/Adam_1")
+    }
+    # As TensorFlow multiplies them up.
+    powers = {
+        f"beta{i}_power": np.full(9, beta, "f4").cumprod(dtype="f4")
+        for i, beta in ((1, 0.9), (2, 0.999))
+    }
+    before = {name: power[7] for name, power in powers.items()}
+    source = {**tensors, **before, "global_step": np.int64(7)}
+    tf2flax.save_checkpoint(tmp_path / "source" / "m", source)
+    for one in run_job(2, "saving_optimizer_worker.py", tmp_path):
+        assert one["as_parameters"] == {"kernel": True, "bias": True}
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "new" / "m")
+    assert checkpoint.verify().ok
+    assert sorted(checkpoint) == sorted(source)
+    for name, array in tensors.items():
+        assert np.array_equal(checkpoint[name].read(), array + 1), name
+        # The slots are cut as their parameters: transposed, by both axes of the mesh.
+        assert len(checkpoint[name].slices) == (8 if name.startswith("kernel") else 0)
+    assert checkpoint["global_step"].read() == 8
+    assert all(checkpoint[name].read() == power[8] for name, power in powers.items())
+    # Counters, and what all have, are written once.
+    sizes = sum(path.stat().st_size for path in (tmp_path / "new").glob("m.data*"))
+    assert sizes == sum(tensor.nbytes for tensor in checkpoint.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,9 @@ from tf2flax import src, stack
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._formats.object_graph import GRAPH_KEY, ObjectGraph
 from tf2flax._formats.renamed import RenamedManifest
+from tf2flax._writing.arrays import prepare_tensor
 from tf2flax._writing.backwards import TensorWriter
+from tf2flax._writing.new_tensors import whole_tensor
 
 OBJECT_BASED = [
     "keras3_export/functional-3.3.3",
@@ -460,7 +463,11 @@ def test_leaves_are_dropped_between_the_two_places(tmp_path: pathlib.Path) -> No
         fetched.append(leaf)
         return F4 + len(fetched)
 
-    backwards = TensorWriter(plan.inverse(), fetch)
+    spec = prepare_tensor("a", F4).spec
+    leaves = {
+        leaf: whole_tensor(leaf, spec, functools.partial(fetch, leaf)) for leaf in "ab"
+    }
+    backwards = TensorWriter(plan.inverse(), leaves)
     held: list[int] = []
     for one in plan.inverse().assignments:
         backwards.tensor(one.name)

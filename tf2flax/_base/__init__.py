@@ -4,7 +4,8 @@ Begin with `values.py` and `manifest.py`, the neck between formats and everythin
 
 - `values.py`: byte ranges, boxes, dtypes, specs, names as bytes; `boxes.py`: arithmetic
   with boxes.
-- `manifest.py`: names, entries and pieces of one checkpoint; contract of data files.
+- `manifest.py`: names, entries and pieces of one checkpoint. `data_files.py`: contract
+  of data files.
 - `dtypes.py`: casts and kinds of dtypes; `memory.py`: arrays that are not initialised.
 - `errors.py`: the exceptions; `caller.py`: what callers give and see.
 - `text.py`: sizes, lists, columns; `collapsing.py`: rows that differ by numbers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Iterator
 
@@ -197,6 +198,11 @@ def merge_boxes(boxes: Iterable[Box]) -> tuple[Box, ...]:
         >>> merge_boxes([Box((i,), (i + 2,)) for i in (0, 2, 6)])
         (Box(starts=(0,), stops=(4,)), Box(starts=(6,), stops=(8,)))
     """
+    return _merge(tuple(boxes))
+
+
+@functools.lru_cache(maxsize=1024)  # many leaves are alike
+def _merge(boxes: tuple[Box, ...]) -> tuple[Box, ...]:
     result = sorted(set(boxes))
     count = 0
     # A join along one axis may make another one possible along an axis before it.

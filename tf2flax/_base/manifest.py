@@ -9,94 +9,16 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from .data_files import DataFile
 from .errors import CheckpointError, UnsupportedError
 from .roles import NamedRoles, Roles
 from .values import Box, ByteRange, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-class DataFile(Protocol):
-    """A file of a checkpoint, wherever it lies; a picklable, hashable value."""
-
-    @property
-    def path(self) -> str:
-        """Its absolute path or URL, for messages."""
-        ...
-
-    @property
-    def is_local(self) -> bool:
-        """True if reading it asks no other machine."""
-        ...
-
-    def size(self) -> int | None:
-        """Its length, in bytes; None where the store does not tell.
-
-        Raises:
-            DamagedError: It is not there.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def head(self) -> bytes:
-        """Its first bytes, at most 4096; none where it cannot be read."""
-        ...
-
-    def tail(self, nbytes: int) -> bytes:
-        """Its last bytes, at most all.
-
-        Raises:
-            DamagedError: It is not there.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def read_into(self, start: int, buffer: memoryview, *, subject: str) -> None:
-        """Fills a buffer from a byte position.
-
-        Args:
-            start: First byte to read.
-            buffer: Writable bytes; all of them are filled.
-            subject: What is read, for messages: "Tensor `a/kernel`".
-
-        Raises:
-            DamagedError: The file is not there, or ends before the buffer is full.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def read_runs_into(
-        self, starts: Sequence[int], buffer: memoryview, *, subject: str
-    ) -> None:
-        """Fills a buffer with runs of equal length, one behind the other.
-
-        Args:
-            starts: First byte of each; their number divides the buffer's length.
-            buffer: Writable bytes; all of them are filled.
-            subject: What is read, for messages.
-
-        Raises:
-            DamagedError: The file is not there, or ends before the buffer is full.
-            ReadError: The system or the store refuses.
-        """
-        ...
-
-    def check_span(self, span: ByteRange, *, subject: str) -> None:
-        """Checks that the file is long enough, before memory for it is allocated.
-
-        Args:
-            span: The bytes that are wanted of it.
-            subject: What is read, for messages.
-
-        Raises:
-            DamagedError: The file is not there or too short.
-            ReadError: The system or the store refuses.
-        """
-        ...
 
 
 class Piece(NamedTuple):

@@ -75,6 +75,8 @@ def why_no_file(name: str) -> str:
         >>> why_no_file("a\0b"), why_no_file("\ud800"), why_no_file("a b")
         ('it has a NUL', 'surrogates not allowed', '')
     """
+    if not name:
+        return "it is empty"
     if "\0" in name:
         return "it has a NUL"
     try:

@@ -73,6 +73,17 @@ NUMBERED: Final = re.compile(
 OPTIMIZER_LIST: Final = re.compile(
     rf"(?P<optimizer>(.*/)?)_variables/[0-9]+{re.escape(VARIABLE_SUFFIX)}", re.S
 )
+# What Keras measures: the metrics of a SavedModel, and those in files of weights.
+# Source: keras/saving/legacy/saved_model/layer_serialization.py (`keras_api`);
+# keras/src/saving/saving_lib.py.
+METRIC: Final = re.compile(
+    r"(.*/)?keras_api/metrics/\d+/.+|metrics/[^/]+/vars/\d+", re.S
+)
+# Where a generator of random numbers stands, by its name and in files of weights.
+# Source: keras/src/random/seed_generator.py.
+SEED: Final = re.compile(
+    r"(.*/)?seed_generator(_\d+)?/(seed_generator_state|vars/\d+)", re.S
+)
 # The end of the name of a partition, in what the writer has left of a slot's name.
 PARTITION: Final = re.compile(r"\d+$")
 

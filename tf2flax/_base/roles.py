@@ -29,10 +29,12 @@ from .role_patterns import (
     FACTORED,
     FLAT_SLOT,
     ITERATIONS,
+    METRIC,
     NUMBERED,
     OPTIMIZER_LIST,
     PARTITION,
     POWER,
+    SEED,
     SETTING,
     SLOT,
     SLOT_MARKER,
@@ -40,7 +42,7 @@ from .role_patterns import (
     VARIABLE_SUFFIX,
 )
 
-Kind = Literal["variable", "slot", "average", "optimizer", "counter"]
+Kind = Literal["variable", "slot", "average", "optimizer", "counter", "metric", "seed"]
 # Shape of a tensor by its name; None where it is not known.
 ShapeOf = Callable[[str], tuple[int, ...] | None]
 
@@ -51,7 +53,8 @@ class Role(NamedTuple):
     Attributes:
         kind: "variable", and whatever else is stored; "slot"; "average"; "optimizer",
             what an optimizer keeps for all variables (powers of betas, settings);
-            "counter", of steps.
+            "counter", of steps; "metric", what is measured; "seed", of a generator of
+            random numbers.
         variable: Name of the tensor that a slot or an average belongs to; None where it
             cannot be told.
         name: What it is called below its variable, or its optimizer: `Adam_1`,
@@ -164,7 +167,11 @@ class NamedRoles(Roles):
         scope, _, last = plain.rpartition("/")
         if plain == name and (role := self._belonging(name, scope, last)) is not None:
             return role
-        return self._of_optimizer(name, plain, scope, last) or VARIABLE
+        return (
+            self._of_optimizer(name, plain, scope, last)
+            or _beside_weights(plain, last)
+            or VARIABLE
+        )
 
     def _belonging(self, name: str, scope: str, last: str) -> Role | None:
         """The role of what belongs to one variable; None for all else."""
@@ -376,6 +383,16 @@ def _kind_alone(last: str) -> Kind | None:
     if POWER.fullmatch(last) or SETTING.fullmatch(last):
         return "optimizer"
     return "slot" if SLOT.fullmatch(last) or FLAT_SLOT.fullmatch(last) else None
+
+
+def _beside_weights(plain: str, last: str) -> Role | None:
+    """The role of what Keras keeps beside weights; None for all else."""
+    # Words first, as nearly no name has them: patterns take time.
+    if "metrics/" in plain and METRIC.fullmatch(plain):
+        return Role("metric", name=last)
+    if "seed_generator" in plain and SEED.fullmatch(plain):
+        return Role("seed", name=last)
+    return None
 
 
 def is_of_optimizer_list(name: str, names: Collection[str]) -> bool:

@@ -27,7 +27,11 @@ class Tuning:
         read_cost_nbytes: The price of one more read of a local file, as bytes that
             could be read instead: a page, which a disk reads in any case. Gaps up to
             this are read over.
-        remote_read_cost_nbytes: The price of one more request to another machine.
+        remote_latency_s: Seconds until another machine begins to answer a request.
+        remote_nbytes_per_s: Bytes that come from there in a second, of all requests
+            that are under way.
+        remote_parallelism: Requests that are under way side by side, each of which
+            waits while others do.
         small_nbytes: Tensors up to this size share one read with their neighbours;
             leaves up to this size share a group.
         group_nbytes: Small neighbours form groups up to this size: a call that places
@@ -38,7 +42,8 @@ class Tuning:
             into the array where they belong, since each would be a read of its own.
         transfer_nbytes: Groups that are ready wait until they take this much: each
             transfer to devices keeps the readers from running.
-        max_over_read: Bytes that are read for each byte that is needed, at most ...
+        max_over_read: Bytes of a local file that are read for each byte that is needed,
+            at most ...
         min_excess_nbytes: ... where more than this many are not needed ...
         max_runs: ... and where avoiding it takes no more reads than this.
         max_workers: Threads that read at once. Each holds a chunk besides what it
@@ -50,7 +55,9 @@ class Tuning:
     chunk_nbytes: int = CHUNK_NBYTES
     remote_chunk_nbytes: int = 8 << 20
     read_cost_nbytes: int = 4 << 10
-    remote_read_cost_nbytes: int = 256 << 10
+    remote_latency_s: float = 0.03
+    remote_nbytes_per_s: float = 200e6
+    remote_parallelism: int = 32
     small_nbytes: int = 256 << 10
     group_nbytes: int = CHUNK_NBYTES
     job_nbytes: int = 32 << 20
@@ -72,8 +79,26 @@ class Tuning:
         return self.chunk_nbytes if is_local else self.remote_chunk_nbytes
 
     def read_cost_of(self, *, is_local: bool) -> int:
-        """The price of one more read of a file, as bytes."""
-        return self.read_cost_nbytes if is_local else self.remote_read_cost_nbytes
+        """The price of one more read of a file, as bytes that could be read instead.
+
+        Of another machine, what comes from there in the time that a request waits, as
+        far as it does not wait side by side with others: 187,500 bytes by default.
+
+        Examples:
+            >>> Tuning().read_cost_of(is_local=False)
+            187500
+        """
+        if is_local:
+            return self.read_cost_nbytes
+        wait_s = self.remote_latency_s / self.remote_parallelism
+        return round(wait_s * self.remote_nbytes_per_s)
+
+    def batch_nbytes_of(self, *, is_local: bool) -> int:
+        """Bytes of runs with gaps that are read into one buffer.
+
+        A quarter as much of another machine, where a reader has several under way.
+        """
+        return self.chunk_nbytes if is_local else max(1, self.chunk_nbytes // 4)
 
 
 DEFAULT_TUNING: Final = Tuning()

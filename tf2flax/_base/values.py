@@ -173,6 +173,8 @@ STORED_DTYPES: Final[dict[int, StoredDtype]] = {
 }
 
 STRING: Final = STORED_DTYPES[7]
+# Kinds of NumPy's dtypes whose elements may be text or bytes.
+STRING_KINDS: Final = "OSUT"
 # NumPy's dtypes, in native order -> those of TensorFlow. Quantised integers are plain
 # ones to NumPy: only a tensor that comes from a checkpoint keeps its own.
 DTYPES_BY_NUMPY: Final[Mapping[np.dtype, StoredDtype]] = {

@@ -18,6 +18,7 @@ from tf2flax._base.memory import empty, view_at
 from tf2flax._base.values import (
     DTYPES_BY_NUMPY,
     STRING,
+    STRING_KINDS,
     Box,
     TensorSpec,
     encode_name,
@@ -139,7 +140,7 @@ def _entry_of(name: object, value: Any) -> TensorEntry:
         raise AssignmentError(
             f"`{name}` is {show_value(value)}, which has no values. Give arrays."
         )
-    if dtype.kind in "OSU":
+    if dtype.kind in STRING_KINDS:
         value, stored = strings_as_bytes(f"`{name}`", np.asarray(value)), STRING
     elif dtype.newbyteorder("=") in DTYPES_BY_NUMPY:
         stored = DTYPES_BY_NUMPY[dtype.newbyteorder("=")]

@@ -10,13 +10,14 @@ import dataclasses
 import posixpath
 from typing import Any
 
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import (
     DamagedError,
     ReadError,
     ReplacedError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Manifest, TensorEntry
+from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.progress import ProgressFunction, reporting
 from tf2flax._base.text import counted, printable
 from tf2flax._base.values import ByteRange

@@ -4,51 +4,29 @@ Begin with `verify.py`, the shortest command; `ls.py` lists the tensors of a che
 `show.py` shows one of them; `selecting.py` has the options of those that take some. A
 command is a module with `add_to`, which adds its parser, and `run`, which gets the
 parsed arguments and returns the exit code. A new command is a file and its name in
-`COMMANDS`. `parser.py` says what was meant where something is misspelt.
+`COMMANDS` (`commands.py`). `parser.py` says what was meant where something is misspelt.
 
 Exit codes: 0 all is well, 1 a check found something wrong, 2 usage or an error; 141 if
-nobody reads the output. Never imports JAX, nor tensorstore unless a URL or an Orbax
-directory needs it.
+nobody reads the output, 128 and the number of the signal that ended it. Never imports
+JAX, nor tensorstore unless a URL or an Orbax directory needs it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import importlib
-import io
-import os
-import pathlib
-import sys
-import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol, TextIO, cast
+import signal
+from collections.abc import Generator, Sequence
+from typing import Final, NoReturn
 
-import tf2flax
-
-from .parser import Parser, Version
-from .wording import in_options, shorten_words
+# Signals that ask a process to end; Python raises an exception for SIGINT alone.
+# Windows has no SIGHUP.
+_ENDING: Final = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
-class Command(Protocol):
-    """A module of a command."""
-
-    def add_to(self, commands: Any) -> None:
-        """Adds the parser of the command, whose default `run` runs it."""
-        ...
-
-
-# All commands, in the order in which the help lists them: modules beside this one.
-COMMANDS: Final[tuple[str, ...]] = (
-    "ls", "tree", "show", "stats", "diff", "verify", "plan", "suggest", "compare",
-    "convert", "completion",
-)  # fmt: skip
-
-# What shells report of a process that was interrupted.
-_INTERRUPTED: Final = 130
-# Likewise of one that wrote to a pipe which nobody reads.
-_CLOSED_PIPE: Final = 141
-_ERROR: Final = 2
+class _EndedError(BaseException):
+    """A signal asks for the end: what is half-written is removed on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,121 +42,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["ls", "no/such/checkpoint"])
         2
     """
-    if _is_closed(sys.stderr):
-        # `print` would write to standard output where its file is None.
-        sys.stderr = _open_null()
-    if _is_closed(sys.stdout):
-        sys.stdout = _open_null()
-        _complain("Standard output is closed.")
-        return _ERROR
     try:
-        try:
-            code = _run(argv)
-        finally:  # also flushes what argparse has written before it exits
-            sys.stdout.flush()
+        with _raising_at_signals():
+            # Here: it takes a while, and may be interrupted. NumPy is the first, since
+            # extensions that import it turn an interrupt into an error of their own.
+            import numpy  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+            from .commands import run_command
+
+            return run_command(argv)
     except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        _discard_buffer(sys.stdout)
-        return _CLOSED_PIPE
-    except OSError as error:
-        _discard_buffer(sys.stdout)
-        reason = error.strerror or str(error)
-        if _is_of_output(error):
-            reason = f"Cannot write to standard output: {reason}"
-        _complain(f"{reason}.")
-    else:
-        return code
+        return 128 + signal.SIGINT
+    except _EndedError as error:
+        number: int = error.args[0]
+        return 128 + number
+
+
+@contextlib.contextmanager
+def _raising_at_signals() -> Generator[None]:
+    """Makes signals that would kill the process at once raise an exception."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    # `nohup` ignores one, and whoever calls this in Python may handle them.
+    mine = [number for number in _ENDING if before[number] is signal.SIG_DFL]
+    try:
+        for number in mine:
+            signal.signal(number, _raise)
+    except ValueError:  # not in the main thread: there are no handlers
+        mine = []
+    try:
+        yield
     finally:
-        _flush_messages()
-    return _ERROR
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    given = (sys.argv[1:] if argv is None else argv)[:1]
-    # Only the command that is asked for is imported, where it is spelled right.
-    parser = make_parser(given if set(given) & set(COMMANDS) else COMMANDS)
-    arguments = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        # Names need not be ASCII, nor UTF-8, where the stream's encoding is.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _show_warning
-            code: int = arguments.run(arguments)
-    except tf2flax.CheckpointError as error:
-        _complain(in_options(str(error), parser.options_of(arguments.command)))
-        return _ERROR
-    return code
-
-
-def _show_warning(message: Warning | str, *_: object) -> None:
-    """Writes a warning as other messages, without a line of Python."""
-    _complain(f"warning: {message}")
-
-
-def _is_closed(stream: TextIO | None) -> bool:
-    """True if a stream does not exist (`>&-`) or has been closed."""
-    return stream is None or stream.closed
-
-
-def _is_of_output(error: OSError) -> bool:
-    """True if an error is one of writing: the disk is full, or the file is gone."""
-    return error.errno in (
-        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF
-    )  # fmt: skip
-
-
-def _open_null() -> TextIO:
-    """A stream that discards everything; no other file gets its number then."""
-    return pathlib.Path(os.devnull).open("w")
-
-
-def _complain(text: str) -> None:
-    """Writes a message to standard error, if that can be written."""
-    with contextlib.suppress(OSError):
-        print(f"tf2flax: {shorten_words(text)}", file=sys.stderr)
-
-
-def _flush_messages() -> None:
-    try:
-        sys.stderr.flush()
-    except OSError:  # there is nowhere to report it
-        _discard_buffer(sys.stderr)
-
-
-def _discard_buffer(stream: TextIO) -> None:
-    """Lets the rest of a buffer go nowhere: Python flushes it again when it ends."""
-    with contextlib.suppress(OSError, ValueError):  # not all streams have a descriptor
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-
-
-def make_parser(names: Iterable[str]) -> Parser:
-    """Makes the parser of some commands.
-
-    Args:
-        names: Their names, out of `COMMANDS`.
-
-    Returns:
-        The parser.
-    """
-    parser = Parser(
-        prog="tf2flax",
-        description="Looks into TensorFlow checkpoints, without TensorFlow.",
-        epilog="Exit codes: 0 ok, 1 something is wrong with the checkpoint, 2 usage or "
-        "an error.",
-    )
-    parser.add_argument(
-        "--version", action=Version, nargs=0, help="show the version and exit"
-    )
-    commands = parser.add_subparsers(
-        title="commands", required=True, metavar="COMMAND", dest="command"
-    )
-    for name in names:
-        command: Any = importlib.import_module(f".{name}", __name__)
-        cast("Command", command).add_to(commands)
-    return parser
+def _raise(number: int, _frame: object) -> NoReturn:
+    raise _EndedError(number)

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tf2flax import _cli
+from . import commands as command_line
 
 _EXAMPLES: Final = """\
 examples:
@@ -85,7 +85,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the script; returns the exit code."""
     # The parser of this command alone has no others.
-    parser = _cli.make_parser(_cli.COMMANDS)
+    parser = command_line.make_parser(command_line.COMMANDS)
     if arguments.shell == "bash":
         print(_bash_script(parser.commands), end="")
     else:

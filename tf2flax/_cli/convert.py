@@ -10,13 +10,13 @@ import tf2flax
 
 from .documents import print_json
 from .numbers import whole_number
+from .outputs import check_folder
 from .selecting import (
     add_checkpoint,
     add_names,
     open_named,
     say_unlisted,
     show_named,
-    unlisted_in,
 )
 from .targets import add_target, load_target
 from .wording import in_options
@@ -104,6 +104,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts the checkpoint; returns the exit code."""
+    check_folder(arguments.out)
     if arguments.target:
         report = _convert_tree(arguments)
         _print(report, as_json=arguments.json)
@@ -138,12 +139,11 @@ def _open_whole(arguments: argparse.Namespace) -> tf2flax.Checkpoint:
     Raises:
         UnsupportedError: They leave something out.
     """
+    from tf2flax._export.selection import hidden_by_view  # here: it takes a while
+
     stored = tf2flax.open_checkpoint(arguments.checkpoint)
     checkpoint = show_named(stored, arguments.names)
-    unlisted = unlisted_in(checkpoint)
-    if unlisted and not arguments.slots:
-        roles = stored.manifest.roles()
-        unlisted = tuple(key for key in unlisted if not roles.is_of_training(key))
+    unlisted = hidden_by_view(checkpoint.manifest, has_slots=arguments.slots)
     if unlisted:
         has_paths = arguments.names == "variables" and stored.manifest.has_object_graph
         others = " or --names objects" if has_paths else ""

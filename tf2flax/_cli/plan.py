@@ -11,11 +11,10 @@ from typing import Any, Final
 
 import tf2flax
 from tf2flax._storage.faults import write_error
-from tf2flax._storage.local import LOCAL
-from tf2flax._storage.stores import storage_of
-from tf2flax._storage.writing import new_folders, write_document
+from tf2flax._storage.writing import write_document
 
 from .documents import print_json
+from .outputs import check_output
 from .page import render_page
 from .selecting import add_checkpoint, add_names, open_named
 from .targets import add_target, load_target
@@ -60,7 +59,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Makes the plan; returns the exit code."""
-    _check_page(arguments)
+    page = check_output(arguments.html, "--html", "FILE", overwrite=arguments.overwrite)
     entries: Any = None
     error = ""
     # The map first: a mistake in it needs neither the checkpoint nor the target.
@@ -80,42 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
             error = str(problem)
             document = _plan_the_rest(checkpoint, entries, target)
     text = text or f"The restore would fail: {error}"
-    if arguments.html:
-        _write_page(arguments.html, document, error, checkpoint)
+    if page:
+        _write_page(page, document, error, checkpoint)
     if arguments.json:
         print_json({"ok": not error, "error": error or None, **document})
     else:
         print(text)
     return 1 if error else 0
-
-
-def _check_page(arguments: argparse.Namespace) -> None:
-    """Refuses to replace a file, before anything is read.
-
-    Raises:
-        AssignmentError: There is nothing to replace.
-        ExistsError: A file lies there.
-        UnsupportedError: It is a URL.
-    """
-    if arguments.html is None:
-        if arguments.overwrite:
-            raise tf2flax.AssignmentError(
-                "--overwrite: there is no output. Give --html FILE too."
-            )
-        return
-    storage, text = storage_of(arguments.html)
-    if not storage.is_local:
-        raise tf2flax.UnsupportedError(
-            f"--html: `{storage.show(text)}` is not a local path. Write a local file, "
-            "and copy it."
-        )
-    # Not of devices and pipes, such as /dev/stdout: nothing is lost there.
-    path = pathlib.Path(arguments.html)
-    if (path.is_file() or path.is_symlink()) and not arguments.overwrite:
-        raise tf2flax.ExistsError(
-            f"The output exists already - at `{path}`. Choose another path, or give "
-            "--overwrite."
-        )
 
 
 def _plan_the_rest(
@@ -150,12 +120,11 @@ def _write_page(
     page = render_page(document, error=error, sizes=sizes)
     # Names of files need not be text.
     contents = page.encode("utf-8", errors="xmlcharrefreplace")
-    full_path, file = LOCAL.show(path), pathlib.Path(path)
+    file = pathlib.Path(path)
     try:
         if file.exists() and not file.is_file():  # a device, or a pipe
             file.write_bytes(contents)
-            return
-        with new_folders(full_path):
-            write_document(full_path, contents)
+        else:
+            write_document(path, contents)
     except OSError as problem:
         raise write_error(path, problem) from problem

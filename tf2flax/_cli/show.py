@@ -17,6 +17,7 @@ from tf2flax._base.text import counted, format_nbytes, printable
 
 from .documents import print_json
 from .histogram import Histogram, count_values, draw_histogram, is_ascii_only
+from .outputs import check_output
 from .selecting import add_checkpoint, add_names, open_named
 from .statistics import describe_values
 from .terminals import wants_bar
@@ -64,7 +65,13 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the tensor; returns the exit code."""
-    path = _check_output(arguments)
+    path = check_output(
+        arguments.output,
+        "-o",
+        "FILE.npy",
+        overwrite=arguments.overwrite,
+        ending=".npy",  # another may be that of the checkpoint itself
+    )
     checkpoint, tensor = _find(arguments.checkpoint, arguments.name, arguments.names)
     damage = ""
     try:
@@ -85,26 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if damage else 0
 
 
-def _check_output(arguments: argparse.Namespace) -> str:
-    """The path of the output; "" if none is wanted."""
-    if arguments.output is None:
-        if arguments.overwrite:
-            raise tf2flax.AssignmentError(
-                "--overwrite: there is no output. Give -o FILE.npy too."
-            )
-        return ""
-    from .npy import check_npy  # here: it takes a while
-
-    return check_npy(arguments.output, overwrite=arguments.overwrite)
-
-
 def _write(
     path: str, tensor: tf2flax.StoredTensor, array: np.ndarray, damage: str
 ) -> dict[str, Any]:
     """Writes the output, and says what was written."""
     if damage:
         return {"path": path, "dtype": None}
-    from .npy import write_npy
+    from .npy import write_npy  # here: it takes a while
 
     dtype = write_npy(path, printable(tensor.name), array)
     name = f"S{dtype.itemsize}" if dtype.kind == "S" else dtype.name

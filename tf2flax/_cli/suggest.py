@@ -6,7 +6,6 @@ Imports JAX only when it runs: a target is made of it.
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any, Final
 
 import tf2flax
@@ -15,6 +14,7 @@ from tf2flax._storage.faults import write_error
 from tf2flax._storage.writing import write_document
 
 from .documents import print_json
+from .outputs import check_output
 from .selecting import add_checkpoint
 from .targets import add_target, load_target
 
@@ -49,45 +49,23 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Suggests the map; returns the exit code."""
-    _check_out(arguments)
+    out = check_output(
+        arguments.out, "-o", "FILE", overwrite=arguments.overwrite, ending=".toml"
+    )
     checkpoint = tf2flax.open_checkpoint(arguments.checkpoint)
     result = tf2flax.suggest(checkpoint, load_target(arguments.target))
-    if arguments.out:
+    if out:
         try:
-            write_document(arguments.out, str(result).encode("utf-8"))
+            write_document(out, str(result).encode("utf-8"))
         except OSError as error:
-            raise write_error(arguments.out, error) from error
+            raise write_error(out, error) from error
     if arguments.json:
         print_json(_document(result, checkpoint.prefix))
-    elif not arguments.out:
+    elif not out:
         print(str(result), end="")
     else:
         print(_summary(result, arguments.out))
     return int(bool(result.unmatched or result.ambiguous))
-
-
-def _check_out(arguments: argparse.Namespace) -> None:
-    """Refuses to replace a file, before anything is read.
-
-    Raises:
-        AssignmentError: It is not called as a map file, or there is none to replace.
-        ExistsError: A file lies there.
-    """
-    if arguments.out is None:
-        if arguments.overwrite:
-            raise tf2flax.AssignmentError(
-                "--overwrite: there is no output. Give -o FILE too."
-            )
-        return
-    if not arguments.out.lower().endswith(".toml"):
-        raise tf2flax.AssignmentError(
-            f"-o: expected a map file, `.toml`, got `{arguments.out}`."
-        )
-    if os.path.lexists(arguments.out) and not arguments.overwrite:
-        raise tf2flax.ExistsError(
-            f"The output exists already - at `{arguments.out}`. Choose another path, "
-            "or give --overwrite."
-        )
 
 
 def _misfits(result: tf2flax.Suggestion) -> list[str]:

@@ -1,8 +1,8 @@
 """`tf2flax tree`: scopes with their parameters and bytes, as `du` shows folders.
 
-Parameters are what a model has: elements of its variables. What training adds (slots,
-averages, an optimizer's own numbers) is counted apart; counters of steps and strings
-are neither. Bytes are those of all.
+Parameters are what a model has: elements of its weights. What training adds (slots,
+averages, an optimizer's own numbers) is counted apart; counters, metrics, seeds and
+strings are neither. Bytes are those of all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import tf2flax
+from tf2flax._base.dtypes import kind_of
 from tf2flax._base.roles import Roles
 from tf2flax._base.text import align_columns, counted, format_nbytes, printable
 
@@ -36,7 +37,7 @@ class Scope:
         name: Its last component.
         num_tensors: Number of tensors.
         num_elements: Number of their elements.
-        num_parameters: Number of those of the model's variables.
+        num_parameters: Number of those of the model's weights.
         num_slot_elements: Number of those of slots and averages.
         nbytes: Bytes of their elements.
         members: What lies directly under it, by name.
@@ -55,9 +56,9 @@ class Scope:
         self.num_tensors += 1
         self.num_elements += tensor.size
         self.nbytes += tensor.nbytes
-        if kind not in ("variable", "counter"):
+        if kind in ("slot", "average", "optimizer"):
             self.num_slot_elements += tensor.size
-        elif kind == "variable" and not tensor.entry.spec.dtype.is_string:
+        elif kind == "variable" and _holds_weights(tensor):
             self.num_parameters += tensor.size
 
     def to_dict(self, depth: int | None) -> dict[str, Any]:
@@ -77,13 +78,23 @@ class Scope:
         }
 
 
+def _holds_weights(tensor: tf2flax.StoredTensor) -> bool:
+    """True for variables of a model: no strings, and no whole numbers that count."""
+    dtype = tensor.entry.spec.dtype
+    if dtype.is_string:
+        return False
+    is_counting = dtype.is_readable and kind_of(dtype.numpy) in ("int", "bool")
+    return not (is_counting and tensor.shape == ())
+
+
 def add_to(commands: Any) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "tree",
         help="show scopes with their parameters and bytes",
         description="Shows scopes as `du` shows folders; reads no tensor. Parameters "
-        "are those of the model; elements of slots and averages are counted apart. "
+        "are those of the model; elements of slots and averages are counted apart, "
+        "counters and metrics not at all. "
         "Where the output is no terminal, one line each, separated by tabs: name, "
         "parameters, elements of slots and averages, bytes.",
         epilog=_EXAMPLES,

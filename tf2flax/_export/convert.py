@@ -42,7 +42,13 @@ from . import exporters
 from .by_reference import WAYS
 from .exporter import ExportedTensor, Exporter, ExportOptions, TensorSource
 from .outputs import new_output
-from .selection import Selection, select_all, select_by_map, without_slots
+from .selection import (
+    Selection,
+    refuse_hidden,
+    select_all,
+    select_by_map,
+    without_slots,
+)
 from .source import CheckpointSource
 
 Format = Literal["orbax", "safetensors", "tensorbundle", "npz"]
@@ -129,9 +135,9 @@ def convert(
 ) -> ConversionReport:
     """Writes a checkpoint in another format, or in TensorFlow's own, changed.
 
-    Tensors are streamed: memory holds 256 MiB of reads, and the largest tensor where
-    it is needed whole: in "npz" and "tensorbundle", or where it is cast or changed by
-    an expression.
+    Tensors are streamed: memory holds 128 MiB of reads, and the largest tensor where
+    it is needed whole: in "tensorbundle", or where it is cast or changed by an
+    expression.
 
     Args:
         checkpoint: A path, or an open checkpoint or view.
@@ -167,8 +173,9 @@ def convert(
         ExistsError: The output exists, and `overwrite` is not given.
         AssignmentError: The map does not fit the checkpoint, names do not fit the
             format ("a" beside "a/b" in a tree), or an option is not valid.
-        UnsupportedError: The format does not hold a dtype; `out` is a URL; or tensors
-            cannot be referred to.
+        UnsupportedError: The format does not hold a dtype; `out` is a URL; tensors
+            cannot be referred to; or, without a map, a view leaves out tensors that
+            share their names.
         DamagedError: A checksum differs, or a data file is short.
         ReadError: The system refuses, as when the disk is full; nothing is left then.
 
@@ -306,11 +313,11 @@ def _check_reference(way: object) -> bool | str:
 def _select(
     manifest: Manifest, entries: FrozenMap | None, dtype: object, *, has_slots: bool
 ) -> Selection:
-    selection = (
-        select_all(manifest, dtype)
-        if entries is None
-        else select_by_map(manifest, entries, dtype)
-    )
+    if entries is None:
+        refuse_hidden(manifest, has_slots=has_slots)
+        selection = select_all(manifest, dtype)
+    else:
+        selection = select_by_map(manifest, entries, dtype)
     return selection if has_slots else without_slots(selection, manifest)
 
 

@@ -79,6 +79,15 @@ class TensorSource(Protocol):
         """Reads the tensors one after the other, sorted by name."""
         ...
 
+    def read_in_order(self, take: TakeBox) -> None:
+        """Reads the tensors one after the other, sorted by name.
+
+        Args:
+            take: Takes every tensor, large ones in boxes as `read_into` has them, in
+                the order of their elements.
+        """
+        ...
+
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint."""
         ...

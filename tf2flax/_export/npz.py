@@ -5,6 +5,7 @@ Source: numpy/lib/format.py, numpy/lib/_npyio_impl.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.memory import bytes_of
+from tf2flax._base.values import Box
 from tf2flax._formats.object_graph import GRAPH_KEY
 
 from .exporter import ExportedTensor, Exporter, TensorSource
@@ -70,28 +72,52 @@ class Npz(Exporter):
         with (
             open(path, "xb") as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+            contextlib.closing(_Members(archive)) as members,
         ):
-            for tensor, array in source.read_each():
-                with archive.open(
-                    zipfile.ZipInfo(f"{tensor.name}.npy"), "w", force_zip64=True
-                ) as member:
-                    write_array(
-                        member,
-                        as_fixed_bytes(
-                            array, tensor.name, "Leave it out with assignment_map"
-                        ),
-                    )
+            source.read_in_order(members.take)
+            members.close()
             archive.close()
             file.flush()
             os.fsync(file.fileno())
 
 
+class _Members:
+    """The arrays in an archive, each a file that ends before the next one begins."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._member: IO[bytes] | None = None
+
+    def take(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
+        """Writes a box of a tensor, which follows the one before."""
+        if not any(box.starts):
+            self.close()
+            way_out = "Leave it out with assignment_map"
+            array = as_fixed_bytes(array, tensor.name, way_out)
+            info = zipfile.ZipInfo(f"{tensor.name}.npy")
+            self._member = self._archive.open(info, "w", force_zip64=True)
+            _write_header(self._member, tensor.shape, array.dtype)
+        assert self._member is not None
+        self._member.write(bytes_of(np.ascontiguousarray(array)).data)
+
+    def close(self) -> None:
+        """Ends the file of the last tensor."""
+        if self._member is not None:
+            self._member.close()
+            self._member = None
+
+
 def write_array(file: IO[bytes], array: np.ndarray) -> None:
     """Writes an array as `numpy.save` does, without a copy of it."""
-    header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
-    header["shape"] = array.shape
-    np.lib.format.write_array_header_1_0(file, header)
+    _write_header(file, array.shape, array.dtype)
     file.write(bytes_of(np.ascontiguousarray(array)).data)
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Writes what stands before the elements of an array."""
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((), dtype))
+    header["shape"] = shape
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def as_fixed_bytes(array: np.ndarray, name: str, way_out: str) -> np.ndarray:

@@ -50,7 +50,9 @@ from tf2flax._base.dtypes import DtypePolicy, kind_of
 from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.names import nearest
+from tf2flax._base.text import counted, list_names
 from tf2flax._base.values import TensorSpec
+from tf2flax._formats.renamed import RenamedManifest
 
 from .exporter import ExportedTensor
 from .origins import origins_of, refuse_collisions
@@ -95,6 +97,45 @@ def select_all(manifest: Manifest, dtype: object) -> Selection:
         for number, name in enumerate(manifest.names, start=1)
     ]
     return _select(entries, manifest, dtype)
+
+
+def hidden_by_view(manifest: Manifest, *, has_slots: bool) -> tuple[str, ...]:
+    """Names of tensors that no name of a view stands for; none if it is no view.
+
+    Args:
+        manifest: The checkpoint, or a view of it.
+        has_slots: Whether slots and averages count.
+
+    Returns:
+        Stored names of tensors that share a name, or have none; of a view of a view
+        the names that are shared.
+    """
+    if not isinstance(manifest, RenamedManifest):
+        return manifest.shared_names
+    roles = manifest.base.roles()
+    return tuple(
+        name
+        for name in manifest.unlisted()
+        if has_slots or not roles.is_of_training(name)
+    )
+
+
+def refuse_hidden(manifest: Manifest, *, has_slots: bool) -> None:
+    """Refuses a view that leaves out what would be written.
+
+    Args:
+        manifest: The checkpoint, or a view of it.
+        has_slots: Whether slots and averages are written.
+
+    Raises:
+        UnsupportedError: It leaves something out.
+    """
+    if hidden := hidden_by_view(manifest, has_slots=has_slots):
+        raise UnsupportedError(
+            f"This view leaves out {counted(len(hidden), 'tensor')}, without a name of "
+            f"their own: {list_names(hidden, count=3)} - in `{manifest.index_path}`. "
+            "Convert the checkpoint itself, or say with assignment_map what is wanted."
+        )
 
 
 def select_by_map(

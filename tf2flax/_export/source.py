@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.progress import Advance
-from tf2flax._base.values import Box
+from tf2flax._base.values import Box, row_major
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.scheduling import Wait, wait_for_nothing
 from tf2flax._restoring.plan_reads import plan_reads
@@ -19,7 +20,7 @@ from .exporter import ExportedTensor, TakeBox
 
 # Host memory that reads may hold at once, besides the largest tensor where a format
 # takes whole ones alone (bytes).
-IN_FLIGHT_NBYTES: Final = 256 << 20
+IN_FLIGHT_NBYTES: Final = 128 << 20
 # Tensors that are read together where they are wanted one after the other (bytes).
 _BATCH_NBYTES: Final = 64 << 20
 
@@ -62,9 +63,14 @@ class CheckpointSource:
 
     def read_each(self) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
         """Reads the tensors one after the other, sorted by name."""
+        return self._read_each(self.tensors)
+
+    def _read_each(
+        self, tensors: Sequence[ExportedTensor]
+    ) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
         batch: list[ExportedTensor] = []
         nbytes = 0
-        for tensor in self.tensors:
+        for tensor in tensors:
             if tensor.is_string:
                 yield from self._read_batch(batch)
                 batch, nbytes = [], 0
@@ -76,6 +82,27 @@ class CheckpointSource:
             batch.append(tensor)
             nbytes += tensor.nbytes
         yield from self._read_batch(batch)
+
+    def read_in_order(self, take: TakeBox) -> None:
+        """Reads the tensors in the order of their names, large ones in boxes."""
+        self.read_some(self.tensors, take)
+
+    def read_some(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
+        """Reads some of the tensors, in the order in which they are given."""
+        batch: list[ExportedTensor] = []
+        for tensor in tensors:
+            if tensor.is_string or tensor.nbytes <= _BATCH_NBYTES:
+                batch.append(tensor)
+                continue
+            self._take_each(batch, take)
+            batch = []
+            in_order = _InOrder(tensor, take)
+            self._read([tensor], in_order.take, in_boxes=True)
+        self._take_each(batch, take)
+
+    def _take_each(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
+        for tensor, array in self._read_each(tensors):
+            take(tensor, Box.whole(tensor.shape), array)
 
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint."""
@@ -135,3 +162,30 @@ class CheckpointSource:
             max_in_flight_bytes=IN_FLIGHT_NBYTES,
             advance=self._advance,
         )
+
+
+class _InOrder:
+    """Hands on boxes of one tensor in the order of its elements.
+
+    Some may be there before their turn: they wait, within what may be in flight.
+    """
+
+    def __init__(self, tensor: ExportedTensor, take: TakeBox) -> None:
+        self._strides = row_major(tensor.shape)
+        self._take = take
+        self._num_taken = 0
+        self._waiting: dict[int, tuple[Box, np.ndarray]] = {}
+
+    def take(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
+        """Takes a box, in any order; of its memory a copy waits."""
+        start = sum(map(operator.mul, box.starts, self._strides))
+        if start != self._num_taken:
+            self._waiting[start] = (box, array.copy())
+            return
+        self._hand_on(tensor, box, array)
+        while self._num_taken in self._waiting:
+            self._hand_on(tensor, *self._waiting.pop(self._num_taken))
+
+    def _hand_on(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
+        self._take(tensor, box, array)
+        self._num_taken += box.size

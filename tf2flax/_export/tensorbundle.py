@@ -11,11 +11,13 @@ import numpy as np
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.values import TensorSpec
 from tf2flax._storage.exchanging import existing_files
+from tf2flax._storage.faults import complete_error
 from tf2flax._storage.local_destination import LocalDestination
 from tf2flax._writing.bridging import name_data_files_anew
 from tf2flax._writing.bundle import write_bundle
 from tf2flax._writing.new_tensors import NewTensor, stored_dtype, whole_tensor
 from tf2flax._writing.parts import MAX_DATA_FILES
+from tf2flax._writing.prefixes import v1_shards
 from tf2flax._writing.slicing import rewrite_tensor
 
 from .exporter import ExportedTensor, Exporter, ExportOptions, TensorSource
@@ -44,7 +46,9 @@ class TensorBundle(Exporter):
 
     def find_present(self, path: str) -> str | None:
         """Finds files of the prefix."""
-        return next(iter(existing_files(path)), None)
+        files = existing_files(path)
+        shards = v1_shards(LocalDestination(path))
+        return next(iter((*files, *(f"{path}{suffix}" for suffix in shards))), None)
 
     def check(self, tensors: Sequence[ExportedTensor]) -> None:
         """Refuses dtypes that TensorFlow lacks."""
@@ -59,7 +63,13 @@ class TensorBundle(Exporter):
         tensors.sort(key=lambda tensor: tensor.key)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         destination = LocalDestination(path, find_names=name_data_files_anew)
-        write_bundle(destination, tensors, num_data_files=self.options.data_files)
+        count = self.options.data_files
+        bundle = write_bundle(destination, tensors, num_data_files=count)
+        problem = destination.publish(
+            bundle.index, bundle.suffixes, v1_shards(destination)
+        )
+        if problem:
+            raise complete_error(destination.path, problem)
 
 
 def _new_tensor(

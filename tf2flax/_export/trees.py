@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,14 @@ class _JoinedSource:
             self._held.read_each(),
             key=lambda pair: pair[0].name,
         )
+
+    def read_in_order(self, take: TakeBox) -> None:
+        """Reads the tensors one after the other, sorted by name."""
+        held = {tensor.name for tensor in self._held.tensors}
+        runs = itertools.groupby(self.tensors, lambda tensor: tensor.name in held)
+        for is_held, run in runs:
+            part = self._held if is_held else self._checkpoint
+            part.read_some(list(run), take)
 
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint, or a leaf that is kept."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import (
     CheckpointError,
     DamagedError,
@@ -22,7 +23,7 @@ from tf2flax._base.errors import (
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, Manifest, Piece, TensorEntry
+from tf2flax._base.manifest import Manifest, Piece, TensorEntry
 from tf2flax._base.text import printable
 from tf2flax._base.values import (
     MAX_ELEMENTS,

@@ -11,8 +11,9 @@ import dataclasses
 import functools
 from typing import ClassVar, Final
 
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import CheckpointError
-from tf2flax._base.manifest import DataFile, Manifest
+from tf2flax._base.manifest import Manifest
 from tf2flax._storage.base import Index, Storage
 
 # Formats that end in a magic number have it within these (bytes).

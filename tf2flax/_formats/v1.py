@@ -17,13 +17,14 @@ from typing import Final
 
 import numpy as np
 
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import (
     DamagedError,
     MalformedError,
     TensorNotFoundError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, EncodedPiece, Manifest, TensorEntry
+from tf2flax._base.manifest import EncodedPiece, Manifest, TensorEntry
 from tf2flax._base.memory import view_at
 from tf2flax._base.text import printable
 from tf2flax._base.values import (

@@ -11,6 +11,7 @@ Begin with `init.py`: `init_from_checkpoint` is a few lines over the files below
   named leaves, and back. `empty_targets.py`: what is not a target.
 - `shardings.py`, `sharding_option.py`, `partition_rules.py`, `uneven.py`: where leaves
   live. `meshes.py`: shardings as numbers. `read_once.py`: sharing in reading.
+  `box_classes.py`: processes that read the same, but for its place.
 - `optimizer_plan.py`: the same for the state of an optimizer; `optimizer_states.py`:
   what it consists of; `optimizer_fields.py`: which slot fills which leaf.
 - `growth.py`: elements that a leaf keeps, beside those that are loaded.

@@ -121,13 +121,35 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
     Returns:
         One box for each device.
     """
+    return boxes_of(device_bounds(sharding, shape))
+
+
+def boxes_of(bounds: np.ndarray) -> tuple[Box, ...]:
+    """Boxes whose starts and stops stand in an array `[boxes, 2, axes]`."""
+    return tuple(Box(tuple(low), tuple(high)) for low, high in bounds.tolist())
+
+
+# Arrays, since a box of its own for each of thousands of devices takes long to make.
+@functools.lru_cache(maxsize=128)  # of 64 kB each, for 2,048 devices and two axes
+def device_bounds(sharding: Sharding, shape: tuple[int, ...]) -> np.ndarray:
+    """Finds where the box that each device holds starts and stops.
+
+    Args:
+        sharding: Where the leaf lives; its mesh may be abstract.
+        shape: Shape of the leaf, which fits.
+
+    Returns:
+        Array `[devices, 2, axes]` in the order of the mesh, not to be changed.
+    """
     if not isinstance(sharding, NamedSharding):
-        indices = sharding.devices_indices_map(shape)
-        return tuple(box_of(index, shape) for index in indices.values())
+        indices = sharding.devices_indices_map(shape).values()
+        boxes = [box_of(index, shape) for index in indices]
+        pairs = [(box.starts, box.stops) for box in boxes]
+        return np.array(pairs, np.int64).reshape(len(boxes), 2, len(shape))
     sizes = dict(sharding.mesh.shape)
     numbers = np.indices(tuple(sizes.values())).reshape(len(sizes), -1)
     positions = dict(zip(sizes, numbers, strict=True))
-    starts = np.zeros((math.prod(sizes.values()), len(shape)), np.int64)
+    bounds = np.zeros((math.prod(sizes.values()), 2, len(shape)), np.int64)
     shard_shape = list(shape)
     # Mesh 2 x 4 with axes a, b, and P(("a", "b")) over 16 rows: 8 shards of 2 rows.
     #
@@ -138,15 +160,12 @@ def device_boxes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[Box, ...]:
     for axis, entry in enumerate(sharding.spec):
         count = math.prod(sizes[name] for name in names_of(entry))
         shard_shape[axis] = shape[axis] // count
-        shard = np.zeros(len(starts), np.int64)
+        shard = np.zeros(len(bounds), np.int64)
         for name in names_of(entry):
             shard = shard * sizes[name] + positions[name]
-        starts[:, axis] = shard * shard_shape[axis]
-    stops = starts + np.array(shard_shape, np.int64)
-    return tuple(
-        Box(tuple(low), tuple(high))
-        for low, high in zip(starts.tolist(), stops.tolist(), strict=True)
-    )
+        bounds[:, 0, axis] = shard * shard_shape[axis]
+    bounds[:, 1] = bounds[:, 0] + np.array(shard_shape, np.int64)
+    return bounds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ Works for meshes that do not exist here; reads nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Final
 
 import jax
 import numpy as np
@@ -20,35 +19,16 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.values import Box
+from tf2flax._restoring.clusters import describe_kind
 from tf2flax._restoring.plan_reads import plan_reads
 
-from .meshes import (
-    ProcessLayout,
-    clipped,
-    device_boxes,
-    device_processes,
-    names_of,
-    with_auto_axes,
-)
+from .box_classes import LeafPlace, ReadSharding, classify_processes
+from .meshes import ProcessLayout, device_processes, names_of, with_auto_axes
 from .options import Strategy
 
 # Smaller leaves are read by every process under "auto": a collective operation takes
 # longer than reading them (bytes).
 READ_ONCE_NBYTES: Final = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReadSharding:
-    """A leaf as it is read when every process reads other elements of it.
-
-    Attributes:
-        shape: Its shape, padded so that shards are equal.
-        sharding: Where the shards live until XLA redistributes them.
-    """
-
-    shape: tuple[int, ...]
-    sharding: NamedSharding
 
 
 def read_shardings(
@@ -140,18 +120,16 @@ def choose_read_shardings(
     """
     if strategy == "local" or (split.processes if split else jax.process_count()) == 1:
         return {}
+    entry_of = functools.cache(manifest.entry)
     by_leaf: dict[str, ReadSharding] = {}
-    by_kind: dict[Any, ReadSharding | None] = {}  # leaves of layers are alike
+    by_kind: dict[Hashable, ReadSharding | None] = {}  # leaves of layers are alike
     for assignment in assignments:
         sharding = shardings.get(assignment.leaf)
-        is_small = strategy == "auto" and assignment.nbytes < READ_ONCE_NBYTES
-        if sharding is None or is_small:
+        if sharding is None or (split is None and sharding.is_fully_addressable):
             continue
-        if split is None and sharding.is_fully_addressable:
+        if strategy == "auto" and assignment.nbytes < READ_ONCE_NBYTES:
             continue
-        kind: Any = assignment.leaf
-        if assignment.is_whole and not manifest.entry(assignment.source).is_sliced:
-            kind = (sharding, assignment.shape, assignment.stored.name)
+        kind = sharding, describe_kind([assignment], entry_of)
         if kind not in by_kind:
             by_kind[kind] = _choose_read_sharding(
                 assignment, sharding, manifest, strategy, split
@@ -195,44 +173,13 @@ def _read_nbytes(
     read_sharding: ReadSharding | None = None,
 ) -> int:
     """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
-    boxes = boxes_by_process(sharding, assignment.shape, split, read_sharding)
+    leaf = LeafPlace(assignment.shape, sharding, read_sharding)
     by_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
     total = 0
-    for boxes_of_process in boxes.values():
-        shapes = tuple(box.shape for box in boxes_of_process)
+    for (boxes,), processes in classify_processes([leaf], split, is_placeless=True):
+        shapes = tuple(box.shape for box in boxes)
         if shapes not in by_shapes:
-            needed = {assignment.leaf: boxes_of_process}
+            needed = {assignment.leaf: boxes}
             by_shapes[shapes] = plan_reads([assignment], needed, manifest).nbytes
-        total += by_shapes[shapes]
+        total += by_shapes[shapes] * len(processes)
     return total
-
-
-@functools.lru_cache(maxsize=1024)
-def boxes_by_process(
-    sharding: Sharding,
-    shape: tuple[int, ...],
-    split: ProcessLayout | None,
-    read_sharding: ReadSharding | None = None,
-) -> Mapping[int, tuple[Box, ...]]:
-    """Finds what of a leaf each process reads.
-
-    Args:
-        sharding: Where the leaf will live.
-        shape: Its shape.
-        split: As for `device_processes`.
-        read_sharding: How processes share in reading it, if they do.
-
-    Returns:
-        Boxes by process, each box once.
-    """
-    owners = device_processes(sharding, split)
-    boxes: Iterable[Box | None] = device_boxes(sharding, shape)
-    if read_sharding is not None:
-        padded = device_boxes(read_sharding.sharding, read_sharding.shape)
-        boxes = (clipped(box, shape) for box in padded)
-    # Dicts as sets that keep their order: replicas hold the same box.
-    by_process: dict[int, dict[Box, None]] = {owner: {} for owner in owners}
-    for owner, box in zip(owners, boxes, strict=True):
-        if box is not None:
-            by_process[owner][box] = None
-    return {owner: tuple(held) for owner, held in by_process.items()}

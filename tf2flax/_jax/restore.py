@@ -48,13 +48,14 @@ from .abstract_leaves import (
     refuse_rng_states,
 )
 from .agreement import all_or_none
+from .box_classes import ReadSharding
 from .costs import count_costs
 from .empty_targets import empty_target_error
 from .half_loaded import without_statistics
 from .meshes import is_abstract, participants
 from .options import AssignmentMap, CheckedOptions, Strategy
 from .plan_cost import PlanCost
-from .read_once import ReadSharding, choose_read_shardings
+from .read_once import choose_read_shardings
 from .shardings import Placement, choose_placement
 from .targets import Target, take_apart
 from .transfer import Placer, Transfer, large_leaves, plan_transfer

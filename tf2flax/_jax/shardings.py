@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -165,6 +166,7 @@ def _early_opinions(
                 yield option(bare_leaf(slot))
 
 
+@functools.lru_cache(maxsize=1024)  # leaves of layers are alike
 def _without_freedom(spec: PartitionSpec) -> PartitionSpec:
     """A spec that says of every axis where values lie: unconstrained is unsharded.
 
@@ -358,6 +360,7 @@ def _problem_of(sharding: Sharding, shape: tuple[int, ...]) -> str | None:
     return f"shape {list(shape)} does not fit {sharding}: {reason}"
 
 
+@functools.lru_cache(maxsize=1024)  # leaves of layers are alike
 def _named_sharding(
     mesh: Mesh | AbstractMesh, spec: PartitionSpec, memory_kind: str | None
 ) -> NamedSharding:

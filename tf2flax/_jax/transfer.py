@@ -23,10 +23,10 @@ from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.memory import ALIGNMENT, collection_paused, view_at
 from tf2flax._base.values import Box
 
+from .box_classes import ReadSharding
 from .isolation import isolated, put_shards
 from .meshes import Device, box_of, clipped, devices_of, is_on_host, with_auto_axes
 from .portioned_leaf import PortionedLeaf
-from .read_once import ReadSharding
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
 WHOLE_NBYTES: Final = 1 << 20

@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import DamagedError, MalformedError, UnsupportedError
-from tf2flax._base.manifest import DataFile, EncodedPiece, Piece, TensorEntry
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import ALIGNMENT, aligned_empty, empty, view_at
 from tf2flax._base.text import printable
 from tf2flax._base.values import Box

@@ -6,6 +6,7 @@ never decides where an array goes, or what is read.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
@@ -16,13 +17,14 @@ from typing import Generic
 import numpy as np
 
 from tf2flax._base.boxes import cut_into_boxes, distance
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import (
     CheckpointError,
     DamagedError,
     ReplacedError,
     UnsupportedError,
 )
-from tf2flax._base.manifest import DataFile, EncodedPiece, Piece, TensorEntry
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import aligned_empty, bytes_of
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
@@ -42,7 +44,14 @@ from .checks import (
 from .destinations import Destination
 from .parts import read_view_into
 from .targets import TargetT, UnitReceiver, ViewReceiver
-from .units import ReadUnit, SmallRead, ViewRead, batch_small, read_neighbours
+from .units import (
+    ReadUnit,
+    SmallRead,
+    ViewRead,
+    batch_small,
+    read_neighbours,
+    share_requests,
+)
 
 Job = Callable[[], object]
 # Takes a piece of a tensor that could not be read, and the reason.
@@ -120,8 +129,10 @@ class GroupReader(Generic[TargetT]):
             else:
                 jobs.append(self._guarded(unit, self._read_at_once, unit, receiver))
         jobs += [
-            functools.partial(self._read_batch, batch)
-            for batch in batch_small(self.target.small, self._tuning)
+            functools.partial(self._read_batches, batches)
+            for batches in share_requests(
+                batch_small(self.target.small, self._tuning), self._tuning
+            )
         ]
         for view, receiver in self.target.views:
             jobs += self._view_jobs(view, receiver)
@@ -196,11 +207,13 @@ class GroupReader(Generic[TargetT]):
                 destination.take(0, elements)
         self._options.advance(unit.nbytes, entry.name)
 
-    def _read_batch(self, batch: Sequence[SmallRead]) -> None:
+    def _read_batches(self, batches: Sequence[Sequence[SmallRead]]) -> None:
         """Reads small neighbours at once, and checks each of them."""
         report = self._options.report
+        left = collections.deque(batches)
         try:
-            start, stored = read_neighbours(batch)
+            for start, stored in read_neighbours(batches):
+                self._take_batch(left.popleft(), start, stored)
         except ReplacedError:
             raise
         except DamagedError as error:
@@ -208,13 +221,19 @@ class GroupReader(Generic[TargetT]):
                 raise
             # Of the file, not of one tensor: each is read alone, so that those are
             # reported that lie beyond the end of the file.
-            if len(batch) > 1:
-                for read in batch:
-                    self._read_batch([read])
+            parts = left if len(batches) > 1 else [[read] for read in left[0]]
+            if len(parts) > 1:
+                for part in parts:
+                    self._read_batches([part])
                 return
-            piece, entry, _ = batch[0]
+            piece, entry, _ = left[0][0]
             report(entry, piece, error.with_traceback(None))
-            return
+
+    def _take_batch(
+        self, batch: Sequence[SmallRead], start: int, stored: np.ndarray
+    ) -> None:
+        """Checks small neighbours that were read, from a byte of the file on."""
+        report = self._options.report
         view = stored.data  # slices of it cost less than those of an array
         verify, advance = self._options.verify, self._options.advance
         for piece, entry, receiver in batch:

@@ -6,6 +6,8 @@ pieces and are not compared here.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tf2flax._base.boxes import distance
+from tf2flax._base.data_files import BufferRead
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
-from tf2flax._base.memory import aligned_empty, bytes_of, shape_only, view_at
+from tf2flax._base.memory import aligned_empty, bytes_of, view_at
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 
@@ -26,7 +29,7 @@ from .checks import (
     subject_of,
     to_native,
 )
-from .runs import RunBatch, batch_runs
+from .runs import RunBatch, batch_runs, count_elements
 from .strides import AxisView, along_axes, ascending, rows_around, strided, strides_of
 
 
@@ -176,7 +179,7 @@ def count_read_nbytes(
     size = 0  # in elements
     for part in parts:
         if part.piece.data_file is not None:
-            size += sum(batch.size for batch in _batches(entry, part, tuning))
+            size += _count_elements(entry, part.piece, part.shape, part.strides, tuning)
         else:
             assert part.box is not None
             size += part.box.size
@@ -279,27 +282,40 @@ def _parts_in_pieces(
         yield _PieceView(piece, part.within(whole), first, part.shape, steps, box)
 
 
-def _batches(
-    entry: TensorEntry, part: _PieceView, tuning: Tuning
-) -> Iterator[RunBatch]:
-    """The runs that are read of a piece, without reading them."""
-    piece, out = part.piece, shape_only(part.shape)
-    assert piece.data_file is not None
-    offset, strides, out = ascending(part.offset, part.strides, out)
-    return _batch_runs(entry, piece, offset, strides, out, tuning)
-
-
-def _batch_runs(
+def _count_elements(
     entry: TensorEntry,
     piece: Piece,
-    offset: int,
+    shape: tuple[int, ...],
     strides: tuple[int, ...],
-    out: np.ndarray,
     tuning: Tuning,
-) -> Iterator[RunBatch]:
-    cost_nbytes = tuning.read_cost_of(is_local=piece.data_file.is_local)
-    itemsize = entry.spec.dtype.numpy.itemsize
-    return batch_runs(offset, out.shape, strides, itemsize, cost_nbytes, tuning)
+) -> int:
+    """Elements that are read of a piece, gaps included."""
+    # As `ascending` turns them.
+    moving = [(abs(s), n) for s, n in zip(strides, shape, strict=True) if n != 1]
+    moving.sort(key=lambda axis: -axis[0])
+    is_local = piece.data_file.is_local
+    return count_elements(
+        tuple(length for _, length in moving),
+        tuple(step for step, _ in moving),
+        entry.spec.dtype.numpy.itemsize,
+        tuning.read_cost_of(is_local=is_local),
+        tuning,
+        is_local=is_local,
+    )
+
+
+class _Filling(NamedTuple):
+    """A batch of runs on its way into an array.
+
+    Attributes:
+        batch: The batch.
+        buffer: What its bytes are read into.
+        target: The part of the array that it fills; it may be the buffer itself.
+    """
+
+    batch: RunBatch
+    buffer: np.ndarray
+    target: np.ndarray
 
 
 def _read_runs(
@@ -312,17 +328,33 @@ def _read_runs(
 ) -> None:
     """Fills an array with a strided view of one piece, counted in its elements."""
     offset, strides, out = ascending(offset, strides, out)
-    itemsize = entry.spec.dtype.numpy.itemsize
-    for batch in _batch_runs(entry, piece, offset, strides, out, tuning):
-        target = view_at(out, batch.index)
-        # Without gaps, and where the array lies as the file: no copy in between.
-        is_direct = batch.is_exact and target.flags.c_contiguous
-        buffer = target if is_direct else aligned_empty((batch.size,), out.dtype)
-        piece.data_file.read_runs_into(
-            [piece.span.start + start * itemsize for start in batch.starts],
-            bytes_of(buffer).data,
-            subject=subject_of(entry),
-        )
-        to_native(buffer, entry)
-        if not is_direct:
-            target[...] = strided(buffer, 0, batch.shape, batch.strides)
+    itemsize, file = entry.spec.dtype.numpy.itemsize, piece.data_file
+    cost_nbytes = tuning.read_cost_of(is_local=file.is_local)
+    batches = batch_runs(
+        offset,
+        out.shape,
+        strides,
+        itemsize,
+        cost_nbytes,
+        tuning,
+        is_local=file.is_local,
+    )
+    # Those that are being read: several, where the file is on another machine.
+    under_way: collections.deque[_Filling] = collections.deque()
+
+    def reads() -> Iterator[BufferRead]:
+        for batch in batches:
+            target = view_at(out, batch.index)
+            # Without gaps, and where the array lies as the file: no copy in between.
+            is_direct = batch.is_exact and target.flags.c_contiguous
+            buffer = target if is_direct else aligned_empty((batch.size,), out.dtype)
+            under_way.append(_Filling(batch, buffer, target))
+            starts = [piece.span.start + start * itemsize for start in batch.starts]
+            yield BufferRead(starts, bytes_of(buffer).data, subject_of(entry))
+
+    with contextlib.closing(file.read_each_into(reads())) as done:
+        for _ in done:
+            batch, buffer, target = under_way.popleft()
+            to_native(buffer, entry)
+            if buffer is not target:
+                target[...] = strided(buffer, 0, batch.shape, batch.strides)

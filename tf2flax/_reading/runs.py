@@ -1,12 +1,15 @@
 """Strided views of row-major arrays -> the runs of bytes worth reading; pure functions.
 
 What lies close together is read together, gaps and all; what lies far apart is read run
-by run. A view is an offset, a shape and strides, counted in elements, as in `strides`.
+by run. The model: reads take as long as their bytes, gaps included, and a price for
+each read, which is bytes too (`Tuning.read_cost_of`). A view is an offset, a shape and
+strides, counted in elements, as in `strides`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -51,6 +54,8 @@ def batch_runs(
     itemsize: int,
     read_cost_nbytes: int,
     tuning: Tuning = DEFAULT_TUNING,
+    *,
+    is_local: bool = True,
 ) -> Iterator[RunBatch]:
     """Cuts a view into batches of runs, so that reading them takes the least time.
 
@@ -70,6 +75,7 @@ def batch_runs(
         itemsize: Bytes per element.
         read_cost_nbytes: The price of one more read, as bytes.
         tuning: Sizes of buffers, and how many bytes may be read for nothing.
+        is_local: False of another machine, where time alone counts.
 
     Yields:
         Batches of at most a chunk, or single runs without gaps of any length.
@@ -80,10 +86,13 @@ def batch_runs(
         >>> [(b.starts, b.length) for b in batch_runs(1, (2, 2), (5, 1), 1, 4)]
         [(range(1, 2), 7)]
     """
-    level = _best_level(shape, strides, itemsize, read_cost_nbytes, tuning)
+    level = _best_level(
+        shape, strides, itemsize, read_cost_nbytes, tuning if is_local else None
+    )
+    batch_nbytes = tuning.batch_nbytes_of(is_local=is_local)
     length = _length_with_gaps(shape[level:], strides[level:])
     # Runs of one batch differ along the axis above the level: so many of them fit.
-    count_fitting = tuning.chunk_nbytes // (length * itemsize) if level else 0
+    count_fitting = batch_nbytes // (length * itemsize) if level else 0
     if count_fitting < 2:
         for outer in itertools.product(*map(range, shape[:level])):
             yield from _cut_to_chunks(
@@ -91,7 +100,7 @@ def batch_runs(
                 tuple(slice(i, i + 1) for i in outer),
                 (1,) * level + shape[level:],
                 strides,
-                max(1, tuning.chunk_nbytes // itemsize),
+                max(1, batch_nbytes // itemsize),
             )
         return
     step = strides[level - 1]
@@ -114,37 +123,75 @@ def batch_runs(
             )
 
 
+@functools.lru_cache(maxsize=1024)  # many tensors are alike
+def count_elements(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    itemsize: int,
+    read_cost_nbytes: int,
+    tuning: Tuning = DEFAULT_TUNING,
+    *,
+    is_local: bool = True,
+) -> int:
+    """Counts the elements that the batches of a view read, wherever it begins.
+
+    Args:
+        shape: As `batch_runs`.
+        strides: As `batch_runs`.
+        itemsize: As `batch_runs`.
+        read_cost_nbytes: As `batch_runs`.
+        tuning: As `batch_runs`.
+        is_local: As `batch_runs`.
+
+    Examples:
+        >>> count_elements((2, 2), (5, 1), 1, 1), count_elements((2, 2), (5, 1), 1, 4)
+        (4, 7)
+    """
+    batches = batch_runs(
+        0, shape, strides, itemsize, read_cost_nbytes, tuning, is_local=is_local
+    )
+    return sum(batch.size for batch in batches)
+
+
 def _best_level(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     itemsize: int,
     read_cost_nbytes: int,
-    tuning: Tuning,
+    limits: Tuning | None,
 ) -> int:
-    """The axis from which on a view is read in one, gaps included."""
+    """The axis from which on a view is read in one, gaps included.
+
+    Args:
+        shape: As `batch_runs`.
+        strides: As `batch_runs`.
+        itemsize: As `batch_runs`.
+        read_cost_nbytes: As `batch_runs`.
+        limits: How many bytes may be read for nothing; None as many as save time.
+    """
 
     def count_reads(level: int) -> int:
         return math.prod(shape[:level])
 
-    def is_sparing(level: int) -> bool:
+    def is_sparing(level: int, limits: Tuning) -> bool:
+        if count_reads(level) > limits.max_runs:
+            return False
         needed = math.prod(shape[level:])
         length = _length_with_gaps(shape[level:], strides[level:])
         excess_nbytes = count_reads(level) * (length - needed) * itemsize
-        if excess_nbytes <= tuning.min_excess_nbytes:
+        if excess_nbytes <= limits.min_excess_nbytes:
             return True
-        return length <= tuning.max_over_read * needed
+        return length <= limits.max_over_read * needed
 
     def cost_nbytes(level: int) -> int:
         length = _length_with_gaps(shape[level:], strides[level:])
         return count_reads(level) * (read_cost_nbytes + length * itemsize)
 
     levels = range(len(shape) + 1)
-    sparing = [
-        level
-        for level in levels
-        if is_sparing(level) and count_reads(level) <= tuning.max_runs
-    ]
+    if limits is None:
+        return min(levels, key=cost_nbytes)
     # Where sparing bytes takes too many reads, only the time counts.
+    sparing = [level for level in levels if is_sparing(level, limits)]
     return min(sparing or levels, key=cost_nbytes)
 
 

@@ -5,13 +5,16 @@ A batch is of small pieces that lie near each other: one read for all of them.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from tf2flax._base.data_files import BufferRead
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import empty
 from tf2flax._base.tuning import Tuning
@@ -213,6 +216,30 @@ def batch_small(reads: list[SmallRead], tuning: Tuning) -> Iterator[list[SmallRe
         yield reads[begun:]
 
 
+def share_requests(
+    batches: Iterable[list[SmallRead]], tuning: Tuning
+) -> Iterator[list[list[SmallRead]]]:
+    """Gathers batches that one reader asks for side by side.
+
+    Args:
+        batches: In the order of the files.
+        tuning: How many wait together on another machine; of a local file, one.
+
+    Yields:
+        Batches of one file each time.
+    """
+    together: list[list[SmallRead]] = []
+    for batch in batches:
+        file = batch[0][0].data_file
+        count = 1 if file.is_local else tuning.remote_parallelism
+        if together and (len(together) >= count or together[0][0][0].data_file != file):
+            yield together
+            together = []
+        together.append(batch)
+    if together:
+        yield together
+
+
 def _place_of(read: SmallRead) -> tuple[str, int]:
     """The file, and the position there, where a piece begins."""
     piece = read[0]
@@ -233,22 +260,35 @@ def _fits_batch(first: Piece, last: Piece, piece: Piece, tuning: Tuning) -> bool
     return byte_range.stop - first.span.start <= tuning.chunk_nbytes
 
 
-def read_neighbours(batch: Sequence[SmallRead]) -> tuple[int, np.ndarray]:
-    """Reads all bytes from the first to the last of a batch.
+def read_neighbours(
+    batches: Sequence[Sequence[SmallRead]],
+) -> Generator[tuple[int, np.ndarray]]:
+    """Reads all bytes from the first to the last of each batch.
 
-    Returns:
-        Where they begin in the file, and the bytes.
+    Args:
+        batches: Batches of one file.
+
+    Yields:
+        Of each batch, where its bytes begin in the file, and the bytes.
 
     Raises:
         DamagedError: The file is missing or short.
         ReadError: The system or the store refuses.
     """
-    first, _, _ = batch[0]
-    last, last_entry, _ = max(batch, key=lambda read: read[0].span.stop)
-    subject = subject_of(last_entry)
-    # Sizes are checked before memory is allocated.
-    first.data_file.check_span(last.span, subject=subject)
-    start = first.span.start
-    stored = empty(last.span.stop - start, np.uint8)
-    first.data_file.read_into(start, stored.data, subject=subject)
-    return start, stored
+    file = batches[0][0][0].data_file
+    under_way: collections.deque[tuple[int, np.ndarray]] = collections.deque()
+
+    def reads() -> Iterator[BufferRead]:
+        for batch in batches:
+            start = batch[0][0].span.start
+            last, last_entry, _ = max(batch, key=lambda read: read[0].span.stop)
+            subject = subject_of(last_entry)
+            # Sizes are checked before memory is allocated.
+            file.check_span(last.span, subject=subject)
+            stored = empty(last.span.stop - start, np.uint8)
+            under_way.append((start, stored))
+            yield BufferRead((start,), stored.data, subject)
+
+    with contextlib.closing(file.read_each_into(reads())) as done:
+        for _ in done:
+            yield under_way.popleft()

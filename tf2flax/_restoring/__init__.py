@@ -6,6 +6,7 @@ Knows leaves and what fills them; never a device, and never how bytes are read, 
 reads         the values: `Copy`, `WholeRead`, `PartRead`, `LeafReads`, `ReadPlan`;
               leaves that share tensors, and small neighbours, form one group
 plan_reads    assignments and boxes -> a `ReadPlan`; pure
+clusters      leaves that share tensors: of those that are alike, reads are counted once
 portions      leaves that are too large for the host at once
 run_reads     a `ReadPlan` -> the arrays of each group, filled and handed on
 misfits       leaves whose values do not fit

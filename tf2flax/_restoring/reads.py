@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -231,18 +231,41 @@ def form_groups(
     ]
     # Disks, and the operating system's reading ahead, like ascending positions.
     components.sort(key=lambda component: component.place)
-    return tuple(map(_group_of, _join_small(components, tuning)))
+    return tuple(map(_group_of, join_small(components, tuning)))
 
 
 def _components(
     count: int, reads: Sequence[ReadOfLeaves]
 ) -> Iterable[tuple[list[int], list[WholeRead | PartRead]]]:
-    """Sorts leaves, and what they read, into groups that share nothing.
+    """Sorts leaves, and what they read, into groups that share nothing."""
+    roots = join_leaves(count, [leaves for _, leaves in reads])
+    groups: dict[int, tuple[list[int], list[WholeRead | PartRead]]] = {}
+    # In the order of the leaves, so that equal places keep it.
+    for number, root in enumerate(roots):
+        groups.setdefault(root, ([], []))[0].append(number)
+    for read, leaves in reads:
+        groups[roots[leaves[0]]][1].append(read)
+    return groups.values()
 
-    Leaves are joined by union-find: each points to another of its group, the root to
-    itself. Leaves 0 and 2 need tensor `a`, 2 and 3 need `b`::
+
+def join_leaves(count: int, sharing: Iterable[Sequence[int]]) -> list[int]:
+    """Finds which leaves share something, directly or by way of others.
+
+    By union-find: each leaf points to another of its group, the root to itself. Leaves
+    0 and 2 need tensor `a`, 2 and 3 need `b`::
 
         0   1   2   3      a: 2 -> 0      0 <- 2   1   3      b: 3 -> 0, the root of 2
+
+    Args:
+        count: How many leaves there are.
+        sharing: Numbers of leaves that share something, at least one each time.
+
+    Returns:
+        The root of each leaf: the same number for all of a group.
+
+    Examples:
+        >>> join_leaves(4, [(0, 2), (1,), (2, 3)])
+        [0, 1, 0, 0]
     """
     parents = list(range(count))
 
@@ -252,16 +275,10 @@ def _components(
             parents[number] = number = parents[parents[number]]
         return number
 
-    for _, leaves in reads:
+    for leaves in sharing:
         for number in leaves[1:]:
             parents[root(number)] = root(leaves[0])
-    groups: dict[int, tuple[list[int], list[WholeRead | PartRead]]] = {}
-    # In the order of the leaves, so that equal places keep it.
-    for number in range(count):
-        groups.setdefault(root(number), ([], []))[0].append(number)
-    for read, leaves in reads:
-        groups[root(leaves[0])][1].append(read)
-    return groups.values()
+    return [root(number) for number in range(count)]
 
 
 def _measured(
@@ -288,11 +305,11 @@ def _measured(
         else:
             nbytes += read.view.nbytes
     entries = [entry_of(name) for name in names]
-    place = min(map(_place, entries), default=("", 0))
+    place = min(map(place_of, entries), default=("", 0))
     return _Component(place, leaves, reads, entries, nbytes, host_nbytes)
 
 
-def _place(entry: TensorEntry) -> tuple[str, int]:
+def place_of(entry: TensorEntry) -> tuple[str, int]:
     """The file, and the position there, where a tensor begins."""
     return min(
         [
@@ -302,11 +319,29 @@ def _place(entry: TensorEntry) -> tuple[str, int]:
     )
 
 
-def _join_small(
-    components: Iterable[_Component], tuning: Tuning
-) -> Iterator[list[_Component]]:
-    """Joins neighbours that are small."""
-    small: list[_Component] = []
+class _Sized(Protocol):
+    """What takes host memory until it is placed."""
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes of host memory."""
+        ...
+
+
+SizedT = TypeVar("SizedT", bound=_Sized)
+
+
+def join_small(components: Iterable[SizedT], tuning: Tuning) -> Iterator[list[SizedT]]:
+    """Joins neighbours that are small.
+
+    Args:
+        components: Leaves that share nothing, in the order of the files.
+        tuning: Up to which size they are joined.
+
+    Yields:
+        Neighbours that are placed in one call, or one that is not small.
+    """
+    small: list[SizedT] = []
     nbytes = 0
     for component in components:
         # What is placed in one call counts, not what is read for it.

@@ -28,8 +28,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from tf2flax._base.data_files import DataFile
 from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
-from tf2flax._base.manifest import DataFile
 from tf2flax._base.text import format_nbytes
 from tf2flax._base.values import encode_name
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from tf2flax._base.manifest import DataFile
+from tf2flax._base.data_files import DataFile
 
 # What is needed to recognise a file by its beginning (bytes).
 HEAD_NBYTES: Final = 4096

@@ -67,6 +67,8 @@ class Exchange:
         suffixes: Suffixes of the new data files.
         find_names: What the old checkpoint may be called meanwhile; None for nothing.
         interrupts: Exceptions of signal handlers; raised when all is done.
+        leftovers: Files that should go and that the system does not remove, and why.
+            No checkpoint needs them, so that an exchange goes on without.
     """
 
     prefix: str
@@ -76,12 +78,16 @@ class Exchange:
     interrupts: list[BaseException] = dataclasses.field(
         default_factory=list[BaseException]
     )
+    leftovers: dict[str, OSError] = dataclasses.field(
+        default_factory=dict[str, OSError]
+    )
 
     def run(self) -> None:
         """Renames the new files and removes the old ones.
 
         Raises:
-            OSError: The system refuses; the message says what is there now.
+            OSError: The system refuses; the message says what is there now. Never once
+                the new index is in its place: `leftovers` has what went wrong then.
             KeyboardInterrupt: It came meanwhile, and everything is done. Likewise
                 anything else that a signal handler raises.
         """
@@ -90,14 +96,14 @@ class Exchange:
     def discard(self) -> None:
         """Removes the new files."""
         for suffix in (*self.suffixes, ".index"):
-            self._remove(f"{self.temporary}{suffix}")
+            self.remove(f"{self.temporary}{suffix}")
 
     def _run_alone(self) -> None:
         """Runs while no other process exchanges files in the same directory.
 
         Otherwise the index of one could end up beside the data of the other.
         """
-        with _locked(os.path.dirname(self.prefix)):
+        with locked(os.path.dirname(self.prefix)):
             self._run(frozenset(existing_files(self.prefix)))
 
     def _run(self, old: frozenset[str]) -> None:
@@ -105,7 +111,7 @@ class Exchange:
         # By name, since not every directory that can be written can be listed.
         shared = [s for s in self.suffixes if os.path.lexists(f"{self.prefix}{s}")]
         is_hiding = bool(shared) and os.path.lexists(index)
-        bridge = Bridge(self.prefix, self._aside(), self._remove)
+        bridge = Bridge(self.prefix, self._aside(), self.remove)
         kept: dict[str, str] = {}
         undo: list[Callable[[], None]] = []
         try:
@@ -124,18 +130,20 @@ class Exchange:
             # Data that was replaced and has no second name cannot come back.
             is_lost = is_hiding and len(undo) > 1 and len(kept) < len(shared)
             is_lost = is_lost and not bridge.names
-            raise self._undo_all(error, undo, bridge, is_lost=is_lost) from error
+            state = self._undo_all(undo, bridge, is_hiding=is_hiding, is_lost=is_lost)
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"{reason}{state}") from error
         except BaseException:
             self.discard()
             raise
         finally:
             bridge.clear()
             for path in () if bridge.names else kept.values():
-                self._remove(path)
-        self._remove(self._aside())
+                self.remove(path)
+        self.remove(self._aside())
         new = {f"{self.prefix}{suffix}" for suffix in (*self.suffixes, ".index")}
         for path in sorted(old - new):
-            self._remove(path)
+            self.remove(path)
 
     def _aside(self, suffix: str = "") -> str:
         """Path of an old file until all is done; no reader looks there."""
@@ -180,42 +188,54 @@ class Exchange:
 
     def _undo_all(
         self,
-        error: OSError,
         undo: list[Callable[[], None]],
         bridge: Bridge,
         *,
+        is_hiding: bool,
         is_lost: bool,
-    ) -> OSError:
-        """Undoes the renames; returns the error that says what is there then.
+    ) -> str:
+        """Undoes the renames; returns what is there then, to end a message.
 
         Where old data is lost, the new files still go back to their temporary names:
         there they are whole.
         """
-        reason = error.strerror or str(error)
-        steps = undo[1:] if is_lost else undo
+        steps = undo[1:] if is_lost else [*undo]
         try:
-            for step in reversed(steps):
-                step()
+            while steps:
+                steps[-1]()
+                steps.pop()
         except OSError as failure:
-            state = (
-                f"then {failure.strerror}: files of the old and of the new checkpoint "
-                f"lie at `{self.prefix}` and `{self.temporary}`, and none of them opens"
-            )
-            if bridge.is_used:
+            state = self._describe_half(bridge, is_hiding=is_hiding)
+            # All data is back: only the old index is not.
+            if steps == undo[:1] and is_hiding and not bridge.is_used:
                 state = (
-                    f"then {failure.strerror}: what was there is still there, in data "
-                    "files of other names"
+                    f"rename `{self._aside()}` to `{self.prefix}.index`, and what was "
+                    f"there opens again; the new checkpoint is at `{self.temporary}`"
                 )
-            return OSError(error.errno, f"{reason}, {state}")
+            return f", then {failure.strerror}: {state}"
         if is_lost:
-            self._remove(self._aside())
-            state = (
-                "the old checkpoint is lost, and the new one is whole at "
+            self.remove(self._aside())
+            return (
+                "; the old checkpoint is lost, and the new one is whole at "
                 f"`{self.temporary}`"
             )
-            return OSError(error.errno, f"{reason}; {state}")
         self.discard()
-        return OSError(error.errno, f"{reason}; what was there is still there")
+        return "; what was there is still there"
+
+    def _describe_half(self, bridge: Bridge, *, is_hiding: bool) -> str:
+        """Says what is there where some renames could not be undone."""
+        if bridge.is_used:
+            return "what was there is still there, in data files of other names"
+        if is_hiding:
+            return (
+                "files of the old and of the new checkpoint lie at "
+                f"`{self.prefix}` and `{self.temporary}`, and none of them opens"
+            )
+        # No new file has the name of an old one.
+        return (
+            "what was there is still there, and files of the new checkpoint lie at "
+            f"`{self.prefix}` and `{self.temporary}`"
+        )
 
     def _rename(self, source: str, target: str) -> None:
         """Renames a file, whatever signal handlers raise meanwhile."""
@@ -235,13 +255,17 @@ class Exchange:
                 return
         raise OSError(None, f"`{source}` could not be renamed for interrupts")
 
-    def _remove(self, path: str) -> None:
-        """Removes a file, whatever signal handlers raise meanwhile."""
+    def remove(self, path: str) -> None:
+        """Removes a file, whatever signal handlers raise meanwhile.
+
+        What the system does not remove, it notes.
+        """
         for _ in range(_MAX_TRIES):
             try:
                 remove(path)
-            except OSError:
-                raise
+            except OSError as error:
+                self.leftovers[path] = error
+                return
             except BaseException as error:
                 self.interrupts.append(error)
             else:
@@ -249,8 +273,11 @@ class Exchange:
 
 
 @contextlib.contextmanager
-def _locked(directory: str) -> Generator[None]:
-    """Makes other exchanges in a directory wait, where its file system has locks."""
+def locked(directory: str) -> Generator[None]:
+    """Makes other saves in a directory wait, where its file system has locks.
+
+    NFS has none for directories.
+    """
     try:
         descriptor = os.open(directory or ".", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # it cannot be read, or too many files are open
@@ -345,7 +372,7 @@ def existing_files(prefix: str) -> list[str]:
     """
     # These are found even if the directory cannot be listed.
     by_name = filter(os.path.lexists, (prefix, f"{prefix}.index"))
-    suffixes = filter(MEMBER.fullmatch, _suffixes(prefix))
+    suffixes = filter(MEMBER.fullmatch, name_endings(prefix))
     return sorted({*(prefix + suffix for suffix in suffixes), *by_name})
 
 
@@ -356,14 +383,14 @@ def remove_stale(prefix: str) -> None:
         prefix: The path of a checkpoint, without suffix.
     """
     latest = time.time() - _STALE_S
-    for suffix in filter(_TEMPORARY.fullmatch, _suffixes(prefix)):
+    for suffix in filter(_TEMPORARY.fullmatch, name_endings(prefix)):
         path = prefix + suffix
         with contextlib.suppress(OSError):
             if os.lstat(path).st_mtime < latest:
                 os.unlink(path)
 
 
-def _suffixes(prefix: str) -> list[str]:
+def name_endings(prefix: str) -> list[str]:
     """Lists how the names of files go on that begin like a path; none if it cannot."""
     # No pattern is made of the prefix: to compile one takes longer than all the rest.
     folder, name = os.path.split(prefix)

@@ -39,6 +39,16 @@ def write_error(path: str, error: OSError) -> ReadError:
     return ReadError(f"Cannot write `{path}`: {error.strerror or error}.")
 
 
+def complete_error(path: str, problem: str) -> ReadError:
+    """The error for what went wrong once a checkpoint was there.
+
+    Args:
+        path: The prefix, for users.
+        problem: What went wrong, and what to do, in sentences.
+    """
+    return ReadError(f"The checkpoint `{path}` is written and complete. {problem}")
+
+
 def store_error(
     path: str, error: Exception, where: str = "", *, verb: str = "read"
 ) -> ReadError:

@@ -18,8 +18,8 @@ import stat
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final, Self
 
+from tf2flax._base.data_files import BufferRead, DataFile
 from tf2flax._base.errors import DamagedError, ReadError, ReplacedError
-from tf2flax._base.manifest import DataFile
 from tf2flax._base.values import ByteRange
 
 from .base import HEAD_NBYTES
@@ -297,6 +297,12 @@ class LocalFile:
                 where = describe_bytes(subject, ByteRange(start, start + nbytes))
                 raise system_error(self.path, error, where) from error
             self._check_unchanged(descriptor, subject)
+
+    def read_each_into(self, reads: Iterable[BufferRead]) -> Generator[None]:
+        """Fills buffers, one after the other; see `DataFile`."""
+        for starts, buffer, subject in reads:
+            self.read_runs_into(starts, buffer, subject=subject)
+            yield
 
     def check_span(self, span: ByteRange, *, subject: str) -> None:
         """Checks that the file is long enough; see `DataFile`."""

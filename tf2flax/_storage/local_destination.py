@@ -6,15 +6,23 @@ Everything is written under temporary names, and renamed at the end: see `exchan
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tf2flax._base.errors import ReadError
 
 from .base import Storage
 from .bridges import FindOtherNames
-from .exchanging import Exchange, existing_files, remove_stale, uninterrupted
+from .exchanging import (
+    Exchange,
+    existing_files,
+    locked,
+    name_endings,
+    remove_stale,
+    uninterrupted,
+)
 from .local import LOCAL
 from .writing import (
     new_folders,
@@ -22,8 +30,8 @@ from .writing import (
     sync_directory,
     temporary_name,
     write_all,
-    write_atomically,
     write_new_file,
+    write_whole,
 )
 
 # As `open(path, "xb")`.
@@ -80,6 +88,10 @@ class LocalDestination:
         """Files of a checkpoint with this prefix; see `existing_files`."""
         return existing_files(self._path)
 
+    def suffixes(self) -> list[str]:
+        """From a listing of the folder."""
+        return name_endings(self._path)
+
     def free_count(self, count: int) -> int:
         """The count itself: old files have their names until all is written."""
         return count
@@ -119,7 +131,9 @@ class LocalDestination:
                 "the same."
             )
 
-    def publish(self, index: bytes, suffixes: Sequence[str]) -> None:
+    def publish(
+        self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
+    ) -> str:
         """Writes the index, and renames all files; see `Exchange`."""
         remove_stale(self._path)
         try:
@@ -128,20 +142,36 @@ class LocalDestination:
             self.discard(suffixes)
             raise
         # Everything is on the disk; what follows only renames.
-        self._exchange(suffixes).run()
+        exchange = self._exchange(suffixes)
+        exchange.run()
+        for suffix in replaced:
+            exchange.remove(f"{self._path}{suffix}")
+        problems = [
+            f"`{path}`, which nothing needs, could not be removed: "
+            f"{error.strerror or error}. Remove it."
+            for path, error in exchange.leftovers.items()
+        ]
         try:
             sync_directory(self._path)
         except OSError as error:
-            reason = f"{error.strerror}; it is written, but a crash may undo that"
-            raise OSError(error.errno, reason) from error
+            problems.append(
+                f"Its folder could not be synced: {error.strerror or error}. Run "
+                "`sync`, or a crash of the machine may undo the save."
+            )
+        return " ".join(problems)
 
     def discard(self, suffixes: Sequence[str]) -> None:
         """Removes the files with temporary names."""
         uninterrupted(self._exchange(suffixes).discard)
 
-    def replace(self, location: str, contents: bytes) -> None:
-        """Writes a small file whole, or not at all."""
-        write_atomically(location, contents)
+    def update(self, location: str, change: Callable[[bytes], bytes]) -> None:
+        """Writes a small file anew, whole or not at all, while others wait."""
+        with locked(os.path.dirname(location)):
+            if os.path.isdir(location):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            write_whole(location, change(LOCAL.read(location) or b""))
+        with contextlib.suppress(OSError):  # of which `publish` tells
+            sync_directory(location)
 
     def _exchange(self, suffixes: Sequence[str]) -> Exchange:
         return Exchange(self._path, self._temporary, tuple(suffixes), self._find_names)

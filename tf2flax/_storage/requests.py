@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 # One request: small enough to end within the time below on a slow line, large enough
 # that its overhead does not count (bytes) ...
 REQUEST_NBYTES: Final = 2 << 20
-# ... of which one reader has this much in flight (bytes), in at most so many requests.
-# With all readers, 64 MiB at most are in flight.
+# ... of which one reader has this much in flight (bytes), in at most so many requests,
+# and more as long as all readers together have no more than that: one alone would wait
+# where an answer takes 30 ms, in which 6 MB could come.
 IN_FLIGHT_NBYTES: Final = 8 << 20
 MAX_REQUESTS: Final = 32
+ALL_IN_FLIGHT_NBYTES: Final = 64 << 20
 # A request that is not answered whole after this is given up; tensorstore itself waits
 # for ever on a server that stops in the middle of an answer (seconds).
 REQUEST_TIMEOUT_S = 60.0
@@ -57,6 +60,26 @@ _DEFAULT_CONTEXT: Final = {
     "gcs_request_retries": _RETRIES,
     "s3_request_retries": _RETRIES,
 }
+
+
+class _AllInFlight:
+    """Bytes that all readers of this process have in flight.
+
+    Attributes:
+        nbytes: How many.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> None:
+        """Counts bytes that are asked for, or, as a negative number, that are there."""
+        with self._lock:
+            self.nbytes += nbytes
+
+
+ALL_IN_FLIGHT: Final = _AllInFlight()
 
 
 class StoreClient:
@@ -131,19 +154,28 @@ class StoreClient:
         )
         return wait_for(future, self.url_of(key))
 
-    def start_write(self, key: str, contents: bytes | bytearray | None) -> Future[Any]:
+    def start_write(
+        self,
+        key: str,
+        contents: bytes | bytearray | None,
+        *,
+        if_equal: bytes | None = None,
+    ) -> Future[Any]:
         """Starts to write a key whole, or to delete it.
 
         Args:
             key: The key.
             contents: All bytes, which are copied at once; None deletes the key.
+            if_equal: The generation that the key must still have; None for any.
 
         Returns:
-            The answer, for `wait_for`.
+            The answer, for `wait_for`: its `generation` is empty where the key has
+            another one.
         """
         load_tensorstore()
         # Its stub leaves out that a bytearray will do.
-        return self._root.write(encode_name(key), cast("bytes | None", contents))
+        value = cast("bytes | None", contents)
+        return self._root.write(encode_name(key), value, if_equal=if_equal)
 
     def list_keys(self, folder: str) -> list[str]:
         """Lists what follows a path in the keys that begin with it, sorted.

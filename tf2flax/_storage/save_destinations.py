@@ -9,7 +9,7 @@ that opens, or what was there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .base import Storage
@@ -71,6 +71,14 @@ class SaveDestination(Protocol):
 
     def existing(self) -> list[str]:
         """What of a checkpoint with this prefix is there, for users.
+
+        Raises:
+            ReadError: The store refuses.
+        """
+        ...
+
+    def suffixes(self) -> list[str]:
+        """How names go on that begin like the prefix; none where none are listed.
 
         Raises:
             ReadError: The store refuses.
@@ -142,12 +150,19 @@ class SaveDestination(Protocol):
         """
         ...
 
-    def publish(self, index: bytes, suffixes: Sequence[str]) -> None:
+    def publish(
+        self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
+    ) -> str:
         """Makes the data files a checkpoint, in place of an old one.
 
         Args:
             index: All bytes of the index.
             suffixes: Those of all data files, of all processes.
+            replaced: Those of other files that go then: of a V1 checkpoint.
+
+        Returns:
+            What went wrong once the checkpoint was there, and what to do, in sentences;
+            "" for nothing.
 
         Raises:
             OSError: The system refuses. The data files are removed, and what was there
@@ -160,15 +175,16 @@ class SaveDestination(Protocol):
         """Removes data files that were not published, as far as they exist."""
         ...
 
-    def replace(self, location: str, contents: bytes) -> None:
-        """Writes a small file, in place of one that is there already.
+    def update(self, location: str, change: Callable[[bytes], bytes]) -> None:
+        """Changes a small file; another save that changes it comes before, or after.
 
         Args:
             location: Its path in the storage.
-            contents: All its bytes.
+            change: Makes its new contents of those that it has, b"" where it is not
+                there; called again where another save was faster.
 
         Raises:
             OSError: The system refuses; what was there is still there.
-            ReadError: The store refuses.
+            ReadError: The system or the store refuses; likewise.
         """
         ...

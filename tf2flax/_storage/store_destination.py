@@ -16,8 +16,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import secrets
-from collections.abc import Sequence
-from typing import Any, Final
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from tf2flax._base.errors import CheckpointError, ReadError, UnsupportedError
 
@@ -26,11 +27,18 @@ from .exchanging import MEMBER
 from .stores import KvStorage
 from .writing import temporary_name
 
+if TYPE_CHECKING:
+    from .requests import Future
+
 # Size that a data object should not exceed: large enough that the overhead of a request
 # does not count, small enough that several fit into memory (bytes).
 OBJECT_NBYTES: Final = 32 << 20
 # Requests are under way as long as they have fewer bytes than this together (bytes).
 IN_FLIGHT_NBYTES: Final = 64 << 20
+# How often an object is read and written again that other saves change meanwhile; how
+# long between, at most (seconds).
+_MAX_TRIES: Final = 100
+_LOOK_AGAIN_S: Final = 0.1
 # The slowest line on which a save succeeds (bytes per second).
 _SLOWEST_LINE: Final = 1 << 20
 
@@ -50,7 +58,9 @@ class StoreDestination:
         self._client = storage.client
         self._key = key
         self._token = token or secrets.token_hex(8)
-        # Suffixes of objects that were there before; None until they are listed.
+        # How keys went on that begin like the prefix. Of the checkpoint that was there
+        # before, its objects; None until they are listed.
+        self._suffixes: list[str] = []
         self._old: frozenset[str] | None = None
         self._in_flight: collections.deque[_Upload] = collections.deque()
 
@@ -86,6 +96,11 @@ class StoreDestination:
             return []
         return [self._url_of(suffix) for suffix in sorted(old)]
 
+    def suffixes(self) -> list[str]:
+        """From a listing of what begins like the prefix."""
+        self._list_old()
+        return self._suffixes
+
     def free_count(self, count: int) -> int:
         """The first number from `count` on that no old data object has in its name."""
         old = self._list_old()
@@ -100,7 +115,7 @@ class StoreDestination:
 
     def mark(self) -> None:
         """Writes the token into an object."""
-        self.replace(self._mark_key, self._token.encode())
+        self._put(self._mark_key, self._token.encode())
 
     def unmark(self) -> None:
         """Removes the object, if the store lets us."""
@@ -145,12 +160,14 @@ class StoreDestination:
     def check(self, suffix: str, nbytes: int) -> None:
         """Nothing: a store answers once it has all of an object."""
 
-    def publish(self, index: bytes, suffixes: Sequence[str]) -> None:
+    def publish(
+        self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
+    ) -> str:
         """Writes the index, and removes what was there before."""
         key = f"{self._key}.index"
         old = self._list_old()
         try:
-            self.replace(key, index)
+            self._put(key, index)
         except BaseException as error:
             # The answer may be lost, and the index be there.
             if not self._has(key, index):
@@ -159,7 +176,8 @@ class StoreDestination:
                 raise
             if not isinstance(error, Exception):  # an interrupt
                 raise
-        self._remove(sorted(old - {*suffixes, ".index"}))
+        self._remove([*sorted(old - {*suffixes, ".index"}), *replaced])
+        return ""
 
     def discard(self, suffixes: Sequence[str]) -> None:
         """Removes data objects; those that the store keeps harm nobody."""
@@ -167,30 +185,57 @@ class StoreDestination:
             self._in_flight.popleft().future.cancel()
         self._remove(suffixes)
 
-    def replace(self, location: str, contents: bytes) -> None:
+    def update(self, location: str, change: Callable[[bytes], bytes]) -> None:
+        """Writes a small object, if it is still what was read; else reads it again."""
+        for _ in range(_MAX_TRIES):
+            present = self._client.read(location)
+            contents = present.value if present.state == "value" else b""
+            contents = change(contents)
+            future = self._client.start_write(
+                location, contents, if_equal=present.stamp.generation
+            )
+            try:
+                if self._answer_of(future, location).generation:
+                    return
+            except UnsupportedError:  # some servers know no conditions
+                self._put(location, contents)
+                return
+            time.sleep(secrets.randbelow(100) * _LOOK_AGAIN_S / 100)
+        raise ReadError(
+            f"Cannot write `{self._client.url_of(location)}`: other saves changed it "
+            f"{_MAX_TRIES} times meanwhile."
+        )
+
+    def _put(self, key: str, contents: bytes) -> None:
         """Writes a small object, in one request."""
-        self.upload(location, contents)
+        self.upload(key, contents)
         self.settle()
 
     def _list_old(self) -> frozenset[str]:
         """Suffixes of the objects that were there when this was first asked."""
         if self._old is None:
             try:
-                suffixes = self._client.list_keys(self._key)
+                self._suffixes = self._client.list_keys(self._key)
             except UnsupportedError:  # without a listing, names that there may be
-                suffixes = [
+                self._suffixes = [
                     suffix
                     for suffix in ("", ".index")
                     if self._storage.is_file(f"{self._key}{suffix}")
                 ]
-            self._old = frozenset(filter(MEMBER.fullmatch, suffixes))
+            self._old = frozenset(filter(MEMBER.fullmatch, self._suffixes))
         return self._old
 
     def _wait_for(self, upload: _Upload) -> None:
         timeout_s = requests.REQUEST_TIMEOUT_S + upload.ahead_nbytes / _SLOWEST_LINE
-        url = self._client.url_of(upload.key)
+        self._answer_of(upload.future, upload.key, timeout_s)
+
+    def _answer_of(
+        self, future: Future[Any], key: str, timeout_s: float | None = None
+    ) -> Any:
+        """The answer of a request to write; see `requests.wait_for`."""
+        url = self._client.url_of(key)
         try:
-            requests.wait_for(upload.future, url, verb="write", timeout_s=timeout_s)
+            return requests.wait_for(future, url, verb="write", timeout_s=timeout_s)
         except NotImplementedError as error:
             raise UnsupportedError(
                 f"`{url}` cannot be written: its store can only be read. Write to a "

@@ -9,15 +9,18 @@ from __future__ import annotations
 import collections
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tf2flax._base.data_files import BufferRead
 from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
 from tf2flax._base.values import ByteRange
 
 from .base import HEAD_NBYTES
 from .faults import OutOfRangeError, describe_bytes, missing_file, short_file
 from .requests import (
+    ALL_IN_FLIGHT,
+    ALL_IN_FLIGHT_NBYTES,
     IN_FLIGHT_NBYTES,
     MAX_REQUESTS,
     REQUEST_NBYTES,
@@ -28,6 +31,7 @@ from .snapshots import replaced
 
 if TYPE_CHECKING:
     from .archives import UnpackedFile
+    from .requests import Future
 
 
 class StoreIndex:
@@ -204,47 +208,75 @@ class StoreFile:
     def read_runs_into(
         self, starts: Sequence[int], buffer: memoryview, *, subject: str
     ) -> None:
-        """Fills a buffer with runs, by a few requests at a time; see `DataFile`.
+        """Fills a buffer with runs, by a few requests at a time; see `DataFile`."""
+        for _ in self.read_each_into([BufferRead(starts, buffer, subject)]):
+            pass
 
-        The buffer has run after run, each of which is read by one or several requests:
+    def read_each_into(self, reads: Iterable[BufferRead]) -> Generator[None]:
+        """Fills buffers, by a few requests at a time; see `DataFile`.
+
+        A buffer has run after run, each of which is read by one or several requests:
 
             run of the file     start            start + nbytes
                                 |-- request --|-- request --|-|
             buffer      |- run 0 -|- run 1 -| …
+
+        Requests for the next buffers are under way before the first one is full.
         """
-        nbytes = len(buffer) // len(starts)
-        if unpacked := self._unpacked(subject):
-            last = max(starts)
-            self._check_unpacked(unpacked, ByteRange(last, last + nbytes), subject)
-            for number, start in enumerate(starts):
-                run = buffer[number * nbytes : (number + 1) * nbytes]
-                unpacked.read_into(start, run)
-            return
-        in_flight: collections.deque[tuple[slice, ByteRange, Any]] = collections.deque()
-        longest = min(REQUEST_NBYTES, max(nbytes, 1))
-        max_in_flight = min(MAX_REQUESTS, IN_FLIGHT_NBYTES // longest)
 
-        def collect() -> None:
-            target, span, future = in_flight.popleft()
-            buffer[target] = self._answer(future, span, subject)
+        def start(request: _Request) -> _Asked:
+            span = request.span
+            if not span.nbytes:
+                return request, None
+            future = self._client.start_read(self._key, slice(span.start, span.stop))
+            ALL_IN_FLIGHT.add(span.nbytes)
+            return request, future
 
+        def collect() -> bool:
+            """Takes the oldest answer; True if its buffer is full now."""
+            request, future = under_way.popleft()
+            if future is not None:
+                ALL_IN_FLIGHT.add(-request.span.nbytes)
+                answer = self._answer(future, request.span, request.subject)
+                request.target[:] = answer
+                self._min_nbytes = max(self._min_nbytes, request.span.stop)
+            return request.is_last
+
+        under_way: collections.deque[_Asked] = collections.deque()
         try:
-            for number, start in enumerate(starts):
-                for offset in range(0, nbytes, REQUEST_NBYTES):
-                    count = min(REQUEST_NBYTES, nbytes - offset)
-                    while len(in_flight) >= max_in_flight:
-                        collect()
-                    first = number * nbytes + offset
-                    span = ByteRange(start + offset, start + offset + count)
-                    request = slice(span.start, span.stop)
-                    future = self._client.start_read(self._key, request)
-                    in_flight.append((slice(first, first + count), span, future))
-            while in_flight:
-                collect()
+            for read in reads:
+                if self._has_unpacked(read):
+                    yield
+                    continue
+                for request in _requests_for(read):
+                    while _is_full(under_way, request.span.nbytes):
+                        if collect():
+                            yield
+                    under_way.append(start(request))
+                # Room for the next buffer, beside one that is being emptied.
+                while under_way and _is_full(under_way, 2 * len(read.buffer)):
+                    if collect():
+                        yield
+            while under_way:
+                if collect():
+                    yield
         finally:
-            for _, _, future in in_flight:
-                future.cancel()
-        self._min_nbytes = max(self._min_nbytes, max(starts) + nbytes)
+            for request, future in under_way:
+                if future is not None:
+                    future.cancel()
+                    ALL_IN_FLIGHT.add(-request.span.nbytes)
+
+    def _has_unpacked(self, read: BufferRead) -> bool:
+        """Fills a buffer from the uncompressed file, if it is a compressed one."""
+        starts, buffer, subject = read
+        unpacked = self._unpacked(subject)
+        if unpacked is None:
+            return False
+        nbytes, last = len(buffer) // len(starts), max(starts)
+        self._check_unpacked(unpacked, ByteRange(last, last + nbytes), subject)
+        for number, start in enumerate(starts):
+            unpacked.read_into(start, buffer[number * nbytes : (number + 1) * nbytes])
+        return True
 
     def check_span(self, span: ByteRange, *, subject: str) -> None:
         """Checks that the file is long enough, where much depends on it.
@@ -359,6 +391,54 @@ class StoreFile:
                 f"{len(result.value)}{where}."
             )
         return result.value
+
+
+class _Request(NamedTuple):
+    """One request of several that fill a buffer.
+
+    Attributes:
+        target: The part of the buffer.
+        span: The bytes of the file.
+        subject: What is read, for messages.
+        is_last: True if the buffer is full after it, and those before it.
+    """
+
+    target: memoryview
+    span: ByteRange
+    subject: str
+    is_last: bool
+
+
+# A request, and its answer; None where nothing had to be asked.
+_Asked = tuple[_Request, "Future[Any] | None"]
+
+
+def _requests_for(read: BufferRead) -> Iterator[_Request]:
+    """The requests that fill a buffer with runs, one at least."""
+    starts, buffer, subject = read
+    nbytes = len(buffer) // len(starts)
+    for number, start in enumerate(starts):
+        for offset in range(0, max(nbytes, 1), REQUEST_NBYTES):
+            count = min(REQUEST_NBYTES, nbytes - offset)
+            first = number * nbytes + offset
+            yield _Request(
+                buffer[first : first + count],
+                ByteRange(start + offset, start + offset + count),
+                subject,
+                is_last=first + count == len(buffer) and number + 1 == len(starts),
+            )
+
+
+def _is_full(under_way: Sequence[_Asked], nbytes: int) -> bool:
+    """True if some bytes more are too much for one reader to have under way."""
+    if len(under_way) >= MAX_REQUESTS:
+        return True
+    asked = sum(request.span.nbytes for request, _ in under_way)
+    return (
+        bool(under_way)
+        and asked + nbytes > IN_FLIGHT_NBYTES
+        and ALL_IN_FLIGHT.nbytes + nbytes > ALL_IN_FLIGHT_NBYTES
+    )
 
 
 def _names_contents(generation: bytes) -> bool:

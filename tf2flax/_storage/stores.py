@@ -14,7 +14,7 @@ import posixpath
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from tf2flax._base.errors import CheckpointNotFoundError, ReadError, UnsupportedError
 
@@ -35,6 +35,8 @@ _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _PATH_OF_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 # URLs of these stores name a host or a bucket after `//`.
 _WITH_HOST: Final = ("http", "https", "gs", "s3")
+# A query chooses a file of these servers.
+_WITH_QUERY: Final = ("http", "https")
 # One of several files, as a Saver names them in the state file.
 _ANY_NUMBER: Final = "-?????-of-"
 
@@ -76,6 +78,8 @@ def _storage_of(path: Any, context: Context | None) -> tuple[Storage, str]:
         if text.startswith("~"):
             refuse_home(text)
         return LOCAL, text
+    if url["scheme"].lower() not in _WITH_QUERY and "|" not in text:
+        _refuse_query(text)
     # With a `|`, it is a pipeline of stores, such as a zip file's.
     if url["scheme"].lower() == "file" and "|" not in text:
         return LOCAL, _path_of_file_url(text)
@@ -103,14 +107,14 @@ def _spec_of(url: str) -> str | dict[str, Any]:
 
     tensorstore itself reads TENSORSTORE_GCS_HTTP_URL, but not this variable.
     """
-    parts = urlsplit(url)
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint or parts.scheme.lower() != "s3" or "|" in url:
+    if not endpoint or not url.lower().startswith("s3://") or "|" in url:
         return url
+    bucket, _, path = url.partition("://")[2].partition("/")
     spec: dict[str, Any] = {
         "driver": "s3",
-        "bucket": parts.netloc,
-        "path": unquote(parts.path[1:]),
+        "bucket": bucket,
+        "path": unquote(path),
         "endpoint": endpoint.rstrip("/"),
     }
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -168,13 +172,31 @@ def _archive_of(store: KvStore) -> Archive | None:
 
 
 def _path_of_file_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost"):
+    host, slash, path = url.partition("://")[2].partition("/")
+    if host not in ("", "localhost"):
         raise UnsupportedError(
-            f"`{url}` names the host `{parts.netloc}`. A file:// URL has three slashes "
+            f"`{url}` names the host `{host}`. A file:// URL has three slashes "
             "before its absolute path."
         )
-    return unquote(parts.path)
+    # Of a name that is no UTF-8, the bytes; as those of a path.
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    return unquote(slash + path, encoding, errors)
+
+
+def _refuse_query(url: str) -> None:
+    """Refuses what is no part of a name, and would be dropped.
+
+    Raises:
+        UnsupportedError: Something follows the path.
+    """
+    mark = re.search("[?#]", url)
+    if mark:
+        kind = "a query" if mark[0] == "?" else "a fragment"
+        encoded = url.replace("?", "%3F").replace("#", "%23")
+        raise UnsupportedError(
+            f"`{url}` has {kind} from `{mark[0]}` on, which names no file. Where the "
+            f"character belongs to a name, write `{encoded}`."
+        )
 
 
 class KvStorage:

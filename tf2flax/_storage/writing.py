@@ -68,11 +68,16 @@ def write_atomically(path: str, contents: bytes) -> None:
     Raises:
         OSError: The system refuses; what was there is still there.
     """
+    write_whole(path, contents)
+    sync_directory(path)
+
+
+def write_whole(path: str, contents: bytes) -> None:
+    """Does the same, but a crash of the machine may bring back what was there."""
     temporary = temporary_name(path)
     try:
         write_new_file(temporary, contents)
         os.replace(temporary, path)
-        sync_directory(path)
     finally:
         remove(temporary)
 

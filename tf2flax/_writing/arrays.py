@@ -5,17 +5,19 @@ Each is checked and named; nothing is fetched from a device or read from a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.values import STRING, TensorSpec
+from tf2flax._base.memory import view_at
+from tf2flax._base.values import STRING, STRING_KINDS, Box, TensorSpec
 from tf2flax._checkpoint.mapping import refuse_masked, strings_as_bytes
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
-from .device_arrays import is_jax_array, prepare_jax_array
+from .device_arrays import fetch_array, is_jax_array, prepare_jax_array
 from .new_tensors import NewTensor, stored_dtype, whole_tensor
 from .slicing import copy_tensor
 
@@ -50,29 +52,33 @@ def prepare_tensor(name: str, value: Any) -> NewTensor:
     if isinstance(value, StoredTensor):
         return copy_tensor(name, value)
     if is_jax_array(value):
-        spec, array = prepare_jax_array(name, value)
+        spec = prepare_jax_array(name, value)
         if not value.is_fully_addressable:
             # Here, since only jobs of several processes have such arrays.
             from .sharded import sharded_tensor
 
             return sharded_tensor(name, spec, value)
-        return whole_tensor(name, spec, array)
-    return whole_tensor(name, *_prepare_host_array(name, value))
+        fetch = functools.partial(fetch_array, value)
+        whole = functools.partial(fetch, Box.whole(spec.shape))
+        return whole_tensor(name, spec, whole, fetch)
+    spec, array = _prepare_host_array(name, value)
+    whole = Box.whole(spec.shape)
+    return whole_tensor(
+        name, spec, lambda: array, lambda box: view_at(array, box.within(whole))
+    )
 
 
-def _prepare_host_array(
-    name: str, value: Any
-) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
+def _prepare_host_array(name: str, value: Any) -> tuple[TensorSpec, np.ndarray]:
     if not _is_array(value):
         raise AssignmentError(_describe_no_array(name, value))
     refuse_masked(f"Leaf `{name}`", value)
     array: np.ndarray[Any, np.dtype[Any]]
     # As `object`, since NumPy would cut zero bytes off the end of a byte string.
     array = np.asarray(value, object if isinstance(value, bytes) else None)
-    if array.dtype.kind in "OSU":
+    if array.dtype.kind in STRING_KINDS:
         strings = strings_as_bytes(f"Leaf `{name}`", array)
-        return TensorSpec(array.shape, STRING), lambda: strings
-    return TensorSpec(array.shape, stored_dtype(name, array.dtype)), lambda: array
+        return TensorSpec(array.shape, STRING), strings
+    return TensorSpec(array.shape, stored_dtype(name, array.dtype)), array
 
 
 def _describe_no_array(name: str, value: object) -> str:

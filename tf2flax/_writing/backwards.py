@@ -1,12 +1,19 @@
 """Leaves of a plan -> the tensors that they came from, one after the other.
 
-Each leaf is fetched once, scattered over its tensors and dropped after the last:
+Of a leaf that joins tensors, each is fetched alone, when it is written:
 
     leaf w [3, 2]  (= stack of l_0/w, l_1/w, l_2/w)
+        | split_portion
+        +-> portion w[0:1] -> l_0/w [2]
+        +-> portion w[1:2] -> l_1/w [2]
+        +-> portion w[2:3] -> l_2/w [2]
+
+A portion is fetched once, scattered over its tensors and dropped after the last:
+
+    portion v[0:4]  (= concat of q, k, reshaped)
         | scatter_value
-        +-> contribution to l_0/w [2]
-        +-> contribution to l_1/w [2]        each with a mask of what it covers
-        +-> contribution to l_2/w [2]        (None: everything)
+        +-> contribution to q [2]            each with a mask of what it covers
+        +-> contribution to k [2]            (None: everything)
 
 Contributions of several leaves to one tensor are merged; where they overlap, they must
 be equal. Elements that no leaf covers are read from the checkpoint again.
@@ -15,10 +22,15 @@ be equal. Elements that no leaf covers are read from the checkpoint again.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tf2flax._assignment.layouts.portions import (
+    Portion,
+    split_portion,
+    whole_portion,
+)
 from tf2flax._assignment.layouts.scattering import (
     Contribution,
     same_bits,
@@ -32,7 +44,7 @@ from tf2flax._assignment.layouts.uncasting import (
     settle_values,
     uncast_value,
 )
-from tf2flax._assignment.plans.families import FetchLeaf, join_group
+from tf2flax._assignment.plans.families import join_group
 from tf2flax._assignment.plans.inverse import InversePlan, spec_lookup
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.dtypes import forced_cast, kind_of
@@ -41,50 +53,61 @@ from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._reading.whole import read_entry
 
+from .new_tensors import NewTensor
+
 # Contributions to tensors, by stored name.
 _Contributions = dict[str, list[Contribution]]
 
 
 class TensorWriter:
-    """Puts tensors together from leaves, each of which is fetched once and dropped.
+    """Puts tensors together from leaves, of which each element is fetched once.
 
-    The contributions of a leaf are kept until the last of its tensors has been asked
-    for. Where variables are stored in two places, leaves are fetched again for the
-    second ones, since the places of one variable may be far apart in the file.
+    The contributions of a portion are kept until the last of its tensors has been asked
+    for: those of one tensor alone are not kept. Where variables are stored in two
+    places, leaves are fetched again for the second ones, since the places of one
+    variable may be far apart in the file.
 
     A tied leaf counts as a leaf for each of its tensors.
     """
 
-    def __init__(
-        self,
-        inverse: InversePlan,
-        fetch: FetchLeaf,
-    ) -> None:
+    def __init__(self, inverse: InversePlan, leaves: Mapping[str, NewTensor]) -> None:
         """Begins to put tensors together.
 
         Args:
             inverse: What each tensor is, in terms of leaves.
-            fetch: Gives the array of a leaf, on the host; called once for each, and
-                for a tied leaf once for each of its tensors.
+            leaves: The leaves, by name, none of which spans processes.
         """
-        groups, self._stored = inverse.groups, inverse.stored
-        self._fetch = fetch
+        self._leaves, self._stored = leaves, inverse.stored
         self._spec_of = spec_lookup(inverse.view)
-        self._groups_of: dict[str, list[int]] = {}
+        self._portions = [
+            (group, portion)
+            for group in inverse.groups
+            for portion in self._split_group(group)
+        ]
+        self._portions_of: dict[str, list[int]] = {}
         # Which of the places of its variable a stored tensor is: 0 for the first.
         self._turn_of: dict[str, int] = {}
-        self._groups = groups
-        # By the number of the group and the turn: how many tensors have not been asked
-        # for, and the contributions to them, by stored name.
+        # By the number of the portion and the turn: how many tensors have not been
+        # asked for, and the contributions to them, by stored name.
         self._num_left: collections.Counter[tuple[int, int]] = collections.Counter()
         self._contributions: dict[tuple[int, int], _Contributions] = {}
-        for number, group in enumerate(groups):
-            variables = dict.fromkeys(map(self._stored.places, group[0].sources))
+        for number, (_, portion) in enumerate(self._portions):
+            variables = dict.fromkeys(map(self._stored.places, portion.sources))
             for places in variables:
                 for turn, place in enumerate(places):
                     self._num_left[number, turn] += 1
                     self._turn_of[place] = turn
-                    self._groups_of.setdefault(place, []).append(number)
+                    self._portions_of.setdefault(place, []).append(number)
+
+    def _split_group(self, group: Sequence[Assignment]) -> Sequence[Portion]:
+        """What of a group of leaves is fetched alone."""
+        first = group[0]
+        whole = whole_portion(first.expression, first.shape)
+        # Parts of a family are joined first; and of some leaves, as of tensors that are
+        # read from a file, a part takes as much as all.
+        if first.box is not None or self._leaves[first.leaf].pieces[0].part is None:
+            return [whole]
+        return list(split_portion(whole, self._spec_of))
 
     def tensor(self, name: str) -> np.ndarray:
         """Puts one tensor together; each may be asked for once.
@@ -123,8 +146,8 @@ class TensorWriter:
     def _leaf_values(self, name: str, entry: TensorEntry) -> list[LeafValue]:
         """The values of one tensor in leaves, each with the casts of loading it."""
         leaf_values: list[LeafValue] = []
-        for number in self._groups_of[name]:
-            assignment = self._groups[number][0]
+        for number in self._portions_of[name]:
+            assignment = self._portions[number][0][0]
             try:
                 contributions = self._take_contributions(number, name)
             except _CannotWriteError as error:
@@ -155,24 +178,28 @@ class TensorWriter:
         raise misfit_error(conflict, culprit, entry.name, entry.spec)
 
     def _take_contributions(self, number: int, name: str) -> list[Contribution]:
-        """Contributions of a group of leaves to one tensor; dropped here."""
+        """Contributions of a portion to one tensor; dropped here."""
         turn = self._turn_of[name]
         key = number, turn
         if key not in self._contributions:
-            self._contributions[key] = self._scatter_group(number, turn)
+            self._contributions[key] = self._scatter_portion(number, turn)
         contributions = self._contributions[key].pop(name)
         self._num_left[key] -= 1
         if not self._num_left[key]:
             del self._contributions[key]
         return contributions
 
-    def _scatter_group(self, number: int, turn: int) -> _Contributions:
-        """Fetches a group of leaves, and scatters it over its tensors of one turn."""
-        group = self._groups[number]
-        value, mask = join_group(group, self._fetch, self._spec_of)
+    def _scatter_portion(self, number: int, turn: int) -> _Contributions:
+        """Fetches a portion, and scatters it over its tensors of one turn."""
+        group, portion = self._portions[number]
+        leaf, dtype = group[0].leaf, group[0].dtype
+        if group[0].box is None:
+            value, mask = portion.value_of(self._fetch(leaf, portion.box)), None
+        else:
+            value, mask = join_group(group, self._fetch, self._spec_of)
         try:
             contributions = scatter_value(
-                group[0].expression, value, mask, self._spec_of, group[0].dtype
+                portion.expression, value, mask, self._spec_of, dtype, portion.casts
             )
         except AssignmentError as error:
             raise _CannotWriteError(str(error)) from error
@@ -182,6 +209,9 @@ class TensorWriter:
             if turn < len(places):
                 by_place.setdefault(places[turn], []).append(contribution)
         return by_place
+
+    def _fetch(self, leaf: str, box: Box) -> np.ndarray:
+        return self._leaves[leaf].pieces[0].elements(box)
 
 
 class _CannotWriteError(Exception):

@@ -7,6 +7,7 @@ Source: `BundleWriter`, tensorflow/core/util/tensor_bundle/tensor_bundle.cc.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from tf2flax._formats.bundle import data_file_suffix
@@ -14,12 +15,26 @@ from tf2flax._storage.save_destinations import SaveDestination
 
 from .new_tensors import NewTensor
 from .parts import format_index, plan_parts, write_part
+from .slicing import cut_slices
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WrittenBundle:
+    """Data files that become a checkpoint once they are published.
+
+    Attributes:
+        index: All bytes of the index.
+        suffixes: Those of the data files.
+    """
+
+    index: bytes
+    suffixes: Sequence[str]
 
 
 def write_bundle(
     destination: SaveDestination, tensors: Sequence[NewTensor], *, num_data_files: int
-) -> None:
-    """Writes a checkpoint, in place of one with the same prefix if there is one.
+) -> WrittenBundle:
+    """Writes the data files of a checkpoint, which `destination.publish` makes one.
 
     Args:
         destination: Where; its folder exists.
@@ -27,11 +42,16 @@ def write_bundle(
         num_data_files: Number of data files, between which bytes are balanced; at
             least, where the destination limits their size.
 
+    Returns:
+        What is to be published.
+
     Raises:
         OSError: The system refuses; what was written so far is removed, and what was
-            there is still there, unless the message says something else.
+            there is still there.
         ReadError: The store refuses; likewise.
     """
+    if destination.max_file_nbytes is not None:
+        tensors = [cut_slices(t, destination.max_file_nbytes) for t in tensors]
     parts = plan_parts(
         tensors,
         (0,),
@@ -50,7 +70,7 @@ def write_bundle(
     except BaseException:
         destination.discard(suffixes)
         raise
-    destination.publish(index, suffixes)
+    return WrittenBundle(index, suffixes)
 
 
 def suffixes_of(count: int) -> list[str]:

@@ -125,7 +125,7 @@ def _loaded_tensors(
 
         sharded = sharded_names(inverse, arrays)
         tensors += sharded_tensors(inverse, arrays, sharded, stale)
-    writer = TensorWriter(inverse, lambda leaf: arrays[leaf].pieces[0].array())
+    writer = TensorWriter(inverse, arrays)
     tensors += [
         rewrite_tensor(
             inverse.manifest.entry(name),

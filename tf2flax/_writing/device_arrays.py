@@ -1,19 +1,18 @@
 """Arrays of JAX that are to be saved: checked first, fetched when they are written.
 
-Never imports JAX: who has an array of JAX has imported it.
+Imports JAX only to fetch: who has an array of JAX has imported it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
-from tf2flax._base.memory import empty
-from tf2flax._base.values import TensorSpec
+from tf2flax._base.memory import empty, view_at
+from tf2flax._base.values import Box, TensorSpec
 
 from .new_tensors import stored_dtype
 
@@ -24,18 +23,15 @@ def is_jax_array(value: Any) -> bool:
     return jax is not None and isinstance(value, jax.Array)
 
 
-def prepare_jax_array(
-    name: str, value: Any
-) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
-    """Checks an array of JAX.
+def prepare_jax_array(name: str, value: Any) -> TensorSpec:
+    """Checks an array of JAX; fetches nothing.
 
     Args:
         name: Name of the leaf, for messages.
         value: The array.
 
     Returns:
-        Shape and dtype, and what fetches the elements; of an array that spans
-        processes, it fetches those of this one.
+        Shape and dtype.
 
     Raises:
         AssignmentError: The array was deleted, or holds keys of random numbers.
@@ -57,31 +53,70 @@ def prepare_jax_array(
             "or leave it out."
         )
     dtype = cast("np.dtype[Any]", value.dtype)
-    spec = TensorSpec(value.shape, stored_dtype(name, dtype))
-    return spec, lambda: fetch_array(jax, value)
+    return TensorSpec(value.shape, stored_dtype(name, dtype))
 
 
-def fetch_array(jax: Any, value: Any) -> np.ndarray:
-    """Copies an array of JAX to the host, shard by shard, each once."""
-    # By index, so that one replica of each shard is left.
+def fetch_array(value: Any, box: Box) -> np.ndarray:
+    """Copies a box of an array of JAX to the host, each element once.
+
+        shards   | 0 1 2 | 3 4 5 |      box 2:5      fetched   | 2 | 3 4 |
+
+    Args:
+        value: The array, all of whose shards this process has.
+        box: The box.
+    """
+    # Here, since it imports JAX.
+    from tf2flax._jax.meshes import box_of
+
+    if not box.size:
+        return empty(box.shape, value.dtype)
+    # By box, so that one replica of each shard is left.
     shards = {
-        tuple((axis.start, axis.stop) for axis in shard.index): shard
-        for shard in value.addressable_shards
+        box_of(shard.index, value.shape): shard for shard in value.addressable_shards
     }
-    if len(shards) == 1:
-        return fetch_shard(jax, next(iter(shards.values())))
-    out = empty(value.shape, value.dtype)
-    for shard in shards.values():
-        out[shard.index] = fetch_shard(jax, shard)
+    parts = {
+        place: part for place in shards if (part := place.intersection(box)) is not None
+    }
+    if len(parts) == 1:  # shards tile the array
+        ((place, part),) = parts.items()
+        return fetch_part(shards[place], part.relative_to(place))
+    out = empty(box.shape, value.dtype)
+    for place, part in parts.items():
+        elements = fetch_part(shards[place], part.relative_to(place))
+        view_at(out, part.within(box))[...] = elements
     return out
 
 
-def fetch_shard(jax: Any, shard: Any) -> np.ndarray:
-    """Copies a shard to the host, unless it is there."""
-    # An array keeps its copy on the host once it was asked for. This array of the same
-    # buffer is dropped at once, and with it the copy.
-    data = shard.data
-    passing = jax.make_array_from_single_device_arrays(
-        data.shape, data.sharding, [data]
-    )
-    return jax.device_get(passing)
+def fetch_part(shard: Any, box: Box) -> np.ndarray:
+    """Copies a box of a shard to the host, unless it is there.
+
+    Whatever is saved of arrays of JAX is fetched here.
+
+    Args:
+        shard: The shard.
+        box: A box of it, which has elements.
+    """
+    jax, data = sys.modules["jax"], shard.data
+    whole = Box.whole(data.shape)
+    if box == whole or _is_on_host(data):
+        # An array keeps its copy on the host once it was asked for. This array of the
+        # same buffer is dropped at once, and with it the copy.
+        passing = jax.make_array_from_single_device_arrays(
+            data.shape, data.sharding, [data]
+        )
+        return view_at(jax.device_get(passing), box.within(whole))
+    # Here, since it imports JAX.
+    from tf2flax._jax.isolation import explicit_transfers, isolated
+
+    starts = np.array(box.starts, np.int32)
+    with isolated(), explicit_transfers():
+        part = jax.lax.dynamic_slice(data, jax.device_put(starts), box.shape)
+        return jax.device_get(part)
+
+
+def _is_on_host(data: Any) -> bool:
+    """True if a shard is in memory of the host, where a slice of it is no copy."""
+    # Here, since it imports JAX.
+    from tf2flax._jax.meshes import is_on_host
+
+    return is_on_host(data.sharding)

@@ -162,7 +162,9 @@ def _read(path: PathLike, name: str) -> str:
             contents = file.read(_MAX_NBYTES + 1)
     except OSError as error:
         fact = system_error(name, error)
-        close = _close_to(path_of_file) if isinstance(error, FileNotFoundError) else ""
+        close = ""
+        if isinstance(error, FileNotFoundError) and (near := _close_to(path_of_file)):
+            close = os.path.join(os.path.split(name)[0], near)  # as the path was given
         raise (
             ReadError(f"{fact} Did you mean `{close}`?") if close else fact
         ) from error
@@ -176,14 +178,14 @@ def _read(path: PathLike, name: str) -> str:
 
 
 def _close_to(path: str) -> str:
-    """The map file beside a path that is most like it; "" for none."""
+    """Name of the map file beside a path that is most like it; "" for none."""
     folder, name = os.path.split(path)
     try:
         names = [n for n in os.listdir(folder or ".") if n.endswith(_ENDINGS)]
     except OSError:
         return ""
     close = nearest(name[:_MAX_NAME], names, 1)
-    return os.path.join(folder, close[0]) if close else ""
+    return close[0] if close else ""
 
 
 def _write(name: str, file: str, text: str) -> None:

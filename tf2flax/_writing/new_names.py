@@ -31,6 +31,7 @@ from tf2flax._base.errors import AssignmentError, ExistsError
 from tf2flax._base.names import nearest
 from tf2flax._base.text import list_names
 from tf2flax._base.values import Box, TensorSpec
+from tf2flax._formats.object_graph import GRAPH_KEY
 from tf2flax._reading.scheduling import Wait, wait_for_nothing
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.run_reads import HostLeaves, run_reads
@@ -193,6 +194,11 @@ def _refuse_present(names: Sequence[str], inverse: InversePlan) -> None:
             f"Option new: {list_names(present)} {verb} in the checkpoint already - at "
             f"`{inverse.manifest.index_path}`. Choose other names, or load them by the "
             "map of the plan, which writes them back."
+        )
+    if GRAPH_KEY in names:
+        raise AssignmentError(
+            f"Option new: `{GRAPH_KEY}` is the name of the object graph of TensorFlow "
+            "2, which then could not open the checkpoint. Choose another name."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError, UnsupportedError
+from tf2flax._base.memory import view_at
 from tf2flax._base.values import (
     DTYPES_BY_NUMPY,
     STORED_DTYPES,
@@ -34,8 +35,8 @@ class NewPiece:
         array: Gives its elements, when they are written.
         process: Number of the process that has the elements and writes them, where
             several save together; None where all of them have them.
-        part: Gives the elements of a box of the piece, where that takes less memory
-            than all of them.
+        part: Gives the elements of a box of the piece, where that takes less than all
+            of them; None where they are had together.
     """
 
     spec: TensorSpec
@@ -48,6 +49,13 @@ class NewPiece:
     def nbytes(self) -> int:
         """Its bytes in the file; of strings, a guess that only balances data files."""
         return self.spec.size * self.spec.dtype.numpy.itemsize
+
+    def elements(self, box: Box) -> np.ndarray:
+        """The elements of a box, fetched alone where they can be."""
+        whole = Box.whole(self.spec.shape)
+        if self.part is not None and box != whole:
+            return self.part(box)
+        return view_at(self.array(), box.within(whole))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,10 +79,14 @@ class NewTensor:
 
 
 def whole_tensor(
-    name: str, spec: TensorSpec, array: Callable[[], np.ndarray]
+    name: str,
+    spec: TensorSpec,
+    array: Callable[[], np.ndarray],
+    part: Callable[[Box], np.ndarray] | None = None,
 ) -> NewTensor:
-    """A tensor that is written in one piece."""
-    return NewTensor(stored_key(name), spec, (NewPiece(spec, None, array),))
+    """A tensor that is written in one piece; see `NewPiece`."""
+    piece = NewPiece(spec, None, array, part=part)
+    return NewTensor(stored_key(name), spec, (piece,))
 
 
 def spans_processes(tensor: NewTensor) -> bool:

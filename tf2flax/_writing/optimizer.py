@@ -157,7 +157,10 @@ def _tensor(place: str, counter: Counter, steps: int, before: int) -> NewTensor:
         value = int(counter.value) + steps - before
         if not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
             raise AssignmentError(
-                f"Counter `{place}` of dtype {dtype} cannot hold {value} steps."
+                f"Counter `{place}` of dtype {dtype} cannot hold {value} steps, and "
+                "neither could it in TensorFlow. Give the state counts of at most "
+                f"{np.iinfo(dtype).max - int(counter.value) + before} steps; they "
+                "steer schedules and Adam's bias correction alone."
             )
     return whole_tensor(
         place,

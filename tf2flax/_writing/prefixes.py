@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
+import re
 from collections.abc import Generator
+from typing import Final
 
 from tf2flax._base.caller import show_value
-from tf2flax._base.errors import AssignmentError, ExistsError, ReadError
+from tf2flax._base.errors import (
+    AssignmentError,
+    CheckpointError,
+    ExistsError,
+    ReadError,
+)
 from tf2flax._checkpoint.choosing import MEMBER
 from tf2flax._checkpoint.state import STATE_FILE, PathLike
+from tf2flax._formats.format import Candidate
+from tf2flax._formats.v1 import V1Format
 from tf2flax._formats.wire.sstable import TABLE_MAGIC
 from tf2flax._storage.faults import write_error
 from tf2flax._storage.local import LOCAL
@@ -18,6 +28,10 @@ from tf2flax._storage.save_destinations import SaveDestination
 from tf2flax._storage.stores import KvStorage, storage_of
 
 from .bridging import name_data_files_anew
+
+_V1: Final = V1Format()
+# How the names of its files go on where it is in several.
+_V1_SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})")
 
 
 def open_destination(prefix: PathLike, token: str = "") -> SaveDestination:
@@ -87,18 +101,24 @@ def _refuse_directory(path: str, is_directory: bool) -> None:
         )
 
 
-def refuse_present(destination: SaveDestination, *, is_replacing: bool) -> None:
+def refuse_present(destination: SaveDestination, *, is_replacing: bool) -> list[str]:
     """Refuses a place where a checkpoint is already.
 
     Args:
         destination: The place.
         is_replacing: Whether what is there is to be replaced.
 
+    Returns:
+        What else is replaced, for `publish`: see `v1_shards`.
+
     Raises:
         ExistsError: One is there, and is not to be replaced; or another file is.
         ReadError: The store refuses.
     """
+    shards = v1_shards(destination)
     present = destination.existing()
+    if shards and not present:
+        present = [f"{destination.path}{shards[0]}"]
     if present and not is_replacing:
         raise ExistsError(
             f"A checkpoint is there already - at `{present[0]}`. Choose another "
@@ -110,6 +130,34 @@ def refuse_present(destination: SaveDestination, *, is_replacing: bool) -> None:
                 f"A file that is no checkpoint lies at `{path}`, and is not replaced. "
                 "Choose another prefix."
             )
+    return shards
+
+
+def v1_shards(destination: SaveDestination) -> list[str]:
+    """Finds the files of V1 checkpoints in several files at a prefix.
+
+    Args:
+        destination: The prefix.
+
+    Returns:
+        How their names go on: `-00000-of-00002` … Other programs call files so, too;
+        those stay what they are.
+    """
+
+    def is_v1(suffix: str) -> bool:
+        path = f"{destination.location}{suffix}"
+        with contextlib.suppress(CheckpointError):
+            return _V1.recognise(Candidate(destination.storage, path))
+        return False
+
+    sets: dict[str, list[str]] = collections.defaultdict(list)
+    for suffix in sorted(destination.suffixes()):
+        if match := _V1_SHARD.fullmatch(suffix):
+            sets[match[1]].append(suffix)
+    # Of a thousand files of another program, one is looked at.
+    return [
+        s for names in sets.values() if is_v1(names[0]) for s in filter(is_v1, names)
+    ]
 
 
 def _is_foreign(path: str) -> bool:

@@ -15,6 +15,7 @@ from tf2flax._assignment.language.expressions import Expression
 from tf2flax._base.caller import check_switch, is_one_of, show_value, warn_caller
 from tf2flax._base.errors import AssignmentError
 from tf2flax._checkpoint.state import PathLike
+from tf2flax._storage.faults import complete_error
 
 from .bundle import write_bundle
 from .by_plan import Invertible, prepare_by_plan
@@ -24,7 +25,7 @@ from .optimizer import refuse_state_without_plan
 from .parts import MAX_DATA_FILES
 from .prefixes import open_destination, refuse_present, writing_to
 from .stale import StaleCopies
-from .state_file import update_state
+from .state_file import publish
 from .trees import prepare_tree
 
 # What happens to tensors that a plan did not load.
@@ -96,7 +97,8 @@ def save_checkpoint(
             `by_moving_average()` writes averages, and a warning names the variables
             that stay as they were; "both", the leaf is written to either.
         data_files: Number of data files, between which the bytes are balanced; a store
-            gets more where one would be larger than 32 MiB.
+            gets more where one would be larger than 32 MiB, and tensors that are larger
+            in slices.
         overwrite: Whether files of this prefix that exist already are replaced, once
             the new ones are complete; an interrupt waits until all of them are. A
             checkpoint that was open must be opened again, and its plans made again:
@@ -113,7 +115,8 @@ def save_checkpoint(
             was made for several merged checkpoints with an object graph.
         UnsupportedError: No checkpoint holds a dtype; the store of a URL can only be
             read; tensors share a name in a view.
-        ReadError: The system or the store refuses.
+        ReadError: The system or the store refuses; also where the checkpoint is written
+            and complete, and its folder could not be brought up to date: it says so.
 
     Examples:
         >>> import numpy as np, tempfile, tf2flax
@@ -152,11 +155,13 @@ def save_checkpoint(
         from .together import SharedSave
 
         save = SharedSave(prefix, processes, data_files, is_replacing)
-        path = save.run(prepare)
+        path, problem = save.run(prepare)
     else:
-        path = _write(prefix, prepare, data_files, is_replacing=is_replacing)
+        path, problem = _write(prefix, prepare, data_files, is_replacing=is_replacing)
     if stale is not None and (message := stale.message()):
         warn_caller(message)
+    if problem:
+        raise complete_error(path, problem)
     return path
 
 
@@ -166,15 +171,19 @@ def _write(
     data_files: int,
     *,
     is_replacing: bool,
-) -> str:
-    """Writes the checkpoint of one process, and names it in its folder."""
+) -> tuple[str, str]:
+    """Writes the checkpoint of one process, and names it in its folder.
+
+    Returns:
+        The prefix, for users; and what went wrong once the checkpoint was there.
+    """
     destination = open_destination(prefix)
     tensors = prepare()
     with writing_to(destination), destination.folders():
-        refuse_present(destination, is_replacing=is_replacing)
-        write_bundle(destination, tensors, num_data_files=data_files)
-        update_state(destination)
-    return destination.path
+        replaced = refuse_present(destination, is_replacing=is_replacing)
+        bundle = write_bundle(destination, tensors, num_data_files=data_files)
+        problem = publish(destination, bundle.index, bundle.suffixes, replaced)
+    return destination.path, problem
 
 
 def _in_order(tensors: Iterable[NewTensor]) -> list[NewTensor]:

@@ -13,17 +13,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
-import numpy as np
-
 from tf2flax._base.errors import CheckpointError
-from tf2flax._base.memory import empty, view_at
+from tf2flax._base.memory import empty
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._jax.isolation import explicit_transfers, isolated
 from tf2flax._jax.meshes import Device, box_of, device_boxes, device_processes
 
 from .arrays import is_flat_mapping
-from .device_arrays import fetch_shard, is_jax_array
+from .device_arrays import fetch_part, is_jax_array
 from .new_tensors import NewPiece, NewTensor, stored_key, whole_tensor
 from .slicing import extents_of_box
 from .trees import leaves_of
@@ -111,9 +108,9 @@ def sharded_tensor(name: str, spec: TensorSpec, value: Any) -> NewTensor:
         NewPiece(
             TensorSpec(box.shape, spec.dtype),
             None if len(process_of) == 1 else extents_of_box(box, shape),
-            functools.partial(_fetch, shards.get(box)),
+            functools.partial(fetch_part, shards.get(box), Box.whole(box.shape)),
             process_of[box],
-            functools.partial(_fetch_part, shards.get(box)),
+            functools.partial(fetch_part, shards.get(box)),
         )
         for box in sorted(process_of, key=_starts_of)
     )
@@ -122,23 +119,3 @@ def sharded_tensor(name: str, spec: TensorSpec, value: Any) -> NewTensor:
 
 def _starts_of(box: Box) -> tuple[int, ...]:
     return box.starts
-
-
-def _fetch(shard: Any) -> np.ndarray:
-    return fetch_shard(sys.modules["jax"], shard)
-
-
-def _fetch_part(shard: Any, box: Box) -> np.ndarray:
-    """Copies a box of a shard to the host."""
-    jax, data = sys.modules["jax"], shard.data
-    if _is_on_host(data):
-        return view_at(_fetch(shard), box.within(Box.whole(data.shape)))
-    starts = np.array(box.starts, np.int32)
-    with isolated(), explicit_transfers():
-        part = jax.lax.dynamic_slice(data, jax.device_put(starts), box.shape)
-        return jax.device_get(part)
-
-
-def _is_on_host(data: Any) -> bool:
-    """True if a shard is in memory of the host already."""
-    return next(iter(data.devices())).platform == "cpu"

@@ -36,7 +36,6 @@ from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.collapsing import summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
-from tf2flax._base.memory import view_at
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 
@@ -148,8 +147,7 @@ class _Shard:
     def fetch(self) -> np.ndarray:
         """The elements, as the tensor has them, in the dtype of the leaf."""
         box = self.part.leaf_box.moved(tuple(-start for start in self.starts))
-        whole = Box.whole(self.piece.spec.shape)
-        return self.part.from_leaf(view_at(self.piece.array(), box.within(whole)))
+        return self.part.from_leaf(self.piece.elements(box))
 
 
 def _shards_of(
@@ -165,7 +163,9 @@ def _shards_of(
     origin = (0,) * len(leaf.spec.shape)
     if assignment.box is not None:  # a part of a partitioned variable
         origin = assignment.box.starts
-    for piece in cut_slices(leaf, _SHARD_NBYTES).pieces:
+    if spans_processes(leaf):
+        leaf = cut_slices(leaf, _SHARD_NBYTES)
+    for piece in leaf.pieces:
         if piece.spec.size:
             box = box_of_piece(piece, leaf.spec.shape).moved(origin)
             for part in boxes_in_tensors(layout, box):

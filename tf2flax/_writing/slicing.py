@@ -197,7 +197,7 @@ def box_of_piece(piece: NewPiece, shape: tuple[int, ...]) -> Box:
 
 
 def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
-    """Cuts pieces that can be had in parts, where they are larger than a size.
+    """Cuts pieces that are larger than a size; strings have no slices.
 
     Args:
         tensor: The tensor.
@@ -208,21 +208,30 @@ def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
     """
     pieces: list[NewPiece] = []
     for piece in tensor.pieces:
-        if piece.part is None or piece.nbytes <= max_nbytes:
+        if piece.spec.dtype.is_string or piece.nbytes <= max_nbytes:
             pieces.append(piece)
             continue
         origin = box_of_piece(piece, tensor.spec.shape).starts
         max_size = max_nbytes // piece.spec.dtype.numpy.itemsize
-        for box in split_box(Box.whole(piece.spec.shape), max_size):
-            pieces.append(
-                NewPiece(
-                    TensorSpec(box.shape, piece.spec.dtype),
-                    extents_of_box(box.moved(origin), tensor.spec.shape),
-                    functools.partial(piece.part, box),
-                    piece.process,
-                )
-            )
+        boxes = [*split_box(Box.whole(piece.spec.shape), max_size)]
+        whole = ReadOnce(piece.array, uses=len(boxes))
+        for box in boxes:
+            array = whole.view(box.within(Box.whole(piece.spec.shape)))
+            part = None
+            if piece.part is not None:
+                array = functools.partial(piece.part, box)
+                part = functools.partial(_part_of_box, piece.part, box)
+            extents = extents_of_box(box.moved(origin), tensor.spec.shape)
+            spec = TensorSpec(box.shape, piece.spec.dtype)
+            pieces.append(NewPiece(spec, extents, array, piece.process, part))
     return dataclasses.replace(tensor, pieces=tuple(pieces))
+
+
+def _part_of_box(
+    part: Callable[[Box], np.ndarray], origin: Box, box: Box
+) -> np.ndarray:
+    """A box of what is itself a box of a piece."""
+    return part(box.moved(origin.starts))
 
 
 class ReadOnce:

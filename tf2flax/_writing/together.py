@@ -21,6 +21,7 @@ import numpy as np
 from tf2flax._base.errors import ReadError
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._jax.agreement import (
+    Agreement,
     JointWork,
     all_or_none,
     exchange_rows,
@@ -34,7 +35,7 @@ from .new_tensors import NewTensor
 from .parts import Part, WrittenPiece, format_index, plan_parts, write_part
 from .prefixes import open_destination, refuse_present, writing_to
 from .slicing import cut_slices
-from .state_file import update_state
+from .state_file import publish
 
 _SAVING: Final = JointWork(
     "save",
@@ -60,7 +61,7 @@ class SharedSave:
     num_data_files: int
     is_replacing: bool
 
-    def run(self, prepare: Callable[[], list[NewTensor]]) -> str:
+    def run(self, prepare: Callable[[], list[NewTensor]]) -> tuple[str, str]:
         """Saves, together with the other processes.
 
         Args:
@@ -68,34 +69,35 @@ class SharedSave:
                 heard of by the other processes.
 
         Returns:
-            The prefix, for users.
+            The prefix, for users; and what went wrong once the checkpoint was there.
 
         Raises:
             CheckpointError: This process could not save.
             ReadError: Another process could not; it says which, and why.
         """
         if this_process() not in self.processes:
-            return open_destination(self.prefix).path  # it holds nothing
+            return open_destination(self.prefix).path, ""  # it holds nothing
         with contextlib.ExitStack() as cleaning:
             work = self._agree(prepare, cleaning)
             written = self._write(work)
-            with self._together(), writing_to(work.destination):
+            with self._together() as agreement, writing_to(work.destination):
                 if self._is_first:
-                    self._publish(work, written)
-        return work.destination.path
+                    agreement.note = self._publish(work, written)
+        return work.destination.path, agreement.notes[min(self.processes)]
 
     @property
     def _is_first(self) -> bool:
         """True in the process that writes the index."""
         return this_process() == min(self.processes)
 
-    def _together(self) -> contextlib.AbstractContextManager[object]:
+    def _together(self) -> contextlib.AbstractContextManager[Agreement]:
         return all_or_none(self.processes, _SAVING)
 
     def _agree(
         self, prepare: Callable[[], list[NewTensor]], cleaning: contextlib.ExitStack
     ) -> _Work:
         """Plans the parts, and finds out whether all processes share the place."""
+        replaced: Sequence[str] = ()
         with all_or_none(self.processes, _SAVING) as agreement:
             destination = open_destination(self.prefix)
             tensors = prepare()
@@ -112,7 +114,9 @@ class SharedSave:
             if self._is_first:
                 with writing_to(destination):
                     cleaning.enter_context(destination.folders())
-                    refuse_present(destination, is_replacing=self.is_replacing)
+                    replaced = refuse_present(
+                        destination, is_replacing=self.is_replacing
+                    )
                     cleaning.callback(destination.unmark)
                     destination.mark()
                     count = destination.free_count(count)
@@ -120,7 +124,7 @@ class SharedSave:
         token, _, number = agreement.notes[min(self.processes)].partition(" ")
         if not self._is_first:
             destination = open_destination(self.prefix, token)
-        work = _Work(destination, tensors, parts, suffixes_of(int(number)))
+        work = _Work(destination, tensors, parts, suffixes_of(int(number)), replaced)
         with self._together():
             if not destination.is_marked():
                 raise ReadError(
@@ -180,8 +184,8 @@ class SharedSave:
 
     def _publish(
         self, work: _Work, written: Mapping[int, Sequence[WrittenPiece]]
-    ) -> None:
-        """Writes the index and the state file."""
+    ) -> str:
+        """Writes the index and the state file; see `publish`."""
         destination, count = work.destination, len(work.suffixes)
         try:
             sizes = [0] * count
@@ -196,8 +200,7 @@ class SharedSave:
         except BaseException:
             destination.discard(work.suffixes)
             raise
-        destination.publish(index, work.suffixes)
-        update_state(destination)
+        return publish(destination, index, work.suffixes, work.replaced)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,12 +212,14 @@ class _Work:
         tensors: All tensors.
         parts: The part of each process.
         suffixes: Suffixes of all data files.
+        replaced: Those of other files that go then, in the first process.
     """
 
     destination: SaveDestination
     tensors: Sequence[NewTensor]
     parts: Mapping[int, Part]
     suffixes: Sequence[str]
+    replaced: Sequence[str]
 
     def suffixes_of(self, process: int) -> list[str]:
         """Suffixes of the data files of a process; the last one has empty ones too."""

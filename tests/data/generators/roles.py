@@ -8,7 +8,7 @@ shapes come from the files, roles from here. A name that no rule explains, or a 
 that should be there and is not, is an error. tf2flax says only which names there are.
 
 Lines of the tables: `variable SHAPE NAME [SLOT ...]`, `optimizer NAME`, `counter NAME`,
-`lost SHAPE NAME` (a slot of which nothing tells the variable). A slot is written as it
+`metric NAME`, `lost SHAPE NAME` (a slot of which nothing tells the variable). A slot is written as it
 is spelled, with `*` for its variable; `~` before it is an average, `:0` behind it lacks
 that axis. `{0..3}` stands for numbers.
 """
@@ -43,6 +43,7 @@ class Model(NamedTuple):
         optimizer: Regex of what an optimizer keeps for all variables.
         counters: Regex of counters of steps.
         lost: Regex of slots that only the code can tell the variable of.
+        metrics: Regex of what Keras measures.
     """
 
     about: str
@@ -50,6 +51,7 @@ class Model(NamedTuple):
     optimizer: str = ""
     counters: str = ""
     lost: str = ""
+    metrics: str = rf"keras_api/metrics/.*{SUFFIX}"
 
 
 def of_objects(optimizer: str, *slots: str) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ PLAIN = Model("weights alone")
 KERAS_2 = (rf"optimizer/(beta_[12]|decay|learning_rate|momentum|rho|weight_decay_rate){SUFFIX}",
            rf"(optimizer/iter|save_counter){SUFFIX}")
 KERAS_ADAM = [
-    (rf"(keras_api/metrics|layer_with_weights.*/moving_).*", ()),
+    (r"layer_with_weights.*/moving_.*", ()),
     (rf"layer_with_weights.*{SUFFIX}", of_objects("optimizer", "m", "v")),
 ]
 BERT = [(r".*", ("*/adam_m", "*/adam_v"))]
@@ -199,7 +201,7 @@ def table(path: str, folder: pathlib.Path, model: Model) -> str:
     shapes.pop("_CHECKPOINTABLE_OBJECT_GRAPH", None)
     lines: list[tuple[str, str, str]] = []
     left = dict(shapes)
-    for role in ("optimizer", "counters", "lost"):
+    for role in ("optimizer", "counters", "metrics", "lost"):
         for name in [n for n in left if re.fullmatch(getattr(model, role) or "(?!)", n, re.S)]:
             lines.append((role.removesuffix("s"), "" if role != "lost" else shape_of(left[name]), name))
             del left[name]

@@ -91,7 +91,7 @@ def check_vocabulary(
         AssignmentError: Paths are not text, or numbers are no integers.
     """
     for value in (old, new):
-        if not isinstance(value, str) or not value or why_no_file(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(value, str) or why_no_file(value):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise AssignmentError(
                 f"vocabulary: expected the path of a file, got {show_value(value)}."
             )

@@ -19,6 +19,7 @@ Forwards, from expressions to arrays:
 Backwards, from leaves to tensors:
 
 - `scattering`   the value of an expression -> elements of its tensors
+- `portions`     the same, joined -> boxes of it that have fewer tensors
 - `inverting`    the same, written as expressions
 - `resizing`     the same for a leaf whose shape has changed
 - `origins`      the stored elements that a grown leaf was loaded from

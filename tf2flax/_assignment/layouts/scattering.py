@@ -134,6 +134,7 @@ def scatter_value(
     mask: np.ndarray | None,
     spec_of: SpecOf,
     dtype: np.dtype | None = None,
+    casts: tuple[Step, ...] = (),
 ) -> list[Contribution]:
     """Takes the value of an expression apart into elements of its tensors.
 
@@ -143,6 +144,7 @@ def scatter_value(
         mask: True for the elements that count; None if all do.
         spec_of: Gives shape and dtype of a tensor.
         dtype: Dtype of the leaf when it was loaded; None if it is the value's.
+        casts: What elements went through after the expression and before that.
 
     Returns:
         One contribution for each time that a tensor stands in the expression.
@@ -155,9 +157,8 @@ def scatter_value(
     masked = _MaskedValue(shape, value, mask)
     # The last cast of loading is that to the leaf's dtype, which is undone elsewhere;
     # here it says what became of the elements that were filled.
-    contributions = _scatter(
-        expression, masked, spec_of, () if dtype is None else (dtype,)
-    )
+    last = () if dtype is None else (dtype,)
+    contributions = _scatter(expression, masked, spec_of, (*casts, *last))
     if dtype is None:
         return contributions
     return [dataclasses.replace(c, casts=c.casts[:-1]) for c in contributions]

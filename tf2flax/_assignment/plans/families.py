@@ -9,10 +9,10 @@ import numpy as np
 from tf2flax._assignment.layouts.lowering import lower
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.memory import empty
-from tf2flax._base.values import TensorSpec
+from tf2flax._base.values import Box, TensorSpec
 
-# Gives the array of a leaf, by name, on the host.
-FetchLeaf = Callable[[str], np.ndarray]
+# Gives a box of a leaf, by name, on the host.
+FetchLeaf = Callable[[str, Box], np.ndarray]
 
 
 def group_families(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
@@ -48,7 +48,7 @@ def join_group(
 
     Args:
         group: Assignments of one leaf, or of parts of one family.
-        fetch: Gives the array of a leaf; None to compute only the mask.
+        fetch: Gives a box of a leaf; None to compute only the mask.
         spec_of: Gives shape and dtype of a tensor.
 
     Returns:
@@ -56,7 +56,7 @@ def join_group(
         elements that the leaves cover, None if they cover all.
     """
     if group[0].box is None:
-        return (None if fetch is None else fetch(group[0].leaf)), None
+        return (None if fetch is None else _fetch_whole(group[0], fetch)), None
     shape = lower(group[0].expression, spec_of).shape
     mask = np.zeros(shape, bool)
     value: np.ndarray | None = None
@@ -65,7 +65,11 @@ def join_group(
         index = tuple(map(slice, assignment.box.starts, assignment.box.stops))
         mask[index] = True
         if fetch is not None:
-            part = fetch(assignment.leaf)
+            part = _fetch_whole(assignment, fetch)
             value = empty(shape, part.dtype) if value is None else value
             value[index] = part
     return value, None if mask.all() else mask
+
+
+def _fetch_whole(assignment: Assignment, fetch: FetchLeaf) -> np.ndarray:
+    return fetch(assignment.leaf, Box.whole(assignment.shape))

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from .assigning import assign
-from .blocks import Family, Group, Shape, find_stacks, in_order
+from .blocks import Family, Group, Shape, find_stacks
 from .fitting import Alignment, align
+from .kinds import find_uneven, only_blocks, split_by_kinds
 from .layers import (
     Layer,
     PartSource,
@@ -24,11 +25,14 @@ from .layers import (
 )
 from .pairing import MIN_MARGIN, Pair, Rival, fitted_part, pair_layers
 from .scoring import Scorer
+from .tying import make_tied
 from .words import read_words
 
 # Blocks are aligned if so much of the target's is fitted, and stacks.
 _MIN_COVERAGE: Final = 0.5
 _MIN_STACKED: Final = 0.7
+# Numbers count blocks, of which one side may have more, if so many families are in all.
+_MIN_EVEN: Final = 0.75
 # Pairs of groups that are compared in full.
 _MAX_GROUPS: Final = 2_000
 _COVERAGE_POINTS: Final = 6.0
@@ -70,6 +74,8 @@ class Matcher:
         self._shared = _words_of(sources) & _words_of(targets)
         # Scopes of aligned blocks: of the checkpoint -> of the target.
         self._scopes: dict[str, set[str]] = {}
+        # Leaves whose numbers say nothing of them: another layer took their place.
+        self._doubtful: set[str] = set()
 
     def pair_blocks(self) -> None:
         """Aligns blocks; those that have no counterpart are taken apart."""
@@ -120,13 +126,20 @@ class Matcher:
     def _fit_blocks(
         self, source: Group, target: Group, alignment: Alignment
     ) -> _Result:
-        wanted = find_layers(target.families, is_target=True)
-        layers = make_layers(find_layers(source.families, is_target=False), wanted)
-        pairs = pair_layers(layers, wanted, alignment, self._shared)
+        sources: list[Layer] = []
+        targets: list[Layer] = []
+        pairs: list[Pair] = []
+        for part in split_by_kinds(alignment):
+            wanted = find_layers(part.target.families, is_target=True)
+            named = find_layers(part.source.families, is_target=False)
+            layers = make_layers(named, wanted)
+            pairs += pair_layers(layers, wanted, part, self._shared)
+            sources += layers
+            targets += wanted
         points = sum(pair.points - pair.fit.cost for pair in pairs)
-        score = _COVERAGE_POINTS * fitted_part(pairs, wanted)
+        score = _COVERAGE_POINTS * fitted_part(pairs, targets)
         score += points / max(len(pairs), 1)
-        return _Result(source, target, alignment, layers, wanted, pairs, score)
+        return _Result(source, target, alignment, sources, targets, pairs, score)
 
     def _accept(self, result: _Result, pairs: Sequence[Pair]) -> None:
         """Takes over the pairs of aligned blocks; the others are paired later."""
@@ -136,20 +149,20 @@ class Matcher:
         self.sources += [layer for layer in result.sources if id(layer) in sources]
         self.targets += [layer for layer in result.targets if id(layer) in targets]
         # What has no counterpart in the aligned block may have one elsewhere.
-        used = _patterns_of(pair.source for pair in pairs)
-        filled = _patterns_of(pair.target for pair in pairs)
-        for families, alone, known_patterns in (
+        if result.target.is_stacked:
+            return
+        used = _names_of(pair.source for pair in pairs)
+        filled = _names_of(pair.target for pair in pairs)
+        for families, alone, known_names in (
             (result.source.families, self._alone[0], used),
             (result.target.families, self._alone[1], filled),
         ):
             for family in families:
-                if (
-                    family.pattern not in known_patterns
-                    and not result.target.is_stacked
-                ):
-                    alone.extend(family.expand())
-        if result.target.is_stacked:
-            return
+                single = family.expand()
+                alone.extend(f for f in single if f.pattern not in known_names)
+        if len(split_by_kinds(result.alignment)) > 1:
+            for family in find_uneven(result.target):
+                self._doubtful.update(map(family.name, family.members))
         for target, sources_of in result.alignment.pairs.items():
             scope = _scope_of(result.source.prefixes, sources_of[0])
             below = without_collection(_scope_of(result.target.prefixes, target))
@@ -192,11 +205,11 @@ class Matcher:
         for group in open_groups:
             for source in left:
                 counts = len(source.numbers), len(group.numbers)
-                if counts[0] == counts[1]:
+                if counts[0] == counts[1] or not (_is_even(source) and _is_even(group)):
                     continue
                 cut = (
-                    _first_blocks(source, min(counts)),
-                    _first_blocks(group, min(counts)),
+                    only_blocks(source, source.numbers[: min(counts)]),
+                    only_blocks(group, group.numbers[: min(counts)]),
                 )
                 alignment = align(*cut)
                 if alignment is None:
@@ -227,18 +240,25 @@ class Matcher:
         root = Group((), families, [()]), Group((), leaves, [()])
         alignment = Alignment(*root, {(): [()]})
         layers = make_layers(find_layers(families, is_target=False), wanted)
-        layers += made
-        self.pairs += pair_layers(layers, wanted, alignment, self._shared, self._scopes)
+        layers += [*made, *make_tied(layers, wanted)]
+        pairs = pair_layers(layers, wanted, alignment, self._shared, self._scopes)
+        self.pairs += [
+            dataclasses.replace(pair, margin=0.0, is_only=False)
+            if _names_of([pair.target]) & self._doubtful
+            else pair
+            for pair in pairs
+        ]
         self.sources += layers
         self.targets += wanted
 
 
-def _patterns_of(layers: Iterable[Layer]) -> set[str]:
+def _names_of(layers: Iterable[Layer]) -> set[str]:
     return {
-        family.pattern
+        name
         for layer in layers
         for origin in layer.parts.values()
         for family in origin.families
+        for name in map(family.name, family.members)
     }
 
 
@@ -247,15 +267,10 @@ def _scope_of(prefixes: Sequence[str], numbers: Sequence[str]) -> str:
     return "".join(p + n for p, n in zip(prefixes, numbers, strict=True))
 
 
-def _first_blocks(group: Group, count: int) -> Group:
-    """The first blocks of a group."""
-    kept = set(group.numbers[:count])
-    families = [
-        Family(family.pattern, {n: s for n, s in family.members.items() if n in kept})
-        for family in group.families
-    ]
-    families = [family for family in families if family.members]
-    return Group(group.prefixes, families, in_order(kept))
+def _is_even(group: Group) -> bool:
+    """True if most families are in all blocks: of branches, for one, they are not."""
+    complete = sum(len(f.members) == len(group.numbers) for f in group.families)
+    return complete >= _MIN_EVEN * len(group.families)
 
 
 def _families_alone(groups: Iterable[Group]) -> list[Family]:

@@ -24,6 +24,8 @@ Numbers = tuple[str, ...]
 # Stands for a number in a pattern; no name has it.
 MARK: Final = "\0"
 _NUMBER: Final = re.compile(r"[0-9]+")
+# The number at the end of a component, or nothing: `bn_1`, `bn`.
+LAST_NUMBERS: Final = re.compile(r"_?[0-9]*(?=/|$)")
 # Levels of blocks within blocks.
 _MAX_DEPTH: Final = 4
 # So many equal blocks of one layer are a family as well: hidden_0, hidden_1, hidden_2.
@@ -129,7 +131,9 @@ def _repeated(
     mains = [text for text in repeated if read_part(text).part == "main"]
     layers = {read_part(text).layer for text in mains}
     if len(layers) > 1:
-        return repeated
+        # What one block alone has, but counts on from what all have, belongs to it.
+        stems = {LAST_NUMBERS.sub("", text) for text in repeated}
+        return repeated | {t for t in counts if LAST_NUMBERS.sub("", t) in stems}
     if len(mains) != 1 or len(instances) < _MIN_EQUAL:
         return frozenset()
     # Blocks of one layer are blocks only if they are all equal.

@@ -21,6 +21,7 @@ from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
 
 from .compacting import join_collections, join_names, join_scopes
+from .counting import join_counted
 from .lines import Line
 
 Entry = tuple[str | Expression, str]
@@ -58,7 +59,7 @@ def find_entries(
     resolver = _Resolver(leaves, manifest)
     names = [leaf.name for leaf in leaves if leaf.dtype is not None]
     stages = [list(lines)]
-    for step in (join_scopes, join_collections, join_names):
+    for step in (join_scopes, join_collections, join_names, join_counted):
         stages.append(step(stages[-1], names))
     for stage in reversed(stages):
         if resolver.is_right(stage):

@@ -113,10 +113,10 @@ def _scope_line(scope: str, lines: Sequence[Line]) -> Line | None:
     if first.stack_axis is not None and "{" not in source:
         return None
     line = Line(scope, (), source, None, transform, first.stack_axis, is_pattern)
-    return _with_leaves(line, lines)
+    return with_leaves(line, lines)
 
 
-def _with_leaves(line: Line, lines: Sequence[Line]) -> Line:
+def with_leaves(line: Line, lines: Sequence[Line]) -> Line:
     """A line that fills what several lines fill."""
     return dataclasses.replace(
         line,
@@ -178,7 +178,7 @@ def join_collections(lines: Sequence[Line], leaves: Iterable[str]) -> list[Line]
         below = members[0].value.partition("/")[2]
         value = "{collection}/" + below
         joined = dataclasses.replace(members[0], value=value, is_pattern=True)
-        result.append(_with_leaves(joined, members))
+        result.append(with_leaves(joined, members))
     return result
 
 
@@ -201,7 +201,7 @@ def join_names(lines: Sequence[Line], leaves: Iterable[str]) -> list[Line]:
         joined = dataclasses.replace(
             free[0][1], value=key[0], path=key[1], is_pattern=True
         )
-        joined = _with_leaves(joined, [member for _, member, _ in free])
+        joined = with_leaves(joined, [member for _, member, _ in free])
         replaced.update({number: None for number, _, _ in free})
         replaced[free[0][0]] = joined
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.making import src
@@ -95,6 +95,24 @@ class Option:
             has_captures=has_captures,
         )
         return list(lines) if self.rows is None else [*map(self.rows.take, lines)]
+
+    def may_have_captures(self, certain: Set[str]) -> bool:
+        """True if a line with captures reaches no leaf that another kind leaves open.
+
+        Args:
+            certain: Names of all leaves that are certain.
+        """
+        whole = self.alignment.whole
+        if whole is None:
+            return True
+        pattern = self.leaf.pattern
+        family = next(f for f in whole.target.families if f.pattern == pattern)
+        if len(family.members) == len(self.leaf.members):
+            return True
+        # Lines of names win over the captures of the most common kind alone.
+        return self.alignment.is_most and all(
+            family.name(numbers) in certain for numbers in family.members
+        )
 
 
 class Decider:
@@ -313,5 +331,5 @@ def _evidence(pair: Pair, way: Transform, reason: str) -> str:
     if pair.alignment.target.is_stacked:
         count = len(next(iter(pair.alignment.pairs.values())))
         facts.append(f"a stack of {count} blocks")
-    facts += [fact for fact in (way.fact, reason) if fact]
+    facts += [fact for fact in (way.fact, reason, pair.source.note) if fact]
     return "; ".join(dict.fromkeys(facts)) or "its neighbours"

@@ -24,10 +24,11 @@ from .cells import (
     has_reset_first,
     pair_cells,
 )
-from .deciding import Decider
+from .deciding import Decider, Option
 from .layers import COLLECTIONS, join_pieces
 from .lines import Line
 from .pairing import Pair, fitted_part
+from .tying import TIED, find_tied
 
 
 @dataclasses.dataclass
@@ -94,16 +95,28 @@ def draft_map(
     )
     decider = Decider(pairs, is_whole=is_whole, slices=slices)
     # Lines of what is certain; candidates of all else, leaf by leaf.
+    certain: list[Option] = []
     for pair in pairs:
         for candidates in decider.decide(pair):
             first = candidates[0]
             if len(candidates) == 1 and not first.is_open:
-                draft.add(first.lines(), first.reason)
+                certain.append(first)
                 draft.used.update(_names_in(pair))
             else:
                 draft.doubt(
                     [(c.lines(has_captures=False), c.reason) for c in candidates]
                 )
+    leaf_names = {name for o in certain for name in map(o.leaf.name, o.leaf.members)}
+    for option in certain:
+        has_captures = option.may_have_captures(leaf_names)
+        draft.add(option.lines(has_captures=has_captures), option.reason)
+    open_leaves = {
+        name: shape
+        for name, shape in leaves.items()
+        if name not in leaf_names and name not in draft.ambiguous
+    }
+    for _, lines in find_tied(tensors, open_leaves):
+        draft.doubt([([line], TIED) for line in lines])
     for note, names in matcher.notes.items():
         draft.notes.append(note)
         draft.evidence.update(dict.fromkeys(names, note))

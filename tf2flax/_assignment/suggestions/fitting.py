@@ -25,11 +25,15 @@ class Alignment:
         target: Blocks of the target.
         pairs: Numbers of the target -> numbers of the checkpoint: one block, or all of
             them for a stack.
+        whole: The alignment of which this one has the blocks of one kind.
+        is_most: True if no other kind has as many blocks.
     """
 
     source: Group
     target: Group
     pairs: Mapping[Numbers, Sequence[Numbers]]
+    whole: Alignment | None = None
+    is_most: bool = True
 
 
 def align(source: Group, target: Group) -> Alignment | None:

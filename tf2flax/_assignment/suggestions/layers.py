@@ -120,6 +120,7 @@ class Layer:
         is_made: True for a layer that no name has.
         beside: Name of the layer that a normalisation belongs to by its number alone:
             linen calls them `Conv_1` and `BatchNorm_1`.
+        note: What should be known about it.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Layer:
     words: tuple[str, ...]
     is_made: bool = False
     beside: str = ""
+    note: str = ""
 
     @property
     def scopes(self) -> Iterator[str]:
@@ -157,10 +159,15 @@ def find_layers(families: Iterable[Family], *, is_target: bool) -> list[Layer]:
     Returns:
         The layers, in the order of their first arrays.
     """
+    families = list(families)
     table: dict[str, dict[Part, Family]] = {}
     alone: list[tuple[str, Family]] = []
+    # `filter` and `filter_bias`: a name that another one extends is that of a layer.
+    extended = {read_part(family.pattern).layer for family in families}
     for family in families:
         reading = read_part(family.pattern)
+        if reading.part == "main" and family.pattern in extended:
+            reading = reading._replace(layer=family.pattern)
         name = without_collection(reading.layer) if is_target else reading.layer
         parts = table.setdefault(name, {})
         part = _part_of(family, reading)

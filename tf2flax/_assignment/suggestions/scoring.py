@@ -137,8 +137,9 @@ def _ranks(layers: Sequence[Layer]) -> dict[int, list[Rank]]:
     last_number: dict[str, list[tuple[list[int], int, Layer]]] = {}
     for layer in named:
         inner = layer.name.rpartition("\0")[2]
-        # TensorFlow writes the first of `dense`, `dense_1` without a number.
-        if not _NUMBER.search(inner) and f"{layer.name}_1" in names:
+        # TensorFlow writes the first of `dense`, `dense_1` without a number, in blocks
+        # as well: where these have one layer more, `dense` is another one in them.
+        if not inner[-1:].isdecimal() and f"{layer.name}_1" in names:
             inner = f"{inner}_0"
         numbers = [int(text) for text in _NUMBER.findall(inner)]
         if numbers:

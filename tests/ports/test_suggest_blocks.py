@@ -1,0 +1,268 @@
+"""`suggest` where blocks differ, names are numbered, and outputs are tied."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from port_pairs import dense, hf_embeddings, hf_encoder
+from suggesting import Shape, judge, layouts, target_of, weights_of
+
+import tf2flax
+from tf2flax import src
+
+Shapes = dict[str, Shape]
+
+
+def norm(scope: str, width: int) -> Shapes:
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    return {f"{scope}/{name}": (width,) for name in names}
+
+
+def flax_norm(scope: str, width: int) -> Shapes:
+    return {
+        f"params/{scope}/scale": (width,),
+        f"params/{scope}/bias": (width,),
+        f"batch_stats/{scope}/mean": (width,),
+        f"batch_stats/{scope}/var": (width,),
+    }
+
+
+@pytest.mark.parametrize("kernels", [("dw",), ("dw", "project")])
+def test_blocks_that_number_their_layers_unevenly_are_never_mixed_up(
+    kernels: tuple[str, ...],
+) -> None:
+    """EfficientNet's first block has no expansion: its `bn` is another one's `bn_1`."""
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    by_hand: dict[str, str] = {}
+    for block, (inner, width) in enumerate([(8, 6), (24, 10), (40, 10), (40, 14)]):
+        scope, below = f"net/blocks_{block}", f"block{block}"
+        kinds = ["expand_bn"] if block else []
+        kinds += ["dw_bn", "project_bn"]
+        for number, kind in enumerate(kinds):
+            size = width if kind == "project_bn" else inner
+            name = f"{scope}/tpu_batch_normalization" + (f"_{number}" * bool(number))
+            tensors |= norm(name, size)
+            leaves |= flax_norm(f"{below}/{kind}", size)
+            by_hand[f"{name}/"] = f"{{collection}}/{below}/{kind}/"
+        for kernel in kernels:
+            shape = (3, 3, 1, inner) if kernel == "dw" else (1, 1, inner, width)
+            tensors[f"{scope}/{kernel}/kernel"] = shape
+            leaves[f"params/{below}/{kernel}_conv/kernel"] = shape
+            by_hand[f"{scope}/{kernel}/kernel"] = f"params/{below}/{kernel}_conv/kernel"
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+    assert verdict.result.unmatched == ()
+    assert set(verdict.places.values()) <= {0, 1}
+    # In a block without it there is nothing to confuse.
+    assert not any("block0" in leaf for leaf in verdict.places)
+
+
+def test_what_one_block_alone_has_is_not_taken_for_its_last_layer() -> None:
+    """Its projection was made first there: `Conv_0`, and not `Conv_2`."""
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    by_hand: dict[str, str] = {}
+    for block in range(3):
+        for number, name in enumerate(("proj", "a", "b")[bool(block) :]):
+            scope, below = f"net/unit_{block}/{name}", f"Block_{block}"
+            tensors[f"{scope}/weights"] = (1, 1, 8, 8)
+            tensors |= norm(f"{scope}/BatchNorm", 8)
+            leaves[f"params/{below}/Conv_{number}/kernel"] = (1, 1, 8, 8)
+            leaves |= flax_norm(f"{below}/BatchNorm_{number}", 8)
+            by_hand |= {
+                f"{scope}/weights": f"params/{below}/Conv_{number}/kernel",
+                f"{scope}/BatchNorm/": f"{{collection}}/{below}/BatchNorm_{number}/",
+            }
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+
+
+def mobilenet(count: int) -> tuple[Shapes, Shapes, dict[str, str]]:
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    by_hand: dict[str, str] = {}
+    for block in range(count):
+        scope = "MobilenetV2/expanded_conv" + (f"_{block}" if block else "")
+        for kind in ("expand", "depthwise", "project")[0 if block else 1 :]:
+            shape = {
+                "expand": (1, 1, 8, 24),
+                "depthwise": (3, 3, 1, 24 if block else 8),
+                "project": (1, 1, 24 if block else 8, 8),
+            }[kind]
+            tensors[f"{scope}/{kind}/weights"] = shape
+            tensors |= norm(f"{scope}/{kind}/BatchNorm", shape[-1])
+            leaves[f"params/blocks_{block}/{kind}/conv/kernel"] = shape
+            leaves |= flax_norm(f"blocks_{block}/{kind}/bn", shape[-1])
+            below = f"blocks_{block}/{kind}"
+            by_hand |= {
+                f"{scope}/{kind}/weights": f"params/{below}/conv/kernel",
+                f"{scope}/{kind}/BatchNorm/": f"{{collection}}/{below}/bn/",
+            }
+    return tensors, leaves, by_hand
+
+
+def test_the_first_of_numbered_blocks_may_have_no_number() -> None:
+    tensors, leaves, by_hand = mobilenet(8)
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+    assert verdict.is_complete
+    assert len(verdict.result.assignment_map) <= 8
+
+
+def resnet50() -> tuple[Shapes, Shapes, dict[str, str]]:
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    by_hand: dict[str, str] = {}
+
+    def add(tensor: str, leaf: str, number: object, shape: Shape) -> None:
+        tensors[f"{tensor}/weights"] = shape
+        tensors.update(norm(f"{tensor}/BatchNorm", shape[-1]))
+        kernel = f"params/{leaf}/Conv_{number}/kernel"
+        leaves[kernel] = shape
+        leaves.update(flax_norm(f"{leaf}/BatchNorm_{number}", shape[-1]))
+        by_hand[f"{tensor}/weights"] = kernel
+        by_hand[f"{tensor}/BatchNorm/"] = f"{{collection}}/{leaf}/BatchNorm_{number}/"
+
+    place, rows = 0, 4
+    for block, (width, count) in enumerate([(4, 3), (8, 4), (16, 6), (32, 3)], 1):
+        for unit in range(1, count + 1):
+            scope = f"resnet_v1_50/block{block}/unit_{unit}/bottleneck_v1"
+            leaf = f"Block_{place}"
+            add(f"{scope}/conv1", leaf, 0, (1, 1, rows, width))
+            add(f"{scope}/conv2", leaf, 1, (3, 3, width, width))
+            add(f"{scope}/conv3", leaf, 2, (1, 1, width, 4 * width))
+            place, rows = place + 1, 4 * width
+    return tensors, leaves, by_hand
+
+
+def test_blocks_of_units_are_two_lines_each() -> None:
+    tensors, leaves, by_hand = resnet50()
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+    assert verdict.is_complete
+    assert len(verdict.result.assignment_map) == 32
+    keys = [str(key) for key in verdict.result.assignment_map]
+    assert "resnet_v1_50/block2/unit_3/bottleneck_v1/conv{i+1}/weights" in keys
+
+
+def test_branches_are_no_blocks_of_which_there_are_too_few() -> None:
+    """Another number of branches is no misfit, as another number of layers is."""
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    for number, names in enumerate([["0a"], ["0a", "0b"], ["0a", "0b"], ["0c"]]):
+        for place, name in enumerate(names):
+            shape = (1, 1, 8 + place, 4 + 3 * number + place)
+            tensors[f"net/Branch_{number}/Conv2d_{name}_1x1/weights"] = shape
+            is_last = place == len(names) - 1
+            leaf = f"branch{number + 1}" if is_last else f"branch{number + 1}_reduce"
+            leaves[f"params/mixed/{leaf}/conv/kernel"] = shape
+    result = tf2flax.suggest(weights_of(tensors), target_of(leaves))
+    assert "blocks" not in str(result).splitlines()[1]
+    assert result.unmatched == ()
+
+
+def test_a_name_that_another_one_extends_is_that_of_a_layer() -> None:
+    tensors: Shapes = {}
+    for layer in range(3):
+        for name, shape in {"filter": (2, 6, 7), "gate": (2, 6, 7)}.items():
+            tensors[f"stack/layer{layer}/{name}"] = shape
+            tensors[f"stack/layer{layer}/{name}_bias"] = shape[-1:]
+    leaves = {
+        f"params/block_{layer}/{name}/{part}": shape
+        for layer in range(3)
+        for name in ("filter_conv", "gate_conv")
+        for part, shape in {"kernel": (2, 6, 7), "bias": (7,)}.items()
+    }
+    by_hand = {
+        "stack/layer{i}/filter": "params/block_{i}/filter_conv/kernel",
+        "stack/layer{i}/gate": "params/block_{i}/gate_conv/kernel",
+        "stack/layer{i}/filter_bias": "params/block_{i}/filter_conv/bias",
+        "stack/layer{i}/gate_bias": "params/block_{i}/gate_conv/bias",
+    }
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+    assert verdict.is_complete
+
+
+BERT = {
+    **{f"bert/embeddings/{name}": shape for name, shape in {
+        "word_embeddings": (50, 12), "position_embeddings": (16, 12),
+    }.items()},
+    **dense("bert/pooler/dense", 12, 12),
+    "cls/predictions/output_bias": (50,),
+}  # fmt: skip
+BERT_LEAVES = {
+    "bert/embeddings/word_embeddings/embedding": (50, 12),
+    "bert/embeddings/position_embeddings/embedding": (16, 12),
+    **dense("bert/pooler/dense", 12, 12),
+    **dense("cls/predictions/decoder", 12, 50),
+}
+GPT2 = {"model/wte": (50, 12), "model/wpe": (16, 12)}
+GPT2_LEAVES = {
+    "params/wte/embedding": (50, 12),
+    "params/wpe/embedding": (16, 12),
+    "params/lm_head/kernel": (12, 50),
+}
+
+
+def test_an_output_whose_bias_is_stored_is_tied() -> None:
+    result = tf2flax.suggest(weights_of(BERT), target_of(BERT_LEAVES))
+    assert result.unmatched == ()
+    assert isinstance(result.assignment_map, dict)
+    key = src("bert/embeddings/word_embeddings").transpose()
+    assert result.assignment_map[key] == "cls/predictions/decoder/kernel"
+    evidence = result.evidence["cls/predictions/decoder/kernel"]
+    assert "tied to bert/embeddings/word_embeddings" in evidence
+
+
+def test_the_table_is_a_candidate_where_nothing_says_that_an_output_is_tied() -> None:
+    result = tf2flax.suggest(weights_of(GPT2), target_of(GPT2_LEAVES))
+    assert result.unmatched == ()
+    ((leaf, ((key, reason),)),) = result.ambiguous
+    assert (leaf, key) == ("params/lm_head/kernel", src("model/wte").transpose())
+    assert "ties its output" in reason
+
+
+@pytest.mark.parametrize("leaf", ["params/new/kernel", "params/attention/out/kernel"])
+def test_what_is_no_output_is_not_tied(leaf: str) -> None:
+    leaves = {"params/wte/embedding": (50, 12), leaf: (12, 50)}
+    result = tf2flax.suggest(weights_of({"model/wte": (50, 12)}), target_of(leaves))
+    assert leaf in result.unmatched
+
+
+def test_the_forget_bias_is_a_parameter_of_the_text(tmp_path: pathlib.Path) -> None:
+    cell: Mapping[str, np.ndarray] = {
+        "rnn/basic_lstm_cell/kernel": np.ones((5, 12), "f4"),
+        "rnn/basic_lstm_cell/bias": np.ones(12, "f4"),
+    }
+    leaves: Shapes = {}
+    for gate in "ifgo":
+        leaves[f"params/cell/i{gate}/kernel"] = (2, 3)
+        leaves |= dense(f"params/cell/h{gate}", 3, 3)
+    target = target_of(leaves)
+    result = tf2flax.suggest(cell, target)
+    path = tmp_path / "map.toml"
+    path.write_text(str(result))
+    assert "forget_bias = 1.0" in str(result)
+    entries = tf2flax.load_map(path)
+    assert layouts(cell, entries, target) == layouts(
+        cell, result.assignment_map, target
+    )
+    changed = tf2flax.load_map(path, forget_bias=0.5)
+    values = tf2flax.plan(cell, changed, target).restore()["params"]["cell"]
+    assert np.asarray(values["hf"]["bias"]).tolist() == [1.5] * 3
+    assert np.asarray(values["hi"]["bias"]).tolist() == [1.0] * 3
+
+
+def test_layers_of_another_number_are_still_a_misfit() -> None:
+    tensors = {
+        name.replace("/layer/", "/layer_"): shape
+        for name, shape in hf_encoder("bert", layers=2).items()
+    }
+    leaves = hf_encoder("bert", layers=3) | hf_embeddings("bert", 12)
+    text = str(tf2flax.suggest(weights_of(tensors), target_of(leaves)))
+    assert "the checkpoint has 2 blocks" in text.splitlines()[1]
