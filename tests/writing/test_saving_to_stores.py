@@ -20,7 +20,6 @@ from s3_server import serving_s3
 
 import tf2flax
 from tf2flax._storage import hosts, requests, store_destination, stores
-from tf2flax._writing import arrays
 
 TREE = {
     "kernel": np.arange(600, dtype="<f4").reshape(20, 30),
@@ -138,21 +137,25 @@ def test_objects_are_limited_in_size(
     tree: dict[str, Any] = {f"t{i}": SIX + i for i in range(20)}
     tree["large"] = np.arange(100.0).reshape(5, 20).T
     tree["text"] = np.array([b"x" * 99, b"y" * 99], object)
-    fetched: list[int] = []
-    prepare = arrays._prepare_host_array
+    # Of a tensor that is copied, nothing can be had but all of it.
+    stored = tf2flax.open_checkpoint({"copied": tree["large"]})["copied"]
+    tree["copied"] = stored.read()
+    read: list[str] = []
+    read_whole = tf2flax.StoredTensor.read
 
-    def counted(name: str, value: Any) -> Any:
-        spec, array = prepare(name, value)
-        return spec, lambda: fetched.append(array().nbytes) or array()
+    def counted(self: tf2flax.StoredTensor, **options: Any) -> Any:
+        read.append(self.name)
+        return read_whole(self, **options)
 
-    monkeypatch.setattr(arrays, "_prepare_host_array", counted)
-    tf2flax.save_checkpoint(prefix, tree)
-    assert fetched.count(800) == 1  # once, for all slices
+    with monkeypatch.context() as patch:
+        patch.setattr(tf2flax.StoredTensor, "read", counted)
+        tf2flax.save_checkpoint(prefix, {**tree, "copied": stored})
+    assert read == ["copied"]  # once, for all slices
     sizes = {
         key: len(bucket.objects[key][0]) for key in bucket.names() if "data" in key
     }
     # Four of 24 bytes each; slices of two rows of 40; strings, which have no slices.
-    assert sorted(sizes.values()) == [80] * 10 + [96] * 5 + [204]
+    assert sorted(sizes.values()) == [80] * 20 + [96] * 5 + [204]
     assert len(tf2flax.open_checkpoint(prefix)["large"].slices) == 10
     got = tf2flax.open_checkpoint(prefix).read()
     assert all(got[name].tolist() == want.tolist() for name, want in tree.items())

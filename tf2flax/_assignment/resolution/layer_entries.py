@@ -181,6 +181,7 @@ def _places(layer: NeededLayer, scope: str) -> tuple[str, str] | None:
         if binding is None:
             return None
         key = parse_name(written[0]).expand(binding).literal
+    # "/" is the whole checkpoint, or the whole target: a name below it begins anew.
     keys, values = ("" if text == "/" else text for text in written)
     key = "" if key == "/" else key
     if not layer.parent.startswith(key):

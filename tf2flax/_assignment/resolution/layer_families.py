@@ -105,6 +105,7 @@ def families_under(scope: str, names: NameTable) -> list[LayerFamily]:
                     members[layer.number] = f"{child}/{item}"
     families: list[LayerFamily] = []
     for before, members in numbered.items():
+        # TensorFlow gives the first of several layers no number: dense, dense_1, ...
         first = before.removesuffix("_")
         is_unnumbered = 0 not in members and 1 in members and first in children
         if is_unnumbered:

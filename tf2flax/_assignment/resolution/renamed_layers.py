@@ -193,6 +193,7 @@ def _layers_in_use(
     beside = [layer for layer in layers if layer.parent == parent]
     first = beside[0]
     missing = {layer.number for layer in beside}
+    # They stay as they are only if what moves leaves their tensors alone.
     values = {_without_number(layer): layer for layer in beside}
     numbers = {
         number
@@ -261,6 +262,7 @@ def _match_family(
     scopes: dict[tuple[str, int], str] = {}
     for parent, beside in families.items():
         numbers = {layer.number for layer in layers if layer.parent == parent}
+        # One name for all parents: another one below each would be a guess.
         same = [f for f in beside if f.before == family.before]
         matched = same[0].match(numbers) if same else {}
         if not matched:
