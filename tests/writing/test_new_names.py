@@ -259,6 +259,15 @@ def test_what_new_refuses(prefix: str, new: Any, message: str) -> None:
     assert not (pathlib.Path(prefix).parent.parent / "out.index").exists()
 
 
+@pytest.mark.parametrize("option", [{"unused": "drop"}, {"averages": "both"}])
+def test_what_is_said_of_a_checkpoint_needs_a_plan(
+    tmp_path: pathlib.Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(tf2flax.AssignmentError, match=r"='\w+': .* Give it as plan="):
+        tf2flax.save_checkpoint(tmp_path / "m", {"a": np.ones(2)}, **option)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_new_needs_a_plan(tmp_path: pathlib.Path) -> None:
     for tree in ({"a": np.ones(2)}, {"a": {"b": np.ones(2)}}):
         with pytest.raises(tf2flax.AssignmentError, match="there is no plan"):

@@ -138,6 +138,7 @@ def save_checkpoint(
         if plan is None:
             refuse_without_plan(new)
             refuse_state_without_plan(opt_state)
+            _refuse_options_without_plan(unused, averages)
             tensors = prepare_tree(tree_or_mapping)
         else:
             tensors, stale = prepare_by_plan(
@@ -205,6 +206,17 @@ def _saving_processes(*trees: Any) -> Mapping[int, Any]:
     from .sharded import saving_processes
 
     return saving_processes(trees)
+
+
+def _refuse_options_without_plan(unused: str, averages: str) -> None:
+    """Refuses what says something of a checkpoint, where there is none."""
+    given = {"unused": (unused, "copy"), "averages": (averages, "follow")}
+    for name, (value, default) in given.items():
+        if value != default:
+            raise AssignmentError(
+                f"{name}={value!r}: which tensors of a checkpoint that is about, the "
+                "plan of the restore says. Give it as plan=."
+            )
 
 
 def _check_options(unused: object, averages: object, data_files: object) -> None:
