@@ -18,8 +18,9 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
   be wrong. `training_state`: what is not suggested. `ways_out`: leaves that may stay.
 - Of layers and parts: `numbered_layers`, `layer_families`, `renamed_layers`,
   `layer_entries`, `shifted_levels`: other numbers or names in the checkpoint.
-  `adjacent_captures`: where a capture ends. `fused`: query, key and value in one
-  tensor. `stored_parts`: parts of partitioned variables that are stored otherwise.
+  `adjacent_captures`: where a capture ends. `stacked_layers`: leaves that hold all
+  layers. `fused`: query, key and value in one tensor. `gates`: those of recurrent
+  cells. `stored_parts`: parts of partitioned variables that are stored otherwise.
 - `suggestions`, `new_entries`, `counted_sources`: lines that can be pasted into a map.
   `entry_labels`, `scopes`, `likeness`: entries in messages; scopes of names; how alike
   names are.

@@ -27,6 +27,7 @@ from .numbered_layers import describe_shift
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
+from .stacked_layers import has_no_numbers, name_layers
 from .stored_parts import axis_of_parts, concat_parts, describe_rows
 from .suggestions import (
     Surroundings,
@@ -86,6 +87,8 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return "numbers", template_of(source), entry if is_scope_entry else -1
     if scope := scope_around(problem, around):
         return "scope around", entry, scope
+    if "{" in source and has_no_numbers(problem, around):
+        return "no numbers", entry
     return "name", entry, last if is_general else source
 
 
@@ -279,6 +282,11 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     return f"{fact} {_keep(problems, around)}"
 
 
+def _advise_no_numbers(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """Layers that are counted, and have names only."""
+    return name_layers(problems[0], around)
+
+
 def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
     """Names that are like it."""
     first, source = problems[0], problems[0].source
@@ -360,6 +368,7 @@ _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
     "below": _advise_below,
     "numbers": _advise_numbers,
     "scope around": _advise_around,
+    "no numbers": _advise_no_numbers,
 }
 
 

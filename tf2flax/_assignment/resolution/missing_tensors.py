@@ -20,6 +20,7 @@ from tf2flax._base.text import and_more, counted, list_names
 from .adjacent_captures import explain_adjacent_captures
 from .entry_labels import fills_scope, target_of
 from .fused import explain_fused
+from .gates import describe_gates, is_gate
 from .layer_entries import describe_moved_layers
 from .missing_levels import explain_missing_levels
 from .missing_names import explain_name, kind_of_name, tensor_meant
@@ -31,6 +32,7 @@ from .renamed_layers import MovedLayers, find_moved_layers
 from .scopes import template_of
 from .shifted_levels import explain_shifted_levels
 from .spellings import suggest_for_key, suggest_for_pattern
+from .stacked_layers import stack_instead
 from .suggestions import (
     Surroundings,
     change_key,
@@ -285,11 +287,15 @@ class _MissingScope:
 
     def _list(self) -> str:
         """What there is, where nothing is like the scope."""
+        if advice := stack_instead(self.missing, self._rivals, self._around):
+            return advice
         if self._rivals:
             listed = list_names(self._rivals, _MAX_ROOTS)
             return f"Such names lie under {listed}: only their meaning tells which."
         keep = ""
-        if fills_scope(self.missing[0][0].entry):
+        if is_gate(_split(root)[1] for _, root in self.missing):
+            keep = describe_gates(self._around.tensors.children_of(self.parent))
+        if not keep and fills_scope(self.missing[0][0].entry):
             leaves = (problem.leaf for problem in self.problems)
             keep = keep_missing(leaves, self._around)
         return f"{list_below(self.root, self._around)} {keep}".strip()
