@@ -394,8 +394,11 @@ def _swap(text: str, old: str, new: str) -> str:
 
 
 _EVERYWHERE: dict[str, Callable[[re.Match[str], Any, Any], Pair]] = {
-    r"Write `([^`]+)` in place of `([^`]+)`": lambda m, k, v: (
-        _swap(k, m[2], m[1]), _swap(v, m[2], m[1]),
+    r"In the keys, write `([^`]+)` in place of `([^`]+)`": lambda m, k, v: (
+        _swap(k, m[2], m[1]), v,
+    ),
+    r"In the values, write `([^`]+)` in place of `([^`]+)`": lambda m, k, v: (
+        k, _swap(v, m[2], m[1]),
     ),
     r"Put `([^`]+)` before the keys": lambda m, k, v: (m[1] + k, v),
     r"Put `([^`]+)` before the values": lambda m, k, v: (k, m[1] + v),

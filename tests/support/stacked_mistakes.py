@@ -18,6 +18,8 @@ KERNELS = stack("e/layer_{i}/q/kernel", over="i")
 CELLS: Shapes = {f"e/lstm{end}/kernel": (5, 4) for end in ("", "_1", "_2")}
 CELLS_RIGHT = {stack("e/lstm/", "e/lstm_1/", "e/lstm_2/"): "k/"}
 NAMED: Shapes = {f"e/{name}/kernel": (5, 4) for name in ("first", "mid", "last")}
+BERT = DATA / "bert" / "model.ckpt"
+GPT2 = DATA / "gpt2" / "model.ckpt"
 LSTM = DATA / "recurrent" / "model.ckpt"
 BASIC = "basic/rnn/basic_lstm_cell/"
 GATES: Shapes = {
@@ -69,6 +71,12 @@ STACKED_ADVICE: dict[str, Advice] = {
         LAYERS, {"e/layer/q/kernel": "k"}, {"k": (3, 8, 6)}, {KERNELS: "k"},
         "such layers",
     ),
+    "scopes of a stack in several entries": advice(
+        LAYERS, {"e/layer/q/": "s/q/", "e/layer/n/": "s/n/"}, STACKED,
+        {stack("e/layer_{i}/n/", over="i"): "s/n/",
+         stack("e/layer_{i}/q/", over="i"): "s/q/"},
+        "The checkpoint has 3 such layers", "`; others alike.", solved=False,
+    ),
     "one layer for a stack, with captures": advice(
         {f"e/l_{i}/{m}/w": (5, 4) for i in range(3) for m in "ab"},
         {"e/l_0/{i}/w": "s/{i}"}, {f"s/{m}": (3, 5, 4) for m in "ab"},
@@ -117,6 +125,45 @@ STACKED_ADVICE: dict[str, Advice] = {
     "a layer that is called as a gate": no_key(
         {"m/in/w": (4, 24)}, {"m/in/w": "in/w"}, {"in/w": (4, 6)}, {},
         "another configuration",
+    ),
+    # What is pasted everywhere leaves other entries as they are.
+    "a level that some entries lack": advice(
+        BERT, {"bert/pooler/dense/": "params/pooler/",
+               "bert/layer_{i}/output/dense/": "params/l{i}/",
+               "bert/layer_{i}/intermediate/dense/": "params/m{i}/"},
+        {**{f"params/l{i}/kernel": (64, 32) for i in (0, 1)},
+         **{f"params/m{i}/kernel": (32, 64) for i in (0, 1)},
+         "params/pooler/kernel": (32, 32)},
+        {"bert/pooler/dense/": "params/pooler/",
+         "bert/encoder/layer_{i}/output/dense/": "params/l{i}/",
+         "bert/encoder/layer_{i}/intermediate/dense/": "params/m{i}/"},
+        "In the keys, write `bert/encoder/layer_{i}/` in place of `bert/layer_{i}/`",
+    ),
+    "a scope that keys and values have": advice(
+        BERT, {"bert/encoder/layers_{i}/output/dense/": "layers_{i}/o/",
+               "bert/encoder/layers_{i}/intermediate/dense/": "layers_{i}/m/"},
+        {**{f"layers_{i}/o/kernel": (64, 32) for i in (0, 1)},
+         **{f"layers_{i}/m/kernel": (32, 64) for i in (0, 1)}},
+        {"bert/encoder/layer_{i}/output/dense/": "layers_{i}/o/",
+         "bert/encoder/layer_{i}/intermediate/dense/": "layers_{i}/m/"},
+        "In the keys, write `layer_{i}/` in place of `layers_{i}/`",
+    ),
+    "a level that expressions lack": no_key(
+        GPT2, {src("h0/mlp/c_fc/w")[0]: "m", src("h1/mlp/c_fc/w")[0]: "n"},
+        {"m": (32, 128), "n": (32, 128)}, {},
+        "Put `model/` before the names in the keys.",
+    ),
+    "names that are joined by dots": advice(
+        BERT, {"bert.encoder.layer_{i}.output.dense.": "l{i}/"},
+        {f"l{i}/kernel": (64, 32) for i in (0, 1)},
+        {"bert/encoder/layer_{i}/output/dense/": "l{i}/"},
+        "Did you mean `bert/encoder/layer_{i}/output/dense/`?",
+    ),
+    "a level above parts that a capture names": advice(
+        BERT, {"bert/encoder/layer_{i}/attention/{m}/": "l{i}/{m}/"},
+        {f"l{i}/{m}/kernel": (32, 32) for i in (0, 1) for m in PARTS},
+        {"bert/encoder/layer_{i}/attention/self/{m}/": "l{i}/{m}/"},
+        "; 2 more alike. Did you mean",
     ),
     # Query, key and value
     "parts that are stacked": advice(

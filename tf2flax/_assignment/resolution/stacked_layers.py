@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
+from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import (
     Expression,
     Joined,
@@ -146,32 +147,43 @@ def stack_instead(
     stacks = set[_Stack]()
     pairs: dict[str, tuple[Expression, str]] = {}
     for problem, scope in missing:
-        leaf = problem.leaf or target_of(entry)
+        leaf = problem.leaf or target_of(problem.entry)
         below = problem.source[len(scope) :]
-        is_scope = fills_scope(entry) and bool(below)
-        if scope != root or problem.entry != entry:
-            return ""
-        if is_scope and not leaf.endswith(below):
-            return ""
-        shape = around.shapes.get(leaf)
         # One way for each leaf: of several, only their meaning tells.
         candidates = _stacks_of(
-            tensor_of(scopes[0] + below, around), shape or (), around
+            tensor_of(scopes[0] + below, around), around.shapes.get(leaf, ()), around
         )
-        if len(candidates) != 1:
+        if scope != root or len(candidates) != 1:
             return ""
         stacks.add(candidates[0])
-        source = Source(literal_pattern(scopes[0] + ("" if is_scope else below)))
-        value = leaf[: -len(below)] if is_scope else leaf
-        pairs[value] = candidates[0].of(source), value
+        if below and leaf.endswith(f"/{below}"):
+            value = leaf[: -len(below)]
+            pairs[value] = candidates[0].of(Source(literal_pattern(scopes[0]))), value
     if len(stacks) > 1:
         return ""
-    count = len(scopes)
-    fact = f"The checkpoint has {count} such layers, which the leaf stacks"
-    key, _ = next(iter(pairs.values()))
-    if not fills_scope(entry) or source_of_entry(entry) == Source(root):
-        return f"{fact}: use the key `{write_key(entry, key)}`."
-    return f"{fact}. {propose_entry(list(pairs.values()), around.leaves)}"
+    fact = f"The checkpoint has {len(scopes)} such layers, which the leaf stacks"
+    if key := _key_of_stack(entry, root, scopes[0], stacks.pop()):
+        is_one = len({problem.entry.number for problem, _ in missing}) == 1
+        if is_one:
+            return f"{fact}: use the key `{key}`."
+        return f"{fact}. In entry {entry.number}: use the key `{key}`; others alike."
+    return (
+        f"{fact}. {propose_entry(list(pairs.values()), around.leaves)}" if pairs else ""
+    )
+
+
+def _key_of_stack(entry: MapEntry, root: str, scope: str, stack: _Stack) -> str:
+    """The key of an entry that stacks layers, where it names their scope; or ""."""
+    source, depth = source_of_entry(entry), root.count("/")
+    if not isinstance(source, Source):
+        return ""
+    components = source.pattern.split("/")
+    if len(components) <= depth - (not fills_scope(entry)):
+        return ""
+    if "/".join([*components[:depth], ""]) != literal_pattern(root):
+        return ""
+    moved = literal_pattern(scope) + "/".join(components[depth:])
+    return write_key(entry, stack.of(Source(moved)))
 
 
 def has_no_numbers(problem: SourceNotFound, around: Surroundings) -> bool:
