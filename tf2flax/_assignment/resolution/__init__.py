@@ -15,7 +15,8 @@ Names, shapes and dtypes alone: reads no tensor and opens no file. Begin with
 - `causes`: which problems are one mistake. `missing_tensors`, `missing_scopes`,
   `missing_levels`, `missing_names`, `near_scopes`, `missing_leaves`, `mismatches`,
   `fitting_sizes` explain one kind each. `doubts`, `swapped_values`: where what fits a
-  leaf may well be wrong. `training_state`: what is not suggested. `ways_out`: leaves that may stay.
+  leaf may well be wrong. `training_state`: what is not suggested. `ways_out`: leaves
+  that may stay.
 - Of layers and parts: `numbered_layers`, `layer_families`, `renamed_layers`,
   `layer_entries`, `shifted_levels`: other numbers or names in the checkpoint.
   `adjacent_captures`: where a capture ends. `stacked_layers`: leaves that hold all

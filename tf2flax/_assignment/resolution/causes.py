@@ -119,6 +119,7 @@ def _explain_mismatches(
         _explain_group(group, None, around) for group in groups[len(explained) :]
     ]
     pairs = [_differing_sizes(group[0]) for group in groups]
+    # Sizes that differ everywhere alike are one cause, whatever the shapes are.
     counts = collections.Counter(pair for group in pairs for pair in group)
     if not counts:
         return causes

@@ -64,6 +64,7 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
     tensors = around.tensors
     is_scope_entry = fills_scope(problem.entry)
     last = template_of(source.rpartition("/")[2])
+    # From what is certain to what is merely alike.
     if not tensors.names:
         return ("empty",)
     if problem.leaf is None and suggest_for_key(source):
@@ -380,6 +381,7 @@ def _replace(
     """Suggests other names: in the key, or for members of scopes as a new entry."""
     first = problems[0]
     new = rename(first.source)
+    # The key is changed, unless it is right for other leaves.
     if not _gets_entries(first, around):
         key = change_key(first.entry, first.source, new)
         is_one = len({problem.entry.number for problem in problems}) == 1

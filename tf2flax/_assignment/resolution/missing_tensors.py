@@ -196,6 +196,7 @@ def _explain_level(scopes: Sequence[MissingScope]) -> Cause:
         f"nothing lies under {listed}, which {len(problems)} leaves need; the same "
         f"names lie under `{relation[1]}`."
     )
+    # The key of a single entry is written whole; of several, what is true of all.
     entries = {problem.entry.number for problem in problems}
     advice = put_before(relation[1], problems)
     if len(entries) == 1:
