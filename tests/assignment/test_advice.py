@@ -16,6 +16,7 @@ from advice_mistakes import ADVICE, Advice
 from counting import count_calls
 from layer_mistakes import LAYER_ADVICE, STACKED
 from map_mistakes import f32, suggestions_in
+from stacked_mistakes import STACKED_ADVICE
 
 import tf2flax
 from tf2flax import src, stack
@@ -23,7 +24,7 @@ from tf2flax import src, stack
 MAX_LINES = 25
 
 
-CASES = {**ADVICE, **LAYER_ADVICE}
+CASES = {**ADVICE, **LAYER_ADVICE, **STACKED_ADVICE}
 
 
 # Cases of which several entries are suggested, each for some of the leaves.

@@ -38,6 +38,18 @@ def test_equal_files(
     assert run(capsys, got, want, "--rtol", "1e-6", "--atol", "0")[0] == 0
 
 
+def test_a_file_that_is_not_there(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = save(tmp_path / "a.npz", x=np.ones(1))
+    for ending in ("npz", "safetensors"):
+        missing = str(tmp_path / f"b.{ending}")
+        for paths in ((there, missing), (missing, there)):
+            assert main(["compare", *paths]) == 2
+            message = capsys.readouterr().err
+            assert message.startswith(f"tf2flax: No file at `{missing}`.")
+
+
 @pytest.mark.parametrize(
     ("got", "want", "fact"),
     [
@@ -90,11 +102,6 @@ def test_files_without_arrays_are_not_equal(
 ) -> None:
     empty = save(tmp_path / "a.npz")
     assert run(capsys, empty, empty)[0] == 1
-
-
-def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "no.npz", "no.npz"]) == 2
-    assert capsys.readouterr().err.startswith("tf2flax: ")
 
 
 def test_jax_is_not_imported(tmp_path: pathlib.Path) -> None:

@@ -60,7 +60,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("diff --atol", ["-0.1", "nan", "x"], "finite number, 0 or more, got '"),
         ("compare --rtol", ["-1", "nan", "x"], "finite number, 0 or more, got '"),
         ("compare --atol", ["-0.1", "inf", ""], "finite number, 0 or more, got '"),
-        ("convert --data-files", ["-1", "2.5", "x"], "whole number, 0 or more, got"),
+        ("convert --data-files", ["-2", "0", "2.5", "x"], "number, 1 or more, got"),
     ],
 )
 def test_numbers_are_checked(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import pathlib
 import pickle
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 
@@ -83,6 +88,74 @@ def test_of_a_stored_archive_only_what_is_needed_is_read(
 def test_a_name_that_the_archive_lacks(archive: pathlib.Path) -> None:
     with pytest.raises(tf2flax.CheckpointNotFoundError, match=r"dir/model.ckpt`\?"):
         tf2flax.open_checkpoint(f"file://{archive}|zip:dir/mod.ckpt")
+
+
+@pytest.mark.parametrize("inside", ["dir/model.ckpt", "dir/"])
+def test_an_archive_that_is_not_there(tmp_path: pathlib.Path, inside: str) -> None:
+    path = f"{tmp_path}/bert.zip"
+    for url in (f"file://{path}|zip:{inside}", f"{path}|zip:{inside}"):
+        assert not tf2flax.checkpoint_exists(url)
+        with pytest.raises(tf2flax.CheckpointNotFoundError) as caught:
+            tf2flax.open_checkpoint(url)
+        assert re.search(rf"there is no archive `\S*{path}`\. Give", str(caught.value))
+    with (
+        serving({}) as served,
+        pytest.raises(tf2flax.CheckpointNotFoundError, match=r"archive `\S*/m\.zip`"),
+    ):
+        tf2flax.open_checkpoint(f"{served.url}/m.zip|zip:{inside}")
+
+
+class Pipe(io.BytesIO):
+    """A file in which nothing can be found again."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError
+
+
+def encrypted(contents: bytes) -> bytes:
+    """An archive of which members say that they need a password."""
+    flagged = bytearray(contents)
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(magic, contents):
+            flagged[found.start() + flags] |= 1
+    return bytes(flagged)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("obstacle", ["encrypted", "LZMA", "a data descriptor"])
+def test_members_that_are_not_read(
+    method: int, obstacle: str, tmp_path: pathlib.Path
+) -> None:
+    method = zipfile.ZIP_LZMA if obstacle == "LZMA" else method
+    out = Pipe() if "descriptor" in obstacle else io.BytesIO()
+    tf2flax.save_checkpoint(tmp_path / "m", {"a": np.arange(9.0)})
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for file in tmp_path.glob("m.*"):
+            archive.writestr(f"dir/{file.name}", file.read_bytes())
+    contents = out.getvalue()
+    contents = encrypted(contents) if obstacle == "encrypted" else contents
+    path = tmp_path / "a b.zip"
+    path.write_bytes(contents)
+    url = f"file://{path}|zip:dir/m".replace(" ", "%20")
+    for given in (url, path, f"{url.removesuffix('m')}"):
+        with pytest.raises(
+            tf2flax.UnsupportedError, match=f"is .*{obstacle}"
+        ) as caught:
+            tf2flax.open_checkpoint(given)
+        (command,) = re.findall(
+            r"Unpack it, `(.*?)`, and give `dir/", str(caught.value)
+        )
+        program = "unzip" if obstacle == "encrypted" else "python -m zipfile -e"
+        assert command.startswith(f"{program} '{path}'")
+    if program != "unzip":
+        arguments = [sys.executable, *shlex.split(command)[1:]]
+        subprocess.run(arguments, check=True, cwd=tmp_path)
+        assert np.array_equal(
+            tf2flax.open_checkpoint(tmp_path / "dir/m")["a"][:], range(9)
+        )
 
 
 def test_a_flipped_bit_is_found(archive: pathlib.Path) -> None:

@@ -320,7 +320,7 @@ ADVICE: dict[str, Advice] = {
     ),
     "a level forgotten in values": advice(
         BERT, {f"bert/{n}": f"params/{n.replace('pooler/', '')}" for n in BARE}, POOLER,
-        {"bert/": "params/"}, "Write `params/pooler/dense/` in place of",
+        {"bert/": "params/"}, "In the values, write `params/pooler/dense/` in place of",
     ),
     "a last level that is missing": advice(
         BERT, {"bert/pooler/": "params/pooler/"},

@@ -360,8 +360,11 @@ def _replaced(pairs: Sequence[Pair], number: int, text: str, line: str) -> list[
     """The map with a text as the key of an entry, or as its value if that is wrong."""
     key, value = pairs[number]
     new = (key, text) if _VALUE_IS_WRONG.search(line) else (parse_key(text), value)
-    # A key without its captures would give every leaf the same tensor.
-    assert set(_CAPTURE.findall(str(key))) <= set(_CAPTURE.findall(str(new[0])))
+    # A key without its captures would give every leaf the same tensor; what it counts
+    # may be named instead.
+    counted = set(re.findall(r'over="(\w+)"', str(key)))
+    captures = set(_CAPTURE.findall(str(key))) - counted
+    assert captures <= set(_CAPTURE.findall(str(new[0])))
     return [*pairs[:number], new, *pairs[number + 1 :]]
 
 
@@ -391,8 +394,11 @@ def _swap(text: str, old: str, new: str) -> str:
 
 
 _EVERYWHERE: dict[str, Callable[[re.Match[str], Any, Any], Pair]] = {
-    r"Write `([^`]+)` in place of `([^`]+)`": lambda m, k, v: (
-        _swap(k, m[2], m[1]), _swap(v, m[2], m[1]),
+    r"In the keys, write `([^`]+)` in place of `([^`]+)`": lambda m, k, v: (
+        _swap(k, m[2], m[1]), v,
+    ),
+    r"In the values, write `([^`]+)` in place of `([^`]+)`": lambda m, k, v: (
+        k, _swap(v, m[2], m[1]),
     ),
     r"Put `([^`]+)` before the keys": lambda m, k, v: (m[1] + k, v),
     r"Put `([^`]+)` before the values": lambda m, k, v: (k, m[1] + v),

@@ -19,6 +19,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._storage.base import Storage
 from tf2flax._storage.not_paths import describe_spelling, unpack_tar
+from tf2flax._storage.stores import archive_error, missing_archive
 
 from .choosing import INDEX, V1_FILE, checkpoints_in, listed_names
 from .foreign_folders import describe_contents, kind_of_folder
@@ -36,6 +37,8 @@ _SEPARATOR: Final = re.compile(r"[/\\]")
 
 def no_checkpoint_in(storage: Storage, directory: str, state: State) -> CheckpointError:
     """The error for a directory that leads to no checkpoint, or to several."""
+    if error := _archive_error(storage, directory):
+        return error
     full_path = storage.show(directory)
     prefix = directory.rstrip("/")
     if prefix != directory and prefix and is_there(storage, prefix):
@@ -112,13 +115,15 @@ def _meant_by(storage: Storage, directory: str, state: State) -> list[str]:
     return []
 
 
-def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
+def no_checkpoint_at(storage: Storage, path: str) -> CheckpointError:
     """The error for a prefix, file or pattern that means no checkpoint."""
     if not path:
         return CheckpointNotFoundError(
             "The path is empty. Give the prefix of a checkpoint (its files without "
             "`.index`) or its directory; the current one is `.`."
         )
+    if error := _archive_error(storage, path):
+        return error
     full_path = storage.show(path)
     folder, name = os.path.split(path)
     is_pipe = storage.is_local and os.path.exists(path) and not os.path.isdir(path)
@@ -161,6 +166,15 @@ def no_checkpoint_at(storage: Storage, path: str) -> CheckpointNotFoundError:
         fix = fix or "Give its prefix (its files without `.index`) or its directory."
     reason = missing or f"there is no `{full_path}.index`"
     return CheckpointNotFoundError(f"No checkpoint at `{full_path}`: {reason}. {fix}")
+
+
+def _archive_error(storage: Storage, path: str) -> CheckpointError | None:
+    """The error for an archive that is not there or not read; None for no error."""
+    archive, mark, _ = path.partition("|zip:")
+    if not mark or not storage.is_local or os.path.lexists(archive):
+        return archive_error(storage, path)
+    problem = f"No checkpoint at `{storage.show(path)}`"
+    return missing_archive(problem, storage.show(archive))
 
 
 def _suggest_url(storage: Storage, path: str) -> str:

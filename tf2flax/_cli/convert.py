@@ -9,7 +9,7 @@ from typing import Any, Final
 import tf2flax
 
 from .documents import print_json
-from .numbers import whole_number
+from .numbers import positive_number
 from .outputs import check_folder
 from .selecting import (
     add_checkpoint,
@@ -66,7 +66,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data-files",
-        type=whole_number,
+        type=positive_number,
         default=1,
         metavar="N",
         help="of a tensorbundle",

@@ -17,11 +17,32 @@ def whole_number(text: str) -> int:
     Raises:
         ArgumentTypeError: It is something else.
     """
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+    number = _digits(text)
+    if number is None:
         raise argparse.ArgumentTypeError(
             f"expected a whole number, 0 or more, got {text[:_MAX_TEXT]!r}"
         )
-    return int(text)
+    return number
+
+
+def positive_number(text: str) -> int:
+    """Reads a whole number, 1 or more.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    number = _digits(text)
+    if not number:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number, 1 or more, got {text[:_MAX_TEXT]!r}"
+        )
+    return number
+
+
+def _digits(text: str) -> int | None:
+    """The number that digits are; None for other text."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+    return int(text) if is_number else None
 
 
 def tolerance(text: str) -> float:

@@ -18,7 +18,13 @@ from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 
-from tf2flax._base.errors import DamagedError, ReadError, UnsupportedError
+from tf2flax._base.errors import (
+    CheckpointNotFoundError,
+    DamagedError,
+    NotFoundError,
+    ReadError,
+    UnsupportedError,
+)
 from tf2flax._base.memory import empty
 from tf2flax._base.roles import NamedRoles
 from tf2flax._checkpoint.checkpoint import Checkpoint
@@ -121,7 +127,15 @@ def open_arrays(
             return _open_npz(path)
     if orbax := _find_orbax(path):
         return _open_orbax(orbax)
-    return _CheckpointArrays(view(open_checkpoint(path)))
+    try:
+        return _CheckpointArrays(view(open_checkpoint(path)))
+    except CheckpointNotFoundError as error:
+        if not path.endswith((".npz", ".safetensors")) or os.path.lexists(path):
+            raise
+        raise NotFoundError(
+            f"No file at `{os.path.abspath(path)}`. Give a file of arrays that is "
+            "there, or a checkpoint."
+        ) from error
 
 
 def _begins_as_safetensors(path: str) -> bool:

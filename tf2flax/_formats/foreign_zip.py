@@ -14,9 +14,15 @@ from typing import Final
 from urllib.parse import quote
 
 from tf2flax._base.errors import CheckpointError
+from tf2flax._base.text import printable
 from tf2flax._storage.base import Storage
 from tf2flax._storage.foreign import PATH, ForeignFile
-from tf2flax._storage.zip_table import END_MAGIC, TAIL_NBYTES, read_table
+from tf2flax._storage.zip_table import (
+    END_MAGIC,
+    TAIL_NBYTES,
+    read_table,
+    unpack_archive,
+)
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
 # What may come first in an archive that Keras wrote, or that was made of its folder.
@@ -50,18 +56,27 @@ def describe_zip(storage: Storage, path: str, endings: tuple[str, ...]) -> Forei
         Its kind, and a way out: URLs of the checkpoints in it.
     """
     try:
-        names = _names_in(storage.file(path).tail(TAIL_NBYTES))
+        members = read_table(storage.file(path).tail(TAIL_NBYTES))
     except CheckpointError:
-        names = None
-    if names is None:
+        members = None
+    if members is None:
         return ForeignFile(
             "a zip archive that was cut short", "Copy the file again.", None
         )
+    names = [member.name for member in members]
     checkpoints = [name for name in names if not _is_metadata(name)]
     prefixes = [n.removesuffix(".index") for n in checkpoints if n.endswith(".index")]
     prefixes += [name for name in checkpoints if name.endswith(endings)]
     # tensorstore opens each by a URL of its own: nothing need be unpacked.
     if prefixes:
+        obstacles = [m.obstacle for m in members if m.name.startswith(prefixes[0])]
+        if obstacle := next(filter(None, obstacles), ""):
+            fix = unpack_archive(storage.show(path), obstacle)
+            return ForeignFile(
+                f"a zip archive of a checkpoint that is {obstacle}",
+                f"{fix}, and give `{printable(prefixes[0])}`.",
+                None,
+            )
         url = _url_of(storage, path)
         which = " or ".join(f"`{url}|zip:{quote(name)}`" for name in prefixes[:4])
         return ForeignFile("a zip archive of a checkpoint", f"Give {which}.", None)
@@ -93,12 +108,6 @@ def _kind_of(names: Sequence[str]) -> ForeignFile:
         "weights.",
         None,
     )
-
-
-def _names_in(tail: bytes) -> list[str] | None:
-    """The names of all files in an archive; None where its table is not there."""
-    members = read_table(tail)
-    return None if members is None else [member.name for member in members]
 
 
 def _is_metadata(name: str) -> bool:

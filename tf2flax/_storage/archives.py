@@ -36,7 +36,7 @@ from tf2flax._base.values import encode_name
 from .faults import write_error
 from .local import read_at
 from .writing import write_all
-from .zip_table import TAIL_NBYTES, Member, read_table
+from .zip_table import TAIL_NBYTES, Member, read_table, unpack_archive
 
 _DEFLATE: Final = 8
 _HEADER_NBYTES: Final = 30
@@ -137,6 +137,44 @@ class Archive:
                     check()
                 self._unpacked[name] = unpacked
             return self._unpacked[name]
+
+    @property
+    def path(self) -> str:
+        """Its path or URL, for messages."""
+        return self._file.path
+
+    def exists(self) -> bool:
+        """True if there is an archive, or the store does not say that there is none."""
+        try:
+            return bool(self._file.tail(1))
+        except DamagedError:
+            return False
+        except ReadError:
+            return True
+
+    def why_unread(self, prefix: str) -> str:
+        """Says why tensorstore cannot read the members below a prefix.
+
+        Args:
+            prefix: How their names begin.
+
+        Returns:
+            The fact and the way out, in sentences; "" where nothing is in the way.
+        """
+        try:
+            members = read_table(self._file.tail(TAIL_NBYTES)) or []
+        except (DamagedError, ReadError):
+            return ""
+        start = encode_name(prefix)
+        for member in members:
+            if member.key.startswith(start) and member.obstacle:
+                fix = unpack_archive(self.path, member.obstacle)
+                return (
+                    f"`{member.name}` is {member.obstacle}, which is not read in an "
+                    f"archive - in `{self.path}`. {fix}, and give "
+                    f"`{prefix.removesuffix('.index')}`."
+                )
+        return ""
 
     def _find(self, name: bytes) -> Member | None:
         """A member that is uncompressed here."""

@@ -138,6 +138,13 @@ class StoreClient:
                 raise
             # Not what was asked for: the archive that the store reads is damaged.
             raise store_error(self.url_of(key), error) from error
+        except ReadError as error:
+            fact = self.archive.why_unread(key) if self.archive else ""
+            if fact:
+                raise UnsupportedError(
+                    f"Cannot read `{self.url_of(key)}`: {fact}"
+                ) from (error)
+            raise
 
     def read_unless(self, key: str, generation: bytes) -> Any:
         """Reads a byte of a key, unless the key still has a generation.

@@ -16,7 +16,12 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from tf2flax._base.errors import CheckpointNotFoundError, ReadError, UnsupportedError
+from tf2flax._base.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ReadError,
+    UnsupportedError,
+)
 
 from .faults import OutOfRangeError, store_reason
 from .local import LOCAL
@@ -169,6 +174,39 @@ def _archive_of(store: KvStore) -> Archive | None:
     if base is None or base.spec().to_json().get("driver") == "zip":
         return None
     return Archive(StoreFile(StoreClient(_root_of(base)), base.path))
+
+
+def archive_error(storage: Storage, path: str) -> CheckpointError | None:
+    """The error for a path in an archive that is not there, or cannot be read.
+
+    Args:
+        storage: The place.
+        path: The path, at which no checkpoint was found.
+
+    Returns:
+        The error; None where it is no archive, or nothing is wrong with it.
+    """
+    archive = storage.client.archive if isinstance(storage, KvStorage) else None
+    if archive is None:
+        return None
+    problem = f"No checkpoint at `{storage.show(path)}`"
+    if not archive.exists():
+        return missing_archive(problem, archive.path)
+    fact = archive.why_unread(path)
+    return UnsupportedError(f"{problem}: {fact}") if fact else None
+
+
+def missing_archive(problem: str, archive: str) -> CheckpointNotFoundError:
+    """The error for a path in an archive that is not there.
+
+    Args:
+        problem: What was not found.
+        archive: The archive, for messages.
+    """
+    return CheckpointNotFoundError(
+        f"{problem}: there is no archive `{archive}`. Give the path of one that is "
+        "there before the `|`."
+    )
 
 
 def _path_of_file_url(url: str) -> str:

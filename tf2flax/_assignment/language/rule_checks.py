@@ -47,9 +47,13 @@ def _check_scopes(rule: Rule) -> None:
                 f"`{target}/`?"
             )
         if names and rule.is_scope:
+            key = names[0]
+            # Other libraries join names by dots: `encoder.layer.0.`
+            if "/" not in key and key.count(".") > 1:
+                key = key.rstrip(".").replace(".", "/")
             raise AssignmentError(
                 f"`{target}` is a scope, so the key must be one too. Did you mean "
-                f"`{names[0]}/`?"
+                f"`{key}/`?"
             )
 
 

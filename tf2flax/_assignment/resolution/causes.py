@@ -28,6 +28,7 @@ from tf2flax._base.text import and_more
 from .counted_sources import is_counted, write_counted
 from .entry_labels import fills_scope, label_of
 from .fused import find_slice, part_of
+from .gates import find_gate
 from .layer_families import left_out_of_stack
 from .mismatches import ANOTHER_CONFIGURATION, Reason, find_reason
 from .missing_leaves import explain_missing_leaves, explain_wrong_key
@@ -43,6 +44,8 @@ from .problems import (
     group_by_key,
     label_of_problems,
 )
+from .sources import find_source
+from .stacked_layers import find_stack
 from .suggestions import Surroundings, source_of_entry, write_key
 from .swapped_values import SwappedValues
 from .ways_out import keep_new_head
@@ -116,6 +119,7 @@ def _explain_mismatches(
         _explain_group(group, None, around) for group in groups[len(explained) :]
     ]
     pairs = [_differing_sizes(group[0]) for group in groups]
+    # Sizes that differ everywhere alike are one cause, whatever the shapes are.
     counts = collections.Counter(pair for group in pairs for pair in group)
     if not counts:
         return causes
@@ -160,6 +164,8 @@ def _join_groups(
 def _reason_of(problem: Mismatch, around: Surroundings) -> Reason | None:
     if problem.expression is None:
         return None
+    if stack := find_stack(problem, around):
+        return stack
     spec_of = around.manifest.spec
     return find_reason(problem.shape, problem.source_shape, problem.expression, spec_of)
 
@@ -174,7 +180,7 @@ def _with_doubt(
     if reason and reason.is_of_key:  # numbers in the key, which say more
         return reason
     first = group[0]
-    doubt = swapped.doubt(group) or find_slice(first)
+    doubt = swapped.doubt(group) or find_slice(first) or find_gate(first)
     return doubt or _reason_for_first_layer(first, around) or reason
 
 
@@ -265,6 +271,10 @@ def _has_shape(
     source: Expression, shape: tuple[int, ...], around: Surroundings
 ) -> bool:
     try:
+        if is_counted(source):
+            source = find_source(source, around.manifest).expression
+        if is_counted(source):  # the checkpoint has nothing to count
+            return False
         return lower(source, around.manifest.spec).shape == shape
     except AssignmentError:
         return False

@@ -9,14 +9,14 @@ Only the order that all such models have is suggested, and said to be an assumpt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.aliases import FLAX_ALIASES, alias_sources
 from tf2flax._assignment.language.captures import literal_pattern
 from tf2flax._assignment.language.expressions import Expression, Joined, Source
 
-from .entry_labels import label_of
+from .entry_labels import label_of, target_of
 from .mismatches import Reason
 from .new_entries import NewEntry, add_entries, generalise
 from .problems import Cause, Mismatch, SourceNotFound, group_by_key
@@ -29,7 +29,11 @@ _WORDS: Final = {
     **{f"{word[0]}_proj": place for place, word in enumerate(_PARTS)},
 }
 _FUSED: Final = frozenset({"qkv", "qkv_proj", "c_attn", "query_key_value", "in_proj"})
+# Of cross-attention: key and value alone, by the same input.
+_FUSED_PAIR: Final = frozenset({"kv", "kv_proj", "key_value", "to_kv"})
 _ALL: Final = _FUSED | _WORDS.keys()
+_TIMES: Final = {2: "twice", 3: "three times"}
+_LISTED: Final = {2: "key and value", 3: "query, key and value"}
 # What names of such tensors hold, where one part alone is asked for.
 _ATTENTION: Final = ("attn", "attention", "qkv")
 # Components of a name that are looked at.
@@ -73,20 +77,23 @@ def find_slice(problem: Mismatch) -> Reason | None:
         problem: A leaf, and a tensor of another shape.
 
     Returns:
-        The reason; None if the leaf is not a third of the tensor.
+        The reason; None if the leaf is not a third of the tensor, or half of one of
+        key and value.
     """
     words = [c for c in problem.leaf.split("/")[:_MAX_DEPTH] if c in _WORDS]
-    parts = _parts(problem.source_shape, problem.shape)
-    if not words or not parts:
+    is_pair = not _FUSED_PAIR.isdisjoint(problem.source.split("/"))
+    count = len(_PARTS) - is_pair
+    parts = _parts(problem.source_shape, problem.shape, count)
+    if not words or not parts or (is_pair and not _WORDS[words[0]]):
         return None
     # `k` may be any kernel, and `value` that of a game.
     names = f"{problem.source} {problem.leaf}".casefold()
-    if not any(word in names for word in _ATTENTION):
+    if not is_pair and not any(word in names for word in _ATTENTION):
         return None
     return Reason(
-        "The tensor is three times as large. If it holds query, key and value in this "
+        f"The tensor is {_TIMES[count]} as large. If it holds {_LISTED[count]} in this "
         "order",
-        parts[_WORDS[words[0]]],
+        parts[_WORDS[words[0]] - is_pair],
         is_of_part=True,
     )
 
@@ -111,24 +118,30 @@ def _explain_parts(
     # By parameter and part, so that the layers of each have one entry.
     pairs: dict[tuple[str, int], list[_Pair]] = {}
     members: list[SourceNotFound] = []
-    tensors: list[str] = []
+    tensors: list[tuple[str, int]] = []
     for (scope, below), family in families.items():
-        name = _whole_of(scope, below or "kernel", around)
-        shapes = {around.shapes.get(p.leaf or "") for p in family.values()}
-        if len(family) < len(_PARTS) or len(shapes) > 1 or not name:
+        places = sorted(family)
+        count = len(places)
+        if places not in ([0, 1, 2], [1, 2]):
             continue
-        parts = _parts(around.manifest.shape_of(name), shapes.pop())
-        for place, part in enumerate(parts):
+        fused = _FUSED if count == len(_PARTS) else _FUSED_PAIR
+        name = _whole_of(scope, below or "kernel", fused, around)
+        shapes = {around.shapes.get(_leaf_of(p)) for p in family.values()}
+        if len(shapes) > 1 or not name:
+            continue
+        parts = _parts(around.manifest.shape_of(name), shapes.pop(), count)
+        for place, part in zip(places, parts, strict=False):  # there may be none
             source = part(Source(literal_pattern(name)))
-            pair = (source, family[place].leaf or "")
+            pair = (source, _leaf_of(family[place]))
             pairs.setdefault((below, place), []).append(pair)
             members.append(family[place])
-            tensors.append(name)
+            tensors.append((name, count))
     if not members:
         return None
+    name, count = tensors[0]
     advice = (
-        f"`{tensors[0]}` is three times as large: if it holds query, key and value in "
-        "this order, "
+        f"`{name}` is {_TIMES[count]} as large: if it holds {_LISTED[count]} in this "
+        "order, "
     )
     return _cause(members, advice, list(pairs.values()))
 
@@ -197,59 +210,73 @@ def _named_so(scope: str, below: str, around: Surroundings) -> str:
     return next((name for name in names if name in around.tensors), "")
 
 
-def _whole_of(scope: str, below: str, around: Surroundings) -> str:
-    """The tensor of three parts of a scope, in it or a level below; "" for none."""
-    scopes = (scope, *(f"{scope}{component}/" for component in sorted(_FUSED)))
+def _leaf_of(problem: SourceNotFound) -> str:
+    """The leaf that a tensor is meant for."""
+    return problem.leaf or target_of(problem.entry)
+
+
+def _whole_of(scope: str, below: str, fused: Set[str], around: Surroundings) -> str:
+    """The tensor of all parts of a scope, in it or a level below; "" for none."""
+    scopes = (scope, *(f"{scope}{component}/" for component in sorted(fused)))
     names = (_named_so(candidate, below, around) for candidate in scopes)
     return next(filter(None, names), "")
 
 
 def _parts(
-    whole: tuple[int, ...] | None, shape: tuple[int, ...] | None
+    whole: tuple[int, ...] | None, shape: tuple[int, ...] | None, count: int
 ) -> list[Callable[[Expression], Expression]]:
-    """What makes each of three parts of a tensor; [] if they do not make it up.
+    """What makes each of some parts of a tensor; [] if they do not make it up.
 
     Of leaves whose last axis is split into heads, the parts are reshaped.
     """
-    if indices := _slices(whole, shape):
+    if indices := _slices(whole, shape, count):
         return [lambda source, index=index: source[index] for index in indices]
     if not shape or len(shape) < 2:
         return []
     merged = (*shape[:-2], shape[-2] * shape[-1])
     return [
         lambda source, index=index, shape=shape: source[index].reshape(shape)
-        for index in _slices(whole, merged)
+        for index in _slices(whole, merged, count)
     ]
 
 
 def _slices(
-    whole: tuple[int, ...] | None, shape: tuple[int, ...] | None
+    whole: tuple[int, ...] | None, shape: tuple[int, ...] | None, count: int
 ) -> list[tuple[int | slice, ...]]:
-    """The index of each of three parts in a tensor; [] if they do not make it up."""
-    if whole is None or not shape or math.prod(whole) != 3 * math.prod(shape):
+    """The index of each of some parts in a tensor; [] if they do not make it up."""
+    if whole is None or not shape or math.prod(whole) != count * math.prod(shape):
         return []
+    # Parts that are stacked, as [3, d, d]; where two axes may be it, none is taken.
+    stacked = [
+        axis
+        for axis in range(len(whole))
+        if whole[axis] == count and (*whole[:axis], *whole[axis + 1 :]) == shape
+    ]
+    if len(stacked) == 1:
+        before = (slice(None),) * stacked[0]
+        return [(*before, place) for place in range(count)]
     # Axes of length 1, as those of kernels that were convolutions, are left out.
     axes = [axis for axis, size in enumerate(whole) if size != 1]
     if len(axes) != len(shape):
         return []
     longer = [a for a, size in zip(axes, shape, strict=True) if whole[a] != size]
-    if len(longer) != 1 or whole[longer[0]] % 3:
+    if len(longer) != 1 or whole[longer[0]] % count:
         return []
-    size = whole[longer[0]] // 3
+    size = whole[longer[0]] // count
     return [
         tuple(
             0 if a not in axes
-            else _third(place, size) if a == longer[0]
+            else _part(place, size, count) if a == longer[0]
             else slice(None)
             for a in range(len(whole))
         )
-        for place in range(3)
+        for place in range(count)
     ]  # fmt: skip
 
 
-def _third(place: int, size: int) -> slice:
+def _part(place: int, size: int, count: int) -> slice:
     start, stop = place * size, (place + 1) * size
-    return slice(start or None, None if place == len(_PARTS) - 1 else stop)
+    return slice(start or None, None if place == count - 1 else stop)
 
 
 def _joined(

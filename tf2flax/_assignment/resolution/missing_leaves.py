@@ -113,11 +113,11 @@ def _explain_root(
             fact += f"; {around.leaves.count_under(new)} lie under `{new}`"
         else:  # roots of several numbers: what differs is the last component
             root, new = f"{component}/", f"{new[:-1].rpartition('/')[2]}/"
-        advice = f"Write `{new}` in place of `{root}`."
+        advice = f"In the values, write `{new}` in place of `{root}`."
     elif all(p.target[len(root) :] in around.leaves for p in problems):
         advice = f"Leave `{root}` out of the values."
     elif new := _scope_with(problems, root, around):
-        advice = f"Write `{new}` in place of `{root}`."
+        advice = f"In the values, write `{new}` in place of `{root}`."
     return Cause(label_of_problems(problems), f"{fact}.", tuple(problems), advice)
 
 

@@ -27,6 +27,7 @@ from .numbered_layers import describe_shift
 from .problems import Cause, SourceNotFound, label_of_problems
 from .scopes import template_of
 from .spellings import suggest_for_key
+from .stacked_layers import has_no_numbers, name_layers
 from .stored_parts import axis_of_parts, concat_parts, describe_rows
 from .suggestions import (
     Surroundings,
@@ -63,6 +64,7 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
     tensors = around.tensors
     is_scope_entry = fills_scope(problem.entry)
     last = template_of(source.rpartition("/")[2])
+    # From what is certain to what is merely alike.
     if not tensors.names:
         return ("empty",)
     if problem.leaf is None and suggest_for_key(source):
@@ -86,6 +88,8 @@ def kind_of_name(problem: SourceNotFound, around: Surroundings) -> tuple[Hashabl
         return "numbers", template_of(source), entry if is_scope_entry else -1
     if scope := scope_around(problem, around):
         return "scope around", entry, scope
+    if "{" in source and has_no_numbers(problem, around):
+        return "no numbers", entry
     return "name", entry, last if is_general else source
 
 
@@ -279,6 +283,11 @@ def _advise_numbers(problems: Sequence[SourceNotFound], around: Surroundings) ->
     return f"{fact} {_keep(problems, around)}"
 
 
+def _advise_no_numbers(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
+    """Layers that are counted, and have names only."""
+    return name_layers(problems[0], around)
+
+
 def _advise_near(problems: Sequence[SourceNotFound], around: Surroundings) -> str:
     """Names that are like it."""
     first, source = problems[0], problems[0].source
@@ -360,6 +369,7 @@ _ADVICE: Final[dict[Hashable, Callable[..., str]]] = {
     "below": _advise_below,
     "numbers": _advise_numbers,
     "scope around": _advise_around,
+    "no numbers": _advise_no_numbers,
 }
 
 
@@ -371,6 +381,7 @@ def _replace(
     """Suggests other names: in the key, or for members of scopes as a new entry."""
     first = problems[0]
     new = rename(first.source)
+    # The key is changed, unless it is right for other leaves.
     if not _gets_entries(first, around):
         key = change_key(first.entry, first.source, new)
         is_one = len({problem.entry.number for problem in problems}) == 1
