@@ -266,3 +266,44 @@ def test_layers_of_another_number_are_still_a_misfit() -> None:
     leaves = hf_encoder("bert", layers=3) | hf_embeddings("bert", 12)
     text = str(tf2flax.suggest(weights_of(tensors), target_of(leaves)))
     assert "the checkpoint has 2 blocks" in text.splitlines()[1]
+
+
+@pytest.mark.parametrize("before", ["", "pre_"])
+def test_norms_belong_to_the_layers_that_they_are_named_after(before: str) -> None:
+    """T5X says which layer follows a norm; Mesh TensorFlow numbers the two together."""
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    by_hand: dict[str, str] = {}
+    for i in range(2):
+        for number, (old, new, kernels) in enumerate(DECODER):
+            scope = f"decoder/block_00{i}/layer_00{number}"
+            below = f"params/decoder/layers_{i}"
+            tensors[f"{scope}/layer_norm/scale"] = (6,)
+            leaves[f"{below}/{before}{new}_layer_norm/scale"] = (6,)
+            by_hand[f"{scope}/layer_norm/scale"] = (
+                f"{below}/{before}{new}_layer_norm/scale"
+            )
+            for first, second, shape in kernels:
+                tensors[f"{scope}/{old}/{first}"] = shape
+                leaves[f"{below}/{new}/{second}/kernel"] = shape
+                by_hand[f"{scope}/{old}/{first}"] = f"{below}/{new}/{second}/kernel"
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert verdict.wrong == []
+    assert (verdict.result.unmatched, verdict.result.ambiguous) == ((), ())
+
+
+HEADS = (
+    ("q", "query", (6, 8)),
+    ("k", "key", (6, 8)),
+    ("v", "value", (6, 8)),
+    ("o", "out", (8, 6)),
+)
+DECODER: tuple[tuple[str, str, tuple[tuple[str, str, Shape], ...]], ...] = (
+    ("SelfAttention", "self_attention", HEADS),
+    ("EncDecAttention", "cross_attention", HEADS),
+    (
+        "DenseReluDense",
+        "mlp",
+        (("wi/kernel", "wi", (6, 10)), ("wo/kernel", "wo", (10, 6))),
+    ),
+)

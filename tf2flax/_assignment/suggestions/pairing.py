@@ -36,6 +36,8 @@ _MAX_NEAR: Final = 16
 # The part of all layers whose names are equal but for the habit.
 _MOSTLY: Final = 0.8
 _NUMBER: Final = re.compile(r"[0-9]+")
+# What a norm begins with that is named after the layer behind it.
+_BEFORE: Final = re.compile(r"(?<![^/])pre_(?=[^/]*$)")
 
 
 class Rival(NamedTuple):
@@ -302,7 +304,8 @@ def _scopes(layer: Layer, *, is_own: bool) -> Iterator[str]:
         layer: The layer.
         is_own: True to begin with its own name: its normalisation may lie below it.
     """
-    name = layer.name
+    # `pre_attention_norm` belongs to `attention`, as `attention_norm` does.
+    name = _BEFORE.sub("", layer.name) if layer.is_norm else layer.name
     end = len(name)
     if is_own:
         yield name
