@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,3 +267,79 @@ def test_layers_of_another_number_are_still_a_misfit() -> None:
     leaves = hf_encoder("bert", layers=3) | hf_embeddings("bert", 12)
     text = str(tf2flax.suggest(weights_of(tensors), target_of(leaves)))
     assert "the checkpoint has 2 blocks" in text.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "leaves", "by_hand"),
+    [
+        (
+            {"q/kernel": (12, 12), "kv/kernel": (12, 24), "kv/bias": (24,)},
+            {"query/kernel": (12, 3, 4)}
+            | {f"{n}/{p}": s for n in ("key", "value")
+               for p, s in (("kernel", (12, 3, 4)), ("bias", (3, 4)))},
+            {src("{s}/q/kernel").rearrange("d (h k) -> d h k", h=3): "{s}/query/kernel"}
+            | {src("{s}/kv/kernel")[:, part].rearrange("d (h k) -> d h k", h=3):
+               f"{{s}}/{name}/kernel" for name, part in
+               (("key", slice(0, 12)), ("value", slice(12, 24)))}
+            | {src("{s}/kv/bias")[part].rearrange("(h k) -> h k", h=3):
+               f"{{s}}/{name}/bias" for name, part in
+               (("key", slice(0, 12)), ("value", slice(12, 24)))},
+        ),
+        (
+            {"q/kernel": (12, 12), "k/kernel": (12, 12), "v/kernel": (12, 12)},
+            {"query/kernel": (12, 12), "key_value/kernel": (12, 24)},
+            {"{s}/q/kernel": "{s}/query/kernel",
+             tf2flax.concat("{s}/k/kernel", "{s}/v/kernel", axis=1):
+             "{s}/key_value/kernel"},
+        ),
+    ],
+    ids=["fused", "apart"],
+)  # fmt: skip
+def test_keys_and_values_are_fused_without_queries(
+    tensors: Shapes, leaves: Shapes, by_hand: dict[Any, str]
+) -> None:
+    rest = dense("mlp/fc1", 12, 20) | dense("mlp/fc2", 20, 12)
+    blocks = [f"block_{i}" for i in range(3)]
+    verdict = judge(
+        weights_of(
+            {f"{b}/{n}": s for b in blocks for n, s in (tensors | rest).items()}
+        ),
+        target_of({f"{b}/{n}": s for b in blocks for n, s in (leaves | rest).items()}),
+        {**by_hand, "{s}/mlp/": "{s}/mlp/"},
+    )
+    assert (verdict.wrong, verdict.is_complete) == ([], True)
+    assert "block_{i}" in str(verdict.result)
+
+
+@pytest.mark.parametrize(
+    ("of_tensor", "of_leaf", "counts"),
+    [
+        ("unit{j}/stage{i}", "stages/{i}/units/{j}", (3, 3)),
+        ("layer_{i}/expert_{j}", "experts_{j}/layers_{i}", (3, 3)),
+        ("a{i}/b{j}", "x{j}/y{i}", (4, 3)),
+        ("a{i}/b{j}", "x{i}/y{j}", (3, 3)),
+    ],
+)
+def test_levels_of_blocks_may_be_exchanged(
+    of_tensor: str, of_leaf: str, counts: tuple[int, int]
+) -> None:
+    numbers = [{"i": i, "j": j} for i in range(counts[0]) for j in range(counts[1])]
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    for pair in numbers:
+        for name, rows, columns in (("fc1", 8, 6), ("fc2", 6, 8)):
+            tensors |= dense(f"{of_tensor.format(**pair)}/{name}", rows, columns)
+            leaves |= dense(f"{of_leaf.format(**pair)}/{name}", rows, columns)
+    by_hand = {f"{of_tensor}/": f"{of_leaf}/"}
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert (verdict.wrong, verdict.is_complete) == ([], True)
+    assert len(verdict.result.assignment_map) <= 2
+
+
+def test_a_layer_may_be_called_as_a_moment_of_an_optimizer() -> None:
+    tensors = dense("enc/h", 20, 16) | dense("enc/z_mean", 16, 4)
+    leaves = dense("params/enc/fc", 20, 16) | dense("params/enc/mu", 16, 4)
+    moments = {f"0/mu/{name[7:]}": shape for name, shape in leaves.items()}
+    result = tf2flax.suggest(weights_of(tensors), target_of(leaves | moments))
+    assert set(result.assignment_map) == {"enc/h/", "enc/z_mean/"}
+    assert set(result.unmatched) == set(moments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.expressions import Expression
@@ -24,7 +24,8 @@ from .lines import Line
 from .words import read_part, read_words
 
 # Parts of the state of an optimizer: they have the names and shapes of parameters.
-_STATES: Final = frozenset({"opt_state", "optimizer_state", "mu", "nu", "trace"})
+_STATES: Final = frozenset({"opt_state", "optimizer_state"})
+_MOMENTS: Final = frozenset({"mu", "nu", "trace"})
 _STEPS: Final = frozenset({"step", "global_step", "iteration", "iterations"})
 
 Candidate = tuple[str | Expression, str]
@@ -124,18 +125,33 @@ def _wanted_leaves(
     leaves: Iterable[Leaf],
 ) -> tuple[dict[str, Shape], dict[str, str]]:
     """Shapes of the leaves that weights may fill; and why others are left out."""
+    leaves = list(leaves)
     wanted: dict[str, Shape] = {}
     reasons: dict[str, str] = {}
+    names = {leaf.name for leaf in leaves}
+    parameters = names | {without_collection(name) for name in names}
     for leaf in leaves:
         if leaf.dtype is None or leaf.refusal:
             reasons[leaf.name] = leaf.refusal or "it does not hold numbers"
-        elif _STATES & set(leaf.name.split("/")):
+        elif _is_of_optimizer(leaf.name, parameters):
             reasons[leaf.name] = (
                 "state of an optimizer: tf2flax.optimizer_plan fills it from slots"
             )
         else:
             wanted[leaf.name] = leaf.shape
     return wanted, reasons
+
+
+def _is_of_optimizer(name: str, parameters: Set[str]) -> bool:
+    """True for the state of an optimizer.
+
+    A layer may be called `mu` as well: what is below a moment is called as a parameter.
+    """
+    scopes = name.split("/")
+    return bool(_STATES.intersection(scopes)) or any(
+        scope in _MOMENTS and "/".join(scopes[place + 1 :]) in parameters
+        for place, scope in enumerate(scopes)
+    )
 
 
 def _join_parts(wanted: dict[str, Shape]) -> dict[str, list[str]]:
