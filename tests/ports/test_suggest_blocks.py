@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -343,3 +344,16 @@ def test_a_layer_may_be_called_as_a_moment_of_an_optimizer() -> None:
     result = tf2flax.suggest(weights_of(tensors), target_of(leaves | moments))
     assert set(result.assignment_map) == {"enc/h/", "enc/z_mean/"}
     assert set(result.unmatched) == set(moments)
+
+
+def test_what_is_nearest_is_not_sought_for_thousands_of_leaves() -> None:
+    """Compared in pairs, these would be 16 million."""
+    tensors = {f"a{i}x/b{i}y/kernel_q{i}z": (3, 5) for i in range(4000)}
+    leaves = {f"c{i}x/d{i}y/kernel_q{i}z": (4, 7) for i in range(4000)}
+    begin = time.process_time()
+    result = tf2flax.suggest(weights_of(tensors), target_of(leaves))
+    assert time.process_time() - begin < 12
+    assert result.unmatched == tuple(sorted(leaves))
+    few = {name: leaves[name] for name in list(leaves)[:3]}
+    evidence = tf2flax.suggest(weights_of(tensors), target_of(few)).evidence
+    assert "has another shape: [3, 5], not [4, 7]" in next(iter(evidence.values()))
