@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -357,3 +357,53 @@ def test_what_is_nearest_is_not_sought_for_thousands_of_leaves() -> None:
     few = {name: leaves[name] for name in list(leaves)[:3]}
     evidence = tf2flax.suggest(weights_of(tensors), target_of(few)).evidence
     assert "has another shape: [3, 5], not [4, 7]" in next(iter(evidence.values()))
+
+
+@pytest.mark.parametrize("suffix", ["", "/.ATTRIBUTES/VARIABLE_VALUE"])
+@pytest.mark.parametrize(
+    "names",
+    [("conv", "dw", "sep", "out"), [f"layer_with_weights-{i}" for i in range(4)]],
+)
+def test_layers_of_keras_by_names_and_by_objects(
+    names: Sequence[str], suffix: str
+) -> None:
+    """A bias is that of the kernel beside it, whatever the two are called."""
+    conv, depthwise, separable, out = names
+    tensors: Shapes = {
+        f"{conv}/kernel": (3, 3, 3, 4), f"{conv}/bias": (4,),
+        **norm(f"{conv}_bn", 4),
+        f"{depthwise}/depthwise_kernel": (3, 3, 4, 2), f"{depthwise}/bias": (8,),
+        f"{separable}/depthwise_kernel": (2, 2, 8, 1),
+        f"{separable}/pointwise_kernel": (1, 1, 8, 6), f"{separable}/bias": (6,),
+        **dense(out, 3, 2),
+    }  # fmt: skip
+    leaves: Shapes = {
+        "params/Conv_0/kernel": (3, 3, 3, 4), "params/Conv_0/bias": (4,),
+        **flax_norm("BatchNorm_0", 4),
+        "params/Conv_1/kernel": (3, 3, 1, 8), "params/Conv_1/bias": (8,),
+        "params/Conv_2/kernel": (2, 2, 1, 8),
+        "params/Conv_3/kernel": (1, 1, 8, 6), "params/Conv_3/bias": (6,),
+        **dense("params/Dense_0", 3, 2),
+    }  # fmt: skip
+
+    def key(name: str) -> tf2flax.Expression:
+        return src(f"{name}{suffix}")
+
+    parts = {"gamma": "params/BatchNorm_0/scale", "beta": "params/BatchNorm_0/bias",
+             "moving_mean": "batch_stats/BatchNorm_0/mean",
+             "moving_variance": "batch_stats/BatchNorm_0/var"}  # fmt: skip
+    kernel = key(f"{depthwise}/depthwise_kernel").rearrange("h w c m -> h w 1 (c m)")
+    by_hand = {
+        **{key(f"{conv}/{p}"): f"params/Conv_0/{p}" for p in ("kernel", "bias")},
+        **{key(f"{conv}_bn/{tensor}"): leaf for tensor, leaf in parts.items()},
+        kernel: "params/Conv_1/kernel",
+        key(f"{depthwise}/bias"): "params/Conv_1/bias",
+        key(f"{separable}/depthwise_kernel").rearrange("a b c 1 -> a b 1 c"):
+            "params/Conv_2/kernel",
+        key(f"{separable}/pointwise_kernel"): "params/Conv_3/kernel",
+        key(f"{separable}/bias"): "params/Conv_3/bias",
+        **{key(f"{out}/{p}"): f"params/Dense_0/{p}" for p in ("kernel", "bias")},
+    }  # fmt: skip
+    tensors = {f"{name}{suffix}": shape for name, shape in tensors.items()}
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert (verdict.wrong, verdict.is_complete) == ([], True)

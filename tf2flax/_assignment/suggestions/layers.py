@@ -177,11 +177,25 @@ def find_layers(families: Iterable[Family], *, is_target: bool) -> list[Layer]:
             alone.append((family.pattern, family))
         else:
             parts[part] = family
+    _take_biases(table)
     layers: list[Layer] = []
     for name, parts in table.items():
         layers += _split_norm(name, parts)
     layers += [_make_layer(name, {"main": family}) for name, family in alone]
     return _put_beside(layers)
+
+
+def _take_biases(table: dict[str, dict[Part, Family]]) -> None:
+    """Gives the bias of a scope to its kernel of another name: the last one.
+
+    `sep/depthwise_kernel`, `sep/pointwise_kernel`, `sep/bias`
+    """
+    for name in [name for name, parts in table.items() if set(parts) == {"bias"}]:
+        for kind in ("pointwise", "depthwise"):
+            parts = table.get(f"{name}/{kind}", {})
+            if set(parts) == {"main"}:
+                parts.update(table.pop(name))
+                break
 
 
 def _put_beside(layers: list[Layer]) -> list[Layer]:
