@@ -407,3 +407,26 @@ def test_layers_of_keras_by_names_and_by_objects(
     tensors = {f"{name}{suffix}": shape for name, shape in tensors.items()}
     verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
     assert (verdict.wrong, verdict.is_complete) == ([], True)
+
+
+def test_recurrent_cells_by_objects() -> None:
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    scope = "layer_with_weights-4/forward_layer/cell"
+    tensors = {"kernel": (2, 12), "recurrent_kernel": (3, 12), "bias": (12,)}
+    leaves: Shapes = {}
+    by_hand: dict[Any, str] = {}
+    for place, gate in enumerate("ifgo"):
+        columns = slice(3 * place, 3 * place + 3)
+        leaves[f"params/lstm/i{gate}/kernel"] = (2, 3)
+        leaves |= dense(f"params/lstm/h{gate}", 3, 3)
+        for name, leaf in (
+            ("kernel", "i{}/kernel"),
+            ("recurrent_kernel", "h{}/kernel"),
+        ):
+            source = src(f"{scope}/{name}{suffix}")[:, columns]
+            by_hand[source] = f"params/lstm/{leaf.format(gate)}"
+        bias = src(f"{scope}/bias{suffix}")[columns]
+        by_hand[bias] = f"params/lstm/h{gate}/bias"
+    shapes = {f"{scope}/{name}{suffix}": shape for name, shape in tensors.items()}
+    verdict = judge(weights_of(shapes), target_of(leaves), by_hand)
+    assert (verdict.wrong, verdict.is_complete) == ([], True)

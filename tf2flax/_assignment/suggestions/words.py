@@ -35,7 +35,7 @@ _TABLES: Final = frozenset({"embedding", "embeddings", "table"})
 _BEFORE_PART: Final = frozenset({"moving", "running", "batch"})
 
 # What object-based checkpoints write behind every name.
-_OF_OBJECTS: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
+OF_OBJECTS: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 # Several words -> what they mean together. The longest come first.
 _PHRASES: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
@@ -162,7 +162,7 @@ def read_part(name: str) -> Reading:
         >>> read_part("bert/word_embeddings")[:2], read_part("attention/q")[:2]
         (('main', 'bert/word'), ('main', 'attention/q'))
     """
-    name = name.removesuffix(_OF_OBJECTS)
+    name = name.removesuffix(OF_OBJECTS)
     scope, _, last = name.rpartition("/")
     tokens = [(m[0].casefold(), m.start()) for m in _TOKEN.finditer(last)]
     number = ""
@@ -196,7 +196,7 @@ def read_words(name: str) -> tuple[str, ...]:
         >>> read_words("h0/attn/c_attn")
         ('h', 'attention', 'qkv', 'attention')
     """
-    text = _NOT_NUMBERS.sub("", name.removesuffix(_OF_OBJECTS))
+    text = _NOT_NUMBERS.sub("", name.removesuffix(OF_OBJECTS))
     words: list[str] = []
     for component in text.split("/"):
         words += _words_of(component)
