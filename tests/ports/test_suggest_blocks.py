@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,3 +309,165 @@ DECODER: tuple[tuple[str, str, tuple[tuple[str, str, Shape], ...]], ...] = (
         (("wi/kernel", "wi", (6, 10)), ("wo/kernel", "wo", (10, 6))),
     ),
 )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "leaves", "by_hand"),
+    [
+        (
+            {"q/kernel": (12, 12), "kv/kernel": (12, 24), "kv/bias": (24,)},
+            {"query/kernel": (12, 3, 4)}
+            | {f"{n}/{p}": s for n in ("key", "value")
+               for p, s in (("kernel", (12, 3, 4)), ("bias", (3, 4)))},
+            {src("{s}/q/kernel").rearrange("d (h k) -> d h k", h=3): "{s}/query/kernel"}
+            | {src("{s}/kv/kernel")[:, part].rearrange("d (h k) -> d h k", h=3):
+               f"{{s}}/{name}/kernel" for name, part in
+               (("key", slice(0, 12)), ("value", slice(12, 24)))}
+            | {src("{s}/kv/bias")[part].rearrange("(h k) -> h k", h=3):
+               f"{{s}}/{name}/bias" for name, part in
+               (("key", slice(0, 12)), ("value", slice(12, 24)))},
+        ),
+        (
+            {"q/kernel": (12, 12), "k/kernel": (12, 12), "v/kernel": (12, 12)},
+            {"query/kernel": (12, 12), "key_value/kernel": (12, 24)},
+            {"{s}/q/kernel": "{s}/query/kernel",
+             tf2flax.concat("{s}/k/kernel", "{s}/v/kernel", axis=1):
+             "{s}/key_value/kernel"},
+        ),
+    ],
+    ids=["fused", "apart"],
+)  # fmt: skip
+def test_keys_and_values_are_fused_without_queries(
+    tensors: Shapes, leaves: Shapes, by_hand: dict[Any, str]
+) -> None:
+    rest = dense("mlp/fc1", 12, 20) | dense("mlp/fc2", 20, 12)
+    blocks = [f"block_{i}" for i in range(3)]
+    verdict = judge(
+        weights_of(
+            {f"{b}/{n}": s for b in blocks for n, s in (tensors | rest).items()}
+        ),
+        target_of({f"{b}/{n}": s for b in blocks for n, s in (leaves | rest).items()}),
+        {**by_hand, "{s}/mlp/": "{s}/mlp/"},
+    )
+    assert (verdict.wrong, verdict.is_complete) == ([], True)
+    assert "block_{i}" in str(verdict.result)
+
+
+@pytest.mark.parametrize(
+    ("of_tensor", "of_leaf", "counts"),
+    [
+        ("unit{j}/stage{i}", "stages/{i}/units/{j}", (3, 3)),
+        ("layer_{i}/expert_{j}", "experts_{j}/layers_{i}", (3, 3)),
+        ("a{i}/b{j}", "x{j}/y{i}", (4, 3)),
+        ("a{i}/b{j}", "x{i}/y{j}", (3, 3)),
+    ],
+)
+def test_levels_of_blocks_may_be_exchanged(
+    of_tensor: str, of_leaf: str, counts: tuple[int, int]
+) -> None:
+    numbers = [{"i": i, "j": j} for i in range(counts[0]) for j in range(counts[1])]
+    tensors: Shapes = {}
+    leaves: Shapes = {}
+    for pair in numbers:
+        for name, rows, columns in (("fc1", 8, 6), ("fc2", 6, 8)):
+            tensors |= dense(f"{of_tensor.format(**pair)}/{name}", rows, columns)
+            leaves |= dense(f"{of_leaf.format(**pair)}/{name}", rows, columns)
+    by_hand = {f"{of_tensor}/": f"{of_leaf}/"}
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert (verdict.wrong, verdict.is_complete) == ([], True)
+    assert len(verdict.result.assignment_map) <= 2
+
+
+def test_a_layer_may_be_called_as_a_moment_of_an_optimizer() -> None:
+    tensors = dense("enc/h", 20, 16) | dense("enc/z_mean", 16, 4)
+    leaves = dense("params/enc/fc", 20, 16) | dense("params/enc/mu", 16, 4)
+    moments = {f"0/mu/{name[7:]}": shape for name, shape in leaves.items()}
+    result = tf2flax.suggest(weights_of(tensors), target_of(leaves | moments))
+    assert set(result.assignment_map) == {"enc/h/", "enc/z_mean/"}
+    assert set(result.unmatched) == set(moments)
+
+
+def test_what_is_nearest_is_not_sought_for_thousands_of_leaves() -> None:
+    """Compared in pairs, these would be 16 million."""
+    tensors = {f"a{i}x/b{i}y/kernel_q{i}z": (3, 5) for i in range(4000)}
+    leaves = {f"c{i}x/d{i}y/kernel_q{i}z": (4, 7) for i in range(4000)}
+    begin = time.process_time()
+    result = tf2flax.suggest(weights_of(tensors), target_of(leaves))
+    assert time.process_time() - begin < 12
+    assert result.unmatched == tuple(sorted(leaves))
+    few = {name: leaves[name] for name in list(leaves)[:3]}
+    evidence = tf2flax.suggest(weights_of(tensors), target_of(few)).evidence
+    assert "has another shape: [3, 5], not [4, 7]" in next(iter(evidence.values()))
+
+
+@pytest.mark.parametrize("suffix", ["", "/.ATTRIBUTES/VARIABLE_VALUE"])
+@pytest.mark.parametrize(
+    "names",
+    [("conv", "dw", "sep", "out"), [f"layer_with_weights-{i}" for i in range(4)]],
+)
+def test_layers_of_keras_by_names_and_by_objects(
+    names: Sequence[str], suffix: str
+) -> None:
+    """A bias is that of the kernel beside it, whatever the two are called."""
+    conv, depthwise, separable, out = names
+    tensors: Shapes = {
+        f"{conv}/kernel": (3, 3, 3, 4), f"{conv}/bias": (4,),
+        **norm(f"{conv}_bn", 4),
+        f"{depthwise}/depthwise_kernel": (3, 3, 4, 2), f"{depthwise}/bias": (8,),
+        f"{separable}/depthwise_kernel": (2, 2, 8, 1),
+        f"{separable}/pointwise_kernel": (1, 1, 8, 6), f"{separable}/bias": (6,),
+        **dense(out, 3, 2),
+    }  # fmt: skip
+    leaves: Shapes = {
+        "params/Conv_0/kernel": (3, 3, 3, 4), "params/Conv_0/bias": (4,),
+        **flax_norm("BatchNorm_0", 4),
+        "params/Conv_1/kernel": (3, 3, 1, 8), "params/Conv_1/bias": (8,),
+        "params/Conv_2/kernel": (2, 2, 1, 8),
+        "params/Conv_3/kernel": (1, 1, 8, 6), "params/Conv_3/bias": (6,),
+        **dense("params/Dense_0", 3, 2),
+    }  # fmt: skip
+
+    def key(name: str) -> tf2flax.Expression:
+        return src(f"{name}{suffix}")
+
+    parts = {"gamma": "params/BatchNorm_0/scale", "beta": "params/BatchNorm_0/bias",
+             "moving_mean": "batch_stats/BatchNorm_0/mean",
+             "moving_variance": "batch_stats/BatchNorm_0/var"}  # fmt: skip
+    kernel = key(f"{depthwise}/depthwise_kernel").rearrange("h w c m -> h w 1 (c m)")
+    by_hand = {
+        **{key(f"{conv}/{p}"): f"params/Conv_0/{p}" for p in ("kernel", "bias")},
+        **{key(f"{conv}_bn/{tensor}"): leaf for tensor, leaf in parts.items()},
+        kernel: "params/Conv_1/kernel",
+        key(f"{depthwise}/bias"): "params/Conv_1/bias",
+        key(f"{separable}/depthwise_kernel").rearrange("a b c 1 -> a b 1 c"):
+            "params/Conv_2/kernel",
+        key(f"{separable}/pointwise_kernel"): "params/Conv_3/kernel",
+        key(f"{separable}/bias"): "params/Conv_3/bias",
+        **{key(f"{out}/{p}"): f"params/Dense_0/{p}" for p in ("kernel", "bias")},
+    }  # fmt: skip
+    tensors = {f"{name}{suffix}": shape for name, shape in tensors.items()}
+    verdict = judge(weights_of(tensors), target_of(leaves), by_hand)
+    assert (verdict.wrong, verdict.is_complete) == ([], True)
+
+
+def test_recurrent_cells_by_objects() -> None:
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    scope = "layer_with_weights-4/forward_layer/cell"
+    tensors = {"kernel": (2, 12), "recurrent_kernel": (3, 12), "bias": (12,)}
+    leaves: Shapes = {}
+    by_hand: dict[Any, str] = {}
+    for place, gate in enumerate("ifgo"):
+        columns = slice(3 * place, 3 * place + 3)
+        leaves[f"params/lstm/i{gate}/kernel"] = (2, 3)
+        leaves |= dense(f"params/lstm/h{gate}", 3, 3)
+        for name, leaf in (
+            ("kernel", "i{}/kernel"),
+            ("recurrent_kernel", "h{}/kernel"),
+        ):
+            source = src(f"{scope}/{name}{suffix}")[:, columns]
+            by_hand[source] = f"params/lstm/{leaf.format(gate)}"
+        bias = src(f"{scope}/bias{suffix}")[columns]
+        by_hand[bias] = f"params/lstm/h{gate}/bias"
+    shapes = {f"{scope}/{name}{suffix}": shape for name, shape in tensors.items()}
+    verdict = judge(weights_of(shapes), target_of(leaves), by_hand)
+    assert (verdict.wrong, verdict.is_complete) == ([], True)

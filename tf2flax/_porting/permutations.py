@@ -314,9 +314,17 @@ def _resliced(
 def _of_forgetting(
     expression: ex.Expression, shape: tuple[int, ...]
 ) -> Iterator[Permutation]:
-    """A part of a bias plus 1: TensorFlow's LSTMs forget so when they run."""
-    if len(shape) == 1 and isinstance(expression, nodes.Sliced):
-        yield Permutation(("forget",), expression + 1.0, "the forget bias added")
+    """A part of a bias plus 1: TensorFlow's LSTMs forget so when they run, not Keras's.
+
+    What a map adds is left out: `suggest` takes it to be 1.
+    """
+    if len(shape) != 1:
+        return
+    if isinstance(expression, nodes.Sliced):
+        yield Permutation(("forget", 1.0), expression + 1.0, "the forget bias added")
+    elif isinstance(expression, nodes.WithNumber) and expression.operator == "+":
+        what = "the forget bias left out"
+        yield Permutation(("forget", 0.0), expression.operand, what)
 
 
 def _of_axes(

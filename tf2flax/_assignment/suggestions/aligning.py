@@ -16,6 +16,7 @@ from .blocks import Family, Group, Shape, find_stacks
 from .fitting import Alignment, align
 from .kinds import find_uneven, only_blocks, split_by_kinds
 from .layers import (
+    HEADS,
     Layer,
     PartSource,
     find_layers,
@@ -291,8 +292,11 @@ def _label_layer(group: Group) -> Layer:
 
 def make_layers(layers: list[Layer], wanted: Sequence[Layer]) -> list[Layer]:
     """Layers, and those that can be made of them for what is wanted."""
-    heads = [layer for layer in wanted if {"query", "key", "value"} & layer.word_set]
-    made = split_heads(layers) if heads else fuse_heads(layers)
+    words = frozenset[str]().union(*(layer.word_set for layer in wanted))
+    heads = words.intersection(HEADS["qkv"])
+    made = split_heads(layers) if heads else fuse_heads(layers, "qkv")
+    if "kv" in words:
+        made += fuse_heads(layers, "kv")
     return [*layers, *made]
 
 

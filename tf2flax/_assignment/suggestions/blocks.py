@@ -72,9 +72,21 @@ class Family:
         return [Family(self.name(n), {(): shape}) for n, shape in self.members.items()]
 
 
-def in_order(numbers: Iterable[Numbers]) -> list[Numbers]:
-    """Sorts numbers by their values."""
-    return sorted(numbers, key=lambda key: [(int(text), text) for text in key])
+def in_order(
+    numbers: Iterable[Numbers], levels: Sequence[int] | None = None
+) -> list[Numbers]:
+    """Sorts numbers by their values.
+
+    Args:
+        numbers: Numbers of blocks.
+        levels: Which of them counts first, which next; None for as they stand.
+    """
+
+    def values(key: Numbers) -> list[tuple[int, str]]:
+        texts = key if levels is None else [key[level] for level in levels]
+        return [(int(text), text) for text in texts]
+
+    return sorted(numbers, key=values)
 
 
 def find_families(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 from tf2flax._assignment.language.captures import literal_pattern
-from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.expressions import Expression, Source, map_sources
 from tf2flax._assignment.language.making import concat, src
 
 from .assigning import assign
@@ -25,7 +25,7 @@ from .blocks import Family, Shape
 from .layers import Layer, PartSource
 from .lines import Line
 from .scoring import Scorer
-from .words import read_words
+from .words import OF_OBJECTS, read_words
 
 Kind = Literal["lstm", "gru"]
 
@@ -103,18 +103,29 @@ def find_source_cells(tensors: Mapping[str, Shape]) -> list[Cell]:
     """Finds the cells of a checkpoint that Flax has as well."""
     scopes: dict[str, dict[str, Shape]] = {}
     for name, shape in tensors.items():
-        pieces = name.split("/")
+        pieces = name.removesuffix(OF_OBJECTS).split("/")
         for depth in (1, 2, 3):
             if len(pieces) > depth:
                 scope = "/".join(pieces[:-depth])
                 scopes.setdefault(scope, {})["/".join(pieces[-depth:])] = shape
     readers = (_tf_lstm, _keras_lstm, _cudnn_gru, _keras_gru)
     return [
-        cell
+        cell if set(cell.tensors) <= set(tensors) else _name_as_objects(cell)
         for scope, shapes in scopes.items()
         for cell in (reader(scope, shapes) for reader in readers)
         if cell is not None
     ]
+
+
+def _name_as_objects(cell: Cell) -> Cell:
+    """A cell whose tensors have the names of an object-based checkpoint."""
+    parts = {
+        leaf: map_sources(part, lambda source: Source(source.pattern + OF_OBJECTS))
+        for leaf, part in cell.parts.items()
+        if not isinstance(part, str)
+    }
+    tensors = tuple(name + OF_OBJECTS for name in cell.tensors)
+    return dataclasses.replace(cell, parts=parts, tensors=tensors)
 
 
 def has_reset_first(tensors: Mapping[str, Shape]) -> bool:

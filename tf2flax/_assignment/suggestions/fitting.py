@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from .blocks import Group, Numbers, Shape
+from .blocks import Group, Numbers, Shape, in_order
 from .layers import Layer, PartSource
 from .transforms import Transform, find_transforms
-from .words import Part
+from .words import Part, read_words
 
 # The part of a layer that says most about it comes first.
 ANCHORS: Final[tuple[Part, ...]] = ("main", "scale", "mean", "bias", "var")
@@ -47,8 +48,38 @@ def align(source: Group, target: Group) -> Alignment | None:
         return Alignment(source, target, {(): source.numbers})
     if len(source.numbers) != len(target.numbers):
         return None
-    pairs = zip(target.numbers, source.numbers, strict=True)
+    order = _find_order(source, target)
+    numbers = in_order(source.numbers, order)
+    pairs = zip(target.numbers, numbers, strict=True)
     return Alignment(source, target, {leaf: [tensor] for leaf, tensor in pairs})
+
+
+def _find_order(source: Group, target: Group) -> tuple[int, ...]:
+    """Which level of the checkpoint each level of blocks within blocks is.
+
+    `layer_0/expert_1` is `experts_1/layers_0`: as many on each level, and their words.
+    """
+    levels = tuple(range(len(source.prefixes)))
+    if len(levels) < 2 or len(levels) != len(target.prefixes):
+        return levels
+    words = [
+        [{w.removesuffix("s") for w in read_words(prefix)} for prefix in group.prefixes]
+        for group in (source, target)
+    ]
+    counts = [
+        [len({numbers[level] for numbers in group.numbers}) for level in levels]
+        for group in (source, target)
+    ]
+
+    def likeness(order: tuple[int, ...]) -> tuple[int, int]:
+        pairs = list(zip(order, levels, strict=True))
+        return (
+            sum(counts[0][s] == counts[1][t] for s, t in pairs),
+            sum(len(words[0][s] & words[1][t]) for s, t in pairs),
+        )
+
+    # The first is the order as it is, which wins where nothing speaks against it.
+    return max(itertools.permutations(levels), key=likeness)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 A bias can only fill the bias of the layer whose kernel its own kernel fills; so layers
 are compared, not arrays. Layers that no name has are made of others here: queries, keys
-and values as one, each of them as a third of one, tables that were split by hand.
+and values as one, each of them as a part of one, tables that were split by hand.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ class PartSource:
 
     Attributes:
         families: Its tensors.
-        how: "whole"; "joined", the tensors along an axis; "third", a part of the only
+        how: "whole"; "joined", the tensors along an axis; "part", a part of the only
             one along its last axis; "pieces", all members of the only one along axis 0.
-        place: Which third.
+        place: Which part.
+        count: Number of parts.
     """
 
     families: tuple[Family, ...]
-    how: Literal["whole", "joined", "third", "pieces"] = "whole"
+    how: Literal["whole", "joined", "part", "pieces"] = "whole"
     place: int = 0
+    count: int = 1
 
     @property
     def members(self) -> Mapping[Numbers, Shape]:
@@ -60,8 +62,8 @@ class PartSource:
                 for numbers, shape in first.members.items()
                 if all(numbers in family.members for family in self.families)
             }
-        if self.how == "third":
-            return {n: (*s[:-1], s[-1] // 3) for n, s in first.members.items()}
+        if self.how == "part":
+            return {n: (*s[:-1], s[-1] // self.count) for n, s in first.members.items()}
         shapes = [first.members[numbers] for numbers in in_order(first.members)]
         rows = sum(shape[0] for shape in shapes)
         return {(): (rows, *shapes[0][1:])}
@@ -80,9 +82,9 @@ class PartSource:
         sources = [self._source(family, numbers, texts) for family in self.families]
         if self.how == "joined":
             return concat(*sources, axis=len(first.members[numbers]) - 1)
-        if self.how == "third":
+        if self.how == "part":
             shape = first.members[numbers]
-            width = shape[-1] // 3
+            width = shape[-1] // self.count
             start = self.place * width
             return sources[0][(..., slice(start, start + width))]
         return sources[0]
@@ -175,11 +177,25 @@ def find_layers(families: Iterable[Family], *, is_target: bool) -> list[Layer]:
             alone.append((family.pattern, family))
         else:
             parts[part] = family
+    _take_biases(table)
     layers: list[Layer] = []
     for name, parts in table.items():
         layers += _split_norm(name, parts)
     layers += [_make_layer(name, {"main": family}) for name, family in alone]
     return _put_beside(layers)
+
+
+def _take_biases(table: dict[str, dict[Part, Family]]) -> None:
+    """Gives the bias of a scope to its kernel of another name: the last one.
+
+    `sep/depthwise_kernel`, `sep/pointwise_kernel`, `sep/bias`
+    """
+    for name in [name for name, parts in table.items() if set(parts) == {"bias"}]:
+        for kind in ("pointwise", "depthwise"):
+            parts = table.get(f"{name}/{kind}", {})
+            if set(parts) == {"main"}:
+                parts.update(table.pop(name))
+                break
 
 
 def _put_beside(layers: list[Layer]) -> list[Layer]:
@@ -258,61 +274,71 @@ def _make_layer(name: str, parts: Mapping[Part, Family]) -> Layer:
     return Layer(name, {part: PartSource((f,)) for part, f in parts.items()}, words)
 
 
-_HEADS: Final = ("query", "key", "value")
+# What is fused in this order everywhere: GPT-2, transformers, Flax's own layers.
+HEADS: Final = {"qkv": ("query", "key", "value"), "kv": ("key", "value")}
 
 
-def fuse_heads(layers: Sequence[Layer]) -> list[Layer]:
-    """Makes layers of queries, keys and values that lie beside each other."""
+def fuse_heads(layers: Sequence[Layer], fused: Literal["qkv", "kv"]) -> list[Layer]:
+    """Makes layers of queries, keys and values that lie beside each other.
+
+    Args:
+        layers: Layers of a checkpoint.
+        fused: What is made.
+    """
+    heads = HEADS[fused]
     scopes: dict[str, dict[str, list[Layer]]] = {}
     # By the scope that they share, then by what they are.
     for layer in layers:
-        kinds = [word for word in _HEADS if word in layer.word_set]
+        kinds = [word for word in heads if word in layer.word_set]
         if len(kinds) == 1 and "main" in layer.parts:
             scope = next(layer.scopes, "")
             scopes.setdefault(scope, {}).setdefault(kinds[0], []).append(layer)
     made: list[Layer] = []
     for scope, by_kind in scopes.items():
-        if set(by_kind) != set(_HEADS) or any(len(v) > 1 for v in by_kind.values()):
+        if set(by_kind) != set(heads) or any(len(v) > 1 for v in by_kind.values()):
             continue
-        triple = [by_kind[kind][0] for kind in _HEADS]
+        members = [by_kind[kind][0] for kind in heads]
         parts: dict[Part, PartSource] = {}
-        for part in triple[0].parts:
-            if all(part in layer.parts for layer in triple):
-                families = tuple(layer.parts[part].families[0] for layer in triple)
+        for part in members[0].parts:
+            if all(part in layer.parts for layer in members):
+                families = tuple(layer.parts[part].families[0] for layer in members)
                 if len({tuple(f.members.values()) for f in families}) == 1:
                     parts[part] = PartSource(families, "joined")
         if "main" in parts:
-            words = tuple(w for w in triple[0].words if w not in _HEADS)
-            name = f"{scope}/qkv" if scope else "qkv"
-            made.append(Layer(name, parts, (*words, "qkv"), is_made=True))
+            words = tuple(w for w in members[0].words if w not in heads)
+            name = f"{scope}/{fused}" if scope else fused
+            made.append(Layer(name, parts, (*words, fused), is_made=True))
     return made
 
 
 def split_heads(layers: Sequence[Layer]) -> list[Layer]:
-    """Makes queries, keys and values of layers that hold all three."""
+    """Makes queries, keys and values of layers that hold all, or keys and values."""
     made: list[Layer] = []
     for layer in layers:
         main = layer.parts.get("main")
         if main is None or layer.is_made or main.how != "whole":
             continue
-        shapes = main.members.values()
-        is_fused = "qkv" in layer.word_set or "attention" in layer.word_set
-        if not is_fused or not all(_is_triple(shape) for shape in shapes):
-            continue
-        # In this order everywhere: GPT-2, transformers, Flax's own layers.
-        for place, kind in enumerate(_HEADS):
+        heads = _heads_in(layer, main.members.values())
+        for place, kind in enumerate(heads):
             parts: dict[Part, PartSource] = {
-                part: PartSource(origin.families, "third", place)
+                part: PartSource(origin.families, "part", place, len(heads))
                 for part, origin in layer.parts.items()
             }
-            words = tuple(w for w in layer.words if w != "qkv")
+            words = tuple(w for w in layer.words if w not in HEADS)
             name = f"{layer.name}/{kind}"
             made.append(Layer(name, parts, (*words, kind, "attention"), is_made=True))
     return made
 
 
-def _is_triple(shape: Shape) -> bool:
-    return len(shape) > 1 and shape[-1] % 3 == 0 and shape[-1] >= shape[-2]
+def _heads_in(layer: Layer, shapes: Iterable[Shape]) -> Sequence[str]:
+    """What a layer may hold side by side: "qkv" goes without saying, "kv" does not."""
+    fused = "kv" if "kv" in layer.word_set else "qkv"
+    heads = HEADS[fused]
+    if not layer.word_set & {fused, "attention"}:
+        return ()
+    is_wide = fused == "kv" or all(shape[-1] >= shape[-2:][0] for shape in shapes)
+    is_divisible = all(len(s) > 1 and s[-1] % len(heads) == 0 for s in shapes)
+    return heads if is_wide and is_divisible else ()
 
 
 def join_pieces(tensors: Mapping[str, Shape]) -> list[Layer]:

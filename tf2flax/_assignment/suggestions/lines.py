@@ -7,6 +7,7 @@ holds all blocks, and names otherwise.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -209,16 +210,20 @@ def _find_captures(
     first, second = next(iter(sources.items()))
     if not first or len(first) != len(second) or len(sources) < 2:
         return None
-    value: list[str] = []
-    texts: list[str] = []
-    for place, letter in enumerate(LETTERS[: len(first)]):
-        step = _step({(leaf_n[place], n[place]) for leaf_n, n in sources.items()})
-        if step is None:
-            return None
-        before_leaf, before, offset = step
-        value.append(f"{before_leaf}{{{letter}}}")
-        texts.append(f"{before}{{{letter}{offset}}}")
-    return value, texts
+    # Mostly the first goes with the first; blocks within blocks may be turned round.
+    for order in itertools.permutations(range(len(first))):
+        steps = [
+            _step({(leaf_n[place], n[of_tensor]) for leaf_n, n in sources.items()})
+            for place, of_tensor in enumerate(order)
+        ]
+        rules = [step for step in steps if step is not None]
+        if len(rules) == len(steps):
+            value = [f"{s[0]}{{{a}}}" for s, a in zip(rules, LETTERS, strict=False)]
+            texts = [
+                f"{s[1]}{{{a}{s[2]}}}" for s, a in zip(rules, LETTERS, strict=False)
+            ]
+            return value, [texts[order.index(place)] for place in range(len(order))]
+    return None
 
 
 def _step(pairs: set[tuple[str, str]]) -> tuple[str, str, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 from tf2flax._assignment.language.expressions import Expression
@@ -21,11 +21,15 @@ from .checking import Entry, entry_of, find_entries
 from .drafting import Draft, draft_map
 from .layers import without_collection
 from .lines import Line
-from .words import read_part, read_words
+from .words import Part, read_part, read_words
 
 # Parts of the state of an optimizer: they have the names and shapes of parameters.
-_STATES: Final = frozenset({"opt_state", "optimizer_state", "mu", "nu", "trace"})
+_STATES: Final = frozenset({"opt_state", "optimizer_state"})
+_MOMENTS: Final = frozenset({"mu", "nu", "trace"})
 _STEPS: Final = frozenset({"step", "global_step", "iteration", "iterations"})
+
+# Names times leaves up to which what is nearest to a leaf is sought.
+_MAX_COMPARED: Final = 1_000_000
 
 Candidate = tuple[str | Expression, str]
 
@@ -77,9 +81,11 @@ def suggest_entries(manifest: Manifest, leaves: Sequence[Leaf]) -> SuggestedEntr
     )
     doubtful = {name for name, _ in ambiguous}
     unmatched = tuple(n for n in names if n not in filled and n not in doubtful)
-    for name in unmatched:
-        if name not in evidence:
-            evidence[name] = _why_unmatched(name, wanted.get(name, ()), weights, unused)
+    left = _Left(weights, unused)
+    silent = [name for name in unmatched if name not in evidence]
+    for name in silent:
+        shape = wanted.get(name, ())
+        evidence[name] = left.explain(name, shape, for_count=len(silent))
     for name, candidates in ambiguous:
         evidence[name] = candidates[0][1]
     return SuggestedEntries(
@@ -124,18 +130,33 @@ def _wanted_leaves(
     leaves: Iterable[Leaf],
 ) -> tuple[dict[str, Shape], dict[str, str]]:
     """Shapes of the leaves that weights may fill; and why others are left out."""
+    leaves = list(leaves)
     wanted: dict[str, Shape] = {}
     reasons: dict[str, str] = {}
+    names = {leaf.name for leaf in leaves}
+    parameters = names | {without_collection(name) for name in names}
     for leaf in leaves:
         if leaf.dtype is None or leaf.refusal:
             reasons[leaf.name] = leaf.refusal or "it does not hold numbers"
-        elif _STATES & set(leaf.name.split("/")):
+        elif _is_of_optimizer(leaf.name, parameters):
             reasons[leaf.name] = (
                 "state of an optimizer: tf2flax.optimizer_plan fills it from slots"
             )
         else:
             wanted[leaf.name] = leaf.shape
     return wanted, reasons
+
+
+def _is_of_optimizer(name: str, parameters: Set[str]) -> bool:
+    """True for the state of an optimizer.
+
+    A layer may be called `mu` as well: what is below a moment is called as a parameter.
+    """
+    scopes = name.split("/")
+    return bool(_STATES.intersection(scopes)) or any(
+        scope in _MOMENTS and "/".join(scopes[place + 1 :]) in parameters
+        for place, scope in enumerate(scopes)
+    )
 
 
 def _join_parts(wanted: dict[str, Shape]) -> dict[str, list[str]]:
@@ -203,24 +224,39 @@ def _candidates(
     return tuple(candidates.values())
 
 
-def _why_unmatched(
-    name: str, shape: Shape, weights: Mapping[str, Shape], unused: Sequence[str]
-) -> str:
-    """Says what comes nearest to a leaf that nothing fills."""
-    words = set(read_words(name))
-    part = read_part(name).part
-    near = [
-        (len(words & set(read_words(tensor))), tensor)
-        for tensor in unused
-        if read_part(tensor).part == part
-    ]
-    near.sort(key=lambda pair: (-pair[0], pair[1]))
-    if near and near[0][0] > 0:
-        tensor = near[0][1]
-        if math.prod(weights[tensor]) != math.prod(shape):
-            has = list(weights[tensor])
+class _Left:
+    """Weights that fill nothing."""
+
+    def __init__(self, weights: Mapping[str, Shape], unused: Iterable[str]) -> None:
+        self._weights = weights
+        # Part -> words -> the first of the tensors that are called so.
+        self._names: dict[Part, dict[frozenset[str], str]] = {}
+        for tensor in sorted(unused):
+            names = self._names.setdefault(read_part(tensor).part, {})
+            names.setdefault(frozenset(read_words(tensor)), tensor)
+
+    def explain(self, leaf: str, shape: Shape, *, for_count: int) -> str:
+        """Says what comes nearest to a leaf that nothing fills.
+
+        Args:
+            leaf: Its name.
+            shape: Its shape.
+            for_count: Of how many leaves this is asked: of too many, nothing is sought.
+        """
+        names = self._names.get(read_part(leaf).part, {})
+        words = set(read_words(leaf))
+        near = [
+            (-len(words & others), tensor)
+            for others, tensor in (
+                names.items() if len(names) * for_count <= _MAX_COMPARED else ()
+            )
+            if not words.isdisjoint(others)
+        ]
+        tensor = min(near)[1] if near else ""
+        if tensor and math.prod(self._weights[tensor]) != math.prod(shape):
+            has = list(self._weights[tensor])
             return f"`{tensor}` has another shape: {has}, not {list(shape)}"
-    return f"no weight that is left has the shape {list(shape)} and such a name"
+        return f"no weight that is left has the shape {list(shape)} and such a name"
 
 
 def _describe_misfits(

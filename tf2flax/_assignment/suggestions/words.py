@@ -34,12 +34,16 @@ _TABLES: Final = frozenset({"embedding", "embeddings", "table"})
 # Words before these that belong to them: `moving_mean`.
 _BEFORE_PART: Final = frozenset({"moving", "running", "batch"})
 
+# What object-based checkpoints write behind every name.
+OF_OBJECTS: Final = "/.ATTRIBUTES/VARIABLE_VALUE"
+
 # Several words -> what they mean together. The longest come first.
 _PHRASES: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
     (("dense", "relu", "dense"), ("ffn",)),
     (("enc", "dec", "attention"), ("cross", "attention")),
     (("encoder", "decoder", "attention"), ("cross", "attention")),
     (("query", "key", "value"), ("qkv", "attention")),
+    (("key", "value"), ("kv", "attention")),
     (("embedding", "hidden", "mapping"), ("project", "embedding")),
     (("embeddings", "project"), ("project", "embedding")),
     (("layer", "norm"), ("norm", "layernorm")),
@@ -113,6 +117,7 @@ _MEANINGS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("key", "k", "keys"), ("key", "attention")),
     **dict.fromkeys(("value", "v", "values", "val"), ("value", "attention")),
     "qkv": ("qkv", "attention"),
+    "kv": ("kv", "attention"),
     "wte": ("word", "embedding"),
     "wpe": ("position", "embedding"),
     **dict.fromkeys(("wi", "up", "intermediate"), ("up", "ffn")),
@@ -157,6 +162,7 @@ def read_part(name: str) -> Reading:
         >>> read_part("bert/word_embeddings")[:2], read_part("attention/q")[:2]
         (('main', 'bert/word'), ('main', 'attention/q'))
     """
+    name = name.removesuffix(OF_OBJECTS)
     scope, _, last = name.rpartition("/")
     tokens = [(m[0].casefold(), m.start()) for m in _TOKEN.finditer(last)]
     number = ""
@@ -190,7 +196,7 @@ def read_words(name: str) -> tuple[str, ...]:
         >>> read_words("h0/attn/c_attn")
         ('h', 'attention', 'qkv', 'attention')
     """
-    text = _NOT_NUMBERS.sub("", name)
+    text = _NOT_NUMBERS.sub("", name.removesuffix(OF_OBJECTS))
     words: list[str] = []
     for component in text.split("/"):
         words += _words_of(component)
