@@ -29,7 +29,8 @@ class Bucket:
 
     `fails(method, key)`: what is wrong with a request: "" for nothing, "503",
     "stall" (nothing is answered), "cut" (the connection is reset in the middle of an
-    upload), "lost" (what is asked for is done, and the connection is reset).
+    upload), "lost" (what is asked for is done, and the connection is reset), "late"
+    (it is done once `release` is set, whoever still waits for it).
     """
 
     url: str = ""
@@ -43,6 +44,7 @@ class Bucket:
     generation: int = 1_700_000_000_000_000
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    release: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def names(self) -> list[str]:
         """The keys of all objects, sorted."""
@@ -91,6 +93,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "503":
             self._answer(503, b"try again")
             return
+        if fault == "late":
+            bucket.release.wait()
         with bucket.lock:
             status, contents, headers = self._perform(bucket, key, query, body)
         if fault == "lost":
@@ -196,5 +200,6 @@ def serving_bucket() -> Iterator[Bucket]:
         yield bucket
     finally:
         bucket.stop.set()
+        bucket.release.set()
         server.shutdown()
         server.server_close()

@@ -426,6 +426,25 @@ def test_what_fails_once_the_checkpoint_is_there(
         assert tf2flax.latest_checkpoint(tmp_path) == f"{tmp_path}/m"
 
 
+def test_of_many_files_that_are_left_some_are_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {f"t{i}": np.ones(2) for i in range(9)}
+    tf2flax.save_checkpoint(tmp_path / "m", tree, data_files=9)
+    unlink = os.unlink
+
+    def refuse(path: Any) -> None:
+        if os.fspath(path).endswith("-of-00009"):
+            raise OSError(5, "Input/output error")
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    words = r"(could not be removed.*){3}Nor could 6 more of its old files"
+    with pytest.raises(tf2flax.ReadError, match=words) as caught:
+        tf2flax.save_checkpoint(tmp_path / "m", tree, overwrite=True)
+    assert str(caught.value).count(".data-") == 3
+
+
 def test_saves_side_by_side_are_all_named(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,9 @@ import importlib.util
 import itertools
 import os
 import pathlib
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -322,6 +325,45 @@ def test_a_stalled_upload_is_told(
     ):
         tf2flax.save_checkpoint(prefix, TREE)
     assert not bucket.objects
+
+
+@pytest.mark.parametrize("ending", ["no answer in time", "an interrupt"])
+def test_an_index_that_comes_late_has_its_data(
+    bucket: Bucket, prefix: str, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    tf2flax.save_checkpoint(prefix, {"a": SIX})
+    old = bucket.objects["run/m.index"][1]
+    is_interrupt = ending == "an interrupt"
+
+    def fail(method: str, key: str) -> str:
+        if (method, key) != ("POST", "run/m.index"):
+            return ""
+        if is_interrupt:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            threading.Timer(0.1, bucket.release.set).start()
+        return "late"
+
+    bucket.fails = fail
+    if not is_interrupt:
+        monkeypatch.setattr(requests, "REQUEST_TIMEOUT_S", 0.3)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises((KeyboardInterrupt, tf2flax.ReadError)) as caught:
+            tf2flax.save_checkpoint(prefix, TREE, overwrite=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (caught.type is KeyboardInterrupt) == is_interrupt
+    if not is_interrupt:
+        assert "The store may still take it, so that the data" in str(caught.value)
+        assert tf2flax.open_checkpoint(prefix)["a"].read().sum() == 15
+    bucket.release.set()
+    while bucket.objects["run/m.index"][1] == old:
+        time.sleep(0.01)
+    check(prefix)
+    # What was left goes with the next save.
+    bucket.fails = lambda _method, _key: ""
+    tf2flax.save_checkpoint(prefix, TREE, overwrite=True)
+    assert len({key[-5:] for key in bucket.names() if ".data" in key}) == 1
 
 
 def test_a_stalled_read_is_told(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import pathlib
+from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
 from gcs_server import serving_bucket
@@ -13,6 +16,9 @@ from jobs import run_job, start_job
 from s3_server import serving_s3
 
 import tf2flax
+from tf2flax._jax import agreement
+from tf2flax._writing import together
+from tf2flax._writing.trees import prepare_tree
 
 NBYTES = 16 * 8 * 4
 # Who is told what: the text of the last process, and that of the others.
@@ -120,6 +126,39 @@ def check_errors(found: list[dict], count: int) -> None:
         assert "A checkpoint is there already" in errors["it exists"]
         assert errors["it exists"].startswith("ExistsError") == (one["process"] == 0)
         assert "Input/output error" in errors["no renaming"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_another_process_has_ended(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Told in each of four steps; in the last one, the checkpoint is there."""
+    processes = {0: jax.devices()[0]}
+    done: list[int] = []
+
+    def fail(_: jax.Array) -> None:
+        raise ValueError("UNKNOWN: Gloo AllGather failed: reset by peer")
+
+    @contextlib.contextmanager
+    def all_or_none(*_: object) -> Iterator[agreement.Agreement]:
+        one = agreement.Agreement({})
+        yield one
+        one.notes = {0: one.note}
+        done.append(0)
+        if len(done) == step:
+            monkeypatch.setattr(agreement, "_same", fail)
+            agreement.exchange_rows(processes, np.zeros(2, np.uint32))
+
+    monkeypatch.setattr(together, "all_or_none", all_or_none)
+    save = together.SharedSave(tmp_path / "new" / "m", processes, 1, False)
+    with pytest.raises(
+        tf2flax.ReadError, match=r"has ended, .* reset by peer. Look"
+    ) as e:
+        save.run(lambda: prepare_tree({"a": np.ones(2)}))
+    is_there = step == 4
+    assert ("is written and complete. Another" in str(e.value)) == is_there
+    assert (tmp_path / "new" / "m.index").exists() == is_there
+    assert (tmp_path / "new").exists() == is_there
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def all_or_none(
         What the block may say more about it.
 
     Raises:
-        ReadError: Another process failed; it says which, and why.
+        ReadError: Another process failed; it says which, and why. Or it has ended.
     """
     agreement = Agreement(participants)
     try:
@@ -185,6 +185,9 @@ def exchange_rows(
 
     Returns:
         The array of each of them.
+
+    Raises:
+        ReadError: One of them has ended.
     """
     mesh = Mesh(np.array(list(participants.values())), ("processes",))
     shape = (len(participants), len(row))
@@ -193,7 +196,14 @@ def exchange_rows(
     with isolated():
         # Each process puts its own row of the array; all of them get all rows.
         sent = put_shards(shape, sharding, lambda _: row[None], row.dtype)
-        rows = jax.device_get(jax.jit(_same, out_shardings=everywhere)(sent))
+        try:
+            rows = jax.device_get(jax.jit(_same, out_shardings=everywhere)(sent))
+        except (RuntimeError, ValueError) as error:  # JAX raises either
+            raise ReadError(
+                "Another process of this job has ended, or cannot be reached any more: "
+                f"{str(error).rstrip('.')}. Look what happened there, and start all "
+                "processes again."
+            ) from error
     return dict(zip(participants, rows, strict=True))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tf2flax._base.errors import ReadError
@@ -36,6 +36,8 @@ from .writing import (
 
 # As `open(path, "xb")`.
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+# Files that a message names.
+_MAX_LEFTOVERS: Final = 3
 
 
 class LocalDestination:
@@ -146,11 +148,7 @@ class LocalDestination:
         exchange.run()
         for suffix in replaced:
             exchange.remove(f"{self._path}{suffix}")
-        problems = [
-            f"`{path}`, which nothing needs, could not be removed: "
-            f"{error.strerror or error}. Remove it."
-            for path, error in exchange.leftovers.items()
-        ]
+        problems = _describe_leftovers(exchange.leftovers)
         try:
             sync_directory(self._path)
         except OSError as error:
@@ -175,6 +173,18 @@ class LocalDestination:
 
     def _exchange(self, suffixes: Sequence[str]) -> Exchange:
         return Exchange(self._path, self._temporary, tuple(suffixes), self._find_names)
+
+
+def _describe_leftovers(leftovers: Mapping[str, OSError]) -> list[str]:
+    """Says in sentences what could not be removed."""
+    sentences = [
+        f"`{path}`, which nothing needs, could not be removed: "
+        f"{error.strerror or error}. Remove it."
+        for path, error in [*leftovers.items()][:_MAX_LEFTOVERS]
+    ]
+    if (count := len(leftovers) - len(sentences)) > 0:
+        sentences.append(f"Nor could {count} more of its old files: remove them, too.")
+    return sentences
 
 
 class LocalSink:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tf2flax._base.errors import CheckpointError, ReadError, UnsupportedError
 
 from . import requests
-from .exchanging import MEMBER
+from .exchanging import MEMBER, uninterrupted
 from .stores import KvStorage
 from .writing import temporary_name
 
@@ -163,21 +163,37 @@ class StoreDestination:
     def publish(
         self, index: bytes, suffixes: Sequence[str], replaced: Sequence[str] = ()
     ) -> str:
-        """Writes the index, and removes what was there before."""
-        key = f"{self._key}.index"
-        old = self._list_old()
-        try:
-            self._put(key, index)
-        except BaseException as error:
-            # The answer may be lost, and the index be there.
-            if not self._has(key, index):
-                if self._is_known(key):
-                    self.discard(suffixes)
-                raise
-            if not isinstance(error, Exception):  # an interrupt
-                raise
-        self._remove([*sorted(old - {*suffixes, ".index"}), *replaced])
+        """Writes the index, and removes what was there before; interrupts wait."""
+        gone = [*sorted(self._list_old() - {*suffixes, ".index"}), *replaced]
+
+        def replace() -> None:
+            self._put_index(index, suffixes)
+            self._remove(gone)
+
+        uninterrupted(replace)
         return ""
+
+    def _put_index(self, index: bytes, suffixes: Sequence[str]) -> None:
+        """Writes the index; data objects go only if the store does not have it."""
+        key = f"{self._key}.index"
+        timeout_s = requests.REQUEST_TIMEOUT_S + len(index) / _SLOWEST_LINE
+        future = self._client.start_write(key, index)
+        try:
+            self._answer_of(future, key, timeout_s)
+        except CheckpointError as error:
+            if self._has(key, index):  # the answer was lost
+                return
+            if future.cancelled():
+                # Without its data, an index that comes late would replace a checkpoint
+                # by one that does not open.
+                raise ReadError(
+                    f"{str(error).rstrip('.')}. The store may still take it, so that "
+                    f"the data objects stay. Look which checkpoint `{self.path}` is, "
+                    "and save again with overwrite=True."
+                ) from error
+            if self._is_known(key):
+                self.discard(suffixes)
+            raise
 
     def discard(self, suffixes: Sequence[str]) -> None:
         """Removes data objects; those that the store keeps harm nobody."""

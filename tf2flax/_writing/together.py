@@ -28,6 +28,7 @@ from tf2flax._jax.agreement import (
     this_process,
 )
 from tf2flax._jax.meshes import Device
+from tf2flax._storage.faults import complete_error
 from tf2flax._storage.save_destinations import SaveDestination
 
 from .bundle import create_empty, suffixes_of
@@ -80,10 +81,8 @@ class SharedSave:
         with contextlib.ExitStack() as cleaning:
             work = self._agree(prepare, cleaning)
             written = self._write(work)
-            with self._together() as agreement, writing_to(work.destination):
-                if self._is_first:
-                    agreement.note = self._publish(work, written)
-        return work.destination.path, agreement.notes[min(self.processes)]
+            problem = self._publish_together(work, written)
+        return work.destination.path, problem
 
     @property
     def _is_first(self) -> bool:
@@ -181,6 +180,24 @@ class SharedSave:
             ]
             for process, part in work.parts.items()
         }
+
+    def _publish_together(
+        self, work: _Work, written: Mapping[int, Sequence[WrittenPiece]]
+    ) -> str:
+        """Publishes, in the first process; all return what went wrong after that."""
+        problem: str | None = None
+        try:
+            with self._together() as agreement, writing_to(work.destination):
+                if self._is_first:
+                    problem = agreement.note = self._publish(work, written)
+        except ReadError as error:
+            if problem is None:
+                raise
+            raise complete_error(
+                work.destination.path, f"{problem} {error}".strip()
+            ) from error
+        # A note is cut where it is long.
+        return problem or agreement.notes[min(self.processes)]
 
     def _publish(
         self, work: _Work, written: Mapping[int, Sequence[WrittenPiece]]
