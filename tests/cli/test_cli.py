@@ -392,6 +392,8 @@ ENDED = """
 import os, signal, sys
 from tf2flax._cli import main
 number, *command = sys.argv[1:]
+if int(number) != signal.SIGKILL:
+    signal.signal(int(number), signal.SIG_DFL)  # ignored where `nohup` runs the tests
 fsync = os.fsync
 def end(descriptor):
     signal.raise_signal(int(number))
