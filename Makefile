@@ -68,7 +68,8 @@ dist: $(VENV)/.release ## wheel and sdist in dist/, checked
 # Slow: what RELEASE.md asks for before a version is tagged; `.ci/run` does not run it.
 release-check: check examples docs dist ## all checks, and dist in fresh 3.11, 3.12, 3.13
 	@for v in 3.11 3.12 3.13; do \
-		p=$$(command -v python$$v || ls -d $(HOME)/.pyenv/versions/$$v*/bin/python 2>/dev/null | tail -n 1); \
+		p=$$(command -v python$$v); $$p -c '' 2>/dev/null || \
+		p=$$(ls -d $(HOME)/.pyenv/versions/$$v*/bin/python 2>/dev/null | tail -n 1); \
 		test -n "$$p" || { echo "python$$v is needed"; exit 1; }; \
 		echo "== the wheel on $$($$p --version)"; \
 		rm -rf build/fresh && $$p -m venv build/fresh && \
