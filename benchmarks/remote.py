@@ -73,7 +73,7 @@ def side_by_side(url: str, ranges: Iterable[tuple[int, int]]) -> float:
 def simulated_store(
     folder: pathlib.Path, rows: int, columns: int, count: int, rounds: int
 ) -> Section:
-    """Benchmark 9: what is read of a store, and how long that takes."""
+    """Benchmark 12: what is read of a store, and how long that takes."""
     checkpoints.bundle(folder / "matrix.ckpt", {"matrix": (rows, columns)})
     small = {f"small/{i:04d}": (16,) for i in range(count)}
     checkpoints.bundle(folder / "small.ckpt", small)
@@ -97,7 +97,7 @@ def simulated_store(
     what = f"store: {count:,} small tensors / one latency"
     goals.append(Goal(what, ratio, 3, is_most=True))
     return Section(
-        "9. A store that takes its time",
+        "12. A store that takes its time",
         "A simulated store: the server of section 3, which waits "
         f"{LATENCY_S * 1e3:.0f} ms before each answer and sends "
         f"{NBYTES_PER_S / 1e6:.0f} MB/s, and the plain server besides. A column "
@@ -202,7 +202,7 @@ def column_shard(folder: pathlib.Path, rows: int, columns: int) -> Section:
         f"A float32 matrix of {rows} × {columns} on a loopback server (Python's own, "
         "in another process); bodies that it sent are counted. A column shard is a run "
         f"of {columns * 4 // SHARDS:,} bytes from each row; whole rows take less time "
-        "than that many requests (section 9).",
+        "than that many requests (section 12).",
         [
             Table(
                 ("", "MB needed", "MB served", "served / needed", "requests", "s"),

@@ -39,10 +39,7 @@ def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     Returns:
         The array.
     """
-    out = np.empty(shape, dtype)
-    if _POISON is not None and not out.dtype.hasobject and out.size:
-        out.reshape(-1).view(np.uint8).fill(_POISON)
-    return out
+    return _poisoned(np.empty(shape, dtype))
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -66,10 +63,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         except (OSError, AttributeError):  # no more mappings, or not Linux
             pass
         else:
-            array = np.ndarray(shape, dtype, buffer, start)
-            if _POISON is not None:
-                bytes_of(array).fill(_POISON)
-            return array
+            return _poisoned(np.ndarray(shape, dtype, buffer, start))
     raw = empty(nbytes + ALIGNMENT, np.uint8)
     start = -_address(raw) % ALIGNMENT
     return np.ndarray(shape, dtype, raw, start)
@@ -110,6 +104,13 @@ def _map_huge(nbytes: int) -> tuple[mmap.mmap, int]:
         end_of_huge = start + nbytes - tail
         mapping.madvise(mmap.MADV_NOHUGEPAGE, end_of_huge, len(mapping) - end_of_huge)
     return mapping, start
+
+
+def _poisoned(array: np.ndarray) -> np.ndarray:
+    """An array that nobody has written yet: poisoned, where the tests ask for it."""
+    if _POISON is not None and not array.dtype.hasobject and array.size:
+        bytes_of(array).fill(_POISON)
+    return array
 
 
 def _address(array: np.ndarray) -> int:
