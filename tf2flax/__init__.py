@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from ._base.progress import Progress
+    from ._base.tuning import Tuning
     from ._checkpoint.checkpoint import Checkpoint
     from ._checkpoint.opening import (
         list_variables,
@@ -65,6 +66,7 @@ __all__ = [
     "Damage",
     "Progress",
     "StoredTensor",
+    "Tuning",
     "VerificationReport",
     "checkpoint_exists",
     "checkpoints_iterator",
@@ -145,6 +147,7 @@ _HOMES: Final = {
         "UnsupportedError",
     ),
     "_base.progress": ("Progress",),
+    "_base.tuning": ("Tuning",),
     "_checkpoint.checkpoint": ("Checkpoint",),
     "_checkpoint.opening": (
         "list_variables",

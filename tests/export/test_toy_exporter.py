@@ -24,7 +24,8 @@ class ToyExporter(Exporter):
                 raise tf2flax.UnsupportedError(f"`{tensor.name}` is not a number.")
 
     def write(self, path: str, source: TensorSource) -> None:
-        arrays = {tensor.name: array.tolist() for tensor, array in source.read_each()}
+        read = source.read_each(source.tensors)
+        arrays = {tensor.name: array.tolist() for tensor, array in read}
         pathlib.Path(path).write_text(json.dumps(arrays))
 
 

@@ -18,12 +18,17 @@ from slow_costs import slow_costs
 import tf2flax
 from tf2flax import src
 from tf2flax._base.tuning import Tuning
-from tf2flax._jax import costs, read_once
+from tf2flax._jax import read_once
 from tf2flax._restoring import clusters, plan_reads
 
 P = PartitionSpec
 SHAPE = (24, 16)
 ARRAY = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
+# Tensors of some hundred bytes take parts, gaps, groups and portions.
+TINY = Tuning(
+    chunk_nbytes=256, read_cost_nbytes=24, small_nbytes=600, group_nbytes=1500,
+    min_excess_nbytes=64, max_over_read=2, max_runs=64, max_workers=1,
+)  # fmt: skip
 # Leaves, and what fills them: alike in layers, of one tensor, of several, computed.
 SOURCES: dict[str, Any] = {
     **{
@@ -76,14 +81,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
-def tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of some hundred bytes take parts, gaps, groups and portions."""
-    tiny = Tuning(
-        chunk_nbytes=256, read_cost_nbytes=24, small_nbytes=600, group_nbytes=1500,
-        min_excess_nbytes=64, max_over_read=2, max_runs=64, max_workers=1,
-    )  # fmt: skip
-    for module in (plan_reads, clusters, costs):
-        monkeypatch.setattr(module, "DEFAULT_TUNING", tiny)
+def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves of some hundred bytes are worth sharing in."""
     monkeypatch.setattr(read_once, "READ_ONCE_NBYTES", 800)
 
 
@@ -107,7 +106,7 @@ def specs(draw: st.DrawFn, shape: tuple[int, ...], mesh: AbstractMesh) -> Partit
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@pytest.mark.usefixtures("tuning")
+@pytest.mark.usefixtures("tiny_leaves")
 def test_costs_are_those_of_every_leaf_in_every_process(
     prefix: pathlib.Path, data: st.DataObject
 ) -> None:
@@ -137,11 +136,12 @@ def test_costs_are_those_of_every_leaf_in_every_process(
         sharding=lambda leaf: shardings[leaf.name],
         mesh=mesh,
         max_in_flight_bytes=limit,
+        tuning=TINY,
     )  # fmt: skip
     strategy: Any = data.draw(st.sampled_from(["local", "read-once", "auto"]))
     manifest = tf2flax.open_checkpoint(prefix).manifest
     assert plan.cost(processes, strategy=strategy) == slow_costs(
-        plan.assignments, plan.shardings, manifest, strategy, processes, limit
+        plan.assignments, plan.shardings, manifest, strategy, processes, limit, TINY
     )
 
 

@@ -17,7 +17,7 @@ NAMES = {
     "AssignmentError", "Checkpoint", "CheckpointError", "CheckpointNotFoundError",
     "DamagedError", "ExistsError", "Expression", "FLAX_ALIASES", "NotFoundError",
     "Plan", "ReadError", "concat", "load_map", "save_map", "src", "stack",
-    "Damage", "StoredTensor", "TensorNotFoundError", "UnsupportedError",
+    "Damage", "StoredTensor", "TensorNotFoundError", "Tuning", "UnsupportedError",
     "VerificationReport", "checkpoints_iterator", "checkpoint_exists",
     "init_from_checkpoint", "latest_checkpoint", "list_variables", "load_variable",
     "merge_checkpoints", "open_checkpoint", "plan", "save_checkpoint", "warm_start",
@@ -32,7 +32,7 @@ OPTIONS = (
     "*, aliases=mappingproxy, dtype=None, sharding=None, mesh=None, "
     "logical_axis_rules=None, strategy='auto', on_missing='error', "
     "on_mismatch='error', on_unused='ignore', on_uneven='error', verify=True, "
-    "max_in_flight_bytes=1073741824, progress=False"
+    "max_in_flight_bytes=1073741824, tuning=None, progress=False"
 )
 OF_OPTIMIZER = (
     "plan, opt_state, *, slots=None, prefix=None, betas=(0.9, 0.999), count=None, "
@@ -41,7 +41,7 @@ OF_OPTIMIZER = (
 SIGNATURES = {
     "optimizer_plan": OF_OPTIMIZER,
     "optimizer_state": OF_OPTIMIZER,
-    "open_checkpoint": "path, *, context=None",
+    "open_checkpoint": "path, *, context=None, tuning=None",
     "list_variables": "path",
     "load_variable": "path, name",
     "latest_checkpoint": "directory",

@@ -27,11 +27,11 @@ from ml_dtypes import bfloat16
 import tf2flax
 from tf2flax._base.tuning import Tuning
 from tf2flax._jax import transfer
-from tf2flax._restoring import clusters, plan_reads
 
 P = PartitionSpec
 SHAPE = (96, 40)
 LIMIT = 4096  # of 15,360 bytes
+TUNING = Tuning(job_nbytes=640, group_nbytes=LIMIT // 4)
 ARRAY = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
 
 
@@ -54,9 +54,6 @@ def mesh() -> Mesh:
 @pytest.fixture(autouse=True)
 def accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "is_on_host", lambda _: False)
-    tuning = Tuning(job_nbytes=640, group_nbytes=LIMIT // 4)
-    for module in (plan_reads, clusters):
-        monkeypatch.setattr(module, "DEFAULT_TUNING", tuning)
 
 
 @pytest.fixture
@@ -81,6 +78,7 @@ def restore(prefix: pathlib.Path, key: Any, shape: Any, **options: Any) -> jax.A
         [(key, "x"), (tf2flax.src("small"), "y")],
         target,
         max_in_flight_bytes=LIMIT,
+        tuning=TUNING,
         **options,
     )
     assert np.array_equal(got["y"], ARRAY[:2])
@@ -141,7 +139,7 @@ def test_checksums_cover_all_portions(
 ) -> None:
     plan = tf2flax.plan(
         prefix, {name: "x"}, {"x": jax.ShapeDtypeStruct(SHAPE, "float32")},
-        sharding=P("d"), mesh=mesh, max_in_flight_bytes=LIMIT,
+        sharding=P("d"), mesh=mesh, max_in_flight_bytes=LIMIT, tuning=TUNING,
     )  # fmt: skip
     assert plan.unverified == ()
     data = prefix.with_name("m.data-00000-of-00001")
@@ -166,7 +164,11 @@ def test_a_portion_that_does_not_fit_is_named_once(prefix: pathlib.Path) -> None
     leaf = jax.ShapeDtypeStruct(SHAPE, "float16")
     with pytest.raises(tf2flax.AssignmentError) as caught:
         tf2flax.init_from_checkpoint(
-            prefix, {"whole": "x"}, {"x": leaf}, max_in_flight_bytes=1024
+            prefix,
+            {"whole": "x"},
+            {"x": leaf},
+            max_in_flight_bytes=1024,
+            tuning=TUNING,
         )
     assert str(caught.value).count("Leaf `x`") == 1
     assert "3840 of 3840" in str(caught.value)
@@ -177,6 +179,7 @@ def test_costs_count_portions(prefix: pathlib.Path) -> None:
     plan = tf2flax.plan(
         prefix, {"whole": "x"}, {"x": leaf},
         sharding=P("d"), mesh=AbstractMesh((8,), ("d",)), max_in_flight_bytes=LIMIT,
+        tuning=TUNING,
     )  # fmt: skip
     (one,) = plan.cost(processes=1).processes
     assert one.read_nbytes == one.needed_nbytes == ARRAY.nbytes

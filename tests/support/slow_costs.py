@@ -13,6 +13,7 @@ from jax.sharding import Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box
 from tf2flax._jax import read_once
 from tf2flax._jax.box_classes import ReadSharding
@@ -39,6 +40,7 @@ def slow_costs(
     strategy: Strategy,
     processes: int,
     max_in_flight_bytes: int,
+    tuning: Tuning,
 ) -> PlanCost:
     """As `costs.count_costs`."""
     split = split_devices(shardings.values(), processes)
@@ -49,14 +51,14 @@ def slow_costs(
             whole = (Box.whole(assignment.shape),)
             boxes[assignment.leaf] = dict.fromkeys(range(processes), whole)
             continue
-        chosen = choose(assignment, sharding, manifest, strategy, split)
+        chosen = choose(assignment, sharding, manifest, strategy, split, tuning)
         boxes[assignment.leaf] = boxes_read(sharding, assignment.shape, split, chosen)
     large = large_leaves(assignments, shardings, max_in_flight_bytes)
     limits = dict.fromkeys(large, max_in_flight_bytes)
     costs: list[ProcessCost] = []
     for process in range(processes):
         needed = {leaf: of_leaf.get(process, ()) for leaf, of_leaf in boxes.items()}
-        reads = plan_reads(assignments, needed, manifest, limits)
+        reads = plan_reads(assignments, needed, manifest, limits, tuning)
         total = sum(group.host_nbytes for group in reads.groups)
         peak = min(total, max(max_in_flight_bytes, reads.host_nbytes))
         costs.append(
@@ -96,6 +98,7 @@ def choose(
     manifest: Manifest,
     strategy: Strategy,
     split: ProcessLayout,
+    tuning: Tuning,
 ) -> ReadSharding | None:
     """How processes share in reading a leaf."""
     is_small = strategy == "auto" and assignment.nbytes < read_once.READ_ONCE_NBYTES
@@ -111,7 +114,8 @@ def choose(
             shapes = tuple(box.shape for box in held)
             if shapes not in by_shapes:
                 needed = {assignment.leaf: held}
-                by_shapes[shapes] = plan_reads([assignment], needed, manifest).nbytes
+                reads = plan_reads([assignment], needed, manifest, tuning=tuning)
+                by_shapes[shapes] = reads.nbytes
             total += by_shapes[shapes]
         return total
 

@@ -1,23 +1,38 @@
 """How much is read at once: every size and number that reading is tuned by, in a value.
 
 Passed down from whoever plans or runs reads, so that a test can make a tensor of some
-bytes as hard to read as one of some GiB. Imports nothing of the package.
+bytes as hard to read as one of some GiB, and that users can say what their store is
+like.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+import math
+import operator
+from typing import Any, Final
+
+from .caller import show_value
+from .errors import AssignmentError
 
 # What is read at once: small enough to be still in the processor's cache when its
 # checksum is computed, and that ranges which are not aligned with it over-read little;
 # large enough for the disk (bytes).
 CHUNK_NBYTES: Final = 4 << 20
 
+# More threads than this only wait for each other.
+_MAX_WORKERS: Final = 1024
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """Sizes and numbers that change how fast tensors are read, never what is read.
+
+    Given to `open_checkpoint`, and as option `tuning` of a plan. The defaults suit
+    local disks and object stores in the same region; of a store that is farther away,
+    or nearer, say what a request costs: `remote_latency_s`, `remote_nbytes_per_s` and
+    `remote_parallelism` decide whether the gaps between the runs that a shard needs are
+    read over or skipped.
 
     Attributes:
         chunk_nbytes: Bytes of a local file that a thread reads, checks and copies
@@ -33,7 +48,7 @@ class Tuning:
         remote_parallelism: Requests that are under way side by side, each of which
             waits while others do.
         small_nbytes: Tensors up to this size share one read with their neighbours;
-            leaves up to this size share a group.
+            leaves up to this size share a group. -1: none does, not even empty ones.
         group_nbytes: Small neighbours form groups up to this size: a call that places
             a group on devices takes as long as reading a MiB or two.
         job_nbytes: Bytes of a large piece that one thread reads before another may
@@ -46,10 +61,24 @@ class Tuning:
             at most ...
         min_excess_nbytes: ... where more than this many are not needed ...
         max_runs: ... and where avoiding it takes no more reads than this.
-        max_workers: Threads that read at once. Each holds a chunk besides what it
-            fills, two where runs have gaps.
+        max_workers: Threads that read at once, at most 1,024. Each holds a chunk
+            besides what it fills, two where runs have gaps.
         portions_in_flight: Portions of one leaf that are read or transferred side by
             side.
+
+    Raises:
+        AssignmentError: A number is none, negative, or too small to read anything.
+
+    Examples:
+        >>> import numpy as np, tf2flax
+        >>> nearby = tf2flax.Tuning(remote_latency_s=0.002, max_workers=16)
+        >>> checkpoint = tf2flax.open_checkpoint({"step": np.int64(7)}, tuning=nearby)
+        >>> checkpoint.tuning.max_workers
+        16
+        >>> tf2flax.Tuning(max_runs=-1)
+        Traceback (most recent call last):
+        ...
+        tf2flax.AssignmentError: Tuning: max_runs is -1, not a whole number from 0 on.
     """
 
     chunk_nbytes: int = CHUNK_NBYTES
@@ -68,6 +97,21 @@ class Tuning:
     max_runs: int = 16_384
     max_workers: int = 8
     portions_in_flight: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that nothing can be read by."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_time = field.type == "float"
+            checked = _checked_time(value) if is_time else _checked_count(value)
+            low, high = _BOUNDS.get(field.name, (0, None))
+            if checked is None or checked < low or (high and checked > high):
+                kind = "a number" if is_time else "a whole number"
+                limits = f"from {low:,} to {high:,}" if high else f"from {low:,} on"
+                raise AssignmentError(
+                    f"Tuning: {field.name} is {show_value(value)}, not {kind} {limits}."
+                )
+            object.__setattr__(self, field.name, checked)
 
     @property
     def staging_nbytes(self) -> int:
@@ -101,4 +145,60 @@ class Tuning:
         return self.chunk_nbytes if is_local else max(1, self.chunk_nbytes // 4)
 
 
+# Least and greatest; of others, 0 and none.
+_BOUNDS: Final[dict[str, tuple[int, int | None]]] = {
+    "chunk_nbytes": (1, None),
+    "remote_chunk_nbytes": (1, None),
+    "small_nbytes": (-1, None),
+    "remote_parallelism": (1, None),
+    "remote_nbytes_per_s": (1, None),
+    "job_nbytes": (1, None),
+    "max_over_read": (1, None),
+    "max_workers": (1, _MAX_WORKERS),
+    "portions_in_flight": (1, None),
+}
+
+
+def _checked_count(value: Any) -> int | None:
+    """A whole number, also NumPy's; None for anything else, bools too."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _checked_time(value: Any) -> float | None:
+    """A finite number, also NumPy's; None for anything else."""
+    if isinstance(value, (bool, str)):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 DEFAULT_TUNING: Final = Tuning()
+
+
+def check_tuning(option: str, tuning: Any) -> Any:
+    """Refuses what is neither a `Tuning` nor None.
+
+    Args:
+        option: Name of the option, for the message.
+        tuning: What the caller gave.
+
+    Returns:
+        The same.
+
+    Raises:
+        AssignmentError: It is something else.
+    """
+    if not isinstance(tuning, Tuning | None):
+        raise AssignmentError(
+            f"Option {option}: expected a tf2flax.Tuning or None, got "
+            f"{show_value(tuning)}. Write tf2flax.Tuning(max_workers=16)."
+        )
+    return tuning

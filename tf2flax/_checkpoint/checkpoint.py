@@ -23,6 +23,7 @@ from tf2flax._base.progress import ProgressFunction, check_progress, reporting
 from tf2flax._base.role_patterns import AVERAGE
 from tf2flax._base.synonyms import missing_attribute
 from tf2flax._base.text import counted
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._reading import whole
 
 from .not_names import suggest_name
@@ -34,6 +35,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
     """A checkpoint: names, sorted, to stored tensors.
 
     Picklable; a copy keeps the index that was read when the checkpoint was opened.
+    Views of it are read as it is: with its `tuning`.
 
     Examples:
         >>> import numpy as np, tf2flax
@@ -46,9 +48,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
         7
     """
 
-    __slots__ = ("_manifest",)
+    __slots__ = ("_manifest", "_tuning")
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, tuning: Tuning = DEFAULT_TUNING) -> None:
         """Wraps a manifest; made by `open_checkpoint`, not by users.
 
         Raises:
@@ -60,6 +62,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
                 "tf2flax.open_checkpoint(path)."
             )
         self._manifest = manifest
+        self._tuning = tuning
 
     @property
     def prefix(self) -> str:
@@ -70,6 +73,11 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def manifest(self) -> Manifest:
         """Names and entries, for the layers above."""
         return self._manifest
+
+    @property
+    def tuning(self) -> Tuning:
+        """How its tensors are read: as given to `open_checkpoint`, or the default."""
+        return self._tuning
 
     def __len__(self) -> int:
         """Number of tensors."""
@@ -102,7 +110,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise self._tensor_not_found(name)
         try:
-            return StoredTensor(self._manifest.entry(name))
+            return StoredTensor(self._manifest.entry(name), self._tuning)
         except SharedNameError:
             raise
         except TensorNotFoundError:
@@ -165,7 +173,10 @@ class Checkpoint(Mapping[str, StoredTensor]):
             progress, total, f"Reading {posixpath.basename(self.prefix)}"
         ) as advance:
             return whole.read_many(
-                tuple(entries.values()), verify=verify, advance=advance
+                tuple(entries.values()),
+                verify=verify,
+                advance=advance,
+                tuning=self._tuning,
             )
 
     def verify(self, progress: bool | ProgressFunction = False) -> VerificationReport:
@@ -195,7 +206,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         check_progress(
             progress, "Checkpoint.verify checks every tensor, and takes no names."
         )
-        return verify(self._manifest, progress=progress)
+        return verify(self._manifest, progress=progress, tuning=self._tuning)
 
     def by_variable_name(self) -> Checkpoint:
         """The tensors of an object-based checkpoint under their variables' own names.
@@ -235,7 +246,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
         Source: `object_graph_key_mapping`, tensorflow/python/training/saver.py.
         """
-        return Checkpoint(self._manifest.by_variable_name())
+        return Checkpoint(self._manifest.by_variable_name(), self._tuning)
 
     def by_object_path(self) -> Checkpoint:
         """The tensors of an object-based checkpoint under plain paths of attributes.
@@ -258,7 +269,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
             >>> list(checkpoint.by_object_path())[:2]
             ['layer_with_weights-0/bias', 'layer_with_weights-0/kernel']
         """
-        return Checkpoint(self._manifest.by_object_path())
+        return Checkpoint(self._manifest.by_object_path(), self._tuning)
 
     def by_moving_average(self, name: str = AVERAGE) -> Checkpoint:
         """The variables, each from its moving average where it has one.
@@ -292,7 +303,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """
         from .training_views import AveragedManifest
 
-        return Checkpoint(AveragedManifest(self._manifest, name))
+        return Checkpoint(AveragedManifest(self._manifest, name), self._tuning)
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -348,7 +359,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
         """
         from .training_views import SlotManifest
 
-        return Checkpoint(SlotManifest(self._manifest, name))
+        return Checkpoint(SlotManifest(self._manifest, name), self._tuning)
 
     if not TYPE_CHECKING:  # type checkers are to find such names themselves
 
@@ -369,9 +380,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
         return checkpoint_html(self)
 
-    def __reduce__(self) -> tuple[type[Checkpoint], tuple[Manifest]]:
+    def __reduce__(self) -> tuple[type[Checkpoint], tuple[Manifest, Tuning]]:
         """Pickles the manifest, not the path alone."""
-        return Checkpoint, (self._manifest,)
+        return Checkpoint, (self._manifest, self._tuning)
 
     def _tensor_not_found(self, name: object) -> TensorNotFoundError:
         place = self._manifest.index_path

@@ -13,18 +13,22 @@ import numpy as np
 
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import empty
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 from tf2flax._reading.checks import check_readable
 from tf2flax._reading.parts import read_box
 from tf2flax._reading.whole import read_entry
 
 
-def read_index(entry: TensorEntry, index: object) -> Any:
+def read_index(
+    entry: TensorEntry, index: object, tuning: Tuning = DEFAULT_TUNING
+) -> Any:
     """Reads what numpy would give for an index into the whole tensor.
 
     Args:
         entry: Where the tensor lies.
         index: Whatever numpy takes.
+        tuning: How much is read at once.
 
     Returns:
         An array, or a scalar where numpy gives one.
@@ -38,12 +42,12 @@ def read_index(entry: TensorEntry, index: object) -> Any:
     np.broadcast_to(np.zeros((), np.uint8), shape)[index]  # pyright: ignore[reportCallIssue, reportArgumentType]
     items = cast("tuple[Any, ...]", index if isinstance(index, tuple) else (index,))
     if entry.spec.dtype.is_string or not shape:
-        return read_entry(entry)[items]
+        return read_entry(entry, tuning=tuning)[items]
     if all(_is_basic(item) for item in items):
-        return _read_basic(entry, items)
+        return _read_basic(entry, items, tuning)
     if _selects_rows(items[0]):
-        return _read_rows(entry, items)
-    return read_entry(entry)[items]
+        return _read_rows(entry, items, tuning)
+    return read_entry(entry, tuning=tuning)[items]
 
 
 def _is_basic(item: object) -> bool:
@@ -66,7 +70,7 @@ def _selects_rows(item: object) -> bool:
     return array.dtype.kind in "iu" or (array.dtype.kind == "b" and array.ndim == 1)
 
 
-def _read_basic(entry: TensorEntry, items: tuple[Any, ...]) -> Any:
+def _read_basic(entry: TensorEntry, items: tuple[Any, ...], tuning: Tuning) -> Any:
     """Reads an index of integers, slices, `...` and None."""
     shape = entry.spec.shape
     items = _spelled_out(items, len(shape))
@@ -87,13 +91,13 @@ def _read_basic(entry: TensorEntry, items: tuple[Any, ...]) -> Any:
             strided = axis
     box = Box(tuple(starts), tuple(stops))
     if box == Box.whole(shape) and strided is None:
-        return read_entry(entry)[tuple(local)]
+        return read_entry(entry, tuning=tuning)[tuple(local)]
     if strided is None or any(n > 1 for n in box.shape[:strided]):
-        return read_box(entry, box)[tuple(local)]
+        return read_box(entry, box, tuning)[tuple(local)]
     # Rows with gaps: each is read by itself, so that the gaps are not.
     position = [i for i, item in enumerate(items) if item is not None][strided]
     numbers = np.arange(shape[strided])[items[position]]
-    rows = _gather(entry, box, strided, np.sort(numbers))
+    rows = _gather(entry, box, strided, np.sort(numbers), tuning)
     local[position] = slice(None) if items[position].step > 0 else slice(None, None, -1)
     return rows[tuple(local)]
 
@@ -121,18 +125,20 @@ def _bounds(item: Any, dim: int) -> tuple[int, int, Any, bool]:
     return start, stop, slice(None, None, numbers.step), abs(numbers.step) > 1
 
 
-def _read_rows(entry: TensorEntry, items: tuple[Any, ...]) -> Any:
+def _read_rows(entry: TensorEntry, items: tuple[Any, ...], tuning: Tuning) -> Any:
     """Reads an index that picks rows by numbers or by a mask."""
     rows = np.asarray(items[0])
     numbers = np.flatnonzero(rows) if rows.dtype.kind == "b" else rows
     numbers = np.where(numbers < 0, numbers + entry.spec.shape[0], numbers)
     unique, inverse = np.unique(numbers, return_inverse=True)
     whole = Box.whole(entry.spec.shape)
-    compact = _gather(entry, whole, 0, unique)
+    compact = _gather(entry, whole, 0, unique, tuning)
     return compact[(inverse.reshape(numbers.shape), *items[1:])]
 
 
-def _gather(entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray) -> np.ndarray:
+def _gather(
+    entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray, tuning: Tuning
+) -> np.ndarray:
     """Reads a box with only some positions of one axis, each run of them at once.
 
     Args:
@@ -140,6 +146,7 @@ def _gather(entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray) -> np.
         box: The box, of length 1 along the axes before `axis`.
         axis: The axis along which positions are chosen.
         numbers: The positions, ascending.
+        tuning: How much is read at once.
 
     Returns:
         Array of the box's shape but for `axis`, which has the chosen positions.
@@ -153,7 +160,7 @@ def _gather(entry: TensorEntry, box: Box, axis: int, numbers: np.ndarray) -> np.
         if len(consecutive):
             starts, stops = [*box.starts], [*box.stops]
             starts[axis], stops[axis] = int(consecutive[0]), int(consecutive[-1]) + 1
-            runs.append(read_box(entry, Box(tuple(starts), tuple(stops))))
+            runs.append(read_box(entry, Box(tuple(starts), tuple(stops)), tuning))
     if not runs:
         return empty(tuple(shape), entry.spec.dtype.numpy)
     return np.concatenate(runs, axis=axis)

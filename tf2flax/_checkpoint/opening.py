@@ -24,6 +24,7 @@ from tf2flax._base.errors import (
 )
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.memory import collection_paused
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning, check_tuning
 from tf2flax._formats import formats
 from tf2flax._formats.format import Candidate, Location
 from tf2flax._storage.base import Storage
@@ -50,6 +51,7 @@ def open_checkpoint(
     path: PathLike | KvStore | Checkpoint | Mapping[str, Any],
     *,
     context: Context | None = None,
+    tuning: Tuning | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint: reads its index and none of its tensors.
 
@@ -66,6 +68,9 @@ def open_checkpoint(
             arrays or `StoredTensor`s.
         context: tensorstore's, for URLs; the default one gives failing requests up
             within 30 seconds.
+        tuning: How its tensors are read, by whichever function: sizes of reads, and
+            what a request costs where they lie. None takes that of a checkpoint which
+            is open already, and the default of others.
 
     Returns:
         The checkpoint. What its files are is remembered: reading it after another one
@@ -75,7 +80,7 @@ def open_checkpoint(
         CheckpointNotFoundError: There is none at `path`.
         DamagedError: The index is not a table, or malformed, or is being replaced.
         UnsupportedError: It is another kind of file, or no tensorstore URL.
-        AssignmentError: `context` is not one.
+        AssignmentError: `context` or `tuning` is not one.
         ReadError: The system or the store refuses, or does not answer for 60 seconds.
 
     Examples:
@@ -89,9 +94,10 @@ def open_checkpoint(
             "Option context: expected a tensorstore.Context or None, got "
             f"{show_value(context)}."
         )
+    check_tuning("tuning", tuning)
     if isinstance(path, Checkpoint):
-        return path
-    return Checkpoint(manifest_of(path, context))
+        return path if tuning is None else Checkpoint(path.manifest, tuning)
+    return Checkpoint(manifest_of(path, context), tuning or DEFAULT_TUNING)
 
 
 def manifest_of(
@@ -111,6 +117,11 @@ def manifest_of(
                 raise
             checkpoint = error.target
     return manifest_at(locate(checkpoint, context))
+
+
+def tuning_of(checkpoint: object) -> Tuning:
+    """How the tensors of a checkpoint are read: as it says, where it is open."""
+    return checkpoint.tuning if isinstance(checkpoint, Checkpoint) else DEFAULT_TUNING
 
 
 def manifest_at(location: Location) -> Manifest:
@@ -149,7 +160,8 @@ def merge_checkpoints(
             checkpoints and paths alone, which get none.
 
     Returns:
-        One checkpoint with all of the names; nothing is copied.
+        One checkpoint with all of the names; nothing is copied. Its `tuning` is
+        theirs, where they have the same, else the default.
 
     Raises:
         AssignmentError: Two of them would have one name.
@@ -166,9 +178,14 @@ def merge_checkpoints(
         ['kernel', 'step']
     """
     manifests: list[tuple[str, Manifest]] = []
+    tunings: set[Tuning] = set()
     for prefix, source in prefixed(checkpoints):
-        manifests.append((prefix, manifest_of(source)))
-    return Checkpoint(MergedManifest(manifests))
+        opened = open_checkpoint(source)
+        manifests.append((prefix, opened.manifest))
+        tunings.add(opened.tuning)
+    # What several places have in common is the default.
+    tuning = tunings.pop() if len(tunings) == 1 else DEFAULT_TUNING
+    return Checkpoint(MergedManifest(manifests), tuning)
 
 
 @collection_paused()

@@ -13,6 +13,7 @@ from tf2flax._base.caller import check_switch, show_value
 from tf2flax._base.errors import AssignmentError, TruthError
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.synonyms import missing_attribute
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box
 from tf2flax._reading import checks, parts, whole
 from tf2flax._storage.lazy import open_view
@@ -38,9 +39,9 @@ class StoredTensor:
         (2, 8)
     """
 
-    __slots__ = ("_entry",)
+    __slots__ = ("_entry", "_tuning")
 
-    def __init__(self, entry: TensorEntry) -> None:
+    def __init__(self, entry: TensorEntry, tuning: Tuning = DEFAULT_TUNING) -> None:
         """Wraps an entry; made by `Checkpoint`, not by users.
 
         Raises:
@@ -52,11 +53,17 @@ class StoredTensor:
                 "tf2flax.open_checkpoint(path)[name]."
             )
         self._entry = entry
+        self._tuning = tuning
 
     @property
     def entry(self) -> TensorEntry:
         """The entry of the manifest, for the layers above."""
         return self._entry
+
+    @property
+    def tuning(self) -> Tuning:
+        """How it is read: as the checkpoint that it was looked up in."""
+        return self._tuning
 
     @property
     def name(self) -> str:
@@ -115,7 +122,7 @@ class StoredTensor:
             ReadError: The operating system refuses.
         """
         verify = check_switch("verify", verify)
-        return whole.read_entry(self._entry, verify=verify)
+        return whole.read_entry(self._entry, verify=verify, tuning=self._tuning)
 
     def open(self) -> TensorStore:
         """Opens a lazy view: slice, transpose, cast, concatenate, read asynchronously.
@@ -143,7 +150,7 @@ class StoredTensor:
         checks.check_whole(self._entry)
 
         def read(box: Box, out: np.ndarray) -> None:
-            parts.read_box_into(self._entry, box, out)
+            parts.read_box_into(self._entry, box, out, self._tuning)
 
         return open_view(
             self.shape,
@@ -171,7 +178,7 @@ class StoredTensor:
                 replaced since it was opened.
             UnsupportedError: The dtype (variant, resource) holds no array.
         """
-        return indexing.read_index(self._entry, index)
+        return indexing.read_index(self._entry, index, self._tuning)
 
     def __len__(self) -> int:
         """Length of the first axis."""

@@ -20,6 +20,7 @@ from tf2flax._base.errors import (
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.progress import ProgressFunction, reporting
 from tf2flax._base.text import counted, printable
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import ByteRange
 from tf2flax._reading.whole import check_many
 
@@ -106,13 +107,17 @@ class VerificationReport:
 
 
 def verify(
-    manifest: Manifest, *, progress: bool | ProgressFunction = False
+    manifest: Manifest,
+    *,
+    progress: bool | ProgressFunction = False,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> VerificationReport:
     """Checks all that a checkpoint holds.
 
     Args:
         manifest: The checkpoint.
         progress: As for `Checkpoint.verify`.
+        tuning: How much is read at once.
 
     Returns:
         The report.
@@ -144,7 +149,7 @@ def verify(
     with reporting(
         progress, total, f"Verifying {posixpath.basename(manifest.prefix)}"
     ) as advance:
-        errors = check_many(entries, advance)
+        errors = check_many(entries, advance, tuning)
     for name, error in errors.items():
         if isinstance(error, UnsupportedError):
             unchecked.append(name)

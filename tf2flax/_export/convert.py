@@ -136,8 +136,8 @@ def convert(
     """Writes a checkpoint in another format, or in TensorFlow's own, changed.
 
     Tensors are streamed: memory holds 128 MiB of reads, and the largest tensor where
-    it is needed whole: in "tensorbundle", or where it is cast or changed by an
-    expression.
+    it is needed whole: where an expression changes it. Of a partitioned variable that
+    "tensorbundle" writes in slices, it holds the largest slice.
 
     Args:
         checkpoint: A path, or an open checkpoint or view.
@@ -204,7 +204,7 @@ def convert(
 
     def make_source(tensors: list[ExportedTensor], advance: Advance) -> TensorSource:
         return CheckpointSource(
-            opened.manifest,
+            opened,
             tensors,
             metadata_of(opened, frozen),
             verify=output.is_verified,

@@ -75,14 +75,21 @@ class TensorSource(Protocol):
         """
         ...
 
-    def read_each(self) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
-        """Reads the tensors one after the other, sorted by name."""
-        ...
-
-    def read_in_order(self, take: TakeBox) -> None:
-        """Reads the tensors one after the other, sorted by name.
+    def read_each(
+        self, tensors: Sequence[ExportedTensor]
+    ) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
+        """Reads some of the tensors whole, one after the other.
 
         Args:
+            tensors: Which, sorted by name.
+        """
+        ...
+
+    def read_in_order(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
+        """Reads some of the tensors, one after the other.
+
+        Args:
+            tensors: Which, sorted by name; or a part of one, under its name.
             take: Takes every tensor, large ones in boxes as `read_into` has them, in
                 the order of their elements.
         """

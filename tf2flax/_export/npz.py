@@ -74,7 +74,7 @@ class Npz(Exporter):
             zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
             contextlib.closing(_Members(archive)) as members,
         ):
-            source.read_in_order(members.take)
+            source.read_in_order(source.tensors, members.take)
             members.close()
             archive.close()
             file.flush()

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import operator
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from tf2flax._base.manifest import Manifest, TensorEntry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.progress import Advance
-from tf2flax._base.values import Box, row_major
+from tf2flax._base.values import Box
+from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.scheduling import Wait, wait_for_nothing
+from tf2flax._restoring import in_order
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.run_reads import HostLeaves, run_reads
 
 from .exporter import ExportedTensor, TakeBox
 
-# Host memory that reads may hold at once, besides the largest tensor where a format
-# takes whole ones alone (bytes).
-IN_FLIGHT_NBYTES: Final = 128 << 20
-# Tensors that are read together where they are wanted one after the other (bytes).
-_BATCH_NBYTES: Final = 64 << 20
+# Tensors that are read together where they are wanted one after the other; larger ones
+# come in boxes (bytes).
+BATCH_NBYTES: Final = 64 << 20
+
+
+def is_large(tensor: ExportedTensor) -> bool:
+    """True if it may come in boxes: it is large, and moved or cast, but no more."""
+    return tensor.nbytes > BATCH_NBYTES and tensor.assignment.is_whole
 
 
 class CheckpointSource:
@@ -35,7 +40,7 @@ class CheckpointSource:
 
     def __init__(
         self,
-        manifest: Manifest,
+        checkpoint: Checkpoint,
         tensors: Sequence[ExportedTensor],
         metadata: Mapping[str, str],
         *,
@@ -45,7 +50,7 @@ class CheckpointSource:
         """Reads nothing yet.
 
         Args:
-            manifest: The checkpoint.
+            checkpoint: The checkpoint.
             tensors: The tensors, sorted by name.
             metadata: Text about the conversion.
             verify: True compares CRC-32C checksums.
@@ -53,7 +58,8 @@ class CheckpointSource:
         """
         self.tensors = tensors
         self.metadata = metadata
-        self._manifest = manifest
+        self._manifest = checkpoint.manifest
+        self._tuning = checkpoint.tuning
         self._verify = verify
         self._advance = advance
 
@@ -61,13 +67,10 @@ class CheckpointSource:
         """Reads all tensors, in the order that suits the files; see `TensorSource`."""
         self._read(self.tensors, take, in_boxes=in_boxes)
 
-    def read_each(self) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
-        """Reads the tensors one after the other, sorted by name."""
-        return self._read_each(self.tensors)
-
-    def _read_each(
+    def read_each(
         self, tensors: Sequence[ExportedTensor]
     ) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
+        """Reads some of the tensors whole, in the order in which they are given."""
         batch: list[ExportedTensor] = []
         nbytes = 0
         for tensor in tensors:
@@ -76,32 +79,34 @@ class CheckpointSource:
                 batch, nbytes = [], 0
                 yield tensor, self._read_strings(tensor)
                 continue
-            if batch and nbytes + tensor.nbytes > _BATCH_NBYTES:
+            if batch and nbytes + tensor.nbytes > BATCH_NBYTES:
                 yield from self._read_batch(batch)
                 batch, nbytes = [], 0
             batch.append(tensor)
             nbytes += tensor.nbytes
         yield from self._read_batch(batch)
 
-    def read_in_order(self, take: TakeBox) -> None:
-        """Reads the tensors in the order of their names, large ones in boxes."""
-        self.read_some(self.tensors, take)
-
-    def read_some(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
+    def read_in_order(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
         """Reads some of the tensors, in the order in which they are given."""
         batch: list[ExportedTensor] = []
         for tensor in tensors:
-            if tensor.is_string or tensor.nbytes <= _BATCH_NBYTES:
+            if tensor.is_string or tensor.nbytes <= BATCH_NBYTES:
                 batch.append(tensor)
                 continue
             self._take_each(batch, take)
             batch = []
-            in_order = _InOrder(tensor, take)
-            self._read([tensor], in_order.take, in_boxes=True)
+            in_order.read_in_order(
+                tensor.assignment,
+                self._manifest,
+                functools.partial(take, tensor),
+                tuning=self._tuning,
+                verify=self._verify,
+                advance=self._advance,
+            )
         self._take_each(batch, take)
 
     def _take_each(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
-        for tensor, array in self._read_each(tensors):
+        for tensor, array in self.read_each(tensors):
             take(tensor, Box.whole(tensor.shape), array)
 
     def stored(self, name: str) -> TensorEntry:
@@ -128,7 +133,7 @@ class CheckpointSource:
 
     def _read_strings(self, tensor: ExportedTensor) -> np.ndarray:
         entry = self._manifest.entry(tensor.assignment.source)
-        array = StoredTensor(entry).read(verify=self._verify)
+        array = StoredTensor(entry, self._tuning).read(verify=self._verify)
         self._advance(entry.nbytes, entry.name)
         return array
 
@@ -145,7 +150,7 @@ class CheckpointSource:
 
         # Boxes of other layouts would not be whole rows.
         limits = {
-            tensor.name: IN_FLIGHT_NBYTES
+            tensor.name: in_order.IN_FLIGHT_NBYTES
             for tensor in tensors
             if in_boxes and tensor.assignment.is_whole
         }
@@ -154,38 +159,12 @@ class CheckpointSource:
             {tensor.name: (Box.whole(tensor.shape),) for tensor in tensors},
             self._manifest,
             limits,
+            self._tuning,
         )
         run_reads(
             plan,
             put,
             verify=self._verify,
-            max_in_flight_bytes=IN_FLIGHT_NBYTES,
+            max_in_flight_bytes=in_order.IN_FLIGHT_NBYTES,
             advance=self._advance,
         )
-
-
-class _InOrder:
-    """Hands on boxes of one tensor in the order of its elements.
-
-    Some may be there before their turn: they wait, within what may be in flight.
-    """
-
-    def __init__(self, tensor: ExportedTensor, take: TakeBox) -> None:
-        self._strides = row_major(tensor.shape)
-        self._take = take
-        self._num_taken = 0
-        self._waiting: dict[int, tuple[Box, np.ndarray]] = {}
-
-    def take(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
-        """Takes a box, in any order; of its memory a copy waits."""
-        start = sum(map(operator.mul, box.starts, self._strides))
-        if start != self._num_taken:
-            self._waiting[start] = (box, array.copy())
-            return
-        self._hand_on(tensor, box, array)
-        while self._num_taken in self._waiting:
-            self._hand_on(tensor, *self._waiting.pop(self._num_taken))
-
-    def _hand_on(self, tensor: ExportedTensor, box: Box, array: np.ndarray) -> None:
-        self._take(tensor, box, array)
-        self._num_taken += box.size

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.values import TensorSpec
+from tf2flax._base.values import Box, TensorSpec
+from tf2flax._restoring.in_order import cut_assignment
 from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import complete_error
 from tf2flax._storage.local_destination import LocalDestination
 from tf2flax._writing.bridging import name_data_files_anew
 from tf2flax._writing.bundle import write_bundle
-from tf2flax._writing.new_tensors import NewTensor, stored_dtype, whole_tensor
+from tf2flax._writing.new_tensors import (
+    NewTensor,
+    TakeArray,
+    stored_dtype,
+    whole_tensor,
+)
 from tf2flax._writing.parts import MAX_DATA_FILES
 from tf2flax._writing.prefixes import v1_shards
 from tf2flax._writing.slicing import rewrite_tensor
 
 from .exporter import ExportedTensor, Exporter, ExportOptions, TensorSource
+from .source import is_large
 
 
 class TensorBundle(Exporter):
@@ -77,20 +85,32 @@ def _new_tensor(
 ) -> NewTensor:
     """A tensor to write; in the slices that it has, if it is written as it is."""
     read = functools.partial(reads.array, tensor.name)
+    stream = functools.partial(_stream, tensor, source) if is_large(tensor) else None
     assignment = tensor.assignment
     if assignment.is_whole and len(assignment.casts) == 1:
         entry = source.stored(assignment.sources[0])
         if entry.spec.shape == tensor.shape:
-            return rewrite_tensor(entry._replace(name=tensor.name), read)
+            return rewrite_tensor(entry._replace(name=tensor.name), read, stream)
     spec = TensorSpec(tensor.shape, stored_dtype(tensor.name, tensor.dtype))
-    return whole_tensor(tensor.name, spec, read)
+    return whole_tensor(tensor.name, spec, read, stream=stream)
+
+
+def _stream(
+    tensor: ExportedTensor, source: TensorSource, box: Box, take: TakeArray
+) -> None:
+    """Hands on a box of a tensor, a run of its elements at a time."""
+    part = dataclasses.replace(
+        tensor, shape=box.shape, assignment=cut_assignment(tensor.assignment, box)
+    )
+    source.read_in_order([part], lambda _tensor, _box, array: take(array))
 
 
 class _Reads:
     """Arrays by name, read in batches, in the order of the names."""
 
     def __init__(self, source: TensorSource) -> None:
-        self._arrays: Iterator[tuple[ExportedTensor, np.ndarray]] = source.read_each()
+        tensors = [tensor for tensor in source.tensors if not is_large(tensor)]
+        self._arrays = source.read_each(tensors)
         # Those that were read before their turn: keys may be ordered otherwise.
         self._early: dict[str, np.ndarray] = {}
 

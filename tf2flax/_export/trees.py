@@ -7,7 +7,6 @@ from the target. The names of leaves are written, joined by "/". Imports JAX.
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from tf2flax._assignment.language.grammar import FrozenMap, freeze_map
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.manifest import Manifest, TensorEntry
+from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.progress import Advance, ProgressFunction
 from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
@@ -91,14 +90,14 @@ def convert_tree(
     def make_source(tensors: list[ExportedTensor], advance: Advance) -> TensorSource:
         metadata = metadata_of(checkpoint, frozen)
 
-        def part(manifest: Manifest, *, is_kept: bool) -> CheckpointSource:
+        def part(opened: Checkpoint, *, is_kept: bool) -> CheckpointSource:
             members = [t for t in tensors if (t.name in kept_names) is is_kept]
             return CheckpointSource(
-                manifest, members, metadata, verify=output.is_verified, advance=advance
+                opened, members, metadata, verify=output.is_verified, advance=advance
             )
 
-        loaded_part = part(checkpoint.manifest, is_kept=False)
-        kept_part = part(held.manifest, is_kept=True)
+        loaded_part = part(checkpoint, is_kept=False)
+        kept_part = part(held, is_kept=True)
         return _JoinedSource(tensors, (loaded_part, kept_part), prefix)
 
     tensors = sorted([*loaded, *kept], key=_name_of)
@@ -158,21 +157,26 @@ class _JoinedSource:
             if part.tensors:
                 part.read_into(take, in_boxes=in_boxes)
 
-    def read_each(self) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
-        """Reads the tensors one after the other, sorted by name."""
-        yield from heapq.merge(
-            self._checkpoint.read_each(),
-            self._held.read_each(),
-            key=lambda pair: pair[0].name,
-        )
+    def read_each(
+        self, tensors: Sequence[ExportedTensor]
+    ) -> Iterator[tuple[ExportedTensor, np.ndarray]]:
+        """Reads some of the tensors whole, one after the other."""
+        for part, run in self._runs(tensors):
+            yield from part.read_each(run)
 
-    def read_in_order(self, take: TakeBox) -> None:
-        """Reads the tensors one after the other, sorted by name."""
+    def read_in_order(self, tensors: Sequence[ExportedTensor], take: TakeBox) -> None:
+        """Reads some of the tensors, one after the other."""
+        for part, run in self._runs(tensors):
+            part.read_in_order(run, take)
+
+    def _runs(
+        self, tensors: Sequence[ExportedTensor]
+    ) -> Iterator[tuple[CheckpointSource, list[ExportedTensor]]]:
+        """Neighbours of one source."""
         held = {tensor.name for tensor in self._held.tensors}
-        runs = itertools.groupby(self.tensors, lambda tensor: tensor.name in held)
+        runs = itertools.groupby(tensors, lambda tensor: tensor.name in held)
         for is_held, run in runs:
-            part = self._held if is_held else self._checkpoint
-            part.read_some(list(run), take)
+            yield self._held if is_held else self._checkpoint, list(run)
 
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint, or a leaf that is kept."""

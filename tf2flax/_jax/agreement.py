@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Final
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.errors import ReadError
+from tf2flax._base.manifest import Manifest
 
 from .isolation import isolated, put_shards
 from .meshes import Device
@@ -209,3 +211,32 @@ def exchange_rows(
 
 def _same(array: jax.Array) -> jax.Array:
     return array
+
+
+def describe_common_work(
+    assignments: Iterable[Assignment],
+    redistribution: Mapping[str, object],
+    manifest: Manifest,
+) -> str:
+    """Describes what processes do together: which elements of what go where.
+
+    Args:
+        assignments: What fills each leaf.
+        redistribution: What becomes of the leaves that processes share in reading.
+        manifest: Where the tensors lie.
+
+    Returns:
+        A text that must be the same in all processes; "" where each works alone.
+    """
+    lines: list[str] = []
+    for assignment in assignments:
+        if assignment.leaf not in redistribution:
+            continue
+        work = redistribution[assignment.leaf]
+        lines.append(f"{assignment.leaf} {work} {assignment.layout}")
+        for entry in map(manifest.entry, assignment.sources):
+            lines += [
+                f"{piece.box} {getattr(piece, 'crc32c', piece.nbytes)}"
+                for piece in entry.pieces
+            ]
+    return "\n".join(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax.sharding import Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
-from tf2flax._base.tuning import DEFAULT_TUNING
+from tf2flax._base.tuning import Tuning
 from tf2flax._restoring.clusters import (
     ReadCounts,
     cluster_leaves,
@@ -63,6 +63,7 @@ def count_costs(
     strategy: Strategy,
     processes: int | None,
     max_in_flight_bytes: int,
+    tuning: Tuning,
     reads_here: ReadPlan | None = None,
 ) -> PlanCost:
     """Counts what a plan costs each process.
@@ -76,6 +77,7 @@ def count_costs(
         processes: Over how many processes the devices are split, in their order; None
             takes those they belong to.
         max_in_flight_bytes: Host memory that reading takes at once.
+        tuning: How much is read at once.
         reads_here: What this process reads, where that is planned already.
 
     Returns:
@@ -90,7 +92,7 @@ def count_costs(
         reads = [_cost_of_plan(reads_here, max_in_flight_bytes)]
     else:
         read_shardings = choose_read_shardings(
-            assignments, shardings, manifest, strategy, layout
+            assignments, shardings, manifest, strategy, layout, tuning
         )
         places = {
             leaf: LeafPlace(shape, shardings.get(leaf), read_shardings.get(leaf))
@@ -98,37 +100,41 @@ def count_costs(
         }
         large = large_leaves(assignments, shardings, max_in_flight_bytes)
         counter = _ReadCounter(
-            assignments, places, manifest, large, max_in_flight_bytes, layout, count
+            assignments,
+            places,
+            manifest,
+            dict.fromkeys(large, max_in_flight_bytes),
+            max_in_flight_bytes,
+            tuning,
+            layout,
+            count,
         )
         reads = counter.costs()
     device_nbytes = _device_nbytes(assignments, shardings, count, layout)
-    return PlanCost(
-        strategy,
-        tuple(
-            ProcessCost(
-                process=number,
-                needed_nbytes=read.needed_nbytes,
-                read_nbytes=read.nbytes,
-                host_nbytes=read.peak_nbytes,
-                device_nbytes=nbytes,
-            )
-            for number, (read, nbytes) in enumerate(
-                zip(reads, device_nbytes.tolist(), strict=True)
-            )
-        ),
+    numbered = enumerate(zip(reads, device_nbytes.tolist(), strict=True))
+    costs = tuple(
+        ProcessCost(
+            process=number,
+            needed_nbytes=read.needed_nbytes,
+            read_nbytes=read.nbytes,
+            host_nbytes=read.peak_nbytes,
+            device_nbytes=nbytes,
+        )
+        for number, (read, nbytes) in numbered
     )
+    return PlanCost(strategy, costs)
 
 
 def _cost_of_plan(reads: ReadPlan, max_in_flight_bytes: int) -> _ReadCost:
     total = sum(group.host_nbytes for group in reads.groups)
     bound = max(max_in_flight_bytes, reads.host_nbytes)
-    peak_nbytes = min(total, bound) + _staging_nbytes(reads.nbytes)
+    peak_nbytes = min(total, bound) + _staging_nbytes(reads.nbytes, reads.tuning)
     return _ReadCost(reads.needed_nbytes, reads.nbytes, peak_nbytes)
 
 
-def _staging_nbytes(read_nbytes: int) -> int:
+def _staging_nbytes(read_nbytes: int, tuning: Tuning) -> int:
     """Bytes that readers hold besides the arrays that they fill."""
-    return min(read_nbytes, DEFAULT_TUNING.staging_nbytes)
+    return min(read_nbytes, tuning.staging_nbytes)
 
 
 class _KindCounts(NamedTuple):
@@ -157,8 +163,9 @@ class _ReadCounter:
         assignments: Sequence[Assignment],
         places: Mapping[str, LeafPlace],
         manifest: Manifest,
-        large: Collection[str],
+        limits: Mapping[str, int],
         max_in_flight_bytes: int,
+        tuning: Tuning,
         layout: ProcessLayout | None,
         count: int,
     ) -> None:
@@ -168,8 +175,9 @@ class _ReadCounter:
             assignments: What fills each leaf.
             places: Where each leaf is read.
             manifest: Where the tensors lie.
-            large: Names of the leaves that may come in portions.
+            limits: Leaves that may come in portions, and bytes of a portion at most.
             max_in_flight_bytes: Host memory that reading takes at once.
+            tuning: How much is read at once.
             layout: How devices are split over processes.
             count: Number of processes.
         """
@@ -177,8 +185,9 @@ class _ReadCounter:
         self._places = places
         self._manifest = manifest
         self._entry_of = functools.cache(manifest.entry)
-        self._limits = dict.fromkeys(large, max_in_flight_bytes)
+        self._limits = limits
         self._max_in_flight_bytes = max_in_flight_bytes
+        self._tuning = tuning
         self._layout = layout
         self._count = count
 
@@ -203,7 +212,8 @@ class _ReadCounter:
                 if key not in largest:
                     largest[key] = self._largest_group_nbytes(kinds, number)
                 peak = min(host, max(self._max_in_flight_bytes, largest[key]))
-            result.append(_ReadCost(needed, read, peak + _staging_nbytes(read)))
+            peak += _staging_nbytes(read, self._tuning)
+            result.append(_ReadCost(needed, read, peak))
         return result
 
     def _sort_by_kind(self) -> list[list[Cluster]]:
@@ -228,13 +238,15 @@ class _ReadCounter:
         counts: list[ReadCounts] = []
         for boxes, processes in box_classes:
             classes[processes] = len(counts)
-            counts.append(count_reads(first, boxes, self._manifest, self._limits))
+            counts.append(
+                count_reads(first, boxes, self._manifest, self._limits, self._tuning)
+            )
         return _KindCounts(clusters, counts, classes)
 
     def _largest_group_nbytes(self, kinds: Sequence[_KindCounts], number: int) -> int:
         """Host memory of the leaves that a process reads together, at most."""
         orders = {a.leaf: order for order, a in enumerate(self._assignments)}
-        return largest_group_nbytes(
+        groups = (
             group
             for kind in kinds
             for cluster in kind.clusters
@@ -242,6 +254,7 @@ class _ReadCounter:
                 cluster, orders, self._entry_of
             )
         )
+        return largest_group_nbytes(groups, self._tuning)
 
 
 def _device_nbytes(

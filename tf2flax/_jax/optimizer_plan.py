@@ -267,7 +267,7 @@ def _make_job(
         for leaf in counts
     ]
     options = _options_of(job, target, entries)
-    state_job = make_job(Checkpoint(manifest), pairs, target, options)
+    state_job = make_job(Checkpoint(manifest, job.tuning), pairs, target, options)
     resolution = dataclasses.replace(
         state_job.plan.resolution,
         assignments=tuple(_labelled(state_job.plan, entries)),

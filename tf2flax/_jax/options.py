@@ -35,6 +35,7 @@ from tf2flax._base.caller import check_switch, show_value
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.names import nearest
 from tf2flax._base.progress import ProgressFunction, check_progress
+from tf2flax._base.tuning import Tuning, check_tuning
 
 from .meshes import describe_manual_axes
 
@@ -86,6 +87,7 @@ class RestoreOptions(TypedDict, total=False):
     on_uneven: Literal["error", "replicate"]
     verify: bool
     max_in_flight_bytes: int
+    tuning: Tuning | None
     progress: bool | ProgressFunction
 
 
@@ -128,6 +130,7 @@ class CheckedOptions(MapOptions):
     progress: bool | ProgressFunction = option_field(False, _check_progress)
     strategy: Strategy = option_field("auto", check_strategy)
     max_in_flight_bytes: int = option_field(MAX_IN_FLIGHT_BYTES, check_nbytes)
+    tuning: Tuning | None = option_field(None, check_tuning)
     sharding: ShardingOption = option_field(None)
     mesh: Mesh | AbstractMesh | None = option_field(None, _check_mesh)
     on_uneven: Literal["error", "replicate"] = option_field("error", check_uneven)

@@ -363,6 +363,8 @@ def plan(
             are not yet handed over to JAX (bytes). A larger leaf, all of one tensor,
             comes onto accelerators in portions; on CPU, or where it is made of several
             tensors, what a process needs of it passes alone.
+        tuning: How the tensors are read: a `tf2flax.Tuning`; None takes that of the
+            checkpoint, as given to `open_checkpoint`.
         progress: As `Plan.restore`.
 
     Returns:

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.manifest import Manifest
+from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._restoring.clusters import describe_kind
 from tf2flax._restoring.plan_reads import plan_reads
 
@@ -103,6 +104,7 @@ def choose_read_shardings(
     manifest: Manifest,
     strategy: Strategy,
     split: ProcessLayout | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> dict[str, ReadSharding]:
     """Decides which leaves processes share in reading.
 
@@ -114,6 +116,7 @@ def choose_read_shardings(
             twice; "auto", those of 1 MiB and more of which they would read each byte
             twice or more.
         split: How devices are split over processes; None takes those they belong to.
+        tuning: How much is read at once.
 
     Returns:
         How each of them is read.
@@ -132,7 +135,7 @@ def choose_read_shardings(
         kind = sharding, describe_kind([assignment], entry_of)
         if kind not in by_kind:
             by_kind[kind] = _choose_read_sharding(
-                assignment, sharding, manifest, strategy, split
+                assignment, sharding, manifest, strategy, split, tuning
             )
         read_sharding = by_kind[kind]
         if read_sharding is not None:
@@ -146,11 +149,13 @@ def _choose_read_sharding(
     manifest: Manifest,
     strategy: Strategy,
     split: ProcessLayout | None,
+    tuning: Tuning,
 ) -> ReadSharding | None:
     """Finds the way of sharing that reads least, if sharing is worth it."""
 
     def count(read_sharding: ReadSharding | None = None) -> int:
-        return _read_nbytes(assignment, sharding, manifest, split, read_sharding)
+        leaf = LeafPlace(assignment.shape, sharding, read_sharding)
+        return _read_nbytes(assignment, leaf, manifest, split, tuning)
 
     chosen, least = None, count()
     # Under "read-once", a thousandth is left for padding.
@@ -167,19 +172,19 @@ def _choose_read_sharding(
 
 def _read_nbytes(
     assignment: Assignment,
-    sharding: Sharding,
+    leaf: LeafPlace,
     manifest: Manifest,
     split: ProcessLayout | None,
-    read_sharding: ReadSharding | None = None,
+    tuning: Tuning,
 ) -> int:
     """Bytes that all processes read of one leaf, taking boxes of one shape as alike."""
-    leaf = LeafPlace(assignment.shape, sharding, read_sharding)
     by_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
     total = 0
     for (boxes,), processes in classify_processes([leaf], split, is_placeless=True):
         shapes = tuple(box.shape for box in boxes)
         if shapes not in by_shapes:
             needed = {assignment.leaf: boxes}
-            by_shapes[shapes] = plan_reads([assignment], needed, manifest).nbytes
+            reads = plan_reads([assignment], needed, manifest, tuning=tuning)
+            by_shapes[shapes] = reads.nbytes
         total += by_shapes[shapes] * len(processes)
     return total

@@ -33,8 +33,9 @@ from tf2flax._base.errors import AssignmentError, UnsupportedError
 from tf2flax._base.manifest import Manifest
 from tf2flax._base.memory import collection_paused
 from tf2flax._base.progress import ProgressFunction, reporting
+from tf2flax._base.tuning import Tuning
 from tf2flax._checkpoint.checkpoint import Checkpoint
-from tf2flax._checkpoint.opening import manifest_of
+from tf2flax._checkpoint.opening import manifest_of, tuning_of
 from tf2flax._checkpoint.state import PathLike
 from tf2flax._reading.scheduling import report_nothing
 from tf2flax._restoring.plan_reads import plan_reads
@@ -47,7 +48,7 @@ from .abstract_leaves import (
     abstract_leaves_error,
     refuse_rng_states,
 )
-from .agreement import all_or_none
+from .agreement import all_or_none, describe_common_work
 from .box_classes import ReadSharding
 from .costs import count_costs
 from .empty_targets import empty_target_error
@@ -75,6 +76,7 @@ class Job:
         manifest: Where the tensors lie.
         shardings: Where leaves live; those without an opinion are left out.
         options: What the caller says.
+        tuning: How the tensors are read.
     """
 
     plan: RestorePlan
@@ -82,6 +84,7 @@ class Job:
     manifest: Manifest
     shardings: Mapping[str, jax.sharding.Sharding]
     options: CheckedOptions
+    tuning: Tuning
 
     @property
     def is_abstract(self) -> bool:
@@ -105,7 +108,11 @@ class Job:
         if jax.process_count() == 1:
             return {}
         return choose_read_shardings(
-            self.plan.assignments, self.shardings, self.manifest, self.options.strategy
+            self.plan.assignments,
+            self.shardings,
+            self.manifest,
+            self.options.strategy,
+            tuning=self.tuning,
         )
 
     @functools.cached_property
@@ -132,6 +139,7 @@ class Job:
             {leaf: transfer.boxes for leaf, transfer in self.transfers.items()},
             self.manifest,
             dict.fromkeys(large_leaves(assignments, self.shardings, limit), limit),
+            self.tuning,
         )
 
     def cost(self, processes: int | None, strategy: Strategy | None) -> PlanCost:
@@ -158,6 +166,7 @@ class Job:
             strategy=strategy,
             processes=processes,
             max_in_flight_bytes=self.options.max_in_flight_bytes,
+            tuning=self.tuning,
             reads_here=self.reads if is_as_planned and not self.is_abstract else None,
         )
 
@@ -238,6 +247,7 @@ def make_job(
         manifest=manifest,
         shardings=placement.shardings,
         options=options,
+        tuning=options.tuning or tuning_of(checkpoint),
     )
 
 
@@ -347,7 +357,11 @@ def run_job(
             agreement.set_participants(participants(job.shardings.values()))
             placer = _read_leaves(job, progress)
             differing = _describe_ties(job)
-            agreement.require_same(_common_work(job, placer))
+            agreement.require_same(
+                describe_common_work(
+                    job.plan.assignments, placer.redistribution, job.manifest
+                )
+            )
         placer.redistribute()
     _warn_of_leftovers(job, differing)
     return job, placer.arrays
@@ -406,27 +420,6 @@ def _check_width(job: Job) -> None:
                 f"Leaf `{assignment.leaf}` is planned as {assignment.dtype}, but "
                 "jax_enable_x64 is off by now. Restore under the same setting."
             )
-
-
-def _common_work(job: Job, placer: Placer) -> str:
-    """Describes what processes do together: which elements of what go where.
-
-    Returns:
-        A text that must be the same in all processes; "" where each works alone.
-    """
-    redistribution = placer.redistribution
-    lines: list[str] = []
-    for assignment in job.plan.assignments:
-        if assignment.leaf not in redistribution:
-            continue
-        work = redistribution[assignment.leaf]
-        lines.append(f"{assignment.leaf} {work} {assignment.layout}")
-        for entry in map(job.manifest.entry, assignment.sources):
-            lines += [
-                f"{piece.box} {getattr(piece, 'crc32c', piece.nbytes)}"
-                for piece in entry.pieces
-            ]
-    return "\n".join(lines)
 
 
 def _warn_of_leftovers(job: Job, differing: str) -> None:

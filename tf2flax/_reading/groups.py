@@ -337,7 +337,8 @@ class GroupReader(Generic[TargetT]):
 
     def _view_jobs(self, view: ViewRead, receiver: ViewReceiver) -> list[Job]:
         """Jobs that read a view, each a box of it that takes a chunk at most."""
-        max_size = self._tuning.chunk_nbytes // view.entry.spec.dtype.numpy.itemsize
+        itemsize = view.entry.spec.dtype.numpy.itemsize
+        max_size = max(1, self._tuning.chunk_nbytes // itemsize)
         size = math.prod(view.shape)
         count_done = 0
         jobs: list[Job] = []

@@ -33,12 +33,15 @@ from .runs import RunBatch, batch_runs, count_elements
 from .strides import AxisView, along_axes, ascending, rows_around, strided, strides_of
 
 
-def read_box(entry: TensorEntry, box: Box) -> np.ndarray:
+def read_box(
+    entry: TensorEntry, box: Box, tuning: Tuning = DEFAULT_TUNING
+) -> np.ndarray:
     """Reads a box of one tensor; checksums, which cover whole pieces, are not compared.
 
     Args:
         entry: Where the tensor lies.
         box: The box, within the tensor.
+        tuning: How much is read at once.
 
     Returns:
         Array of the box's shape.
@@ -51,7 +54,7 @@ def read_box(entry: TensorEntry, box: Box) -> np.ndarray:
     check_readable(entry)
     check_pieces(entry, box)
     out = empty_for(entry, box.shape)
-    read_box_into(entry, box, out)
+    read_box_into(entry, box, out, tuning)
     return out
 
 

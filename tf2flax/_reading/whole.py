@@ -26,12 +26,15 @@ from .targets import SmallRead, UnitReceiver, ViewReceiver
 from .units import ReadUnit, ViewRead, box_units_of
 
 
-def read_entry(entry: TensorEntry, *, verify: bool = True) -> np.ndarray:
+def read_entry(
+    entry: TensorEntry, *, verify: bool = True, tuning: Tuning = DEFAULT_TUNING
+) -> np.ndarray:
     """Reads one tensor whole, in this thread.
 
     Args:
         entry: Where it lies.
         verify: True compares CRC-32C checksums.
+        tuning: How much is read at once.
 
     Returns:
         Array of the tensor's shape, in native byte order; strings as `object`.
@@ -41,12 +44,13 @@ def read_entry(entry: TensorEntry, *, verify: bool = True) -> np.ndarray:
         UnsupportedError: The dtype holds no array.
         ReadError: The operating system refuses.
     """
-    if entry.nbytes <= DEFAULT_TUNING.small_nbytes and not entry.is_sliced:
+    if entry.nbytes <= tuning.small_nbytes and not entry.is_sliced:
         check_whole(entry)  # one read is all there is to do
         return read_piece(entry, entry.pieces[0], verify=verify)
     check_readable(entry)
     tensors = _WholeTensors((entry,))
-    reader = GroupReader(tensors, ReadOptions(verify=verify, advance=report_nothing))
+    options = ReadOptions(verify=verify, advance=report_nothing, tuning=tuning)
+    reader = GroupReader(tensors, options)
     for job in reader.open():
         job()
     return tensors.arrays[entry.name]

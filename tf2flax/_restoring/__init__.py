@@ -9,6 +9,7 @@ plan_reads    assignments and boxes -> a `ReadPlan`; pure
 clusters      leaves that share tensors: of those that are alike, reads are counted once
 portions      leaves that are too large for the host at once
 run_reads     a `ReadPlan` -> the arrays of each group, filled and handed on
+in_order      large leaves for who writes files: box after box, in order
 misfits       leaves whose values do not fit
 destinations  parts of leaves that are filled while chunks come in
 tied          tied leaves whose tensors differ

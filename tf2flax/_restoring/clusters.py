@@ -178,7 +178,7 @@ def count_reads(
     boxes: Sequence[tuple[Box, ...]],
     manifest: Manifest,
     limits: Mapping[str, int] | None = None,
-    tuning: Tuning | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> ReadCounts:
     """Counts what a process reads of a cluster.
 
@@ -187,14 +187,14 @@ def count_reads(
         boxes: The boxes of each that it needs.
         manifest: Where the tensors lie.
         limits: As `plan_reads`.
-        tuning: How much is read at once; None takes `DEFAULT_TUNING`.
+        tuning: How much is read at once.
 
     Returns:
         The counts.
     """
     names = [assignment.leaf for assignment in cluster]
     numbers = {name: number for number, name in enumerate(names)}
-    tuning = dataclasses.replace(tuning or DEFAULT_TUNING, small_nbytes=_APART)
+    tuning = dataclasses.replace(tuning, small_nbytes=_APART)
     needed = dict(zip(names, boxes, strict=True))
     plan = plan_reads(cluster, needed, manifest, limits, tuning)
     groups: list[tuple[tuple[int, ...], int]] = []
@@ -205,16 +205,16 @@ def count_reads(
 
 
 def largest_group_nbytes(
-    groups: Iterable[GroupSize], tuning: Tuning | None = None
+    groups: Iterable[GroupSize], tuning: Tuning = DEFAULT_TUNING
 ) -> int:
     """Bytes of host memory of the largest group once small neighbours are joined.
 
     Args:
         groups: The groups; those of one leaf in the order of its portions.
-        tuning: Up to which size neighbours are joined; None takes `DEFAULT_TUNING`.
+        tuning: Up to which size neighbours are joined.
     """
     ordered = sorted(groups, key=lambda group: (group.place, group.order))
-    joined = join_small(ordered, tuning or DEFAULT_TUNING)
+    joined = join_small(ordered, tuning)
     return max(
         (sum(group.host_nbytes for group in neighbours) for neighbours in joined),
         default=0,

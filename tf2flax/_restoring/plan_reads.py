@@ -47,7 +47,7 @@ def plan_reads(
     boxes: Mapping[str, Iterable[Box]],
     manifest: Manifest,
     limits: Mapping[str, int] | None = None,
-    tuning: Tuning | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> ReadPlan:
     """Finds out what to read for some boxes of leaves.
 
@@ -57,7 +57,7 @@ def plan_reads(
         manifest: Where the tensors lie.
         limits: Leaves that are handed on in portions if more than so many bytes of them
             are needed.
-        tuning: How much is read at once; None takes `DEFAULT_TUNING`.
+        tuning: How much is read at once.
 
     Returns:
         What is read.
@@ -66,7 +66,7 @@ def plan_reads(
         CheckpointError: An entry is malformed.
     """
     assignments = tuple(assignments)  # which are gone through more than once
-    planner = ReadPlanner(manifest, assignments, limits or {}, tuning or DEFAULT_TUNING)
+    planner = ReadPlanner(manifest, assignments, limits or {}, tuning)
     for assignment in assignments:
         planner.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
     return planner.plan()

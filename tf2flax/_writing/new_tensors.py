@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,6 +22,11 @@ from tf2flax._base.values import (
 
 _CODES: Final = {dtype.name: code for code, dtype in STORED_DTYPES.items()}
 
+# Takes elements, in memory that may be used again afterwards.
+TakeArray = Callable[[np.ndarray], None]
+# Hands on the elements of a box in their order, some at a time.
+StreamBox = Callable[[Box, TakeArray], None]
+
 # Start and length along every axis; a whole axis is (0, -1).
 Extents = tuple[tuple[int, int], ...]
 
@@ -37,6 +43,8 @@ class NewPiece:
             several save together; None where all of them have them.
         part: Gives the elements of a box of the piece, where that takes less than all
             of them; None where they are had together.
+        stream: Hands on its elements in their order, so that it is never whole on the
+            host; None where it is fetched by the two before.
     """
 
     spec: TensorSpec
@@ -44,6 +52,7 @@ class NewPiece:
     array: Callable[[], np.ndarray]
     process: int | None = None
     part: Callable[[Box], np.ndarray] | None = None
+    stream: Callable[[TakeArray], None] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -83,9 +92,11 @@ def whole_tensor(
     spec: TensorSpec,
     array: Callable[[], np.ndarray],
     part: Callable[[Box], np.ndarray] | None = None,
+    stream: StreamBox | None = None,
 ) -> NewTensor:
     """A tensor that is written in one piece; see `NewPiece`."""
-    piece = NewPiece(spec, None, array, part=part)
+    take_all = functools.partial(stream, Box.whole(spec.shape)) if stream else None
+    piece = NewPiece(spec, None, array, part=part, stream=take_all)
     return NewTensor(stored_key(name), spec, (piece,))
 
 

@@ -188,11 +188,19 @@ def _write_piece(sink: DataSink, piece: NewPiece) -> WrittenPiece:
         sink.write(memoryview(data))
         return WrittenPiece(len(data), crc)
     size, crc = 0, 0
-    for array in _blocks(piece):
+
+    def write(array: np.ndarray) -> None:
+        nonlocal size, crc
         for chunk in _chunks(array, piece.spec.dtype.numpy):
             crc = crc32c(chunk, crc)
             sink.write(chunk)
             size += len(chunk)
+
+    if piece.stream is not None:
+        piece.stream(write)
+    else:
+        for array in _blocks(piece):
+            write(array)
     return WrittenPiece(size, crc)
 
 

@@ -19,18 +19,32 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.language.expressions import Expression
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.entries import Rule
+from tf2flax._assignment.language.expressions import Expression, Source
+from tf2flax._assignment.layouts.nodes import whole_view
 from tf2flax._assignment.layouts.resizing import evaluate
+from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._assignment.resolution.partitions import family_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.memory import view_at
 from tf2flax._base.values import Box, TensorSpec
+from tf2flax._checkpoint.mapping import MappingManifest
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.checks import check_readable
+from tf2flax._restoring.in_order import cut_assignment, read_in_order
 
-from .new_tensors import Extents, NewPiece, NewTensor, stored_key, whole_tensor
-from .parts import split_box
+from .new_tensors import (
+    Extents,
+    NewPiece,
+    NewTensor,
+    StreamBox,
+    TakeArray,
+    stored_key,
+    whole_tensor,
+)
+from .parts import BLOCK_NBYTES, split_box
 
 # Shapes that a message shows.
 _MAX_SHAPES: Final = 6
@@ -113,15 +127,42 @@ def _list_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def copy_tensor(name: str, tensor: StoredTensor) -> NewTensor:
     """A tensor of a checkpoint, as it is, under some name."""
-    return rewrite_tensor(tensor.entry._replace(name=name), tensor.read)
+    is_large = tensor.nbytes > BLOCK_NBYTES and not tensor.entry.spec.dtype.is_string
+    stream = functools.partial(_stream, tensor) if is_large else None
+    return rewrite_tensor(tensor.entry._replace(name=name), tensor.read, stream)
 
 
-def rewrite_tensor(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTensor:
+def _stream(tensor: StoredTensor, box: Box, take: TakeArray) -> None:
+    """Hands on a box of a stored tensor, a run of its elements at a time."""
+    entry, spec = tensor.entry, tensor.entry.spec
+    expression = Source(literal_pattern(entry.name))
+    whole = Assignment(
+        leaf=entry.name,
+        expression=expression,
+        layout=whole_view(entry.name, spec),
+        shape=spec.shape,
+        dtype=spec.dtype.numpy,
+        entry=Rule(1, expression, (entry.name,), repr(expression)),
+    )
+    read_in_order(
+        cut_assignment(whole, box),
+        MappingManifest({entry.name: entry}),
+        lambda _box, array: take(array),
+        tuning=tensor.tuning,
+    )
+
+
+def rewrite_tensor(
+    entry: TensorEntry,
+    read: Callable[[], np.ndarray],
+    stream: StreamBox | None = None,
+) -> NewTensor:
     """A tensor with the dtype and the slices of a stored one, and other values.
 
     Args:
         entry: The stored tensor; the new one has its name.
         read: Gives the values of the whole tensor.
+        stream: Hands on those of a box instead; see `NewPiece`.
 
     Raises:
         UnsupportedError: The stored tensor cannot be read.
@@ -129,7 +170,7 @@ def rewrite_tensor(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTen
     check_readable(entry)
     spec = entry.spec
     if not entry.is_sliced:
-        return whole_tensor(entry.name, spec, read)
+        return whole_tensor(entry.name, spec, read, stream=stream)
     # Only slices that hold something are written, and fetch the array.
     num_filled = sum(piece.box.size > 0 for piece in entry.pieces)
     whole = ReadOnce(read, uses=max(num_filled, 1))
@@ -138,6 +179,7 @@ def rewrite_tensor(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTen
             TensorSpec(piece.box.shape, spec.dtype),
             extents_of_box(piece.box, spec.shape),
             whole.view(piece.box.within(Box.whole(spec.shape))),
+            stream=functools.partial(stream, piece.box) if stream else None,
         )
         for piece in entry.pieces
     ]
@@ -220,14 +262,14 @@ def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
             part = None
             if piece.part is not None:
                 array = functools.partial(piece.part, box)
-                part = functools.partial(_part_of_box, piece.part, box)
+                part = functools.partial(_fill_box_box, piece.part, box)
             extents = extents_of_box(box.moved(origin), tensor.spec.shape)
             spec = TensorSpec(box.shape, piece.spec.dtype)
             pieces.append(NewPiece(spec, extents, array, piece.process, part))
     return dataclasses.replace(tensor, pieces=tuple(pieces))
 
 
-def _part_of_box(
+def _fill_box_box(
     part: Callable[[Box], np.ndarray], origin: Box, box: Box
 ) -> np.ndarray:
     """A box of what is itself a box of a piece."""
