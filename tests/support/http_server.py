@@ -149,6 +149,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # a connection that finds no room is tried after 1 s
     served: Served
 
     def handle_error(self, *_: Any) -> None:

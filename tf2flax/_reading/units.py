@@ -219,23 +219,30 @@ def batch_small(reads: list[SmallRead], tuning: Tuning) -> Iterator[list[SmallRe
 def share_requests(
     batches: Iterable[list[SmallRead]], tuning: Tuning
 ) -> Iterator[list[list[SmallRead]]]:
-    """Gathers batches that one reader asks for side by side.
+    """Gathers batches for one reader, which asks another machine side by side.
 
     Args:
         batches: In the order of the files.
-        tuning: How many wait together on another machine; of a local file, one.
+        tuning: How many wait together on another machine; of a local file, how many
+            bytes: giving a thread something to do takes as long as some small reads.
 
     Yields:
         Batches of one file each time.
     """
     together: list[list[SmallRead]] = []
+    nbytes = 0
     for batch in batches:
         file = batch[0][0].data_file
-        count = 1 if file.is_local else tuning.remote_parallelism
-        if together and (len(together) >= count or together[0][0][0].data_file != file):
+        batch_nbytes = batch[-1][0].span.stop - batch[0][0].span.start
+        if file.is_local:
+            is_full = nbytes + batch_nbytes > tuning.chunk_nbytes
+        else:
+            is_full = len(together) >= tuning.remote_parallelism
+        if together and (is_full or together[0][0][0].data_file != file):
             yield together
-            together = []
+            together, nbytes = [], 0
         together.append(batch)
+        nbytes += batch_nbytes
     if together:
         yield together
 

@@ -332,29 +332,35 @@ SizedT = TypeVar("SizedT", bound=_Sized)
 
 
 def join_small(components: Iterable[SizedT], tuning: Tuning) -> Iterator[list[SizedT]]:
-    """Joins neighbours that are small.
+    """Joins small ones that follow each other, whatever large ones lie between.
+
+    ::
+
+        file     | w |b|s|   w   |b|   w   |b|s|      w: large; b, s: small
+        groups   [w] [w] [w] [b s b b s]
+
+    Each group costs a reader and a call that places it as much as reading a MiB, and
+    in most models small vectors lie between large matrices.
 
     Args:
         components: Leaves that share nothing, in the order of the files.
         tuning: Up to which size they are joined.
 
     Yields:
-        Neighbours that are placed in one call, or one that is not small.
+        Some that are placed in one call, or one that is not small.
     """
     small: list[SizedT] = []
     nbytes = 0
     for component in components:
         # What is placed in one call counts, not what is read for it.
-        is_small = component.host_nbytes <= tuning.small_nbytes
-        is_full = nbytes + component.host_nbytes > tuning.group_nbytes
-        if small and (is_full or not is_small):
+        if component.host_nbytes > tuning.small_nbytes:
+            yield [component]
+            continue
+        if small and nbytes + component.host_nbytes > tuning.group_nbytes:
             yield small
             small, nbytes = [], 0
-        if is_small:
-            small.append(component)
-            nbytes += component.host_nbytes
-        else:
-            yield [component]
+        small.append(component)
+        nbytes += component.host_nbytes
     if small:
         yield small
 

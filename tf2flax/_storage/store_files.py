@@ -385,12 +385,13 @@ class StoreFile:
         if result.state != "value":
             raise self._missing(subject)
         self._check_generation(result, subject)
-        if len(result.value) != (span.nbytes if nbytes is None else nbytes):
+        value: bytes = result.value  # a copy, each time
+        if len(value) != (span.nbytes if nbytes is None else nbytes):
             raise ReadError(
                 f"Cannot read `{self._url}`: asked for {span.nbytes} bytes, got "
-                f"{len(result.value)}{where}."
+                f"{len(value)}{where}."
             )
-        return result.value
+        return value
 
 
 class _Request(NamedTuple):
