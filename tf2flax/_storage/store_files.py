@@ -432,14 +432,11 @@ def _requests_for(read: BufferRead) -> Iterator[_Request]:
 
 def _is_full(under_way: Sequence[_Asked], nbytes: int) -> bool:
     """True if some bytes more are too much for one reader to have under way."""
-    if len(under_way) >= MAX_REQUESTS:
-        return True
+    if not under_way or len(under_way) >= MAX_REQUESTS:
+        return bool(under_way)
     asked = sum(request.span.nbytes for request, _ in under_way)
-    return (
-        bool(under_way)
-        and asked + nbytes > IN_FLIGHT_NBYTES
-        and ALL_IN_FLIGHT.nbytes + nbytes > ALL_IN_FLIGHT_NBYTES
-    )
+    is_much = asked + nbytes > IN_FLIGHT_NBYTES
+    return is_much and ALL_IN_FLIGHT.nbytes + nbytes > ALL_IN_FLIGHT_NBYTES
 
 
 def _names_contents(generation: bytes) -> bool:
