@@ -28,6 +28,7 @@ from . import (
     restores,
     suggesting,
 )
+from .gains import gain_lines
 from .measuring import machine
 from .processes import NEEDS, ROOT, is_there
 from .report import Goal, Section, Table, draw, goal_rows, update_page
@@ -123,8 +124,12 @@ def page(sections: list[Section], small: bool, seconds: float) -> str:
     """The page: machine, method, goals, and each benchmark."""
     absent = [name for name in NEEDS if not is_there(name)]
     goals: list[Goal] = [goal for section in sections for goal in section.goals]
+    table = Table(("goal", "measured", "wanted", ""), goal_rows(goals)).lines()
     lines = [
         "# Benchmarks",
+        "",
+        *gain_lines("\n".join(table)),
+        "## How it was measured",
         "",
         f"`make bench` wrote this page on {datetime.date.today()}, in {seconds:.0f} s:",
         "",
@@ -144,8 +149,7 @@ def page(sections: list[Section], small: bool, seconds: float) -> str:
     if absent:
         lines += [f"Not installed, and left out: {', '.join(absent)}.", ""]
     if goals:
-        lines += ["## Goals", ""]
-        lines += Table(("goal", "measured", "wanted", ""), goal_rows(goals)).lines()
+        lines += ["## Goals", "", *table]
     for section in sections:
         lines += section.lines(PICTURES)
     return "\n".join(lines)

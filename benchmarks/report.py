@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
+from .gains import TITLE, gain_lines
+
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
@@ -120,15 +122,23 @@ def update_page(text: str, sections: Sequence[Section], folder: str, note: str) 
         The page.
     """
     head, *blocks = re.split(r"^(?=## )", text, flags=re.MULTILINE)
-    goals = [block for block in blocks if block.startswith("## Goals\n")]
-    others = {_title_of(b): b for b in blocks if not b.startswith("## Goals\n")}
+    by_title = {_title_of(block): block for block in blocks}
+    goals = by_title.get("## Goals", "")
+    method = by_title.get("## How it was measured", "")
+    others = {title: b for title, b in by_title.items() if title not in _FIRST}
     for section in sections:
         lines = [*section.lines(folder), *([note, ""] if note else [])]
         others[f"## {section.title}"] = "\n".join(lines) + "\n"
     measured = [goal for section in sections for goal in section.goals]
-    parts = [_update_goals(goals[0], measured)] if goals else []
+    goals = _update_goals(goals, measured) if goals else ""
+    gains = "\n".join(gain_lines(goals))
+    parts = [part for part in (gains, method, goals) if part]
     parts += [others[title] for title in sorted(others, key=_place_of)]
     return "\n".join(part.rstrip("\n") + "\n" for part in (head, *parts))
+
+
+# Sections before those of benchmarks.
+_FIRST = {f"## {TITLE}", "## How it was measured", "## Goals"}
 
 
 def _title_of(block: str) -> str:

@@ -74,6 +74,7 @@ def test_a_section_that_is_measured_by_itself_leaves_the_others(
     *numbered, last = old
     assert last == "## Accelerators"
     assert [*kept] == [*numbered, "## 98. New", "## 99. Newer", last]
+    assert numbered[1:4] == ["## What you gain", "## How it was measured", "## Goals"]
     changed = [name for name in old if old[name].rstrip() != kept[name].rstrip()]
     assert changed == ["## Goals", f"## {title[1]}"]
     assert "Measured anew.\n" in kept[f"## {title[1]}"]
@@ -86,6 +87,24 @@ def test_a_section_that_is_measured_by_itself_leaves_the_others(
     assert (
         report.update_page(updated, new, "benchmarks", "Measured by itself.") == updated
     )
+
+
+def test_what_a_user_gains_is_said_by_the_goals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    report = importlib.import_module("benchmarks.report")
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    goal = report.Goal("time of Orbax / time of tf2flax", 4.321, 4)
+    section = report.Section("98. New", "Measured anew.", [], [goal])
+    updated = report.update_page(text, [section], "benchmarks", "")
+    _, gains = updated.split("## What you gain\n\n")
+    gains = gains.partition("\n\n")[0]
+    assert "\n- 4.3 times as fast as Orbax restores the same tensors" in gains
+    assert len(gains.splitlines()) > 5
+    before = text.partition("## Goals")[0].splitlines()
+    after = updated.partition("## Goals")[0].splitlines()
+    assert sum(a != b for a, b in zip(before, after, strict=True)) <= 1
 
 
 def test_accelerators_are_checked_on_what_is_there(
