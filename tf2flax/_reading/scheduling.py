@@ -72,17 +72,7 @@ def run_groups(
     """
     # Bytes of groups that are begun and whose memory is not free again.
     in_flight = 0
-    ready: list[TargetT] = []
-    # Groups that were handed on, whose memory may still be in use.
-    in_transfer: collections.deque[tuple[Wait, int]] = collections.deque()
-
-    def flush(min_nbytes: int = 0) -> None:
-        """Hands on what is ready, in one call, if it is worth one."""
-        nbytes = sum(target.host_nbytes for target in ready)
-        if ready and nbytes >= min_nbytes:
-            in_transfer.append((hand_on(tuple(ready)), nbytes))
-            ready.clear()
-
+    complete = _CompleteGroups(hand_on)
     with OpenFiles() as files, Readers(workers) as readers:
         options = ReadOptions(
             verify=verify, advance=advance, tuning=tuning, report=report, files=files
@@ -91,23 +81,22 @@ def run_groups(
         for target in targets:
             while in_flight and in_flight + target.host_nbytes > max_in_flight_bytes:
                 # Nothing that could be waited for: some group must be read first.
-                if not ready and not in_transfer:
-                    ready.append(running.next_done())
-                flush()
-                wait, nbytes = in_transfer.popleft()
-                wait()
-                in_flight -= nbytes
+                if complete.is_empty:
+                    complete.add(running.next_done())
+                complete.hand_on()
+                in_flight -= complete.wait_for_oldest()
             in_flight += target.host_nbytes
             # Before waiting for anything: readers are to have work at all times.
             running.start(target)
-            ready.extend(running.all_done())
-            flush(tuning.transfer_nbytes)
+            for done in running.all_done():
+                complete.add(done)
+            complete.hand_on(tuning.transfer_nbytes)
         while running.count:
-            ready.append(running.next_done())
-            flush(tuning.transfer_nbytes)
-        flush()
-    for wait, _ in in_transfer:
-        wait()
+            complete.add(running.next_done())
+            complete.hand_on(tuning.transfer_nbytes)
+        complete.hand_on()
+    while not complete.is_empty:
+        complete.wait_for_oldest()
 
 
 def count_workers(
@@ -130,6 +119,42 @@ def count_workers(
         return 0
     processors = (os.cpu_count() or 1) if is_local else tuning.max_workers
     return min(tuning.max_workers, processors)
+
+
+class _CompleteGroups(Generic[TargetT]):
+    """Groups that are read: handed on several at a time, then waited for."""
+
+    def __init__(self, hand_on: Callable[[Sequence[TargetT]], Wait]) -> None:
+        """Takes what they are handed on to."""
+        self._hand_on = hand_on
+        self._ready: list[TargetT] = []
+        self._nbytes = 0
+        # Groups that were handed on, whose memory may still be in use.
+        self._in_transfer: collections.deque[tuple[Wait, int]] = collections.deque()
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing to hand on, and nothing to wait for."""
+        return not self._ready and not self._in_transfer
+
+    def add(self, target: TargetT) -> None:
+        """Takes a group that is read."""
+        self._ready.append(target)
+        self._nbytes += target.host_nbytes
+
+    def hand_on(self, min_nbytes: int = 0) -> None:
+        """Hands on what is ready, in one call, if it is worth one."""
+        if self._ready and self._nbytes >= min_nbytes:
+            wait = self._hand_on(tuple(self._ready))
+            self._in_transfer.append((wait, self._nbytes))
+            self._ready.clear()
+            self._nbytes = 0
+
+    def wait_for_oldest(self) -> int:
+        """Waits until memory of what was handed on first is free; its bytes."""
+        wait, nbytes = self._in_transfer.popleft()
+        wait()
+        return nbytes
 
 
 class Readers:
