@@ -149,10 +149,9 @@ def raw_preadv(prefix: str, *, verify: bool = False, is_kept: bool = False) -> R
 
     Opens nothing else and knows the places beforehand: the limit.
     """
-    import crc32c
-
     import tf2flax
     from tf2flax._base.memory import aligned_empty
+    from tf2flax._formats.wire.coding import crc32c
 
     manifest = tf2flax.open_checkpoint(prefix).manifest
     pieces = [(n, piece) for n in manifest.names for piece in manifest.entry(n).pieces]
@@ -171,7 +170,7 @@ def raw_preadv(prefix: str, *, verify: bool = False, is_kept: bool = False) -> R
                 chunk = buffer[start : start + CHUNK_NBYTES]
                 os.preadv(descriptor, [chunk], piece.span.start + start)
                 if verify:
-                    crc = crc32c.crc32c(chunk, crc)
+                    crc = crc32c(chunk, crc)
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(read, pieces))

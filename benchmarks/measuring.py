@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 PACKAGES = (
-    "tf2flax", "jax", "flax", "numpy", "tensorstore", "crc32c",
+    "tf2flax", "jax", "flax", "numpy", "tensorstore", "crc32c", "fastcrc",
     "tensorflow_cpu", "tensorflow", "safetensors", "orbax-checkpoint",
 )  # fmt: skip
 

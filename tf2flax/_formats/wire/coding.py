@@ -8,13 +8,13 @@ Source: tensorflow/core/lib/core/coding.cc, tensorflow/core/lib/hash/crc32c.h.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Final
-
-import crc32c as _crc32c
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from tf2flax._base.errors import MalformedError
 
+# The check value of CRC-32C: of the text "123456789".
+_CRC_OF_DIGITS: Final = 0xE3069283
 _MAX_NBYTES: Final = 10
 _UINT64_MAX: Final = 2**64 - 1
 
@@ -117,7 +117,29 @@ def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
         >>> hex(crc32c(b"123456789"))
         '0xe3069283'
     """
-    return _crc32c.crc32c(data, crc)
+    return _crc32c(data, crc)
+
+
+def _fastest_crc32c() -> Callable[[Any, int], int]:
+    """The fastest function that is installed: of data, and the CRC of what came before.
+
+    fastcrc, an extra, folds 64 bytes at once where the processor can: it takes half of
+    crc32c's time there, and is imported in a tenth of it. Its first versions take no
+    memoryview, and hold the GIL.
+    """
+    try:
+        from fastcrc.crc32 import iscsi
+
+        if iscsi(memoryview(b"56789"), iscsi(b"1234")) == _CRC_OF_DIGITS:
+            return iscsi
+    except (ImportError, AttributeError, TypeError):
+        pass
+    import crc32c
+
+    return crc32c.crc32c
+
+
+_crc32c: Final = _fastest_crc32c()
 
 
 def mask(crc: int) -> int:
