@@ -142,6 +142,9 @@ def page(sections: list[Section], small: bool, seconds: float) -> str:
         "the median of the ratios within each round. Cold: the files are dropped from",
         "the page cache before each run. Peak memory is the kernel's, of the first run",
         "of a process, over what the process held before, the result included.",
+        "Where large memory is measured (sections 1, 2 and 9), each process fetches it",
+        "and frees it before each run: a virtual machine gives what is free for a",
+        "second back to its host, and whoever touches it next waits up to seconds.",
         "",
     ]
     if small:

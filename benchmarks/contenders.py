@@ -25,7 +25,13 @@ from typing import Any
 import numpy as np
 
 from .holders import HOLDERS
-from .measuring import faults_so_far, forget_peak, read_so_far, status_nbytes
+from .measuring import (
+    back_memory,
+    faults_so_far,
+    forget_peak,
+    read_so_far,
+    status_nbytes,
+)
 
 # Gives values by name; a run lasts until all of them are where they belong.
 Run = Callable[[], Mapping[str, Any]]
@@ -399,9 +405,10 @@ CONTENDERS: Mapping[str, Callable[..., Run]] = {
 }
 
 
-def measured(run: Run, action: str) -> dict[str, Any]:
+def measured(run: Run, action: str, backed_nbytes: int = 0) -> dict[str, Any]:
     """Runs once; see `Worker.run`."""
     gc.collect()
+    back_memory(backed_nbytes)
     held, read, faults = status_nbytes("VmRSS"), read_so_far(), faults_so_far()
     forget_peak()
     profiler = cProfile.Profile() if action == "profile" else None
@@ -461,7 +468,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     run = CONTENDERS[sys.argv[1]](**json.loads(sys.stdin.readline()))
     for line in sys.stdin:
-        answer = measured(run, json.loads(line)["action"])
+        answer = measured(run, **json.loads(line))
         print(json.dumps(answer), file=answers, flush=True)
 
 

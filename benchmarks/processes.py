@@ -45,12 +45,21 @@ def is_there(contender: str) -> bool:
 class Worker:
     """A process that runs one contender, again and again, when it is asked to."""
 
-    def __init__(self, contender: str, *, devices: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        contender: str,
+        *,
+        devices: int = 1,
+        backed_nbytes: int = 0,
+        **options: Any,
+    ) -> None:
         """Starts the process.
 
         Args:
             contender: Its name in `contenders.py`.
             devices: How many CPU devices JAX has.
+            backed_nbytes: Bytes of memory that are fetched and freed before each run;
+                see `measuring.back_memory`.
             options: What the contender takes.
         """
         self._process = subprocess.Popen(
@@ -61,6 +70,7 @@ class Worker:
             env=environment(devices),
             cwd=ROOT,
         )
+        self._backed_nbytes = backed_nbytes
         self._tell(options)
 
     def __enter__(self) -> Self:
@@ -86,7 +96,7 @@ class Worker:
             `seconds`, `peak_nbytes` over what was held before, `read_nbytes`,
             `result_nbytes`; `digest` and `profile` where they are asked for.
         """
-        return self._ask({"action": action})
+        return self._ask({"action": action, "backed_nbytes": self._backed_nbytes})
 
     def seconds(self) -> float:
         """Runs once, and says how long it took."""

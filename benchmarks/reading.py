@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 
 from . import checkpoints
 from .measuring import interleaved, ratio
 from .processes import Worker, is_there
 from .report import Goal, Section, Table
-from .restores import Scale
+from .restores import BACKED_TIMES, Scale, first_seconds
 
 # The least times, of ours, that others should take.
 WANTED = {"TensorFlow read": 2.0, "raw preadv": 0.8}
@@ -27,24 +28,31 @@ def reading(folder: pathlib.Path, scale: Scale) -> Section:
     }
     options = {name: one for name, one in options.items() if is_there(name)}
 
-    def first(name: str) -> float:
-        with Worker(name.partition(",")[0], **options[name]) as worker:
-            return worker.seconds()
-
+    backed_nbytes = BACKED_TIMES * nbytes
     kinds = {
         "repeated": {},
         "with the result of the call before alive": {"is_kept": True},
     }
     found = {
         "first of a process": interleaved(
-            {name: lambda name=name: first(name) for name in options},
+            {
+                name: functools.partial(first_seconds, name, backed_nbytes, one)
+                for name, one in options.items()
+            },
             scale.cold_rounds,
         )
     }
     for kind, more in kinds.items():
         with contextlib.ExitStack() as stack:
             workers = {
-                name: stack.enter_context(Worker(name.partition(",")[0], **one, **more))
+                name: stack.enter_context(
+                    Worker(
+                        name.partition(",")[0],
+                        backed_nbytes=backed_nbytes,
+                        **one,
+                        **more,
+                    )
+                )
                 for name, one in options.items()
             }
             for worker in workers.values():

@@ -25,6 +25,9 @@ WANTED = {
 }
 # Those that are also run once in many new processes.
 FIRSTS = ("tf2flax", "TensorFlow", "raw preadv", "raw preadv, CRC")
+# Memory that is fetched before each run, in sizes of the checkpoint: for the result,
+# for what some contenders hold besides, and for its files, if they are to be cached.
+BACKED_TIMES = 3
 LAYOUTS = ("rows", "columns", "2-D", "replicated")
 
 
@@ -82,7 +85,11 @@ def one_device(folder: pathlib.Path, scale: Scale) -> Section:
             files[name] = [str(options[name]["path"])]
     with contextlib.ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker(name.partition(",")[0], **one))
+            name: stack.enter_context(
+                Worker(
+                    name.partition(",")[0], backed_nbytes=BACKED_TIMES * nbytes, **one
+                )
+            )
             for name, one in options.items()
         }
         reads = [n for n in workers if n.split()[0] != "raw" and "without" not in n]
@@ -106,7 +113,9 @@ def one_device(folder: pathlib.Path, scale: Scale) -> Section:
     # Jobs of users restore once: here each run is the first of a new process.
     begun = interleaved(
         {
-            name: functools.partial(_first_seconds, name, options[name])
+            name: functools.partial(
+                first_seconds, name, BACKED_TIMES * nbytes, options[name]
+            )
             for name in options
             if name in FIRSTS
         },
@@ -189,9 +198,10 @@ def one_device(folder: pathlib.Path, scale: Scale) -> Section:
     )
 
 
-def _first_seconds(name: str, options: Mapping[str, Any]) -> float:
+def first_seconds(name: str, backed_nbytes: int, options: Mapping[str, Any]) -> float:
     """How long a contender takes the first time, in a new process."""
-    with Worker(name.partition(",")[0], **options) as worker:
+    contender = name.partition(",")[0]
+    with Worker(contender, backed_nbytes=backed_nbytes, **options) as worker:
         return worker.seconds()
 
 
@@ -238,7 +248,12 @@ def eight_devices(folder: pathlib.Path, scale: Scale) -> Section:
         with contextlib.ExitStack() as stack:
             workers = {
                 name: stack.enter_context(
-                    Worker(name.partition(",")[0], devices=8, **one)
+                    Worker(
+                        name.partition(",")[0],
+                        devices=8,
+                        backed_nbytes=BACKED_TIMES * nbytes,
+                        **one,
+                    )
                 )
                 for name, one in options.items()
             }
