@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec
 
 import tf2flax
 from tf2flax import Tuning
+from tf2flax._reading import groups
+from tf2flax._reading.whole import read_entry
 
 ARRAY = np.random.default_rng(0).standard_normal((24, 16), dtype=np.float32)
 ARRAYS: dict[str, np.ndarray] = {
@@ -177,6 +179,33 @@ def test_numbers_that_nothing_can_be_read_by_are_refused(
     with pytest.raises(tf2flax.AssignmentError, match="Tuning: ") as caught:
         Tuning(**{name: value})
     assert text in str(caught.value)
+
+
+def test_no_tensor_makes_jobs_without_bound(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_MAX_JOBS", 10)
+    write_bundle(tmp_path / "m", {"whole": Tensor(ARRAY)})
+    tiny = Tuning(chunk_nbytes=1, job_nbytes=1, small_nbytes=0)
+    entry = tf2flax.open_checkpoint(tmp_path / "m").manifest.entry("whole")
+    counts: list[int] = []
+    opened = groups.GroupReader.open
+
+    def counted(reader: Any) -> Any:
+        jobs = opened(reader)
+        counts.append(len(jobs))
+        return jobs
+
+    monkeypatch.setattr(groups.GroupReader, "open", counted)
+    np.testing.assert_array_equal(read_entry(entry, tuning=tiny), ARRAY)
+    mesh = jax.make_mesh((4,), ("d",), devices=jax.devices()[:4])
+    restored = tf2flax.init_from_checkpoint(
+        tmp_path / "m", {tf2flax.src("whole")[:, 3:]: "x"},
+        {"x": jax.ShapeDtypeStruct((24, 13), "float32")},
+        sharding=PartitionSpec("d"), mesh=mesh, tuning=tiny,
+    )  # fmt: skip
+    np.testing.assert_array_equal(restored["x"], ARRAY[:, 3:])
+    assert 5 < max(counts) <= 60
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -32,7 +32,7 @@ class Tuning:
     local disks and object stores in the same region; of a store that is farther away,
     or nearer, say what a request costs: `remote_latency_s`, `remote_nbytes_per_s` and
     `remote_parallelism` decide whether the gaps between the runs that a shard needs are
-    read over or skipped.
+    read over or skipped. Sizes below some KiB take long, and are for tests.
 
     Attributes:
         chunk_nbytes: Bytes of a local file that a thread reads, checks and copies

@@ -12,7 +12,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Final, Generic
 
 import numpy as np
 
@@ -56,6 +56,10 @@ from .units import (
 Job = Callable[[], object]
 # Takes a piece of a tensor that could not be read, and the reason.
 Report = Callable[[TensorEntry, "Piece | EncodedPiece", CheckpointError], None]
+
+
+# Jobs of one tensor, or of one view of it, whatever the tuning says: they are listed.
+_MAX_JOBS: Final = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +274,8 @@ class GroupReader(Generic[TargetT]):
         # Once for all jobs: they only read destinations, and fill different parts.
         destinations = receiver.destinations(unit)
         file = self._options.file_of(entry, piece)
-        step = _whole_rows_in(self._tuning.job_nbytes, piece, entry)
+        job_nbytes = max(self._tuning.job_nbytes, unit.nbytes // _MAX_JOBS)
+        step = _whole_rows_in(job_nbytes, piece, entry)
         return [
             self._guarded(
                 unit,
@@ -338,8 +343,8 @@ class GroupReader(Generic[TargetT]):
     def _view_jobs(self, view: ViewRead, receiver: ViewReceiver) -> list[Job]:
         """Jobs that read a view, each a box of it that takes a chunk at most."""
         itemsize = view.entry.spec.dtype.numpy.itemsize
-        max_size = max(1, self._tuning.chunk_nbytes // itemsize)
         size = math.prod(view.shape)
+        max_size = max(1, self._tuning.chunk_nbytes // itemsize, size // _MAX_JOBS)
         count_done = 0
         jobs: list[Job] = []
         for box in cut_into_boxes(view.shape, view.strides, max_size):
