@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pathlib
 import re
 import sys
@@ -246,6 +247,22 @@ COLLAPSED: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
     "leading zeros": ([("a_00",), ("a_01",)], [("a_00",), ("a_01",)]),
     "equal rows": ([("a_0",), ("a_0",)], [("a_0",), ("a_0",)]),
     "other shapes": ([("a_0", "2"), ("a_1", "4")], [("a_0", "2"), ("a_1", "4")]),
+    "many digits": (
+        [(f"a_1{'0' * n}{i}",) for n in (598, 599) for i in range(2)],
+        [(f"a_{{1{'0' * 599}..1{'0' * 598}1}}",)]
+        + [(f"a_1{'0' * 599}{i}",) for i in range(2)],
+    ),
+    "digits of another script": (
+        [("a_\u0661",), ("a_\u0662",), ("b_\u06610",), ("b_\u06611",)],
+        [("a_\u0661",), ("a_\u0662",), ("b_\u06610",), ("b_\u06611",)],
+    ),
+    "ranges that are there": (
+        [("a_{0..1}2",), ("a_{0..1}3",), ("{00",)], [("a_{0..1}{2..3}",), ("{00",)]
+    ),
+    "cells that others have": (
+        [(f"a_{i}", f"a_{i}", "2", "") for i in range(3)],
+        [("a_{0..2}", "a_{0..2}", "2", "")],
+    ),
     "control characters": ([("a\0_0",), ("a\1_1",)], [("a\0_0",), ("a\1_1",)]),
 }  # fmt: skip
 
@@ -263,6 +280,30 @@ def test_collapsing_loses_no_row(rows: list[tuple[str, ...]]) -> None:
     for row in found:
         if len(row.members) == 1:
             assert row.cells == rows[row.members[0]]
+
+
+# A number, by the rules: in ASCII, without leading zeros, and no part of another.
+NUMBER = re.compile(r"(?<!\d)(?:0|[1-9][0-9]*)(?!\d)")
+
+
+@given(st.lists(st.tuples(st.text("a_012\u0661\0\1", max_size=5)), max_size=20))
+def test_rows_that_collapse_count_up(rows: list[tuple[str, ...]]) -> None:
+    for row in collapse(rows):
+        members = [rows[i][0] for i in row.members]
+        assert len({NUMBER.sub("#", text) for text in members}) == 1
+        numbers = sorted(tuple(map(int, NUMBER.findall(text))) for text in members)
+        steps = {
+            tuple(b - a for a, b in itertools.pairwise(column))
+            for column in zip(*numbers, strict=True)
+        }
+        # Nested numbers take one pass each.
+        if len(members) > 1 and len(numbers[0]) == 1:
+            assert steps == {(1,) * (len(members) - 1)}
+        if len(members) > 1:
+            text = row.cells[0].replace("\u2400", "\0").replace("\u2401", "\1")
+            assert NUMBER.sub("#", members[0]) == NUMBER.sub(
+                "#", re.sub(r"\{\d+\.\.\d+\}", "0", text)
+            )
 
 
 def test_sequences_keep_their_order() -> None:

@@ -9,6 +9,7 @@ a_2/w  [2]         and runs of them, in steps of 1, are joined:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -17,10 +18,9 @@ from typing import Final
 from .names import MAX_DIGITS
 from .text import and_more, printable
 
-# A number with leading zeros is text, and so is one of more digits than Python turns
-# into a number. Ranges that were made in an earlier pass stay as they are.
-_RUNNING: Final = rf"(?:0|[1-9][0-9]{{,{MAX_DIGITS - 1}}})"
-_NUMBER: Final = re.compile(rf"(\{{\d+\.\.\d+\}}|(?<!\d){_RUNNING}(?!\d))")
+# Runs of digits, of which `_is_number` says which count; a pattern that did would take
+# four times as long. Ranges that were made in an earlier pass stay as they are.
+_DIGITS: Final = re.compile(r"(\{\d+\.\.\d+\}|\d+)")
 # Nested numbers, each of which takes a pass: block, unit, convolution.
 _MAX_PASSES: Final = 4
 # Lines of a message that people read: a screen, less a heading and a last line.
@@ -155,7 +155,7 @@ def in_sequence(texts: Sequence[str]) -> list[str]:
         >>> in_sequence(["w_0", "w_1", "w_2", "b", "w_1", "w_0"])
         ['w_{0..2}', 'b', 'w_1', 'w_0']
     """
-    members = [(*_parsed((text,)), Row((text,), (i,))) for i, text in enumerate(texts)]
+    members = [(*_parsed(text), Row((text,), (i,))) for i, text in enumerate(texts)]
     result: list[str] = []
     start = 0
     while start < len(members):
@@ -171,9 +171,16 @@ def in_sequence(texts: Sequence[str]) -> list[str]:
 
 
 def _collapse_once(rows: list[Row]) -> list[Row]:
-    groups: dict[tuple[str, ...], list[tuple[tuple[int, ...], Row]]] = {}
+    # Most cells stand in many rows: shapes, dtypes, and names that both sides share.
+    parsed = functools.cache(_parsed)
+    groups: dict[str, list[tuple[tuple[int, ...], Row]]] = {}
     for row in rows:
-        template, numbers = _parsed(row.cells)
+        template = ""
+        numbers: tuple[int, ...] = ()
+        for cell in row.cells:
+            cell_template, cell_numbers = parsed(cell)
+            template += cell_template
+            numbers += cell_numbers
         groups.setdefault(template, []).append((numbers, row))
     joined: list[Row] = []
     for template, members in groups.items():
@@ -186,20 +193,25 @@ def _collapse_once(rows: list[Row]) -> list[Row]:
     return sorted(joined, key=lambda row: row.members[0])
 
 
-def _parsed(cells: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    r"""Text with places for numbers (`\1`), cells ending in `\0`; and the numbers."""
-    template: list[str] = []
+def _parsed(cell: str) -> tuple[str, tuple[int, ...]]:
+    r"""Text with places for numbers (`\1`), which ends in `\0`; and the numbers."""
+    tokens = _split(cell)
     numbers: list[int] = []
-    for cell in cells:
-        tokens = _split(cell)
-        # Every second token is a number, or a range of an earlier pass.
-        for place in range(1, len(tokens), 2):
-            if tokens[place][0] != "{":
-                numbers.append(int(tokens[place]))
-                tokens[place] = "\1"
-        template += tokens
-        template.append("\0")
-    return tuple(template), tuple(numbers)
+    # Every second token is a run of digits, or a range of an earlier pass.
+    for place in range(1, len(tokens), 2):
+        if _is_number(tokens[place]):
+            numbers.append(int(tokens[place]))
+            tokens[place] = "\1"
+    return "".join(tokens) + "\0", tuple(numbers)
+
+
+def _is_number(token: str) -> bool:
+    """False for ranges, for digits of other scripts and with leading zeros.
+
+    And for more digits than Python turns into a number.
+    """
+    is_short = len(token) <= MAX_DIGITS and token.isascii()
+    return is_short and (token[0] not in "{0" or token == "0")
 
 
 def _end_of_run(members: list[tuple[tuple[int, ...], Row]], start: int) -> int:
@@ -208,23 +220,22 @@ def _end_of_run(members: list[tuple[tuple[int, ...], Row]], start: int) -> int:
     stop = start + 1
     while stop < len(members):
         before, after = members[stop - 1][0], members[stop][0]
-        step = tuple(b - a for a, b in zip(before, after, strict=True))
-        if not any(step) or any(s not in (0, 1) for s in step):
-            break
-        if steps is not None and step != steps:
-            break
-        steps, stop = step, stop + 1
+        step = tuple(map(operator.sub, after, before))
+        if step != steps:
+            if steps is not None or not any(step) or not {0, 1}.issuperset(step):
+                break
+            steps = step
+        stop += 1
     return stop
 
 
-def _join(template: tuple[str, ...], members: list[tuple[tuple[int, ...], Row]]) -> Row:
+def _join(template: str, members: list[tuple[tuple[int, ...], Row]]) -> Row:
     if len(members) == 1:
         return members[0][1]
     first, last = members[0][0], members[-1][0]
-    numbers = iter(zip(first, last, strict=True))
-    text = "".join(
-        _range(*next(numbers)) if token == "\1" else token for token in template
-    )
+    head, *tails = template.split("\1")
+    ranges = map(_range, first, last)
+    text = head + "".join(map(operator.add, ranges, tails))
     indices = sorted(i for _, row in members for i in row.members)
     return Row(tuple(text.split("\0")[:-1]), tuple(indices))
 
@@ -234,5 +245,5 @@ def _range(first: int, last: int) -> str:
 
 
 def _split(cell: str) -> list[str]:
-    """Splits at numbers; what marks places and ends is replaced by its picture."""
-    return _NUMBER.split(cell.replace("\0", "\u2400").replace("\1", "\u2401"))
+    """Splits at digits; what marks places and ends is replaced by its picture."""
+    return _DIGITS.split(cell.replace("\0", "\u2400").replace("\1", "\u2401"))

@@ -156,7 +156,20 @@ class Plan:
     @property
     def unverified(self) -> tuple[str, ...]:
         """Names of tensors that this process reads in part: no checksum covers that."""
-        return () if self._job.is_abstract else self._job.reads.unverified
+        if self._job.is_abstract or self._is_read_whole():
+            return ()
+        return self._job.reads.unverified
+
+    def _is_read_whole(self) -> bool:
+        """True if all of each leaf is needed here, and is one whole tensor.
+
+        Then nothing is read in part. To plan the reads, which says so too, takes longer
+        than all else that a report shows; who restores plans them then.
+        """
+        transfers = self._job.transfers.values()
+        return not any(transfer.is_cut for transfer in transfers) and all(
+            assignment.is_whole for assignment in self.assignments
+        )
 
     def cost(
         self,

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Final
+
+import numpy as np
 
 from tf2flax._assignment.language.entries import MapEntry
 from tf2flax._assignment.language.expressions import Source
@@ -150,12 +153,13 @@ def render_html(plan: RestorePlan, reads: ReadSummary = _NOTHING_READ) -> str:
 
 def _loaded(assignments: Sequence[Assignment], shardings: Mapping[str, str]) -> Section:
     """All assignments; those that differ by running numbers share a row."""
+    cast_text = functools.cache(_cast_text)
     cells = [
         (
             assignment.leaf,
             f"{_source_text(assignment)}{_box_text(assignment)}",
             str(list(assignment.shape)),
-            " -> ".join(dtype.name for dtype in assignment.casts),
+            cast_text(assignment.casts),
             str(assignment.entry.number),
             "" if assignment.is_exact else _MARK,
             shardings.get(assignment.leaf, ""),
@@ -216,6 +220,11 @@ def _source_text(assignment: Assignment) -> str:
     if isinstance(assignment.expression, Source):
         return assignment.source
     return write_expression(assignment.expression, COLLAPSED)
+
+
+def _cast_text(casts: Sequence[np.dtype]) -> str:
+    """Dtypes in the table; NumPy takes its time to name one."""
+    return " -> ".join(dtype.name for dtype in casts)
 
 
 def _gaps(title: str, gaps: Sequence[Gap]) -> Section:
@@ -307,8 +316,10 @@ def _counted(title: str, tensors: Sequence[TrainingTensor]) -> Section:
 
 def _box_text(assignment: Assignment) -> str:
     """The box of a tensor that fills a part of a family; "" for other leaves."""
+    if assignment.is_whole:  # as most are
+        return ""
     region = assignment.region
-    if assignment.is_whole or region is None or not _is_plain(assignment):
+    if region is None or not _is_plain(assignment):
         return ""
     ranges = zip(region.starts, region.stops, strict=True)
     return f"[{', '.join(f'{start}:{stop}' for start, stop in ranges)}]"
