@@ -14,14 +14,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.core import Tracer
+from jax.tree_util import GetAttrKey
 
-from .trees import Path, join_path, one_level
+from .trees import Path, join_path, one_level, step_of
 
 # Paths to a module that shared modules multiply: 30 modules, each twice in the next,
 # have a thousand million. Beyond so many to any module its Variables answer to no more.
 _MAX_PATHS: Final = 256
+# Modules within modules; deeper ones are left to NNX, which says where Python ends.
+_MAX_DEPTH: Final = 100
+_REGISTRY: Final[Any] = jax.tree_util.default_registry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +74,12 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
     Returns:
         What it holds.
     """
+    contents = _contents_of_tree(module, path)
+    return _contents_of_graph(module, path) if contents is None else contents
+
+
+def _contents_of_graph(module: nnx.Pytree, path: Path) -> Contents:
+    """As `contents_of`, of any module: NNX says which of several names is the first."""
     other_names: dict[int, list[str]] = {}
     abstract: list[str] = []
     for place, item in _walk(module, path):
@@ -89,6 +100,69 @@ def contents_of(module: nnx.Pytree, path: Path) -> Contents:
     listed = {name for entry in held for name in entry.names}
     hidden = dict.fromkeys(name for name in abstract if name not in listed)
     return Contents(tuple(held), tuple(hidden), rng_states)
+
+
+def _contents_of_tree(module: nnx.Pytree, path: Path) -> Contents | None:
+    """As `contents_of`, where one path leads to each module and Variable.
+
+    Then that is its name, and NNX, which takes most of the time, need not be asked.
+
+    Returns:
+        What it holds; None where something is shared, traced, or of another kind.
+    """
+    holders: dict[Path, Any] = {}
+    seen: set[int] = {id(module)}  # unique: the module keeps all that is in it
+    stack: list[tuple[Path, Any]] = [((), module)]
+    while stack:
+        place, node = stack.pop()
+        children = _REGISTRY.flatten_one_level_with_keys(node)
+        # A module that is no pytree is known to NNX alone.
+        if children is None or len(place) > _MAX_DEPTH or _holds_tracer(node):
+            return None
+        for key, child in children[0]:
+            below = (*place, key.name if type(key) is GetAttrKey else step_of(key))
+            kind = type(child)
+            if issubclass(kind, nnx.Pytree):
+                stack.append((below, child))
+            elif issubclass(kind, nnx.Variable):
+                # Of Variables that share a mutable array, NNX lists the first alone.
+                if not _is_plain(child.get_raw_value()):
+                    return None
+                holders[below] = child
+            elif _is_plain(child) and kind is not jax.ShapeDtypeStruct:
+                holders[below] = child
+                continue  # arrays are listed wherever they stand
+            elif (inner := _REGISTRY.flatten_one_level(child)) is None or inner[0]:
+                return None
+            else:
+                continue  # nothing is in it, as in what NNX notes for each module
+            if id(child) in seen:
+                return None
+            seen.add(id(child))
+    try:
+        places = sorted(holders)  # as `nnx.to_flat_state`
+    except TypeError:  # numbers beside names, of which it complains
+        return None
+    held: list[Held] = []
+    rng_states: dict[str, bool] = {}
+    for place in places:
+        name, holder = join_path((*path, *place)), holders[place]
+        if issubclass(type(holder), nnx.RngState):  # which NNX is not asked for
+            rng_states[name] = holds_shape(holder)
+        else:
+            held.append(Held((name,), holder))
+    return Contents(tuple(held), (), rng_states)
+
+
+def _holds_tracer(node: nnx.Pytree) -> bool:
+    return any(isinstance(value, Tracer) for value in vars(node).values())
+
+
+def _is_plain(value: Any) -> bool:
+    """True for arrays and shapes; a mutable array is none of these unless traced."""
+    return type(value) in (np.ndarray, jax.ShapeDtypeStruct) or (
+        isinstance(value, jax.Array) and not isinstance(value, Tracer)
+    )
 
 
 def holds_shape(variable: nnx.Variable[Any]) -> bool:

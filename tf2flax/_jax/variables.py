@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import jax
+import numpy as np
 from flax import nnx
 from flax.core import meta
 
@@ -99,6 +100,8 @@ def with_value(holder: Any, value: Any) -> Any:
     Returns:
         The array in a new Variable or box with the same metadata.
     """
+    if type(holder) is np.ndarray or isinstance(holder, jax.Array):
+        return value  # as most are: NNX takes its time to say so
     if isinstance(holder, nnx.Variable):
         return holder.replace(with_value(holder.get_raw_value(), value))
     if isinstance(holder, meta.AxisMetadata):
@@ -119,8 +122,8 @@ def set_all(changes: Sequence[Change], result: T) -> T:
     with _SETTING:
         saved = [_Saved(variable) for variable, _ in changes]
         try:
-            for variable, value in changes:
-                _set(variable, value)
+            for before, (_, value) in zip(saved, changes, strict=True):
+                before.replace(value)
             return result
         except BaseException:  # an interrupt, say
             try:
@@ -163,6 +166,15 @@ class _Saved:
         # A mutable array stays the same object while its contents change.
         self.contents: Any = _contents(self.raw) if is_reference(self.raw) else None
 
+    def replace(self, value: jax.Array) -> None:
+        """Sets the Variable to another array."""
+        if self.contents is None:
+            self.variable.set_raw_value(with_value(self.raw, value))
+        elif _fits(self.raw, value):
+            _fill(self.raw, value)  # whoever shares the mutable array sees it change
+        else:
+            self.variable.set_raw_value(new_reference(value))
+
     def put_back(self) -> None:
         """Puts back what was there; done twice, it does no harm."""
         if self.variable.get_raw_value() is not self.raw:
@@ -180,16 +192,6 @@ class _Saved:
 def _put_back(saved: Sequence[_Saved]) -> None:
     for before in saved:
         before.put_back()
-
-
-def _set(variable: nnx.Variable[Any], value: Any) -> None:
-    raw: Any = variable.get_raw_value()
-    if not is_reference(raw):
-        variable.set_raw_value(with_value(raw, value))
-    elif _fits(raw, value):
-        _fill(raw, value)  # whoever shares the mutable array sees the new contents
-    else:
-        variable.set_raw_value(new_reference(value))
 
 
 def _fits(reference: Any, value: Any) -> bool:
