@@ -26,6 +26,7 @@ from .trees import Path, join_path, one_level, step_of
 _MAX_PATHS: Final = 256
 # Modules within modules; deeper ones are left to NNX, which says where Python ends.
 _MAX_DEPTH: Final = 100
+_SCALARS: Final = frozenset([bool, int, float, complex])
 _REGISTRY: Final[Any] = jax.tree_util.default_registry
 
 
@@ -126,7 +127,8 @@ def _contents_of_tree(module: nnx.Pytree, path: Path) -> Contents | None:
                 stack.append((below, child))
             elif issubclass(kind, nnx.Variable):
                 # Of Variables that share a mutable array, NNX lists the first alone.
-                if not _is_plain(child.get_raw_value()):
+                raw: Any = child.get_raw_value()
+                if not _is_plain(raw) and type(raw) not in _SCALARS:
                     return None
                 holders[below] = child
             elif _is_plain(child) and kind is not jax.ShapeDtypeStruct:
