@@ -12,7 +12,7 @@ from bundle_writer import Tensor, write_bundle
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import tf2flax
-from tf2flax._jax import restore, transfer
+from tf2flax._jax import restore
 from tf2flax._restoring import clusters
 from tf2flax._restoring.plan_reads import plan_reads
 
@@ -45,44 +45,52 @@ def test_a_restore_reuses_what_its_report_has_planned(
         assert len(planned) > 1
 
 
-A, B = np.ones((16, 4), np.float32), np.ones((8, 4), np.float32)
-SLICED = Tensor(A, slices=[np.s_[0:16, 0:1], np.s_[0:16, 1:4]])
-# Keys of a map for leaf `a` of shape (16, 4), and whether it is one whole tensor.
+# More than JAX cuts into shards itself, many leaves in one call.
+SHAPE = (64, 4_104)
+# Keys of a map for a leaf of this shape, and whether it is one whole tensor.
 KEYS: dict[str, tuple[Any, bool]] = {
     "whole": ("a", True),
     "in pieces": ("sliced", True),
-    "in another shape": (tf2flax.src("a").reshape(64).reshape(16, 4), True),
+    "in another shape": (tf2flax.src("a").reshape(-1).reshape(*SHAPE), True),
     "transposed": (tf2flax.src("t").transpose(), False),
-    "a slice": (tf2flax.src("long")[:16], False),
+    "a slice": (tf2flax.src("long")[:64], False),
     "joined": (tf2flax.concat("b", "b"), False),
     "backwards": (tf2flax.src("a")[::-1], False),
     "scaled": (tf2flax.src("a") * 2, False),
 }
 
 
-@pytest.mark.parametrize("max_in_flight_bytes", [32, 1 << 20])
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("plan") / "m"
+    rows, columns = SHAPE
+    shapes = {
+        "a": SHAPE,
+        "b": (32, columns),
+        "t": (columns, rows),
+        "long": (80, columns),
+    }
+    tensors = {name: Tensor(np.ones(shape, "f4")) for name, shape in shapes.items()}
+    slices = [np.s_[0:rows, 0:1], np.s_[0:rows, 1:columns]]
+    tensors["sliced"] = Tensor(np.ones(SHAPE, "f4"), slices=slices)
+    write_bundle(path, tensors)
+    return path
+
+
+@pytest.mark.parametrize("max_in_flight_bytes", [1 << 16, 1 << 30])
 @pytest.mark.parametrize("is_sharded", [False, True])
 @pytest.mark.parametrize("name", list(KEYS))
-def test_reads_are_planned_for_a_report_only_where_some_are_in_part(
-    tmp_path: pathlib.Path,
-    name: str,
-    is_sharded: bool,
-    max_in_flight_bytes: int,
-    monkeypatch: pytest.MonkeyPatch,
+def test_reads_are_planned_for_a_report_only_where_some_may_be_in_part(
+    prefix: pathlib.Path, name: str, is_sharded: bool, max_in_flight_bytes: int
 ) -> None:
-    monkeypatch.setattr(transfer, "WHOLE_NBYTES", 64)  # else small leaves are not cut
-    tensors = {"a": A, "b": B, "t": A.T.copy(), "long": np.ones((20, 4), np.float32)}
-    write_bundle(
-        tmp_path / "m", {n: Tensor(t) for n, t in tensors.items()} | {"sliced": SLICED}
-    )
     key, is_whole = KEYS[name]
     devices = jax.devices() if is_sharded else jax.devices()[:1]
-    target = {"a": jax.ShapeDtypeStruct((16, 4), np.float32)}
+    mesh = Mesh(np.array(devices), "d")
     plan = tf2flax.plan(
-        tmp_path / "m",
-        {key: "a"},
-        target,
-        sharding=NamedSharding(Mesh(np.array(devices), "d"), PartitionSpec("d")),
+        prefix,
+        {key: "leaf"},
+        {"leaf": jax.ShapeDtypeStruct(SHAPE, np.float32)},
+        sharding=NamedSharding(mesh, PartitionSpec(None, "d")),
         max_in_flight_bytes=max_in_flight_bytes,
     )
     job: Any = plan._job  # pyright: ignore[reportPrivateUsage]
