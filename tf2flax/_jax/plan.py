@@ -287,10 +287,12 @@ class Plan:
         """The plan as a report for people; in colour where that is a terminal."""
         return render(self._job.plan, self._read_summary(), is_coloured=is_terminal())
 
+    @collection_paused()
     def __format__(self, spec: str) -> str:
         """The plan as a report without colours, wherever it goes."""
         return format(render(self._job.plan, self._read_summary()), spec)
 
+    @collection_paused()
     def _repr_html_(self) -> str:
         """The plan as a report for notebooks."""
         return render_html(self._job.plan, self._read_summary())
