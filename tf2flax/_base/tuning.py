@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from typing import Any, Final
+from typing import Any, Final, cast
+
+import numpy as np
 
 from .caller import show_value
 from .errors import AssignmentError
@@ -29,10 +31,12 @@ class Tuning:
     """Sizes and numbers that change how fast tensors are read, never what is read.
 
     Given to `open_checkpoint`, and as option `tuning` of a plan. The defaults suit
-    local disks and object stores in the same region; of a store that is farther away,
-    or nearer, say what a request costs: `remote_latency_s`, `remote_nbytes_per_s` and
-    `remote_parallelism` decide whether the gaps between the runs that a shard needs are
-    read over or skipped. Sizes below some KiB take long, and are for tests.
+    local disks and object stores in the same region. Four of the numbers are worth a
+    thought: of a store that is farther away, or nearer, say what a request costs,
+    `remote_latency_s`, `remote_nbytes_per_s` and `remote_parallelism`, which decide
+    whether the gaps between the runs that a shard needs are read over or skipped; and
+    `max_workers`, where processors are to be left to others. Sizes below some KiB take
+    long, and are for tests.
 
     Attributes:
         chunk_nbytes: Bytes of a local file that a thread reads, checks and copies
@@ -47,8 +51,9 @@ class Tuning:
             that are under way.
         remote_parallelism: Requests that are under way side by side, each of which
             waits while others do.
-        small_nbytes: Tensors up to this size share one read with their neighbours;
-            leaves up to this size share a group. -1: none does, not even empty ones.
+        small_nbytes: Tensors up to this size share one read with their neighbours, as
+            far as a chunk goes; leaves up to this size share a group. -1: none does,
+            not even empty ones.
         group_nbytes: Small neighbours form groups up to this size: a call that places
             a group on devices takes as long as reading a MiB or two.
         job_nbytes: Bytes of a large piece that one thread reads before another may
@@ -58,9 +63,11 @@ class Tuning:
         transfer_nbytes: Groups that are ready wait until they take this much: each
             transfer to devices keeps the readers from running.
         max_over_read: Bytes of a local file that are read for each byte that is needed,
-            at most ...
-        min_excess_nbytes: ... where more than this many are not needed ...
-        max_runs: ... and where avoiding it takes no more reads than this.
+            at most.
+        min_excess_nbytes: Bytes that may be read for nothing before `max_over_read`
+            counts.
+        max_runs: Reads that keeping to `max_over_read` may take; where it takes more,
+            the gaps are read.
         max_workers: Threads that read at once, at most 1,024. Each holds a chunk
             besides what it fills, two where runs have gaps.
         portions_in_flight: Portions of one leaf that are read or transferred side by
@@ -150,8 +157,9 @@ _BOUNDS: Final[dict[str, tuple[int, int | None]]] = {
     "chunk_nbytes": (1, None),
     "remote_chunk_nbytes": (1, None),
     "small_nbytes": (-1, None),
+    "remote_latency_s": (0, 86_400),
     "remote_parallelism": (1, None),
-    "remote_nbytes_per_s": (1, None),
+    "remote_nbytes_per_s": (1, 10**15),
     "job_nbytes": (1, None),
     "max_over_read": (1, None),
     "max_workers": (1, _MAX_WORKERS),
@@ -161,23 +169,18 @@ _BOUNDS: Final[dict[str, tuple[int, int | None]]] = {
 
 def _checked_count(value: Any) -> int | None:
     """A whole number, also NumPy's; None for anything else, bools too."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return operator.index(cast("Any", value)) if is_whole else None
 
 
 def _checked_time(value: Any) -> float | None:
     """A finite number, also NumPy's; None for anything else."""
-    if isinstance(value, (bool, str)):
-        return None
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float(cast("Any", value)) if is_number else math.nan
+    except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
 
 
 DEFAULT_TUNING: Final = Tuning()

@@ -14,7 +14,7 @@ import glob
 import operator
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tf2flax._base.caller import show_value
 from tf2flax._base.errors import (
@@ -39,6 +39,7 @@ from .merging import MergedManifest, prefixed
 from .not_found import no_checkpoint_at, no_checkpoint_in
 from .object_based import ObjectBasedManifest
 from .state import PathLike, State, checkpoint_exists, read_state
+from .stored_tensor import StoredTensor
 
 if TYPE_CHECKING:
     from tf2flax._storage.requests import Context, KvStore
@@ -70,7 +71,8 @@ def open_checkpoint(
             within 30 seconds.
         tuning: How its tensors are read, by whichever function: sizes of reads, and
             what a request costs where they lie. None takes that of a checkpoint which
-            is open already, and the default of others.
+            is open already, that of the `StoredTensor`s of a mapping where they have
+            the same, and the default of others.
 
     Returns:
         The checkpoint. What its files are is remembered: reading it after another one
@@ -97,7 +99,7 @@ def open_checkpoint(
     check_tuning("tuning", tuning)
     if isinstance(path, Checkpoint):
         return path if tuning is None else Checkpoint(path.manifest, tuning)
-    return Checkpoint(manifest_of(path, context), tuning or DEFAULT_TUNING)
+    return Checkpoint(manifest_of(path, context), tuning or tuning_of(path))
 
 
 def manifest_of(
@@ -120,8 +122,18 @@ def manifest_of(
 
 
 def tuning_of(checkpoint: object) -> Tuning:
-    """How the tensors of a checkpoint are read: as it says, where it is open."""
-    return checkpoint.tuning if isinstance(checkpoint, Checkpoint) else DEFAULT_TUNING
+    """How the tensors of a checkpoint, or of a mapping, are read: as they say."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.tuning
+    if isinstance(checkpoint, Mapping):
+        members = cast("Mapping[object, object]", checkpoint).values()
+        return _common({m.tuning for m in members if isinstance(m, StoredTensor)})
+    return DEFAULT_TUNING
+
+
+def _common(tunings: set[Tuning]) -> Tuning:
+    """What several places have in common: where they differ, the default."""
+    return tunings.pop() if len(tunings) == 1 else DEFAULT_TUNING
 
 
 def manifest_at(location: Location) -> Manifest:
@@ -183,9 +195,7 @@ def merge_checkpoints(
         opened = open_checkpoint(source)
         manifests.append((prefix, opened.manifest))
         tunings.add(opened.tuning)
-    # What several places have in common is the default.
-    tuning = tunings.pop() if len(tunings) == 1 else DEFAULT_TUNING
-    return Checkpoint(MergedManifest(manifests), tuning)
+    return Checkpoint(MergedManifest(manifests), _common(tunings))
 
 
 @collection_paused()

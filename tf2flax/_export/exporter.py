@@ -14,6 +14,7 @@ from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.values import Box
+from tf2flax._writing.new_tensors import NewTensor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class TensorSource(Protocol):
         """Reads some of the tensors, one after the other.
 
         Args:
-            tensors: Which, sorted by name; or a part of one, under its name.
+            tensors: Which, sorted by name.
             take: Takes every tensor, large ones in boxes as `read_into` has them, in
                 the order of their elements.
         """
@@ -97,6 +98,10 @@ class TensorSource(Protocol):
 
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint."""
+        ...
+
+    def copy_of(self, tensor: ExportedTensor) -> NewTensor:
+        """A large tensor that is written as it is stored, in its slices."""
         ...
 
 

@@ -17,6 +17,8 @@ from tf2flax._reading.scheduling import Wait, wait_for_nothing
 from tf2flax._restoring import in_order
 from tf2flax._restoring.plan_reads import plan_reads
 from tf2flax._restoring.run_reads import HostLeaves, run_reads
+from tf2flax._writing.new_tensors import NewTensor
+from tf2flax._writing.slicing import copy_tensor
 
 from .exporter import ExportedTensor, TakeBox
 
@@ -27,6 +29,8 @@ BATCH_NBYTES: Final = 64 << 20
 
 def is_large(tensor: ExportedTensor) -> bool:
     """True if it may come in boxes: it is large, and moved or cast, but no more."""
+    if tensor.is_string:
+        return False
     return tensor.nbytes > BATCH_NBYTES and tensor.assignment.is_whole
 
 
@@ -112,6 +116,13 @@ class CheckpointSource:
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint."""
         return self._manifest.entry(name)
+
+    def copy_of(self, tensor: ExportedTensor) -> NewTensor:
+        """A large tensor that is written as it is stored; see `TensorSource`."""
+        stored = StoredTensor(self.stored(tensor.assignment.source), self._tuning)
+        return copy_tensor(
+            tensor.name, stored, verify=self._verify, advance=self._advance
+        )
 
     @property
     def index_paths(self) -> Sequence[str]:

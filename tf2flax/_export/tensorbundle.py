@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -10,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.values import Box, TensorSpec
-from tf2flax._restoring.in_order import cut_assignment
+from tf2flax._base.values import TensorSpec
 from tf2flax._storage.exchanging import existing_files
 from tf2flax._storage.faults import complete_error
 from tf2flax._storage.local_destination import LocalDestination
@@ -85,24 +83,21 @@ def _new_tensor(
 ) -> NewTensor:
     """A tensor to write; in the slices that it has, if it is written as it is."""
     read = functools.partial(reads.array, tensor.name)
-    stream = functools.partial(_stream, tensor, source) if is_large(tensor) else None
     assignment = tensor.assignment
     if assignment.is_whole and len(assignment.casts) == 1:
         entry = source.stored(assignment.sources[0])
         if entry.spec.shape == tensor.shape:
-            return rewrite_tensor(entry._replace(name=tensor.name), read, stream)
+            if is_large(tensor):
+                return source.copy_of(tensor)
+            return rewrite_tensor(entry._replace(name=tensor.name), read)
     spec = TensorSpec(tensor.shape, stored_dtype(tensor.name, tensor.dtype))
+    stream = functools.partial(_stream, tensor, source) if is_large(tensor) else None
     return whole_tensor(tensor.name, spec, read, stream=stream)
 
 
-def _stream(
-    tensor: ExportedTensor, source: TensorSource, box: Box, take: TakeArray
-) -> None:
-    """Hands on a box of a tensor, a run of its elements at a time."""
-    part = dataclasses.replace(
-        tensor, shape=box.shape, assignment=cut_assignment(tensor.assignment, box)
-    )
-    source.read_in_order([part], lambda _tensor, _box, array: take(array))
+def _stream(tensor: ExportedTensor, source: TensorSource, take: TakeArray) -> None:
+    """Hands on the elements of a tensor in their order, some at a time."""
+    source.read_in_order([tensor], lambda _tensor, _box, array: take(array))
 
 
 class _Reads:

@@ -21,6 +21,7 @@ from tf2flax._base.text import list_names
 from tf2flax._checkpoint.checkpoint import Checkpoint
 from tf2flax._checkpoint.opening import open_checkpoint
 from tf2flax._checkpoint.state import PathLike
+from tf2flax._writing.new_tensors import NewTensor
 from tf2flax._writing.trees import leaves_of
 
 from .convert import ConversionReport, Output, metadata_of, prepare_output
@@ -180,8 +181,14 @@ class _JoinedSource:
 
     def stored(self, name: str) -> TensorEntry:
         """A tensor of the checkpoint, or a leaf that is kept."""
-        is_held = name.startswith(self._prefix)
-        return (self._held if is_held else self._checkpoint).stored(name)
+        return self._part_with(name).stored(name)
+
+    def copy_of(self, tensor: ExportedTensor) -> NewTensor:
+        """A large tensor that is written as it is stored."""
+        return self._part_with(tensor.assignment.source).copy_of(tensor)
+
+    def _part_with(self, name: str) -> CheckpointSource:
+        return self._held if name.startswith(self._prefix) else self._checkpoint
 
 
 def _kept_tensors(

@@ -225,8 +225,8 @@ class GroupReader(Generic[TargetT]):
                 raise
             # Of the file, not of one tensor: each is read alone, so that those are
             # reported that lie beyond the end of the file.
-            parts = left if len(batches) > 1 else [[read] for read in left[0]]
-            if len(parts) > 1:
+            parts = left if len(left) > 1 else [[read] for read in left[0]]
+            if len(parts) > 1 or len(batches) > 1:
                 for part in parts:
                     self._read_batches([part])
                 return

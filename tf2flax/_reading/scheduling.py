@@ -51,6 +51,7 @@ def run_groups(
     max_in_flight_bytes: float = math.inf,
     report: Report | None = None,
     tuning: Tuning = DEFAULT_TUNING,
+    in_order: bool = False,
 ) -> None:
     """Reads groups and hands them on, a bounded number of bytes at a time.
 
@@ -65,6 +66,8 @@ def run_groups(
             and done with; a larger group passes alone.
         report: Takes damage, piece by piece; None lets the first one end everything.
         tuning: How much is read at once.
+        in_order: True hands groups on in the order in which they come; those that are
+            there before their turn wait, and count as in flight.
 
     Raises:
         DamagedError: A data file is missing or short, or a checksum differs.
@@ -72,7 +75,7 @@ def run_groups(
     """
     # Bytes of groups that are begun and whose memory is not free again.
     in_flight = 0
-    complete = _CompleteGroups(hand_on)
+    complete = _CompleteGroups(hand_on, in_order=in_order)
     with OpenFiles() as files, Readers(workers) as readers:
         options = ReadOptions(
             verify=verify, advance=advance, tuning=tuning, report=report, files=files
@@ -86,6 +89,7 @@ def run_groups(
                 complete.hand_on()
                 in_flight -= complete.wait_for_oldest()
             in_flight += target.host_nbytes
+            complete.expect(target)
             # Before waiting for anything: readers are to have work at all times.
             running.start(target)
             for done in running.all_done():
@@ -124,11 +128,18 @@ def count_workers(
 class _CompleteGroups(Generic[TargetT]):
     """Groups that are read: handed on several at a time, then waited for."""
 
-    def __init__(self, hand_on: Callable[[Sequence[TargetT]], Wait]) -> None:
-        """Takes what they are handed on to."""
+    def __init__(
+        self, hand_on: Callable[[Sequence[TargetT]], Wait], *, in_order: bool
+    ) -> None:
+        """Takes what they are handed on to, and whether their order counts."""
         self._hand_on = hand_on
         self._ready: list[TargetT] = []
         self._nbytes = 0
+        # Where the order counts: those that are begun, and those that came early.
+        self._turns: collections.deque[TargetT] | None = (
+            collections.deque() if in_order else None
+        )
+        self._early: set[int] = set()
         # Groups that were handed on, whose memory may still be in use.
         self._in_transfer: collections.deque[tuple[Wait, int]] = collections.deque()
 
@@ -137,8 +148,23 @@ class _CompleteGroups(Generic[TargetT]):
         """True if there is nothing to hand on, and nothing to wait for."""
         return not self._ready and not self._in_transfer
 
+    def expect(self, target: TargetT) -> None:
+        """Notes the turn of a group that is about to be read."""
+        if self._turns is not None:
+            self._turns.append(target)
+
     def add(self, target: TargetT) -> None:
         """Takes a group that is read."""
+        if self._turns is None:
+            self._take(target)
+            return
+        self._early.add(id(target))  # unique: `_turns` keeps it
+        while self._turns and id(self._turns[0]) in self._early:
+            target = self._turns.popleft()
+            self._early.remove(id(target))
+            self._take(target)
+
+    def _take(self, target: TargetT) -> None:
         self._ready.append(target)
         self._nbytes += target.host_nbytes
 

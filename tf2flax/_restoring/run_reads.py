@@ -54,6 +54,7 @@ def run_reads(
     verify: bool,
     max_in_flight_bytes: int,
     advance: Advance,
+    in_order: bool = False,
 ) -> None:
     """Reads groups of leaves and hands them on, a bounded number of bytes at a time.
 
@@ -64,6 +65,7 @@ def run_reads(
         max_in_flight_bytes: Host memory of groups that are begun and not yet handed
             on; a larger group passes alone.
         advance: Called, from several threads, with bytes read and the tensor's name.
+        in_order: True hands groups on in their order.
 
     Raises:
         DamagedError: A data file is missing or short, or a checksum differs.
@@ -100,6 +102,7 @@ def run_reads(
         advance=advance,
         max_in_flight_bytes=max_in_flight_bytes,
         tuning=plan.tuning,
+        in_order=in_order,
     )
     if misfits or refusals:
         problems = describe_misfits(plan, misfits, refusals)

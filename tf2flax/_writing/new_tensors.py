@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,8 +23,6 @@ _CODES: Final = {dtype.name: code for code, dtype in STORED_DTYPES.items()}
 
 # Takes elements, in memory that may be used again afterwards.
 TakeArray = Callable[[np.ndarray], None]
-# Hands on the elements of a box in their order, some at a time.
-StreamBox = Callable[[Box, TakeArray], None]
 
 # Start and length along every axis; a whole axis is (0, -1).
 Extents = tuple[tuple[int, int], ...]
@@ -92,11 +89,10 @@ def whole_tensor(
     spec: TensorSpec,
     array: Callable[[], np.ndarray],
     part: Callable[[Box], np.ndarray] | None = None,
-    stream: StreamBox | None = None,
+    stream: Callable[[TakeArray], None] | None = None,
 ) -> NewTensor:
     """A tensor that is written in one piece; see `NewPiece`."""
-    take_all = functools.partial(stream, Box.whole(spec.shape)) if stream else None
-    piece = NewPiece(spec, None, array, part=part, stream=take_all)
+    piece = NewPiece(spec, None, array, part=part, stream=stream)
     return NewTensor(stored_key(name), spec, (piece,))
 
 

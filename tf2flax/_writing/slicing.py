@@ -27,19 +27,22 @@ from tf2flax._assignment.layouts.resizing import evaluate
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._assignment.resolution.partitions import family_of
 from tf2flax._base.errors import AssignmentError
-from tf2flax._base.manifest import TensorEntry
+from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
 from tf2flax._base.memory import view_at
+from tf2flax._base.progress import Advance
+from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box, TensorSpec
 from tf2flax._checkpoint.mapping import MappingManifest
 from tf2flax._checkpoint.stored_tensor import StoredTensor
 from tf2flax._reading.checks import check_readable
-from tf2flax._restoring.in_order import cut_assignment, read_in_order
+from tf2flax._reading.scheduling import report_nothing
+from tf2flax._reading.whole import read_many
+from tf2flax._restoring.in_order import read_in_order
 
 from .new_tensors import (
     Extents,
     NewPiece,
     NewTensor,
-    StreamBox,
     TakeArray,
     stored_key,
     whole_tensor,
@@ -125,44 +128,117 @@ def _list_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     return f"{text} …" if len(shapes) > _MAX_SHAPES else text
 
 
-def copy_tensor(name: str, tensor: StoredTensor) -> NewTensor:
-    """A tensor of a checkpoint, as it is, under some name."""
-    is_large = tensor.nbytes > BLOCK_NBYTES and not tensor.entry.spec.dtype.is_string
-    stream = functools.partial(_stream, tensor) if is_large else None
-    return rewrite_tensor(tensor.entry._replace(name=name), tensor.read, stream)
-
-
-def _stream(tensor: StoredTensor, box: Box, take: TakeArray) -> None:
-    """Hands on a box of a stored tensor, a run of its elements at a time."""
-    entry, spec = tensor.entry, tensor.entry.spec
-    expression = Source(literal_pattern(entry.name))
-    whole = Assignment(
-        leaf=entry.name,
-        expression=expression,
-        layout=whole_view(entry.name, spec),
-        shape=spec.shape,
-        dtype=spec.dtype.numpy,
-        entry=Rule(1, expression, (entry.name,), repr(expression)),
-    )
-    read_in_order(
-        cut_assignment(whole, box),
-        MappingManifest({entry.name: entry}),
-        lambda _box, array: take(array),
-        tuning=tensor.tuning,
-    )
-
-
-def rewrite_tensor(
-    entry: TensorEntry,
-    read: Callable[[], np.ndarray],
-    stream: StreamBox | None = None,
+def copy_tensor(
+    name: str,
+    tensor: StoredTensor,
+    *,
+    verify: bool = True,
+    advance: Advance = report_nothing,
 ) -> NewTensor:
+    """A tensor of a checkpoint, as it is, under some name.
+
+    Args:
+        name: The name.
+        tensor: The tensor. A large one is never whole on the host.
+        verify: True compares CRC-32C checksums.
+        advance: Called with bytes that were read and the tensor's name.
+
+    Raises:
+        UnsupportedError: The stored tensor cannot be read.
+    """
+    entry = tensor.entry
+    if tensor.nbytes <= BLOCK_NBYTES or entry.spec.dtype.is_string:
+        read = functools.partial(tensor.read, verify=verify)
+        return rewrite_tensor(entry._replace(name=name), read)
+    check_readable(entry)
+    reads = _PieceReads(entry, tensor.tuning, advance, verify=verify)
+    if not entry.is_sliced:
+        array, stream = reads.of(0)
+        return whole_tensor(name, entry.spec, array, stream=stream)
+    pieces: list[NewPiece] = []
+    for number, piece in enumerate(entry.pieces):
+        array, stream = reads.of(number)
+        spec = TensorSpec(piece.box.shape, entry.spec.dtype)
+        extents = extents_of_box(piece.box, entry.spec.shape)
+        pieces.append(NewPiece(spec, extents, array, stream=stream))
+    return _sliced_tensor(stored_key(name), entry.spec, pieces)
+
+
+def _at_origin(piece: Piece | EncodedPiece) -> Piece | EncodedPiece:
+    """A piece as all of a tensor."""
+    box = Box.whole(piece.box.shape)
+    if isinstance(piece, Piece):
+        return piece._replace(box=box)
+    return dataclasses.replace(piece, box=box)
+
+
+class _PieceReads:
+    """Pieces of a large tensor, each a tensor of its own: small ones read together."""
+
+    def __init__(
+        self, entry: TensorEntry, tuning: Tuning, advance: Advance, *, verify: bool
+    ) -> None:
+        """Reads nothing yet."""
+        self._entries = [
+            entry._replace(
+                name=f"{entry.name}, piece {number}" if entry.is_sliced else entry.name,
+                spec=TensorSpec(piece.box.shape, entry.spec.dtype),
+                pieces=(_at_origin(piece),),
+            )
+            for number, piece in enumerate(entry.pieces)
+        ]
+        self._read_many = functools.partial(
+            read_many, verify=verify, advance=advance, tuning=tuning
+        )
+        self._read_in_order = functools.partial(
+            read_in_order, verify=verify, advance=advance, tuning=tuning
+        )
+        # Those that were read with the one before them.
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def of(
+        self, number: int
+    ) -> tuple[Callable[[], np.ndarray], Callable[[TakeArray], None] | None]:
+        """What gives the elements of a piece; where it is large, in runs as well."""
+        is_large = self._entries[number].nbytes > BLOCK_NBYTES
+        stream = functools.partial(self._stream, number) if is_large else None
+        return functools.partial(self._array, number), stream
+
+    def _array(self, number: int) -> np.ndarray:
+        """Reads a piece, and the next ones with it; asked for once."""
+        name = self._entries[number].name
+        if name not in self._arrays:
+            batch, nbytes = [self._entries[number]], self._entries[number].nbytes
+            for entry in self._entries[number + 1 :]:
+                nbytes += entry.nbytes
+                if nbytes > BLOCK_NBYTES:
+                    break
+                batch.append(entry)
+            self._arrays = self._read_many(batch)
+        return self._arrays.pop(name)
+
+    def _stream(self, number: int, take: TakeArray) -> None:
+        """Hands on a piece, a run of its elements at a time."""
+        entry = self._entries[number]
+        expression = Source(literal_pattern(entry.name))
+        assignment = Assignment(
+            leaf=entry.name,
+            expression=expression,
+            layout=whole_view(entry.name, entry.spec),
+            shape=entry.spec.shape,
+            dtype=entry.spec.dtype.numpy,
+            entry=Rule(1, expression, (entry.name,), repr(expression)),
+        )
+        manifest = MappingManifest({entry.name: entry})
+        self._read_in_order(assignment, manifest, lambda _box, array: take(array))
+
+
+def rewrite_tensor(entry: TensorEntry, read: Callable[[], np.ndarray]) -> NewTensor:
     """A tensor with the dtype and the slices of a stored one, and other values.
 
     Args:
         entry: The stored tensor; the new one has its name.
         read: Gives the values of the whole tensor.
-        stream: Hands on those of a box instead; see `NewPiece`.
 
     Raises:
         UnsupportedError: The stored tensor cannot be read.
@@ -170,7 +246,7 @@ def rewrite_tensor(
     check_readable(entry)
     spec = entry.spec
     if not entry.is_sliced:
-        return whole_tensor(entry.name, spec, read, stream=stream)
+        return whole_tensor(entry.name, spec, read)
     # Only slices that hold something are written, and fetch the array.
     num_filled = sum(piece.box.size > 0 for piece in entry.pieces)
     whole = ReadOnce(read, uses=max(num_filled, 1))
@@ -179,7 +255,6 @@ def rewrite_tensor(
             TensorSpec(piece.box.shape, spec.dtype),
             extents_of_box(piece.box, spec.shape),
             whole.view(piece.box.within(Box.whole(spec.shape))),
-            stream=functools.partial(stream, piece.box) if stream else None,
         )
         for piece in entry.pieces
     ]
