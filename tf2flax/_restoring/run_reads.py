@@ -18,7 +18,7 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import MisfitCounter, Misfits, cast_into, forced_cast
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece, TensorEntry
-from tf2flax._base.memory import aligned_empty, view_at
+from tf2flax._base.memory import aligned_empty, collection_paused, view_at
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box
@@ -73,6 +73,7 @@ def run_reads(
     misfits: dict[str, Misfits] = {}
     refusals: dict[str, str] = {}
 
+    @collection_paused()
     def hand_on(groups: Sequence[LeafArrays]) -> Wait:
         leaves: dict[str, dict[Box, np.ndarray]] = {}
         # A leaf in portions may have several groups here.
