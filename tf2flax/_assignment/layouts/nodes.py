@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -318,6 +319,30 @@ def views_of(node: Layout) -> Iterator[StridedView]:
         yield from views_of(node.operand)
 
 
+def all_views(
+    node: Layout, starts: tuple[int, ...] | None = None
+) -> Iterator[tuple[StridedView, Box]]:
+    """Lists the views of a layout of views and constants, and the boxes they fill.
+
+    Args:
+        node: The layout.
+        starts: Where it begins in the layout that boxes are counted in; None for that
+            layout itself.
+
+    Yields:
+        Views that have elements, or that are all of a tensor that has none.
+    """
+    if isinstance(node, JoinedLayout):
+        for operand_starts, operand in node.operands:
+            if starts is not None:
+                operand_starts = tuple(map(operator.add, starts, operand_starts))
+            if 0 not in operand.shape:
+                yield from all_views(operand, operand_starts)
+    elif isinstance(node, StridedView) and (0 not in node.shape or node.is_whole):
+        box = Box.whole(node.shape)
+        yield node, box if starts is None else box.moved(starts)
+
+
 def constants_within(node: Layout, box: Box) -> Iterator[tuple[ConstantLayout, Box]]:
     """Lists the constants of a layout of views and constants, and the boxes they fill.
 
@@ -328,7 +353,11 @@ def constants_within(node: Layout, box: Box) -> Iterator[tuple[ConstantLayout, B
     if isinstance(node, ConstantLayout) and box.size:
         yield node, box
     elif isinstance(node, JoinedLayout):
-        for operand_box, operand in node.placed():
+        # Most operands are views: their boxes are not needed.
+        others = [
+            pair for pair in node.operands if not isinstance(pair[1], StridedView)
+        ]
+        for operand_box, operand in JoinedLayout(node.shape, tuple(others)).placed():
             shared = operand_box.intersection(box)
             if shared is not None:
                 below = shared.relative_to(operand_box)
