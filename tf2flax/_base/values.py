@@ -83,8 +83,9 @@ class Box:
 
     def contains(self, box: Box) -> bool:
         """True if every element of `box` is one of this box."""
-        return all(map(operator.le, self.starts, box.starts)) and all(
-            map(operator.ge, self.stops, box.stops)
+        return box is self or (
+            all(map(operator.le, self.starts, box.starts))
+            and all(map(operator.ge, self.stops, box.stops))
         )
 
     def intersection(self, box: Box) -> Box | None:
