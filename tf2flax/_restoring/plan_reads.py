@@ -6,7 +6,6 @@ leaves need. Pure functions: nothing is read or allocated here, and no device is
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import math
@@ -96,7 +95,8 @@ class _UnitNeeds:
     @property
     def needed(self) -> int:
         """Elements that are needed, at most all of them."""
-        if self.is_held or any(copy.is_all for copy in self.copies):
+        # Most units of most models fill one leaf, which needs all of it.
+        if self.is_held or self.copies[0].is_all:
             return self.unit.size
         if len(self.copies) == 1:
             return self.copies[0].box.size
@@ -256,14 +256,14 @@ class ReadPlanner:
         """Decides what is read whole, and forms groups."""
         self._share_what_is_held()
         unverified: set[str] = set()
-        needed: collections.Counter[str] = collections.Counter()
+        needed: dict[str, int] = {}
         reads: list[ReadOfLeaves] = []
         for name, needs in self._needs.items():
             for need in needs:
                 if not need.leaves:  # a unit of which no box has an element
                     continue
                 size = need.needed
-                needed[name] += size
+                needed[name] = needed.get(name, 0) + size
                 parts: Sequence[PartRead] = ()
                 if size < need.unit.size:
                     parts = self._part_reads(need)
@@ -281,7 +281,7 @@ class ReadPlanner:
             unverified.update(views)
             fetched_nbytes[number] = 0
             for name, source_views in views.items():
-                needed[name] += sum(
+                needed[name] = needed.get(name, 0) + sum(
                     math.prod(view.shape) for view in dict.fromkeys(source_views)
                 )
                 fetched_nbytes[number] += sum(
