@@ -358,7 +358,7 @@ def is_streamed(layout: Layout) -> bool:
     """
     if isinstance(layout, JoinedLayout):
         return all(is_streamed(operand) for _, operand in layout.operands)
-    return isinstance(layout, StridedView | ConstantLayout)
+    return isinstance(layout, (StridedView, ConstantLayout))
 
 
 def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
