@@ -20,6 +20,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,9 +30,10 @@ from .shapes import axis_groups
 from .steps import Step, dtype_after
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class StridedView:
+class StridedView(NamedTuple):
     """Elements of one tensor at an offset and strides.
+
+    A tuple, since there are as many as leaves, and it is made in half the time.
 
     Attributes:
         source: Name of the tensor.
@@ -298,9 +300,7 @@ def empty_view(node: Layout, shape: tuple[int, ...]) -> StridedView:
     casts = view.casts
     if view.dtype != node.dtype:  # which is cast after some arithmetic
         casts = (*casts, node.dtype)
-    return dataclasses.replace(
-        view, offset=0, shape=shape, strides=strides, casts=casts
-    )
+    return view._replace(offset=0, shape=shape, strides=strides, casts=casts)
 
 
 def views_of(node: Layout) -> Iterator[StridedView]:

@@ -132,7 +132,7 @@ def transpose_layout(node: Layout, axes: tuple[int, ...]) -> Layout:
     match node:
         case StridedView():
             shape, strides = permuted(node.shape), permuted(node.strides)
-            return dataclasses.replace(node, shape=shape, strides=strides)
+            return node._replace(shape=shape, strides=strides)
         case JoinedLayout():
             operands = [
                 (permuted(starts), transpose_layout(operand, axes))
@@ -192,11 +192,8 @@ def _slice_view(view: StridedView, index: LayoutIndex) -> StridedView:
             stride = next(view_strides)
             offset += start * stride
             strides.append(step * stride)
-    # `dataclasses.replace` takes longer than all of this.
     shape = shape_at(index)
-    return StridedView(
-        view.source, view.base, offset, shape, tuple(strides), view.casts
-    )
+    return view._replace(offset=offset, shape=shape, strides=tuple(strides))
 
 
 def _slice_joined(node: JoinedLayout, index: LayoutIndex) -> Layout:
@@ -388,7 +385,7 @@ def cast_layout(node: Layout, dtype: np.dtype) -> Layout:
     """
     match node:
         case StridedView():
-            return dataclasses.replace(node, casts=(*node.casts, dtype))
+            return node._replace(casts=(*node.casts, dtype))
         case JoinedLayout():
             operands = tuple(
                 (starts, cast_layout(operand, dtype))
@@ -398,7 +395,7 @@ def cast_layout(node: Layout, dtype: np.dtype) -> Layout:
         case ConstantLayout():
             # What fills a place is cast like everything beside it.
             fill = forced_cast(node.value, dtype).tobytes()
-            like = dataclasses.replace(node.like, casts=(*node.like.casts, dtype))
+            like = node.like._replace(casts=(*node.like.casts, dtype))
             return ConstantLayout(node.shape, fill, like)
         case RowsLayout(fill=bytes(fill)) if fill:
             element = np.frombuffer(fill, node.dtype)
