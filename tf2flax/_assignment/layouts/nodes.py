@@ -339,8 +339,10 @@ def all_views(
             if 0 not in operand.shape:
                 yield from all_views(operand, operand_starts)
     elif isinstance(node, StridedView) and (0 not in node.shape or node.is_whole):
-        box = Box.whole(node.shape)
-        yield node, box if starts is None else box.moved(starts)
+        if starts is None:
+            yield node, Box.whole(node.shape)
+        else:
+            yield node, Box(starts, tuple(map(operator.add, starts, node.shape)))
 
 
 def constants_within(node: Layout, box: Box) -> Iterator[tuple[ConstantLayout, Box]]:
