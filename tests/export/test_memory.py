@@ -20,6 +20,7 @@ import json, pathlib, re, sys
 import tf2flax
 from tf2flax._export import source
 from tf2flax._restoring import in_order
+from tf2flax._writing import slicing
 
 def status(field):
     text = pathlib.Path("/proc/self/status").read_text()
@@ -28,6 +29,7 @@ def status(field):
 prefix, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 assert in_order.IN_FLIGHT_NBYTES == 128 << 20
 in_order.IN_FLIGHT_NBYTES, source.BATCH_NBYTES = 8 << 20, 2 << 20
+slicing.BLOCK_NBYTES = 2 << 20
 if options.pop("transposed", False):
     options["assignment_map"] = [(tf2flax.src("{name}").transpose(), "{name}")]
 # What a first conversion imports and allocates is no tensor.

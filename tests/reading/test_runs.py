@@ -133,7 +133,7 @@ def test_requests_of_one_reader_wait_side_by_side(tmp_path: pathlib.Path) -> Non
         served.delay_s = 0.05
         entries = [manifest.entry(name) for name in names]
         arrays = read_many(entries, verify=True, tuning=tuning)
-        assert [array[0] for array in arrays.values()] == list(range(24))
+        assert [array[0] for array in arrays] == list(range(24))
         assert served.most_at_once > 3
         served.most_at_once = 0
         out = np.empty((96, 255), np.float32)

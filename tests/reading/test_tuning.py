@@ -107,6 +107,13 @@ def test_a_checkpoint_keeps_its_tuning(prefix: pathlib.Path) -> None:
     assert tf2flax.merge_checkpoints({"a/": checkpoint}).tuning == TINY
     merged = tf2flax.merge_checkpoints({"a/": checkpoint, "b/": prefix})
     assert merged.tuning == Tuning()
+    for members, expected in (
+        ({"x": checkpoint["whole"]}, TINY),
+        ({"x": checkpoint["whole"], "y": np.ones(2)}, TINY),
+        ({"x": checkpoint["whole"], "y": other["whole"]}, Tuning()),
+        ({"x": np.ones(2)}, Tuning()),
+    ):
+        assert tf2flax.open_checkpoint(members).tuning == expected
 
 
 def test_views_are_read_as_the_checkpoint_is() -> None:
@@ -166,11 +173,21 @@ def test_costs_follow_the_tuning(prefix: pathlib.Path) -> None:
         ("chunk_nbytes", 1e6, "chunk_nbytes is 1000000.0, not a whole number"),
         ("max_runs", -1, "max_runs is -1, not a whole number from 0 on"),
         ("small_nbytes", "1 MiB", "small_nbytes is '1 MiB', not a whole number"),
-        ("remote_latency_s", -0.5, "remote_latency_s is -0.5, not a number from 0 on"),
+        (
+            "remote_latency_s",
+            -0.5,
+            "remote_latency_s is -0.5, not a number from 0 to",
+        ),
         ("remote_latency_s", math.nan, "remote_latency_s is nan, not a number"),
         ("remote_latency_s", None, "remote_latency_s is None, not a number"),
-        ("remote_nbytes_per_s", 0, "remote_nbytes_per_s is 0, not a number from 1 on"),
+        ("remote_nbytes_per_s", 0, "remote_nbytes_per_s is 0, not a number from 1 to "),
         ("remote_nbytes_per_s", math.inf, "remote_nbytes_per_s is inf, not a number"),
+        ("remote_nbytes_per_s", 1e300, "not a number from 1 to 1,000,000,000,000,000"),
+        ("remote_latency_s", 10**400, "not a number from 0 to 86,400"),
+        ("remote_latency_s", b"0.5", "remote_latency_s is b'0.5', not a number"),
+        ("remote_latency_s", np.bool_(True), "not a number from 0 to 86,400"),
+        ("max_workers", np.bool_(True), "not a whole number from 1 to 1,024"),
+        pytest.param("max_workers", 10**5000, "not a whole number from", id="huge"),
     ],
 )
 def test_numbers_that_nothing_can_be_read_by_are_refused(

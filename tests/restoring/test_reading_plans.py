@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 
 import tf2flax
+from tf2flax._assignment.layouts.lowering import lower
+from tf2flax._assignment.layouts.nodes import all_views
 from tf2flax._base.boxes import boxes_in_run, cut_into_boxes, merge_boxes
 from tf2flax._base.tuning import Tuning
-from tf2flax._base.values import Box
+from tf2flax._base.values import DTYPES_BY_NUMPY, Box, TensorSpec
 from tf2flax._formats.wire.coding import combine, crc32c
 from tf2flax._reading import parts, runs
 from tf2flax._reading.strides import strided
-from tf2flax._restoring.plan_reads import plan_reads
+from tf2flax._restoring.plan_reads import is_streamed, plan_reads, views_within
 from tf2flax._restoring.reads import ReadPlan
 from tf2flax._restoring.run_reads import HostLeaves, run_reads
 from tf2flax._storage import local
@@ -172,6 +174,20 @@ def test_any_boxes_of_any_leaves(
             assert array.dtype == dtypes[leaf]
             assert np.array_equal(array, wanted), (leaf, box)
     assert reading.needed_nbytes <= sum(array.nbytes for array in arrays.values())
+
+
+@given(data=st.data())
+@settings(max_examples=250)
+def test_views_of_all_are_those_within_the_box_of_all(data: st.DataObject) -> None:
+    arrays = data.draw(expressions.tensors(count=3))
+    specs = {
+        name: TensorSpec(array.shape, DTYPES_BY_NUMPY[array.dtype])
+        for name, array in arrays.items()
+    }
+    layout = lower(data.draw(expressions.cases(arrays)).expression, specs.__getitem__)
+    assume(is_streamed(layout))
+    views = [(view, box) for view, box in all_views(layout) if box.size]
+    assert views == list(views_within(layout, Box.whole(layout.shape)))
 
 
 @given(data=st.data())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from bundle_writer import Tensor, rows_in, write_bundle
 from forking import LISTING, run_forked
 
 import tf2flax
+from tf2flax import Tuning
+from tf2flax._export import source
 from tf2flax._restoring import in_order
+from tf2flax._storage.local import LocalFile
 from tf2flax._writing import slicing
 
 ROWS = np.random.default_rng(0).standard_normal((300, 7), dtype=np.float32)
@@ -36,14 +41,21 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(slicing, "BLOCK_NBYTES", 1000)
     monkeypatch.setattr(in_order, "IN_FLIGHT_NBYTES", 1000)
     found: list[int] = []
-    hand_on = in_order._InOrder._hand_on
+    stream = slicing._PieceReads._stream
 
-    def counted(self: Any, box: Any, array: np.ndarray) -> None:
-        found.append(array.size)
-        hand_on(self, box, array)
+    def counted(self: Any, number: int, take: Any) -> None:
+        def counted_take(array: np.ndarray) -> None:
+            found.append(array.size)
+            take(array)
 
-    monkeypatch.setattr(in_order._InOrder, "_hand_on", counted)
+        stream(self, number, counted_take)
+
+    monkeypatch.setattr(slicing._PieceReads, "_stream", counted)
     return found
+
+
+# Portions of a row or two are not joined again.
+TUNING = Tuning(small_nbytes=0)
 
 
 def write(prefix: pathlib.Path, **options: Any) -> None:
@@ -57,7 +69,7 @@ def test_copies_are_equal(
     tmp_path: pathlib.Path, runs: list[int], big_endian: bool
 ) -> None:
     write(tmp_path / "m", big_endian=big_endian)
-    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m", tuning=TUNING)
     tf2flax.save_checkpoint(tmp_path / "copy", checkpoint)
     assert max(runs) < ROWS.size / 3  # they were cut
     runs.clear()
@@ -93,7 +105,7 @@ def test_a_damaged_tensor_is_not_copied(
     tmp_path: pathlib.Path, runs: list[int]
 ) -> None:
     write(tmp_path / "m")
-    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m", tuning=TUNING)
     data = tmp_path / "m.data-00000-of-00001"
     for name in ("whole", "sliced"):
         place = checkpoint[name].entry.pieces[-1].span.stop - 1
@@ -109,6 +121,73 @@ def test_a_damaged_tensor_is_not_copied(
         data.write_bytes(stored)
         os.utime(data, ns=times)
     assert runs
+
+
+@pytest.mark.parametrize("block", [40, 1000, 10_000])
+def test_slices_of_any_size(
+    block: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones come in runs, small ones are read together; none is read twice."""
+    monkeypatch.setattr(slicing, "BLOCK_NBYTES", block)
+    monkeypatch.setattr(in_order, "IN_FLIGHT_NBYTES", 300)
+    array = np.arange(24 * 30, dtype=np.int16).reshape(24, 30)
+    rows, columns = (0, 1, 2, 3, 20, 24), (0, 2, 30)
+    grid = [
+        (slice(*r), slice(*c))
+        for r in itertools.pairwise(rows)
+        for c in itertools.pairwise(columns)
+    ]
+    write_bundle(tmp_path / "m", {"grid": Tensor(array, grid)})
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m", tuning=TUNING)
+    read: list[int] = []
+    whole = LocalFile.read_into
+
+    def counted(self: LocalFile, start: int, buffer: memoryview, **more: Any) -> None:
+        read.append(len(buffer))
+        whole(self, start, buffer, **more)
+
+    monkeypatch.setattr(LocalFile, "read_into", counted)
+    tf2flax.save_checkpoint(tmp_path / "n", checkpoint)
+    assert sum(read) == array.nbytes
+    read.clear()
+    monkeypatch.setattr(source, "BATCH_NBYTES", block)
+    tf2flax.convert(checkpoint, tmp_path / "o", format="tensorbundle")
+    assert sum(read) <= array.nbytes * 1.1  # and small things of the index
+    for path in ("n", "o"):
+        copy = tf2flax.open_checkpoint(tmp_path / path)
+        assert copy.verify().ok
+        np.testing.assert_array_equal(copy["grid"].read(), array)
+        assert sorted(map(str, copy["grid"].slices)) == sorted(map(str, grid))
+
+
+def test_many_slices_take_as_long_as_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is looked up once: 1,000 took 20 s where each was planned by itself."""
+    monkeypatch.setattr(slicing, "BLOCK_NBYTES", 1000)
+    array = np.arange(1000, dtype=np.float32)
+    write_bundle(tmp_path / "m", {"w": Tensor(array, rows_in(array, 1000))})
+    checkpoint = tf2flax.open_checkpoint(tmp_path / "m")
+    begun = time.process_time()
+    tf2flax.save_checkpoint(tmp_path / "n", checkpoint)
+    assert time.process_time() - begun < 3
+    np.testing.assert_array_equal(tf2flax.load_variable(tmp_path / "n", "w"), array)
+
+
+def test_many_strings_are_copied(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no runs of bytes, however many they are."""
+    monkeypatch.setattr(slicing, "BLOCK_NBYTES", 100)
+    monkeypatch.setattr(source, "BATCH_NBYTES", 100)
+    strings = np.array([b"x" * (i % 7) for i in range(500)], object)
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"s": strings, "w": ROWS})
+    tf2flax.convert(prefix, tmp_path / "n", format="tensorbundle")
+    tf2flax.save_checkpoint(tmp_path / "o", tf2flax.open_checkpoint(prefix))
+    for path in ("n", "o"):
+        copy = tf2flax.open_checkpoint(tmp_path / path)
+        assert copy["s"].read().tolist() == strings.tolist()
+        np.testing.assert_array_equal(copy["w"].read(), ROWS)
 
 
 WORKER = """

@@ -174,13 +174,12 @@ def numbered_names(names: Sequence[str], prefix: str, behind: str) -> Iterator[s
         number = _DIGITS.match(names[i], len(prefix))
         if number is None:  # behind the last one that begins with a digit
             return
-        wanted = f"{names[i][: number.end()]}{behind}"
-        if names[i] < wanted:
-            i = bisect.bisect_left(names, wanted, i)
-        elif names[i].startswith(wanted):
+        numbered = names[i][: number.end()]
+        wanted = f"{numbered}{behind}"
+        begun = i
+        i = bisect.bisect_left(names, wanted, i)
+        while i < len(names) and names[i].startswith(wanted):
             yield names[i]
             i += 1
-        elif names[i][number.end()] == "/":
-            i = bisect.bisect_left(names, f"{names[i][: number.end()]}0", i)
-        else:
-            i += 1
+        # Of a name such as `layer_1x`, nothing is left to be skipped.
+        i = max(begun + 1, bisect.bisect_left(names, f"{numbered}0", i))

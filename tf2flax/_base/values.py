@@ -81,6 +81,13 @@ class Box:
             stop <= dim for stop, dim in zip(self.stops, shape, strict=True)
         )
 
+    def contains(self, box: Box) -> bool:
+        """True if every element of `box` is one of this box."""
+        return box is self or (
+            all(map(operator.le, self.starts, box.starts))
+            and all(map(operator.ge, self.stops, box.stops))
+        )
+
     def intersection(self, box: Box) -> Box | None:
         """The box that both share; None if they share no element."""
         starts = tuple(map(max, self.starts, box.starts))
@@ -208,6 +215,17 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     for axis in reversed(range(len(shape) - 1)):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
     return tuple(strides)
+
+
+def is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """True if a view without gaps has its elements in ascending order."""
+    size = 1
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        # Along an axis of one element there are no steps.
+        if length != 1 and stride != size:
+            return False
+        size *= length
+    return True
 
 
 def checked_spec(

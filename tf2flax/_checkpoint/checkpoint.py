@@ -172,12 +172,13 @@ class Checkpoint(Mapping[str, StoredTensor]):
         with reporting(
             progress, total, f"Reading {posixpath.basename(self.prefix)}"
         ) as advance:
-            return whole.read_many(
+            arrays = whole.read_many(
                 tuple(entries.values()),
                 verify=verify,
                 advance=advance,
                 tuning=self._tuning,
             )
+        return dict(zip(entries, arrays, strict=True))
 
     def verify(self, progress: bool | ProgressFunction = False) -> VerificationReport:
         """Checks every byte: blocks, entries, coverage of slices, sizes, checksums.

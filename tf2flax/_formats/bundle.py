@@ -83,8 +83,9 @@ class BundleManifest(Manifest):
         self._prefix: str = prefix
         self._data_file: Callable[[str], DataFile] = data_file
         self._files: dict[int, DataFile] = {}
-        # Filled when first asked for; both hold what the table says, and no more.
+        # Filled when first asked for; they hold what the table says, and no more.
         self._names: tuple[str, ...] | None = None
+        self._entries: dict[str, TensorEntry] = {}
         self._listed: dict[bytes, frozenset[tuple[tuple[int, int], ...]]] = {}
         try:
             self._table: SSTable = SSTable(Bytes(index))
@@ -99,6 +100,10 @@ class BundleManifest(Manifest):
         except MalformedError as error:
             raise self._damaged("Index", error) from error
         self._check_header()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves out entries, which are decoded again."""
+        return {**self.__dict__, "_entries": {}}
 
     @property
     def prefix(self) -> str:
@@ -145,10 +150,6 @@ class BundleManifest(Manifest):
         damages = damaged_blocks(self._table, self.index_path)
         return damages or tuple(self._files_that_go_on())
 
-    def spec(self, name: str) -> TensorSpec:
-        """Shape and dtype of one tensor, checked as `entry` checks them."""
-        return self._spec(name, self._stored(name))
-
     def specs(self) -> Iterator[tuple[str, TensorSpec]]:
         """All names with shape and dtype; see `Manifest`."""
         try:
@@ -174,7 +175,7 @@ class BundleManifest(Manifest):
         return self.entry(name).spec if parsed.slices else spec
 
     def entry(self, name: str) -> TensorEntry:
-        """Decodes and checks the entry of one tensor.
+        """Decodes and checks the entry of one tensor, when it is first asked for.
 
         Args:
             name: The tensor's key.
@@ -186,6 +187,13 @@ class BundleManifest(Manifest):
             TensorNotFoundError: No tensor has this name.
             DamagedError: The entry is malformed or says something impossible.
         """
+        entry = self._entries.get(name)
+        if entry is None:  # a restore asks for shapes first, then for places
+            entry = self._entries[name] = self._decode(name)
+        return entry
+
+    def _decode(self, name: str) -> TensorEntry:
+        """Decodes and checks an entry; see `entry`."""
         try:
             parsed = parse_bundle_entry(self._stored(name))
             spec, wrong_size = spec_and_fault(*parsed[:3], parsed.size)

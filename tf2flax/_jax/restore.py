@@ -348,14 +348,17 @@ def run_job(
         CheckpointError: As `Plan.restore`.
     """
     if jax.process_count() == 1:  # nobody to agree with, nothing to redistribute
-        job = make()
-        placer = _read_leaves(job, progress)
+        with collection_paused():  # once: each time it goes on, it looks at all of it
+            job = make()
+            placer = _make_placer(job)
+        _read_leaves(job, placer, progress)
         differing = _describe_ties(job)
     else:
         with all_or_none(participants(expected())) as agreement:
             job = make()
             agreement.set_participants(participants(job.shardings.values()))
-            placer = _read_leaves(job, progress)
+            placer = _make_placer(job)
+            _read_leaves(job, placer, progress)
             differing = _describe_ties(job)
             agreement.require_same(
                 describe_common_work(
@@ -382,19 +385,19 @@ def _describe_ties(job: Job) -> str:
     return describe_ties(resolution, job.manifest) if resolution.ties else ""
 
 
-def _read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
-    """Reads, checks and casts what a plan names, and puts it on devices.
-
-    Returns:
-        What has the arrays, once leaves that processes share in are redistributed.
-    """
+def _make_placer(job: Job) -> Placer:
+    """Plans what is read, and makes what takes it; refuses what cannot be run."""
     if job.is_abstract:
         raise UnsupportedError(
             "The plan is over an AbstractMesh, which has no devices. Plan again with "
             "mesh=jax.sharding.Mesh(...) to restore."
         )
     _check_width(job)
-    placer = Placer(job.transfers, job.reads.portioned)
+    return Placer(job.transfers, job.reads.portioned)
+
+
+def _read_leaves(job: Job, placer: Placer, progress: bool | ProgressFunction) -> None:
+    """Reads, checks and casts what a plan names, and puts it on devices."""
     title = f"Restoring {posixpath.basename(job.manifest.prefix)}"
     progress = progress or job.options.progress
     with (
@@ -409,7 +412,6 @@ def _read_leaves(job: Job, progress: bool | ProgressFunction) -> Placer:
             max_in_flight_bytes=job.options.max_in_flight_bytes,
             advance=advance,
         )
-    return placer
 
 
 def _check_width(job: Job) -> None:

@@ -86,8 +86,16 @@ def plan_transfer(
             target=sharding,
             target_shape=shape,
         )
+    return _plan_alone(shape, dtype, sharding)
+
+
+@functools.lru_cache(maxsize=1024)  # many leaves are alike
+def _plan_alone(
+    shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None
+) -> Transfer:
+    """The transfer of a leaf that this process reads for itself."""
     shards = () if sharding is None else _boxes_here(sharding, shape)
-    is_cut = sharding is not None and _is_cut(sharding, assignment, shards)
+    is_cut = sharding is not None and _is_cut(sharding, shape, dtype, shards)
     return Transfer(
         shape=shape,
         dtype=dtype,
@@ -352,7 +360,9 @@ def _bounds(index: tuple[slice, ...] | None) -> tuple[tuple[Any, Any], ...]:
     return tuple([(indices.start, indices.stop) for indices in index or ()])
 
 
-def _is_cut(sharding: Sharding, assignment: Assignment, boxes: Sequence[Box]) -> bool:
+def _is_cut(
+    sharding: Sharding, shape: tuple[int, ...], dtype: np.dtype, boxes: Sequence[Box]
+) -> bool:
     """True if a leaf goes to its devices shard by shard.
 
     One whole host array is less work, where it is small or shards are runs of it; but
@@ -360,10 +370,9 @@ def _is_cut(sharding: Sharding, assignment: Assignment, boxes: Sequence[Box]) ->
     """
     if not sharding.is_fully_addressable:
         return True
-    itemsize = assignment.dtype.itemsize
-    if math.prod(assignment.shape) * itemsize <= WHOLE_NBYTES:
+    itemsize = dtype.itemsize
+    if math.prod(shape) * itemsize <= WHOLE_NBYTES:
         return False
     return any(
-        box.shape[1:] != assignment.shape[1:] or box.size * itemsize % ALIGNMENT
-        for box in boxes
+        box.shape[1:] != shape[1:] or box.size * itemsize % ALIGNMENT for box in boxes
     )

@@ -320,9 +320,14 @@ def _shape_and_dtype(value: Any) -> tuple[tuple[int, ...], np.dtype | None]:
     shape, dtype = _attribute(value, "shape"), _attribute(value, "dtype")
     if not isinstance(shape, tuple) or dtype is None:
         return (), None
-    if not isinstance(dtype, np.dtype) or kind_of(dtype) is None:
-        return shape, None  # a PRNG key, or an array of objects
-    return shape, dtype.newbyteorder("=")
+    # That of a PRNG key is no dtype of NumPy's.
+    return shape, _native(dtype) if isinstance(dtype, np.dtype) else None
+
+
+@functools.cache
+def _native(dtype: np.dtype) -> np.dtype | None:
+    """A dtype of numbers, in the byte order of the machine; None for other dtypes."""
+    return None if kind_of(dtype) is None else dtype.newbyteorder("=")
 
 
 def _attribute(value: Any, name: str) -> Any:

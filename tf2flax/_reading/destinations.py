@@ -9,7 +9,7 @@ import numpy as np
 
 from tf2flax._base.boxes import boxes_in_run, distance
 from tf2flax._base.memory import view_at
-from tf2flax._base.values import Box
+from tf2flax._base.values import Box, is_row_major
 
 from .strides import strided
 
@@ -52,7 +52,7 @@ class Destination:
             self.high - self.low == array.size
             and is_plain
             and array.flags.c_contiguous
-            and _is_row_major(array.shape, strides)
+            and is_row_major(array.shape, strides)
         ):
             self._flat = array.reshape(-1)
         # Elements from the first to the last of a row, where each row ends before the
@@ -152,14 +152,3 @@ class Destination:
         last, ended_at_stop = min(begun_at_stop, count), min(ended_at_stop, count)
         is_cut = ended_at_start != first or ended_at_stop != last
         return None if is_cut or first >= last else range(first, last)
-
-
-def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """True if a view without gaps has its elements in ascending order."""
-    size = 1
-    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
-        # Along an axis of one element there are no steps.
-        if length != 1 and stride != size:
-            return False
-        size *= length
-    return True

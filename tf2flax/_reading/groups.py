@@ -25,7 +25,7 @@ from tf2flax._base.errors import (
     UnsupportedError,
 )
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
-from tf2flax._base.memory import aligned_empty, bytes_of
+from tf2flax._base.memory import aligned_empty, bytes_of, collection_paused
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
 from tf2flax._base.values import Box, ByteRange
@@ -108,6 +108,7 @@ class GroupReader(Generic[TargetT]):
         self._lock = threading.Lock()
         self._jobs_left = 0
 
+    @collection_paused()
     def open(self) -> list[Job]:
         """Checks that what is large can be there, makes room, and lists the jobs.
 

@@ -83,8 +83,9 @@ def run_groups(
         running = _RunningGroups[TargetT](readers, options, is_local=is_local)
         for target in targets:
             while in_flight and in_flight + target.host_nbytes > max_in_flight_bytes:
-                # Nothing that could be waited for: some group must be read first.
-                if complete.is_empty:
+                # Nothing that could be waited for: some group must be read first; where
+                # their order counts, that whose turn it is.
+                while complete.is_empty:
                     complete.add(running.next_done())
                 complete.hand_on()
                 in_flight -= complete.wait_for_oldest()

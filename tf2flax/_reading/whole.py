@@ -53,7 +53,7 @@ def read_entry(
     reader = GroupReader(tensors, options)
     for job in reader.open():
         job()
-    return tensors.arrays[entry.name]
+    return tensors.arrays[id(entry)]
 
 
 def read_many(
@@ -62,7 +62,7 @@ def read_many(
     verify: bool = True,
     advance: Advance | None = None,
     tuning: Tuning = DEFAULT_TUNING,
-) -> dict[str, np.ndarray]:
+) -> list[np.ndarray]:
     """Reads tensors whole and in parallel; small neighbours share one read.
 
     Args:
@@ -72,7 +72,7 @@ def read_many(
         tuning: How much is read at once.
 
     Returns:
-        Arrays by name, in the order of the entries.
+        Their arrays, in the same order.
 
     Raises:
         DamagedError: As `read_entry`; the first failure ends the rest.
@@ -80,7 +80,7 @@ def read_many(
     # Before anything is read, so that the error comes at once.
     for entry in entries:
         check_readable(entry)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[int, np.ndarray] = {}
 
     def collect(tensors: Sequence[_WholeTensors]) -> Callable[[], None]:
         for target in tensors:
@@ -105,7 +105,7 @@ def read_many(
         advance=advance or report_nothing,
         tuning=tuning,
     )
-    return {entry.name: arrays[entry.name] for entry in entries}
+    return [arrays[id(entry)] for entry in entries]
 
 
 def check_many(
@@ -257,7 +257,8 @@ class _WholeTensors(_CheckedTensors):
     """Whole tensors, as arrays in a dict.
 
     Attributes:
-        arrays: The arrays by name.
+        arrays: The arrays, by `id` of the entry: several may have one name, such as
+            the pieces of a tensor.
     """
 
     def __init__(
@@ -265,7 +266,7 @@ class _WholeTensors(_CheckedTensors):
     ) -> None:
         """Allocates nothing yet; see `_CheckedTensors`."""
         super().__init__(large, small)
-        self.arrays: dict[str, np.ndarray] = {}
+        self.arrays: dict[int, np.ndarray] = {}
         self._small_arrays = SmallArrays()
         self._lock = threading.Lock()
 
@@ -276,7 +277,7 @@ class _WholeTensors(_CheckedTensors):
         """
         for entry in self._large:
             if entry.is_sliced:
-                self.arrays[entry.name] = empty_for(entry, entry.spec.shape)
+                self.arrays[id(entry)] = empty_for(entry, entry.spec.shape)
 
     def destinations(self, unit: ReadUnit) -> Sequence[Destination]:
         """The part of the tensor's array that the unit fills."""
@@ -284,7 +285,7 @@ class _WholeTensors(_CheckedTensors):
         entry, shape = unit.entry, unit.piece.box.shape
         # Encoded tensors and strings come as arrays already: no array waits for them.
         if not entry.is_sliced:
-            self.arrays[entry.name] = empty_for(entry, shape)
+            self.arrays[id(entry)] = empty_for(entry, shape)
         part = self._part_of(unit)
         return [Destination(part, offset=0, strides=strides_of(shape))]
 
@@ -296,7 +297,7 @@ class _WholeTensors(_CheckedTensors):
         # Many small arrays share a block, which is filled by one thread at a time.
         with self._lock:
             array = self._small_arrays.copy(spec.shape, spec.dtype.numpy, stored)
-        self.arrays[entry.name] = array
+        self.arrays[id(entry)] = array
 
     def receive(self, unit: ReadUnit, elements: np.ndarray) -> None:
         """Takes the array over, or copies it into the tensor's own."""
@@ -305,11 +306,11 @@ class _WholeTensors(_CheckedTensors):
             part = self._part_of(unit)
             part[...] = elements.reshape(part.shape)
         else:
-            self.arrays[entry.name] = elements.reshape(entry.spec.shape)
+            self.arrays[id(entry)] = elements.reshape(entry.spec.shape)
 
     def _part_of(self, unit: ReadUnit) -> np.ndarray:
         assert unit.piece is not None
-        array = self.arrays[unit.entry.name]
+        array = self.arrays[id(unit.entry)]
         if not unit.entry.is_sliced:
             return array
         return view_at(array, unit.piece.box.within(Box.whole(array.shape)))

@@ -6,7 +6,6 @@ leaves need. Pure functions: nothing is read or allocated here, and no device is
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import math
@@ -18,13 +17,14 @@ from tf2flax._assignment.layouts.nodes import (
     JoinedLayout,
     Layout,
     StridedView,
+    all_views,
 )
 from tf2flax._assignment.layouts.operations import slice_layout
 from tf2flax._assignment.resolution.assignments import Assignment
 from tf2flax._base.boxes import boxes_in_run, distance, merge_boxes
 from tf2flax._base.manifest import Manifest, TensorEntry
 from tf2flax._base.tuning import DEFAULT_TUNING, Tuning
-from tf2flax._base.values import Box
+from tf2flax._base.values import Box, is_row_major
 from tf2flax._reading.checks import are_local
 from tf2flax._reading.parts import count_read_nbytes
 from tf2flax._reading.strides import along_axes
@@ -39,6 +39,7 @@ from .reads import (
     ReadPlan,
     WholeRead,
     form_groups,
+    with_coverage,
 )
 
 
@@ -68,7 +69,10 @@ def plan_reads(
     assignments = tuple(assignments)  # which are gone through more than once
     planner = ReadPlanner(manifest, assignments, limits or {}, tuning)
     for assignment in assignments:
-        planner.add(assignment, tuple(dict.fromkeys(boxes[assignment.leaf])))
+        leaf_boxes = tuple(boxes[assignment.leaf])
+        if len(leaf_boxes) > 1:
+            leaf_boxes = tuple(dict.fromkeys(leaf_boxes))
+        planner.add(assignment, leaf_boxes)
     return planner.plan()
 
 
@@ -91,9 +95,9 @@ class _UnitNeeds:
     @property
     def needed(self) -> int:
         """Elements that are needed, at most all of them."""
-        if self.is_held:
+        # Most units of most models fill one leaf, which needs all of it.
+        if self.is_held or self.copies[0].is_all:
             return self.unit.size
-        # Most units of most models fill one leaf.
         if len(self.copies) == 1:
             return self.copies[0].box.size
         # The same view is needed once, whoever needs it. Other views may overlap.
@@ -179,28 +183,14 @@ class ReadPlanner:
             return
         self._leaves.append(LeafReads(assignment, boxes, merged_boxes, True))
         whole = Box.whole(assignment.shape)
-        # Most leaves of most models: all of one tensor, which is one unit.
-        if (
-            isinstance(layout, StridedView)
-            and merged_boxes == (whole,)
-            and layout.is_whole
-        ):
-            needs = self._needs_of(layout.source)
-            if len(needs) == 1:
-                needs[0].copies.append(
-                    Copy(
-                        assignment.leaf,
-                        whole,
-                        0,
-                        layout.strides,
-                        layout.casts,
-                        is_all=True,
-                    )
-                )
-                needs[0].leaves.append(number)
-                return
         for merged_box in merged_boxes:
-            for view, box in views_within(layout, merged_box):
+            # Of most leaves of most models all is needed, at once.
+            views = (
+                all_views(layout)
+                if merged_box == whole
+                else views_within(layout, merged_box)
+            )
+            for view, box in views:
                 for need in self._needs_of(view.source):
                     for copy in _copies_of(assignment.leaf, view, box, need.unit):
                         need.copies.append(copy)
@@ -266,14 +256,14 @@ class ReadPlanner:
         """Decides what is read whole, and forms groups."""
         self._share_what_is_held()
         unverified: set[str] = set()
-        needed: collections.Counter[str] = collections.Counter()
+        needed: dict[str, int] = {}
         reads: list[ReadOfLeaves] = []
         for name, needs in self._needs.items():
             for need in needs:
                 if not need.leaves:  # a unit of which no box has an element
                     continue
                 size = need.needed
-                needed[name] += size
+                needed[name] = needed.get(name, 0) + size
                 parts: Sequence[PartRead] = ()
                 if size < need.unit.size:
                     parts = self._part_reads(need)
@@ -285,13 +275,13 @@ class ReadPlanner:
                     whole = WholeRead(need.unit, tuple(need.copies), need.is_held)
                     reads.append((whole, need.leaves))
         if self._portioned:  # nothing else cuts units
-            reads = list(_with_coverage(reads, unverified))
+            reads = list(with_coverage(reads, unverified))
         fetched_nbytes: dict[int, int] = {}
         for number, views in self._fetched.items():
             unverified.update(views)
             fetched_nbytes[number] = 0
             for name, source_views in views.items():
-                needed[name] += sum(
+                needed[name] = needed.get(name, 0) + sum(
                     math.prod(view.shape) for view in dict.fromkeys(source_views)
                 )
                 fetched_nbytes[number] += sum(
@@ -361,28 +351,6 @@ def _mixed_sources(
     return frozenset(mixed)
 
 
-def _with_coverage(
-    reads: Sequence[ReadOfLeaves], unverified: set[str]
-) -> Iterator[ReadOfLeaves]:
-    """Finds parts of pieces whose checksums cover what is not read whole."""
-    # Bytes that are read of each piece, by whichever units and groups.
-    read_nbytes: collections.Counter[object] = collections.Counter()
-    for read, _ in reads:
-        if isinstance(read, WholeRead):
-            read_nbytes[read.unit.entry.name, read.unit.piece] += read.unit.nbytes
-    for read, leaves in reads:
-        if isinstance(read, WholeRead) and read.unit.is_cut:
-            name, piece = read.unit.entry.name, read.unit.piece
-            assert piece is not None
-            is_covered = read_nbytes[name, piece] == piece.nbytes
-            if not is_covered:
-                unverified.add(name)
-            unit = read.unit._replace(is_covered=is_covered)
-            yield read._replace(unit=unit), leaves
-        else:
-            yield read, leaves
-
-
 def is_streamed(layout: Layout) -> bool:
     """Tells whether a layout is made of views alone, and of constants.
 
@@ -390,7 +358,7 @@ def is_streamed(layout: Layout) -> bool:
     """
     if isinstance(layout, JoinedLayout):
         return all(is_streamed(operand) for _, operand in layout.operands)
-    return isinstance(layout, StridedView | ConstantLayout)
+    return isinstance(layout, (StridedView, ConstantLayout))
 
 
 def views_within(layout: Layout, box: Box) -> Iterator[tuple[StridedView, Box]]:
@@ -432,6 +400,12 @@ def _copies_of(
     leaf: str, view: StridedView, box: Box, unit: ReadUnit
 ) -> Iterator[Copy]:
     """The parts of a view that lie in a unit, and the boxes of the leaf they fill."""
+    if unit.size == view.base.size and not unit.is_box:  # all of the tensor
+        is_all = _is_all(view.offset, view.shape, view.strides, view.base.shape)
+        yield Copy(leaf, box, view.offset, view.strides, view.casts, is_all)
+        return
+    if not box.size:
+        return
     parts: Iterable[Box | None]
     # A box of the tensor shares a box with a view, if any; a run of it shares several.
     if unit.is_box:
@@ -448,3 +422,15 @@ def _copies_of(
             offset = view.offset + distance(part.starts, view.strides)
             box_of_part = part.moved(box.starts)
             yield Copy(leaf, box_of_part, offset, view.strides, view.casts)
+
+
+@functools.lru_cache(maxsize=1024)  # many tensors are alike
+def _is_all(
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    base_shape: tuple[int, ...],
+) -> bool:
+    """True if a view is all elements of a tensor, in their own order."""
+    is_as_large = math.prod(shape) == math.prod(base_shape)
+    return is_as_large and not offset and is_row_major(shape, strides)

@@ -5,6 +5,7 @@ Groups are formed here too: what shares a tensor goes together, small neighbours
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -197,6 +198,36 @@ class _Component(NamedTuple):
     entries: list[TensorEntry]
     nbytes: int
     host_nbytes: int
+
+
+def with_coverage(
+    reads: Sequence[ReadOfLeaves], unverified: set[str]
+) -> Iterator[ReadOfLeaves]:
+    """Finds parts of pieces whose checksums cover what is not read whole.
+
+    Args:
+        reads: What is read, and the leaves that need it.
+        unverified: Names of such tensors are added here.
+
+    Yields:
+        The same reads, marked.
+    """
+    # Bytes that are read of each piece, by whichever units and groups.
+    read_nbytes: collections.Counter[object] = collections.Counter()
+    for read, _ in reads:
+        if isinstance(read, WholeRead):
+            read_nbytes[read.unit.entry.name, read.unit.piece] += read.unit.nbytes
+    for read, leaves in reads:
+        if isinstance(read, WholeRead) and read.unit.is_cut:
+            name, piece = read.unit.entry.name, read.unit.piece
+            assert piece is not None
+            is_covered = read_nbytes[name, piece] == piece.nbytes
+            if not is_covered:
+                unverified.add(name)
+            unit = read.unit._replace(is_covered=is_covered)
+            yield read._replace(unit=unit), leaves
+        else:
+            yield read, leaves
 
 
 def form_groups(

@@ -18,7 +18,12 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import MisfitCounter, Misfits, cast_into, forced_cast
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece, TensorEntry
-from tf2flax._base.memory import aligned_empty, view_at
+from tf2flax._base.memory import (
+    SmallArrays,
+    aligned_empty,
+    collection_paused,
+    view_at,
+)
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box
@@ -75,6 +80,7 @@ def run_reads(
     misfits: dict[str, Misfits] = {}
     refusals: dict[str, str] = {}
 
+    @collection_paused()
     def hand_on(groups: Sequence[LeafArrays]) -> Wait:
         leaves: dict[str, dict[Box, np.ndarray]] = {}
         # A leaf in portions may have several groups here.
@@ -83,25 +89,23 @@ def run_reads(
                 before = misfits.get(leaf)
                 misfits[leaf] = leaf_misfits.joined(before) if before else leaf_misfits
             for leaf, arrays in group.arrays.items():
-                leaves.setdefault(leaf, {}).update(arrays)
+                leaves[leaf] = leaves[leaf] | arrays if leaf in leaves else arrays
             refusals.update(group.refusals)
         # Once a value does not fit, all that is left to do is to find the others.
         return wait_for_nothing if misfits or refusals else put(leaves)
 
+    is_local, tuning = plan.is_local, plan.tuning
     run_groups(
-        (LeafArrays(group, advance, plan.tuning) for group in plan.groups),
+        (LeafArrays(group, advance, tuning) for group in plan.groups),
         hand_on,
         workers=count_workers(
-            plan.nbytes,
-            groups=len(plan.groups),
-            is_local=plan.is_local,
-            tuning=plan.tuning,
+            plan.nbytes, groups=len(plan.groups), is_local=is_local, tuning=tuning
         ),
-        is_local=plan.is_local,
+        is_local=is_local,
         verify=verify,
         advance=advance,
         max_in_flight_bytes=max_in_flight_bytes,
-        tuning=plan.tuning,
+        tuning=tuning,
         in_order=in_order,
     )
     if misfits or refusals:
@@ -126,7 +130,7 @@ class LeafArrays:
         self._held: dict[str, np.ndarray] = {}
 
     @property
-    def arrays(self) -> HostLeaves:
+    def arrays(self) -> dict[str, dict[Box, np.ndarray]]:
         """The arrays, complete after `finish`."""
         return {
             leaf: {leaf_box.box: leaf_box.array for leaf_box in boxes}
@@ -175,6 +179,7 @@ class LeafArrays:
         # Also those that leaves fetch themselves, which no unit names.
         for entry in self._group.entries.values():
             check_readable(entry)
+        small_arrays = SmallArrays()
         for leaf_reads in self._group.leaves:
             assignment = leaf_reads.assignment
             boxes = self._boxes.setdefault(assignment.leaf, [])
@@ -182,7 +187,7 @@ class LeafArrays:
                 leaf_box = LeafBox(
                     assignment.leaf,
                     box,
-                    aligned_empty(box.shape, assignment.dtype),
+                    small_arrays.empty(box.shape, assignment.dtype),
                     self._misfits,
                     is_forced=assignment.is_forced,
                 )
@@ -223,9 +228,10 @@ class LeafArrays:
         ]
 
     def only_box_of(self, copy: Copy) -> LeafBox | None:
-        """The array of a leaf, if it is the only one, and a copy is all of it."""
+        """The array that a copy goes into, if the leaf has one alone, and it fits."""
         boxes = self._boxes[copy.leaf]
-        return boxes[0] if len(boxes) == 1 and boxes[0].box == copy.box else None
+        is_only = len(boxes) == 1 and boxes[0].box.contains(copy.box)
+        return boxes[0] if is_only else None
 
     def held(self, name: str) -> np.ndarray:
         """The array of a tensor that is kept."""
@@ -293,15 +299,7 @@ class LeafBox:
         *,
         is_forced: bool,
     ) -> None:
-        """Takes an array.
-
-        Args:
-            leaf: Name of the leaf.
-            box: The box.
-            array: Array of its shape.
-            misfits: Takes values that do not fit.
-            is_forced: True if the last cast may change values.
-        """
+        """Takes an array; values that a forced cast changes are not misfits."""
         self.leaf = leaf
         self.box = box
         self.array = array
@@ -394,9 +392,10 @@ class _UnitCopies:
             copy = copies[0]
             leaf_box = self._arrays.only_box_of(copy)
             if leaf_box is not None:  # no arithmetic, as for most leaves
+                part = leaf_box.part(copy.box)
                 leaf_box.put(
-                    elements.reshape(leaf_box.array.shape),
-                    leaf_box.array,
+                    elements.reshape(part.shape),
+                    part,
                     casts=copy.casts,
                     origin=copy.box.starts,
                 )

@@ -148,7 +148,7 @@ def copy_tensor(
     """
     entry = tensor.entry
     if tensor.nbytes <= BLOCK_NBYTES or entry.spec.dtype.is_string:
-        read = functools.partial(tensor.read, verify=verify)
+        read = tensor.read if verify else functools.partial(tensor.read, verify=False)
         return rewrite_tensor(entry._replace(name=name), read)
     check_readable(entry)
     reads = _PieceReads(entry, tensor.tuning, advance, verify=verify)
@@ -181,11 +181,11 @@ class _PieceReads:
         """Reads nothing yet."""
         self._entries = [
             entry._replace(
-                name=f"{entry.name}, piece {number}" if entry.is_sliced else entry.name,
                 spec=TensorSpec(piece.box.shape, entry.spec.dtype),
                 pieces=(_at_origin(piece),),
+                is_sliced=False,
             )
-            for number, piece in enumerate(entry.pieces)
+            for piece in entry.pieces
         ]
         self._read_many = functools.partial(
             read_many, verify=verify, advance=advance, tuning=tuning
@@ -194,7 +194,7 @@ class _PieceReads:
             read_in_order, verify=verify, advance=advance, tuning=tuning
         )
         # Those that were read with the one before them.
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[int, np.ndarray] = {}
 
     def of(
         self, number: int
@@ -206,16 +206,16 @@ class _PieceReads:
 
     def _array(self, number: int) -> np.ndarray:
         """Reads a piece, and the next ones with it; asked for once."""
-        name = self._entries[number].name
-        if name not in self._arrays:
-            batch, nbytes = [self._entries[number]], self._entries[number].nbytes
-            for entry in self._entries[number + 1 :]:
-                nbytes += entry.nbytes
+        if number not in self._arrays:
+            stop, nbytes = number + 1, self._entries[number].nbytes
+            while stop < len(self._entries):
+                nbytes += self._entries[stop].nbytes
                 if nbytes > BLOCK_NBYTES:
                     break
-                batch.append(entry)
-            self._arrays = self._read_many(batch)
-        return self._arrays.pop(name)
+                stop += 1
+            arrays = self._read_many(self._entries[number:stop])
+            self._arrays = dict(zip(range(number, stop), arrays, strict=True))
+        return self._arrays.pop(number)
 
     def _stream(self, number: int, take: TakeArray) -> None:
         """Hands on a piece, a run of its elements at a time."""

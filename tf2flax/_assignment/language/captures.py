@@ -336,6 +336,8 @@ def parse_name(text: str) -> NamePattern:
         >>> parse_name("layer_{i}/w{{0}}").literals
         ('layer_', '/w{0}')
     """
+    if "{" not in text and "}" not in text:  # as most names
+        return NamePattern(text, (text,))
     literals = [""]
     written: list[Capture] = []
     for match in _TOKEN.finditer(text):

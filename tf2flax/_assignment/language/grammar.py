@@ -284,7 +284,8 @@ def _parse_entry(
 
 def has_braces(*names: str) -> bool:
     """True if names have braces, as most have not: these stand for themselves."""
-    return any("{" in name or "}" in name for name in names)
+    text = "".join(names)
+    return "{" in text or "}" in text
 
 
 def _parse_target(

@@ -26,7 +26,6 @@ an `out` that cannot be written, asks for the same views and writes nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import itertools
 import math
@@ -215,7 +214,7 @@ def _fill_view(
     bounds = zip(box.starts, box.stops, strict=True)
     within = slice_layout(view, [(start, 1, stop - start) for start, stop in bounds])
     assert isinstance(within, StridedView)
-    uncast = dataclasses.replace(within, casts=())
+    uncast = within._replace(casts=())
     if not view.casts or _is_dry(out):
         fetch(uncast, out)
         return

@@ -266,7 +266,8 @@ def _lower_combined(sign: str, left: Layout, right: Layout) -> Layout:
 def _lower_joined(operands: list[Layout], expression: ex.Joined) -> Layout:
     """Joins layouts, after checks that NumPy would make when the arrays are there."""
     verb, is_stack = expression.verb, expression.is_stack
-    shapes = " and ".join(dict.fromkeys(str(list(node.shape)) for node in operands))
+    distinct = dict.fromkeys(node.shape for node in operands)
+    shapes = " and ".join(str(list(shape)) for shape in distinct)
     rank = len(operands[0].shape) + is_stack
     if not -rank <= expression.axis < rank:
         raise AssignmentError(
@@ -274,21 +275,19 @@ def _lower_joined(operands: list[Layout], expression: ex.Joined) -> Layout:
         )
     axis = expression.axis % rank
     if is_stack:
-        fixed, where = {node.shape for node in operands}, ""
+        fixed, where = set(distinct), ""
     else:
         # Lengths may differ along the axis alone. The number of axes is compared as
         # well, since shapes of other ranks can be alike without that axis.
-        fixed = {
-            (len(node.shape), *node.shape[:axis], *node.shape[axis + 1 :])
-            for node in operands
-        }
+        fixed = {(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in distinct}
         where = f" along all axes but {axis}"
     if len(fixed) > 1:
         raise AssignmentError(f"{verb}: expected the same shape{where}, got {shapes}.")
-    dtypes = dict.fromkeys(node.dtype.name for node in operands)
+    dtypes = dict.fromkeys(node.dtype for node in operands)
     if len(dtypes) > 1:
+        names = " and ".join(dtype.name for dtype in dtypes)
         raise AssignmentError(
-            f"{verb}: expected one dtype, got {' and '.join(dtypes)}. "
+            f"{verb}: expected one dtype, got {names}. "
             "Cast them to one with .cast(dtype)."
         )
     if is_stack:

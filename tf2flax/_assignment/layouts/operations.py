@@ -132,7 +132,7 @@ def transpose_layout(node: Layout, axes: tuple[int, ...]) -> Layout:
     match node:
         case StridedView():
             shape, strides = permuted(node.shape), permuted(node.strides)
-            return dataclasses.replace(node, shape=shape, strides=strides)
+            return node._replace(shape=shape, strides=strides)
         case JoinedLayout():
             operands = [
                 (permuted(starts), transpose_layout(operand, axes))
@@ -164,13 +164,13 @@ def slice_layout(node: Layout, index: LayoutIndex) -> Layout:
         raise AssignmentError(f"[]: expected at most {MAX_RANK} axes.")
     if list(index) == [(0, 1, length) for length in node.shape]:
         return node  # all of it
-    if isinstance(node, ConstantLayout | StepsLayout | CombinedLayout):
-        return below_arithmetic(
-            node, lambda part: slice_layout(part, index), shape_at(index)
-        )
     match node:
         case StridedView():
             return _slice_view(node, index)
+        case ConstantLayout() | StepsLayout() | CombinedLayout():
+            return below_arithmetic(
+                node, lambda part: slice_layout(part, index), shape_at(index)
+            )
         case JoinedLayout():
             return _slice_joined(node, index)
         case _:
@@ -192,9 +192,8 @@ def _slice_view(view: StridedView, index: LayoutIndex) -> StridedView:
             stride = next(view_strides)
             offset += start * stride
             strides.append(step * stride)
-    return dataclasses.replace(
-        view, offset=offset, shape=shape_at(index), strides=tuple(strides)
-    )
+    shape = shape_at(index)
+    return view._replace(offset=offset, shape=shape, strides=tuple(strides))
 
 
 def _slice_joined(node: JoinedLayout, index: LayoutIndex) -> Layout:
@@ -386,7 +385,7 @@ def cast_layout(node: Layout, dtype: np.dtype) -> Layout:
     """
     match node:
         case StridedView():
-            return dataclasses.replace(node, casts=(*node.casts, dtype))
+            return node._replace(casts=(*node.casts, dtype))
         case JoinedLayout():
             operands = tuple(
                 (starts, cast_layout(operand, dtype))
@@ -396,7 +395,7 @@ def cast_layout(node: Layout, dtype: np.dtype) -> Layout:
         case ConstantLayout():
             # What fills a place is cast like everything beside it.
             fill = forced_cast(node.value, dtype).tobytes()
-            like = dataclasses.replace(node.like, casts=(*node.like.casts, dtype))
+            like = node.like._replace(casts=(*node.like.casts, dtype))
             return ConstantLayout(node.shape, fill, like)
         case RowsLayout(fill=bytes(fill)) if fill:
             element = np.frombuffer(fill, node.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 from .nodes import (
@@ -41,7 +40,7 @@ def reshape_layout(node: Layout, shape: tuple[int, ...]) -> Layout:
         case StridedView():
             strides = strides_after_reshape(node.shape, node.strides, shape)
             if strides is not None:
-                reshaped = dataclasses.replace(node, shape=shape, strides=strides)
+                reshaped = node._replace(shape=shape, strides=strides)
         case JoinedLayout():
             reshaped = _reshape_joined(node, shape)
         case ReshapedLayout():

@@ -234,7 +234,7 @@ class PlainEntries:
         # this one; for scopes and parts it only does when variables are initialised.
         # Where a mismatch is not an error, names alone decide, as for all entries.
         try:
-            self._claims.box_of(claim)
+            self._claims.box_of(claim, self._claims.layout_of(claim.source))
         except AssignmentError as error:
             if not self._claims.options.on_mismatch.keeps(leaf):
                 self._claims.report_mismatch(claim, error)
@@ -334,9 +334,11 @@ class PlainEntries:
         names = self._claims.names_within(name, scope)
         exact = [_member_source(entry.source, target, scope, n) for n in names]
         spellings: list[_Spelling] = [(source, None) for source in exact]
-        aliases = self._claims.options.aliases
+        aliases = self._claims.options.aliases or {}
         for source, member in zip(exact, names, strict=True):
             component = member.rpartition("/")[2]
+            if component not in aliases:  # as most
+                continue
             spellings += [
                 (spelled, component)
                 for spelled in alias_sources(source, component, aliases)
