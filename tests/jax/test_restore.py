@@ -398,3 +398,41 @@ def test_slots_and_averages_are_grouped(tmp_path: pathlib.Path) -> None:
     write_bundle(tmp_path / "m", {n: np.zeros(shapes.get(n, 2)) for n in flat})
     plan = tf2flax.plan(tmp_path / "m", {}, {"x": np.zeros(1)})
     assert plan.to_dict()["unused"] == {k: sorted(v) for k, v in names.items()}
+
+
+@pytest.mark.parametrize("kind", ["free", "committed", "replicated"])
+def test_what_stays_on_the_host_is_handed_over_at_once(
+    kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call, whatever groups there are; copies on other devices are not."""
+    arrays = {f"w{i}": np.full((40, 8), i, np.float32) for i in range(12)}
+    arrays |= {f"b{i}": np.full(3, -i, np.int32) for i in range(12)}
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", arrays)
+    target = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in arrays.items()}
+    devices = jax.devices()
+    mesh = jax.sharding.Mesh(np.array(devices[:2]), ("d",))
+    sharding = {
+        "free": None,
+        "committed": jax.sharding.SingleDeviceSharding(devices[1]),
+        "replicated": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+    }[kind]
+    calls: list[int] = []
+    put = jax.device_put
+
+    def counted(values: Any, *places: Any, **options: Any) -> Any:
+        if isinstance(values, list):  # not what JAX itself puts
+            calls.append(len(values))
+        return put(values, *places, **options)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    tuning = tf2flax.Tuning(small_nbytes=100, transfer_nbytes=0, max_workers=2)
+    got = tf2flax.init_from_checkpoint(
+        prefix, {"/": "/"}, target, sharding=sharding, tuning=tuning
+    )
+    assert sum(calls) == len(arrays)
+    assert (len(calls) == 1) == (kind != "replicated")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(got[name], array)
+        assert got[name].committed == (kind != "free")
+        if sharding is not None:
+            assert got[name].sharding == sharding

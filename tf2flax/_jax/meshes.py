@@ -79,25 +79,6 @@ def is_abstract(sharding: Sharding) -> bool:
     )
 
 
-def is_on_host(sharding: Sharding | None) -> bool:
-    """True if leaves that live there live in memory of the host.
-
-    They do on CPU, and in a memory kind of the host. Devices of an AbstractMesh are
-    taken for accelerators.
-
-    Args:
-        sharding: Where; None where JAX puts them by default.
-    """
-    if sharding is None:
-        default: Any = getattr(jax.config, "jax_default_device", None)
-        device = default or jax.local_devices()[0]
-        return getattr(device, "platform", device) == "cpu"  # it may be a platform
-    if is_abstract(sharding):
-        return (sharding.memory_kind or "").endswith("host")
-    is_cpu = all(device.platform == "cpu" for device in sharding.device_set)
-    return is_cpu or (sharding.memory_kind or "").endswith("host")
-
-
 def describe_manual_axes(mesh: Mesh | AbstractMesh | None) -> str:
     """Says that a mesh has axes along which no array can be placed; "" where not."""
     if mesh is None or AxisType.Manual not in mesh.axis_types:

@@ -412,6 +412,7 @@ def _read_leaves(job: Job, placer: Placer, progress: bool | ProgressFunction) ->
             max_in_flight_bytes=job.options.max_in_flight_bytes,
             advance=advance,
         )
+        placer.finish()
 
 
 def _check_width(job: Job) -> None:

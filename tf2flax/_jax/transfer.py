@@ -25,7 +25,7 @@ from tf2flax._base.values import Box
 
 from .box_classes import ReadSharding
 from .isolation import isolated, put_shards
-from .meshes import Device, box_of, clipped, devices_of, is_on_host, with_auto_axes
+from .meshes import Device, box_of, clipped, devices_of, is_abstract, with_auto_axes
 from .portioned_leaf import PortionedLeaf
 
 # Leaves up to this size are cut into shards by JAX, many in one call (bytes).
@@ -107,6 +107,25 @@ def _plan_alone(
     )
 
 
+def is_on_host(sharding: Sharding | None) -> bool:
+    """True if leaves that live there live in memory of the host.
+
+    They do on CPU, and in a memory kind of the host. Devices of an AbstractMesh are
+    taken for accelerators.
+
+    Args:
+        sharding: Where; None where JAX puts them by default.
+    """
+    if sharding is None:
+        default: Any = getattr(jax.config, "jax_default_device", None)
+        device = default or jax.local_devices()[0]
+        return getattr(device, "platform", device) == "cpu"  # it may be a platform
+    if is_abstract(sharding):
+        return (sharding.memory_kind or "").endswith("host")
+    is_cpu = all(device.platform == "cpu" for device in sharding.device_set)
+    return is_cpu or (sharding.memory_kind or "").endswith("host")
+
+
 def large_leaves(
     assignments: Sequence[Assignment],
     shardings: Mapping[str, Sharding],
@@ -134,7 +153,7 @@ class Placer:
     """Puts leaves on devices, group by group.
 
     Attributes:
-        arrays: The leaves that are on devices.
+        arrays: The leaves that are on devices; all of them after `finish`.
     """
 
     def __init__(
@@ -149,6 +168,9 @@ class Placer:
         self.arrays: dict[str, jax.Array] = {}
         self._transfers = transfers
         self._portioned: dict[str, PortionedLeaf | None] = dict.fromkeys(portioned)
+        # Those that live on the host, until all are there; and which shardings do.
+        self._later: dict[str, np.ndarray] = {}
+        self._staying: dict[Sharding | None, bool] = {}
 
     @collection_paused()
     def put(
@@ -168,30 +190,51 @@ class Placer:
 
     def _put(self, leaves: Mapping[str, Mapping[Box, np.ndarray]]) -> list[jax.Array]:
         """Puts leaves on devices; gives what is on its way there."""
-        # One call of `jax.device_put` for many leaves takes a fraction of many calls;
-        # those without a sharding stay uncommitted, and so need a call without places.
-        committed: list[str] = []
-        free: list[str] = []
         placed: list[jax.Array] = []
-        for leaf in leaves:
+        now: dict[str, np.ndarray] = {}
+        for leaf, arrays in leaves.items():
             transfer = self._transfers[leaf]
             if leaf in self._portioned:
-                placed += self._take_portion(leaf, leaves[leaf])
+                placed += self._take_portion(leaf, arrays)
             elif transfer.is_cut:
-                self.arrays[leaf] = _join(transfer, leaves[leaf])
-            elif transfer.sharding is None:
-                free.append(leaf)
+                placed.append(_join(transfer, arrays))
+                self.arrays[leaf] = placed[-1]
             else:
-                committed.append(leaf)
+                is_later = self._stays(transfer.sharding)
+                (self._later if is_later else now)[leaf] = _only(arrays)
+        return placed + self._place(now)
+
+    def finish(self) -> None:
+        """Hands over the leaves that stay where they are, in memory of the host.
+
+        In one call at the end: nothing is copied, and no memory becomes free, but each
+        call keeps the readers from running.
+        """
+        with isolated():
+            self._place(self._later)
+        self._later.clear()
+
+    def _stays(self, sharding: Sharding | None) -> bool:
+        """True if a leaf lives where it is read: on one device, which is the host."""
+        if sharding not in self._staying:
+            self._staying[sharding] = is_on_host(sharding) and (
+                sharding is None or _takes_arrays_over(sharding)
+            )
+        return self._staying[sharding]
+
+    def _place(self, hosts: Mapping[str, np.ndarray]) -> list[jax.Array]:
+        """Puts whole leaves on devices."""
+        # One call of `jax.device_put` for many leaves takes a fraction of many calls;
+        # those without a sharding stay uncommitted, and so need a call without places.
+        free = [n for n in hosts if self._transfers[n].sharding is None]
+        committed = [n for n in hosts if self._transfers[n].sharding is not None]
+        placed: list[jax.Array] = []
         if committed:
-            hosts = [_only(leaves[leaf]) for leaf in committed]
             places = [self._transfers[leaf].sharding for leaf in committed]
-            put = jax.device_put(hosts, places)
-            self.arrays.update(zip(committed, put, strict=True))
+            placed += jax.device_put([hosts[leaf] for leaf in committed], places)
         if free:
-            put = jax.device_put([_only(leaves[leaf]) for leaf in free])
-            self.arrays.update(zip(free, put, strict=True))
-        placed += [self.arrays[leaf] for leaf in leaves if leaf not in self._portioned]
+            placed += jax.device_put([hosts[leaf] for leaf in free])
+        self.arrays.update(zip(committed + free, placed, strict=True))
         return placed
 
     def _take_portion(
@@ -265,6 +308,13 @@ class Placer:
                 batch.append(leaf)
                 nbytes += leaf_nbytes
             yield batch
+
+
+def _takes_arrays_over(sharding: Sharding) -> bool:
+    """True if it is one CPU, and its own memory: pinned memory of the host is not."""
+    device, *others = sharding.device_set
+    kinds = (None, device.default_memory().kind)
+    return not others and device.platform == "cpu" and sharding.memory_kind in kinds
 
 
 def _cropped(

@@ -117,6 +117,6 @@ def fetch_part(shard: Any, box: Box) -> np.ndarray:
 def _is_on_host(data: Any) -> bool:
     """True if a shard is in memory of the host, where a slice of it is no copy."""
     # Here, since it imports JAX.
-    from tf2flax._jax.meshes import is_on_host
+    from tf2flax._jax.transfer import is_on_host
 
     return is_on_host(data.sharding)
