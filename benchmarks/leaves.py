@@ -11,7 +11,7 @@ import tf2flax
 from . import checkpoints
 from .measuring import interleaved, ratio
 from .processes import Worker
-from .report import Goal, Section, Table
+from .report import Goal, Section, Table, shares
 
 # The most times of `jax.device_put`, and the most seconds to print a plan.
 MOST = 2.5
@@ -24,6 +24,7 @@ def leaves(
     """Benchmark 10: plan and restore of many leaves, against `jax.device_put`."""
     rows: list[tuple[str, ...]] = []
     goals: list[Goal] = []
+    notes: list[str] = []
     kinds = [*((count, "tree") for count in counts), (modules, "nnx")]
     kinds.append((modules, "scanned"))
     for count, target in kinds:
@@ -42,6 +43,7 @@ def leaves(
             for worker in workers.values():
                 worker.run()
             found = interleaved({n: w.seconds for n, w in workers.items()}, rounds)
+            profile = workers["tf2flax leaves"].run("profile")["profile"]
         base = found["jax.device_put"]
         what = f"{count:,} leaves, {target}"
         value = ratio(found["tf2flax leaves"], base)
@@ -54,6 +56,8 @@ def leaves(
             )
             for name, one in found.items()
         ]
+        if value > MOST:
+            notes.append(shares(f"Where the time of {what} goes, by file", profile))
         goals.append(
             Goal(f"{what}: plan and restore / device_put", value, MOST, is_most=True)
         )
@@ -75,4 +79,5 @@ def leaves(
         "of a plan.",
         [Table(("", "median s", "best s", "× device_put"), rows)],
         goals,
+        notes=notes,
     )

@@ -127,16 +127,3 @@ def test_advice_that_the_system_refuses_is_no_error(
 def test_poison_reaches_mapped_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_POISON", 0xFF)
     assert np.isnan(aligned_empty((MIB,), np.dtype(np.float32))).all()
-
-
-def test_small_arrays_share_blocks_and_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_POISON", 0xFF)
-    small = memory.SmallArrays()
-    sizes = [0, 1, 63, 64, 65, 2048, 2049, *range(100, 2000, 50)]
-    arrays = [small.empty((size,), np.dtype(np.uint8)) for size in sizes]
-    assert all((array == 0xFF).all() for array in arrays)
-    for number, array in enumerate(arrays):
-        array[...] = number
-    for number, array in enumerate(arrays):
-        assert array.__array_interface__["data"][0] % ALIGNMENT == 0
-        assert (array == number).all()

@@ -23,9 +23,8 @@ ALIGNMENT: Final = 64
 # A huge page of Linux on x86 and ARM (bytes), and an ordinary one.
 HUGE_NBYTES: Final = 2 << 20
 _PAGE_NBYTES: Final = mmap.PAGESIZE
-# Memory that small arrays share, and up to which size they do (bytes).
+# Memory that small arrays share (bytes).
 _BLOCK_NBYTES: Final = 16 << 10
-_SMALL_NBYTES: Final = _BLOCK_NBYTES // 8
 # Fills fresh memory in tests; None leaves it as it is.
 _POISON: Final = 0xFF if os.environ.get("TF2FLAX_POISON") == "1" else None
 
@@ -165,22 +164,6 @@ class SmallArrays:
         self._block: memoryview | None = None
         self._used = 0
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Allocates an array as `aligned_empty` does.
-
-        Args:
-            shape: Its shape.
-            dtype: Its dtype; not `object`.
-
-        Returns:
-            The array.
-        """
-        nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes > _SMALL_NBYTES:
-            return aligned_empty(shape, dtype)
-        block, start = self._reserve(nbytes)
-        return np.ndarray(shape, dtype, block, start)
-
     def copy(
         self, shape: tuple[int, ...], dtype: np.dtype, stored: memoryview
     ) -> np.ndarray:
@@ -195,22 +178,17 @@ class SmallArrays:
             The array.
         """
         nbytes = len(stored)
-        if nbytes > _SMALL_NBYTES:
+        if nbytes > _BLOCK_NBYTES // 8:
             array = aligned_empty(shape, dtype)
             bytes_of(array).data[:] = stored
             return array
-        block, start = self._reserve(nbytes)
-        block[start : start + nbytes] = stored
-        return np.ndarray(shape, dtype, block, start)
-
-    def _reserve(self, nbytes: int) -> tuple[memoryview, int]:
-        """Takes bytes of a block: the block, and where they begin in it."""
         if self._block is None or self._used + nbytes > _BLOCK_NBYTES:
             self._block = aligned_empty((_BLOCK_NBYTES,), np.dtype(np.uint8)).data
             self._used = 0
         start = self._used
         self._used += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        return self._block, start
+        self._block[start : start + nbytes] = stored
+        return np.ndarray(shape, dtype, self._block, start)
 
 
 @contextlib.contextmanager

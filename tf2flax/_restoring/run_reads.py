@@ -18,12 +18,7 @@ from tf2flax._base.collapsing import summarise
 from tf2flax._base.dtypes import MisfitCounter, Misfits, cast_into, forced_cast
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Piece, TensorEntry
-from tf2flax._base.memory import (
-    SmallArrays,
-    aligned_empty,
-    collection_paused,
-    view_at,
-)
+from tf2flax._base.memory import aligned_empty, collection_paused, view_at
 from tf2flax._base.progress import Advance
 from tf2flax._base.tuning import Tuning
 from tf2flax._base.values import Box
@@ -179,7 +174,6 @@ class LeafArrays:
         # Also those that leaves fetch themselves, which no unit names.
         for entry in self._group.entries.values():
             check_readable(entry)
-        small_arrays = SmallArrays()
         for leaf_reads in self._group.leaves:
             assignment = leaf_reads.assignment
             boxes = self._boxes.setdefault(assignment.leaf, [])
@@ -187,7 +181,7 @@ class LeafArrays:
                 leaf_box = LeafBox(
                     assignment.leaf,
                     box,
-                    small_arrays.empty(box.shape, assignment.dtype),
+                    aligned_empty(box.shape, assignment.dtype),
                     self._misfits,
                     is_forced=assignment.is_forced,
                 )
