@@ -204,7 +204,9 @@ def tf2flax_read(prefix: str, *, is_kept: bool = False) -> Run:
     """All tensors as NumPy arrays."""
     import tf2flax
 
-    return _keeping(lambda: tf2flax.open_checkpoint(prefix).read(), is_kept)
+    open_checkpoint = tf2flax.open_checkpoint  # imports all that reading needs
+
+    return _keeping(lambda: open_checkpoint(prefix).read(), is_kept)
 
 
 def tensorflow_read(prefix: str, *, is_sorted: bool, is_kept: bool = False) -> Run:

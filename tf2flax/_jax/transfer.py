@@ -204,6 +204,7 @@ class Placer:
                 (self._later if is_later else now)[leaf] = _only(arrays)
         return placed + self._place(now)
 
+    @collection_paused()
     def finish(self) -> None:
         """Hands over the leaves that stay where they are, in memory of the host.
 
