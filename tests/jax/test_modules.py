@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,6 +13,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 
+import tf2flax
 from tf2flax._jax import modules
 from tf2flax._jax.modules import Contents, contents_of
 from tf2flax._jax.trees import join_path
@@ -201,3 +203,27 @@ def test_what_nnx_refuses_is_left_to_it() -> None:
     mixed.extra = nnx.Param(jnp.zeros(1))
     with pytest.raises(TypeError, match="not supported between"):
         contents_of(mixed, ())
+
+
+@pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="JAX has no mutable arrays")
+def test_variables_that_share_a_mutable_array_stay_as_they_are(
+    tmp_path: pathlib.Path,
+) -> None:
+    """NNX would leave a mark in the second, also where a plan is refused."""
+
+    class Pair(nnx.Module):
+        def __init__(self) -> None:
+            self.a = nnx.Param(jnp.zeros(3))
+            self.b = nnx.Param(jnp.zeros(3))
+
+    shared = jax.new_ref(jnp.zeros(3))
+    model = Pair()
+    for variable in (model.a, model.b):
+        object.__setattr__(variable, "_raw_value", shared)
+    prefix = tf2flax.save_checkpoint(tmp_path / "m", {"w": np.arange(3, dtype="f4")})
+    with pytest.raises(tf2flax.AssignmentError):
+        tf2flax.init_from_checkpoint(prefix, {"absent": "a"}, model)
+    assert model.b.get_raw_value() is shared
+    tf2flax.init_from_checkpoint(prefix, {"w": "a"}, model)
+    assert model.a.get_raw_value() is model.b.get_raw_value() is shared
+    assert shared[...].tolist() == [0, 1, 2]

@@ -15,6 +15,7 @@ from old_files import write_as_if_old
 import tf2flax
 from tf2flax._base.manifest import TensorEntry
 from tf2flax._base.tuning import Tuning
+from tf2flax._reading import scheduling
 from tf2flax._reading.whole import check_many, read_entry, read_many
 
 # Makes tensors of some bytes as hard to read as those of some GiB.
@@ -166,3 +167,23 @@ def test_small_tensors_beyond_the_end_of_a_file_are_named(
         for name in names:
             if name not in found:
                 checkpoint[name].read()
+
+
+def test_an_interrupt_goes_up_where_no_thread_reads(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it comes as a job begins, before anything would report it."""
+    asked: list[bool] = []
+    are_given_up = scheduling.Readers.are_given_up
+
+    def interrupted(self: scheduling.Readers) -> bool:
+        asked.append(True)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return are_given_up.__get__(self)
+
+    monkeypatch.setattr(scheduling.Readers, "are_given_up", property(interrupted))
+    entries = [entry for entry in entries_of(path) if entry.name == "whole"]
+    with pytest.raises(KeyboardInterrupt):
+        read_many(entries)
+    assert len(asked) == 2

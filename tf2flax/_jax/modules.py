@@ -83,14 +83,16 @@ def _contents_of_graph(module: nnx.Pytree, path: Path) -> Contents:
     """As `contents_of`, of any module: NNX says which of several names is the first."""
     other_names: dict[int, list[str]] = {}
     abstract: list[str] = []
+    variables: list[nnx.Variable[Any]] = []
     for place, item in _walk(module, path):
         if isinstance(item, nnx.Variable):
+            variables.append(item)
             other_names.setdefault(id(item), []).append(join_path(place))
         else:
             abstract.append(join_path(place))
     held: list[Held] = []
     rng_states: dict[str, bool] = {}
-    for key, holder in nnx.to_flat_state(nnx.state(module)):
+    for key, holder in _flat_state(module, variables):
         name = join_path((*path, *key))
         if isinstance(holder, nnx.RngState):
             rng_states |= dict.fromkeys(other_names.get(id(holder), ()), False)
@@ -101,6 +103,22 @@ def _contents_of_graph(module: nnx.Pytree, path: Path) -> Contents:
     listed = {name for entry in held for name in entry.names}
     hidden = dict.fromkeys(name for name in abstract if name not in listed)
     return Contents(tuple(held), tuple(hidden), rng_states)
+
+
+def _flat_state(
+    module: nnx.Pytree, variables: list[nnx.Variable[Any]]
+) -> list[tuple[Any, Any]]:
+    """`nnx.to_flat_state` of a module, of which everything stays as it is.
+
+    Of Variables that share a mutable array, NNX puts a mark into all but the first.
+    """
+    before = [(variable, variable.get_raw_value()) for variable in variables]
+    try:
+        return list(nnx.to_flat_state(nnx.state(module)))
+    finally:
+        for variable, raw in before:
+            if variable.get_raw_value() is not raw:
+                object.__setattr__(variable, "_raw_value", raw)
 
 
 def _contents_of_tree(module: nnx.Pytree, path: Path) -> Contents | None:

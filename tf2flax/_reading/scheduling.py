@@ -232,18 +232,15 @@ class Readers:
         """Lets running reads stop soon, and others never begin."""
         self._given_up.set()
 
-    def submit(
-        self, job: Callable[..., None], *arguments: object
-    ) -> concurrent.futures.Future[None]:
-        """Runs a job in one of the threads, or here if there are none."""
-        if self._pool is not None:
-            return self._pool.submit(job, *arguments)
-        done = concurrent.futures.Future[None]()
-        try:
-            done.set_result(job(*arguments))
-        except BaseException as error:
-            done.set_exception(error)
-        return done
+    def submit(self, job: Callable[..., None], *arguments: object) -> None:
+        """Runs a job in one of the threads, or here if there are none.
+
+        What goes wrong is the job's to report; here, an interrupt goes up.
+        """
+        if self._pool is None:
+            job(*arguments)
+        else:
+            self._pool.submit(job, *arguments)
 
 
 class _RunningGroups(Generic[TargetT]):

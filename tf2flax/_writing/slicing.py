@@ -173,7 +173,10 @@ def _at_origin(piece: Piece | EncodedPiece) -> Piece | EncodedPiece:
 
 
 class _PieceReads:
-    """Pieces of a large tensor, each a tensor of its own: small ones read together."""
+    """Pieces of a large tensor, each a tensor of its own: small ones read together.
+
+    For one thread, as data files are written.
+    """
 
     def __init__(
         self, entry: TensorEntry, tuning: Tuning, advance: Advance, *, verify: bool
