@@ -142,6 +142,11 @@ def check_switch(option: str, value: object) -> bool:
     )
 
 
+def is_whole_number(value: Any) -> bool:
+    """True for whole numbers, also NumPy's, but no bools."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def is_one_of(value: object, choices: tuple[str, ...] | frozenset[str]) -> bool:
     """True if a value is one of some words; safe for arrays and what has no hash."""
     return isinstance(value, str) and value in choices

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from typing import Any, Final, cast
 
 import numpy as np
 
-from .caller import show_value
+from .caller import is_whole_number, show_value
 from .errors import AssignmentError
 
 # What is read at once: small enough to be still in the processor's cache when its
@@ -169,18 +168,17 @@ _BOUNDS: Final[dict[str, tuple[int, int | None]]] = {
 
 def _checked_count(value: Any) -> int | None:
     """A whole number, also NumPy's; None for anything else, bools too."""
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return operator.index(cast("Any", value)) if is_whole else None
+    return int(value) if is_whole_number(value) else None
 
 
 def _checked_time(value: Any) -> float | None:
     """A finite number, also NumPy's; None for anything else."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    is_number = is_whole_number(value) or isinstance(value, (float, np.floating))
     try:
         number = float(cast("Any", value)) if is_number else math.nan
     except OverflowError:
         return None
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
+    return number if math.isfinite(number) else None
 
 
 DEFAULT_TUNING: Final = Tuning()

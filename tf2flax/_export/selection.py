@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf2flax._assignment.language.captures import (
-    literal_pattern,
     parse_name,
 )
 from tf2flax._assignment.language.entries import MapEntry, PlainEntry
@@ -28,12 +27,12 @@ from tf2flax._assignment.language.expressions import (
 )
 from tf2flax._assignment.language.grammar import FrozenMap, parse_map
 from tf2flax._assignment.layouts.lowering import lower
-from tf2flax._assignment.layouts.nodes import Layout, whole_view
+from tf2flax._assignment.layouts.nodes import Layout
 from tf2flax._assignment.resolution.assignments import (
-    Assignment,
     Gap,
     Leaf,
     Resolution,
+    whole_assignment,
 )
 from tf2flax._assignment.resolution.entry_labels import fills_scope, key_of, label_of
 from tf2flax._assignment.resolution.matching import resolve_map
@@ -87,10 +86,7 @@ def select_all(manifest: Manifest, dtype: object) -> Selection:
         AssignmentError: The option is not valid, or refuses a tensor's dtype.
     """
     if dtype is None:
-        tensors = [
-            _as_it_is(name, manifest.spec(name), PlainEntry(0, name, name))
-            for name in manifest.names
-        ]
+        tensors = [_as_it_is(name, manifest.spec(name)) for name in manifest.names]
         return Selection(tuple(tensors), ())
     entries = [
         PlainEntry(number, name, name)
@@ -268,23 +264,17 @@ def _find_layouts(
     return layouts, strings
 
 
-def _as_it_is(name: str, spec: TensorSpec, entry: MapEntry) -> ExportedTensor:
+def _as_it_is(
+    name: str, spec: TensorSpec, entry: MapEntry | None = None
+) -> ExportedTensor:
     """A whole tensor, under its own name."""
     if not spec.dtype.is_readable:
         raise UnsupportedError(
             f"Tensor `{name}` is of dtype {spec.dtype.name}, of which no array can be "
             "made. Name the tensors that are wanted in assignment_map."
         )
-    dtype = spec.dtype.numpy
-    assignment = Assignment(
-        leaf=name,
-        expression=Source(literal_pattern(name)),
-        layout=whole_view(name, spec),
-        shape=spec.shape,
-        dtype=dtype,
-        entry=entry,
-    )
-    return ExportedTensor(name, spec.shape, dtype, assignment)
+    assignment = whole_assignment(name, spec, entry)
+    return ExportedTensor(name, spec.shape, assignment.dtype, assignment)
 
 
 def _refuse_keeping(expression: Expression) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tf2flax._assignment.language.captures import literal_pattern, parse_name
@@ -29,7 +28,7 @@ from tf2flax._assignment.resolution.policies import (
     Policy,
     UnusedPolicy,
 )
-from tf2flax._base.caller import show_value
+from tf2flax._base.caller import is_whole_number, show_value
 from tf2flax._base.collapsing import list_collapsed, summarise
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import Manifest
@@ -429,8 +428,7 @@ def _check_betas(betas: Any) -> tuple[float, float]:
 
 
 def _check_count(count: Any) -> int | str | None:
-    is_number = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
-    if is_number and count >= 0:
+    if is_whole_number(count) and count >= 0:
         return int(count)
     if count is None or (isinstance(count, str) and count):
         return count

@@ -19,12 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from tf2flax._assignment.language.captures import literal_pattern
-from tf2flax._assignment.language.entries import Rule
-from tf2flax._assignment.language.expressions import Expression, Source
-from tf2flax._assignment.layouts.nodes import whole_view
+from tf2flax._assignment.language.expressions import Expression
 from tf2flax._assignment.layouts.resizing import evaluate
-from tf2flax._assignment.resolution.assignments import Assignment
+from tf2flax._assignment.resolution.assignments import whole_assignment
 from tf2flax._assignment.resolution.partitions import family_of
 from tf2flax._base.errors import AssignmentError
 from tf2flax._base.manifest import EncodedPiece, Piece, TensorEntry
@@ -223,15 +220,7 @@ class _PieceReads:
     def _stream(self, number: int, take: TakeArray) -> None:
         """Hands on a piece, a run of its elements at a time."""
         entry = self._entries[number]
-        expression = Source(literal_pattern(entry.name))
-        assignment = Assignment(
-            leaf=entry.name,
-            expression=expression,
-            layout=whole_view(entry.name, entry.spec),
-            shape=entry.spec.shape,
-            dtype=entry.spec.dtype.numpy,
-            entry=Rule(1, expression, (entry.name,), repr(expression)),
-        )
+        assignment = whole_assignment(entry.name, entry.spec)
         manifest = MappingManifest({entry.name: entry})
         self._read_in_order(assignment, manifest, lambda _box, array: take(array))
 
@@ -340,14 +329,14 @@ def cut_slices(tensor: NewTensor, max_nbytes: int) -> NewTensor:
             part = None
             if piece.part is not None:
                 array = functools.partial(piece.part, box)
-                part = functools.partial(_fill_box_box, piece.part, box)
+                part = functools.partial(_part_of_box, piece.part, box)
             extents = extents_of_box(box.moved(origin), tensor.spec.shape)
             spec = TensorSpec(box.shape, piece.spec.dtype)
             pieces.append(NewPiece(spec, extents, array, piece.process, part))
     return dataclasses.replace(tensor, pieces=tuple(pieces))
 
 
-def _fill_box_box(
+def _part_of_box(
     part: Callable[[Box], np.ndarray], origin: Box, box: Box
 ) -> np.ndarray:
     """A box of what is itself a box of a piece."""

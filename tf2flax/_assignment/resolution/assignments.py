@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tf2flax._assignment.language.entries import MapEntry
+from tf2flax._assignment.language.captures import literal_pattern
+from tf2flax._assignment.language.entries import MapEntry, PlainEntry
 from tf2flax._assignment.language.expressions import Expression, Source
 from tf2flax._assignment.language.writing import write_expression
 from tf2flax._assignment.layouts.nodes import (
@@ -21,8 +22,9 @@ from tf2flax._assignment.layouts.nodes import (
     is_exact,
     needed_elements,
     views_of,
+    whole_view,
 )
-from tf2flax._base.values import Box, StoredDtype
+from tf2flax._base.values import Box, StoredDtype, TensorSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,6 +164,26 @@ class Assignment:
             chain = [view.base.dtype.numpy, *view.casts, self.layout.dtype, self.dtype]
             chains[drop_repeats(chain)] = None
         return tuple(chains)
+
+
+def whole_assignment(
+    name: str, spec: TensorSpec, entry: MapEntry | None = None
+) -> Assignment:
+    """All of a tensor as a leaf of the same name, for who has no target.
+
+    Args:
+        name: Name of the tensor.
+        spec: Its spec; not of strings.
+        entry: The entry of a map that asks for it; None where there is no map.
+    """
+    return Assignment(
+        leaf=name,
+        expression=Source(literal_pattern(name)),
+        layout=whole_view(name, spec),
+        shape=spec.shape,
+        dtype=spec.dtype.numpy,
+        entry=entry or PlainEntry(0, name, name),
+    )
 
 
 def drop_repeats(dtypes: Iterable[np.dtype]) -> tuple[np.dtype, ...]:

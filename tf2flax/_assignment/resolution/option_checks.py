@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from tf2flax._base.caller import is_one_of, show_value, wrong_value
+from tf2flax._base.caller import is_one_of, is_whole_number, show_value, wrong_value
 from tf2flax._base.errors import AssignmentError
 
 
@@ -59,8 +57,7 @@ def check_nbytes(option: str, nbytes: object) -> object:
 
 def is_count(value: Any) -> bool:
     """True for whole numbers above 0, also NumPy's, but no bools."""
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_whole and bool(value > 0)
+    return is_whole_number(value) and bool(value > 0)
 
 
 def check_logical_rules(option: str, rules: Any) -> object:
